@@ -1,0 +1,25 @@
+"""The errors that jingyin raises on purpose.
+
+    JingyinError
+    ├── BundleError   a model bundle is missing, damaged, of another format, or gives other answers here
+    ├── ConfigError   a recipe, a setting or a missing extra: the caller's set-up is wrong
+    └── InputError    the data handed in can't be used: wrong type, unknown label, broken file
+
+Each message says what came, what was wanted and what to do. None holds message text, numbers or senders.
+"""
+
+
+class JingyinError(Exception):
+    """Base of every error that jingyin raises on purpose."""
+
+
+class BundleError(JingyinError):
+    """A model bundle can't be used: what was found, what was wanted, what to do."""
+
+
+class ConfigError(JingyinError):
+    """A recipe, a setting or the environment is wrong; all faults are listed at once."""
+
+
+class InputError(JingyinError):
+    """Data handed to jingyin can't be used as it is."""

@@ -1,0 +1,51 @@
+"""The five labels, the three actions, and the record that every way into jingyin returns."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+LABELS = ("ordinary", "lawful_collection", "debt_threat", "pay_to_stop", "other_threat")
+"""Label names in the order of the network's outputs; the guide is train/corpus/LABELS.md."""
+
+FLAGGED = ("debt_threat", "pay_to_stop")
+"""Labels whose probabilities add up to the risk."""
+
+ACTIONS = ("pass", "review", "block")
+"""What a gateway should do, mildest first."""
+
+Action = Literal["pass", "review", "block"]
+Stage = Literal["memo", "gate", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What jingyin says of one message.
+
+    `probabilities` are calibrated, one for each of LABELS, and add up to 1; `risk` is the sum over FLAGGED.
+    `stage` names what answered: the memo, the gate, or the model. `hits` counts what the text normaliser
+    did, by kind. `bundle` is the id of the model bundle.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    risk: float
+    action: Action
+    stage: Stage
+    hits: dict[str, int]
+    bundle: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the verdict as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of evidence: `text` is message[start:end] of the ORIGINAL message.
+
+    `weight` is how much risk falls when the words of the span are taken out, in risk points from -1 to 1.
+    """
+
+    start: int
+    end: int
+    text: str
+    weight: float
