@@ -1,0 +1,140 @@
+"""Masks: links, numbers and amounts become placeholders before anything else sees a message.
+
+A placeholder is one private-use character, so no personal number reaches the model, the memo or a log, and
+templated traffic collapses to few distinct clean texts. Amounts keep a bucket: a round 300 is a price, an
+exact 1,783.52 is a debt, and the two mean different things here.
+"""
+
+import re
+from collections.abc import Iterator
+
+Edit = tuple[int, int, str]
+"""Replace text[start:end] by a string; edits of one step don't overlap and come in order."""
+
+_MAGNITUDES = (1_000, 10_000, 100_000)
+_SIZES = ("below_1k", "below_10k", "below_100k", "more")
+_BUCKETS = tuple(f"{kind}_{size}" for kind in ("round", "exact") for size in _SIZES)
+
+PLACEHOLDERS: dict[str, str] = {
+    name: chr(0xE000 + i)
+    for i, name in enumerate(
+        ("link", "email", "phone", "id_card", "bank_card", "code", "datetime", "number", "number_round",
+         "number_exact", "redacted", *(f"amount_{bucket}" for bucket in _BUCKETS))
+    )
+}  # fmt: skip
+"""Mask name -> its private-use character."""
+
+_NAMES = {character: name for name, character in PLACEHOLDERS.items()}
+
+_NUMERAL = "零〇一二两俩三仨四五六七八九十百千万亿几数半壹贰叁肆伍陆柒捌玖拾佰仟"
+_COUNTED = "一二两俩三四五六七八九十几"
+_TLD = (
+    "com|cn|net|org|cc|top|xyz|vip|tv|me|ly|im|io|info|club|site|shop|store|online|link|app|co|tk|hk|tw|us|gov|edu"
+    "|biz|pw|la|so|mobi|wang|ink|fun|work|ltd|asia|url|icu|pro|live|win|bid|tech|dev"
+)
+_CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台币|usdt|u(?![a-z])|刀"
+# An amount without a currency counts as one unless a measure word follows: 三百 but not 三百人, 一千个.
+_MEASURE = "[个人年月天日次遍倍里米度岁分秒位名家户条封件只斤克吨平多字页公股票种份张台辆座所周火]"
+_MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1xxxxxxxxxx
+
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    ("email", r"[a-z0-9._+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+"),
+    ("link", rf"(?:https?://|www\.)[a-z0-9._~:/?#@!$&'()*+;=%-]+"
+             rf"|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:{_TLD})(?![a-z0-9-])(?:[/?:][a-z0-9._~:/?#@!$&'*+;=%-]*)?"),
+    ("datetime", r"(?:19|20)\d\d ?[-/.年] ?\d{1,2} ?[-/.月] ?\d{1,2}(?!\d)[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?"
+                 r"|\d{1,2}月\d{1,2}[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?|\d{1,2}:\d\d(?::\d\d)?(?![\d:])"
+                 r"|(?:19|20)\d\d年(?:\d{1,2}月)?"),
+    ("amount", rf"(?:[¥$]|rmb) ?\d[\d,]*(?:\.\d+)?(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
+               rf"|\d[\d,]*(?:\.\d+)? ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
+               rf"|\d+(?:\.\d+)? ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
+               rf"|[{_NUMERAL}]+[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
+               rf"|(?:[{_COUNTED}][百千万])+[{_COUNTED}]?(?!{_MEASURE}|[百千万亿])"),
+    ("id_card", rf"\d{{6}}{_MASKED}{{8}}\d{{2,3}}[\dx](?![\d*x])|\d{{3,6}}[*x]{{7,14}}\d{{0,3}}[\dx]?(?![\d*x])"
+                r"|\d{15}(?!\d)"),
+    ("phone", rf"(?:\+?86[ -]?)?1[3-9*x]{_MASKED}[ -]?{_MASKED}{{4}}[ -]?{_MASKED}{{4}}(?![\d*x])"
+              rf"|(?:\+?86[ -]?)?1[3-9*x]{_MASKED}{{2}}[ -]?{_MASKED}{{3}}[ -]?{_MASKED}{{4}}(?![\d*x])"
+              r"|[48]00[ -]?\d{3,4}[ -]?\d{3,4}(?!\d)|\(?0\d{2,3}\)?[ -]?\d{7,8}(?:[ -]?\d{1,5})?(?!\d)"
+              r"|09\d{2}[ -]?\d{3}[ -]?\d{3}(?!\d)|\+\d{6,14}(?!\d)|(?:95\d{3,4}|100\d\d|123\d\d|9[67]\d{3,4})(?!\d)"),
+    ("bank_card", r"\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}(?:[ -]?\d{1,3})?(?!\d)|\d{4,6}[*x]{4,12}\d{3,4}(?![\d*x])"),
+    ("number", r"\d[\d,]*\.\d+|\d{5,}|[a-z]{1,3}\d{5,}[a-z0-9]*"),
+    ("small", r"\d{3,4}(?!\d)"),
+    ("redacted", r"[x*×□#_]{2,}(?![a-z0-9])|[×□](?![a-z0-9])"),
+)  # fmt: skip
+
+_MASK = re.compile(
+    rf"(?=[\d¥$+(×□#_*a-z{_NUMERAL}])(?<![a-z0-9@])(?:" + "|".join(f"(?P<{k}>{p})" for k, p in _PATTERNS) + ")"
+)
+_CODE = re.compile(r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$")
+# Emergency and short service numbers and years say something by themselves and stay as they are.
+_PLAIN = frozenset(("110", "119", "120", "122", "315", "360", "911", "996", "985", "211", "404", "618", "520", "1314", "886"))
+_UNITS = {"百": 100, "千": 1_000, "万": 10_000, "w": 10_000, "k": 1_000, "佰": 100, "仟": 1_000, "亿": 10**8}
+_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
+    c: i for i, c in enumerate("〇壹贰叁肆伍陆柒捌玖")
+} | {"两": 2, "俩": 2, "仨": 3, "几": 3, "数": 3, "半": 0}  # fmt: skip
+
+
+def mask(text: str, hits: dict[str, int]) -> Iterator[Edit]:
+    """Yield the edits that put placeholders into folded `text`, and count them in `hits` by kind."""
+    for match in _MASK.finditer(text):
+        name = _placeholder(text, match)
+        if name:
+            kind = name.split("_")[0] if name.startswith(("amount", "number")) else name
+            hits[kind] = hits.get(kind, 0) + 1
+            yield match.start(), match.end(), PLACEHOLDERS[name]
+
+
+def readable(text: str) -> str:
+    """Spell the placeholders in clean `text` out, as ‹phone›, for people."""
+    return "".join(f"‹{_NAMES[c]}›" if c in _NAMES else c for c in text)
+
+
+def _placeholder(text: str, match: re.Match[str]) -> str | None:
+    kind, found = match.lastgroup, match[0]
+    if kind == "amount":
+        return f"amount_{bucket(amount_value(found))}"
+    if kind in ("small", "number") and found.isdigit():
+        if len(found) <= 8 and _CODE.search(text, max(0, match.start() - 12), match.start()):
+            return "code"
+        if kind == "small":
+            return None if found in _PLAIN else "number_round" if found.endswith("0") else "number_exact"
+    return kind
+
+
+def bucket(value: float) -> str:
+    """Name the bucket of an amount: its size, and whether it is round (at most two leading digits)."""
+    size = sum(value >= limit for limit in _MAGNITUDES)
+    step = 10 ** max(1, len(str(int(value))) - 2)
+    return _BUCKETS[size + (0 if value % step == 0 else len(_SIZES))]
+
+
+def amount_value(written: str) -> float:
+    """Return the value of an amount as written: "1,783.52元", "3.5万", "两百块", "一千二"."""
+    number = re.search(r"\d[\d,]*(?:\.\d+)?", written)
+    if number:
+        value = float(number[0].replace(",", ""))
+        unit = 1
+        for character in written[number.end() :]:
+            if character.isdigit():  # 2万8 is 28,000
+                return value + int(character) * unit / 10
+            unit = _UNITS.get(character, 1)
+            value *= unit
+        return value
+    return _chinese_value(written)
+
+
+def _chinese_value(written: str) -> float:
+    total, section, digit, unit = 0.0, 0.0, 0, 1
+    for character in written:
+        if character in _DIGITS:
+            digit = _DIGITS[character]
+            unit = unit if digit else 1  # 一百零五 is 105, 一百五 is 150
+        elif character in "十拾":
+            section, digit, unit = section + (digit or 1) * 10, 0, 10
+        elif character in ("万", "亿"):
+            unit = _UNITS[character]
+            total, section, digit = (total + section + digit or 1) * unit, 0.0, 0
+        elif character in _UNITS:
+            unit = _UNITS[character]
+            section, digit = section + (digit or 1) * unit, 0
+    # 一千二 is 1,200: a digit after a unit counts tenths of it.
+    return total + section + digit * (unit / 10 if unit >= 100 else 1)

@@ -1,0 +1,102 @@
+"""The tokenizer: jieba's lexicon, compiled.
+
+jieba without its HMM takes the most probable path through its dictionary. That is the Viterbi path of a unigram
+language model, which tokenizers' Unigram computes in Rust; the two differ only in ties between equal products.
+
+Placeholders of model/masks.py are pieces of their own. Names of special tokens can't be typed: clean text is lower
+case, and they hold capitals.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from tokenizers import Tokenizer, models
+
+from jingyin.model.errors import BundleError
+from jingyin.model.masks import PLACEHOLDERS
+from jingyin.model.text import CleanString, CleanText
+
+PAD, UNKNOWN, START, END = 0, 1, 2, 3
+"""Ids of the special tokens; START and END stand around every message."""
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_NEVER = -100.0  # a log probability that loses against every path of real words
+
+
+def default_lexicon() -> str:
+    """Return the lexicon that the package holds, in jieba's userdict format."""
+    return files("jingyin.model").joinpath("tables/lexicon.txt").read_text(encoding="utf-8")
+
+
+def parse_lexicon(lexicon: str) -> dict[str, int]:
+    """Return word -> frequency of a lexicon in jieba's userdict format (word, frequency, part of speech)."""
+    entries: dict[str, int] = {}
+    for number, line in enumerate(lexicon.splitlines(), 1):
+        fields = line.split(" ")
+        if len(fields) not in (2, 3) or not fields[1].isdigit():
+            raise BundleError(
+                f"line {number} of the lexicon has {len(fields)} fields; wanted 'word frequency [part-of-speech]'"
+            )
+        entries[fields[0]] = int(fields[1])
+    return entries
+
+
+def compile_lexicon(lexicon: str) -> Tokenizer:
+    """Compile a lexicon into a Unigram tokenizer whose segmentation is jieba's, HMM off."""
+    entries = parse_lexicon(lexicon)
+    total = math.log(sum(entries.values()))
+    pieces = [(name, _NEVER) for name in _SPECIAL]
+    pieces += [(character, 0.0) for character in PLACEHOLDERS.values()]
+    pieces += [(" ", 0.0)]  # jieba splits at spaces before it looks words up
+    pieces += [(word, math.log(frequency or 1) - total) for word, frequency in entries.items()]
+    return Tokenizer(models.Unigram(pieces, unk_id=UNKNOWN, byte_fallback=False))
+
+
+class SmsTokenizer:
+    """Clean text -> token ids.
+
+    A thin shell round a tokenizers.Tokenizer: it adds START and END and bounds the length. Ids are those of the
+    lexicon's order, so a bundle's encoder and its tokenizer.json belong together.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.backend = tokenizer
+        self.size: int = tokenizer.get_vocab_size()
+
+    @classmethod
+    def from_lexicon(cls, lexicon: str) -> "SmsTokenizer":
+        """Compile `lexicon`, the text of a file in jieba's userdict format."""
+        return cls(compile_lexicon(lexicon))
+
+    @classmethod
+    def from_file(cls, path: Path) -> "SmsTokenizer":
+        """Read a compiled tokenizer.json; raises BundleError if it can't be read."""
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"{path.name} can't be read as a tokenizer ({error}); export the bundle again") from None
+
+    def encode(self, texts: Sequence[CleanString]) -> list[list[int]]:
+        """Return the ids of each clean text, START first and END last, of any length."""
+        return [[START, *encoding.ids, END] for encoding in self.backend.encode_batch_fast(texts)]
+
+    def words(self, cleaned: CleanText) -> list[tuple[int, int]]:
+        """Return the range [start, end) in the ORIGINAL message of each token between START and END."""
+        encoding = self.backend.encode(cleaned.text)
+        return [_original_range(cleaned, start, end) for start, end in encoding.offsets]
+
+    def segment(self, text: CleanString) -> list[str]:
+        """Return the words of a clean text, as jieba.lcut would."""
+        return [text[start:end] for start, end in self.backend.encode(text).offsets]
+
+
+def _original_range(cleaned: CleanText, start: int, end: int) -> tuple[int, int]:
+    return cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
+
+
+def unknown_share(ids: Iterable[int]) -> float:
+    """Return the share of UNKNOWN among `ids`, 0 to 1; 0 for no ids."""
+    counted = list(ids)
+    return counted.count(UNKNOWN) / len(counted) if counted else 0.0

@@ -1,0 +1,161 @@
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jingyin.model.errors import InputError
+from jingyin.model.masks import PLACEHOLDERS, amount_value, bucket, readable
+from jingyin.model.text import CleanString, clean
+
+# Everything a message may hold, with the characters that the steps care about drawn often.
+MESSAGES = st.text(
+    st.one_of(
+        st.characters(),
+        st.sampled_from("呼死你转钱块百千万一 .-_*xX×1389０①ⓐ𝐀🅰妳錢⽤\u200b\ufe0f\ue002\ud800\n，。:/@"),
+    ),
+    max_size=60,
+)
+
+
+def seen(text: str) -> str:
+    return readable(clean(text).text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("ｈｅＬＬＯ　１２", "hello 12"),
+        ("①②Ⓐ🅱𝐂𝟗❸㈠", "12abc93(一)"),
+        ("⽤⼾ ⺠", "用户民"),
+        ("ﬁne é Ａ̶", "fine e a"),
+        ("妳的錢還沒還，後果自負", "你的钱还没还,后果自负"),
+        ("呼\u200b死\ufeff你\ufe0f\ue000", "呼死你"),
+        ("呼.死.你", "呼死你"),
+        ("呼 死 你", "呼死你"),
+        ("涉 嫌诈骗 司 法机 关", "涉嫌诈骗司法机关"),
+        ("a  b\n\tc ", "a b c"),
+        ("аbс", "abc"),
+        ("\ud800死\udc00", "死"),
+        ("", ""),
+    ],
+)
+def test_folds_spaces_and_joins(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("电13812345678找我", "电‹phone›找我"),
+        ("138 1234 5678", "‹phone›"),
+        ("138-1234-5678", "‹phone›"),
+        ("+86 13812345678", "‹phone›"),
+        ("138****5678", "‹phone›"),
+        ("1xxxxxxxxxx", "‹phone›"),
+        ("拨400-820-8820", "拨‹phone›"),
+        ("0755-26881234转8", "‹phone›转8"),
+        ("95588", "‹phone›"),
+        ("看https://t.cn/A6x?p=1，快", "看‹link›,快"),
+        ("上 t.cn/A6x 看", "上 ‹link› 看"),
+        ("a.b@qq.com", "‹email›"),
+        ("身份证110101199001011234", "身份证‹id_card›"),
+        ("4403**********123x", "‹id_card›"),
+        ("6222021234567890123", "‹bank_card›"),
+        ("转300块", "转‹amount_round_below_1k›"),
+        ("欠1,783.52元", "欠‹amount_exact_below_10k›"),
+        ("￥12000", "‹amount_round_below_100k›"),
+        ("两百", "‹amount_round_below_1k›"),
+        ("八万块钱", "‹amount_round_below_100k›"),
+        ("三百人", "三百人"),
+        ("万一不来", "万一不来"),
+        ("转2000来", "转‹number_round›来"),
+        ("验证码：482913", "验证码:‹code›"),
+        ("3月15日18:00前", "‹datetime›前"),
+        ("2024-03-15 18:00", "‹datetime›"),
+        ("打110报警", "打110报警"),
+        ("订单20240315998877", "订单‹number›"),
+        ("欠款xxx元，王**", "欠款‹redacted›元,王‹redacted›"),
+    ],
+)
+def test_masks(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1,783.52元", 1783.52), ("3.5万", 35000), ("两百块", 200), ("一千二", 1200), ("八万", 80000), ("2万8", 28000),
+     ("十二块", 12), ("三万五", 35000), ("一百零五元", 105)],
+)  # fmt: skip
+def test_amount_value(written: str, value: float) -> None:
+    assert amount_value(written) == value
+
+
+def test_a_price_and_a_debt_are_different_buckets() -> None:
+    assert bucket(300) == bucket(1200 / 4) == "round_below_1k"
+    assert bucket(1783.52) == "exact_below_10k"
+    assert bucket(80000) == "round_below_100k"
+
+
+def test_hits_count_what_was_undone() -> None:
+    hits = clean("呼.死.你 妳ａ\u200b 13812345678 两百").hits
+    assert hits == {"joined": 1, "traditional": 1, "disguised": 1, "invisible": 1, "phone": 1, "amount": 1}
+    assert clean("【银行】您好，请查收！").hits == {}
+
+
+def test_a_typed_placeholder_is_no_placeholder() -> None:
+    typed = "".join(PLACEHOLDERS.values())
+    assert clean(f"还{typed}钱").text == "还钱"
+    made = clean("转300块").text
+    assert clean(made).text is made
+    assert clean(str(made)).text == "转"  # the same characters, from outside
+
+
+def test_refuses_bytes() -> None:
+    with pytest.raises(InputError, match=r"must be str, not bytes.*sms\.decode"):
+        clean(b"abc")  # type: ignore[arg-type]
+
+
+def test_a_hundred_thousand_characters() -> None:
+    assert len(clean("呼 死-1" * 25_000).text) > 10_000
+
+
+@given(MESSAGES)
+def test_placeholders_come_only_from_masks(raw: str) -> None:
+    cleaned = clean(raw)
+    private = sum(unicodedata.category(c) in ("Co", "Cs") for c in cleaned.text)
+    assert private <= sum(cleaned.hits.values())
+    assert private == sum(c in PLACEHOLDERS.values() for c in cleaned.text)
+
+
+@given(MESSAGES)
+def test_cleaning_is_idempotent(raw: str) -> None:
+    once = clean(raw)
+    assert clean(once.text).text == once.text
+    if not any(c in PLACEHOLDERS.values() for c in once.text):
+        assert clean(str(once.text)).text == once.text
+
+
+@given(MESSAGES)
+def test_offsets_cover_in_order(raw: str) -> None:
+    cleaned = clean(raw)
+    assert len(cleaned.offsets) == len(cleaned.text)
+    assert all(0 <= start < end <= len(raw) for start, end in cleaned.offsets)
+    starts = [start for start, _ in cleaned.offsets]
+    assert starts == sorted(starts)
+
+
+@given(MESSAGES)
+def test_offsets_point_at_what_became_the_character(raw: str) -> None:
+    cleaned = clean(raw)
+    for character, (start, end) in zip(cleaned.text, cleaned.offsets, strict=True):
+        if "\u4e00" <= character <= "\u9fff":
+            assert character in clean(raw[start:end]).text
+
+
+@given(MESSAGES)
+def test_clean_text_is_settled_by_every_step(raw: str) -> None:
+    text = clean(raw).text
+    assert isinstance(text, CleanString)
+    assert text == text.lower().strip(" ")
+    assert "  " not in text

@@ -1,0 +1,1 @@
+"""Makes the two committed tables of jingyin.model: traditional to simplified, and the lexicon."""
