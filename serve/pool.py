@@ -1,0 +1,45 @@
+"""score_many over several processes: chunks go out in order, and come back in order."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jingyin.model.labels import Verdict
+
+if TYPE_CHECKING:
+    from jingyin.serve.scorer import Scorer
+
+_worker: "Scorer"
+
+
+def score_in_processes(scorer: "Scorer", texts: Iterable[str], processes: int) -> Iterator[Verdict]:
+    """Score `texts` in `processes` processes; at most two chunks a process are under way at a time."""
+    from jingyin.serve.scorer import CHUNK, chunks
+
+    # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
+    context = multiprocessing.get_context("spawn")
+    start = (scorer.bundle.path, scorer.uses_gate, scorer.memo.budget)
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=start) as pool:
+        under_way: deque[Future[list[Verdict]]] = deque()
+        for chunk, fault in chunks(texts, CHUNK):
+            under_way.append(pool.submit(_score, chunk))
+            while under_way and (fault or len(under_way) > 2 * processes):
+                yield from under_way.popleft().result()
+            if fault is not None:
+                raise fault
+        while under_way:
+            yield from under_way.popleft().result()
+
+
+def _start(bundle: Path, gate: bool, memo_bytes: int) -> None:
+    global _worker
+    from jingyin.serve.scorer import Scorer
+
+    _worker = Scorer.load(bundle, gate=gate, memo_bytes=memo_bytes)
+
+
+def _score(texts: list[str]) -> list[Verdict]:
+    return list(_worker.score_many(texts))

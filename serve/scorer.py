@@ -1,0 +1,179 @@
+"""The scorer: message -> verdict, the one behind every way into jingyin."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.model.bundle import Bundle, default_path, read_bundle
+from jingyin.model.errors import InputError
+from jingyin.model.gate import gate_scores, is_opaque
+from jingyin.model.labels import FLAGGED, Action, Span, Stage, Verdict
+from jingyin.model.text import CleanText, clean
+from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.serve.memo import Memo
+from jingyin.serve.session import Network
+
+# tokenizers' own threads fight with ours and warn after a fork; one message is too short to share out.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+CHUNK = 256
+"""Messages that score_many reads ahead at most."""
+
+
+class _Answer(NamedTuple):
+    """What of a verdict depends on the clean text alone."""
+
+    label: str
+    probabilities: dict[str, float]
+    risk: float
+    action: Action
+    stage: Stage
+
+
+class Scorer:
+    """Scores messages with a bundle; make one by `Scorer.load`. Safe to share between threads."""
+
+    def __init__(self, bundle: Bundle, network: Network, *, gate: bool, memo_bytes: int) -> None:
+        self.bundle = bundle
+        self.memo: Memo[_Answer] = Memo(memo_bytes)
+        self._network = network
+        self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
+        self.uses_gate = gate
+        self._gate_threshold = bundle.manifest.gate.threshold if gate else -np.inf
+        self._ordinary = self._answer(np.array(bundle.manifest.gate.probabilities), "gate")
+        self._flagged = [bundle.manifest.labels.index(label) for label in FLAGGED]
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | None = None,
+        *,
+        threads: int = 1,
+        gate: bool = True,
+        memo_bytes: int = 64 << 20,
+    ) -> "Scorer":
+        """Load and check a bundle, by default the one in the package.
+
+        `threads` is onnxruntime's for one message; several one-thread processes beat one scorer with many threads.
+        `gate=False` sends every message to the network; `memo_bytes=0` remembers nothing. Both are for comparison.
+        Raises BundleError when the bundle is missing, damaged, of another format, or gives other answers here.
+        """
+        read = read_bundle(Path(bundle) if bundle is not None else default_path())
+        network = Network(read.path / "model.onnx", read.manifest.max_tokens, threads)
+        network.check(read)
+        return cls(read, network, gate=gate, memo_bytes=memo_bytes)
+
+    def score(self, text: str) -> Verdict:
+        """Score one message; total over every str. Raises InputError for anything else."""
+        return self._score_chunk([text])[0]
+
+    def score_many(self, texts: Iterable[str], *, processes: int = 1) -> Iterator[Verdict]:
+        """Score a stream: the same order and the same verdicts as `score`, in constant memory.
+
+        Reads at most CHUNK messages ahead. When `texts` raises, or holds something that is no str, the verdicts of
+        all messages before it come first, then the error. `processes` above 1 scores in that many processes, each
+        with a memo of its own, so that only `stage` may differ.
+        """
+        if processes > 1:
+            from jingyin.serve.pool import score_in_processes  # multiprocessing is no part of a single process
+
+            return score_in_processes(self, texts, processes)
+        return self._score_stream(texts)
+
+    def _score_stream(self, texts: Iterable[str]) -> Iterator[Verdict]:
+        for chunk, fault in chunks(texts, CHUNK):
+            yield from self._score_chunk(chunk)
+            if fault is not None:
+                raise fault
+
+    def explain(self, text: str) -> list[Span]:
+        """Return the words whose absence lowers the risk by 0.01 or more, in order of position.
+
+        Word occlusion (Zeiler & Fergus 2014): the network runs once for each of the first 256 words.
+        """
+        cleaned = clean(text)
+        (ids,) = self._tokenizer.encode([cleaned.text])
+        whole = self._risk(ids)
+        spans = []
+        for i, (start, end) in enumerate(self._tokenizer.words(cleaned)[:256], 1):
+            weight = whole - self._risk([*ids[:i], *ids[i + 1 :]])
+            if weight >= 0.01:
+                spans.append(Span(start, end, text[start:end], round(weight, 4)))
+        return spans
+
+    def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
+        cleaned = [clean(text) for text in texts]
+        answers = [self.memo.get(each.text) for each in cleaned]
+        new = [i for i, answer in enumerate(answers) if answer is None]
+        if new:
+            answered = self._answer_new([cleaned[i] for i in new])
+            for i, answer in zip(new, answered, strict=True):
+                answers[i] = answer
+        return [self._verdict(answer, each) for answer, each in zip(answers, cleaned, strict=True) if answer]
+
+    def _answer_new(self, cleaned: Sequence[CleanText]) -> list[_Answer]:
+        ids = self._tokenizer.encode([each.text for each in cleaned])
+        scores = gate_scores(self.bundle.gate_weights, ids)
+        answers = []
+        for each, message, score in zip(cleaned, ids, scores, strict=True):
+            if score < self._gate_threshold and not is_opaque(message, each.hits):
+                answer = self._ordinary
+            else:
+                answer = self._answer(self._probabilities(message), "model")
+            self.memo.put(each.text, answer._replace(stage="memo"))
+            answers.append(answer)
+        return answers
+
+    def _probabilities(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """Return the calibrated probabilities (labels,) of the riskiest window."""
+        logits = self._network.logits(ids).astype(np.float64) / self.bundle.manifest.calibration.temperature
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        each = powers / powers.sum(1, keepdims=True)
+        return np.asarray(each[each[:, self._flagged].sum(1).argmax()])
+
+    def _risk(self, ids: Sequence[int]) -> float:
+        return float(self._probabilities(ids)[self._flagged].sum())
+
+    def _answer(self, probabilities: NDArray[np.float64], stage: Stage) -> _Answer:
+        manifest = self.bundle.manifest
+        named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
+        risk = sum(named[label] for label in FLAGGED)
+        action: Action = "pass"
+        if risk >= manifest.review.risk:
+            action = "block" if risk >= manifest.block.risk else "review"
+        return _Answer(max(named, key=named.__getitem__), named, risk, action, stage)
+
+    def _verdict(self, answer: _Answer, cleaned: CleanText) -> Verdict:
+        label, probabilities, risk, action, stage = answer
+        return Verdict(label, dict(probabilities), risk, action, stage, cleaned.hits, self.bundle.manifest.id)
+
+
+def chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], Exception | None]]:
+    """Yield lists of at most `size` messages, and with the last one the error that ended the stream, if any."""
+    stream = _checked(texts)
+    while True:
+        chunk: list[str] = []
+        try:
+            for text in islice(stream, size):
+                chunk.append(text)  # noqa: PERF402  extend would lose what came before an error
+        except Exception as error:
+            yield chunk, error
+            return
+        if not chunk:
+            return
+        yield chunk, None
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(
+                f"message {number} of the stream is {type(text).__name__}, wanted str; decode bytes first "
+                "(jingyin.serve.sms.decode) and drop missing values"
+            )
+        yield text
