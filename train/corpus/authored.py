@@ -1,0 +1,141 @@
+"""Reads the authored messages: JSON lines in authored/, one message a line.
+
+Fields: `text` (with slots), `label`, `family` (the subtype), `voice`, and for the two messages of a minimal
+pair a common `pair` id.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.train.corpus.expand import SLOT
+from jingyin.train.corpus.record import VOICES, Record
+from jingyin.train.corpus.slots import SLOTS
+
+LONGEST = 1_000
+"""Most characters in a message; ten SMS parts hold 670."""
+
+_LONGEST_LINE = 10_000  # bytes; a longer one is no message, and is never parsed
+_FIELDS = frozenset(("text", "label", "family", "voice", "pair"))
+_NEEDED = ("text", "label", "family", "voice")
+_SHOWN = 20
+
+
+def default_folder() -> Path:
+    """Return the folder of the authored messages that come with the package."""
+    return Path(str(files("jingyin.train.corpus").joinpath("authored")))
+
+
+def load(path: Path) -> list[Record]:
+    """Return the messages of a JSON lines file, or of all such files below a folder, in order of name.
+
+    Raises InputError that lists the faults, each with its file, line and what to do.
+    """
+    records, faults = scan(path)
+    if faults:
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise InputError("authored messages can't be used:\n" + "\n".join(faults[:_SHOWN]) + more)
+    return records
+
+
+def scan(path: Path) -> tuple[list[Record], list[str]]:
+    """Return the sound messages below `path` and a sentence for each fault."""
+    paths = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    faults: list[str] = []
+    records: list[Record] = []
+    for file in paths:
+        for where, line in _lines(file, faults):
+            fault = _fault(line)
+            if isinstance(fault, str):
+                faults.append(f"{where}: {fault}")
+            else:
+                records.append(_record(fault, where))
+    if not records and not faults:
+        faults.append(f"{path}: no authored messages here; give a folder with .jsonl files or one such file")
+    return records, faults + _set_faults(records)
+
+
+def _lines(path: Path, faults: list[str]) -> Iterator[tuple[str, bytes]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LONGEST_LINE):
+                number += 1
+                where = f"{path}:{number}"
+                if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                    faults.append(f"{where}: line over {_LONGEST_LINE:,} bytes; put one message a line")
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(_LONGEST_LINE)
+                elif line.strip():
+                    yield where, line
+    except OSError as error:
+        faults.append(f"{path}: can't be read ({error.strerror}); check the path")
+
+
+def _fault(line: bytes) -> dict[str, str] | str:
+    """Return the row in a line, or what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "not UTF-8; save the file as UTF-8"
+    except (ValueError, RecursionError):
+        return 'not JSON; write one object a line, such as {"text": ..., "label": ...}'
+    if not isinstance(row, dict):
+        return f"a JSON {type(row).__name__}, not an object; write one object a line"
+    return _row_fault(row) or row
+
+
+def _row_fault(row: dict[str, Any]) -> str | None:
+    if unknown := sorted(row.keys() - _FIELDS):
+        return f"unknown field {unknown[0]!r}; known: {', '.join(sorted(_FIELDS))}"
+    for field in _NEEDED:
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            return f"{field!r} is missing or empty; every row needs {', '.join(_NEEDED)}"
+    if not isinstance(row.get("pair", ""), str):
+        return "'pair' is no string; give both rows of a pair the same string"
+    if row["label"] not in LABELS:
+        return f"unknown label {row['label']!r}; known: {', '.join(LABELS)}"
+    if row["voice"] not in VOICES:
+        return f"unknown voice {row['voice']!r}; known: {', '.join(sorted(VOICES))}"
+    if len(row["text"]) > LONGEST:
+        return f"a text of {len(row['text']):,} characters; {LONGEST:,} at most, cut it"
+    unknown_slots = [slot for slot in SLOT.findall(row["text"]) if slot not in SLOTS]
+    if unknown_slots:
+        return f"unknown slot {{{unknown_slots[0]}}}; known: {', '.join(sorted(SLOTS))}"
+    return None
+
+
+def _record(row: dict[str, str], where: str) -> Record:
+    return Record(
+        text=row["text"],
+        label=row["label"],
+        family=row["family"],
+        voice=row["voice"],
+        source="authored",
+        group=row.get("pair", ""),
+        where=where,
+    )
+
+
+def _set_faults(records: list[Record]) -> list[str]:
+    """Find what single rows don't show: a text that comes twice, a pair that is none."""
+    faults = []
+    first: dict[str, str] = {}
+    pairs: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.text in first:
+            faults.append(f"{record.where}: the same text as {first[record.text]}; drop one")
+        first.setdefault(record.text, record.where)
+        if record.group:
+            pairs[record.group].append(record)
+    for name, rows in pairs.items():
+        if len(rows) != 2:
+            faults.append(f"{rows[0].where}: pair {name!r} has {len(rows)} rows; a pair id belongs to two")
+        elif rows[0].label == rows[1].label:
+            faults.append(f"{rows[0].where}: pair {name!r} has one label; the rows of a pair differ in label")
+    return faults
