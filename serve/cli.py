@@ -1,0 +1,96 @@
+"""The command line. Verbs of jingyin.serve are here; those of jingyin.train come in by entry points.
+
+Exit codes: 0 done, 1 the work failed, 2 the call is wrong. Errors are one sentence on standard error.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from jingyin.model.errors import ConfigError, JingyinError
+from jingyin.serve.scorer import Scorer
+from jingyin.serve.terminal import render
+
+VERBS = "jingyin.verbs"
+"""The entry-point group by which jingyin.train adds its verbs: serve must not import train."""
+
+
+class _Verbs(TyperGroup):
+    """Loads a verb of the entry-point group when it is called, so that `score` never pays for `train`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  click's context
+        return [*super().list_commands(ctx), *sorted(entry_points(group=VERBS).names)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  click's context and command
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in entry_points(group=VERBS).names:
+            found = get_command(entry_points(group=VERBS)[cmd_name].load())
+            found.name = cmd_name
+        return found
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="静音: flags pay-to-stop extortion and debt-collection threats in Chinese SMS.",
+)
+
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="A bundle folder; by default the one in the package.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `score` a verb even while it is the only one of this module."""
+
+
+@app.command()
+def score(
+    messages: Annotated[list[str], typer.Argument(help="Messages, or '-' for one a line from standard input.")],
+    bundle: BundleOption = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the words that make the risk.")] = False,
+) -> None:
+    """Score messages: label, risk, action, and on request the evidence."""
+    scorer = Scorer.load(bundle)
+    for text in _lines() if messages == ["-"] else messages:
+        verdict = scorer.score(text)
+        spans = scorer.explain(text) if explain else []
+        print(render(text, verdict, spans, as_json=json, with_evidence=explain), flush=True)  # noqa: T201
+
+
+def _lines() -> Iterator[str]:
+    """Yield standard input line by line as it comes; undecodable bytes are kept as lone surrogates."""
+    stream: Iterable[bytes] = sys.stdin.buffer
+    for line in stream:
+        yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `jingyin` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a lone surrogate in a message must not end the work
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, 2)
+    except JingyinError as error:
+        _fail(error, 1)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has gone; Python would complain while closing
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _fail(error: JingyinError, code: int) -> None:
+    print(f"jingyin: {error}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code) from None

@@ -1,0 +1,106 @@
+"""Makes a bundle of a trained classifier: export, calibration, thresholds, gate, golden messages, card."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from jingyin.model.bundle import Calibration, Gate, Manifest, Threshold, write_bundle
+from jingyin.model.gate import is_opaque
+from jingyin.model.labels import LABELS
+from jingyin.model.text import clean
+from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.train.calibrate import choose_threshold, fit_temperature, softmax
+from jingyin.train.card import write_card
+from jingyin.train.classify import load_classifier
+from jingyin.train.data import Encode, Rows, read_split
+from jingyin.train.export import export_fp32, open_session, quantize, run, write_golden
+from jingyin.train.fit import FLAGGED_INDEX
+from jingyin.train.gate import set_threshold, train_gate
+from jingyin.train.recipe import Classify
+
+AGREEMENT_SAMPLES = 1000
+SUSPICION = 0.1
+"""The gate learns to keep what reaches this share of the review threshold: a margin below what must not be lost."""
+
+GOLDEN_MESSAGES = (
+    "【XX银行】您尾号1234的信用卡本期账单3,482.15元，最后还款日3月15日，如已还款请忽略。",
+    "明天下午三点老地方见，记得带伞",
+    "再不还钱就把你借钱的事发给你通讯录里每一个人，今晚6点前",
+    "想让你的电话安静就转300块，不转接着打",
+    "您的验证码是482913，5分钟内有效，请勿告诉他人。",
+    "你给我等着，下班路上小心点",
+)
+"""Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
+
+
+def make_bundle(recipe: Classify, corpus: Path, run_folder: Path, provenance: dict[str, object]) -> Manifest:
+    """Write `run_folder`/bundle from the classifier in `run_folder`; returns its manifest.
+
+    Calibration and thresholds use the calibration split, through the int8 network that is served. The gate learns
+    from the training split; its loss is measured on the validation and calibration splits.
+    """
+    classifier, encode, lexicon = load_classifier(run_folder)
+    path = run_folder / "bundle"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    calibration = read_split(corpus, "calibration")
+    samples = encode(calibration.cleaned[:AGREEMENT_SAMPLES])
+    fp32 = run_folder / "model.fp32.onnx"
+    export_fp32(classifier, fp32, samples[:20])
+    agreement = quantize(fp32, path / "model.onnx", samples)
+    tokenizer = SmsTokenizer.from_lexicon(lexicon)
+    tokenizer.backend.save(str(path / "tokenizer.json"), pretty=False)
+    (path / "lexicon.txt").write_text(lexicon, encoding="utf-8")
+    write_golden(path / "golden.json", open_session(path / "model.onnx"), encode([clean(m) for m in GOLDEN_MESSAGES]))
+    temperature, review, block = _calibrate(recipe, calibration, _logits(path, encode, calibration))
+    gate, weights = _gate(recipe, corpus, path, encode, temperature, review)
+    np.savez_compressed(path / "gate.npz", weights=weights)
+    versions = {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
+    parts = {
+        "labels": LABELS, "max_tokens": recipe.max_tokens, "review": review, "block": block, "calibration": temperature,
+        "gate": gate, "provenance": {**provenance, "int8_agreement": agreement, "versions": versions},
+    }  # fmt: skip
+    write_card(path / "card.md", recipe, parts)
+    return write_bundle(path, parts)
+
+
+def _logits(path: Path, encode: Encode, rows: Rows) -> NDArray[np.float64]:
+    session = open_session(path / "model.onnx")
+    progress = tqdm(encode(rows.cleaned), desc="int8", unit=" rows", disable=None)
+    return np.concatenate([run(session, [ids]) for ids in progress]).astype(np.float64)
+
+
+def _calibrate(
+    recipe: Classify, rows: Rows, logits: NDArray[np.float64]
+) -> tuple[Calibration, Threshold, Threshold]:
+    calibration = fit_temperature(logits, rows.labels)
+    risks = softmax(logits / calibration.temperature)[:, FLAGGED_INDEX].sum(1)
+    benign = np.isin(rows.labels, [LABELS.index("ordinary"), LABELS.index("lawful_collection")])
+    families = [family for family, keep in zip(rows.families, benign, strict=True) if keep]
+    review = choose_threshold(risks[benign], families, recipe.review_rate, recipe.review_floor)
+    block = choose_threshold(risks[benign], families, recipe.block_rate, review.risk)
+    return calibration, review, block
+
+
+def _gate(
+    recipe: Classify, corpus: Path, path: Path, encode: Encode, calibration: Calibration, review: Threshold
+) -> tuple[Gate, NDArray[np.float16]]:
+    def judged(split: str) -> tuple[Rows, list[list[int]], NDArray[np.float64]]:
+        rows = read_split(corpus, split)
+        return rows, encode(rows.cleaned), softmax(_logits(path, encode, rows) / calibration.temperature)
+
+    train, train_ids, train_probabilities = judged("train")
+    risky = train_probabilities[:, FLAGGED_INDEX].sum(1) >= SUSPICION * review.risk
+    weights = train_gate(train_ids, risky | np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
+    held = [judged(split) for split in ("validation", "calibration")]
+    ids = [message for _, messages, _ in held for message in messages]
+    hits = [each.hits for rows, _, _ in held for each in rows.cleaned]
+    opaque = np.array([is_opaque(message, hit) for message, hit in zip(ids, hits, strict=True)])
+    probabilities = np.concatenate([p for _, _, p in held])
+    flagged = probabilities[:, FLAGGED_INDEX].sum(1) >= review.risk
+    return set_threshold(weights, ids, opaque, flagged, probabilities), weights
+

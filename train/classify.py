@@ -1,0 +1,95 @@
+"""The classifier stage: fine-tunes an encoder, on a teacher's soft labels if there is one."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from jingyin.model.labels import LABELS
+from jingyin.model.network import SmsClassifier
+from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.train.calibrate import softmax
+from jingyin.train.data import Encode, Rows, one_hot, read_split
+from jingyin.train.encoder import load_pretrained
+from jingyin.train.fit import fit, predict
+from jingyin.train.recipe import Classify, read_recipe
+from jingyin.train.vocabularies import lexicon_encode, pieces_encode, start_from
+
+STANDARD_MESSAGES = 512
+"""Training messages from which the head's standardisation is measured."""
+
+
+def run_classify(
+    recipe: Classify, encoder: str, teacher: Path | None, corpus: Path, out: Path, resume: bool
+) -> dict[str, float]:
+    """Train a classifier and leave it in `out`; returns validation metrics."""
+    torch.manual_seed(recipe.seed)
+    train, validation = read_split(corpus, "train"), read_split(corpus, "validation")
+    if recipe.rows:
+        train = train.take(np.random.default_rng(recipe.seed).permutation(len(train))[: recipe.rows])
+    start = start_from(recipe, encoder)
+    target = one_hot(train.labels, recipe.label_smoothing)
+    if teacher is not None:
+        target = (1 - recipe.soft_share) * target + recipe.soft_share * soft_labels(teacher, train)
+    model = SmsClassifier(start.encoder, len(LABELS))
+    train_set = _dataset(train, start.encode, target)
+    standardise(model, train_set["ids"], recipe.seed)
+    metrics = fit(
+        model, train_set, _dataset(validation, start.encode, one_hot(validation.labels, 0)), out, epochs=recipe.epochs,
+        batch_size=recipe.batch_size, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
+        precision=recipe.precision, seed=recipe.seed, resume=resume, head_rate=recipe.head_rate,
+    )  # fmt: skip
+    save_classifier(model, start.lexicon, out)
+    return metrics
+
+
+def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
+    """Set the head's mean and sd from pooled outputs of STANDARD_MESSAGES messages, in place."""
+    chosen = np.random.default_rng(seed).permutation(len(ids))[:STANDARD_MESSAGES]
+    pooled = torch.tensor(predict(_Pool(model), [ids[i] for i in chosen]))
+    model.mean.copy_(pooled.mean(0))
+    model.sd.copy_(pooled.std(0).clamp_min(1e-4) if len(pooled) > 1 else torch.ones_like(model.sd))
+
+
+class _Pool(torch.nn.Module):
+    def __init__(self, classifier: SmsClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.classifier.pool(input_ids, attention_mask)
+
+
+def save_classifier(model: SmsClassifier, lexicon: str, out: Path) -> None:
+    """Leave the weights, the encoder's configuration and the lexicon ("" for pieces) in `out`."""
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "classifier.safetensors")
+    model.encoder.config.save_pretrained(out / "encoder")
+    (out / "encoder" / "lexicon.txt").write_text(lexicon, encoding="utf-8")
+
+
+def load_classifier(out: Path) -> tuple[SmsClassifier, Encode, str]:
+    """Load what save_classifier left: the network, how it reads text, and its lexicon."""
+    recipe = read_recipe(out / "recipe.yaml")
+    model = SmsClassifier(BertModel(BertConfig.from_pretrained(out / "encoder"), add_pooling_layer=False), len(LABELS))
+    model.load_state_dict(load_file(out / "classifier.safetensors"))
+    lexicon = (out / "encoder" / "lexicon.txt").read_text(encoding="utf-8")
+    if lexicon:
+        return model.eval(), lexicon_encode(SmsTokenizer.from_lexicon(lexicon), recipe.max_tokens), lexicon
+    return model.eval(), pieces_encode(load_pretrained(recipe.encoder), recipe.max_tokens), lexicon
+
+
+def soft_labels(teacher: Path, rows: Rows) -> NDArray[np.float32]:
+    """Return the probabilities (n, labels) that the classifier in folder `teacher` gives to the rows."""
+    model, encode, _ = load_classifier(teacher)
+    return softmax(predict(model, encode(rows.cleaned))).astype(np.float32)
+
+
+def _dataset(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
+    ids = encode(rows.cleaned)
+    return Dataset.from_dict(
+        {"ids": ids, "target": list(target), "weight": rows.weights, "length": list(map(len, ids))}
+    )

@@ -1,0 +1,82 @@
+"""From a corpus folder to token ids: what training, calibration and the gate read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.model.text import CleanText, clean
+
+SPLITS = ("train", "validation", "calibration", "test")
+
+Encode = Callable[[Sequence[CleanText]], list[list[int]]]
+"""Clean texts -> token ids, start and end tokens included, bounded in length."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split: cleaned messages, label indices (n,), weights (n,), and where they come from."""
+
+    cleaned: list[CleanText]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    families: list[str]
+    sources: list[str]
+
+    def __len__(self) -> int:
+        return len(self.cleaned)
+
+    def take(self, index: NDArray[np.int64]) -> "Rows":
+        """Return the rows at `index`, in that order."""
+        pick = index.tolist()
+        return Rows(
+            [self.cleaned[i] for i in pick], self.labels[index], self.weights[index],
+            [self.families[i] for i in pick], [self.sources[i] for i in pick],
+        )  # fmt: skip
+
+
+def read_split(corpus: Path, split: str) -> Rows:
+    """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label."""
+    path = corpus / f"{split}.parquet"
+    if not path.is_file():
+        raise InputError(f"{corpus} has no {split}.parquet; make the folder with `jingyin corpus build RECIPE {corpus}`")
+    table = pq.read_table(path).to_pydict()
+    unknown = sorted(set(table["label"]) - set(LABELS))
+    if unknown:
+        raise InputError(f"{path} holds labels {unknown}; known are {list(LABELS)}")
+    return Rows(
+        [clean(text) for text in table["text"]],
+        np.array([LABELS.index(label) for label in table["label"]], np.int64),
+        np.array(table.get("weight") or [1.0] * len(table["text"]), np.float32),
+        table["family"],
+        table["source"],
+    )
+
+
+def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
+    """Return target distributions (n, labels): 1 - smoothing on the label, the rest spread evenly."""
+    rest = smoothing / len(LABELS)
+    return (np.eye(len(LABELS), dtype=np.float32)[labels] * (1 - smoothing) + rest).astype(np.float32)
+
+
+def collate(rows: Sequence[dict[str, object]]) -> dict[str, Tensor]:
+    """Pad `ids` to the longest of the batch and stack `target` and, where given, `weight`."""
+    ids = [row["ids"] for row in rows]
+    length = max(map(len, ids))  # type: ignore[arg-type]
+    padded = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(ids):
+        padded[i, : len(row)] = torch.as_tensor(row)  # type: ignore[arg-type]
+        mask[i, : len(row)] = 1  # type: ignore[arg-type]
+    batch = {"input_ids": padded, "attention_mask": mask}
+    for key in ("target", "weight"):
+        if key in rows[0]:
+            batch[key] = torch.as_tensor(np.array([row[key] for row in rows], np.float32))
+    return batch

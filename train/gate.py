@@ -1,0 +1,69 @@
+"""Trains the gate and sets its threshold by what it may lose."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+
+from jingyin.model.bundle import Gate
+from jingyin.model.gate import BUCKETS, features, gate_scores, unigram_features
+from jingyin.train.calibrate import upper_bound
+
+MAX_LOSS = 0.001
+"""Largest share of the messages that the network would review or block that the gate may stop, as a 95% bound."""
+
+
+def train_gate(messages: list[list[int]], suspicious: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
+    """Return gate weights (BUCKETS,) that separate `suspicious` messages (token ids) from the rest.
+
+    Suspicious is what the network finds so, not what a label says: the gate must keep what the network would flag.
+    """
+    model = LogisticRegression(C=4.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
+    model.fit(_matrix(messages), suspicious)
+    weights = np.zeros(BUCKETS, np.float16)
+    weights[:-1] = model.coef_[0].astype(np.float16)
+    weights[-1] = np.float16(model.intercept_[0])
+    return weights
+
+
+def _matrix(messages: list[list[int]]) -> csr_matrix:
+    rows = []
+    for message in messages:
+        ids = np.array(message, np.int64)
+        rows.append(np.concatenate([unigram_features(ids), features(ids)]))
+    lengths = np.array([len(m) for m in messages])
+    values = np.repeat(1 / np.sqrt(2 * lengths), [len(r) for r in rows]).astype(np.float32)
+    bounds = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+    matrix = csr_matrix((values, np.concatenate(rows), bounds), shape=(len(messages), BUCKETS - 1))
+    matrix.sum_duplicates()
+    return matrix
+
+
+def set_threshold(
+    weights: NDArray[np.float16],
+    messages: list[list[int]],
+    opaque: NDArray[np.bool_],
+    flagged: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+) -> Gate:
+    """Choose the highest threshold whose loss is bounded by MAX_LOSS on held-out messages, evasion copies included.
+
+    `flagged` marks the messages that the network reviews or blocks, `opaque` those that the gate must not judge,
+    `probabilities` (n, labels) are the network's. With too few flagged messages the bound can't be met even without a
+    loss; then none of them may be lost, and the manifest states the bound that this supports.
+    """
+    scores = gate_scores(weights.astype(np.float32), messages)
+    at_risk = np.sort(scores[flagged & ~opaque])
+    allowed = 0
+    while upper_bound(allowed + 1, int(flagged.sum())) <= MAX_LOSS:
+        allowed += 1
+    # Half a unit below the lowest score that must pass: held-out rows are a sample, and ties must not decide.
+    threshold = float(at_risk[allowed]) - 0.5 if len(at_risk) > allowed else float(scores.max()) + 1
+    stopped = (scores < threshold) & ~opaque
+    ordinary = ~flagged
+    mean = probabilities[stopped & ordinary].mean(0) if (stopped & ordinary).any() else probabilities[ordinary].mean(0)
+    lost = int((stopped & flagged).sum())
+    return Gate(
+        threshold=threshold, lost=lost, flagged=int(flagged.sum()), loss_bound=upper_bound(lost, int(flagged.sum())),
+        passed_share=float((~stopped & ordinary).sum() / max(1, ordinary.sum())), probabilities=tuple(map(float, mean)),
+    )  # fmt: skip
