@@ -102,6 +102,8 @@ def _row_fault(row: dict[str, Any]) -> str | None:
         return f"unknown label {row['label']!r}; known: {', '.join(LABELS)}"
     if row["voice"] not in VOICES:
         return f"unknown voice {row['voice']!r}; known: {', '.join(sorted(VOICES))}"
+    if any("\ud800" <= character <= "\udfff" for character in row["text"]):
+        return "half a surrogate pair in the text; write whole characters"
     if len(row["text"]) > LONGEST:
         return f"a text of {len(row['text']):,} characters; {LONGEST:,} at most, cut it"
     unknown_slots = [slot for slot in SLOT.findall(row["text"]) if slot not in SLOTS]

@@ -59,13 +59,20 @@ def _disguise_words(text: str, disguise: _Disguise, digits: bool, strength: floa
         hidden = disguise(word, rng)
         if hidden != word:
             changed[start] = (end, hidden)
-            budget -= len(word)
+            budget -= _distance(word, hidden)
     pieces: list[str] = []
     at = 0
     for start, (end, hidden) in sorted(changed.items()):
         pieces += (text[at:start], hidden)
         at = end
     return "".join(pieces) + text[at:]
+
+
+def _distance(word: str, hidden: str) -> int:
+    """Count the characters that a disguise touched; all of them where it changed the length."""
+    if len(word) != len(hidden):
+        return len(word)
+    return sum(a != b for a, b in zip(word, hidden, strict=True))
 
 
 def _order(text: str, digits: bool, rng: Random) -> list[tuple[int, int]]:
@@ -78,7 +85,7 @@ def _order(text: str, digits: bool, rng: Random) -> list[tuple[int, int]]:
 
 
 def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Random) -> Iterator[tuple[int, int]]:
-    """Cut what the threats leave into words known to a table, and pieces of one to three characters."""
+    """Cut what the threats leave into words known to a table, and pieces of two or three characters."""
     pattern = _word_pattern()
     edges = [0, *(edge for span in taken for edge in span), len(text)]
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -88,7 +95,7 @@ def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Ran
             if match is None:
                 at += 1
                 continue
-            length = len(match[0]) if match.lastgroup != "han" else rng.randint(1, len(match[0]))
+            length = len(match[0]) if match.lastgroup != "han" else rng.randint(min(2, len(match[0])), len(match[0]))
             if match.lastgroup != "plain" or digits:
                 yield at, at + length
             at += length
@@ -144,11 +151,11 @@ def _whole_or_part(name: str) -> _Disguise:
 
 
 def _between(marks: tuple[str, ...]) -> _Disguise:
-    """Return a disguise that puts one mark between all characters of a word, or round a lone one."""
+    """Return a disguise that puts one mark between all characters of a word, or behind a lone one."""
 
     def disguise(word: str, rng: Random) -> str:
         mark = rng.choice(marks)
-        return mark.join(word) if len(word) > 1 else f"{mark}{word}{mark}"
+        return mark.join(word) if len(word) > 1 else word + mark
 
     return disguise
 

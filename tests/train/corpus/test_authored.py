@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from jingyin.model.errors import InputError
+from jingyin.train.corpus.authored import default_folder, load, scan
+
+ROW = {"text": "欠{amount}不还，明天去你单位", "label": "debt_threat", "family": "exposure_employer", "voice": "thug"}
+
+
+def write(path, *rows):
+    lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_row_becomes_a_record_that_says_where_it_stands(tmp_path):
+    path = write(tmp_path / "a.jsonl", "", ROW)
+    (record,) = load(path)
+    assert (record.text, record.label, record.family, record.voice) == tuple(ROW.values())
+    assert (record.source, record.group, record.where) == ("authored", "", f"{path}:2")
+
+
+def test_a_folder_is_read_in_order_of_name(tmp_path):
+    write(tmp_path / "b.jsonl", ROW | {"text": "二"})
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a" / "x.jsonl", ROW | {"text": "一"})
+    assert [record.text for record in load(tmp_path)] == ["一", "二"]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a JSON list, not an object"),
+        ("[" * 5_000, "not JSON"),
+        (ROW | {"label": "spam"}, "unknown label 'spam'; known: ordinary"),
+        (ROW | {"voice": "robot"}, "unknown voice 'robot'"),
+        (ROW | {"text": " "}, "'text' is missing or empty"),
+        (ROW | {"text": 7}, "'text' is missing or empty"),
+        ({k: v for k, v in ROW.items() if k != "family"}, "'family' is missing"),
+        (ROW | {"lable": "x"}, "unknown field 'lable'"),
+        (ROW | {"pair": 3}, "'pair' is no string"),
+        (ROW | {"text": "{phne}"}, "unknown slot {phne}"),
+        (ROW | {"text": "长" * 1_001}, "a text of 1,001 characters"),
+        (json.dumps(ROW | {"text": "\ud800"}), "half a surrogate pair"),
+    ],
+)
+def test_a_bad_row_is_named_with_file_and_line(tmp_path, row, fault):
+    path = write(tmp_path / "a.jsonl", ROW, row)
+    _, (found,) = scan(path)
+    assert found.startswith(f"{path}:2: {fault}")
+
+
+def test_all_faults_come_at_once_and_hold_no_text(tmp_path):
+    path = write(tmp_path / "a.jsonl", *[ROW | {"label": "x", "text": f"秘密{i}"} for i in range(30)])
+    with pytest.raises(InputError, match=r"a\.jsonl:20: .*\n\.\.\. and 10 more") as error:
+        load(path)
+    assert "秘密" not in str(error.value)
+
+
+def test_wrong_encoding_and_endless_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("短信".encode("gbk") + b"\n" + b"x" * 1_000_000 + b"\n" + json.dumps(ROW).encode())
+    records, faults = scan(path)
+    assert len(records) == 1
+    assert faults == [
+        f"{path}:1: not UTF-8; save the file as UTF-8",
+        f"{path}:2: line over 10,000 bytes; put one message a line",
+    ]
+
+
+def test_duplicates_and_broken_pairs(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        ROW,
+        ROW,
+        ROW | {"text": "甲", "pair": "p1"},
+        ROW | {"text": "乙", "pair": "p2"},
+        ROW | {"text": "丙", "pair": "p2"},
+    )
+    assert scan(path)[1] == [
+        f"{path}:2: the same text as {path}:1; drop one",
+        f"{path}:3: pair 'p1' has 1 rows; a pair id belongs to two",
+        f"{path}:4: pair 'p2' has one label; the rows of a pair differ in label",
+    ]
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError, match="no authored messages here"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="can't be read"):
+        load(tmp_path / "none.jsonl")
+
+
+def test_the_messages_in_the_package_are_sound():
+    assert scan(default_folder())[1] == []

@@ -1,0 +1,183 @@
+import json
+from collections import Counter, defaultdict
+from random import Random
+
+import pyarrow.parquet as pq
+import pytest
+
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.train.corpus import store
+from jingyin.train.corpus.build import build, group_records
+from jingyin.train.corpus.check import check
+from jingyin.train.corpus.evade import HELD_OUT
+from jingyin.train.corpus.expand import SLOT
+from jingyin.train.corpus.recipe import load_recipe
+from jingyin.train.corpus.record import Record
+from jingyin.train.corpus.stats import stats
+
+HAN = "春夏秋冬风花雪月山水云天地人日星河海石木火土金草虫鱼鸟马牛羊米面茶酒衣书琴棋画诗歌灯门窗"
+
+
+def sentence(rng: Random) -> str:
+    return "".join(rng.choice(HAN) for _ in range(rng.randint(10, 30)))
+
+
+def row(text: str, label: str = "ordinary", **more: str) -> dict[str, str]:
+    return {"text": text, "label": label, "family": "f", "voice": "plain", **more}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A recipe over 400 authored rows, of them 20 minimal pairs, and 100 public ones of ten users."""
+    rng = Random(1)
+    rows = []
+    for i in range(180):
+        rows.append(row("{name}，" + sentence(rng) + "{amount}", ("ordinary", "debt_threat")[i % 2]))
+        rows.append(row(sentence(rng), ("pay_to_stop", "lawful_collection", "other_threat")[i % 3]))
+    for i in range(20):
+        start = sentence(rng)
+        rows.append(row(start + "吧", "ordinary", pair=f"p{i}"))
+        rows.append(row(start + "哼", "debt_threat", pair=f"p{i}"))
+    write(tmp_path / "authored" / "a.jsonl", rows)
+    write(tmp_path / "nus.jsonl", [{"text": sentence(rng), "user": f"u{i % 10}"} for i in range(100)])
+    recipe = tmp_path / "corpus.yaml"
+    recipe.write_text(
+        f"authored: {tmp_path}/authored\npublic: [{{kind: nus, path: {tmp_path}/nus.jsonl, weight: 0.5}}]\n"
+    )
+    return recipe
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+
+
+def test_build_is_deterministic_and_passes_its_check(corpus, tmp_path):
+    first = build(corpus, tmp_path / "one")
+    assert build(corpus, tmp_path / "two") == first == store.fingerprint(store.read(tmp_path / "one"))
+    assert build(corpus, tmp_path / "one") == first  # a corpus is replaced
+    names = ["README.md", "calibration.parquet", "corpus.json", "test.parquet", "train.parquet", "validation.parquet"]
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == names
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert check([tmp_path / "one", tmp_path / "two"]) == []
+    assert first in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+    manifest = json.loads((tmp_path / "one" / "corpus.json").read_text(encoding="utf-8"))
+    assert manifest["fingerprint"] == first
+    assert "| debt_threat | f |" in stats(tmp_path / "one")
+
+
+def test_rows(corpus, tmp_path):
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    rows = [r for found in splits.values() for r in found]
+    assert len({r.template for r in rows}) == 500
+    assert not any(SLOT.search(r.text) for r in rows)
+    assert not any(r.evasion for split in store.SPLITS[1:] for r in splits[split])
+    weights: dict[str, float] = defaultdict(float)
+    for r in rows:
+        weights[r.source, r.template] += r.weight
+        assert r.evasion not in HELD_OUT
+    assert {(source, round(weight, 6)) for (source, _), weight in weights.items()} == {("authored", 1.0), ("nus", 0.5)}
+    slotted = Counter(r.template for r in splits["train"] if "{amount}" in r.template and not r.evasion)
+    assert set(slotted.values()) == {2}
+
+
+def test_disguises_are_as_common_on_every_label(corpus, tmp_path):
+    build(corpus, tmp_path / "out")
+    for label in ("ordinary", "debt_threat"):
+        rows = [r for r in store.read(tmp_path / "out")["train"] if r.label == label]
+        assert sum(r.evasion != "" for r in rows) / len(rows) == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_pairs_and_users_stay_on_one_side(corpus, tmp_path):
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    home = {r.template: split for split, rows in splits.items() for r in rows}
+    for template, split in home.items():
+        if template.endswith("吧"):
+            assert home[template[:-1] + "哼"] == split
+    lines = (tmp_path / "nus.jsonl").read_text(encoding="utf-8").splitlines()
+    users = defaultdict(set)
+    for given in map(json.loads, lines):
+        users[given["user"]].add(home[given["text"]])
+    assert all(len(found) == 1 for found in users.values())
+    assert len(set.union(*users.values())) > 1
+
+
+def test_a_split_does_not_move_when_rows_are_added(corpus, tmp_path):
+    build(corpus, tmp_path / "one")
+    write(tmp_path / "authored" / "0.jsonl", [row("全新的一条消息放在最前面看看会不会挪动别的")])
+    build(corpus, tmp_path / "two")
+    homes = [
+        {r.template: split for split, rows in store.read(tmp_path / name).items() for r in rows}
+        for name in ("one", "two")
+    ]
+    assert all(homes[1][template] == split for template, split in homes[0].items())
+
+
+def test_public_messages_like_others_are_dropped_and_authored_ones_grouped():
+    def record(text, source="authored", group=""):
+        return Record(text, "ordinary", "f", "plain", source, group)
+
+    records = [
+        record("明天上午十点到社区服务中心领取补贴请带证件{name}"),
+        record("{surname}，明天上午十点到社区服务中心领取补贴请带好证件"),
+        record("今晚一起去看新上映的电影好不好"),
+        record("今晚一起去看新上映的电影好不好呀", "nus", "nus:a"),
+        record("周末爬山记得带水和帽子", "nus", "nus:a"),
+        record("给我带一份早饭谢谢啦", "nus", "nus:a"),
+    ]
+    kept, groups = group_records(records, 0.5)
+    assert [r.text for r in kept] == [records[i].text for i in (0, 1, 2, 4, 5)]
+    assert groups[0] == groups[1]
+    assert groups[3] == groups[4]
+    assert len(set(groups)) == 3
+
+
+def test_a_failed_build_leaves_what_was_there(corpus, tmp_path, monkeypatch):
+    build(corpus, tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 2:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build(corpus, tmp_path / "out")
+    with pytest.raises(OSError, match="disk full"):
+        build(corpus, tmp_path / "new")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["authored", "corpus.yaml", "nus.jsonl", "out"]
+
+
+def test_a_folder_that_is_no_corpus_is_refused(corpus, tmp_path):
+    with pytest.raises(ConfigError, match="exists and is no corpus; name a new folder"):
+        build(corpus, tmp_path / "authored")
+
+
+def test_a_bad_row_stops_the_build(corpus, tmp_path):
+    write(tmp_path / "authored" / "b.jsonl", [row("x", "spam")])
+    with pytest.raises(InputError, match=r"b\.jsonl:1: unknown label 'spam'"):
+        build(corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_faults_of_a_recipe_at_once(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "drawz: 3\ndraws: 0\nsplits: {train: 0.9}\nevasion: {families: [emoji]}\n"
+        "public: [{kind: tweets, path: nowhere.txt}]\n"
+    )
+    with pytest.raises(ConfigError, match="has 6 faults") as error:
+        load_recipe(recipe)
+    for part in ("drawz", "draws", "add up to 1.2", "['emoji'] can't be used", "unknown kind 'tweets'", "nowhere.txt"):
+        assert part in str(error.value)
+
+
+def test_a_recipe_that_is_no_yaml(tmp_path):
+    (tmp_path / "r.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="can't be read as YAML"):
+        load_recipe(tmp_path / "r.yaml")

@@ -1,0 +1,97 @@
+import json
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jingyin.train.corpus import store
+from jingyin.train.corpus.check import check
+from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs
+from jingyin.train.corpus.stats import stats
+
+ROW = store.Row("晚上回家吃饭", "ordinary", "chat", "plain", "authored", "g1", "晚上回家吃饭", "", 1.0)
+
+
+def write(path, *rows):
+    lines = (json.dumps({"family": "f", "voice": "plain", **row}, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_messages_in_the_package_pass():
+    assert check() == []
+
+
+def test_likeness_contradictions_and_numbers(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        {"text": "{name}，你欠的钱今天晚上六点以前必须还清", "label": "debt_threat"},
+        {"text": "你欠的钱今天晚上六点以前必须还清，{name}！", "label": "debt_threat"},
+        {"text": "{surname}，你欠的钱今天晚上六点以前必须还清", "label": "lawful_collection"},
+        {"text": "有事打138 0013 8000", "label": "ordinary"},
+        {"text": "额度500-5000，{phone}", "label": "ordinary"},
+    )
+    assert check([path]) == [
+        f"{path}:4: a number as long as a phone's or an id's; put a slot such as {{phone}} there",
+        f"{path}:2: 1.00 like {path}:1; rewrite or drop one",
+        f"{path}:3: the text of {path}:1 with another label; settle which is right",
+    ]
+
+
+def test_leaks_and_bad_rows_of_a_built_corpus(tmp_path):
+    splits = {split: [] for split in store.SPLITS}
+    splits["train"] = [ROW, replace(ROW, text=" ", label="x", weight=0.0, group="g2", template="别的话13800138000")]
+    splits["test"] = [ROW, replace(ROW, group="g3", template="晚上回家吃饭吧")]
+    store.write(splits, {}, "card", tmp_path / "out")
+    faults = [fault.removeprefix(f"{tmp_path}/out") for fault in check([tmp_path / "out"])]
+    assert faults == [
+        "/train.parquet: row 1: unknown label 'x'; known: ordinary, lawful_collection, debt_threat, pay_to_stop, "
+        "other_threat",
+        "/train.parquet: row 1: no text; build the corpus again",
+        "/train.parquet: row 1: weight 0.0; weights are above 0",
+        "/train.parquet: row 1: a number as long as a phone's or an id's in its template; put a slot there",
+        ": one template in train and test; build it again",
+        ": group g1 in test, train; build it again",
+        ": templates 0.75 alike in train and test; build it again",
+    ]
+
+
+def test_a_damaged_corpus_is_a_fault(tmp_path):
+    store.write({split: [ROW] for split in store.SPLITS}, {}, "", tmp_path / "out")
+    (tmp_path / "out" / "test.parquet").write_bytes(b"PAR1")
+    (fault,) = check([tmp_path / "out"])
+    assert fault.endswith("test.parquet can't be read as Parquet; build the corpus again")
+
+
+def test_stats_of_authored_messages(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        {"text": "给钱就停", "label": "pay_to_stop"},
+        {"text": "给钱就停止轰炸", "label": "pay_to_stop", "pair": "p"},
+        {"text": "谁给钱就停", "label": "ordinary", "pair": "p"},
+    )
+    table = stats(path)
+    assert "| pay_to_stop | 2 | 4 | 6 | 7 | 50% |" in table
+    assert "| plain | 1 | 0 | 0 | 2 | 0 | 3 |" in table
+    assert table.endswith("1 minimal pairs")
+
+
+@given(st.lists(st.text("甲乙丙", min_size=4, max_size=9), max_size=12))
+def test_similar_pairs_are_those_of_every_pair_compared(texts):
+    sets = [shingles(text) for text in texts]
+    exact = {(i, j) for j in range(len(texts)) for i in range(j) if jaccard(sets[i], sets[j]) >= 0.9}
+    assert {(i, j) for i, j, _ in similar_pairs(texts, 0.9)} == exact
+
+
+def test_shingles():
+    assert shingles("呼 死，你！") == {"呼死你"}
+    assert shingles("今天不还") == {"今天不还"}
+    assert shingles("今天不还钱") == {"今天不还", "天不还钱"}
+    assert shingles("！？") == {""}
+
+
+def test_groups():
+    groups = Groups(5)
+    groups.join((3, 1))
+    groups.join((4, 3))
+    assert [groups.find(i) for i in range(5)] == [0, 1, 2, 1, 1]

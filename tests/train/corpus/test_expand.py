@@ -1,0 +1,71 @@
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import FLAGGED
+from jingyin.train.corpus.authored import default_folder, load
+from jingyin.train.corpus.expand import SLOT, draw, expand
+from jingyin.train.corpus.slots import SLOTS
+
+
+def test_same_seed_same_text():
+    text = "{name}欠{lender}{amount}，{deadline}前打{phone}"
+    assert expand(text, Random(5)) == expand(text, Random(5)) == "丁兆丰欠芒果借53119元，周日下班前打184****2997"
+    assert len({expand(text, Random(seed)) for seed in range(50)}) == 50
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_every_slot_has_many_values_and_leaves_no_brace(slot):
+    values = {SLOTS[slot](Random(seed)) for seed in range(400)}
+    assert len(values) >= (7 if slot == "carrier" else 20)
+    assert all(value.strip() == value and value and "{" not in value for value in values)
+
+
+def test_one_person_named_twice_is_one_and_two_times_are_two():
+    values = [value for _, value in draw("{name}{name}{time}{time}{time}", Random(1))]
+    assert values[0] == values[1]
+    assert len(set(values[2:])) > 1
+
+
+def test_what_value_and_text_both_say_is_said_once():
+    for seed in range(200):
+        text = expand("请于{deadline}前还{price}块钱，{date}日{amount}元", Random(seed))
+        for doubled in ("前前", "内前", "块块", "元元", "元块", "日日", "号日", "块元"):
+            assert doubled not in text
+
+
+def test_unknown_slot():
+    with pytest.raises(InputError, match=r"unknown slot \{phne\}; known: amount"):
+        expand("{phne}", Random(0))
+
+
+@given(st.text())
+def test_text_without_slots_stays(text):
+    assert expand(text, Random(0)) == text or SLOT.search(text)
+
+
+def test_a_model_that_sees_only_the_slots_is_at_chance():
+    """Of each slot, as many values from flagged messages as from others: nothing in them tells which."""
+    rng = Random(7)
+    values: dict[str, dict[bool, list[str]]] = {slot: {True: [], False: []} for slot in SLOTS}
+    for record in load(default_folder()):
+        for slot, value in draw(record.text, rng):
+            values[slot][record.label in FLAGGED].append(value)
+    texts, flagged = [], []
+    for slot, found in values.items():
+        for side in (True, False):
+            kept = found[side][: min(map(len, found.values()))]
+            texts += [f"{slot} {value}" for value in kept]
+            flagged += [side] * len(kept)
+    assert len(texts) > 4_000
+    order = np.random.default_rng(0).permutation(len(texts))
+    features = HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=2**14).transform(texts)
+    accuracy = cross_val_score(LogisticRegression(C=0.1), features[order], np.array(flagged)[order], cv=5).mean()
+    assert abs(accuracy - 0.5) < 0.03

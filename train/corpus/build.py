@@ -1,0 +1,143 @@
+"""Builds the corpus: load, clean, de-duplicate, group, split, fill slots, disguise, write."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from jingyin.model.errors import InputError
+from jingyin.model.text import clean
+from jingyin.train.corpus import authored, readers, store
+from jingyin.train.corpus.card import card
+from jingyin.train.corpus.evade import evade
+from jingyin.train.corpus.expand import SLOT, expand
+from jingyin.train.corpus.recipe import Evasion, Public, Recipe, load_recipe
+from jingyin.train.corpus.record import Record
+from jingyin.train.corpus.similar import Groups, similar_pairs
+from jingyin.train.corpus.store import SPLITS, Row
+
+_T = TypeVar("_T")
+_CONSOLE = Console(stderr=True)
+
+
+def build(config_path: Path, out: Path) -> str:
+    """Build the corpus that a recipe describes into the folder `out` and return its fingerprint.
+
+    Writes <split>.parquet for each of SPLITS, README.md (the card) and corpus.json. A corpus that is there is
+    replaced, anything else refused. The same recipe and files give the same fingerprint. Raises ConfigError
+    or InputError, and leaves `out` as it was.
+    """
+    recipe = load_recipe(config_path)
+    store.refuse_other_folder(out)
+    records = [*authored.load(recipe.authored), *_public(recipe.public)]
+    kept, groups = group_records(records, recipe.similarity)
+    splits = _rows(kept, groups, recipe)
+    fingerprint = store.fingerprint(splits)
+    sources = [source.kind for source in recipe.public]
+    store.write(splits, recipe.model_dump(mode="json"), card(splits, sources, fingerprint), out)
+    return fingerprint
+
+
+def bare(template: str) -> str:
+    """Return the clean text that likeness is measured on: slots out, masks in."""
+    return clean(SLOT.sub("", template)).text
+
+
+def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
+    """Drop public messages like an earlier one; return the rest, and the group of each as a number.
+
+    A group holds authored messages that are alike and the rows of a minimal pair, or one user's messages.
+    Public messages are dropped rather than grouped: greetings would chain all users into one group.
+    """
+    texts = [bare(record.text) for record in _track(records, "cleaning")]
+    joined = Groups(len(records))
+    dropped: set[int] = set()
+    with _CONSOLE.status("comparing"):
+        for i, j, _ in similar_pairs(texts, similarity):
+            if records[j].source == "authored":
+                joined.join((i, j))
+            elif i not in dropped:
+                dropped.add(j)
+    left = [i for i in range(len(records)) if i not in dropped]
+    named: dict[str, int] = {}
+    for i in left:
+        if records[i].group:
+            joined.join((named.setdefault(records[i].group, i), i))
+    return [records[i] for i in left], [joined.find(i) for i in left]
+
+
+def _public(sources: Sequence[Public]) -> Iterator[Record]:
+    for source in sources:
+        found = list(_track(readers.read(source.kind, source.path), f"reading {source.kind}"))
+        if not found:
+            raise InputError(f"{source.path} holds no usable message of kind {source.kind}; check path and kind")
+        # A sample by hash changes little when the file does.
+        yield from sorted(found, key=lambda record: _hash(record.text))[: source.limit]
+
+
+def _rows(records: Sequence[Record], groups: Sequence[int], recipe: Recipe) -> dict[str, list[Row]]:
+    weights = {source.kind: source.weight for source in recipe.public}
+    keys: dict[int, str] = {}
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for record, group in zip(_track(records, "filling"), groups, strict=True):
+        first = record.text if record.source == "authored" else record.group or record.text
+        key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
+        split = _split(key, recipe)
+        splits[split] += _variants(record, key[:16], split == "train", weights.get(record.source, 1.0), recipe)
+    return splits
+
+
+def _split(key: str, recipe: Recipe) -> str:
+    """Choose a split by the group's hash, so that no group moves when another one is added."""
+    at = int(key[:12], 16) / 16**12
+    for split in SPLITS[:-1]:
+        at -= getattr(recipe.splits, split)
+        if at < 0:
+            return split
+    return SPLITS[-1]
+
+
+def _variants(record: Record, group: str, training: bool, weight: float, recipe: Recipe) -> Iterator[Row]:
+    """Yield a record with its slots filled; for training several times, with disguised copies."""
+    rng = Random(f"{recipe.seed}|{record.text}")
+    draws = recipe.draws if training else 1
+    plain = [expand(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
+    texts = [(text, "") for text in dict.fromkeys(plain)]
+    if training:
+        # By distinct text, so that the share of disguised rows is the same with slots and without.
+        share = recipe.evasion.share
+        texts += [_disguised(text, recipe.evasion, rng) for text, _ in texts if rng.random() < share]
+    for text, evasion in texts:
+        yield Row(
+            text=text,
+            label=record.label,
+            family=record.family,
+            voice=record.voice,
+            source=record.source,
+            group=group,
+            template=record.text,
+            evasion=evasion,
+            weight=weight / len(texts),
+        )
+
+
+def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:
+    """Disguise a text by a family drawn from those that change it, so that no label is spared more often."""
+    for family in rng.sample(evasion.families, len(evasion.families)):
+        hidden = evade(text, family, rng.uniform(*evasion.strength), rng)
+        if hidden != text:
+            return hidden, family
+    return text, ""
+
+
+def _track(items: Iterable[_T], what: str) -> Iterator[_T]:
+    total = len(items) if isinstance(items, Sequence) else None
+    return iter(track(items, what, total=total, console=_CONSOLE, transient=True))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

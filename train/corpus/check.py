@@ -1,0 +1,96 @@
+"""Finds what is wrong with a corpus: authored messages, or a built one."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.train.corpus import authored, store
+from jingyin.train.corpus.build import bare
+from jingyin.train.corpus.expand import SLOT
+from jingyin.train.corpus.record import Record
+from jingyin.train.corpus.similar import similar_pairs
+from jingyin.train.corpus.store import Row
+
+SIMILAR = 0.5
+"""Jaccard of character 4-grams from which two messages of one label share a skeleton."""
+
+# Seven digits or more, or three blocks of them: phone numbers, ids, cards. Slots stand in their place.
+_PERSONAL = re.compile(r"\d{7}|\d{3,4}(?:[ -]\d{3,4}){2}")
+
+
+def check(paths: Sequence[Path] = ()) -> list[str]:
+    """Return a sentence for each fault, naming file and line, in authored messages or built corpora.
+
+    Looks for: schema, labels, duplicates, likeness within a label, two labels for one text, numbers of
+    people, and groups or near-duplicates in two splits. Without paths the package's messages are checked.
+    """
+    faults = []
+    for path in paths or [authored.default_folder()]:
+        faults += _built(path) if store.is_built(path) else _authored(path)
+    return faults
+
+
+def _authored(path: Path) -> list[str]:
+    records, faults = authored.scan(path)
+    faults += [
+        f"{record.where}: a number as long as a phone's or an id's; put a slot such as {{phone}} there"
+        for record in records
+        if _PERSONAL.search(SLOT.sub("", record.text))
+    ]
+    return faults + _alike(records)
+
+
+def _alike(records: Sequence[Record]) -> list[str]:
+    texts = [bare(record.text) for record in records]
+    faults = []
+    for i, j, alike in similar_pairs(texts, SIMILAR):
+        one, other = records[i], records[j]
+        if one.label == other.label:
+            faults.append(f"{other.where}: {alike:.2f} like {one.where}; rewrite or drop one")
+        elif texts[i] == texts[j]:
+            faults.append(f"{other.where}: the text of {one.where} with another label; settle which is right")
+    return faults
+
+
+def _built(folder: Path) -> list[str]:
+    try:
+        splits = store.read(folder)
+    except InputError as error:
+        return [str(error)]
+    faults = []
+    for split, rows in splits.items():
+        where = folder / f"{split}.parquet"
+        faults += [f"{where}: row {i}: {fault}" for i, row in enumerate(rows) for fault in _row_faults(row)]
+    return faults + _leaks(folder, splits)
+
+
+def _row_faults(row: Row) -> Iterable[str]:
+    if row.label not in LABELS:
+        yield f"unknown label {row.label!r}; known: {', '.join(LABELS)}"
+    if not row.text.strip():
+        yield "no text; build the corpus again"
+    if not row.weight > 0:
+        yield f"weight {row.weight}; weights are above 0"
+    if row.source == "authored" and _PERSONAL.search(SLOT.sub("", row.template)):
+        yield "a number as long as a phone's or an id's in its template; put a slot there"
+
+
+def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
+    """Find groups, and templates that are alike, on two sides of a split."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    home: dict[str, str] = {}
+    faults = []
+    for split, rows in splits.items():
+        for row in rows:
+            seen[row.group].add(split)
+            if home.setdefault(row.template, split) != split:
+                faults.append(f"{folder}: one template in {home[row.template]} and {split}; build it again")
+    faults += [f"{folder}: group {g} in {', '.join(sorted(s))}; build it again" for g, s in seen.items() if len(s) > 1]
+    names = list(home.values())
+    for i, j, alike in similar_pairs([bare(template) for template in home], SIMILAR):
+        if names[i] != names[j]:
+            faults.append(f"{folder}: templates {alike:.2f} alike in {names[i]} and {names[j]}; build it again")
+    return faults

@@ -1,0 +1,99 @@
+"""What a corpus is built from: the recipe in YAML."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jingyin.model.errors import ConfigError
+from jingyin.train.corpus.authored import default_folder
+from jingyin.train.corpus.evade import TRAINING
+from jingyin.train.corpus.readers import SOURCES
+from jingyin.train.corpus.store import SPLITS
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Public(_Model):
+    """A public corpus to add: its kind (see readers.SOURCES), path, weight of each message, and how many."""
+
+    kind: str
+    path: Path
+    weight: float = Field(1.0, gt=0, le=10)
+    limit: int | None = Field(None, ge=1)
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in SOURCES:
+            raise ValueError(f"unknown kind {kind!r}; known: {', '.join(SOURCES)}")
+        return kind
+
+    @field_validator("path")
+    @classmethod
+    def _there(cls, path: Path) -> Path:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; give the path of the files as published")
+        return path
+
+
+class Evasion(_Model):
+    """How many training messages get a disguised copy, how strong, and by which families."""
+
+    share: Share = 0.5
+    strength: tuple[Share, Share] = (0.2, 0.8)
+    families: tuple[str, ...] = TRAINING
+
+    @field_validator("families")
+    @classmethod
+    def _training_only(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if not families or (wrong := sorted(set(families) - set(TRAINING))):
+            named = f"{wrong} can't be used" if families else "no family"
+            raise ValueError(f"{named}; training families: {', '.join(TRAINING)}")
+        return families
+
+
+class Splits(_Model):
+    """Shares of the groups; they add up to 1."""
+
+    train: Share = 0.7
+    validation: Share = 0.1
+    calibration: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = sum(getattr(self, name) for name in SPLITS)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the shares of the splits add up to {total:g}; they must add up to 1")
+        return self
+
+
+class Recipe(_Model):
+    """A corpus recipe. `draws` is how often the slots of a training message are filled anew."""
+
+    seed: int = 0
+    authored: Path = Field(default_factory=default_folder)
+    public: tuple[Public, ...] = ()
+    draws: int = Field(2, ge=1, le=20)
+    similarity: float = Field(0.5, ge=0.4, le=1)
+    evasion: Evasion = Evasion()
+    splits: Splits = Splits()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises ConfigError that lists all of its faults."""
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {error}") from error
+    try:
+        return Recipe.model_validate({} if given is None else given)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError(f"{path} has {len(faults)} faults:\n" + "\n".join(faults)) from None

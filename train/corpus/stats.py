@@ -1,0 +1,104 @@
+"""Counts of a corpus, as Markdown tables: labels, families, voices, lengths, sources, keyword-free threats."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import quantiles
+from typing import Protocol
+
+from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.train.corpus import authored, store
+
+OBVIOUS = re.compile(
+    "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"
+    "|轟炸|通訊錄|舉報|起訴|立案|坐牢|通緝|上門|詐騙|殺|視頻|攻擊"
+)
+"""Words that a keyword filter would hold; a threat without any of them is one that such a filter can't see."""
+
+
+class Message(Protocol):
+    """What is counted: a Record or a Row."""
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def family(self) -> str: ...  # noqa: D102
+    @property
+    def voice(self) -> str: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+
+
+def stats(path: Path | None = None) -> str:
+    """Return the counts of a built corpus, or of authored messages (those in the package by default)."""
+    path = path or authored.default_folder()
+    if store.is_built(path):
+        return corpus_tables(store.read(path))
+    records = authored.load(path)
+    pairs = len({record.group for record in records if record.group})
+    return f"{message_tables(records)}\n\n{pairs} minimal pairs"
+
+
+def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
+    """Return rows a split, label and evasion family, then the counts of its undisguised rows."""
+    rows = [(split, row) for split, rows in splits.items() for row in rows]
+    by_split = _cross("split", ((split, row.label) for split, row in rows))
+    by_evasion = _cross("evasion", ((row.evasion or "none", row.label) for _, row in rows))
+    plain = {row.template: row for _, row in rows if not row.evasion}
+    return "\n\n".join((by_split, by_evasion, "Messages, each counted once:", message_tables(plain.values())))
+
+
+def message_tables(messages: Iterable[Message]) -> str:
+    """Return counts a label, source, voice and family, and lengths in characters."""
+    messages = list(messages)
+    tables = [
+        _lengths(messages),
+        _cross("source", ((m.source, m.label) for m in messages)),
+        _cross("voice", ((m.voice, m.label) for m in messages)),
+        _families(messages),
+    ]
+    return "\n\n".join(tables)
+
+
+def _lengths(messages: Sequence[Message]) -> str:
+    texts: dict[str, list[str]] = defaultdict(list)
+    for message in messages:
+        texts[message.label].append(message.text)
+    rows = []
+    for label in LABELS:
+        found = texts[label]
+        cuts = (
+            quantiles(map(len, found), n=10, method="inclusive")
+            if len(found) > 1
+            else [float(len(t)) for t in found] * 9
+        )
+        p10, median, p90 = (f"{cuts[i]:.0f}" if cuts else "" for i in (0, 4, 8))
+        free = sum(OBVIOUS.search(text) is None for text in found)
+        share = f"{free / len(found):.0%}" if found and label in FLAGGED else ""
+        rows.append((label, str(len(found)), p10, median, p90, share))
+    return _table(("label", "messages", "p10 length", "median", "p90", "without obvious word"), rows)
+
+
+def _families(messages: Sequence[Message]) -> str:
+    counts = Counter((m.label, m.family) for m in messages)
+    order = sorted(counts, key=lambda key: (LABELS.index(key[0]), key[1]))
+    return _table(("label", "family", "messages"), [(*key, str(counts[key])) for key in order])
+
+
+def _cross(what: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Return a table of one thing by label."""
+    counts = Counter(pairs)
+    names = sorted({name for name, _ in counts})
+    rows = []
+    for name in names:
+        cells = [counts[name, label] for label in LABELS]
+        rows.append((name, *map(str, cells), str(sum(cells))))
+    return _table((what, *LABELS, "all"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
