@@ -1,0 +1,197 @@
+"""Decodes what a gateway holds, payload bytes with a data coding and a user data header, into text.
+
+    gsm7          GSM 03.38 default alphabet with its extension table, a septet an octet (SMPP data_coding 0)
+    gsm7-packed   the same, packed seven bits to a septet as in a TPDU (3GPP TS 23.038, 6.1.2.1)
+    ascii         SMPP data_coding 1, CMPP msg_fmt 0
+    latin1        SMPP data_coding 3
+    ucs2          big-endian UCS-2 or UTF-16, or little-endian after its byte order mark (data_coding 8, msg_fmt 8)
+    gbk           CMPP msg_fmt 15
+
+Payload and header come from the sender of the message, so nothing in them is an error: what can't be read is counted
+and the rest is scored. A refusal would be a way past the filter. Codings come from the gateway; an unknown one raises.
+"""
+
+import codecs
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jingyin.model.errors import InputError
+
+MAX_PAYLOAD = 65_535
+"""Longest payload in bytes: what SMPP's message_payload can hold."""
+
+GAP = "…"
+"""Stands where a part is missing; white space would be closed up between two Han characters."""
+
+
+class Segment(NamedTuple):
+    """One short message on the wire: `payload` without its header, and `udh`, the header with its length octet."""
+
+    payload: bytes
+    udh: bytes = b""
+
+
+class Message(NamedTuple):
+    """What could be read: `text`, and what was wrong with it.
+
+    `undecodable` counts bytes (septets of gsm7-packed) that stand as U+FFFD in the text, `damaged` headers that could
+    not be read, `partial` says that parts of a concatenated message are missing.
+    """
+
+    text: str
+    undecodable: int
+    damaged: int
+    partial: bool
+
+
+class Part(NamedTuple):
+    """Part `number` of `total`, from 1, of the concatenated message `reference`."""
+
+    reference: int
+    total: int
+    number: int
+
+
+def decode(payload: bytes, coding: str, udh: bytes = b"") -> Message:
+    """Decode one short message; one that its header calls a part of several is `partial`.
+
+    Raises InputError when the coding is unknown or the payload longer than MAX_PAYLOAD.
+    """
+    return join([Segment(payload, udh)], coding)
+
+
+def join(segments: Sequence[Segment], coding: str) -> Message:
+    """Decode the parts of one message, given in any order, repeats allowed.
+
+    Neighbours are joined before decoding, because phones cut characters in two. Parts whose header can't be read
+    follow in the order given. Raises InputError as `decode` does, and when the parts are of several messages.
+    """
+    _check(segments, coding)
+    headers = [_read_header(segment.udh) for segment in segments]
+    numbered = {(part.number, s.payload): (part, s) for (part, _), s in zip(headers, segments, strict=True) if part}
+    parts = [part for part, _ in numbered.values()]
+    if len({(part.reference, part.total) for part in parts}) > 1:
+        raise InputError("the parts are of several messages; send the parts of one reference and total together")
+    runs: list[list[Segment]] = []
+    last = -1
+    for part, segment in sorted(numbered.values()):
+        if part.number != last + 1:
+            runs.append([])
+        runs[-1].append(segment)
+        last = part.number
+    runs += [[segment] for (part, _), segment in zip(headers, segments, strict=True) if part is None]
+    read = [_decode_run(run, coding) for run in runs]
+    partial = bool(parts) and {part.number for part in parts} != set(range(1, parts[0].total + 1))
+    damaged = sum(fault for _, fault in headers)
+    return Message(GAP.join(text for text, _ in read), sum(bad for _, bad in read), damaged, partial)
+
+
+def read_part(udh: bytes) -> Part | None:
+    """Return which part of a concatenated message a header names, or None if it names none or can't be read."""
+    return _read_header(udh)[0]
+
+
+def _check(segments: Sequence[Segment], coding: str) -> None:
+    if coding not in CODINGS:
+        raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
+    longest = max((len(segment.payload) for segment in segments), default=0)
+    if longest > MAX_PAYLOAD:
+        raise InputError(f"a payload has {longest} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
+
+
+# ---- user data header (3GPP TS 23.040, 9.2.3.24)
+
+
+def _read_header(udh: bytes) -> tuple[Part | None, bool]:
+    """Return the part and whether the header is damaged; elements other than concatenation are passed over."""
+    if not udh:
+        return None, False
+    if udh[0] != len(udh) - 1:
+        return None, True
+    at, part = 1, None
+    while at < len(udh):
+        element = udh[at + 2 : at + 2 + udh[at + 1]] if at + 1 < len(udh) else b""
+        if at + 2 > len(udh) or len(element) != udh[at + 1]:
+            return None, True
+        part = _read_concatenation(udh[at], element) or part
+        at += 2 + len(element)
+    return part, False
+
+
+def _read_concatenation(kind: int, element: bytes) -> Part | None:
+    """Read element 0x00 (8-bit reference) or 0x08 (16-bit); the standard has impossible numbers ignored."""
+    if (kind, len(element)) not in ((0x00, 3), (0x08, 4)):
+        return None
+    *_, total, number = element
+    return Part(int.from_bytes(element[:-2]), total, number) if 1 <= number <= total else None
+
+
+# ---- codings
+
+
+def _decode_run(run: Sequence[Segment], coding: str) -> tuple[str, int]:
+    if coding == "gsm7-packed":  # each part is padded to whole octets by itself
+        return _decode_gsm7(b"".join(unpack(payload, len(udh)) for payload, udh in run))
+    return CODINGS[coding](b"".join(payload for payload, _ in run))
+
+
+def unpack(payload: bytes, header: int = 0) -> bytes:
+    """Unpack septets that follow a header of that many octets, whose padding to a whole septet is skipped.
+
+    Where eight septets fill seven octets the last may be padding (0 or a carriage return); it is dropped then.
+    """
+    skipped = -8 * header % 7
+    count, spare = divmod(max(0, 8 * len(payload) - skipped), 7)
+    pairs = [low | high << 8 for low, high in zip(payload, [*payload[1:], 0], strict=False)]
+    septets = bytes(pairs[bit >> 3] >> (bit & 7) & 0x7F for bit in range(skipped, skipped + 7 * count, 7))
+    return septets[:-1] if count and not spare and septets[-1] in b"\x00\r" else septets
+
+
+_BASIC = (
+    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞ\x1bÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
+    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
+)
+_EXTENSION = dict(zip("\nΛ()/<=>¡e", "\f^{}\\[~]|€", strict=True))
+_ESCAPE = re.compile("\x1b(.?)", re.DOTALL)
+# Unread bytes travel through a codec as lone surrogates, which no codec used here makes by itself.
+_UNREAD = re.compile("[\udc00-\udcff]")
+
+
+def _keep_bytes(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("jingyin.keep", _keep_bytes)
+
+
+def _replace_unread(text: str) -> tuple[str, int]:
+    return _UNREAD.subn("\ufffd", text)
+
+
+def _decode_gsm7(septets: bytes) -> tuple[str, int]:
+    """An escape before a character without an extension stands for that character, as the standard says."""
+    text = "".join(_BASIC[octet] if octet < 128 else chr(0xDC00 + octet) for octet in septets)
+    return _replace_unread(_ESCAPE.sub(lambda m: _EXTENSION.get(m[1], m[1].replace("\x1b", " ") or " "), text))
+
+
+def _decode_ucs2(payload: bytes) -> tuple[str, int]:
+    codec = "utf-16-le" if payload.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    return _replace_unread(payload.decode(codec, "jingyin.keep").removeprefix("\ufeff"))
+
+
+def _decoder(codec: str) -> Callable[[bytes], tuple[str, int]]:
+    return lambda payload: _replace_unread(payload.decode(codec, "jingyin.keep"))
+
+
+CODINGS: dict[str, Callable[[bytes], tuple[str, int]]] = {
+    "gsm7": _decode_gsm7,
+    "gsm7-packed": _decode_gsm7,
+    "ascii": _decoder("ascii"),
+    "latin1": _decoder("latin-1"),
+    "ucs2": _decode_ucs2,
+    "gbk": _decoder("gb18030"),  # GBK and its successor's four-byte characters, which phones send as GBK
+}
+"""Coding -> decoder of its bytes into text and a count of unread bytes."""

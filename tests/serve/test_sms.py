@@ -1,0 +1,205 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jingyin.model.errors import InputError
+from jingyin.serve.sms import CODINGS, GAP, MAX_PAYLOAD, Part, Segment, decode, join, read_part, unpack
+
+BASIC = (
+    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
+    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
+)
+EXTENDED = dict(zip("\f^{}\\[~]|€", "\nΛ()/<=>¡e", strict=True))
+GSM = st.text(st.sampled_from(BASIC + "".join(EXTENDED)), max_size=200)
+# Everything UTF-16 can carry; a leading byte order mark is taken off.
+UNICODE = st.text(st.characters(exclude_categories=("Cs",)), max_size=100).filter(lambda t: t[:1] not in "\ufeff\ufffe")
+
+
+def to_septets(text: str) -> bytes:
+    table = {c: i + (i >= 0x1B) for i, c in enumerate(BASIC)}
+    return b"".join(bytes((0x1B, table[EXTENDED[c]])) if c in EXTENDED else bytes((table[c],)) for c in text)
+
+
+def pack(septets: bytes, header: int = 0) -> bytes:
+    fill = -8 * header % 7
+    bits = sum(septet << 7 * i for i, septet in enumerate(septets)) << fill
+    return bits.to_bytes((7 * len(septets) + fill + 7) // 8, "little")
+
+
+def header(number: int, total: int, reference: int = 0xA7, *, wide: bool = False) -> bytes:
+    if wide:
+        return bytes((6, 8, 4)) + reference.to_bytes(2) + bytes((total, number))
+    return bytes((5, 0, 3, reference, total, number))
+
+
+# ---- golden PDUs
+
+
+@pytest.mark.parametrize(
+    ("payload", "coding", "text"),
+    [
+        # The packing example that every description of GSM 03.38 uses.
+        ("E8329BFD4697D9EC37", "gsm7-packed", "hellohello"),
+        # Seven spare bits at the end are padding: eight octets hold nine septets, seven hold seven, not eight with @.
+        ("31D98C56B3DD00", "gsm7-packed", "1234567"),
+        ("31D98C56B3DD1A", "gsm7-packed", "1234567"),
+        ("31D98C56B3DD70", "gsm7-packed", "12345678"),
+        ("1B65313030", "gsm7", "€100"),
+        ("547A03414243", "gsm7", "Tz¥ABC"),
+        ("4F60597DFF0C00310032", "ucs2", "你好，12"),
+        ("FEFF4F60597D", "ucs2", "你好"),
+        ("FFFE604F7D59", "ucs2", "你好"),
+        ("D83DDE00547C6B7B4F60", "ucs2", "😀呼死你"),
+        ("C4E3BAC3A3AC313233", "gbk", "你好，123"),
+        ("4F4B", "ascii", "OK"),
+        ("E9A3", "latin1", "é£"),
+        ("", "ucs2", ""),
+        ("", "gsm7-packed", ""),
+    ],
+)
+def test_golden(payload: str, coding: str, text: str) -> None:
+    assert decode(bytes.fromhex(payload), coding) == (text, 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("payload", "coding", "text", "unread"),
+    [
+        ("4F60597D4F", "ucs2", "你好\ufffd", 1),  # a cut character
+        ("D83D4F60", "ucs2", "\ufffd\ufffd你", 2),  # a high surrogate alone
+        ("DE00", "ucs2", "\ufffd\ufffd", 2),
+        ("FFFD4F60", "ucs2", "\ufffd你", 0),  # a real replacement character is no fault
+        ("4F60FEFF597D", "ucs2", "你\ufeff好", 0),  # a byte order mark inside is left to the normaliser
+        ("C4E3FFBAC3C4", "gbk", "你\ufffd好\ufffd", 2),
+        ("41FF42", "ascii", "A\ufffdB", 1),
+        ("41C842", "gsm7", "A\ufffdB", 1),
+        ("411B", "gsm7", "A ", 0),  # an escape with nothing after it
+        ("1B1B41", "gsm7", " A", 0),
+        ("1B41", "gsm7", "A", 0),  # no extension at A: the character itself
+    ],
+)
+def test_unreadable_bytes_are_counted_and_the_rest_read(payload: str, coding: str, text: str, unread: int) -> None:
+    assert decode(bytes.fromhex(payload), coding) == (text, unread, 0, False)
+
+
+def test_golden_concatenated_packed_part_skips_the_fill_bit() -> None:
+    # 05 00 03 CC 02 01, then one fill bit and the septets of "ab".
+    assert decode(bytes.fromhex("C262"), "gsm7-packed", bytes.fromhex("050003CC0201"))[0] == "ab"
+
+
+# ---- properties
+
+
+@given(GSM)
+def test_gsm7_reads_what_was_written(text: str) -> None:
+    assert decode(to_septets(text), "gsm7") == (text, 0, 0, False)
+
+
+@given(st.text(st.sampled_from(BASIC.replace("@", "").replace("\r", "")), max_size=160), st.sampled_from([0, 6, 7]))
+def test_packing_and_unpacking(text: str, length: int) -> None:
+    assert unpack(pack(to_septets(text), length), length) == to_septets(text)
+
+
+@given(UNICODE)
+def test_ucs2_reads_what_was_written(text: str) -> None:
+    assert decode(text.encode("utf-16-be"), "ucs2") == (text, 0, 0, False)
+    assert decode(b"\xff\xfe" + text.encode("utf-16-le"), "ucs2") == (text, 0, 0, False)
+
+
+@given(st.text(st.characters(codec="gbk"), max_size=100))
+def test_gbk_reads_what_was_written(text: str) -> None:
+    assert decode(text.encode("gbk"), "gbk") == (text, 0, 0, False)
+
+
+@given(st.binary(max_size=300), st.sampled_from(sorted(CODINGS)), st.binary(max_size=12))
+def test_any_bytes_are_read_and_never_raise(payload: bytes, coding: str, udh: bytes) -> None:
+    message = decode(payload, coding, udh)
+    assert 0 <= message.undecodable <= len(payload)
+    assert message.undecodable <= message.text.count("\ufffd")
+    message.text.encode("utf-8")  # no lone surrogate gets out
+
+
+@given(UNICODE.filter(bool), st.randoms(), st.booleans(), st.integers(1, 20))
+def test_parts_join_in_any_order_even_when_characters_are_cut(text: str, random, wide: bool, size: int) -> None:  # type: ignore[no-untyped-def]
+    payload = text.encode("utf-16-be")
+    pieces = [payload[i : i + size] for i in range(0, len(payload), size)][:255]
+    whole = b"".join(pieces).decode("utf-16-be", "ignore") if len(pieces) == 255 else text
+    segments = [Segment(p, header(i, len(pieces), wide=wide)) for i, p in enumerate(pieces, 1)]
+    segments += segments[:1]  # a repeat
+    random.shuffle(segments)
+    message = join(segments, "ucs2")
+    assert message.text.rstrip("\ufffd") == whole.rstrip("\ufffd")
+    assert (message.damaged, message.partial) == (0, False)
+
+
+# ---- joining
+
+
+def test_a_missing_part_leaves_a_gap_and_is_marked() -> None:
+    first, third = "呼死你".encode("utf-16-be"), "给钱".encode("utf-16-be")
+    segments = [Segment(third, header(3, 3)), Segment(first, header(1, 3))]
+    assert join(segments, "ucs2") == (f"呼死你{GAP}给钱", 0, 0, True)
+    assert decode(first, "ucs2", header(1, 3)) == ("呼死你", 0, 0, True)
+
+
+def test_an_escape_and_its_character_in_two_parts() -> None:
+    segments = [Segment(b"a\x1b", header(1, 2)), Segment(b"e", header(2, 2))]
+    assert join(segments, "gsm7").text == "a€"
+    packed = [Segment(pack(p, 6), udh) for p, udh in segments]
+    assert join(packed, "gsm7-packed").text == "a€"
+
+
+def test_two_different_parts_of_one_number_are_both_read() -> None:
+    segments = [Segment(b"hi", header(1, 1)), Segment(b"pay", header(1, 1)), Segment(b"hi", header(1, 1))]
+    assert join(segments, "ascii") == (f"hi{GAP}pay", 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("udh", "part", "damaged"),
+    [
+        ("050003A70201", Part(0xA7, 2, 1), 0),
+        ("060804BEEF0302", Part(0xBEEF, 3, 2), 0),
+        ("0A0003A702010503000000", Part(0xA7, 2, 1), 0),  # an unknown element after the concatenation
+        ("0B05040B8423F00003CC0201", Part(0xCC, 2, 1), 0),  # ports, then concatenation
+        ("06050415820000", None, 0),  # ports only
+        ("050003A70200", None, 0),  # part 0: ignored, as the standard says
+        ("050003A70203", None, 0),  # part 3 of 2
+        ("0400", None, 1),  # shorter than it says
+        ("050003A702", None, 1),  # truncated
+        ("050009A70201", None, 1),  # an element longer than the header
+        ("0100", None, 1),  # an element without a length
+        ("FF", None, 1),
+        ("", None, 0),
+    ],
+)
+def test_headers(udh: str, part: Part | None, damaged: int) -> None:
+    assert read_part(bytes.fromhex(udh)) == part
+    assert decode(b"text", "ascii", bytes.fromhex(udh)).damaged == damaged
+
+
+def test_a_damaged_header_among_parts_still_gets_its_text_read() -> None:
+    segments = [Segment(b"tail", b"\x05\x00"), Segment(b"head", header(1, 2))]
+    assert join(segments, "ascii") == (f"head{GAP}tail", 0, 1, True)
+
+
+# ---- what the gateway got wrong
+
+
+def test_an_unknown_coding_lists_the_known() -> None:
+    with pytest.raises(InputError, match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk$"):
+        decode(b"secret", "utf7")
+
+
+def test_parts_of_two_messages() -> None:
+    with pytest.raises(InputError, match="the parts are of several messages"):
+        join([Segment(b"", header(1, 2, 1)), Segment(b"", header(2, 2, 2))], "ascii")
+
+
+@pytest.mark.parametrize("coding", sorted(CODINGS))
+def test_longest_payload_is_read_in_linear_time(coding: str) -> None:
+    start = time.perf_counter()
+    decode(b"\xdb\xff" * (MAX_PAYLOAD // 2), coding)
+    assert time.perf_counter() - start < 2
+    with pytest.raises(InputError, match=f"a payload has {MAX_PAYLOAD + 1} bytes"):
+        decode(b"a" * (MAX_PAYLOAD + 1), coding)
