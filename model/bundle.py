@@ -11,10 +11,14 @@
 No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can't run code.
 """
 
+import atexit
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -106,9 +110,20 @@ class Bundle:
     gate_weights: NDArray[np.float32]
 
 
+@cache
 def default_path() -> Path:
-    """Return the folder of the bundle that the package holds."""
-    return Path(str(package_files("jingyin.model").joinpath("default")))
+    """Return the folder of the bundle that the package holds.
+
+    A package imported from a zip (Spark's --py-files) has no folder: its bundle is unpacked once for this process.
+    """
+    folder = package_files("jingyin.model").joinpath("default")
+    if isinstance(folder, Path):
+        return folder
+    unpacked = Path(tempfile.mkdtemp(prefix="jingyin-"))
+    atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
+    for file in folder.iterdir():
+        (unpacked / file.name).write_bytes(file.read_bytes())
+    return unpacked
 
 
 def read_bundle(path: Path) -> Bundle:

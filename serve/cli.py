@@ -30,9 +30,25 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  click's context and command
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in entry_points(group=VERBS).names:
-            found = get_command(entry_points(group=VERBS)[cmd_name].load())
-            found.name = cmd_name
+            found = _load(cmd_name)
         return found
+
+
+def _load(name: str) -> Any:  # noqa: ANN401  click's command
+    """Load a verb of the entry-point group; without its extra, one that says what to install when it is called."""
+    try:
+        verb = entry_points(group=VERBS)[name].load()
+    except ConfigError as error:
+        missing = error
+        verb = typer.Typer(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+
+        @verb.command(help="Not installed.")
+        def _missing() -> None:
+            raise missing
+
+    command = get_command(verb)
+    command.name = name
+    return command
 
 
 app = typer.Typer(

@@ -13,8 +13,7 @@ from torch import Tensor
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
-
-SPLITS = ("train", "validation", "calibration", "test")
+from jingyin.train.corpus.store import SPLITS
 
 Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 """Clean texts -> token ids, start and end tokens included, bounded in length."""
@@ -22,7 +21,7 @@ Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split: cleaned messages, label indices (n,), weights (n,), and where they come from."""
+    """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from."""
 
     cleaned: list[CleanText]
     labels: NDArray[np.int64]
@@ -44,6 +43,8 @@ class Rows:
 
 def read_split(corpus: Path, split: str) -> Rows:
     """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label."""
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
     path = corpus / f"{split}.parquet"
     if not path.is_file():
         raise InputError(f"{corpus} has no {split}.parquet; make the folder with `jingyin corpus build RECIPE {corpus}`")
@@ -54,7 +55,7 @@ def read_split(corpus: Path, split: str) -> Rows:
     return Rows(
         [clean(text) for text in table["text"]],
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
-        np.array(table.get("weight") or [1.0] * len(table["text"]), np.float32),
+        np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"])),  # mean 1 in every split
         table["family"],
         table["source"],
     )

@@ -14,7 +14,8 @@ from jingyin.train.align import run_align
 from jingyin.train.bundle import make_bundle
 from jingyin.train.classify import run_classify
 from jingyin.train.corpus.build import build
-from jingyin.train.data import SPLITS, read_split
+from jingyin.train.corpus.store import SPLITS
+from jingyin.train.data import read_split
 from jingyin.train.recipe import Align, Classify, read_recipe
 
 _VERSIONS = ("torch", "transformers", "datasets", "tokenizers", "jieba", "numpy", "jingyin")

@@ -15,7 +15,7 @@ from jingyin.train.corpus import authored, readers, store
 from jingyin.train.corpus.card import card
 from jingyin.train.corpus.evade import evade
 from jingyin.train.corpus.expand import SLOT, expand
-from jingyin.train.corpus.recipe import Evasion, Public, Recipe, load_recipe
+from jingyin.train.corpus.recipe import Evasion, Public, Recipe, Splits, load_recipe
 from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.corpus.store import SPLITS, Row
@@ -81,21 +81,22 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
 
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: Recipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
+    shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     keys: dict[int, str] = {}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for record, group in zip(_track(records, "filling"), groups, strict=True):
         first = record.text if record.source == "authored" else record.group or record.text
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
-        split = _split(key, recipe)
+        split = _split(key, shares.get(record.source, recipe.splits))
         splits[split] += _variants(record, key[:16], split == "train", weights.get(record.source, 1.0), recipe)
     return splits
 
 
-def _split(key: str, recipe: Recipe) -> str:
+def _split(key: str, shares: Splits) -> str:
     """Choose a split by the group's hash, so that no group moves when another one is added."""
     at = int(key[:12], 16) / 16**12
     for split in SPLITS[:-1]:
-        at -= getattr(recipe.splits, split)
+        at -= getattr(shares, split)
         if at < 0:
             return split
     return SPLITS[-1]

@@ -19,13 +19,33 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Splits(_Model):
+    """Shares of the groups; they add up to 1."""
+
+    train: Share = 0.7
+    validation: Share = 0.1
+    calibration: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = sum(getattr(self, name) for name in SPLITS)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the shares of the splits add up to {total:g}; they must add up to 1")
+        return self
+
+
 class Public(_Model):
-    """A public corpus to add: its kind (see readers.SOURCES), path, weight of each message, and how many."""
+    """A public corpus to add: its kind (see readers.SOURCES), path, weight of each message, how many, its splits.
+
+    `splits` may hold out more of it than of the authored messages: bounds on false positives take many benign rows.
+    """
 
     kind: str
     path: Path
     weight: float = Field(1.0, gt=0, le=10)
     limit: int | None = Field(None, ge=1)
+    splits: Splits | None = None
 
     @field_validator("kind")
     @classmethod
@@ -56,22 +76,6 @@ class Evasion(_Model):
             named = f"{wrong} can't be used" if families else "no family"
             raise ValueError(f"{named}; training families: {', '.join(TRAINING)}")
         return families
-
-
-class Splits(_Model):
-    """Shares of the groups; they add up to 1."""
-
-    train: Share = 0.7
-    validation: Share = 0.1
-    calibration: Share = 0.1
-    test: Share = 0.1
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        total = sum(getattr(self, name) for name in SPLITS)
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"the shares of the splits add up to {total:g}; they must add up to 1")
-        return self
 
 
 class Recipe(_Model):

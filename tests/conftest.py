@@ -1,0 +1,23 @@
+"""Shared by all tests: a clean environment, and the bundle that the package holds."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from jingyin import Scorer
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drop JINGYIN_* variables of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("JINGYIN_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def scorer() -> Iterator[Scorer]:
+    """The default bundle's scorer, loaded once."""
+    yield Scorer.load()

@@ -1,0 +1,69 @@
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import jingyin
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_public_names() -> None:
+    assert sorted(jingyin.__all__) == list(jingyin.__all__) or set(jingyin.__all__) == set(dir(jingyin)) & set(jingyin.__all__)
+    assert all(hasattr(jingyin, name) for name in jingyin.__all__)
+
+
+def test_a_verdict_needs_no_training_package() -> None:
+    code = """
+import sys
+from jingyin import Scorer
+verdict = Scorer.load().score("明天下午三点老地方见")
+heavy = {"torch", "transformers", "datasets", "pandas", "jieba", "sklearn", "scipy", "fastapi", "pyarrow"}
+print(verdict.action, sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "pass []"
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the sdist, and the wheel from it, as `python -m build` does; offline, with the installed hatchling."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def committed(*folders: str) -> set[str]:
+    listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+
+
+def test_the_wheel_made_from_the_sdist_holds_every_file(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = {f"jingyin/{name}" for name in committed("model", "train", "serve", "configs")}
+    assert wanted <= held
+    assert {"jingyin/__init__.py", "jingyin/py.typed"} <= held
+    assert not any("__pycache__" in name for name in held)
+
+
+def test_the_sdist_holds_the_tests(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {"pyproject.toml", "README.md", "LICENSE", "tests/test_package.py"} <= held
+
+
+def test_the_wheel_works_as_a_zip_on_the_path(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import jingyin; " \
+        "print(jingyin.__file__); print(jingyin.Scorer.load().score('你好').action)"  # fmt: skip
+    done = subprocess.run([sys.executable, "-I", "-c", code, str(wheel)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    where, action = done.stdout.split()
+    assert ".whl" in where
+    assert action == "pass"
