@@ -13,10 +13,71 @@ corpus = typer.Typer(no_args_is_help=True, help="Build, count and check the corp
 def _train(
     recipes: Annotated[list[Path], typer.Argument(help="Recipes (YAML), run in this order.")],
     out: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Keep finished stages, go on from the last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep finished stages, go on from the last checkpoint.")
+    ] = False,
 ) -> None:
     """Train: one recipe a stage, each with a run folder of its own; the last one's bundle is the result."""
     from jingyin.train.run import train as run_stages
 
     folder = run_stages(recipes, out, resume=resume)
     typer.echo(f"run: {folder}")
+
+
+evaluate = typer.Typer()
+
+
+@evaluate.command()
+def _evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder to judge.")],
+    data: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet with text, label, family, source.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html and evaluation.json.")],
+    train: Annotated[
+        Path | None, typer.Option(help="What the n-gram peer learns from; by default train.parquet beside DATA.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Path of a Hugging Face text-classification model to compare with.")
+    ] = None,
+) -> None:
+    """Judge a bundle at fixed false-positive rates, by family, under evasion, beside its peers."""
+    from rich.console import Console
+
+    from jingyin.train.evaluate.run import evaluate as judge
+    from jingyin.train.evaluate.summary import print_summary
+
+    print_summary(judge(bundle, data, out, train, peer or []), Console())
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@corpus.command("build")
+def _build(
+    recipe: Annotated[Path, typer.Argument(help="A corpus recipe, such as configs/corpus.yaml.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+) -> None:
+    """Load, clean, de-duplicate, split, fill slots and disguise; write Parquet and a card."""
+    from jingyin.train.corpus.build import build
+
+    typer.echo(f"{out}: {build(recipe, out)}")
+
+
+@corpus.command("stats")
+def _stats(path: Annotated[Path | None, typer.Argument(help="A built corpus; by default the authored rows.")] = None) -> None:
+    """Count rows by label, family, voice, length and source."""
+    from jingyin.train.corpus.stats import stats
+
+    typer.echo(stats(path))
+
+
+@corpus.command("check")
+def _check(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Files or built corpora; by default the authored rows.")] = None,
+) -> None:
+    """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
+    from jingyin.train.corpus.check import check
+
+    faults = check(paths or ())
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(1)
+    typer.echo("no faults")

@@ -1,0 +1,199 @@
+"""Turns what systems say of messages into results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+
+from jingyin.model.labels import LABELS
+from jingyin.train.calibrate import expected_calibration_error, rows_needed
+from jingyin.train.evaluate import slices
+from jingyin.train.evaluate.evasion import Disturbed, flags_before_and_after
+from jingyin.train.evaluate.figures import Bools, Floats, estimate, mcnemar, rate, recalls_at, threshold_at
+from jingyin.train.evaluate.latency import Latency
+from jingyin.train.evaluate.messages import Messages
+from jingyin.train.evaluate.results import (
+    AtRate,
+    Difference,
+    EvasionResult,
+    Fault,
+    LabelResult,
+    Slice,
+    SystemResult,
+)
+from jingyin.train.evaluate.systems import Scores, System
+
+RATES = (0.001, 0.003, 0.01, 0.03)
+"""The false-positive rates at which recall is compared."""
+
+SHOWN = 50
+"""Rows that an error list shows at most, the worst first."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A system and what it says of the messages."""
+
+    system: System
+    scores: Scores
+
+    @property
+    def flags(self) -> Bools:
+        """Which rows (n,) it flags."""
+        return self.scores.risks >= self.system.threshold
+
+
+def judge(system: System, messages: Messages) -> Judged:
+    """Let a system judge all messages."""
+    return Judged(system, system.judge(messages.texts))
+
+
+def matched(peer: Judged, model: Judged, messages: Messages) -> Judged:
+    """Return `peer` with the threshold at which it flags at most as many benign rows as `model` does."""
+    allowed = int(model.flags[messages.benign].sum())
+    return Judged(
+        replace(peer.system, threshold=threshold_at(peer.scores.risks[messages.benign], allowed)), peer.scores
+    )
+
+
+def system_results(judged: Sequence[Judged], latency: Sequence[Latency], messages: Messages) -> list[SystemResult]:
+    """Return a result for each system, in order."""
+    recalls = recalls_at([split(each.scores.risks, messages) for each in judged], RATES)
+    benign_rows = int(messages.benign.sum())
+    return [
+        _system_result(each, _at_rates(recalls[:, i], benign_rows), latency[i], messages)
+        for i, each in enumerate(judged)
+    ]
+
+
+def split(risks: Floats, messages: Messages) -> tuple[Floats, Floats]:
+    """Return the risks of the benign rows and those of the flagged rows."""
+    return risks[messages.benign], risks[messages.flagged]
+
+
+def _system_result(judged: Judged, at_rates: list[AtRate], latency: Latency, messages: Messages) -> SystemResult:
+    binary = messages.benign | messages.flagged
+    flags, probabilities = judged.flags, judged.scores.probabilities
+    known = probabilities is not None
+    return SystemResult(
+        name=judged.system.name,
+        threshold=judged.system.threshold,
+        recall=rate(flags[messages.flagged]),
+        false_positives=rate(flags[messages.benign]),
+        average_precision=float(average_precision_score(messages.flagged[binary], judged.scores.risks[binary])),
+        at_rates=at_rates,
+        pairs=rate(flag_pairs(flags, messages)),
+        label_pairs=rate(label_pairs(probabilities, messages)) if probabilities is not None else None,
+        labels=_label_results(probabilities.argmax(1), messages) if known else None,
+        confusion=confusion_matrix(messages.labels, probabilities.argmax(1), labels=range(len(LABELS))).tolist()
+        if known
+        else None,
+        ece=expected_calibration_error(probabilities, messages.labels) if known else None,
+        latency=latency,
+    )
+
+
+def flag_pairs(flags: Bools, messages: Messages) -> Bools:
+    """Return for each minimal pair of flagged and unflagged messages whether `flags` (n,) has both sides right."""
+    pairs = [rows for rows in slices.pairs(messages) if len(set(messages.flagged[rows].tolist())) > 1]
+    return slices.all_right(pairs, flags == messages.flagged)
+
+
+def label_pairs(probabilities: NDArray[np.float64], messages: Messages) -> Bools:
+    """Return for each minimal pair whether both labels are right."""
+    return slices.all_right(slices.pairs(messages), probabilities.argmax(1) == messages.labels)
+
+
+def _label_results(predicted: NDArray[np.int64], messages: Messages) -> list[LabelResult]:
+    precision, recall, f1, rows = precision_recall_fscore_support(
+        messages.labels, predicted, labels=range(len(LABELS)), zero_division=0
+    )
+    return [
+        LabelResult(label, float(precision[i]), float(recall[i]), float(f1[i]), int(rows[i]))
+        for i, label in enumerate(LABELS)
+    ]
+
+
+def _at_rates(replicates: NDArray[np.float64], benign_rows: int) -> list[AtRate]:
+    supported = [benign_rows >= rows_needed(target) for target in RATES]
+    return [
+        AtRate(target, estimate(replicates[:, i]) if supported[i] else None, rows_needed(target))
+        for i, target in enumerate(RATES)
+    ]
+
+
+def difference(model: Judged, peer: Judged, messages: Messages) -> Difference:
+    """Compare the model with a peer on the same rows."""
+    recalls = recalls_at([split(each.scores.risks, messages) for each in (model, peer)], RATES)
+    binary = messages.benign | messages.flagged
+    right = [(each.flags == messages.flagged)[binary] for each in (model, peer)]
+    return Difference(
+        peer.system.name, _at_rates(recalls[:, 0] - recalls[:, 1], int(messages.benign.sum())), mcnemar(*right)
+    )
+
+
+def slice_results(model: Judged, block: float, messages: Messages) -> tuple[list[Slice], list[Slice]]:
+    """Return the benign families, worst first, and the cuts; `block` is the risk from which a message is blocked."""
+    families = [
+        _slice("family", name, rows, model, block, messages)
+        for name, rows in slices.families(messages, messages.benign).items()
+    ]
+    cuts = [
+        _slice(cut, name, rows, model, block, messages)
+        for cut, values in slices.cuts(messages).items()
+        for name, rows in values.items()
+    ]
+    return sorted(families, key=lambda each: (-each.review.value, each.name)), cuts
+
+
+def _slice(cut: str, name: str, rows: NDArray[np.int64], model: Judged, block: float, messages: Messages) -> Slice:
+    flagged, benign = rows[messages.flagged[rows]], rows[messages.benign[rows]]
+    return Slice(
+        cut, name, rate(model.flags[flagged]), rate(model.flags[benign]), rate(model.scores.risks[benign] >= block)
+    )
+
+
+def evasion_results(
+    judged: Sequence[Judged], disturbed: Sequence[Disturbed], messages: Messages
+) -> list[EvasionResult]:
+    """Return a result for each system and evasion family."""
+    return [
+        EvasionResult(
+            each.family, each.held_out, one.system.name, rate(before[messages.flagged[each.index]]),
+            rate(after[messages.flagged[each.index]]), rate(before[messages.benign[each.index]]),
+            rate(after[messages.benign[each.index]]),
+        )
+        for one in judged
+        for each, before, after in flags_before_and_after(one.system, disturbed, one.flags)
+    ]  # fmt: skip
+
+
+def faults(model: Judged, messages: Messages) -> dict[str, list[int]]:
+    """Return the rows of each error list, worst first: false positives, misses, and labels confused without harm."""
+    risks, flags = model.scores.risks, model.flags
+    predicted = _predicted(model)
+    kinds = {
+        "false_positives": (messages.benign & flags, -risks),
+        "misses": (messages.flagged & ~flags, risks),
+        "confused": ((predicted != messages.labels) & (flags == messages.flagged), -risks),
+    }
+    return {
+        kind: [i for i in np.argsort(order, kind="stable").tolist() if wrong[i]][:SHOWN]
+        for kind, (wrong, order) in kinds.items()
+    }
+
+
+def fault(model: Judged, block: float, messages: Messages, row: int) -> Fault:
+    """Describe a wrong row without its text."""
+    risk = float(model.scores.risks[row])
+    action = "block" if risk >= block else "review" if risk >= model.system.threshold else "pass"
+    label = LABELS[messages.labels[row]]
+    return Fault(messages.where[row], label, messages.families[row], LABELS[_predicted(model)[row]], action, risk)
+
+
+def _predicted(model: Judged) -> NDArray[np.int64]:
+    if model.scores.probabilities is None:
+        raise TypeError("the model gives probabilities; only peers may know no labels")
+    return np.asarray(model.scores.probabilities.argmax(1))

@@ -1,0 +1,127 @@
+"""Reads labelled messages from JSON lines or Parquet: what a model is judged on."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import FLAGGED, LABELS
+
+BENIGN = ("ordinary", "lawful_collection")
+"""Labels whose rows count as false positives when they are flagged; other_threat is neither benign nor flagged."""
+
+NOT_SCORED = ("fragment", "borderline")
+"""Columns that, where true, take a row out of the figures."""
+
+FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
+_BENIGN_INDEX = [LABELS.index(label) for label in BENIGN]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Labelled messages: label indices (n,), and of each its family, source and group ("" for none).
+
+    Messages of one group are alike: where they differ in label they are a minimal pair. `where` names file and row,
+    `left_out` counts rows that are not scored, `files` gives the sha256 of each file.
+    """
+
+    texts: list[str]
+    labels: NDArray[np.int64]
+    families: list[str]
+    sources: list[str]
+    groups: list[str]
+    where: list[str]
+    left_out: int
+    files: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def benign(self) -> NDArray[np.bool_]:
+        """Which rows (n,) have a benign label."""
+        return np.isin(self.labels, _BENIGN_INDEX)
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which rows (n,) have a flagged label."""
+        return np.isin(self.labels, FLAGGED_INDEX)
+
+
+def read_messages(paths: Sequence[Path]) -> Messages:
+    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair` of all `paths`.
+
+    Raises InputError that names the file and row for a missing text, a missing or unknown label, and one that names
+    the labels of which no row is left to score.
+    """
+    found = [(path, number, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
+    scored = [(path, number, row) for path, number, row in found if not any(row.get(key) for key in NOT_SCORED)]
+    for path, number, row in scored:
+        _check(row, f"{path}:{number}")
+    rows = [row for _, _, row in scored]
+    _refuse_empty_class([row["label"] for row in rows], paths)
+    return Messages(
+        texts=[row["text"] for row in rows],
+        labels=np.array([LABELS.index(row["label"]) for row in rows], np.int64),
+        families=[str(row.get("family") or row["label"]) for row in rows],
+        sources=[str(row.get("source") or path.stem) for path, _, row in scored],
+        groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
+        where=[f"{path.name}:{number}" for path, number, _ in scored],
+        left_out=len(found) - len(scored),
+        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
+    )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a .parquet or .jsonl file; raises InputError when it can't be read as such."""
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise InputError(f"{path} is neither .parquet nor .jsonl; convert it, one message a row with text and label")
+    try:
+        rows = pq.read_table(path, partitioning=None).to_pylist() if path.suffix == ".parquet" else list(_lines(path))
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read ({type(error).__name__}); check the path and the file") from None
+    if not rows:
+        raise InputError(f"{path} holds no rows; wanted one message a row with text and label")
+    return rows
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}:{number}: not a JSON object; write one object a line")
+            yield row
+
+
+def _check(row: Row, where: str) -> None:
+    if not isinstance(row.get("text"), str):
+        raise InputError(f"{where}: no text; every row needs 'text', a string")
+    if row.get("label") is None:
+        raise InputError(f"{where}: no label; every row needs 'label', one of {', '.join(LABELS)}")
+    if row["label"] not in LABELS:
+        raise InputError(f"{where}: unknown label {str(row['label'])[:40]!r}; known: {', '.join(LABELS)}")
+
+
+def _refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
+    counts = Counter(labels)
+    empty = [label for label in LABELS if not counts[label]]
+    if empty:
+        raise InputError(
+            f"{', '.join(map(str, paths))}: no row to score has label {', '.join(empty)}; add rows of it, or another "
+            "file: recall of an empty class is not defined"
+        )
