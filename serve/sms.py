@@ -172,7 +172,7 @@ def _replace_unread(text: str) -> tuple[str, int]:
 
 
 def _decode_gsm7(septets: bytes) -> tuple[str, int]:
-    """An escape before a character without an extension stands for that character, as the standard says."""
+    """Read septets; an escape before a character without an extension is passed over, as the standard says."""
     text = "".join(_BASIC[octet] if octet < 128 else chr(0xDC00 + octet) for octet in septets)
     return _replace_unread(_ESCAPE.sub(lambda m: _EXTENSION.get(m[1], m[1].replace("\x1b", " ") or " "), text))
 

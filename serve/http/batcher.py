@@ -1,0 +1,176 @@
+"""The micro-batcher: requests queue on the event loop, one thread scores.
+
+All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, scores it and posts it
+back. A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
+A lone message goes at once; when the last batches were larger, the next waits for company, at most `wait_ms`:
+handing over to the thread and back costs as much as scoring a message from the memo.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from queue import SimpleQueue
+from threading import Thread
+from time import perf_counter
+from typing import Literal
+
+from jingyin.model.errors import JingyinError
+from jingyin.model.labels import Verdict
+from jingyin.serve.http.live import Live
+from jingyin.serve.http.logs import log, where
+from jingyin.serve.http.metrics import Metrics
+from jingyin.serve.scorer import Scorer
+
+Reason = Literal["deadline", "error"]
+Answer = Verdict | Reason
+"""A verdict, or the reason why there is none."""
+
+BATCH_SECONDS = 0.004
+"""What a batch may last: the wait of whoever comes just after its start."""
+MAX_BATCH = 128
+
+
+class BusyError(JingyinError):
+    """The queue is full: try again later."""
+
+
+class _Job:
+    """The messages of one request, and their answers so far."""
+
+    __slots__ = ("answers", "future", "left", "texts", "timer")
+
+    def __init__(self, texts: Sequence[str], future: "asyncio.Future[list[Answer]]") -> None:
+        self.texts = texts
+        self.answers: list[Answer] = ["deadline"] * len(texts)
+        self.left = len(texts)
+        self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+
+
+_Batch = list[tuple[_Job, int]]
+
+
+class Batcher:
+    """Scores messages for requests; make it on the running event loop, and `close` it when the last is answered."""
+
+    def __init__(self, live: Live, metrics: Metrics, *, queue: int, wait_ms: float) -> None:
+        self._live = live
+        self._metrics = metrics
+        self._limit = queue
+        self._wait = wait_ms / 1000
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[_Job, int]] = deque()
+        self._inbox: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._busy = False
+        self._due: asyncio.Handle | None = None
+        self._cap = 16.0
+        self._usual = 1.0
+        metrics.queue.set_function(lambda: len(self._waiting))
+        self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
+        self._thread.start()
+
+    async def score(self, texts: Sequence[str], deadline: float) -> list[Answer]:
+        """Score the messages of one request until `deadline`, a time of the event loop.
+
+        Messages without a verdict by then are answered "deadline". Raises BusyError at once if they don't fit the
+        queue.
+        """
+        if len(self._waiting) + len(texts) > self._limit:
+            raise BusyError(f"{len(self._waiting)} messages wait, at most {self._limit} may; try again in a second")
+        if not texts:
+            return []
+        job = _Job(texts, self._loop.create_future())
+        job.timer = self._loop.call_at(deadline, self._expire, job)
+        self._waiting.extend((job, i) for i in range(len(texts)))
+        self._schedule()
+        return await job.future
+
+    def close(self) -> None:
+        """End the thread after the batch under way."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    # ---- on the event loop
+
+    def _schedule(self) -> None:
+        if self._busy:
+            return
+        if self._usual < 2:
+            self._due = self._due or self._loop.call_soon(self._start)
+        elif len(self._waiting) >= min(self._usual, self._cap):
+            self._start()
+        else:
+            self._due = self._due or self._loop.call_later(self._wait, self._start)
+
+    def _start(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        batch: _Batch = []
+        while self._waiting and len(batch) < self._cap:
+            item = self._waiting.popleft()
+            if not item[0].future.done():  # no work for who has been answered
+                batch.append(item)
+        self._busy = bool(batch)
+        if batch:
+            self._usual += (len(batch) - self._usual) / 4
+            self._inbox.put(batch)
+
+    def _finish(self, batch: _Batch, answers: Sequence[Answer], seconds: float) -> None:
+        # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from holding up the next.
+        self._cap = max(1.0, self._cap / 2) if seconds > BATCH_SECONDS else min(MAX_BATCH, self._cap * 1.25)
+        self._start()  # first: the thread works while the loop answers
+        self._metrics.batch.observe(len(batch))
+        self._metrics.batch_seconds.observe(seconds)
+        for (job, i), answer in zip(batch, answers, strict=True):
+            job.answers[i] = answer
+            job.left -= 1
+            if not job.left:
+                self._settle(job)
+
+    def _expire(self, job: _Job) -> None:
+        self._settle(job)
+
+    def _settle(self, job: _Job) -> None:
+        if job.future.done():
+            return
+        if job.timer is not None:
+            job.timer.cancel()
+        for answer in job.answers:
+            if isinstance(answer, str):
+                self._metrics.unscored.labels(answer).inc()
+        job.future.set_result(list(job.answers))
+
+    # ---- on the inference thread
+
+    def _work(self) -> None:
+        while (batch := self._inbox.get()) is not None:
+            start = perf_counter()
+            texts = [job.texts[i] for job, i in batch]
+            answers = score_all(self._live.scorer, texts)
+            seconds = perf_counter() - start
+            self._loop.call_soon_threadsafe(self._finish, batch, answers, seconds)
+            self._count(texts, answers)
+
+    def _count(self, texts: Sequence[str], answers: Sequence[Answer]) -> None:
+        scored = [(text, answer) for text, answer in zip(texts, answers, strict=True) if not isinstance(answer, str)]
+        verdicts = [answer for _, answer in scored]
+        self._metrics.count_verdicts(verdicts)
+        self._live.watch([text for text, _ in scored], verdicts)
+
+
+def score_all(scorer: Scorer, texts: Sequence[str]) -> Sequence[Answer]:
+    """Score a batch; if that fails, each message by itself, so that one can't take the others down."""
+    try:
+        return list(scorer.score_many(texts))
+    except Exception as error:
+        log("batch_failed", level="error", messages=len(texts), **where(error))
+    return [_score_alone(scorer, text) for text in texts]
+
+
+def _score_alone(scorer: Scorer, text: str) -> Answer:
+    try:
+        return scorer.score(text)
+    except Exception as error:
+        log("message_failed", level="error", **where(error))
+        return "error"

@@ -1,0 +1,104 @@
+"""API keys: a file of hashes, read again when it changes.
+
+One key a line: a name, the SHA-256 of the key in hex, and optionally the word admin (may reload). `#` starts a remark.
+A key has 256 random bits, so a plain hash is enough; a password would need a slow one. Make a line with
+
+    python -m jingyin.serve.http.keys NAME >> keys.txt     the key itself is printed to standard error, once
+"""
+
+import hashlib
+import hmac
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from jingyin.model.errors import ConfigError
+from jingyin.serve.http.logs import log
+
+_LOOK_SECONDS = 1.0
+
+
+class Key(NamedTuple):
+    """One line of the file."""
+
+    name: str
+    digest: bytes
+    admin: bool
+
+
+class Keys:
+    """The keys of a file; rotation needs no restart. A broken new file is logged and the old keys stay."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = _stamp(path)
+        self._keys = read_keys(path)
+        self._looked = time.monotonic()
+
+    def find(self, presented: bytes) -> Key | None:
+        """Return the key that was presented, or None. Compares with every key, in constant time each."""
+        self._refresh()
+        digest = hashlib.sha256(presented).hexdigest().encode()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = read_keys(self._path)
+            log("keys_read", keys=len(self._keys))
+        except ConfigError as error:
+            log("keys_kept", level="error", error=str(error))
+
+
+def read_keys(path: Path) -> list[Key]:
+    """Read a key file; raises ConfigError that names the line, never its content."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"key file {path} can't be read ({type(error).__name__}); name a readable text file") from None
+    keys = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split("#")[0].split()
+        if not fields:
+            continue
+        if len(fields) not in (2, 3) or len(fields[1]) != 64 or set(fields[1]) - set("0123456789abcdef") or fields[2:] not in ([], ["admin"]):
+            raise ConfigError(f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with python -m jingyin.serve.http.keys NAME")
+        keys.append(Key(fields[0], fields[1].encode(), len(fields) == 3))
+    if not keys:
+        raise ConfigError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.keys NAME")
+    return keys
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _make(arguments: list[str]) -> int:
+    if len(arguments) not in (1, 2) or arguments[1:] not in ([], ["admin"]) or len(arguments[0].split()) != 1:
+        print("usage: python -m jingyin.serve.http.keys NAME [admin] >> keys.txt", file=sys.stderr)  # noqa: T201
+        return 2
+    key = secrets.token_urlsafe(32)
+    print(key, file=sys.stderr)  # noqa: T201
+    print(arguments[0], hashlib.sha256(key.encode()).hexdigest(), *arguments[1:])  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_make(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""Structured logs: one JSON object a line on standard error, never with text of a message."""
+
+import logging
+import sys
+import time
+from typing import Literal
+
+import orjson
+
+Level = Literal["info", "warning", "error"]
+
+
+def log(event: str, *, level: Level = "info", **fields: object) -> None:
+    """Write one line: time (seconds since 1970), level, event, and fields that the caller knows to hold no text."""
+    line = orjson.dumps({"time": round(time.time(), 3), "level": level, "event": event, **fields}, default=str)
+    sys.stderr.buffer.write(line + b"\n")
+    sys.stderr.buffer.flush()
+
+
+def where(error: BaseException) -> dict[str, str]:
+    """Say which error happened where. Its message stays out: it may quote what it choked on."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    at = f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}" if frame else ""
+    return {"error": type(error).__name__, "at": at}
+
+
+class JsonHandler(logging.Handler):
+    """Puts what libraries log (uvicorn) into the same form; exceptions without their messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        fault = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be.
+        log("server", level=level, message=str(record.msg), logger=record.name, **fault)
+
+
+def take_over_logging() -> None:
+    """Send uvicorn's log through `log`; its access log stays off, guard.py keeps ours."""
+    logger = logging.getLogger("uvicorn")
+    logger.handlers = [JsonHandler()]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,201 @@
+"""What comes in and goes out of /v1/score, as pydantic models: for validation and for the OpenAPI document."""
+
+import json
+from base64 import b64decode
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import Action, Stage
+from jingyin.serve.sms import CODINGS, Segment
+
+Coding = Literal["gsm7", "gsm7-packed", "ascii", "latin1", "ucs2", "gbk"]
+if set(get_args(Coding)) != set(CODINGS):
+    raise ImportError("schema.Coding and sms.CODINGS differ")
+
+_BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+Base64 = Annotated[str, Field(pattern=_BASE64, max_length=131_072, description="bytes in base64")]
+REQUEST_ID = r"^[A-Za-z0-9._-]{1,64}$"
+
+T = TypeVar("T")
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Ask(_In):
+    explain: bool = Field(False, description="add evidence; slow, at most 16 messages")
+    request_id: str | None = Field(None, pattern=REQUEST_ID, description="echoed and logged; else the header X-Request-Id")
+    deadline_ms: int | None = Field(None, ge=1, le=60_000, description="from arrival to answer, instead of the default")
+
+
+class ScoreText(_Ask):
+    """One message."""
+
+    text: str
+
+
+class ScoreTexts(_Ask):
+    """Several messages; the answer holds `results` in the same order."""
+
+    texts: list[str]
+
+
+class SmsPart(_In):
+    """One short message on the wire."""
+
+    payload: Base64 = Field(description="user data without its header, base64")
+    udh: Base64 = Field("", description="user data header with its length octet, base64")
+
+
+class ScorePayload(_Ask, SmsPart):
+    """One short message as a gateway holds it."""
+
+    coding: Coding
+
+
+class ScoreParts(_Ask):
+    """The parts of one concatenated message, in any order; missing ones are done without."""
+
+    parts: list[SmsPart] = Field(min_length=1, max_length=255)
+    coding: Coding
+
+
+_KINDS = ("text", "texts", "payload", "parts")
+
+
+def _kind(body: Any) -> str | None:  # noqa: ANN401  any JSON
+    found = [kind for kind in _KINDS if kind in body] if isinstance(body, dict) else []
+    return found[0] if len(found) == 1 else None
+
+
+ScoreRequest = Annotated[
+    Annotated[ScoreText, Tag("text")]
+    | Annotated[ScoreTexts, Tag("texts")]
+    | Annotated[ScorePayload, Tag("payload")]
+    | Annotated[ScoreParts, Tag("parts")],
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message=f"wanted a JSON object with exactly one of {', '.join(_KINDS)}",
+    ),
+]
+REQUEST: TypeAdapter[ScoreText | ScoreTexts | ScorePayload | ScoreParts] = TypeAdapter(ScoreRequest)
+"""Validates the body of /v1/score."""
+
+
+class Evidence(BaseModel):
+    """`text` is message[start:end], counted in Unicode characters; `weight` is how much risk falls without it."""
+
+    start: int
+    end: int
+    text: str
+    weight: float
+
+
+class SmsReading(BaseModel):
+    """How a payload could be read; see jingyin.serve.sms.Message."""
+
+    partial: bool
+    undecodable: int
+    damaged: int
+
+
+class Result(BaseModel):
+    """A verdict, or, when `reason` is not "scored", the action that was set for such cases and nothing else."""
+
+    action: Action
+    reason: Literal["scored", "deadline", "error"]
+    label: str | None
+    risk: float | None
+    probabilities: dict[str, float] | None
+    stage: Stage | None
+    hits: dict[str, int]
+    bundle: str
+    evidence: list[Evidence] | None = None
+    sms: SmsReading | None = None
+
+
+class ScoreOne(Result):
+    """The answer to one message."""
+
+    request_id: str
+
+
+class ScoreMany(BaseModel):
+    """The answer to several messages."""
+
+    request_id: str
+    results: list[Result]
+
+
+class Problem(BaseModel):
+    """What came, what was wanted, what to do; never a word of the message."""
+
+    error: str
+    request_id: str | None = None
+
+
+class MalformedError(InputError):
+    """The body is no JSON."""
+
+
+def parse(body: bytes) -> ScoreText | ScoreTexts | ScorePayload | ScoreParts:
+    """Validate the body of /v1/score; raises MalformedError or InputError with all faults."""
+    return read_json(REQUEST, body, skip=1)
+
+
+def read_json(kind: TypeAdapter[T], body: bytes, *, skip: int = 0) -> T:
+    """Validate a body; raises MalformedError or InputError with all faults.
+
+    `skip` is the number of leading steps of a fault's place that name a kind of request and no field.
+    """
+    try:
+        return kind.validate_json(body)
+    except ValidationError as error:
+        fault = error
+    repaired = _without_lone_surrogates(body)
+    if repaired is None:
+        raise explain_faults(fault, skip) from None
+    try:
+        return kind.validate_json(repaired)
+    except ValidationError as error:
+        raise explain_faults(error, skip) from None
+
+
+def _without_lone_surrogates(body: bytes) -> bytes | None:
+    """Return the body with "?" for lone surrogates, which are no JSON for pydantic, or None if they aren't the fault.
+
+    Whoever writes a message can put one in, and a refusal would be a way past the filter.
+    """
+    if b"\\ud" not in body.lower():
+        return None
+    try:
+        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return None
+
+
+def explain_faults(error: ValidationError, skip: int) -> InputError:
+    """Put validation faults into words, without input: pydantic quotes it by default."""
+    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    if faults[0]["type"] == "json_invalid":
+        return MalformedError(f"the body is no JSON: {faults[0]['msg']}")
+    return InputError("; ".join(_fault(fault["loc"][skip:], fault["type"], fault["msg"]) for fault in faults[:5]))
+
+
+def _fault(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    # The name of an unknown field comes from the client and could hold anything, so only its parents are named.
+    known = place[:-1] if kind == "extra_forbidden" else place
+    named = ".".join(map(str, known))
+    if kind == "extra_forbidden":
+        message = "a field is unknown; see /openapi.json"
+    return f"{named}: {message}" if named else message
+
+
+def segments(ask: ScorePayload | ScoreParts) -> list[Segment]:
+    """Return the parts of a request as bytes."""
+    parts = ask.parts if isinstance(ask, ScoreParts) else [ask]
+    return [Segment(b64decode(part.payload), b64decode(part.udh)) for part in parts]

@@ -1,0 +1,108 @@
+"""The parts of a running service, and what every route does with a request."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from jingyin.model.errors import JingyinError
+from jingyin.model.labels import Verdict
+from jingyin.serve.http.batcher import Answer, Batcher
+from jingyin.serve.http.evidence import Explainer
+from jingyin.serve.http.keys import Keys
+from jingyin.serve.http.live import Live
+from jingyin.serve.http.metrics import Metrics
+from jingyin.serve.http.settings import Settings
+
+
+@dataclass
+class Service:
+    """One for each application; the routes find it at app.state.service."""
+
+    settings: Settings
+    live: Live
+    metrics: Metrics
+    keys: Keys | None
+    draining: bool = False
+    batcher: Batcher = field(init=False)
+    explainer: Explainer = field(init=False)
+
+    def start(self) -> None:
+        """Start the threads; needs the running event loop."""
+        self.batcher = Batcher(self.live, self.metrics, queue=self.settings.queue, wait_ms=self.settings.wait_ms)
+        self.explainer = Explainer(self.live)
+
+    def stop(self) -> None:
+        """End the threads; every request must have been answered."""
+        self.batcher.close()
+        self.explainer.close()
+
+    async def score(self, texts: list[str], arrival: float, deadline_ms: int | None) -> list[Answer]:
+        """Score until the deadline, counted from `arrival`, a time of the event loop."""
+        limit = self.settings.max_texts
+        if len(texts) > limit:
+            raise TooLargeError(f"{len(texts)} messages came, at most {limit} were wanted; send them in several requests")
+        return await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
+
+    def result(self, answer: Answer) -> dict[str, Any]:
+        """Return an answer as plain JSON types; see schema.Result."""
+        if isinstance(answer, Verdict):
+            return {
+                "action": answer.action,
+                "reason": "scored",
+                "label": answer.label,
+                "risk": answer.risk,
+                "probabilities": answer.probabilities,
+                "stage": answer.stage,
+                "hits": answer.hits,
+                "bundle": answer.bundle,
+            }
+        nothing = dict.fromkeys(("label", "risk", "probabilities", "stage"))
+        return {
+            "action": self.settings.on_deadline,
+            "reason": answer,
+            **nothing,
+            "hits": {},
+            "bundle": self.live.bundle_id,
+        }
+
+
+class TooLargeError(JingyinError):
+    """The body, or the number of messages in it, is above the limit."""
+
+
+class SlowError(JingyinError):
+    """The client took too long to send its body."""
+
+
+class MediaTypeError(JingyinError):
+    """The body is of another type than the route reads."""
+
+
+async def read_body(request: Request, service: Service) -> bytes:
+    """Read a JSON body within the limits of size and time."""
+    settings = service.settings
+    kind = request.headers.get("content-type", "application/json")
+    if not kind.startswith(("application/json", "application/octet-stream")):
+        raise MediaTypeError("the body must be JSON; send it with Content-Type: application/json")
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(settings.read_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.max_body:
+                    raise TooLargeError(f"the body is larger than {settings.max_body} bytes; send fewer messages at a time")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise SlowError(f"the body did not come within {settings.read_seconds:g} s; send it faster") from None
+    except ClientDisconnect:
+        raise SlowError("the client went away before its body had come") from None
+    return b"".join(chunks)
+
+
+def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON response."""
+    return Response(orjson.dumps(content), status, headers, "application/json")
