@@ -61,7 +61,9 @@ def _build(
 
 
 @corpus.command("stats")
-def _stats(path: Annotated[Path | None, typer.Argument(help="A built corpus; by default the authored rows.")] = None) -> None:
+def _stats(
+    path: Annotated[Path | None, typer.Argument(help="A built corpus; by default the authored rows.")] = None,
+) -> None:
     """Count rows by label, family, voice, length and source."""
     from jingyin.train.corpus.stats import stats
 
@@ -70,7 +72,9 @@ def _stats(path: Annotated[Path | None, typer.Argument(help="A built corpus; by 
 
 @corpus.command("check")
 def _check(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Files or built corpora; by default the authored rows.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files or built corpora; by default the authored rows.")
+    ] = None,
 ) -> None:
     """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
     from jingyin.train.corpus.check import check
@@ -81,3 +85,23 @@ def _check(
     if faults:
         raise typer.Exit(1)
     typer.echo("no faults")
+
+
+promote = typer.Typer()
+
+
+@promote.command()
+def _promote(
+    candidate: Annotated[Path, typer.Argument(help="The bundle folder that would replace the incumbent.")],
+    incumbent: Annotated[Path, typer.Option(help="The bundle folder that serves now.")],
+    config: Annotated[Path, typer.Option(help="Gates and data.")] = Path("configs/promote.yaml"),
+    out: Annotated[Path, typer.Option(help="File for the decision (JSON).")] = Path("promotion.json"),
+) -> None:
+    """Decide whether a candidate may replace the incumbent: exit 0 if it holds every gate, else 1."""
+    from jingyin.train.promote import promote as decide
+
+    decision = decide(candidate, incumbent, config, out)
+    for gate in sorted(decision.gates, key=lambda gate: gate.passed):
+        typer.echo(f"{'held  ' if gate.passed else 'FAILED'} {gate.name}: {gate.reason}")
+    typer.echo(f"{'promote' if decision.promote else 'keep the incumbent'}; decision: {out}")
+    raise typer.Exit(0 if decision.promote else 1)

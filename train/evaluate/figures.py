@@ -1,5 +1,6 @@
 """The arithmetic of judging: rates with bounds, recall at a false-positive rate, differences between two systems."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,8 +114,8 @@ def share_difference(first: Bools, second: Bools) -> Estimate:
     more, fewer = int((first & ~second).sum()) + 0.5, int((~first & second).sum()) + 0.5
     total = rows + 2
     middle = (more - fewer) / total
-    half = 1.96 * np.sqrt(more + fewer - (more - fewer) ** 2 / total) / total
-    return Estimate((more - fewer) / rows, max(-1.0, float(middle - half)), min(1.0, float(middle + half)))
+    half = 1.96 * math.sqrt(more + fewer - (more - fewer) ** 2 / total) / total
+    return Estimate((more - fewer) / rows, max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def mcnemar(first: Bools, second: Bools) -> Paired:
@@ -122,3 +123,10 @@ def mcnemar(first: Bools, second: Bools) -> Paired:
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     apart = only_first + only_second
     return Paired(only_first, only_second, float(binomtest(only_first, apart).pvalue) if apart else 1.0)
+
+
+def mean_difference(differences: Floats) -> Estimate:
+    """Return the mean of paired differences (n,), one for each independent row, with its normal 95% interval."""
+    mean = float(differences.mean())
+    half = 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 1.0
+    return Estimate(mean, mean - half, mean + half)

@@ -16,6 +16,7 @@ from jingyin.train.evaluate.latency import Latency
 from jingyin.train.evaluate.messages import Messages
 from jingyin.train.evaluate.results import (
     AtRate,
+    ByLabel,
     Difference,
     EvasionResult,
     Fault,
@@ -43,6 +44,13 @@ class Judged:
     def flags(self) -> Bools:
         """Which rows (n,) it flags."""
         return self.scores.risks >= self.system.threshold
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable label (n,) of each row; only of a system that knows labels, as bundles do."""
+        if self.scores.probabilities is None:
+            raise TypeError(f"{self.system.name} knows no labels")
+        return np.asarray(self.scores.probabilities.argmax(1), np.int64)
 
 
 def judge(system: System, messages: Messages) -> Judged:
@@ -75,23 +83,33 @@ def split(risks: Floats, messages: Messages) -> tuple[Floats, Floats]:
 
 def _system_result(judged: Judged, at_rates: list[AtRate], latency: Latency, messages: Messages) -> SystemResult:
     binary = messages.benign | messages.flagged
-    flags, probabilities = judged.flags, judged.scores.probabilities
-    known = probabilities is not None
+    probabilities = judged.scores.probabilities
     return SystemResult(
         name=judged.system.name,
         threshold=judged.system.threshold,
-        recall=rate(flags[messages.flagged]),
-        false_positives=rate(flags[messages.benign]),
+        recall=rate(judged.flags[messages.flagged]),
+        false_positives=rate(judged.flags[messages.benign]),
         average_precision=float(average_precision_score(messages.flagged[binary], judged.scores.risks[binary])),
         at_rates=at_rates,
-        pairs=rate(flag_pairs(flags, messages)),
-        label_pairs=rate(label_pairs(probabilities, messages)) if probabilities is not None else None,
-        labels=_label_results(probabilities.argmax(1), messages) if known else None,
-        confusion=confusion_matrix(messages.labels, probabilities.argmax(1), labels=range(len(LABELS))).tolist()
-        if known
-        else None,
-        ece=expected_calibration_error(probabilities, messages.labels) if known else None,
+        pairs=rate(flag_pairs(judged.flags, messages)),
+        by_label=None if probabilities is None else _by_label(probabilities, messages),
         latency=latency,
+    )
+
+
+def _by_label(probabilities: NDArray[np.float64], messages: Messages) -> ByLabel:
+    predicted, order = probabilities.argmax(1), range(len(LABELS))
+    figures = precision_recall_fscore_support(messages.labels, predicted, labels=order, zero_division=0)
+    labels = [
+        LabelResult(label, float(precision), float(recall), float(f1), int(rows))
+        for label, precision, recall, f1, rows in zip(LABELS, *figures, strict=True)
+    ]
+    return ByLabel(
+        labels=labels,
+        macro_f1=sum(each.f1 for each in labels) / len(labels),
+        confusion=confusion_matrix(messages.labels, predicted, labels=order).tolist(),
+        ece=expected_calibration_error(probabilities, messages.labels),
+        pairs=rate(label_pairs(predicted, messages)),
     )
 
 
@@ -101,19 +119,9 @@ def flag_pairs(flags: Bools, messages: Messages) -> Bools:
     return slices.all_right(pairs, flags == messages.flagged)
 
 
-def label_pairs(probabilities: NDArray[np.float64], messages: Messages) -> Bools:
-    """Return for each minimal pair whether both labels are right."""
-    return slices.all_right(slices.pairs(messages), probabilities.argmax(1) == messages.labels)
-
-
-def _label_results(predicted: NDArray[np.int64], messages: Messages) -> list[LabelResult]:
-    precision, recall, f1, rows = precision_recall_fscore_support(
-        messages.labels, predicted, labels=range(len(LABELS)), zero_division=0
-    )
-    return [
-        LabelResult(label, float(precision[i]), float(recall[i]), float(f1[i]), int(rows[i]))
-        for i, label in enumerate(LABELS)
-    ]
+def label_pairs(predicted: NDArray[np.int64], messages: Messages) -> Bools:
+    """Return for each minimal pair whether both labels are right; `predicted` are label indices (n,)."""
+    return slices.all_right(slices.pairs(messages), predicted == messages.labels)
 
 
 def _at_rates(replicates: NDArray[np.float64], benign_rows: int) -> list[AtRate]:
@@ -173,11 +181,10 @@ def evasion_results(
 def faults(model: Judged, messages: Messages) -> dict[str, list[int]]:
     """Return the rows of each error list, worst first: false positives, misses, and labels confused without harm."""
     risks, flags = model.scores.risks, model.flags
-    predicted = _predicted(model)
     kinds = {
         "false_positives": (messages.benign & flags, -risks),
         "misses": (messages.flagged & ~flags, risks),
-        "confused": ((predicted != messages.labels) & (flags == messages.flagged), -risks),
+        "confused": ((model.predicted != messages.labels) & (flags == messages.flagged), -risks),
     }
     return {
         kind: [i for i in np.argsort(order, kind="stable").tolist() if wrong[i]][:SHOWN]
@@ -190,10 +197,4 @@ def fault(model: Judged, block: float, messages: Messages, row: int) -> Fault:
     risk = float(model.scores.risks[row])
     action = "block" if risk >= block else "review" if risk >= model.system.threshold else "pass"
     label = LABELS[messages.labels[row]]
-    return Fault(messages.where[row], label, messages.families[row], LABELS[_predicted(model)[row]], action, risk)
-
-
-def _predicted(model: Judged) -> NDArray[np.int64]:
-    if model.scores.probabilities is None:
-        raise TypeError("the model gives probabilities; only peers may know no labels")
-    return np.asarray(model.scores.probabilities.argmax(1))
+    return Fault(messages.where[row], label, messages.families[row], LABELS[model.predicted[row]], action, risk)

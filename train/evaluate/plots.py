@@ -28,7 +28,7 @@ BINS = 10
 
 def draw(paint: Callable[[Axes], object], size: tuple[float, float] = (5.0, 3.4)) -> str:
     """Return what `paint` draws on one pair of axes, `size` in inches, as a data URI."""
-    with rc_context(_STYLE):
+    with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib lists every key it knows as a literal
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.subplots())
         buffer = io.BytesIO()
@@ -85,7 +85,7 @@ def histogram(benign: Floats, flagged: Floats, thresholds: Sequence[tuple[str, f
     """Plot the risks of benign and flagged rows, counts on a logarithmic axis, with the thresholds."""
 
     def paint(axes: Axes) -> None:
-        bins = np.linspace(0, 1, 41)
+        bins = np.linspace(0, 1, 41).tolist()
         axes.hist(benign, bins=bins, color=COLOURS[0], alpha=0.75, label="benign")
         axes.hist(flagged, bins=bins, histtype="step", color="#B22222", linewidth=1.6, label="flagged by label")
         for style, (name, risk) in zip(("--", ":"), thresholds, strict=True):

@@ -14,7 +14,7 @@ from jingyin.train.evaluate import plots
 from jingyin.train.evaluate.figures import Rate
 from jingyin.train.evaluate.judge import SHOWN, Judged, split
 from jingyin.train.evaluate.messages import Messages
-from jingyin.train.evaluate.results import AtRate, Evaluation, EvasionResult, SystemResult
+from jingyin.train.evaluate.results import AtRate, Evaluation, EvasionResult
 
 _TITLES = {
     "false_positives": "Benign messages that reach review",
@@ -51,7 +51,7 @@ def write_report(
     page = render(
         "report.html", title="jingyin evaluation", e=evaluation, m=manifest, model=evaluation.systems[0],
         rows=len(messages), labels=LABELS, plots=pictures, errors=errors, shown=SHOWN,
-        evasion=_by_family(evaluation.evasion), macro=_macro, at_rate=_at_rate,
+        evasion=_by_family(evaluation.evasion), at_rate=_at_rate,
     )  # fmt: skip
     path.write_text(page, encoding="utf-8")
 
@@ -92,11 +92,6 @@ def _at_rate(at: AtRate, *, signed: bool = False) -> Markup:
         return Markup("<small>needs {} benign rows</small>").format(at.needed)
     form = "{:+.1%} <small>[{:+.1%}, {:+.1%}]</small>" if signed else "{:.1%} <small>[{:.1%}, {:.1%}]</small>"
     return Markup(form).format(at.recall.value, at.recall.low, at.recall.high)
-
-
-def _macro(system: SystemResult) -> float:
-    results = system.labels or []
-    return sum(each.f1 for each in results) / len(results)
 
 
 def _by_family(results: Sequence[EvasionResult]) -> list[list[EvasionResult]]:

@@ -18,6 +18,20 @@ class LabelResult:
 
 
 @dataclass(frozen=True)
+class ByLabel:
+    """How well a system tells labels apart: confusion is true label by predicted one, in the order of LABELS.
+
+    `ece` is the expected calibration error of the top label, `pairs` counts minimal pairs with both labels right.
+    """
+
+    labels: list[LabelResult]
+    macro_f1: float
+    confusion: list[list[int]]
+    ece: float
+    pairs: Rate
+
+
+@dataclass(frozen=True)
 class AtRate:
     """Recall of flagged rows at a fixed false-positive rate; None where the benign rows can't bound the rate.
 
@@ -31,11 +45,10 @@ class AtRate:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One system. `labels`, `confusion` (true by predicted) and `ece` are None of a system that knows no labels.
+    """One system; `by_label` is None of one that knows no labels.
 
     `recall` and `false_positives` are those at its own `threshold`; `average_precision` is of flagged against benign.
-    `pairs` counts minimal pairs of a flagged and an unflagged message with both sides right, `label_pairs` all minimal
-    pairs with both labels right.
+    `pairs` counts minimal pairs of a flagged and an unflagged message with both sides right.
     """
 
     name: str
@@ -45,10 +58,7 @@ class SystemResult:
     average_precision: float
     at_rates: list[AtRate]
     pairs: Rate
-    label_pairs: Rate | None
-    labels: list[LabelResult] | None
-    confusion: list[list[int]] | None
-    ece: float | None
+    by_label: ByLabel | None
     latency: Latency
 
 
