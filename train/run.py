@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
+
 from jingyin.model.errors import ConfigError
 from jingyin.train.align import run_align
 from jingyin.train.bundle import make_bundle
@@ -26,31 +29,58 @@ def train(recipes: Sequence[Path], out: Path, *, resume: bool = False) -> Path:
 
     A run folder holds recipe.yaml, run.json (seed, versions, data fingerprints, seconds), metrics.json, TensorBoard's
     events, checkpoints, the network, and the bundle. With `resume` finished stages are kept and a broken one goes on
-    from its last checkpoint; without it, a stage's old run folder is replaced.
+    from its last checkpoint; without it, a stage's old run folder is replaced. Runs in several processes too
+    (torchrun --nproc-per-node N --no-python jingyin train RECIPE...); the first of them does all the writing.
     """
     stages = [(path, read_recipe(path)) for path in recipes]  # all recipes are read before any work starts
+    PartialState(cpu=not torch.cuda.is_available())
     for path, recipe in stages:
         _run_stage(path, recipe, out, resume)
     return out / stages[-1][0].stem
 
 
 def _run_stage(path: Path, recipe: Align | Classify, out: Path, resume: bool) -> None:
-    folder = out / path.stem
-    if resume and (folder / "metrics.json").is_file():
-        print(f"{path.stem}: finished before, kept")  # noqa: T201
+    folder, processes = out / path.stem, PartialState()
+    if resume and _is_finished(folder, path, recipe):
+        processes.print(f"{path.stem}: finished before, kept")
         return
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, folder / "recipe.yaml")
     started = time.monotonic()
-    corpus = _corpus(path, recipe.corpus, out)
+    with processes.main_process_first():  # the others find what the first one made
+        if processes.is_main_process:
+            _open(folder, path, resume)
+        corpus = _corpus(path, recipe.corpus, out)
     encoder = _stage_folder(recipe.encoder, out, "encoder")
     if isinstance(recipe, Align):
         metrics = run_align(recipe, encoder, corpus, folder, resume)
     else:
         teacher = Path(_stage_folder(recipe.teacher, out, "")) if recipe.teacher else None
         metrics = run_classify(recipe, encoder, teacher, corpus, folder, resume)
+    if processes.is_main_process:
+        _close(folder, path, recipe, corpus, metrics, started)
+    processes.wait_for_everyone()  # the next stage reads what this one left
+
+
+def _is_finished(folder: Path, path: Path, recipe: Align | Classify) -> bool:
+    """Whether a stage is done; raises ConfigError when its run folder comes from another recipe."""
+    begun = folder / "recipe.yaml"
+    if begun.is_file() and read_recipe(begun) != recipe:
+        raise ConfigError(
+            f"{path} is not the recipe that {folder} was begun with (its recipe.yaml); train without --resume, or name "
+            "another --out"
+        )
+    return (folder / "metrics.json").is_file()
+
+
+def _open(folder: Path, path: Path, resume: bool) -> None:
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, folder / "recipe.yaml")
+
+
+def _close(
+    folder: Path, path: Path, recipe: Align | Classify, corpus: Path, metrics: dict[str, float], started: float
+) -> None:
     facts = _facts(path, recipe, corpus)
     if isinstance(recipe, Classify) and recipe.bundle:
         make_bundle(recipe, corpus, folder, {**facts, "metrics": metrics})
@@ -79,7 +109,9 @@ def _stage_folder(name: str, out: Path, part: str) -> str:
         return name
     folder = out / name.removeprefix("stage:") / part
     if not folder.is_dir():
-        raise ConfigError(f"{name} has left nothing in {out}; run its recipe first, or in the same command before this one")
+        raise ConfigError(
+            f"{name} has left nothing in {out}; run its recipe first, or in the same command before this one"
+        )
     return str(folder)
 
 
@@ -90,6 +122,7 @@ def _facts(path: Path, recipe: Align | Classify, corpus: Path) -> dict[str, obje
         "recipe": recipe.model_dump(),
         "command": f"jingyin train configs/{path.name}",
         "seed": recipe.seed,
+        "processes": PartialState().num_processes,
         "data_sha256": fingerprints,
         "training_rows": dict(sources.most_common()),
         "versions": {name: version(name) for name in _VERSIONS},
