@@ -105,3 +105,49 @@ def _promote(
         typer.echo(f"{'held  ' if gate.passed else 'FAILED'} {gate.name}: {gate.reason}")
     typer.echo(f"{'promote' if decision.promote else 'keep the incumbent'}; decision: {out}")
     raise typer.Exit(0 if decision.promote else 1)
+
+
+audit = typer.Typer()
+
+
+@audit.command()
+def _audit(
+    data: Annotated[list[Path], typer.Argument(help="JSON lines, Parquet, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for tasks.json, label_studio.xml and audit.json, or rows.jsonl.")],
+    answers: Annotated[
+        Path | None, typer.Option(help="A Label Studio export (JSON): write DATA with its labels to rows.jsonl.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle that says what it is unsure of.")] = None,
+) -> None:
+    """Find likely label errors, contradictions, and rows to label next; or take the answers back in."""
+    from collections import Counter
+
+    from jingyin.train.audit import audit as find
+    from jingyin.train.audit import take_answers
+
+    if answers is None:
+        counts = Counter(finding.kind for finding in find(data, out, bundle))
+        typer.echo(", ".join(f"{kind}: {count} rows" for kind, count in counts.items()))
+        typer.echo(f"tasks: {out / 'tasks.json'}")
+        return
+    found, changed = take_answers(data, answers, out)
+    typer.echo(f"{len(found.labels)} answers, {changed} labels changed, {found.disputed} disputed, {found.open} open")
+    typer.echo(f"rows: {out / 'rows.jsonl'}")
+
+
+drift = typer.Typer()
+
+
+@drift.command()
+def _drift(
+    reference: Annotated[Path, typer.Argument(help="A relabelled archive (Parquet) from before.")],
+    current: Annotated[Path, typer.Argument(help="One from now.")],
+    out: Annotated[Path, typer.Option(help="Folder for drift.html and drift.json.")],
+) -> None:
+    """Compare two relabelled archives: has the traffic moved? Reads no text."""
+    from jingyin.train.drift import drift as compare
+    from jingyin.train.drift import summary
+
+    for line in summary(compare(reference, current, out)):
+        typer.echo(line)
+    typer.echo(f"report: {out / 'drift.html'}")

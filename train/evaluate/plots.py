@@ -36,7 +36,7 @@ def draw(paint: Callable[[Axes], object], size: tuple[float, float] = (5.0, 3.4)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
     """Put the legend above the axes, where it covers nothing."""
     axes.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3 if len(axes.get_legend_handles_labels()[0]) == 3 else 2
@@ -59,7 +59,7 @@ def precision_recall(judged: Sequence[Judged], messages: Messages) -> str:
             if hit.any():
                 axes.plot((hit & truth).sum() / truth.sum(), truth[hit].mean(), "o", color=COLOURS[i % len(COLOURS)])
         axes.set(xlabel="recall of flagged messages", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-        _legend(axes)
+        legend(axes)
 
     return draw(paint)
 
@@ -76,7 +76,7 @@ def reliability(risks: Floats, flagged: Bools) -> str:
         share = [flagged[kept][part].mean() for part in parts]
         axes.plot(mean, share, "o-", color=COLOURS[0], label=f"{int(kept.sum())} rows with a risk of 0.01 or more")
         axes.set(xlabel="mean risk of a bin", ylabel="share flagged by label", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        _legend(axes)
+        legend(axes)
 
     return draw(paint)
 
@@ -91,7 +91,7 @@ def histogram(benign: Floats, flagged: Floats, thresholds: Sequence[tuple[str, f
         for style, (name, risk) in zip(("--", ":"), thresholds, strict=True):
             axes.axvline(risk, color="#333333", linestyle=style, label=f"{name} from {risk:.3f}")
         axes.set(xlabel="risk", ylabel="messages", yscale="log", xlim=(0, 1.005))
-        _legend(axes)
+        legend(axes)
 
     return draw(paint)
 
@@ -112,6 +112,6 @@ def evasion(results: Sequence[EvasionResult], system: str) -> str:
         axes.set_xticks(at, [r.family + (" *" if r.held_out else "") for r in rows], rotation=35, ha="right")
         axes.set(ylabel="share of rows", ylim=(0, 1.02))
         axes.grid(axis="x", visible=False)
-        _legend(axes)
+        legend(axes)
 
     return draw(paint, (10.0, 3.8))

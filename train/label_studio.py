@@ -1,0 +1,89 @@
+"""Label Studio tasks out, and its answers back in.
+
+Formats: https://labelstud.io/guide/tasks (data, predictions) and https://labelstud.io/guide/export (JSON).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+
+CONFIG = """<View>
+  <Text name="text" value="$text"/>
+  <Header value="$reason"/>
+  <Choices name="label" toName="text" choice="single" required="true">
+{choices}
+  </Choices>
+</View>
+""".format(choices="\n".join(f'    <Choice value="{label}"/>' for label in LABELS))
+"""The labelling interface that the tasks are made for."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What people answered: text -> label, and how many tasks were answered in two ways, or not at all."""
+
+    labels: dict[str, str]
+    disputed: int
+    open: int
+
+
+def task(row: Mapping[str, Any], where: str, reason: str, suggestion: str, score: float) -> dict[str, Any]:
+    """Return a task: the row's message, where it stands, why a person should look, and the label suggested.
+
+    `score`, 0 to 1, is how sure the suggestion is.
+    """
+    choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [suggestion]}}
+    return {
+        "data": {"text": row["text"], "label": row.get("label"), "row": where, "reason": reason},
+        "predictions": [{"model_version": "jingyin audit", "score": round(score, 4), "result": [choice]}],
+    }
+
+
+def read_answers(path: Path) -> Answers:
+    """Read an export in Label Studio's JSON format; raises InputError when it is none, or has an unknown label."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+        answered = [(each["data"]["text"], _choices(each["annotations"])) for each in tasks]
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path} is no Label Studio export ({type(error).__name__}); export the project as JSON, not JSON-MIN or CSV"
+        ) from None
+    unknown = sorted({choice for _, choices in answered for choice in choices} - set(LABELS))
+    if unknown:
+        raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")
+    labels = {text: next(iter(choices)) for text, choices in answered if len(choices) == 1}
+    sizes = Counter(min(len(choices), 2) for _, choices in answered)
+    return Answers(labels, disputed=sizes[2], open=sizes[0])
+
+
+def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the different labels that annotators chose; a cancelled annotation is no answer."""
+    return {
+        each["value"]["choices"][0]
+        for annotation in annotations
+        if not annotation.get("was_cancelled")
+        for each in annotation["result"]
+        if each["type"] == "choices"
+    }
+
+
+def apply_answers(rows: Sequence[Mapping[str, Any]], answers: Answers) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows with the labels that people gave, and how many labels changed.
+
+    Raises InputError when answers are about messages that `rows` don't hold.
+    """
+    strangers = len(answers.labels.keys() - {row["text"] for row in rows})
+    if strangers:
+        raise InputError(
+            f"{strangers} answers are about messages that the data does not hold; name the data that was audited"
+        )
+    out = [{**row, "label": answers.labels.get(row["text"], row.get("label"))} for row in rows]
+    return out, sum(new["label"] != old.get("label") for new, old in zip(out, rows, strict=True))
