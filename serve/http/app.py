@@ -48,7 +48,8 @@ def create_app(settings: Settings, load: Load) -> tuple[Guard, Service]:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(Exception, on_fault)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
-    return Guard(app, service), service
+    direct = {"/v1/score": score, "/v2/models/jingyin/infer": open_inference.infer}
+    return Guard(app, service, direct), service
 
 
 @asynccontextmanager

@@ -51,7 +51,10 @@ _Batch = list[tuple[_Job, int]]
 
 
 class Batcher:
-    """Scores messages for requests; make it on the running event loop, and `close` it when the last is answered."""
+    """Scores messages for requests; make it on the running event loop, and `close` it when the last is answered.
+
+    `_cap` is the most messages of a batch, `_usual` a running mean of them, `_pace` of seconds a message.
+    """
 
     def __init__(self, live: Live, metrics: Metrics, *, queue: int, wait_ms: float) -> None:
         self._live = live
@@ -65,6 +68,7 @@ class Batcher:
         self._due: asyncio.Handle | None = None
         self._cap = 16.0
         self._usual = 1.0
+        self._pace = 0.0
         metrics.queue.set_function(lambda: len(self._waiting))
         self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
         self._thread.start()
@@ -73,10 +77,13 @@ class Batcher:
         """Score the messages of one request until `deadline`, a time of the event loop.
 
         Messages without a verdict by then are answered "deadline". Raises BusyError at once if they don't fit the
-        queue.
+        queue, or if what waits already would, at the present pace, take until the deadline.
         """
-        if len(self._waiting) + len(texts) > self._limit:
-            raise BusyError(f"{len(self._waiting)} messages wait, at most {self._limit} may; try again in a second")
+        waiting = len(self._waiting)
+        if waiting + len(texts) > self._limit:
+            raise BusyError(f"{waiting} messages wait, at most {self._limit} may; try again in a second")
+        if waiting * self._pace > max(0.0, deadline - self._loop.time()):
+            raise BusyError(f"{waiting} messages wait, longer than the deadline allows; try again in a second")
         if not texts:
             return []
         job = _Job(texts, self._loop.create_future())
@@ -119,6 +126,7 @@ class Batcher:
     def _finish(self, batch: _Batch, answers: Sequence[Answer], seconds: float) -> None:
         # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from holding up the next.
         self._cap = max(1.0, self._cap / 2) if seconds > BATCH_SECONDS else min(MAX_BATCH, self._cap * 1.25)
+        self._pace += (seconds / len(batch) - self._pace) / 8
         self._start()  # first: the thread works while the loop answers
         self._metrics.batch.observe(len(batch))
         self._metrics.batch_seconds.observe(seconds)

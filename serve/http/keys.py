@@ -3,13 +3,11 @@
 One key a line: a name, the SHA-256 of the key in hex, and optionally the word admin (may reload). `#` starts a remark.
 A key has 256 random bits, so a plain hash is enough; a password would need a slow one. Make a line with
 
-    python -m jingyin.serve.http.keys NAME >> keys.txt     the key itself is printed to standard error, once
+    python -m jingyin.serve.http.newkey NAME >> keys.txt     the key itself is printed to standard error, once
 """
 
 import hashlib
 import hmac
-import secrets
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -75,10 +73,10 @@ def read_keys(path: Path) -> list[Key]:
         if not fields:
             continue
         if len(fields) not in (2, 3) or len(fields[1]) != 64 or set(fields[1]) - set("0123456789abcdef") or fields[2:] not in ([], ["admin"]):
-            raise ConfigError(f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with python -m jingyin.serve.http.keys NAME")
+            raise ConfigError(f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with python -m jingyin.serve.http.newkey NAME")
         keys.append(Key(fields[0], fields[1].encode(), len(fields) == 3))
     if not keys:
-        raise ConfigError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.keys NAME")
+        raise ConfigError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.newkey NAME")
     return keys
 
 
@@ -88,17 +86,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _make(arguments: list[str]) -> int:
-    if len(arguments) not in (1, 2) or arguments[1:] not in ([], ["admin"]) or len(arguments[0].split()) != 1:
-        print("usage: python -m jingyin.serve.http.keys NAME [admin] >> keys.txt", file=sys.stderr)  # noqa: T201
-        return 2
-    key = secrets.token_urlsafe(32)
-    print(key, file=sys.stderr)  # noqa: T201
-    print(arguments[0], hashlib.sha256(key.encode()).hexdigest(), *arguments[1:])  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(_make(sys.argv[1:]))

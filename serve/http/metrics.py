@@ -23,7 +23,7 @@ class Metrics:
         self.messages = Counter("jingyin_messages", "Scored messages.", ["stage", "action"], registry=registry)
         self.hits = Counter("jingyin_normaliser_hits", "What the text normaliser undid.", ["kind"], registry=registry)
         self.unscored = Counter("jingyin_unscored", "Messages answered without a score.", ["reason"], registry=registry)
-        self.refused = Counter("jingyin_refused", "Requests refused with 503.", ["reason"], registry=registry)
+        self.refused = Counter("jingyin_refused", "Requests refused without a look at their messages.", ["reason"], registry=registry)
         self.sms = Counter("jingyin_sms_faults", "Faults in payloads and headers.", ["kind"], registry=registry)
         self.batch = Histogram("jingyin_batch_messages", "Messages a batch.", buckets=_SIZES, registry=registry)
         self.batch_seconds = Histogram("jingyin_batch_seconds", "Scoring time of a batch.", buckets=_SECONDS, registry=registry)

@@ -1,41 +1,94 @@
-"""uvicorn's HTTP protocol, made patient with half-closed clients and impatient with slow ones."""
+"""uvicorn's HTTP protocol, made patient with half-closed clients, impatient with slow ones, and quick to refuse.
+
+Beyond `max_requests` under way the answer is 503 before the request becomes a task: a refusal then costs a tenth of an
+answer, so that a flood of requests can't keep the service from those that it took.
+"""
 
 from asyncio import Transport
 from typing import Any
 
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-GRACE_SECONDS = 1.0
-"""The route answers 408 when a body is late; only who is slower still is cut off without an answer."""
+from jingyin.serve.http.settings import Settings
 
 
-def make_protocol(read_seconds: float) -> type[HttpToolsProtocol]:
-    """Return a protocol class that gives each request `read_seconds` to arrive; uvicorn itself sets no limit."""
+def _canned(status: str, headers: str, error: str) -> bytes:
+    body = f'{{"error":"{error}","request_id":null}}'
+    return (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n{body}"
+    ).encode()
 
-    class Protocol(HttpToolsProtocol):
-        def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._timer = self.loop.call_later(read_seconds, transport.close)
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._timer.cancel()
-            self._timer = self.loop.call_later(read_seconds + GRACE_SECONDS, self.transport.close)
+_BUSY = _canned("503 Service Unavailable", "retry-after: 1\r\n", "too many requests are under way; try again in a second")
+_SLOW = _canned("408 Request Timeout", "connection: close\r\n", "the request came too slowly; send it faster")
 
-        def on_message_complete(self) -> None:
-            self._timer.cancel()
+
+class Protocol(HttpToolsProtocol):
+    """One connection, with the limits of `settings`; counts in `refused`, by reason."""
+
+    def __init__(self, *args: Any, settings: Settings, refused: Counter, **named: Any) -> None:  # noqa: ANN401  uvicorn's
+        super().__init__(*args, **named)
+        self._settings = settings
+        self._refused = refused
+        self._refusing = False
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Begin; a connection that sends nothing is closed after a while."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self._settings.read_seconds, self._give_up)
+        if len(self.connections) > self._settings.max_connections:
+            self._refuse("connections", _BUSY)
+            transport.close()
+
+    def on_message_begin(self) -> None:
+        """Give the request its time of arrival, and a time to be complete."""
+        super().on_message_begin()
+        self.scope["jingyin.arrival"] = self.loop.time()  # type: ignore[typeddict-unknown-key]
+        self._timer.cancel()
+        self._timer = self.loop.call_later(self._settings.read_seconds, self._give_up)
+
+    def on_headers_complete(self) -> None:
+        """Start the request's task, or decide to refuse it."""
+        answered = self.cycle is None or self.cycle.response_complete  # else it is pipelined and must wait its turn
+        self._refusing = answered and len(self.tasks) >= self._settings.max_requests
+        if not self._refusing:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a piece of the body on; that of a refused request is forgotten."""
+        if not self._refusing:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self._timer.cancel()
+        if self._refusing:
+            self._refuse("requests", _BUSY)
+            self._timer = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
+        else:
             super().on_message_complete()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._timer.cancel()
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._timer.cancel()
+        super().connection_lost(exc)
 
-        def eof_received(self) -> Any:  # noqa: ANN401  asyncio takes None or True
-            """Keep a connection whose client has sent all of its request and closed that half until the answer."""
-            cycle = self.cycle
-            if cycle is None or cycle.more_body or cycle.response_complete or self.scheme == "https":
-                return None
-            cycle.keep_alive = False
-            return True
+    def eof_received(self) -> Any:  # noqa: ANN401  asyncio takes None or True
+        """Keep a connection whose client has sent all of its request and closed that half, until the answer."""
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete or self.scheme == "https":
+            return None
+        cycle.keep_alive = False
+        return True
 
-    return Protocol
+    def _refuse(self, reason: str, answer: bytes) -> None:
+        self._refused.labels(reason).inc()
+        self.transport.write(answer)
+
+    def _give_up(self) -> None:
+        cycle = self.cycle
+        answered_early = cycle is not None and not self._refusing and cycle.more_body and cycle.response_started
+        if not answered_early:
+            self._refuse("slow", _SLOW)
+        self.transport.close()

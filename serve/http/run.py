@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -13,7 +14,7 @@ import uvicorn
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.logs import log, take_over_logging
-from jingyin.serve.http.protocol import make_protocol
+from jingyin.serve.http.protocol import Protocol
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import Settings
 from jingyin.serve.scorer import Scorer
@@ -30,7 +31,7 @@ def run_server(settings: Settings) -> None:
     take_over_logging()
     app, service = create_app(settings, lambda: _load(settings))
     listener = _bind(settings)
-    server = _Server(_config(settings, app), service)
+    server = _Server(_config(settings, app, service), service)
     log("serving", bundle=service.live.bundle_id, address=_address(settings, listener), keys=bool(settings.keys))
     try:
         server.run([listener])
@@ -45,18 +46,17 @@ def _load(settings: Settings) -> tuple[Scorer, Scorer | None]:
     return Scorer.load(settings.bundle), shadow
 
 
-def _config(settings: Settings, app: object) -> uvicorn.Config:
+def _config(settings: Settings, app: object, service: Service) -> uvicorn.Config:
     password = settings.tls_key_password
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=make_protocol(settings.read_seconds),
+        http=partial(Protocol, settings=settings, refused=service.metrics.refused),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
@@ -130,10 +130,14 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
 
 def _bind_unix(path: Path) -> socket.socket:
     """Bind a Unix socket for owner and group; one left behind by a dead server is replaced."""
-    listener = socket.socket(socket.AF_UNIX)
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _is_served(path):
         path.unlink()
-    listener.bind(str(path))
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
     os.chmod(path, 0o660)
     listener.listen(2_048)
     return listener

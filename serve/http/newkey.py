@@ -1,0 +1,23 @@
+"""Makes an API key: `python -m jingyin.serve.http.newkey NAME [admin] >> keys.txt`.
+
+The line for the key file goes to standard output, the key itself to standard error, once. A module of its own because
+Python warns when it runs one that its package has imported.
+"""
+
+import hashlib
+import secrets
+import sys
+
+
+def _make(arguments: list[str]) -> int:
+    if len(arguments) not in (1, 2) or arguments[1:] not in ([], ["admin"]) or len(arguments[0].split()) != 1:
+        print("usage: python -m jingyin.serve.http.newkey NAME [admin] >> keys.txt", file=sys.stderr)  # noqa: T201
+        return 2
+    key = secrets.token_urlsafe(32)
+    print(key, file=sys.stderr)  # noqa: T201
+    print(arguments[0], hashlib.sha256(key.encode()).hexdigest(), *arguments[1:])  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_make(sys.argv[1:]))

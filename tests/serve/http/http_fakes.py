@@ -1,0 +1,150 @@
+"""A scorer without a bundle, and a server process that runs it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import uvicorn
+
+from jingyin.model.labels import LABELS, Span, Verdict
+
+SECRET = "绝密短信内容13800138000"
+"""Text that must turn up nowhere but in an answer."""
+
+
+class FakeScorer:
+    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏."""
+
+    def __init__(self, name: str = "fake", mark: str = "死") -> None:
+        self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
+        self.memo = SimpleNamespace(hits=1, misses=2, used=3, budget=4)
+        self.mark = mark
+
+    def score(self, text: str) -> Verdict:
+        time.sleep(0.001 * text.count("慢"))
+        if "坏" in text:
+            raise RuntimeError(f"can't do {text}")
+        risk = 0.75 if self.mark in text else 0.25
+        probabilities = dict.fromkeys(LABELS, 0.0) | {"pay_to_stop": risk, "ordinary": 1 - risk}
+        label, action = ("pay_to_stop", "block") if risk > 0.5 else ("ordinary", "pass")
+        return Verdict(label, probabilities, risk, action, "model", {"joined": 1}, self.bundle.manifest.id)
+
+    def score_many(self, texts: Iterable[str]) -> Iterator[Verdict]:
+        return map(self.score, list(texts))
+
+    def explain(self, text: str) -> list[Span]:
+        return [Span(i, i + 1, "死", 0.5) for i, c in enumerate(text) if c == "死"]
+
+
+def load() -> tuple[FakeScorer, None]:
+    if os.path.exists(os.environ.get("BROKEN", "")):
+        from jingyin.model.errors import BundleError
+
+        raise BundleError("golden message 0 is off; export the bundle anew")
+    return FakeScorer(), None
+
+
+class Client:
+    """Talks to 127.0.0.1 at `port`."""
+
+    port: int
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def send(self, request: bytes, *, half_close: bool = False) -> bytes:
+        with self.connect() as connection:
+            connection.sendall(request)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
+            return read_all(connection)
+
+
+class InThread(Client):
+    """A server in a thread: quick to start, but without signals."""
+
+    def __init__(self, **flags: Any) -> None:
+        from jingyin.serve.http.app import create_app
+        from jingyin.serve.http.run import _bind, _config
+        from jingyin.serve.http.settings import load_settings
+
+        settings = load_settings(**{"port": 0, **flags})
+        app, service = create_app(settings, load)  # type: ignore[arg-type]
+        self.listener = _bind(settings)
+        self.server = uvicorn.Server(_config(settings, app, service))
+        if not settings.uds:
+            self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+
+    def __enter__(self) -> "InThread":
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+class Process(Client):
+    """A server process; `log` holds what it wrote once it has ended."""
+
+    def __init__(self, environment: dict[str, str] | None = None, **flags: object) -> None:
+        command = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import http_fakes; "
+            "from jingyin.serve.http import run, load_settings; run._load = lambda settings: http_fakes.load(); "
+            f"run.run_server(load_settings(port=0, **{flags!r}))"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", command], stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
+        )
+        self.log = ""
+
+    def __enter__(self) -> "Process":
+        assert self.process.stderr is not None
+        self.first = self.process.stderr.readline().decode()
+        self.port = int(json.loads(self.first)["address"].rsplit(":", 1)[1])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.log = self.first + self.process.communicate(timeout=20)[1].decode()
+
+
+def post(body: object, path: str = "/v1/score", *, close: bool = False) -> bytes:
+    content = json.dumps(body).encode()
+    end = "Connection: close\r\n" if close else ""
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n{end}\r\n".encode() + content
+
+
+def read_all(connection: socket.socket) -> bytes:
+    pieces = []
+    while piece := connection.recv(65_536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Read one response."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += (piece := connection.recv(65_536))
+        if not piece:
+            return data
+    head, body = data.split(b"\r\n\r\n", 1)
+    size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < size:
+        body += (piece := connection.recv(65_536))
+        assert piece
+    return head + b"\r\n\r\n" + body

@@ -1,0 +1,331 @@
+import asyncio
+import json
+import struct
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from http_fakes import SECRET, FakeScorer
+
+from jingyin.serve.http.app import create_app
+from jingyin.serve.http.service import Service
+from jingyin.serve.http.settings import load_settings
+
+Call = Callable[[httpx.AsyncClient, Service], Awaitable[Any]]
+
+
+def run(call: Call, load: Any = lambda: (FakeScorer(), None), **flags: Any) -> Any:
+    async def inside() -> Any:
+        app, service = create_app(load_settings(**flags), load)
+        service.start()
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            try:
+                return await call(client, service)
+            finally:
+                service.stop()
+
+    return asyncio.run(inside())
+
+
+def ask(body: Any, path: str = "/v1/score", **flags: Any) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return run(lambda client, _: client.post(path, content=content), **flags)
+
+
+def b64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+# ---- /v1/score
+
+
+def test_one_message() -> None:
+    response = ask({"text": "呼死你", "request_id": "a-1"})
+    assert (response.status_code, response.headers["x-request-id"]) == (200, "a-1")
+    assert response.json() == {
+        "request_id": "a-1", "action": "block", "reason": "scored", "label": "pay_to_stop", "risk": 0.75,
+        "probabilities": {"ordinary": 0.25, "lawful_collection": 0, "debt_threat": 0, "pay_to_stop": 0.75, "other_threat": 0},
+        "stage": "model", "hits": {"joined": 1}, "bundle": "fake",
+    }  # fmt: skip
+
+
+def test_several_messages_in_order() -> None:
+    response = ask({"texts": ["你好", "死", ""]})
+    assert [result["action"] for result in response.json()["results"]] == ["pass", "block", "pass"]
+    assert ask({"texts": []}).json()["results"] == []
+
+
+def test_evidence_comes_on_request_only() -> None:
+    assert "evidence" not in ask({"text": "死"}).json()
+    spans = ask({"texts": ["呼死", "好"], "explain": True}).json()["results"]
+    assert [result["evidence"] for result in spans] == [[{"start": 1, "end": 2, "text": "死", "weight": 0.5}], []]
+
+
+def test_payload_as_the_gateway_holds_it() -> None:
+    response = ask({"payload": b64("呼死你".encode("gbk") + b"\xff"), "coding": "gbk", "udh": b64(b"\x05\x00\x03\x07\x02\x01")})
+    assert response.json()["action"] == "block"
+    assert response.json()["sms"] == {"partial": True, "undecodable": 1, "damaged": 0}
+
+
+def test_parts_are_joined_across_a_cut_character() -> None:
+    data = "呼死你".encode("utf-16-be")
+    parts = [{"payload": b64(piece), "udh": b64(bytes((5, 0, 3, 9, 2, i)))} for i, piece in ((2, data[3:]), (1, data[:3]))]
+    assert ask({"parts": parts, "coding": "ucs2"}).json()["action"] == "block"
+
+
+def test_a_header_names_the_request_unless_it_could_hold_a_message() -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> list[str]:
+        sent = [b"trace.7", SECRET.encode(), b"x" * 65]
+        answers = [await client.post("/v1/score", json={"text": ""}, headers={"x-request-id": each}) for each in sent]
+        return [answer.headers["x-request-id"] for answer in answers]
+
+    first, second, third = run(call)
+    assert first == "trace.7"
+    assert [second.split("-")[1], third.split("-")[1]] == ["1", "2"]
+
+
+def test_a_lone_surrogate_is_no_way_past_the_filter() -> None:
+    assert ask(b'{"text": "\\ud83d \\u6b7b"}').json()["action"] == "block"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        (b"", 400, "the body is no JSON: Invalid JSON: EOF"),
+        (b'{"text": "a"} x', 400, "the body is no JSON"),
+        (b'{"text": "\xff\xfe"}', 400, "the body is no JSON"),
+        (b"[" * 100_000, 400, "the body is no JSON"),
+        ([], 422, "wanted a JSON object with exactly one of text, texts, payload, parts"),
+        ({"text": "a", "texts": ["b"]}, 422, "wanted a JSON object with exactly one of"),
+        ({"text": 5}, 422, "text: Input should be a valid string"),
+        ({"texts": ["a", None]}, 422, "texts.1: Input should be a valid string"),
+        ({"text": "a", SECRET: 1}, 422, "a field is unknown"),
+        ({"text": "a", "explain": "yes"}, 422, "explain: Input should be a valid boolean"),
+        ({"text": "a", "deadline_ms": 0}, 422, "deadline_ms: Input should be greater than or equal to 1"),
+        ({"text": "a", "request_id": SECRET}, 422, "request_id: String should match pattern"),
+        ({"payload": "a", "coding": "gsm7"}, 422, "payload: String should match pattern"),
+        ({"payload": "YQ==", "coding": SECRET}, 422, "coding: Input should be 'gsm7', 'gsm7-packed', 'ascii'"),
+        ({"payload": "YQ=="}, 422, "coding: Field required"),
+        ({"payload": b64(b"a" * 65_536), "coding": "ascii"}, 422, "a payload has 65536 bytes, at most 65535 were wanted"),
+        ({"parts": [], "coding": "gsm7"}, 422, "parts: List should have at least 1 item"),
+        ({"texts": ["a"] * 1025}, 413, "1025 messages came, at most 1024 were wanted"),
+        ({"texts": ["a"] * 17, "explain": True}, 413, "17 messages came with explain, at most 16 were wanted"),
+        ({"text": "a" * (1 << 20)}, 413, "the body is larger than 1048576 bytes"),
+    ],
+)  # fmt: skip
+def test_bad_requests_get_a_precise_answer_without_their_text(body: Any, status: int, error: str) -> None:
+    response = ask(body)
+    assert response.status_code == status
+    assert response.json()["error"].startswith(error)
+    assert SECRET not in response.text
+
+
+def test_other_media_types_routes_and_methods() -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> list[int]:
+        form = await client.post("/v1/score", data={"text": "a"})
+        missing, method = await client.get("/nothing"), await client.get("/v1/score")
+        assert method.headers["allow"] == "POST"
+        assert missing.json()["error"] == "there is no such route; see /openapi.json"
+        return [form.status_code, missing.status_code, method.status_code]
+
+    assert run(call) == [415, 404, 405]
+
+
+# ---- deadline, faults, refusal
+
+
+@pytest.mark.parametrize("action", ["pass", "block"])
+def test_a_missed_deadline_is_answered_in_time_and_counted(action: str) -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> tuple[dict[str, Any], float, str]:
+        start = asyncio.get_running_loop().time()
+        answer = await client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 30})
+        taken = asyncio.get_running_loop().time() - start
+        return answer.json(), taken, service.metrics.render().decode()
+
+    body, taken, metrics = run(call, on_deadline=action)
+    assert (body["action"], body["reason"], body["label"], body["risk"]) == (action, "deadline", None, None)
+    assert 0.025 < taken < 0.2
+    assert 'jingyin_unscored_total{reason="deadline"} 1.0' in metrics
+
+
+def test_one_bad_message_leaves_its_batch_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    results = ask({"texts": ["死", f"坏{SECRET}", "好"]}).json()["results"]
+    assert [(r["action"], r["reason"]) for r in results] == [("block", "scored"), ("pass", "error"), ("pass", "scored")]
+    log = capfd.readouterr().err
+    assert '"event":"message_failed"' in log
+    assert SECRET not in log
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> httpx.Response:
+        slow = asyncio.create_task(client.post("/v1/score", json={"texts": ["慢" * 100, *["a"] * 9], "deadline_ms": 900}))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(client.post("/v1/score", json={"texts": ["a"] * 9, "deadline_ms": 900}))
+        await asyncio.sleep(0.01)
+        refused = await client.post("/v1/score", json={"texts": ["a"] * 9})
+        assert [(await slow).status_code, (await waiting).status_code] == [200, 200]
+        assert 'jingyin_refused_total{reason="queue"} 1.0' in service.metrics.render().decode()
+        return refused
+
+    refused = run(call, queue=10, max_texts=10)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"] == "9 messages wait, at most 10 may; try again in a second"
+
+
+def test_many_at_once_are_all_answered_in_few_batches() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> tuple[int, float]:
+        answers = await asyncio.gather(*(client.post("/v1/score", json={"text": f"死{i}", "deadline_ms": 9000}) for i in range(300)))
+        sample = service.metrics.registry.get_sample_value("jingyin_batch_messages_count")
+        return sum(answer.json()["action"] == "block" for answer in answers), sample or 0
+
+    blocked, batches = run(call)
+    assert blocked == 300
+    assert batches < 150
+
+
+# ---- operations
+
+
+def test_health_metrics_and_description() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        await client.post("/v1/score", json={"text": SECRET})
+        await client.get(f"/{SECRET}")
+        assert (await client.get("/healthz")).json() == {"live": True}
+        assert (await client.get("/readyz")).json() == {"ready": True}
+        metrics = (await client.get("/metrics")).text
+        for line in (
+            'jingyin_messages_total{action="pass",stage="model"} 1.0',
+            'jingyin_normaliser_hits_total{kind="joined"} 1.0',
+            'jingyin_bundle_info{id="fake",role="live"} 1.0',
+            'jingyin_requests_total{route="other",status="404"} 1.0',
+            'jingyin_memo{what="misses"} 2.0',
+            'jingyin_request_seconds_count{route="/v1/score"} 1.0',
+        ):
+            assert line in metrics
+        assert SECRET not in metrics
+        assert set((await client.get("/openapi.json")).json()["paths"]["/v1/score"]) == {"post"}
+        service.draining = True
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+
+    run(call)
+
+
+def test_reload_and_a_reload_that_fails() -> None:
+    bundles = [FakeScorer("first"), FakeScorer("second")]
+
+    async def call(client: httpx.AsyncClient, service: Service) -> list[tuple[int, str]]:
+        answers = [await client.post("/admin/reload") for _ in range(2)]
+        assert (await client.post("/v1/score", json={"text": ""})).json()["bundle"] == "second"
+        return [(answer.status_code, answer.text) for answer in answers]
+
+    first, second = run(call, load=lambda: (bundles.pop(0), None))
+    assert first == (200, '{"bundle":"second"}')
+    assert second[0] == 500
+    assert "IndexError" not in second[1]
+
+
+def test_a_hundred_reloads_at_once() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> set[int]:
+        return {answer.status_code for answer in await asyncio.gather(*(client.post("/admin/reload") for _ in range(100)))}
+
+    assert run(call) <= {200, 409}
+
+
+def test_the_shadow_is_counted_and_never_answers() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> str:
+        for text in ("死", "钱", "死钱"):
+            assert (await client.post("/v1/score", json={"text": text})).json()["bundle"] == "live"
+        await asyncio.sleep(0.1)
+        return service.metrics.render().decode()
+
+    metrics = run(call, load=lambda: (FakeScorer("live"), FakeScorer("shadow", mark="钱")))
+    assert 'jingyin_shadow_total{live="block",shadow="pass"} 1.0' in metrics
+    assert 'jingyin_shadow_total{live="pass",shadow="block"} 1.0' in metrics
+    assert 'jingyin_bundle_info{id="shadow",role="shadow"} 1.0' in metrics
+
+
+def test_keys(tmp_path: Path) -> None:
+    from hashlib import sha256
+
+    path = tmp_path / "keys.txt"
+    path.write_text(f"# ours\ngateway {sha256(b'one').hexdigest()}\nops {sha256(b'two').hexdigest()} admin\n")
+
+    async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
+        statuses = []
+        for key, route in ((None, "/v1/score"), ("no", "/v1/score"), ("one", "/v1/score"), ("one", "/admin/reload"), ("two", "/admin/reload")):
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            answer = await client.post(route, json={"text": ""}, headers=headers)
+            statuses.append(answer.status_code)
+        path.write_text(f"new {sha256(b'three').hexdigest()}\n")
+        service.keys._looked -= 10  # type: ignore[union-attr]
+        statuses.append((await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code)
+        path.write_text("broken")
+        service.keys._looked -= 10  # type: ignore[union-attr]
+        statuses.append((await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code)
+        statuses.append((await client.get("/metrics")).status_code)
+        return statuses
+
+    assert run(call, keys=path) == [401, 401, 200, 403, 200, 200, 200, 200]
+
+
+# ---- Open Inference Protocol
+
+
+def test_infer_in_json() -> None:
+    body = {"id": "7", "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["好", "死"]}]}
+    answer = ask(body, "/v2/models/jingyin/infer").json()
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "jingyin", "fake")
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert outputs["action"] == {"name": "action", "datatype": "BYTES", "shape": [2], "data": ["pass", "block"]}
+    assert outputs["risk"]["data"] == [0.25, 0.75]
+    assert outputs["probabilities"]["shape"] == [2, 5]
+    assert outputs["probabilities"]["data"] == [0.75, 0, 0, 0.25, 0, 0.25, 0, 0, 0.75, 0]
+
+
+def test_infer_in_binary() -> None:
+    texts = ["好".encode(), "死".encode() + b"\xff"]
+    tensor = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    head = {
+        "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}],
+        "outputs": [{"name": "risk", "parameters": {"binary_data": True}}, {"name": "label"}],
+    }
+    header = json.dumps(head).encode()
+    headers = {"inference-header-content-length": str(len(header)), "content-type": "application/octet-stream"}
+    path = "/v2/models/jingyin/infer"
+    response = run(lambda client, _: client.post(path, content=header + tensor, headers=headers))
+    size = int(response.headers["inference-header-content-length"])
+    outputs = json.loads(response.content[:size])["outputs"]
+    assert outputs[1] == {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["ordinary", "pay_to_stop"]}
+    assert struct.unpack("<2f", response.content[size:]) == (0.25, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "error"),
+    [
+        ({"datatype": "FP32", "data": ["a"]}, "the input must be a BYTES tensor of UTF-8 messages"),
+        ({"shape": [2], "data": ["a"]}, "1 messages came, the shape says otherwise"),
+        ({"data": [SECRET, 5]}, "inputs.0.data"),
+        ({"parameters": {"binary_data_size": 9}}, "binary_data_size differs from the bytes after the header"),
+    ],
+)
+def test_bad_tensors(tensor: dict[str, Any], error: str) -> None:
+    response = ask({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", **tensor}]}, "/v2/models/jingyin/infer")
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(error)
+    assert SECRET not in response.text
+
+
+def test_infer_metadata() -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> None:
+        assert (await client.get("/v2")).json()["name"] == "jingyin"
+        assert (await client.get("/v2/health/live")).json() == {"live": True}
+        assert (await client.get("/v2/models/jingyin/ready")).json() == {"ready": True}
+        model = (await client.get("/v2/models/jingyin")).json()
+        assert model["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+
+    run(call)

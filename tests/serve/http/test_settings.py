@@ -1,0 +1,92 @@
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jingyin.model.errors import ConfigError
+from jingyin.serve.http.keys import read_keys
+from jingyin.serve.http.settings import Settings, load_settings
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_flags_before_environment_before_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text("port: 1\nqueue: 5000\ndeadline_ms: 7\n")
+    monkeypatch.setenv("JINGYIN_SERVE_PORT", "2")
+    monkeypatch.setenv("JINGYIN_SERVE_QUEUE", "6000")
+    settings = load_settings(path, port=3, queue=None)
+    assert (settings.port, settings.queue, settings.deadline_ms) == (3, 6000, 7)
+
+
+def test_the_example_names_every_setting_that_has_a_default_worth_showing() -> None:
+    assert load_settings(REPOSITORY / "configs/serve.yaml") == Settings()
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text("prot: 1\ndeadline_ms: soon\n")
+    with pytest.raises(ConfigError, match=r"(?s)deadline_ms: .*valid integer.*wait_ms: .*prot: Extra"):
+        load_settings(path, wait_ms=9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ({"host": "0.0.0.0"}, "host is a public address and there is no key file: set keys, or allow_open"),
+        ({"host": "example.org"}, "host is a public address"),
+        ({"tls_key": "k"}, "tls_certificate and tls_key go together"),
+        ({"tls_client_ca": "c"}, "tls_client_ca needs tls_certificate"),
+        ({"queue": 10}, "queue is smaller than max_texts"),
+    ],
+)
+def test_what_does_not_go_together(flags: dict[str, str], error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        load_settings(**flags)
+
+
+@pytest.mark.parametrize("flags", [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "allow_open": True}])
+def test_addresses_that_need_no_key(flags: dict[str, str]) -> None:
+    load_settings(**flags)
+
+
+def test_an_unknown_name_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINGYIN_SERVE_PROT", "1")
+    with pytest.raises(ConfigError, match="unknown settings in the environment: JINGYIN_SERVE_PROT"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("content", "error"), [(b"[1]", "holds list, wanted names"), (b"a: [", "can't be read as YAML"), (b"\xff", "can't be read")])
+def test_broken_files(tmp_path: Path, content: bytes, error: str) -> None:
+    (tmp_path / "s.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=error):
+        load_settings(tmp_path / "s.yaml")
+
+
+def test_a_made_key_is_found_in_the_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jingyin.serve.http.newkey"]
+    done = subprocess.run([*command, "ops", "admin"], capture_output=True, text=True, check=True)
+    (tmp_path / "keys").write_text(done.stdout)
+    (key,) = read_keys(tmp_path / "keys")
+    assert (key.name, key.admin) == ("ops", True)
+    assert key.digest.decode() == hashlib.sha256(done.stderr.strip().encode()).hexdigest()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("", "holds no key"),
+        ("name\n", "line 1 of key file"),
+        (f"\nname {'A' * 64}\n", "line 2 of key file"),
+        (f"name {'a' * 64} root\n", "line 1 of key file"),
+        (None, r"can't be read \(FileNotFoundError\)"),
+    ],
+)
+def test_broken_key_files(tmp_path: Path, content: str | None, error: str) -> None:
+    if content is not None:
+        (tmp_path / "keys").write_text(content)
+    with pytest.raises(ConfigError, match=error):
+        read_keys(tmp_path / "keys")
