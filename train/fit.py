@@ -116,7 +116,8 @@ def fit(
     Datasets have `ids`, `target`, `length` and, to classify, `weight`. Checkpoints of every epoch go to
     `out`/checkpoints, TensorBoard's events beside them. With `resume` it goes on from the last whole checkpoint; the
     result is that of an uninterrupted run. Under torchrun or accelerate launch the processes share each batch, so that
-    losses are those of one process but for dropout, which each process draws for itself.
+    losses are those of one process but for dropout, which each process draws for itself (and but for validation's
+    loss, which counts some rows of the last batch twice).
 
     Raises ConfigError when the processes can't share a batch evenly, InputError when there is less than one batch.
     """
