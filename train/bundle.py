@@ -1,8 +1,11 @@
 """Makes a bundle of a trained classifier: export, calibration, thresholds, gate, golden messages, card."""
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.calibrate import choose_threshold, fit_temperature, softmax
 from jingyin.train.card import write_card
 from jingyin.train.classify import load_classifier
+from jingyin.train.corpus.evade import FAMILIES, evade
 from jingyin.train.data import Encode, Rows, read_split
 from jingyin.train.export import export_fp32, open_session, quantize, run, write_golden
 from jingyin.train.fit import FLAGGED_INDEX
@@ -41,7 +45,7 @@ def make_bundle(recipe: Classify, corpus: Path, run_folder: Path, provenance: di
     """Write `run_folder`/bundle from the classifier in `run_folder`; returns its manifest.
 
     Calibration and thresholds use the calibration split, through the int8 network that is served. The gate learns
-    from the training split; its loss is measured on the validation and calibration splits.
+    from the training split; its loss is measured on the validation and calibration splits and their disguised copies.
     """
     classifier, encode, lexicon = load_classifier(run_folder)
     path = run_folder / "bundle"
@@ -86,17 +90,26 @@ def _calibrate(
     return calibration, review, block
 
 
+def _with_copies(corpus: Path, split: str, seed: int) -> Iterator[Rows]:
+    """Yield a split, then its flagged rows once more in the disguise of each evasion family."""
+    rows = read_split(corpus, split)
+    yield rows
+    flagged = rows.take(np.flatnonzero(np.isin(rows.labels, FLAGGED_INDEX)))
+    rng = Random(seed)
+    for family in FAMILIES:
+        yield replace(flagged, cleaned=[clean(evade(each.original, family, 0.5, rng)) for each in flagged.cleaned])
+
+
 def _gate(
     recipe: Classify, corpus: Path, path: Path, encode: Encode, calibration: Calibration, review: Threshold
 ) -> tuple[Gate, NDArray[np.float16]]:
-    def judged(split: str) -> tuple[Rows, list[list[int]], NDArray[np.float64]]:
-        rows = read_split(corpus, split)
+    def judged(rows: Rows) -> tuple[Rows, list[list[int]], NDArray[np.float64]]:
         return rows, encode(rows.cleaned), softmax(_logits(path, encode, rows) / calibration.temperature)
 
-    train, train_ids, train_probabilities = judged("train")
+    train, train_ids, train_probabilities = judged(read_split(corpus, "train"))
     risky = train_probabilities[:, FLAGGED_INDEX].sum(1) >= SUSPICION * review.risk
     weights = train_gate(train_ids, risky | np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
-    held = [judged(split) for split in ("validation", "calibration")]
+    held = [judged(rows) for split in ("validation", "calibration") for rows in _with_copies(corpus, split, recipe.seed)]
     ids = [message for _, messages, _ in held for message in messages]
     hits = [each.hits for rows, _, _ in held for each in rows.cleaned]
     opaque = np.array([is_opaque(message, hit) for message, hit in zip(ids, hits, strict=True)])
