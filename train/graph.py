@@ -5,13 +5,15 @@ in one node, no mask, because a message comes alone and unpadded. It runs faster
 transformers' code through its versions; export.py compares it with torch.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertLayer, BertOutput, BertSelfOutput
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.network import ExportedClassifier
@@ -40,7 +42,7 @@ def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
     positions = graph.node("Slice", positions, graph.constant(np.array([0])), length)
     words = graph.node("Gather", graph.constant(_array(embeddings.word_embeddings.weight)), "input_ids")
     hidden = graph.norm(graph.node("Add", words, positions), embeddings.LayerNorm)
-    for layer in classifier.encoder.encoder.layer:
+    for layer in cast(Iterable[BertLayer], classifier.encoder.encoder.layer):
         hidden = _layer(graph, hidden, layer, config.num_attention_heads)
     pooled = graph.node("ReduceMean", hidden, graph.constant(np.array([1])), keepdims=0)
     head = classifier.head
@@ -50,7 +52,7 @@ def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
     return graph.model(logits, head.out_features)
 
 
-def _layer(graph: "_Graph", hidden: str, layer: Any, heads: int) -> str:
+def _layer(graph: "_Graph", hidden: str, layer: BertLayer, heads: int) -> str:
     attention = layer.attention.self
     parts = (attention.query, attention.key, attention.value)
     weight, bias = (np.concatenate([_array(getattr(part, name)) for part in parts]) for name in ("weight", "bias"))
@@ -61,7 +63,7 @@ def _layer(graph: "_Graph", hidden: str, layer: Any, heads: int) -> str:
     return _add_norm(graph, hidden, graph.node("Gelu", wide, domain=_CONTRIB), layer.output)
 
 
-def _add_norm(graph: "_Graph", hidden: str, new: str, output: Any) -> str:
+def _add_norm(graph: "_Graph", hidden: str, new: str, output: BertSelfOutput | BertOutput) -> str:
     return graph.norm(graph.node("Add", graph.dense(new, output.dense), hidden), output.LayerNorm)
 
 
@@ -77,13 +79,13 @@ class _Graph:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def nodes(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+    def nodes(self, operator: str, outputs: int, *inputs: str, **attributes: int | float | str) -> list[str]:
         name = f"{operator}_{len(self._nodes)}"
         names = [f"{name}_{i}" for i in range(outputs)]
-        self._nodes.append(helper.make_node(operator, inputs, names, name=name, **attributes))
+        self._nodes.append(helper.make_node(operator, inputs, names, name=name, **attributes))  # type: ignore[arg-type]
         return names
 
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+    def node(self, operator: str, *inputs: str, **attributes: int | float | str) -> str:
         return self.nodes(operator, 1, *inputs, **attributes)[0]
 
     def linear(self, hidden: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
