@@ -144,7 +144,7 @@ def read_bundle(path: Path) -> Bundle:
         golden = tuple(Golden.model_validate(row) for row in json.loads((path / "golden.json").read_text("utf-8")))
         with np.load(path / "gate.npz", allow_pickle=False) as arrays:
             weights = arrays["weights"].astype(np.float32)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # json, pydantic, zipfile and numpy raise many kinds
         raise BundleError(f"bundle {path.name} has unreadable parts ({type(error).__name__}); export it anew") from None
     return Bundle(path, manifest, golden, weights)
 

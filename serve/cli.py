@@ -56,10 +56,13 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut what an error says
     help="静音: flags pay-to-stop extortion and debt-collection threats in Chinese SMS.",
 )
 
-BundleOption = Annotated[Path | None, typer.Option("--bundle", help="A bundle folder; by default the one in the package.")]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="A bundle folder; by default the one in the package.")
+]
 
 
 @app.callback()
@@ -79,7 +82,7 @@ def score(
     for text in _lines() if messages == ["-"] else messages:
         verdict = scorer.score(text)
         spans = scorer.explain(text) if explain else []
-        print(render(text, verdict, spans, as_json=json, with_evidence=explain), flush=True)  # noqa: T201
+        typer.echo(render(text, verdict, spans, as_json=json, with_evidence=explain))  # colours for terminals only
 
 
 def _lines() -> Iterator[str]:
@@ -100,13 +103,10 @@ def main() -> None:
         _fail(error, 2)
     except JingyinError as error:
         _fail(error, 1)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone; Python would complain while closing
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except OSError as error:  # a full disk; typer ends quietly when whoever reads us has gone
+        _fail(error, 1)
 
 
-def _fail(error: JingyinError, code: int) -> None:
+def _fail(error: Exception, code: int) -> None:
     print(f"jingyin: {error}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code) from None
