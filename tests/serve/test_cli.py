@@ -1,0 +1,183 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jingyin import Scorer
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve import cli
+
+THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
+CHAT = "明天下午三点老地方见，记得带伞"
+JINGYIN = [sys.executable, "-c", "from jingyin.serve.cli import main; main()"]
+
+
+@pytest.fixture
+def jingyin(monkeypatch, capfd, scorer):
+    """Run the command line in this process: arguments and standard input in, exit code, output and errors out."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jingyin", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit, match=r"^[012]$") as done:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(str(done.value)), out, err
+
+    load = Scorer.load
+    monkeypatch.setattr(Scorer, "load", lambda bundle=None: load(bundle) if bundle else scorer)
+    return run
+
+
+def test_one_line_a_message(jingyin):
+    code, out, err = jingyin("score", THREAT, CHAT)
+    first, second = out.splitlines()
+    assert (code, err) == (0, "")
+    assert first.split()[0] in ("review", "block")
+    assert first.split()[2:] == ["pay_to_stop", THREAT]
+    assert second.split()[0] == "pass"
+    assert second.endswith(f"%  ordinary          {CHAT}")
+
+
+def test_colours_are_for_terminals(jingyin, monkeypatch):
+    assert "\x1b" not in jingyin("score", "--explain", THREAT)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = cli.render(
+        THREAT, Scorer.load().score(THREAT), Scorer.load().explain(THREAT), as_json=False, with_evidence=True
+    )
+    assert "\x1b[31m\x1b[4m" in coloured
+
+
+def test_json_lines(jingyin, scorer):
+    code, out, _ = jingyin("score", "--json", THREAT, CHAT)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["text"] for row in rows] == [THREAT, CHAT]
+    fields = ["text", "label", "probabilities", "risk", "action", "stage", "hits", "bundle"]
+    assert [list(row) for row in rows] == [fields, fields]
+    assert rows[0]["risk"] == scorer.score(THREAT).risk
+    assert rows[0]["bundle"] == scorer.bundle.manifest.id
+
+
+def test_json_evidence_points_into_the_original(jingyin):
+    _, out, _ = jingyin("score", "--json", "--explain", f"  {THREAT}")
+    row = json.loads(out)
+    assert row["evidence"]
+    for span in row["evidence"]:
+        assert list(span) == ["start", "end", "text", "weight"]
+        assert row["text"][span["start"] : span["end"]] == span["text"]
+
+
+def test_standard_input_line_by_line(jingyin):
+    stdin = f"{CHAT}\r\n\n{THREAT}".encode()
+    code, out, _ = jingyin("score", "-", "--json", stdin=stdin)
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == [CHAT, "", THREAT]
+
+
+def test_nothing_on_standard_input(jingyin):
+    assert jingyin("score", "-") == (0, "", "")
+
+
+def test_bytes_that_are_no_text_are_kept(jingyin):
+    _, out, _ = jingyin("score", "-", "--json", stdin=b"\xffhi\xed\xa0\x80\n")
+    assert json.loads(out)["text"] == "\udcffhi\udced\udca0\udc80"
+
+
+def test_control_characters_do_not_reach_the_terminal(jingyin):
+    nasty = "a\x1b[2Jb\x07c\x9b1md\u202ee\u2028f\udc80g"
+    code, out, _ = jingyin("score", nasty)
+    assert code == 0
+    assert out.endswith("ordinary          a [2Jb c 1md e f g\n")
+    _, out, _ = jingyin("score", "--json", nasty)
+    assert out.isascii()
+    assert out.count("\n") == 1
+    assert json.loads(out)["text"] == nasty
+
+
+def test_a_hundred_thousand_characters(jingyin):
+    code, out, _ = jingyin("score", "--json", "天气不错，" * 20_000)
+    assert (code, json.loads(out)["label"]) == (0, "ordinary")
+
+
+def test_a_wrong_bundle(jingyin, tmp_path):
+    code, out, err = jingyin("score", "--bundle", str(tmp_path), THREAT)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"jingyin: {tmp_path} is no bundle: it has no manifest.json; name a folder that `jingyin train` wrote (RUN/bundle)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score"], "Error: Missing argument 'messages'."),
+        (["score", "--jsn", THREAT], "Error: No such option: --jsn"),
+        (["scor", THREAT], "Error: No such command 'scor'."),
+        (["score", "--bundle"], "Error: Option '--bundle' requires an argument."),
+    ],
+)
+def test_a_wrong_call(jingyin, arguments, message):
+    code, out, err = jingyin(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(message)
+    assert "Traceback" not in err
+    assert THREAT not in err
+
+
+def test_no_call_at_all_gives_help(jingyin):
+    code, out, err = jingyin()
+    assert code == 2
+    assert "Usage: jingyin" in out + err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError("bad data"), 1), (ConfigError("bad call"), 2), (OSError(28, "No space left"), 1)]
+)
+def test_errors_are_a_sentence_without_message_or_traceback(jingyin, monkeypatch, error, code):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Scorer, "score", fail)
+    assert jingyin("score", THREAT) == (code, "", f"jingyin: {error}\n")
+
+
+def test_verbs_of_training_need_their_extra(jingyin, monkeypatch):
+    def missing(_: object) -> None:
+        raise ConfigError("training needs more packages; install them with: pip install 'jingyin[train]'")
+
+    monkeypatch.setattr("importlib.metadata.EntryPoint.load", missing)
+    code, _, err = jingyin("train", "configs/default.yaml", "--resume")
+    assert (code, err) == (
+        2,
+        "jingyin: training needs more packages; install them with: pip install 'jingyin[train]'\n",
+    )
+    assert "score" in jingyin("--help")[1]
+
+
+def test_verdicts_come_as_messages_do():
+    with subprocess.Popen([*JINGYIN, "score", "-", "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        for text in (CHAT, THREAT):
+            process.stdin.write(f"{text}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["text"] == text  # before the next one is written
+        process.stdin.close()
+        assert process.stdout.read() == b""
+    assert process.returncode == 0
+
+
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path):
+    read, write = os.pipe()
+    os.close(read)
+    lines = tmp_path / "lines"
+    lines.write_text(f"{CHAT}\n" * 10, encoding="utf-8")
+    with lines.open("rb") as stdin:
+        done = subprocess.run([*JINGYIN, "score", "-"], stdin=stdin, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
