@@ -6,6 +6,7 @@ normaliser had to undo disguises in.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,18 +38,21 @@ def gate_scores(weights: NDArray[np.float32], messages: Sequence[Sequence[int]])
     The sum of the weights over the square root of their number, so that length alone says little.
     """
     lengths = np.fromiter(map(len, messages), np.int64, len(messages))
-    ids = np.fromiter((i for message in messages for i in message), np.int64, int(lengths.sum()))
+    ids = np.fromiter(chain.from_iterable(messages), np.int64, int(lengths.sum()))
+    ends = lengths.cumsum()
     each = weights[unigram_features(ids)]
-    pairs = np.zeros_like(each)
-    pairs[:-1] = weights[features(ids)]
-    ends = lengths.cumsum() - 1
-    pairs[ends] = 0  # no bigram across two messages
-    sums = np.add.reduceat(each + pairs, ends - lengths + 1)
+    pairs = weights[features(ids)]
+    pairs[ends[:-1] - 1] = 0  # no bigram across two messages
+    each[:-1] += pairs
+    sums = np.add.reduceat(each, ends - lengths)
     return np.asarray(sums / np.sqrt(2 * lengths) + weights[-1], np.float32)
+
+
+def is_disguised(hits: Mapping[str, int]) -> bool:
+    """Whether the normaliser undid disguises in a message, going by its `hits`."""
+    return bool(hits) and sum(hits.get(kind, 0) for kind in _DISGUISES) >= _DISGUISE_HITS
 
 
 def is_opaque(ids: Sequence[int], hits: Mapping[str, int]) -> bool:
     """Whether the gate must not judge a message: it holds what the gate can't know."""
-    if sum(hits.get(kind, 0) for kind in _DISGUISES) >= _DISGUISE_HITS:
-        return True
-    return ids.count(UNKNOWN) > _UNKNOWN_SHARE * len(ids)
+    return is_disguised(hits) or ids.count(UNKNOWN) > _UNKNOWN_SHARE * len(ids)

@@ -1,7 +1,8 @@
 """The memo: verdicts already given, by clean text.
 
-Exact, not approximate: the model sees nothing but the clean text, so equal clean texts have equal verdicts. Messages
-that differ only in numbers, links or amounts of one bucket share an entry.
+Exact, not approximate: the network sees nothing but the clean text, so equal clean texts have equal verdicts; only a
+disguised message, which the gate may not judge, has a key of its own. Messages that differ only in numbers, links or
+amounts of one bucket share an entry.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """The scorer: message -> verdict, the one behind every way into jingyin."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, default_path, read_bundle
 from jingyin.model.errors import InputError
-from jingyin.model.gate import gate_scores, is_opaque
+from jingyin.model.gate import gate_scores, is_disguised, is_opaque
 from jingyin.model.labels import FLAGGED, Action, Span, Stage, Verdict
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
@@ -26,13 +26,12 @@ CHUNK = 256
 
 
 class _Answer(NamedTuple):
-    """What of a verdict depends on the clean text alone."""
+    """What of a verdict the memo keeps."""
 
     label: str
     probabilities: dict[str, float]
     risk: float
     action: Action
-    stage: Stage
 
 
 class Scorer:
@@ -45,7 +44,7 @@ class Scorer:
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self.uses_gate = gate
         self._gate_threshold = bundle.manifest.gate.threshold if gate else -np.inf
-        self._ordinary = self._answer(np.array(bundle.manifest.gate.probabilities), "gate")
+        self._ordinary = self._answer(np.array(bundle.manifest.gate.probabilities))
         self._flagged = [bundle.manifest.labels.index(label) for label in FLAGGED]
 
     @classmethod
@@ -75,8 +74,8 @@ class Scorer:
     def score_many(self, texts: Iterable[str], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
 
-        Reads at most CHUNK messages ahead. When `texts` raises, or holds something that is no str, the verdicts of
-        all messages before it come first, then the error. `processes` above 1 scores in that many processes, each
+        Reads at most CHUNK messages ahead. When `texts` raises (or is interrupted while it waits for input), or holds
+        something that is no str, the verdicts of all messages before it come first, then the error. `processes` above 1 scores in that many processes, each
         with a memo of its own, so that only `stage` may differ.
         """
         if processes > 1:
@@ -108,25 +107,26 @@ class Scorer:
 
     def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
         cleaned = [clean(text) for text in texts]
-        answers = [self.memo.get(each.text) for each in cleaned]
-        new = [i for i, answer in enumerate(answers) if answer is None]
-        if new:
-            answered = self._answer_new([cleaned[i] for i in new])
-            for i, answer in zip(new, answered, strict=True):
-                answers[i] = answer
-        return [self._verdict(answer, each) for answer, each in zip(answers, cleaned, strict=True) if answer]
+        keys = [_memo_key(each) for each in cleaned]
+        known = [self.memo.get(key) for key in keys]
+        new = {key: each for key, each, answer in zip(keys, cleaned, known, strict=True) if answer is None}
+        fresh = self._answer_new(new) if new else {}
+        return [
+            self._verdict(*((answer, "memo") if answer else fresh[key]), each)
+            for key, each, answer in zip(keys, cleaned, known, strict=True)
+        ]
 
-    def _answer_new(self, cleaned: Sequence[CleanText]) -> list[_Answer]:
-        ids = self._tokenizer.encode([each.text for each in cleaned])
-        scores = gate_scores(self.bundle.gate_weights, ids)
-        answers = []
-        for each, message, score in zip(cleaned, ids, scores, strict=True):
+    def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, tuple[_Answer, Stage]]:
+        """Answer clean texts by their keys, and remember the answers."""
+        ids = self._tokenizer.encode([each.text for each in new.values()])
+        scores = gate_scores(self.bundle.gate_weights, ids).tolist()
+        answers: dict[str, tuple[_Answer, Stage]] = {}
+        for (key, each), message, score in zip(new.items(), ids, scores, strict=True):
             if score < self._gate_threshold and not is_opaque(message, each.hits):
-                answer = self._ordinary
+                answers[key] = self._ordinary, "gate"
             else:
-                answer = self._answer(self._probabilities(message), "model")
-            self.memo.put(each.text, answer._replace(stage="memo"))
-            answers.append(answer)
+                answers[key] = self._answer(self._probabilities(message)), "model"
+            self.memo.put(key, answers[key][0])
         return answers
 
     def _probabilities(self, ids: Sequence[int]) -> NDArray[np.float64]:
@@ -139,29 +139,40 @@ class Scorer:
     def _risk(self, ids: Sequence[int]) -> float:
         return float(self._probabilities(ids)[self._flagged].sum())
 
-    def _answer(self, probabilities: NDArray[np.float64], stage: Stage) -> _Answer:
+    def _answer(self, probabilities: NDArray[np.float64]) -> _Answer:
         manifest = self.bundle.manifest
         named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
         risk = sum(named[label] for label in FLAGGED)
         action: Action = "pass"
         if risk >= manifest.review.risk:
             action = "block" if risk >= manifest.block.risk else "review"
-        return _Answer(max(named, key=named.__getitem__), named, risk, action, stage)
+        return _Answer(max(named, key=named.__getitem__), named, risk, action)
 
-    def _verdict(self, answer: _Answer, cleaned: CleanText) -> Verdict:
-        label, probabilities, risk, action, stage = answer
+    def _verdict(self, answer: _Answer, stage: Stage, cleaned: CleanText) -> Verdict:
+        label, probabilities, risk, action = answer
         return Verdict(label, dict(probabilities), risk, action, stage, cleaned.hits, self.bundle.manifest.id)
 
 
-def chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], Exception | None]]:
-    """Yield lists of at most `size` messages, and with the last one the error that ended the stream, if any."""
+def _memo_key(cleaned: CleanText) -> str:
+    """Return what the verdict depends on: the clean text, and whether the gate may judge it.
+
+    No clean text holds a control character, so nobody can type the key of a disguised message.
+    """
+    return f"\0{cleaned.text}" if is_disguised(cleaned.hits) else cleaned.text
+
+
+def chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], BaseException | None]]:
+    """Yield lists of at most `size` messages, and with the last one what ended the stream early, if anything did.
+
+    An interrupt (Ctrl-C while `texts` waits for input) is held back like an error: what was read is answered first.
+    """
     stream = _checked(texts)
     while True:
         chunk: list[str] = []
         try:
             for text in islice(stream, size):
                 chunk.append(text)  # noqa: PERF402  extend would lose what came before an error
-        except Exception as error:
+        except BaseException as error:
             yield chunk, error
             return
         if not chunk:
