@@ -142,7 +142,7 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(f"manifest.json of bundle {path.name} was changed after export; export the bundle anew")
     try:
         golden = tuple(Golden.model_validate(row) for row in json.loads((path / "golden.json").read_text("utf-8")))
-        with np.load(path / "gate.npz", allow_pickle=False) as arrays:
+        with (path / "gate.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             weights = arrays["weights"].astype(np.float32)
     except Exception as error:  # json, pydantic, zipfile and numpy raise many kinds
         raise BundleError(f"bundle {path.name} has unreadable parts ({type(error).__name__}); export it anew") from None

@@ -1,0 +1,219 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jingyin import LABELS, BundleError, Scorer
+from jingyin.model.bundle import (
+    FILES,
+    Calibration,
+    Gate,
+    Manifest,
+    Threshold,
+    default_path,
+    manifest_id,
+    read_bundle,
+    sha256,
+    write_bundle,
+)
+
+THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, hits=0, families={"chat": (0, 400)})
+PARTS = {
+    "labels": LABELS,
+    "max_tokens": 64,
+    "review": THRESHOLD,
+    "block": THRESHOLD,
+    "calibration": Calibration(temperature=1.2, ece_before=0.03, ece_after=0.01, rows=400),
+    "gate": Gate(threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)),
+    "provenance": {"command": "made by a test"},
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle whose network and tokenizer are stand-ins: reading checks hashes, not contents."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("model.onnx", "tokenizer.json", "lexicon.txt", "card.md"):
+        (folder / name).write_text(f"stand-in for {name}", encoding="utf-8")
+    (folder / "golden.json").write_text('[{"ids": [2, 9, 3], "logits": [1, 0, 0, 0, 0]}]', encoding="utf-8")
+    np.savez_compressed(folder / "gate.npz", weights=np.array([0.5, -1], np.float16))
+    write_bundle(folder, PARTS)
+    return folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The bundle in the package, its network linked rather than copied."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in (*FILES, "manifest.json"):
+        if name == "model.onnx":
+            (folder / name).symlink_to(default_path() / name)
+        else:
+            shutil.copyfile(default_path() / name, folder / name)
+    return folder
+
+
+def parts_of(bundle: Path) -> dict[str, object]:
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key not in ("format_version", "id", "files")}
+
+
+def change_manifest(bundle: Path, **changes: object) -> None:
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def refuses(bundle: Path, message: str) -> None:
+    with pytest.raises(BundleError, match=f"^{re.escape(message)}$"):
+        read_bundle(bundle)
+
+
+def test_what_is_written_is_read(bundle):
+    read = read_bundle(bundle)
+    assert read.manifest.review == THRESHOLD
+    assert read.manifest.labels == LABELS
+    assert read.golden[0].ids == [2, 9, 3]
+    assert read.gate_weights.tolist() == [0.5, -1]
+    assert read.gate_weights.dtype == np.float32
+    assert set(read.manifest.files) == set(FILES)
+
+
+def test_the_id_is_a_hash_of_all_the_rest(bundle):
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    assert content["id"] == manifest_id(content)
+    assert re.fullmatch("[0-9a-f]{16}", content["id"])
+    assert manifest_id({**content, "max_tokens": 65}) != content["id"]
+    assert write_bundle(bundle, PARTS).id == content["id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file(bundle, name):
+    (bundle / name).unlink()
+    refuses(bundle, f"bundle small has no {name}; copy the whole folder again or export it anew")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file(bundle, name):
+    wanted = sha256((bundle / name).read_bytes())[:12]
+    (bundle / name).write_bytes(b"other")
+    refuses(
+        bundle,
+        f"{name} of bundle small has sha256 {sha256(b'other')[:12]}, the manifest wants {wanted}: the file is damaged or "
+        "was changed; copy the bundle again or export it anew",
+    )
+
+
+def test_no_bundle_at_all(tmp_path):
+    wanted = "is no bundle: it has no manifest.json; name a folder that `jingyin train` wrote (RUN/bundle)"
+    refuses(tmp_path, f"{tmp_path} {wanted}")
+    refuses(tmp_path / "gone", f"{tmp_path / 'gone'} {wanted}")
+    (tmp_path / "file").touch()
+    refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_another_format_version(bundle, version):
+    change_manifest(bundle, format_version=version)
+    refuses(
+        bundle,
+        f"bundle small has format version {version!r}, this jingyin reads 1; install the jingyin that wrote it, or "
+        "export it anew",
+    )
+
+
+def test_a_changed_manifest(bundle):
+    change_manifest(bundle, review={**THRESHOLD.model_dump(), "risk": 0.01})
+    refuses(bundle, "manifest.json of bundle small was changed after export; export the bundle anew")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[]", "AttributeError"),
+        ('{"format_version": 1}', "ValidationError"),
+        ("\xff", "JSON"),
+    ],
+)
+def test_a_manifest_that_is_none(bundle, content, error):
+    (bundle / "manifest.json").write_text(content, encoding="utf-8")
+    with pytest.raises(
+        BundleError, match=rf"^manifest\.json of bundle small can't be read \({error}\w*\); export it anew$"
+    ):
+        read_bundle(bundle)
+
+
+def test_an_unknown_field_in_the_manifest(bundle):
+    change_manifest(bundle, note="hello")
+    refuses(bundle, "manifest.json of bundle small can't be read (ValidationError); export it anew")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("golden.json", b"[{", "JSONDecodeError"),
+        ("golden.json", b"3", "TypeError"),
+        ("golden.json", b'[{"ids": "x"}]', "ValidationError"),
+        ("gate.npz", b"", "EOFError"),
+        ("gate.npz", b"PK\x03\x04 no zip", "BadZipFile"),
+        ("gate.npz", b"\x80\x04N.", "ValueError"),  # a pickle, which is not run
+    ],
+)
+def test_parts_that_were_broken_before_they_were_hashed(bundle, name, content, error):
+    (bundle / name).write_bytes(content)
+    write_bundle(bundle, PARTS)
+    refuses(bundle, f"bundle small has unreadable parts ({error}); export it anew")
+
+
+def test_writing_wants_every_file(bundle):
+    (bundle / "gate.npz").unlink()
+    (bundle / "card.md").unlink()
+    with pytest.raises(BundleError, match=r"^bundle small lacks gate\.npz, card\.md; write them before the manifest$"):
+        write_bundle(bundle, PARTS)
+
+
+def test_golden_messages_are_checked_on_this_machine(copy):
+    golden = json.loads((copy / "golden.json").read_text(encoding="utf-8"))
+    golden[1]["logits"][0] += 5
+    (copy / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    manifest = write_bundle(copy, parts_of(copy))
+    wanted = (
+        rf"^golden message 1 of bundle {manifest.id} is off by 5\.0\d\d|4\.9\d\d on this machine, at most 0\.25 was"
+    )
+    with pytest.raises(BundleError, match=wanted):
+        Scorer.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.onnx", r"^onnxruntime can't load model\.onnx \(\w+\); export the bundle again, or install"),
+        ("tokenizer.json", r"^tokenizer\.json can't be read as a tokenizer"),
+    ],
+)
+def test_a_scorer_refuses_what_it_cannot_load(copy, name, message):
+    (copy / name).unlink()
+    (copy / name).write_bytes(b"{}")
+    write_bundle(copy, parts_of(copy))
+    with pytest.raises(BundleError, match=message):
+        Scorer.load(copy)
+
+
+def test_a_copy_loads_under_its_own_id(copy):
+    changed = write_bundle(copy, {**parts_of(copy), "provenance": {"command": "a copy"}})
+    assert isinstance(changed, Manifest)
+    assert Scorer.load(str(copy)).score("你好").bundle == changed.id != read_bundle(default_path()).manifest.id
+
+
+def test_the_bundle_in_the_package_is_whole_and_small():
+    read = read_bundle(default_path())
+    assert sum(file.stat().st_size for file in read.path.iterdir()) <= 16 << 20
+    assert read.manifest.review.risk <= read.manifest.block.risk
+    for threshold in (read.manifest.review, read.manifest.block):
+        assert threshold.bound <= threshold.target
+    assert len(read.golden) >= len(LABELS)

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from jingyin.model.gate import BUCKETS, gate_scores, is_opaque, unigram_features
+from jingyin.model.tokenizer import UNKNOWN
+from jingyin.train.calibrate import upper_bound
+from jingyin.train.gate import MAX_LOSS, _matrix, set_threshold, train_gate
+
+BENIGN, FLAGGED = np.array([0.9, 0.1, 0, 0, 0]), np.array([0, 0, 0.2, 0.8, 0])
+
+
+def scored(*scores: float) -> tuple[np.ndarray, list[list[int]]]:
+    """Return weights, and a message of one token for each wanted score."""
+    weights = np.zeros(BUCKETS, np.float16)
+    ids = np.arange(10, 10 + len(scores))
+    weights[unigram_features(ids)] = np.array(scores) * np.sqrt(2)
+    return weights, [[int(i)] for i in ids]
+
+
+def threshold(scores: list[float], flagged: list[bool], opaque: list[bool] | None = None):
+    weights, messages = scored(*scores)
+    probabilities = np.where(np.array(flagged)[:, None], FLAGGED, BENIGN)
+    return set_threshold(weights, messages, np.array(opaque or [False] * len(scores)), np.array(flagged), probabilities)
+
+
+def test_the_gate_learns_what_the_network_suspects():
+    rng = np.random.default_rng(0)
+    plain = [[2, *rng.integers(10, 60, 8).tolist(), 3] for _ in range(150)]
+    risky = [[2, *rng.integers(40, 90, 8).tolist(), 3] for _ in range(150)]
+    weights = train_gate(plain + risky, np.arange(300) >= 150, seed=1)
+    assert weights.dtype == np.float16
+    assert weights.shape == (BUCKETS,)
+    found = gate_scores(weights.astype(np.float32), plain + risky)
+    assert (found[150:] > 0).mean() > 0.95
+    assert (found[:150] < 0).mean() > 0.95
+    assert np.array_equal(weights, train_gate(plain + risky, np.arange(300) >= 150, seed=1))
+
+
+def test_training_and_serving_count_the_same_features():
+    rng = np.random.default_rng(1)
+    messages = [[2, *rng.integers(10, 5000, length).tolist(), 3] for length in (1, 2, 7, 30)]
+    weights = rng.normal(size=BUCKETS).astype(np.float32)
+    np.testing.assert_allclose(
+        _matrix(messages) @ weights[:-1] + weights[-1], gate_scores(weights, messages), rtol=0, atol=1e-4
+    )
+    alone = np.concatenate([gate_scores(weights, [message]) for message in messages])
+    np.testing.assert_allclose(gate_scores(weights, messages), alone, atol=1e-5)
+
+
+def test_with_few_flagged_messages_none_may_be_lost():
+    gate = threshold([-6, -4, -3, -2, 1, 3], [False, False, False, True, True, True])
+    assert gate.threshold == pytest.approx(-2.5, abs=0.01)  # half a unit below the lowest flagged one
+    assert (gate.lost, gate.flagged) == (0, 3)
+    assert gate.loss_bound == pytest.approx(upper_bound(0, 3))
+    assert gate.passed_share == 0
+    assert gate.probabilities == pytest.approx(BENIGN)
+
+
+def test_loss_stays_within_its_bound():
+    scores, flagged = [-9.0, -8.0, *([4.0] * 4998)], [True] * 5000
+    gate = threshold([*scores, -7.0], [*flagged, False])
+    assert upper_bound(1, 5000) <= MAX_LOSS < upper_bound(2, 5000)
+    assert gate.lost == 1
+    assert gate.loss_bound == pytest.approx(upper_bound(1, 5000))
+    assert gate.threshold == pytest.approx(-8.5, abs=0.01)
+
+
+def test_opaque_messages_run_the_network_whatever_their_score():
+    scores, flagged = [-6.0, -5.0, -4.0, 1.0], [True, False, False, True]
+    gate = threshold(scores, flagged, [True, True, False, False])
+    assert gate.threshold == pytest.approx(0.5, abs=0.01)  # the opaque one at -6 does not pull it down
+    assert gate.lost == 0
+    assert gate.passed_share == 0.5  # of the ordinary two, the opaque one
+
+
+def test_nothing_flagged_stops_all():
+    gate = threshold([-3.0, 2.0], [False, False])
+    assert gate.threshold == pytest.approx(3, abs=0.01)
+    assert (gate.flagged, gate.lost, gate.loss_bound) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "hits", "opaque"),
+    [
+        ([2, 50, 51, 3], {}, False),
+        ([2, 50, 51, 3], {"joined": 1}, False),
+        ([2, 50, 51, 3], {"joined": 1, "invisible": 1}, True),
+        ([2, 50, 51, 3], {"disguised": 2}, True),
+        ([2, 50, 51, 3], {"phone": 9, "link": 9, "traditional": 9}, False),
+        ([2, *[50] * 7, UNKNOWN, 3], {}, False),
+        ([2, *[50] * 6, UNKNOWN, 3], {}, True),
+    ],
+)
+def test_what_the_gate_must_not_judge(ids, hits, opaque):
+    assert is_opaque(ids, hits) is opaque
+
+
+def test_a_score_at_the_threshold_passes(monkeypatch):
+    from jingyin import Scorer
+
+    scorer = Scorer.load(memo_bytes=0)
+    text = "明天下午三点老地方见，记得带伞"
+    (score,) = gate_scores(scorer.bundle.gate_weights, scorer._tokenizer.encode([text.replace("，", ",")]))
+    scorer._gate_threshold = float(score)
+    assert scorer.score(text.replace("，", ",")).stage == "model"
+    scorer._gate_threshold = float(np.nextafter(score, np.float32(9)))
+    assert scorer.score(text.replace("，", ",")).stage == "gate"
