@@ -64,9 +64,13 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
 _MASK = re.compile(
     rf"(?=[\d¥$+(×□#_*a-z{_NUMERAL}])(?<![a-z0-9@])(?:" + "|".join(f"(?P<{k}>{p})" for k, p in _PATTERNS) + ")"
 )
-_CODE = re.compile(r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$")
+_CODE = re.compile(
+    r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$"
+)
 # Emergency and short service numbers and years say something by themselves and stay as they are.
-_PLAIN = frozenset(("110", "119", "120", "122", "315", "360", "911", "996", "985", "211", "404", "618", "520", "1314", "886"))
+_PLAIN = frozenset(
+    ("110", "119", "120", "122", "315", "360", "911", "996", "985", "211", "404", "618", "520", "1314", "886")
+)
 _UNITS = {"百": 100, "千": 1_000, "万": 10_000, "w": 10_000, "k": 1_000, "佰": 100, "仟": 1_000, "亿": 10**8}
 _DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
     c: i for i, c in enumerate("〇壹贰叁肆伍陆柒捌玖")

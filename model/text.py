@@ -131,7 +131,13 @@ _TRADITIONAL_GB2312 = re.compile(f"[{''.join(filter(_in_gb2312, _SIMPLIFIED))}]"
 # Letters of other alphabets that are drawn like Latin ones; Unicode's confusables, the lower-case core of it.
 _LOOKALIKES = dict(zip("аеорсухіјѕԁһӏοανικρτυχɑɡı", "aeopcyxijsdhloavikptuxagi", strict=True))
 # CJK radicals that Unicode gives no compatibility form (its EquivalentUnifiedIdeograph list, those in use).
-_RADICALS = dict(zip("⺒⺓⺟⺠⺮⺼⻁⻄⻅⻆⻉⻊⻋⻑⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻩⻨⻪⻬⻮⻰⻳", "巳幺母民竹肉虎西见角贝足车长长门雨青韦页风飞食马骨鬼鱼鸟黄麦黾齐齿龙龟", strict=True))
+_RADICALS = dict(
+    zip(
+        "⺒⺓⺟⺠⺮⺼⻁⻄⻅⻆⻉⻊⻋⻑⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻩⻨⻪⻬⻮⻰⻳",
+        "巳幺母民竹肉虎西见角贝足车长长门雨青韦页风飞食马骨鬼鱼鸟黄麦黾齐齿龙龟",
+        strict=True,
+    )
+)
 # Enclosed letters without a compatibility form: 🅐 🅰 and the flag letters.
 _ENCLOSED = ((0x1F150, 26), (0x1F170, 26), (0x1F1E6, 26))
 _BLANKS = {"\u2800": " ", "\u3164": " ", "\u115f": "", "\u1160": "", "\uffa0": " ", "\u034f": ""}
@@ -219,9 +225,7 @@ def _space(text: str, hits: dict[str, int]) -> list[Edit]:
     if " " not in text:
         return []
     edge = (0, len(text))
-    return [
-        (m.start(), m.end(), "" if m.start() in edge or m.end() in edge else " ") for m in _SPACES.finditer(text)
-    ]
+    return [(m.start(), m.end(), "" if m.start() in edge or m.end() in edge else " ") for m in _SPACES.finditer(text)]
 
 
 def _join(text: str, hits: dict[str, int]) -> list[Edit]:

@@ -97,7 +97,9 @@ def _check(segments: Sequence[Segment], coding: str) -> None:
         raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
     longest = max((len(segment.payload) for segment in segments), default=0)
     if longest > MAX_PAYLOAD:
-        raise InputError(f"a payload has {longest} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
+        raise InputError(
+            f"a payload has {longest} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time"
+        )
 
 
 # ---- user data header (3GPP TS 23.040, 9.2.3.24)

@@ -27,7 +27,10 @@ def _highlight(text: str, spans: Sequence[Span]) -> str:
     pieces, at = [], 0
     for span in sorted(spans, key=lambda span: span.start):
         if span.start >= at:
-            pieces += [text[at : span.start], typer.style(text[span.start : span.end], fg=typer.colors.RED, underline=True)]
+            pieces += [
+                text[at : span.start],
+                typer.style(text[span.start : span.end], fg=typer.colors.RED, underline=True),
+            ]
             at = span.end
     return "".join(pieces) + text[at:]
 

@@ -1,7 +1,6 @@
 """Shared by all tests: a clean environment, and the bundle that the package holds."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,6 +17,6 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def scorer() -> Iterator[Scorer]:
+def scorer() -> Scorer:
     """The default bundle's scorer, loaded once."""
-    yield Scorer.load()
+    return Scorer.load()

@@ -4,14 +4,17 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import jingyin
 import pytest
+
+import jingyin
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_public_names() -> None:
-    assert sorted(jingyin.__all__) == list(jingyin.__all__) or set(jingyin.__all__) == set(dir(jingyin)) & set(jingyin.__all__)
+    assert sorted(jingyin.__all__) == list(jingyin.__all__) or set(jingyin.__all__) == set(dir(jingyin)) & set(
+        jingyin.__all__
+    )
     assert all(hasattr(jingyin, name) for name in jingyin.__all__)
 
 

@@ -78,9 +78,7 @@ def _logits(path: Path, encode: Encode, rows: Rows) -> NDArray[np.float64]:
     return np.concatenate([run(session, [ids]) for ids in progress]).astype(np.float64)
 
 
-def _calibrate(
-    recipe: Classify, rows: Rows, logits: NDArray[np.float64]
-) -> tuple[Calibration, Threshold, Threshold]:
+def _calibrate(recipe: Classify, rows: Rows, logits: NDArray[np.float64]) -> tuple[Calibration, Threshold, Threshold]:
     calibration = fit_temperature(logits, rows.labels)
     risks = softmax(logits / calibration.temperature)[:, FLAGGED_INDEX].sum(1)
     benign = np.isin(rows.labels, [LABELS.index("ordinary"), LABELS.index("lawful_collection")])
@@ -104,16 +102,18 @@ def _gate(
     recipe: Classify, corpus: Path, path: Path, encode: Encode, calibration: Calibration, review: Threshold
 ) -> tuple[Gate, NDArray[np.float16]]:
     def judged(rows: Rows) -> tuple[Rows, list[list[int]], NDArray[np.float64]]:
-        return rows, encode(rows.cleaned), softmax(_logits(path, encode, rows) / calibration.temperature)
+        probabilities = softmax(_logits(path, encode, rows) / calibration.temperature).astype(np.float64)
+        return rows, encode(rows.cleaned), probabilities
 
     train, train_ids, train_probabilities = judged(read_split(corpus, "train"))
     risky = train_probabilities[:, FLAGGED_INDEX].sum(1) >= SUSPICION * review.risk
     weights = train_gate(train_ids, risky | np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
-    held = [judged(rows) for split in ("validation", "calibration") for rows in _with_copies(corpus, split, recipe.seed)]
+    held = [
+        judged(rows) for split in ("validation", "calibration") for rows in _with_copies(corpus, split, recipe.seed)
+    ]
     ids = [message for _, messages, _ in held for message in messages]
     hits = [each.hits for rows, _, _ in held for each in rows.cleaned]
     opaque = np.array([is_opaque(message, hit) for message, hit in zip(ids, hits, strict=True)])
     probabilities = np.concatenate([p for _, _, p in held])
     flagged = probabilities[:, FLAGGED_INDEX].sum(1) >= review.risk
     return set_threshold(weights, ids, opaque, flagged, probabilities), weights
-

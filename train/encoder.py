@@ -257,7 +257,7 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
 
 
 def _embedding(weights: torch.Tensor, padding: int | None = None) -> torch.nn.Embedding:
-    embedding = torch.nn.Embedding(*weights.shape, padding_idx=padding)
+    embedding = torch.nn.Embedding(len(weights), weights.shape[1], padding)
     embedding.weight.data = weights
     return embedding
 

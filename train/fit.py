@@ -40,7 +40,8 @@ class LengthGrouped(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator)[: len(self)])
+        order: list[int] = get_length_grouped_indices(self.lengths, self.batch, generator=generator)  # type: ignore[no-untyped-call]
+        return iter(order[: len(self)])
 
 
 class SmsTrainer(Trainer):

@@ -1,7 +1,6 @@
 import math
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,17 +35,19 @@ def tokenizer() -> SmsTokenizer:
 
 
 @pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[jieba.Tokenizer]:
+def peer(tmp_path_factory: pytest.TempPathFactory) -> jieba.Tokenizer:
     path = tmp_path_factory.mktemp("lexicon") / "lexicon.txt"
     path.write_text(LEXICON, encoding="utf-8")
     peer = jieba.Tokenizer(dictionary=str(path))
     peer.tmp_dir = str(path.parent)
     peer.initialize()
-    yield peer
+    return peer
 
 
 def log_probability(words: list[str]) -> float:
-    return sum(math.log(FREQUENCIES.get(word) or 1) for word in words) - len(words) * math.log(sum(FREQUENCIES.values()))
+    return sum(math.log(FREQUENCIES.get(word) or 1) for word in words) - len(words) * math.log(
+        sum(FREQUENCIES.values())
+    )
 
 
 # Runs made of lexicon words, so that segmentation has choices to make.

@@ -47,7 +47,9 @@ def test_a_verdict_for_every_string(scorer: Scorer, text: str) -> None:
     assert sum(verdict.probabilities.values()) == pytest.approx(1, abs=1e-6)
     assert verdict.risk == pytest.approx(sum(verdict.probabilities[label] for label in FLAGGED))
     manifest = scorer.bundle.manifest
-    wanted = "block" if verdict.risk >= manifest.block.risk else "review" if verdict.risk >= manifest.review.risk else "pass"
+    wanted = (
+        "block" if verdict.risk >= manifest.block.risk else "review" if verdict.risk >= manifest.review.risk else "pass"
+    )
     assert verdict.action == wanted
 
 
@@ -102,11 +104,10 @@ def test_a_stream_that_breaks_gives_what_came_before(scorer: Scorer) -> None:
         yield from MESSAGES[:3]
         raise OSError("the disk is gone")
 
-    seen = []
+    seen: list[Verdict] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for verdict in scorer.score_many(broken()):
-            seen.append(verdict.label)  # noqa: PERF402
-    assert seen == [scorer.score(text).label for text in MESSAGES[:3]]
+        seen.extend(scorer.score_many(broken()))
+    assert [verdict.label for verdict in seen] == [scorer.score(text).label for text in MESSAGES[:3]]
 
 
 def test_a_stream_with_a_wrong_item_names_its_number(scorer: Scorer) -> None:

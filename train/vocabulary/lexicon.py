@@ -48,7 +48,10 @@ def characters() -> set[str]:
     """Return the level-1 characters of GB2312 and Big5, folded, and printable ASCII and punctuation."""
     level1 = (bytes((row, cell)).decode("gb2312", "ignore") for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF))
     big5 = (bytes((row, cell)).decode("big5", "ignore") for row in range(0xA4, 0xC7) for cell in range(0x40, 0xFF))
-    marks = "".join(map(chr, range(0x21, 0x7F))) + "。、《》【】「」『』“”‘’…—·～~£€℃√★☆●■◆▲▼→←↑↓♥❤✅❌⚠☎📞💰🔥😊😂🙏👍😭😄😘🌹💣🔪💀📱🚫❗❓"
+    marks = (
+        "".join(map(chr, range(0x21, 0x7F)))
+        + "。、《》【】「」『』“”‘’…—·～~£€℃√★☆●■◆▲▼→←↑↓♥❤✅❌⚠☎📞💰🔥😊😂🙏👍😭😄😘🌹💣🔪💀📱🚫❗❓"
+    )
     folded = {clean(c).text for c in (*level1, *big5, *marks)}
     return {c for c in folded if len(c) == 1}
 
