@@ -25,13 +25,14 @@ CHUNK = 256
 """Messages that score_many reads ahead at most."""
 
 
-class _Answer(NamedTuple):
-    """What of a verdict the memo keeps."""
+class Answer(NamedTuple):
+    """What of a verdict the memo keeps; `stage` is what answered first. Shared by messages: not to be changed."""
 
     label: str
     probabilities: dict[str, float]
     risk: float
     action: Action
+    stage: Stage
 
 
 class Scorer:
@@ -39,12 +40,12 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, network: Network, *, gate: bool, memo_bytes: int) -> None:
         self.bundle = bundle
-        self.memo: Memo[_Answer] = Memo(memo_bytes)
+        self.memo: Memo[Answer] = Memo(memo_bytes)
         self._network = network
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self.uses_gate = gate
         self._gate_threshold = bundle.manifest.gate.threshold if gate else -np.inf
-        self._ordinary = self._answer(np.array(bundle.manifest.gate.probabilities))
+        self._ordinary = self._answer(np.array(bundle.manifest.gate.probabilities), "gate")
         self._flagged = [bundle.manifest.labels.index(label) for label in FLAGGED]
 
     @classmethod
@@ -105,28 +106,37 @@ class Scorer:
                 spans.append(Span(start, end, text[start:end], round(weight, 4)))
         return spans
 
+    def answers(self, texts: Sequence[str]) -> list[Answer]:
+        """Answer messages without making verdicts; no answer depends on what was scored before, `stage` included.
+
+        Raises InputError for anything that is no str.
+        """
+        return [answer for _, answer, _ in self._answered(texts)]
+
     def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
+        return [self._verdict(*each) for each in self._answered(texts)]
+
+    def _answered(self, texts: Sequence[str]) -> Iterator[tuple[CleanText, Answer, bool]]:
+        """Yield each message cleaned, its answer, and whether the memo knew it."""
         cleaned = [clean(text) for text in texts]
         keys = [_memo_key(each) for each in cleaned]
         known = [self.memo.get(key) for key in keys]
         new = {key: each for key, each, answer in zip(keys, cleaned, known, strict=True) if answer is None}
         fresh = self._answer_new(new) if new else {}
-        return [
-            self._verdict(*((answer, "memo") if answer else fresh[key]), each)
-            for key, each, answer in zip(keys, cleaned, known, strict=True)
-        ]
+        for key, each, answer in zip(keys, cleaned, known, strict=True):
+            yield each, answer or fresh[key], answer is not None
 
-    def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, tuple[_Answer, Stage]]:
+    def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, Answer]:
         """Answer clean texts by their keys, and remember the answers."""
         ids = self._tokenizer.encode([each.text for each in new.values()])
         scores = gate_scores(self.bundle.gate_weights, ids).tolist()
-        answers: dict[str, tuple[_Answer, Stage]] = {}
+        answers: dict[str, Answer] = {}
         for (key, each), message, score in zip(new.items(), ids, scores, strict=True):
             if score < self._gate_threshold and not is_opaque(message, each.hits):
-                answers[key] = self._ordinary, "gate"
+                answers[key] = self._ordinary
             else:
-                answers[key] = self._answer(self._probabilities(message)), "model"
-            self.memo.put(key, answers[key][0])
+                answers[key] = self._answer(self._probabilities(message), "model")
+            self.memo.put(key, answers[key])
         return answers
 
     def _probabilities(self, ids: Sequence[int]) -> NDArray[np.float64]:
@@ -139,18 +149,19 @@ class Scorer:
     def _risk(self, ids: Sequence[int]) -> float:
         return float(self._probabilities(ids)[self._flagged].sum())
 
-    def _answer(self, probabilities: NDArray[np.float64]) -> _Answer:
+    def _answer(self, probabilities: NDArray[np.float64], stage: Stage) -> Answer:
         manifest = self.bundle.manifest
         named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
         risk = sum(named[label] for label in FLAGGED)
         action: Action = "pass"
         if risk >= manifest.review.risk:
             action = "block" if risk >= manifest.block.risk else "review"
-        return _Answer(max(named, key=named.__getitem__), named, risk, action)
+        return Answer(max(named, key=named.__getitem__), named, risk, action, stage)
 
-    def _verdict(self, answer: _Answer, stage: Stage, cleaned: CleanText) -> Verdict:
-        label, probabilities, risk, action = answer
-        return Verdict(label, dict(probabilities), risk, action, stage, cleaned.hits, self.bundle.manifest.id)
+    def _verdict(self, cleaned: CleanText, answer: Answer, known: bool) -> Verdict:
+        label, probabilities, risk, action, stage = answer
+        bundle = self.bundle.manifest.id
+        return Verdict(label, dict(probabilities), risk, action, "memo" if known else stage, cleaned.hits, bundle)
 
 
 def _memo_key(cleaned: CleanText) -> str:
