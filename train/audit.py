@@ -24,7 +24,7 @@ from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train import label_studio
 from jingyin.train.corpus.similar import similar_pairs
-from jingyin.train.evaluate.messages import Row, read_rows
+from jingyin.train.evaluate.messages import Row, label_indices, read_rows
 
 SUSPECTS = 300
 """Rows of likely wrong label that are written, at most."""
@@ -57,11 +57,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Data:
-    """Rows and what is worked out of them: clean texts, label indices (n,) with -1 for none, and tf-idf (n, grams)."""
+    """Rows, their places, label indices (n,) with -1 for none, and tf-idf (n, grams)."""
 
     rows: list[Row]
     where: list[str]
-    texts: list[str]
     labels: NDArray[np.int64]
     grams: csr_matrix
 
@@ -118,19 +117,22 @@ def _load(paths: Sequence[Path]) -> _Data:
             f"on the others and wants at least {_FOLDS} labelled rows of each of {', '.join(LABELS)}"
         )
     rows = [row for _, row in found]
-    texts = [clean(row["text"]).text for row in rows]
-    labels = np.array([LABELS.index(row["label"]) if row.get("label") else -1 for row in rows], np.int64)
-    grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True).fit_transform(texts)
-    return _Data(rows, [where for where, _ in found], list(texts), labels, grams)
+    return _Data(rows, [where for where, _ in found], label_indices(rows), gram_matrix(rows))
 
 
-def out_of_fold(data_rows: Sequence[Row], grams: csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def gram_matrix(rows: Sequence[Row]) -> csr_matrix:
+    """Return tf-idf weights (n, grams) of the character 1-4-grams of each row's clean text."""
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
+    return vectorizer.fit_transform([clean(row["text"]).text for row in rows])
+
+
+def out_of_fold(rows: Sequence[Row], grams: csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return probabilities (n, labels) of each row by a linear model that saw neither it nor its group.
 
     Character n-grams: on 100 flipped labels of the authored rows word n-grams found 3 fewer, both together 1 more for
     twice the time, naive Bayes 13 fewer.
     """
-    groups = [str(row.get("group") or row.get("pair") or f"row {i}") for i, row in enumerate(data_rows)]
+    groups = [str(row.get("group") or row.get("pair") or f"row {i}") for i, row in enumerate(rows)]
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     model = OneVsRestClassifier(LogisticRegression(C=100.0, solver="liblinear"))
     return np.asarray(
@@ -166,7 +168,7 @@ def _suspects(data: _Data) -> Iterator[Finding]:
 
 def _contradictions(data: _Data) -> Iterator[Finding]:
     """Yield both rows of near-duplicates with different labels, but for the minimal pairs, which are so on purpose."""
-    for i, j, alike in similar_pairs(data.texts, ALIKE):
+    for i, j, alike in similar_pairs([clean(row["text"]).text for row in data.rows], ALIKE):
         labels = (int(data.labels[i]), int(data.labels[j]))
         pair = data.rows[i].get("pair")
         if min(labels) < 0 or labels[0] == labels[1] or (pair and pair == data.rows[j].get("pair")):

@@ -73,7 +73,7 @@ def read_messages(paths: Sequence[Path]) -> Messages:
     _refuse_empty_class([row["label"] for row in rows], paths)
     return Messages(
         texts=[row["text"] for row in rows],
-        labels=np.array([LABELS.index(row["label"]) for row in rows], np.int64),
+        labels=label_indices(rows),
         families=[str(row.get("family") or row["label"]) for row in rows],
         sources=[str(row.get("source") or path.stem) for path, _, row in scored],
         groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
@@ -81,6 +81,11 @@ def read_messages(paths: Sequence[Path]) -> Messages:
         left_out=len(found) - len(scored),
         files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
     )
+
+
+def label_indices(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Return the index in LABELS of each row's label (n,), -1 for a row without one."""
+    return np.array([LABELS.index(row["label"]) if row.get("label") else -1 for row in rows], np.int64)
 
 
 def read_rows(path: Path) -> list[Row]:

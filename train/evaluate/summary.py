@@ -13,18 +13,12 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
     console.print(
         f"bundle {evaluation.bundle}: {sum(evaluation.counts.values())} messages, {evaluation.left_out} not scored"
     )
-    table = Table(title="recall", title_justify="left")
-    for name in (
-        "system",
-        "at its threshold",
-        "false positives",
-        *(f"at {a.rate:.1%}" for a in model.at_rates),
-        "pairs",
-    ):
-        table.add_column(name, justify="left" if name == "system" else "right")
+    table = Table(title="at its threshold, and recall at fixed false-positive rates", title_justify="left")
+    for name in ("system", "recall", "false", *(f"{a.rate:.1%}" for a in model.at_rates), "pairs"):
+        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
     for each in evaluation.systems:
-        rates = map(_at_rate, each.at_rates)
-        table.add_row(each.name, _rate(each.recall), _rate(each.false_positives), *rates, _rate(each.pairs))
+        own = (_share(each.recall), _share(each.false_positives))
+        table.add_row(each.name, *own, *map(_at_rate, each.at_rates), _share(each.pairs))
     console.print(table)
     console.print("worst benign families: " + ", ".join(f"{f.name} {_rate(f.review)}" for f in evaluation.families[:5]))
     for held_out, name in ((False, "trained"), (True, "held-out")):
@@ -47,4 +41,4 @@ def _rate(rate: Rate) -> str:
 
 
 def _at_rate(at: AtRate) -> str:
-    return f"{at.recall.value:.1%}" if at.recall else f"needs {at.needed}"
+    return f"{at.recall.value:.1%}" if at.recall else "-"
