@@ -169,10 +169,12 @@ def test_tls(tmp_path: Path) -> None:
     assert made == 0
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False
-    with InThread(tls_certificate=str(certificate), tls_key=str(key)) as server:
-        with context.wrap_socket(server.connect()) as connection:
-            connection.sendall(post({"text": "死"}))
-            assert b'"block"' in receive(connection)
+    with (
+        InThread(tls_certificate=str(certificate), tls_key=str(key)) as server,
+        context.wrap_socket(server.connect()) as connection,
+    ):
+        connection.sendall(post({"text": "死"}))
+        assert b'"block"' in receive(connection)
 
 
 def test_a_taken_address_is_one_sentence() -> None:

@@ -1,0 +1,67 @@
+"""The script under Jasmin's contract: evaluated with separate globals and locals, judged by what it leaves in them."""
+
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from http_fakes import InThread
+
+SCRIPT = Path(__file__).parents[3] / "serve/gateways/jasmin.py"
+Default = Enum("Default", ["UCS2", "LATIN_1", "SMSC_DEFAULT_ALPHABET"])
+Feature = Enum("Feature", ["UDHI_INDICATOR_SET"])
+BLOCKED = (0x45, 403)
+
+
+def pdu(payload: bytes, coding: Any, *, udhi: bool = False, following: Any = None, field: str = "short_message") -> SimpleNamespace:
+    features = [Feature.UDHI_INDICATOR_SET] if udhi else []
+    made = SimpleNamespace(params={field: payload, "data_coding": coding, "esm_class": SimpleNamespace(gsmFeatures=features)})
+    if following is not None:
+        made.nextPdu = following
+    return made
+
+
+def intercept(first: Any) -> tuple[int | None, int | None]:
+    given: dict[str, Any] = {"routable": SimpleNamespace(pdu=first), "smpp_status": None, "http_status": None, "extra": {}}
+    exec(compile(SCRIPT.read_text("utf-8"), "", "exec"), {}, given)
+    return given["smpp_status"], given["http_status"]
+
+
+UCS2 = SimpleNamespace(scheme=None, schemeData=Default.UCS2)
+THREAT = "呼死你".encode("utf-16-be")
+HEADER = b"\x05\x00\x03\x07\x02"
+
+
+@pytest.fixture
+def _jingyin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with InThread() as server:
+        monkeypatch.setenv("JINGYIN_URL", f"http://127.0.0.1:{server.port}")
+        yield
+
+
+@pytest.mark.usefixtures("_jingyin")
+@pytest.mark.parametrize(
+    ("first", "statuses"),
+    [
+        (pdu("你好".encode("utf-16-be"), 8), (None, None)),
+        (pdu(THREAT, 8), BLOCKED),  # over HTTP the coding is a number
+        (pdu(THREAT, UCS2), BLOCKED),  # over SMPP an object
+        (pdu("呼死你".encode("gbk"), 15), BLOCKED),
+        (pdu(HEADER + b"\x01" + THREAT, UCS2, udhi=True), BLOCKED),
+        (pdu(HEADER + b"\x01" + THREAT[:3], UCS2, udhi=True, following=pdu(HEADER + b"\x02" + THREAT[3:], UCS2, udhi=True)), BLOCKED),
+        (pdu(THREAT[:2], 8, following=pdu(THREAT[2:], 8)), BLOCKED),
+        (pdu(THREAT, 8, field="message_payload"), BLOCKED),
+        (pdu(b"hello", SimpleNamespace(schemeData=Default.SMSC_DEFAULT_ALPHABET)), (None, None)),
+        (pdu(b"", None), (None, None)),
+        (pdu(b"\xff", UCS2, udhi=True), (None, None)),  # a header that says more than there is
+    ],
+)
+def test_statuses(first: Any, statuses: tuple[int | None, int | None]) -> None:
+    assert intercept(first) == statuses
+
+
+@pytest.mark.parametrize("first", [pdu(THREAT, 8), None])
+def test_trouble_lets_the_message_go_on(first: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINGYIN_URL", "http://127.0.0.1:1")
+    assert intercept(first) == (None, None)

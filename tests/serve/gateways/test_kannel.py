@@ -1,0 +1,216 @@
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote_to_bytes, urlencode
+from urllib.request import urlopen
+
+import pytest
+from http_fakes import InThread
+
+from jingyin.serve.gateways.kannel import make_server, question
+
+THREAT = "有人出钱让我们呼死你，转300元就停，不给就一直打到你关机"
+GREETING = "妈，今晚回家吃饭，七点到"
+
+
+# ---- the filter alone
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        (urlencode({"text": "你好"}), {"text": "你好"}),
+        (urlencode({"text": "你好", "coding": "2", "charset": "utf-8"}), {"text": "你好"}),
+        ("text=%C4%E3&charset=windows-936&coding=2", {"text": "你"}),
+        ("text=%ff&charset=no-such", {"text": "\ufffd"}),
+        ("", {"text": ""}),
+    ],
+)
+def test_text(query: str, wanted: dict[str, str]) -> None:
+    if "windows-936" in query:
+        query = query.replace("windows-936", "cp936")
+    assert question(query) == wanted
+
+
+@pytest.mark.parametrize(
+    ("query", "payload", "coding", "udh"),
+    [
+        ("text=O%60Y%7D&coding=2&udh=%05%00%03%07%02%01", b"O`Y}", "ucs2", b"\x05\x00\x03\x07\x02\x01"),
+        ("text=%c4%e3&charset=GBK&coding=2", b"\xc4\xe3", "gbk", b""),
+        ("text=%00%ff&coding=1", b"\x00\xff", "latin1", b""),
+    ],
+)
+def test_payload(query: str, payload: bytes, coding: str, udh: bytes) -> None:
+    asked = question(query)
+    assert (b64decode(asked["payload"]), asked["coding"], b64decode(asked["udh"])) == (payload, coding, udh)
+
+
+class _Smsbox(BaseHTTPRequestHandler):
+    taken: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.taken.append(self.path)
+        self.send_response(202)
+        self.send_header("Content-Length", "24")
+        self.end_headers()
+        self.wfile.write(b"0: Accepted for delivery")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def _run(server: ThreadingHTTPServer) -> str:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    try:
+        with urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_blocks_hands_on_and_fails_open(capfd: pytest.CaptureFixture[str]) -> None:
+    smsbox = ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox)
+    with InThread() as jingyin, smsbox:
+        filters = [make_server(0, _run(smsbox), f"http://127.0.0.1:{port}") for port in (jingyin.port, 1)]
+        live, alone = map(_run, filters)
+        assert _get(f"{live}/cgi-bin/sendsms?text={quote(GREETING)}") == (202, b"0: Accepted for delivery")
+        assert _get(f"{live}/cgi-bin/sendsms?text={quote(THREAT)}") == (403, b"Blocked")
+        assert _get(f"{alone}/cgi-bin/sendsms?text={quote(THREAT)}") == (202, b"0: Accepted for delivery")
+        for each in (*filters, smsbox):
+            each.shutdown()
+            each.server_close()
+    assert _Smsbox.taken == [f"/cgi-bin/sendsms?text={quote(text)}" for text in (GREETING, THREAT)]
+    log = capfd.readouterr().err
+    assert '{"event": "sendsms", "action": "block", "reason": "scored"}' in log
+    assert "呼" not in log
+    assert quote("呼") not in log
+
+
+# ---- Kannel itself
+
+_CONFIG = """
+group = core
+admin-port = {admin}
+admin-password = secret
+smsbox-port = {smsbox}
+log-file = "{folder}/bearerbox.log"
+box-allow-ip = 127.0.0.1
+
+group = smsc
+smsc = fake
+smsc-id = fake
+port = {smsc}
+connect-allow-ip = 127.0.0.1
+
+group = smsbox
+bearerbox-host = 127.0.0.1
+sendsms-port = {sendsms}
+log-file = "{folder}/smsbox.log"
+http-request-retry = 0
+
+group = sendsms-user
+username = user
+password = secret
+max-messages = 10
+
+group = sms-service
+keyword = default
+catch-all = true
+max-messages = 0
+get-url = "http://127.0.0.1:{filter}/cgi-bin/sendsms?username=user&password=secret&from=%p&to=%P&coding=%c&udh=%u&text=%b"
+"""
+
+
+def _free_ports(names: str) -> dict[str, int]:
+    sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in names.split()}
+    ports = {name: each.getsockname()[1] for name, each in sockets.items()}
+    for each in sockets.values():
+        each.close()
+    return ports
+
+
+def _until(ready: Callable[[], Any], what: str) -> Any:
+    for _ in range(200):
+        try:
+            if found := ready():
+                return found
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"no {what} in 20 s")
+
+
+class Kannel:
+    """bearerbox and smsbox with a fake SMSC: `phone` sends and receives lines "from to type text"."""
+
+    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
+        self.sendsms = f"http://127.0.0.1:{ports['filter']}/cgi-bin/sendsms?username=user&password=secret&"
+        config = folder / "kannel.conf"
+        config.write_text(_CONFIG.format(folder=folder, **ports))
+        self.boxes = [self._start("bearerbox", config)]
+        self.phone = _until(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
+        self.boxes.append(self._start("smsbox", config))
+        _until(lambda: socket.create_connection(("127.0.0.1", ports["sendsms"])).close() is None, "smsbox")
+        self.received = b""
+
+    def _start(self, box: str, config: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([box, "-v", "4", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def delivered(self, seconds: float) -> list[str]:
+        """Return the texts that phones received within some seconds."""
+        self.phone.settimeout(seconds)
+        try:
+            while True:
+                self.received += self.phone.recv(65_536)
+        except TimeoutError:
+            pass
+        lines, self.received = self.received.splitlines(), b""
+        return [unquote_to_bytes(line.split(b" ", 3)[3].replace(b"+", b" ")).decode("utf-16-be") for line in lines]
+
+    def stop(self) -> None:
+        self.phone.close()
+        for box in reversed(self.boxes):
+            box.terminate()
+        for box in self.boxes:
+            box.wait(20)
+
+
+@pytest.fixture
+def kannel(tmp_path: Path) -> Iterator[Kannel]:
+    if not (shutil.which("bearerbox") and shutil.which("smsbox")):
+        pytest.skip("Kannel is not installed (Debian package kannel)")
+    ports = _free_ports("admin smsbox smsc sendsms filter")
+    with InThread(deadline_ms=150) as jingyin:
+        filtering = make_server(ports["filter"], f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}")
+        _run(filtering)
+        started = Kannel(tmp_path, ports)
+        yield started
+        started.stop()
+        filtering.shutdown()
+        filtering.server_close()
+
+
+def test_sent_by_an_application(kannel: Kannel) -> None:
+    for text, status in ((THREAT, 403), (GREETING, 202)):
+        for fields in ({"text": text, "charset": "UTF-8"}, {"text": text.encode("utf-16-be")}):
+            assert _get(kannel.sendsms + urlencode({"from": "100", "to": "200", "coding": 2, **fields}))[0] == status
+    assert kannel.delivered(1.5) == [GREETING, GREETING]
+
+
+def test_sent_from_phone_to_phone(kannel: Kannel) -> None:
+    for text in (THREAT, GREETING):
+        kannel.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
+    assert kannel.delivered(2.5) == [GREETING]  # max-messages = 0: the sender of the blocked one hears nothing
