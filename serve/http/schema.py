@@ -15,7 +15,8 @@ if set(get_args(Coding)) != set(CODINGS):
     raise ImportError("schema.Coding and sms.CODINGS differ")
 
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-Base64 = Annotated[str, Field(pattern=_BASE64, max_length=131_072, description="bytes in base64")]
+Payload = Annotated[str, Field(pattern=_BASE64, max_length=87_380, description="user data without its header, base64")]
+Header = Annotated[str, Field(pattern=_BASE64, max_length=344, description="user data header with its length octet, base64")]
 REQUEST_ID = r"^[A-Za-z0-9._-]{1,64}$"
 
 T = TypeVar("T")
@@ -46,8 +47,8 @@ class ScoreTexts(_Ask):
 class SmsPart(_In):
     """One short message on the wire."""
 
-    payload: Base64 = Field(description="user data without its header, base64")
-    udh: Base64 = Field("", description="user data header with its length octet, base64")
+    payload: Payload
+    udh: Header = ""
 
 
 class ScorePayload(_Ask, SmsPart):
