@@ -9,7 +9,8 @@ import secrets
 import sys
 
 
-def _make(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    """Make a key named by the first argument; return the exit code."""
     if len(arguments) not in (1, 2) or arguments[1:] not in ([], ["admin"]) or len(arguments[0].split()) != 1:
         print("usage: python -m jingyin.serve.http.newkey NAME [admin] >> keys.txt", file=sys.stderr)  # noqa: T201
         return 2
@@ -20,4 +21,4 @@ def _make(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_make(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

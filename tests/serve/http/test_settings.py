@@ -1,12 +1,11 @@
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.keys import read_keys
+from jingyin.serve.http.newkey import main
 from jingyin.serve.http.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).parents[3]
@@ -65,14 +64,14 @@ def test_broken_files(tmp_path: Path, content: bytes, error: str) -> None:
         load_settings(tmp_path / "s.yaml")
 
 
-def test_a_made_key_is_found_in_the_file(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jingyin.serve.http.newkey"]
-    done = subprocess.run([*command, "ops", "admin"], capture_output=True, text=True, check=True)
-    (tmp_path / "keys").write_text(done.stdout)
+def test_a_made_key_is_found_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ops", "admin"]) == 0
+    made = capsys.readouterr()
+    (tmp_path / "keys").write_text(made.out)
     (key,) = read_keys(tmp_path / "keys")
     assert (key.name, key.admin) == ("ops", True)
-    assert key.digest.decode() == hashlib.sha256(done.stderr.strip().encode()).hexdigest()
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+    assert key.digest.decode() == hashlib.sha256(made.err.strip().encode()).hexdigest()
+    assert main([]) == main(["a", "root"]) == main(["a b"]) == 2
 
 
 @pytest.mark.parametrize(
