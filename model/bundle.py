@@ -4,7 +4,7 @@
     model.onnx      int8 network: input_ids (1, length) int64 -> logits (1, labels) float32
     tokenizer.json  the compiled lexicon
     lexicon.txt     the lexicon itself, in jieba's userdict format
-    gate.npz        hashed n-gram weights of the gate
+    gate.npz        weights of the gate for hashed characters and pairs
     golden.json     token ids and the logits that they must give
     card.md         what it was made from, how good it is, where it fails
 
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jingyin.model.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILES = ("model.onnx", "tokenizer.json", "lexicon.txt", "gate.npz", "golden.json", "card.md")
 GOLDEN_TOLERANCE = 0.25
 """Largest allowed distance of a golden logit: int8 kernels with and without VNNI differ by up to about 0.1."""

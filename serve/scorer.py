@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, default_path, read_bundle
 from jingyin.model.errors import InputError
-from jingyin.model.gate import gate_scores, is_disguised, is_opaque
+from jingyin.model.gate import code_points, gate_scores, is_disguised, is_opaque, known_characters, unknown_shares
 from jingyin.model.labels import FLAGGED, Action, Span, Stage, Verdict
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
@@ -43,6 +43,7 @@ class Scorer:
         self.memo: Memo[Answer] = Memo(memo_bytes)
         self._network = network
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
+        self._known = known_characters(self._tokenizer.backend.get_vocab())
         self.uses_gate = gate
         self._gate_threshold = bundle.manifest.gate.threshold if gate else -np.inf
         self._ordinary = self._answer(np.array(bundle.manifest.gate.probabilities), "gate")
@@ -76,8 +77,8 @@ class Scorer:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
 
         Reads at most CHUNK messages ahead. When `texts` raises (or is interrupted while it waits for input), or holds
-        something that is no str, the verdicts of all messages before it come first, then the error. `processes` above 1 scores in that many processes, each
-        with a memo of its own, so that only `stage` may differ.
+        something that is no str, the verdicts of all messages before it come first, then the error. `processes` above
+        1 scores in that many processes, each with a memo of its own, so that only `stage` may differ.
         """
         if processes > 1:
             from jingyin.serve.pool import score_in_processes  # multiprocessing is no part of a single process
@@ -128,14 +129,16 @@ class Scorer:
 
     def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, Answer]:
         """Answer clean texts by their keys, and remember the answers."""
-        ids = self._tokenizer.encode([each.text for each in new.values()])
-        scores = gate_scores(self.bundle.gate_weights, ids).tolist()
+        texts = code_points([each.text for each in new.values()])
+        scores = gate_scores(self.bundle.gate_weights, texts).tolist()
+        unknown = unknown_shares(self._known, texts).tolist()
         answers: dict[str, Answer] = {}
-        for (key, each), message, score in zip(new.items(), ids, scores, strict=True):
-            if score < self._gate_threshold and not is_opaque(message, each.hits):
+        for (key, each), score, share in zip(new.items(), scores, unknown, strict=True):
+            if score < self._gate_threshold and not is_opaque(share, each.hits):
                 answers[key] = self._ordinary
             else:
-                answers[key] = self._answer(self._probabilities(message), "model")
+                (ids,) = self._tokenizer.encode([each.text])
+                answers[key] = self._answer(self._probabilities(ids), "model")
             self.memo.put(key, answers[key])
         return answers
 

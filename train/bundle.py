@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from jingyin.model.bundle import Calibration, Gate, Manifest, Threshold, write_bundle
-from jingyin.model.gate import is_opaque
+from jingyin.model.gate import code_points, is_opaque, known_characters, unknown_shares
 from jingyin.model.labels import LABELS
-from jingyin.model.text import clean
+from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.calibrate import choose_threshold, fit_temperature, softmax
 from jingyin.train.card import write_card
@@ -101,19 +101,21 @@ def _with_copies(corpus: Path, split: str, seed: int) -> Iterator[Rows]:
 def _gate(
     recipe: Classify, corpus: Path, path: Path, encode: Encode, calibration: Calibration, review: Threshold
 ) -> tuple[Gate, NDArray[np.float16]]:
-    def judged(rows: Rows) -> tuple[Rows, list[list[int]], NDArray[np.float64]]:
-        probabilities = softmax(_logits(path, encode, rows) / calibration.temperature).astype(np.float64)
-        return rows, encode(rows.cleaned), probabilities
+    def judged(rows: Rows) -> tuple[list[CleanText], NDArray[np.float64]]:
+        return rows.cleaned, softmax(_logits(path, encode, rows) / calibration.temperature).astype(np.float64)
 
-    train, train_ids, train_probabilities = judged(read_split(corpus, "train"))
-    risky = train_probabilities[:, FLAGGED_INDEX].sum(1) >= SUSPICION * review.risk
-    weights = train_gate(train_ids, risky | np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
+    train = read_split(corpus, "train")
+    risky = judged(train)[1][:, FLAGGED_INDEX].sum(1) >= SUSPICION * review.risk
+    texts = [each.text for each in train.cleaned]
+    weights = train_gate(texts, risky | np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
     held = [
         judged(rows) for split in ("validation", "calibration") for rows in _with_copies(corpus, split, recipe.seed)
     ]
-    ids = [message for _, messages, _ in held for message in messages]
-    hits = [each.hits for rows, _, _ in held for each in rows.cleaned]
-    opaque = np.array([is_opaque(message, hit) for message, hit in zip(ids, hits, strict=True)])
-    probabilities = np.concatenate([p for _, _, p in held])
+    cleaned = [each for messages, _ in held for each in messages]
+    texts = [each.text for each in cleaned]
+    known = known_characters(SmsTokenizer.from_file(path / "tokenizer.json").backend.get_vocab())
+    shares = unknown_shares(known, code_points(texts))
+    opaque = np.array([is_opaque(share, each.hits) for share, each in zip(shares, cleaned, strict=True)])
+    probabilities = np.concatenate([p for _, p in held])
     flagged = probabilities[:, FLAGGED_INDEX].sum(1) >= review.risk
-    return set_threshold(weights, ids, opaque, flagged, probabilities), weights
+    return set_threshold(weights, texts, opaque, flagged, probabilities), weights

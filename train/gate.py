@@ -1,47 +1,46 @@
 """Trains the gate and sets its threshold by what it may lose."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from jingyin.model.bundle import Gate
-from jingyin.model.gate import BUCKETS, features, gate_scores, unigram_features
+from jingyin.model.gate import BUCKETS, code_points, features, gate_scores
 from jingyin.train.calibrate import upper_bound
 
 MAX_LOSS = 0.001
 """Largest share of the messages that the network would review or block that the gate may stop, as a 95% bound."""
 
 
-def train_gate(messages: list[list[int]], suspicious: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
-    """Return gate weights (BUCKETS,) that separate `suspicious` messages (token ids) from the rest.
+def train_gate(texts: Sequence[str], suspicious: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
+    """Return gate weights (BUCKETS,) that separate `suspicious` clean texts from the rest.
 
     Suspicious is what the network finds so, not what a label says: the gate must keep what the network would flag.
     """
     model = LogisticRegression(C=4.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
-    model.fit(_matrix(messages), suspicious)
+    model.fit(_matrix(texts), suspicious)
     weights = np.zeros(BUCKETS, np.float16)
     weights[:-1] = model.coef_[0].astype(np.float16)
     weights[-1] = np.float16(model.intercept_[0])
     return weights
 
 
-def _matrix(messages: list[list[int]]) -> csr_matrix:
-    rows = []
-    for message in messages:
-        ids = np.array(message, np.int64)
-        rows.append(np.concatenate([unigram_features(ids), features(ids)]))
-    lengths = np.array([len(m) for m in messages])
-    values = np.repeat(1 / np.sqrt(2 * lengths), [len(r) for r in rows]).astype(np.float32)
-    bounds = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-    matrix = csr_matrix((values, np.concatenate(rows), bounds), shape=(len(messages), BUCKETS - 1))
+def _matrix(texts: Sequence[str]) -> csr_matrix:
+    rows = [features(code_points([text])[0]) for text in texts]
+    lengths = np.array([len(row) for row in rows])
+    values = np.repeat(1 / np.sqrt(lengths), lengths).astype(np.float32)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    matrix = csr_matrix((values, np.concatenate(rows), bounds), shape=(len(texts), BUCKETS - 1))
     matrix.sum_duplicates()
     return matrix
 
 
 def set_threshold(
     weights: NDArray[np.float16],
-    messages: list[list[int]],
+    texts: Sequence[str],
     opaque: NDArray[np.bool_],
     flagged: NDArray[np.bool_],
     probabilities: NDArray[np.float64],
@@ -52,7 +51,7 @@ def set_threshold(
     `probabilities` (n, labels) are the network's. With too few flagged messages the bound can't be met even without a
     loss; then none of them may be lost, and the manifest states the bound that this supports.
     """
-    scores = gate_scores(weights.astype(np.float32), messages)
+    scores = gate_scores(weights.astype(np.float32), code_points(texts))
     at_risk = np.sort(scores[flagged & ~opaque])
     allowed = 0
     while upper_bound(allowed + 1, int(flagged.sum())) <= MAX_LOSS:

@@ -116,12 +116,12 @@ def test_no_bundle_at_all(tmp_path):
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 1, 3, None, "2"])
 def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 1; install the jingyin that wrote it, or "
+        f"bundle small has format version {version!r}, this jingyin reads 2; install the jingyin that wrote it, or "
         "export it anew",
     )
 
@@ -136,7 +136,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 1}', "ValidationError"),
+        ('{"format_version": 2}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )

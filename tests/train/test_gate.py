@@ -1,36 +1,42 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jingyin.model.gate import BUCKETS, gate_scores, is_opaque, unigram_features
-from jingyin.model.tokenizer import UNKNOWN
+from jingyin.model.gate import BUCKETS, code_points, features, gate_scores, is_opaque, known_characters, unknown_shares
 from jingyin.train.calibrate import upper_bound
 from jingyin.train.gate import MAX_LOSS, _matrix, set_threshold, train_gate
 
 BENIGN, FLAGGED = np.array([0.9, 0.1, 0, 0, 0]), np.array([0, 0, 0.2, 0.8, 0])
 
 
-def scored(*scores: float) -> tuple[np.ndarray, list[list[int]]]:
-    """Return weights, and a message of one token for each wanted score."""
+def scored(*scores: float) -> tuple[np.ndarray, list[str]]:
+    """Return weights, and a text of one character for each wanted score."""
     weights = np.zeros(BUCKETS, np.float16)
-    ids = np.arange(10, 10 + len(scores))
-    weights[unigram_features(ids)] = np.array(scores) * np.sqrt(2)
-    return weights, [[int(i)] for i in ids]
+    texts = {score: chr(0x4E00 + i) for i, score in enumerate(sorted(set(scores)))}
+    for score, text in texts.items():
+        weights[features(code_points([text])[0])[1]] = score * 2  # four features: a line feed, it, and two pairs
+    return weights, [texts[score] for score in scores]
+
+
+def drawn(rng: np.random.Generator, low: int, high: int, length: int) -> str:
+    return "".join(map(chr, 0x4E00 + rng.integers(low, high, length)))
 
 
 def threshold(scores: list[float], flagged: list[bool], opaque: list[bool] | None = None):
-    weights, messages = scored(*scores)
+    weights, texts = scored(*scores)
     probabilities = np.where(np.array(flagged)[:, None], FLAGGED, BENIGN)
-    return set_threshold(weights, messages, np.array(opaque or [False] * len(scores)), np.array(flagged), probabilities)
+    return set_threshold(weights, texts, np.array(opaque or [False] * len(scores)), np.array(flagged), probabilities)
 
 
 def test_the_gate_learns_what_the_network_suspects():
     rng = np.random.default_rng(0)
-    plain = [[2, *rng.integers(10, 60, 8).tolist(), 3] for _ in range(150)]
-    risky = [[2, *rng.integers(40, 90, 8).tolist(), 3] for _ in range(150)]
+    plain = [drawn(rng, 10, 60, 8) for _ in range(150)]
+    risky = [drawn(rng, 40, 90, 8) for _ in range(150)]
     weights = train_gate(plain + risky, np.arange(300) >= 150, seed=1)
     assert weights.dtype == np.float16
     assert weights.shape == (BUCKETS,)
-    found = gate_scores(weights.astype(np.float32), plain + risky)
+    found = gate_scores(weights.astype(np.float32), code_points(plain + risky))
     assert (found[150:] > 0).mean() > 0.95
     assert (found[:150] < 0).mean() > 0.95
     assert np.array_equal(weights, train_gate(plain + risky, np.arange(300) >= 150, seed=1))
@@ -38,13 +44,22 @@ def test_the_gate_learns_what_the_network_suspects():
 
 def test_training_and_serving_count_the_same_features():
     rng = np.random.default_rng(1)
-    messages = [[2, *rng.integers(10, 5000, length).tolist(), 3] for length in (1, 2, 7, 30)]
+    texts = ["", *(drawn(rng, 10, 5000, length) for length in (1, 2, 7, 30)), "😀"]
     weights = rng.normal(size=BUCKETS).astype(np.float32)
-    np.testing.assert_allclose(
-        _matrix(messages) @ weights[:-1] + weights[-1], gate_scores(weights, messages), rtol=0, atol=1e-4
-    )
-    alone = np.concatenate([gate_scores(weights, [message]) for message in messages])
-    np.testing.assert_allclose(gate_scores(weights, messages), alone, atol=1e-5)
+    together = gate_scores(weights, code_points(texts))
+    np.testing.assert_allclose(_matrix(texts) @ weights[:-1] + weights[-1], together, rtol=0, atol=1e-4)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")), min_size=1))
+def test_a_score_depends_on_no_neighbour(texts):
+    weights = np.random.default_rng(2).normal(size=BUCKETS).astype(np.float16).astype(np.float32)
+    alone = np.concatenate([gate_scores(weights, code_points([text])) for text in texts])
+    assert np.array_equal(gate_scores(weights, code_points(texts)), alone)
+
+
+def test_share_of_unknown_characters():
+    known = known_characters(["你好", "再", "见"])
+    assert unknown_shares(known, code_points(["你再", "", "你龘", "😀"])).tolist() == [0, 0, 1 / 3, 1 / 2]
 
 
 def test_with_few_flagged_messages_none_may_be_lost():
@@ -80,19 +95,19 @@ def test_nothing_flagged_stops_all():
 
 
 @pytest.mark.parametrize(
-    ("ids", "hits", "opaque"),
+    ("share", "hits", "opaque"),
     [
-        ([2, 50, 51, 3], {}, False),
-        ([2, 50, 51, 3], {"joined": 1}, False),
-        ([2, 50, 51, 3], {"joined": 1, "invisible": 1}, True),
-        ([2, 50, 51, 3], {"disguised": 2}, True),
-        ([2, 50, 51, 3], {"phone": 9, "link": 9, "traditional": 9}, False),
-        ([2, *[50] * 7, UNKNOWN, 3], {}, False),
-        ([2, *[50] * 6, UNKNOWN, 3], {}, True),
+        (0, {}, False),
+        (0, {"joined": 1}, False),
+        (0, {"joined": 1, "invisible": 1}, True),
+        (0, {"disguised": 2}, True),
+        (0, {"phone": 9, "link": 9, "traditional": 9}, False),
+        (0.1, {}, False),
+        (0.11, {}, True),
     ],
 )
-def test_what_the_gate_must_not_judge(ids, hits, opaque):
-    assert is_opaque(ids, hits) is opaque
+def test_what_the_gate_must_not_judge(share, hits, opaque):
+    assert is_opaque(share, hits) is opaque
 
 
 def test_a_score_at_the_threshold_passes(monkeypatch):
@@ -100,7 +115,7 @@ def test_a_score_at_the_threshold_passes(monkeypatch):
 
     scorer = Scorer.load(memo_bytes=0)
     text = "明天下午三点老地方见，记得带伞"
-    (score,) = gate_scores(scorer.bundle.gate_weights, scorer._tokenizer.encode([text.replace("，", ",")]))
+    (score,) = gate_scores(scorer.bundle.gate_weights, code_points([text.replace("，", ",")]))
     scorer._gate_threshold = float(score)
     assert scorer.score(text.replace("，", ",")).stage == "model"
     scorer._gate_threshold = float(np.nextafter(score, np.float32(9)))
