@@ -55,6 +55,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status == 503 and "jingyin.pause" in scope:
+                    scope["jingyin.pause"]()
                 message["headers"].append((b"x-request-id", scope["jingyin.id"].encode()))
                 if self._service.draining:
                     message["headers"].append((b"connection", b"close"))

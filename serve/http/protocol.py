@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol, made patient with half-closed clients, impatient with slow ones, and quick to refuse.
 
 Beyond `max_requests` under way the answer is 503 before the request becomes a task: a refusal then costs a tenth of an
-answer, so that a flood of requests can't keep the service from those that it took.
+answer, so that a flood of requests can't keep the service from those that it took. A connection that got a 503 is not
+read for PAUSE_SECONDS: clients that ask again at once would otherwise take all of the event loop.
 """
 
 from asyncio import Transport
@@ -11,6 +12,9 @@ from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jingyin.serve.http.settings import Settings
+
+
+PAUSE_SECONDS = 0.1
 
 
 def _canned(status: str, headers: str, error: str) -> bytes:
@@ -45,6 +49,7 @@ class Protocol(HttpToolsProtocol):
         """Give the request its time of arrival, and a time to be complete."""
         super().on_message_begin()
         self.scope["jingyin.arrival"] = self.loop.time()  # type: ignore[typeddict-unknown-key]
+        self.scope["jingyin.pause"] = self._pause  # type: ignore[typeddict-unknown-key]
         self._timer.cancel()
         self._timer = self.loop.call_later(self._settings.read_seconds, self._give_up)
 
@@ -65,6 +70,7 @@ class Protocol(HttpToolsProtocol):
         self._timer.cancel()
         if self._refusing:
             self._refuse("requests", _BUSY)
+            self._pause()
             self._timer = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
         else:
             super().on_message_complete()
@@ -85,6 +91,10 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, reason: str, answer: bytes) -> None:
         self._refused.labels(reason).inc()
         self.transport.write(answer)
+
+    def _pause(self) -> None:
+        self.loop.call_soon(self.flow.pause_reading)  # soon, because uvicorn reads on when an answer is complete
+        self.loop.call_later(PAUSE_SECONDS, self.flow.resume_reading)
 
     def _give_up(self) -> None:
         cycle = self.cycle

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,9 @@ from jingyin.serve.scorer import Scorer
 QUIET_SECONDS = 1.0
 """How long idle connections stay open at the end: their clients may be about to send."""
 
+SWITCH_SECONDS = 0.0005
+"""How long the event loop may keep the inference thread from the interpreter: Python's 5 ms are two messages."""
+
 
 def run_server(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then answer what was taken and return.
@@ -29,6 +33,7 @@ def run_server(settings: Settings) -> None:
     SIGHUP reloads the bundle. Raises BundleError before the socket opens, ConfigError if it can't be opened.
     """
     take_over_logging()
+    sys.setswitchinterval(SWITCH_SECONDS)
     app, service = create_app(settings, lambda: _load(settings))
     listener = _bind(settings)
     server = _Server(_config(settings, app, service), service)
