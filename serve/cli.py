@@ -1,6 +1,7 @@
 """The command line. Verbs of jingyin.serve are here; those of jingyin.train come in by entry points.
 
-Exit codes: 0 done, 1 the work failed, 2 the call is wrong. Errors are one sentence on standard error.
+Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 done but rows were rejected. Errors are one sentence on
+standard error.
 """
 
 import sys
@@ -83,6 +84,37 @@ def score(
         verdict = scorer.score(text)
         spans = scorer.explain(text) if explain else []
         typer.echo(render(text, verdict, spans, as_json=json, with_evidence=explain))  # colours for terminals only
+
+
+@app.command()
+def relabel(
+    inputs: Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")],
+    output: Annotated[Path, typer.Argument(help="A folder for the shards; its suffix names the format.")],
+    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
+    bundle: BundleOption = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    compare: Annotated[str | None, typer.Option("--compare", help="A column of older labels: what changed?")] = None,
+    label_studio: Annotated[
+        Path | None, typer.Option("--label-studio", help="A file for tasks: rows worth a person's look.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option("--sample", help="How many tasks, at random; by default 1000.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail at the first row that can't be scored.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")] = False,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+) -> None:
+    """Score archives of any size; the same command goes on after a kill. Exit code 3: done, but rows were rejected."""
+    from jingyin.serve.relabel import relabel as run  # the extra `batch`
+    from jingyin.serve.relabel.terminal import lines
+
+    report = run(
+        inputs, output, text_column=text_column, bundle=bundle, encoding=encoding, compare=compare, strict=strict,
+        label_studio=label_studio, sample=sample, fresh=fresh, processes=processes, progress=True,
+    )  # fmt: skip
+    for line in lines(report, output, as_json=json):
+        print(line)  # noqa: T201
+    if report.rejects:
+        raise SystemExit(3)
 
 
 def _lines() -> Iterator[str]:

@@ -1,0 +1,36 @@
+"""A block: consecutive rows of an input file, what a worker scores at a time."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+ROWS = 4096
+BYTES = 4 << 20
+"""A block ends at so many rows or about so many bytes of input."""
+
+Position = tuple[int, ...]
+"""Where a block begins in its file; each reader has its own three numbers."""
+
+START: Position = (0, 0, 0)
+
+
+class Reject(NamedTuple):
+    """A row that can't be scored: its number in the file, from 1 (JSON: the line), and the kind of fault."""
+
+    row: int
+    reason: str
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a file.
+
+    `numbers` are those of the rows of `batch`; `next` is the position after the block, and `share` how much of the
+    file has been read by then, 0 to 1.
+    """
+
+    batch: pa.RecordBatch
+    numbers: Sequence[int]
+    rejects: list[Reject]
+    next: Position
+    share: float

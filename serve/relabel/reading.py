@@ -1,0 +1,144 @@
+"""Blocks of rows, from a position on, over all input files.
+
+What comes after a position depends on the position alone, never on where reading began: that is what makes a resumed
+run's output byte for byte that of an uninterrupted one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.relabel.block import START, Block, Position, Reject
+from jingyin.serve.relabel.inputs import kind_of
+from jingyin.serve.relabel.read_csv import csv_blocks, csv_schema
+from jingyin.serve.relabel.read_json import json_blocks, json_schema
+from jingyin.serve.relabel.read_parquet import parquet_blocks, parquet_schema
+
+
+class Source(NamedTuple):
+    """An input file: the schema of its rows, and its blocks from a position on."""
+
+    path: Path
+    schema: pa.Schema
+    blocks: Callable[[Position], Iterator[Block]]
+
+
+def open_source(path: Path, text_column: str, encoding: str, schema: pa.Schema | None) -> Source:
+    """Open a file; `schema` is that of the files before, which fixes the types of JSON.
+
+    Raises InputError when the file is damaged or holds other columns than those before, ConfigError when there is no
+    text column.
+    """
+    try:
+        match kind_of(path):
+            case "parquet", _:
+                source = Source(path, parquet_schema(path), partial(parquet_blocks, path))
+            case "csv", codec:
+                source = Source(path, csv_schema(path, codec, encoding), partial(csv_blocks, path, codec, encoding))
+            case _, codec:
+                schema = schema or json_schema(path, codec, encoding, text_column)
+                source = Source(path, schema, partial(json_blocks, path, codec, encoding, schema))
+    except (OSError, pa.ArrowException) as error:
+        raise broken(path, error) from None
+    _check_text(source, text_column)
+    if schema is not None and not source.schema.equals(schema):
+        raise InputError(f"{path} holds {_describe(source.schema)}, the files before it {_describe(schema)}; "
+                         "relabel them to outputs of their own")  # fmt: skip
+    return source
+
+
+def broken(path: Path, error: Exception) -> InputError:
+    """Return the error of a file that can't be read to its end; Arrow's own words could quote the data."""
+    return InputError(f"{path} is damaged or truncated ({type(error).__name__}); copy it again")
+
+
+def _check_text(source: Source, text_column: str) -> None:
+    names = source.schema.names
+    if len(set(names)) < len(names):
+        raise InputError(f"{source.path} has columns of the same name: {', '.join(names)}; rename them")
+    if text_column not in names:
+        raise ConfigError(f"{source.path} has no column {text_column!r}; it has: {', '.join(names)}; name one of them "
+                          "with --text-column")  # fmt: skip
+    found = source.schema.field(text_column).type
+    if not is_text(found):
+        raise ConfigError(f"column {text_column!r} of {source.path} is {found}, wanted strings; name another")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold messages."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
+
+
+def _describe(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def blocks(sources: Sequence[Source], at: Position, text_column: str) -> Iterator[tuple[int, Block]]:
+    """Yield (number of the source, block) from `at` on: the number of a source, then a position in it."""
+    first, *inner = at
+    for number in range(first, len(sources)):
+        source = sources[number]
+        try:
+            for block in source.blocks(tuple(inner) if number == first else START):
+                yield number, settle(block, text_column)
+        except (OSError, pa.ArrowException) as error:
+            raise broken(source.path, error) from None
+
+
+def settle(block: Block, text_column: str) -> Block:
+    """Turn rows without a text, or with bytes that are not UTF-8 in any column of strings, into rejects."""
+    batch = block.batch
+    faults = dict.fromkeys(_nulls(batch.column(text_column)), "null text")
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_dictionary(column.type) and is_text(column.type):
+            column = column.dictionary_decode()
+        if name == text_column or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            faults |= dict.fromkeys(_undecodable(column), "not UTF-8")
+    if not faults:
+        return block
+    kept = [row for row in range(batch.num_rows) if row not in faults]
+    rejects = [Reject(block.numbers[row], reason) for row, reason in faults.items()]
+    return block._replace(
+        batch=batch.take(pa.array(kept, pa.int64())),
+        numbers=[block.numbers[row] for row in kept],
+        rejects=sorted([*block.rejects, *rejects]),
+    )
+
+
+def _nulls(column: pa.Array) -> list[int]:
+    return pc.indices_nonzero(column.is_null()).to_pylist() if column.null_count else []
+
+
+def _undecodable(column: pa.Array) -> Iterator[int]:
+    """Yield the rows whose bytes are not UTF-8. Parquet promises it and does not check."""
+    if column.type not in (pa.string(), pa.binary()):
+        column = column.cast(pa.large_binary())
+        wide = pa.large_string()
+    else:
+        column = column.cast(pa.binary())
+        wide = pa.string()
+    try:
+        column.cast(wide)
+    except pa.ArrowInvalid:
+        for row, value in enumerate(column.to_pylist()):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError:
+                yield row
+
+
+def texts(block: Block, text_column: str) -> pa.Array:
+    """Return the messages of a settled block as an array of strings."""
+    column = block.batch.column(text_column)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.type == pa.string_view():
+        return column.cast(pa.string())
+    return column.cast(pa.large_string() if pa.types.is_large_binary(column.type) else pa.string())

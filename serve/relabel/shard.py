@@ -1,0 +1,162 @@
+"""One shard: its rows, and what they add to the counts and side files."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jingyin.model.errors import InputError
+from jingyin.serve.relabel.block import Block
+from jingyin.serve.relabel.changes import FAMILY, Changes, moved_rows, older_labels
+from jingyin.serve.relabel.columns import NAMES
+from jingyin.serve.relabel.inputs import kind_of, suffix_of
+from jingyin.serve.relabel.journal import Journal, State
+from jingyin.serve.relabel.looked import Looked
+from jingyin.serve.relabel.reading import texts
+from jingyin.serve.relabel.writing import aside, writer
+
+
+class Scored(NamedTuple):
+    """A block with its verdict columns; `source` is the number of its file."""
+
+    source: int
+    block: Block
+    verdicts: Sequence[pa.Array]
+
+    @property
+    def records(self) -> int:
+        """Rows read, rejects included."""
+        return len(self.block.numbers) + len(self.block.rejects)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same through a run. `sizes` are the bytes of the input files, `looks` is for Label Studio."""
+
+    out: Path
+    files: Sequence[Path]
+    sizes: Sequence[int]
+    schema: pa.Schema
+    text_column: str
+    compare: str | None
+    looks: bool
+    strict: bool
+
+    @property
+    def against(self) -> str:
+        """The verdict column to compare with: the action for an older action, else the label."""
+        return "jingyin_action" if self.compare == "jingyin_action" else "jingyin_label"
+
+
+class Shard:
+    """Counts and side files while a shard is written; begins from the state after the one before."""
+
+    def __init__(self, job: Job, journal: Journal) -> None:
+        last = journal.last
+        self._job = job
+        self._journal = journal
+        self._rejected = io.StringIO()
+        self._looked = Looked()
+        self._runs: list[int] = []
+        self.rows = last.rows
+        self.rejects = dict(last.rejects)
+        self.changes = Changes.from_dict(last.changes)
+        if not journal.states:
+            self._reject_line(("input", "row", "reason"))
+
+    def write(self, items: Iterable[Scored]) -> State:
+        """Write the rows and commit them."""
+        path = self._job.out / f"part-{len(self._journal.states):05d}{suffix_of(self._job.out)}"
+        with aside(path) as file:
+            sink = writer(kind_of(path), file, self._job.schema)
+            for item in items:
+                sink.write(self._add(item))
+            sink.close()
+            lengths = self._side_files()
+        state = State(
+            file=path.name,
+            size=path.stat().st_size,
+            position=(item.source, *item.block.next),
+            share=share(self._job, item),
+            rows=self.rows,
+            rejects=self.rejects,
+            lengths=lengths,
+            runs=self._runs,
+            changes=self.changes.as_dict(),
+        )
+        self._journal.commit(state)
+        return state
+
+    def _add(self, item: Scored) -> pa.RecordBatch:
+        """Count a block and return its rows as they are written."""
+        for row, reason in item.block.rejects:
+            self._reject(self._job.files[item.source], row, reason)
+        batch = item.block.batch
+        if self._job.compare or self._job.looks:
+            self._look(item)
+        self.rows += batch.num_rows
+        kept = [column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name not in NAMES]
+        return pa.record_batch([*kept, *item.verdicts], self._job.schema)
+
+    def _reject(self, file: Path, row: int, reason: str) -> None:
+        if self._job.strict:
+            raise InputError(f"row {row} of {file} can't be scored: {reason}; mend it, or run without --strict to have "
+                             "such rows listed and left out")  # fmt: skip
+        self.rejects[reason] = self.rejects.get(reason, 0) + 1
+        self._reject_line((file, row, reason))
+
+    def _reject_line(self, fields: Sequence[object]) -> None:
+        csv.writer(self._rejected, lineterminator="\n").writerow(fields)
+
+    def _look(self, item: Scored) -> None:
+        job, batch = self._job, item.block.batch
+        verdicts = dict(zip(NAMES, item.verdicts, strict=True))
+        found: dict[str, pa.Array] = {}
+        if job.compare:
+            now = verdicts[job.against]
+            found["before"] = older_labels(batch.column(job.compare))
+            if FAMILY in batch.schema.names:
+                found[FAMILY] = batch.column(FAMILY)
+            self.changes.add(found["before"], now, found.get(FAMILY))
+            rows = moved_rows(found["before"], now)
+        else:
+            rows = pc.indices_nonzero(pc.equal(verdicts["jingyin_action"], "review")).to_pylist()
+        found["text"] = texts(item.block, job.text_column)
+        for row in rows:
+            shown = {name: column[row].as_py() for name, column in found.items()}
+            self._looked.add(self.rows + row, self._place(item, row) | _verdict(verdicts, row) | shown)
+        if self._looked.full:
+            self._end_run()
+
+    def _place(self, item: Scored, row: int) -> dict[str, object]:
+        return {"input": str(self._job.files[item.source]), "row": item.block.numbers[row]}
+
+    def _end_run(self) -> None:
+        self._runs.append(self._journal.append("_looked", self._looked.run()))
+
+    def _side_files(self) -> dict[str, int]:
+        if self._looked.held:
+            self._end_run()
+        looked = self._runs[-1] if self._runs else self._journal.last.lengths.get("_looked", 0)
+        rejected = self._journal.append("_rejects.csv", self._rejected.getvalue().encode("utf-8", "surrogateescape"))
+        return {"_rejects.csv": rejected, "_looked": looked}
+
+
+def share(job: Job, item: Scored) -> float:
+    """Return how much of the input, in bytes, has been read when an item has, 0 to 1."""
+    return (sum(job.sizes[: item.source]) + item.block.share * job.sizes[item.source]) / sum(job.sizes)
+
+
+def _verdict(verdicts: dict[str, pa.Array], row: int) -> dict[str, Any]:
+    label = verdicts["jingyin_label"][row].as_py()
+    return {
+        "risk": verdicts["jingyin_risk"][row].as_py(),
+        "label": label,
+        "sure": verdicts["jingyin_probabilities"][row].as_py()[label],
+        "action": verdicts["jingyin_action"][row].as_py(),
+    }

@@ -1,0 +1,40 @@
+"""Label Studio tasks from rows worth a look. Format: https://labelstud.io/guide/tasks (data, predictions).
+
+The names "text" and "label" are those of `jingyin audit`, which reads the answers.
+"""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from jingyin.serve.relabel.writing import as_json, aside
+
+DEFAULT_SAMPLE = 1000
+
+
+def write_tasks(path: Path, rows: Iterable[bytes], sample: int, bundle: str) -> int:
+    """Write a JSON array of tasks for `sample` of `rows` (lines of JSON), in their order; return how many."""
+    count = 0
+    with aside(path) as file:
+        for count, row in enumerate(_pick(rows, sample), 1):
+            file.write((b",\n" if count > 1 else b"[\n") + as_json(_task(json.loads(row), bundle)).encode())
+        file.write(b"\n]\n" if count else b"[]\n")
+    return count
+
+
+def _pick(rows: Iterable[bytes], sample: int) -> Iterator[bytes]:
+    """Yield the `sample` rows with the smallest hash: at random, but the same ones each time (bottom-k sampling)."""
+    hashed = ((blake2b(row, digest_size=8).digest(), order, row) for order, row in enumerate(rows))
+    for _, _, row in sorted(heapq.nsmallest(sample, hashed), key=lambda each: each[1]):
+        yield row
+
+
+def _task(row: dict[str, Any], bundle: str) -> dict[str, Any]:
+    choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [row["label"]]}}
+    reason = f"was {row['before']}, is {row['label']}" if "before" in row else "near a threshold"
+    data = {**row, "row": f"{row['input']}:{row['row']}", "label": row.get("before"), "reason": reason}
+    prediction = {"model_version": f"jingyin {bundle}", "score": round(row["sure"], 4), "result": [choice]}
+    return {"data": data, "predictions": [prediction]}

@@ -1,0 +1,88 @@
+"""Processes that score blocks: texts go out in order, columns come back in order."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+
+from jingyin.model.errors import JingyinError
+from jingyin.serve.relabel.columns import scorer_of, verdict_columns
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Scores streams of texts; at most two blocks a process, and one, are under way at a time."""
+
+    def __init__(self, pool: ProcessPoolExecutor, processes: int, bundle: str) -> None:
+        self._pool = pool
+        self._ahead = 2 * processes + 1
+        self._bundle = bundle
+
+    def score(self, stream: Iterator[tuple[T, pa.Array]]) -> Iterator[tuple[T, list[pa.Array]]]:
+        """Yield each item of `stream` with the verdict columns of its texts, in order."""
+        under_way: deque[tuple[T, Future[list[pa.Array]]]] = deque()
+        for item, texts in stream:
+            under_way.append((item, self._pool.submit(_score, self._bundle, texts)))
+            if len(under_way) >= self._ahead:
+                yield self._take(under_way)
+        while under_way:
+            yield self._take(under_way)
+
+    def _take(self, under_way: "deque[tuple[T, Future[list[pa.Array]]]]") -> tuple[T, list[pa.Array]]:
+        item, future = under_way.popleft()
+        try:
+            return item, future.result()
+        except BrokenProcessPool:
+            raise JingyinError(
+                "a scoring process was killed, perhaps for want of memory; run the same command again, with fewer "
+                "--processes: it goes on"
+            ) from None
+
+
+@contextmanager
+def workers(processes: int, bundle: Path) -> Iterator[Workers]:
+    """Start processes, each with a scorer of its own; they end with the context, or with this process.
+
+    The texts travel as Arrow buffers: pickled one by one, as score_many sends them, they cost more.
+    """
+    # Forking a process that holds onnxruntime's or Arrow's threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_start)
+    try:
+        for _ in range(processes):
+            pool.submit(_load, str(bundle))  # a process starts with its first task: while the inputs are looked at
+        yield Workers(pool, processes, str(bundle))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and shuts down
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the parent was killed: the queue alone would keep a worker waiting for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _load(bundle: str) -> None:
+    scorer_of(bundle)  # an error will be met again by the first block
+
+
+def _score(bundle: str, texts: pa.Array) -> list[pa.Array]:
+    return verdict_columns(scorer_of(bundle), texts.to_pylist())

@@ -1,0 +1,105 @@
+r"""Relabelling on Spark: the columns of `jingyin relabel`, row for row the same.
+
+    from jingyin.serve.spark import score_dataframe
+    score_dataframe(spark.read.parquet("archive")).write.parquet("relabelled")
+
+    python -m jingyin.serve.spark --master 'local[*]' INPUT OUTPUT
+
+The workers need the packages that jingyin needs, and jingyin: installed, or its wheel as --py-files, with the bundle
+in it. spark-submit wants a file:
+
+    spark-submit --py-files jingyin-0.1.0-py3-none-any.whl \
+        "$(python -c 'import jingyin.serve.spark as s; print(s.__file__)')" INPUT OUTPUT
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from jingyin.model.errors import ConfigError, InputError, JingyinError
+
+_missing = [name for name in ("pyarrow", "pyspark") if find_spec(name) is None]
+if _missing:
+    raise ConfigError(f"relabelling on Spark needs {', '.join(_missing)}; run: pip install 'jingyin[spark]'")
+
+import pyarrow as pa  # noqa: E402  needs what was just checked
+from pyspark.sql.types import DoubleType, StringType, StructField, StructType  # noqa: E402
+
+from jingyin.model.labels import LABELS  # noqa: E402
+from jingyin.serve.relabel.columns import NAMES, scorer_of, verdict_columns  # noqa: E402
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_PROBABILITIES = StructType([StructField(label, DoubleType()) for label in LABELS])
+_TYPES = (StringType(), DoubleType(), StringType(), _PROBABILITIES, StringType(), StringType())
+_SLICE = 4096
+
+
+def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str | None = None) -> "DataFrame":
+    """Return `df` with the columns `jingyin_*`, replacing those that are there; a null text has nulls in them.
+
+    One scorer a Python worker, kept between batches. `bundle` is a folder that every worker sees, by default the one
+    in the package. Raises ConfigError when there is no such column, or it holds no strings.
+    """
+    if text_column not in df.columns:
+        raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")
+    if not isinstance(df.schema[text_column].dataType, StringType):
+        raise ConfigError(f"column {text_column!r} is {df.schema[text_column].dataType.simpleString()}, wanted string")
+    kept = df.drop(*NAMES)
+    schema = StructType([*kept.schema.fields, *map(StructField, NAMES, _TYPES)])
+
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        scorer = scorer_of(bundle)
+        for batch in batches:
+            for start in range(0, batch.num_rows, _SLICE):  # Spark's batches have 10,000 rows, whatever their size
+                rows = batch.slice(start, _SLICE)
+                columns = verdict_columns(scorer, rows.column(text_column).to_pylist())
+                yield pa.record_batch([*rows.columns, *columns], [*rows.schema.names, *NAMES])
+
+    return kept.mapInArrow(score, schema)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Score INPUT into OUTPUT, which must not exist; the format is Parquet, or what --format says."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    options = _options(arguments)
+    builder = SparkSession.builder.appName("jingyin relabel")
+    session = (builder.master(options.master) if options.master else builder).getOrCreate()
+    try:
+        _run(session, options)
+    except PySparkException as error:
+        raise InputError(f"Spark could not do it: {error.getCondition() or type(error).__name__}") from None
+    finally:
+        session.stop()
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jingyin.serve.spark", description=main.__doc__)
+    parser.add_argument("input", metavar="INPUT", nargs="+", help="what Spark can read: files, folders, globs, URLs")
+    parser.add_argument("output", metavar="OUTPUT")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--bundle", help="a bundle folder that every worker sees; by default the one in the package")
+    parser.add_argument("--format", default="parquet", choices=["parquet", "orc", "json"])
+    parser.add_argument("--master", help="by default what spark-submit or Spark's configuration says")
+    return parser.parse_args(arguments)
+
+
+def _run(session: "SparkSession", options: argparse.Namespace) -> None:
+    df = session.read.format(options.format).load(options.input)
+    scored = score_dataframe(df, options.text_column, bundle=options.bundle)
+    scored.write.format(options.format).save(options.output)
+
+
+if __name__ == "__main__":
+    # Functions of __main__ can't be found by the workers: call the module under its own name.
+    from jingyin.serve import spark
+
+    try:
+        spark.main()
+    except JingyinError as error:
+        sys.exit(f"jingyin: {error}")
