@@ -133,6 +133,9 @@ class Run:
 
     def _close(self, opened: Sequence[Connection]) -> None:
         for connection in opened:
+            if connection.waiting:
+                connection.waiting = False
+                self.statuses["open at the end"] += 1
             connection.transport.close()
 
     def row(self, seconds: float) -> str:
