@@ -104,7 +104,7 @@ def _gate(
     def judged(rows: Rows) -> tuple[list[CleanText], NDArray[np.float64]]:
         return rows.cleaned, softmax(_logits(path, encode, rows) / calibration.temperature).astype(np.float64)
 
-    train = read_split(corpus, "train")
+    train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     risky = judged(train)[1][:, FLAGGED_INDEX].sum(1) >= SUSPICION * review.risk
     texts = [each.text for each in train.cleaned]
     weights = train_gate(texts, risky | np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
