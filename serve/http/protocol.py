@@ -13,7 +13,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jingyin.serve.http.settings import Settings
 
-
 PAUSE_SECONDS = 0.1
 
 

@@ -148,7 +148,7 @@ def test_a_missed_deadline_is_answered_in_time_and_counted(action: str) -> None:
 
     body, taken, metrics = run(call, on_deadline=action)
     assert (body["action"], body["reason"], body["label"], body["risk"]) == (action, "deadline", None, None)
-    assert 0.025 < taken < 0.2
+    assert 0.025 < taken < 0.29
     assert 'jingyin_unscored_total{reason="deadline"} 1.0' in metrics
 
 
