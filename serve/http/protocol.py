@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol, made patient with half-closed clients, impatient with slow ones, and quick to refuse.
 
-Beyond `max_requests` under way the answer is 503 before the request becomes a task: a refusal then costs a tenth of an
+Beyond the number of requests that admission.py allows the answer is 503 before the request becomes a task: a refusal then costs a tenth of an
 answer, so that a flood of requests can't keep the service from those that it took. A connection that got a 503 is not
 read for PAUSE_SECONDS: clients that ask again at once would otherwise take all of the event loop.
 """
@@ -8,9 +8,9 @@ read for PAUSE_SECONDS: clients that ask again at once would otherwise take all 
 from asyncio import Transport
 from typing import Any
 
-from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import Settings
 
 PAUSE_SECONDS = 0.1
@@ -28,12 +28,13 @@ _SLOW = _canned("408 Request Timeout", "connection: close\r\n", "the request cam
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection, with the limits of `settings`; counts in `refused`, by reason."""
+    """One connection, with the limits of `settings`; refusals are counted by reason."""
 
-    def __init__(self, *args: Any, settings: Settings, refused: Counter, **named: Any) -> None:  # noqa: ANN401  uvicorn's
+    def __init__(self, *args: Any, settings: Settings, service: Service, **named: Any) -> None:  # noqa: ANN401  uvicorn's
         super().__init__(*args, **named)
         self._settings = settings
-        self._refused = refused
+        self._refused = service.metrics.refused
+        self._admission = service.admission
         self._refusing = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -55,7 +56,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request's task, or decide to refuse it."""
         answered = self.cycle is None or self.cycle.response_complete  # else it is pipelined and must wait its turn
-        self._refusing = answered and len(self.tasks) >= self._settings.max_requests
+        self._refusing = answered and len(self.tasks) >= self._admission.limit
         if not self._refusing:
             super().on_headers_complete()
 

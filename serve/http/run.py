@@ -55,7 +55,7 @@ def _config(settings: Settings, app: object, service: Service) -> uvicorn.Config
     password = settings.tls_key_password
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=partial(Protocol, settings=settings, refused=service.metrics.refused),  # type: ignore[arg-type]
+        http=partial(Protocol, settings=settings, service=service),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
+from jingyin.serve.http.admission import Admission
 from jingyin.serve.http.batcher import Answer, Batcher
 from jingyin.serve.http.evidence import Explainer
 from jingyin.serve.http.keys import Keys
@@ -26,8 +27,12 @@ class Service:
     metrics: Metrics
     keys: Keys | None
     draining: bool = False
+    admission: Admission = field(init=False)
     batcher: Batcher = field(init=False)
     explainer: Explainer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.settings.max_requests)
 
     def start(self) -> None:
         """Start the threads; needs the running event loop."""
@@ -44,7 +49,10 @@ class Service:
         limit = self.settings.max_texts
         if len(texts) > limit:
             raise TooLargeError(f"{len(texts)} messages came, at most {limit} were wanted; send them in several requests")
-        return await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
+        answers = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
+        if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
+            self.admission.note(late=answers[0] == "deadline")
+        return answers
 
     def result(self, answer: Answer) -> dict[str, Any]:
         """Return an answer as plain JSON types; see schema.Result."""

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     max_texts: Annotated[int, Field(ge=1, le=10_000)] = 1_024
     max_body: Annotated[int, Field(ge=1_024, le=64 << 20)] = 1 << 20
     max_requests: Annotated[int, Field(ge=1)] = 256
-    """Requests under way at a time; beyond it 503 at once, for a tenth of the cost of an answer."""
+    """Most requests under way at a time; admission.py allows fewer when answers are late. Beyond it 503 at once."""
     max_connections: Annotated[int, Field(ge=1)] = 4_096
     read_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Longest time for a client to send one request."""

@@ -1,0 +1,27 @@
+from jingyin.serve.http import admission
+from jingyin.serve.http.admission import LEAST, Admission
+
+
+def test_late_answers_shrink_the_limit_once_a_while_and_answers_in_time_let_it_grow(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    now = 100.0
+    monkeypatch.setattr(admission, "monotonic", lambda: now)
+    found = Admission(100)
+    found.note(late=True)
+    found.note(late=True)
+    assert found.limit == 70
+    for _ in range(70):
+        found.note(late=False)
+    assert 70.9 < found.limit < 71.1
+    for _ in range(50):
+        now += 1
+        found.note(late=True)
+    assert found.limit == LEAST
+    for _ in range(10_000):
+        found.note(late=False)
+    assert found.limit == 100
+
+
+def test_a_small_limit_stays() -> None:
+    found = Admission(2)
+    found.note(late=True)
+    assert found.limit == 2
