@@ -41,7 +41,10 @@ class LengthGrouped(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order: list[int] = get_length_grouped_indices(self.lengths, self.batch, generator=generator)  # type: ignore[no-untyped-call]
-        return iter(order[: len(self)])
+        # The grouping goes from long to short inside each block. Left so, a whole run over 22,000 authored rows learnt
+        # less than 6,000 rows in shuffled batches do: length goes with the label.
+        batches = torch.randperm(len(self) // self.batch, generator=generator).tolist()
+        return (row for batch in batches for row in order[batch * self.batch : (batch + 1) * self.batch])
 
 
 class SmsTrainer(Trainer):
