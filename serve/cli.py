@@ -117,6 +117,32 @@ def relabel(
         raise SystemExit(3)
 
 
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/serve.yaml.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="By default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="By default 8080.")] = None,
+    uds: Annotated[Path | None, typer.Option("--uds", help="A Unix socket instead of host and port.")] = None,
+    bundle: BundleOption = None,
+    shadow: Annotated[Path | None, typer.Option("--shadow", help="A bundle that scores beside, never answers.")] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
+    allow_open: Annotated[bool | None, typer.Option("--allow-open", help="A public address without keys.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option("--deadline-ms", help="From arrival to answer.")] = None,
+    on_deadline: Annotated[str | None, typer.Option("--on-deadline", help="pass, review or block.")] = None,
+    page: Annotated[bool | None, typer.Option("--page/--no-page", help="The page for people at /.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key")] = None,
+) -> None:
+    """Answer over HTTP. Flags come before JINGYIN_SERVE_* in the environment, and these before the YAML file."""
+    from jingyin.serve.http import load_settings, run_server  # the extra `serve`
+
+    settings = load_settings(
+        config, host=host, port=port, uds=uds, bundle=bundle, shadow=shadow, keys=keys, allow_open=allow_open,
+        deadline_ms=deadline_ms, on_deadline=on_deadline, page=page, tls_certificate=tls_certificate, tls_key=tls_key,
+    )  # fmt: skip
+    run_server(settings)
+
+
 def _lines() -> Iterator[str]:
     """Yield standard input line by line as it comes; undecodable bytes are kept as lone surrogates."""
     stream: Iterable[bytes] = sys.stdin.buffer
