@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from urllib.request import Request, urlopen
 
 SCORE_SECONDS = 0.2
-"""Longest wait for a verdict; jingyin's own deadline is 50 ms."""
+"""Longest wait for a verdict, unless told otherwise; jingyin's own deadline is 50 ms."""
 SMSBOX_SECONDS = 30
 MAX_BODY = 1 << 20
 
@@ -49,6 +49,7 @@ class Filter(BaseHTTPRequestHandler):
     jingyin: str
     smsbox: str
     key: str
+    seconds: float
 
     def do_GET(self) -> None:
         """Handle a call with its fields in the URL."""
@@ -82,7 +83,7 @@ class Filter(BaseHTTPRequestHandler):
         """Return action and reason; pass and what failed when there is no verdict."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         try:
-            with urlopen(Request(f"{self.jingyin}/v1/score", json.dumps(body).encode(), headers), timeout=SCORE_SECONDS) as answer:
+            with urlopen(Request(f"{self.jingyin}/v1/score", json.dumps(body).encode(), headers), timeout=self.seconds) as answer:
                 verdict = json.load(answer)
             return str(verdict["action"]), str(verdict["reason"])
         except HTTPError as error:
@@ -104,9 +105,12 @@ class Filter(BaseHTTPRequestHandler):
         """Stay silent: the base class logs URLs, and these hold messages."""
 
 
-def make_server(port: int, smsbox: str, jingyin: str, key: str = "") -> ThreadingHTTPServer:
-    """Return a filter on 127.0.0.1, to be run by serve_forever."""
-    handler = type("BoundFilter", (Filter,), {"jingyin": jingyin.rstrip("/"), "smsbox": smsbox.rstrip("/"), "key": key})
+def make_server(
+    port: int, smsbox: str, jingyin: str, *, key: str = "", seconds: float = SCORE_SECONDS
+) -> ThreadingHTTPServer:
+    """Return a filter on 127.0.0.1, to be run by serve_forever; it waits `seconds` for a verdict."""
+    bound = {"jingyin": jingyin.rstrip("/"), "smsbox": smsbox.rstrip("/"), "key": key, "seconds": seconds}
+    handler = type("BoundFilter", (Filter,), bound)
     return ThreadingHTTPServer(("127.0.0.1", port), handler)
 
 
@@ -116,8 +120,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=13014)
     parser.add_argument("--smsbox", default="http://127.0.0.1:13013")
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080")
+    parser.add_argument("--seconds", type=float, default=SCORE_SECONDS, help="longest wait for a verdict")
     given = parser.parse_args()
-    make_server(given.port, given.smsbox, given.jingyin, os.environ.get("JINGYIN_KEY", "")).serve_forever()
+    key = os.environ.get("JINGYIN_KEY", "")
+    make_server(given.port, given.smsbox, given.jingyin, key=key, seconds=given.seconds).serve_forever()
 
 
 if __name__ == "__main__":

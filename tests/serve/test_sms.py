@@ -198,8 +198,8 @@ def test_parts_of_two_messages() -> None:
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))
 def test_longest_payload_is_read_in_linear_time(coding: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     decode(b"\xdb\xff" * (MAX_PAYLOAD // 2), coding)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     with pytest.raises(InputError, match=f"a payload has {MAX_PAYLOAD + 1} bytes"):
         decode(b"a" * (MAX_PAYLOAD + 1), coding)

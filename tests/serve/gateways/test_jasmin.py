@@ -35,7 +35,8 @@ HEADER = b"\x05\x00\x03\x07\x02"
 
 @pytest.fixture
 def _jingyin(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with InThread() as server:
+    with InThread(deadline_ms=3_000) as server:
+        monkeypatch.setenv("JINGYIN_SECONDS", "5")
         monkeypatch.setenv("JINGYIN_URL", f"http://127.0.0.1:{server.port}")
         yield
 

@@ -83,8 +83,8 @@ def _get(url: str) -> tuple[int, bytes]:
 
 def test_blocks_hands_on_and_fails_open(capfd: pytest.CaptureFixture[str]) -> None:
     smsbox = ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox)
-    with InThread() as jingyin, smsbox:
-        filters = [make_server(0, _run(smsbox), f"http://127.0.0.1:{port}") for port in (jingyin.port, 1)]
+    with InThread(deadline_ms=3_000) as jingyin, smsbox:
+        filters = [make_server(0, _run(smsbox), f"http://127.0.0.1:{port}", seconds=5) for port in (jingyin.port, 1)]
         live, alone = map(_run, filters)
         assert _get(f"{live}/cgi-bin/sendsms?text={quote(GREETING)}") == (202, b"0: Accepted for delivery")
         assert _get(f"{live}/cgi-bin/sendsms?text={quote(THREAT)}") == (403, b"Blocked")
@@ -193,8 +193,8 @@ def kannel(tmp_path: Path) -> Iterator[Kannel]:
     if not (shutil.which("bearerbox") and shutil.which("smsbox")):
         pytest.skip("Kannel is not installed (Debian package kannel)")
     ports = _free_ports("admin smsbox smsc sendsms filter")
-    with InThread(deadline_ms=150) as jingyin:
-        filtering = make_server(ports["filter"], f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}")
+    with InThread(deadline_ms=3_000) as jingyin:
+        filtering = make_server(ports["filter"], f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}", seconds=5)
         _run(filtering)
         started = Kannel(tmp_path, ports)
         yield started

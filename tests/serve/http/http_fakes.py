@@ -77,7 +77,7 @@ class InThread(Client):
         from jingyin.serve.http.run import _bind, _config
         from jingyin.serve.http.settings import load_settings
 
-        settings = load_settings(**{"port": 0, **flags})
+        settings = load_settings(**{"port": 0, "deadline_ms": 3_000, **flags})  # a busy machine is no fault of the service
         app, service = create_app(settings, load)  # type: ignore[arg-type]
         self.listener = _bind(settings)
         self.server = uvicorn.Server(_config(settings, app, service))
@@ -103,7 +103,7 @@ class Process(Client):
         command = (
             f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import http_fakes; "
             "from jingyin.serve.http import run, load_settings; run._load = lambda settings: http_fakes.load(); "
-            f"run.run_server(load_settings(port=0, **{flags!r}))"
+            f"run.run_server(load_settings(**{ {'port': 0, 'deadline_ms': 3_000, **flags}!r}))"
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", command], stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}

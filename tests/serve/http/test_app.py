@@ -162,9 +162,9 @@ def test_one_bad_message_leaves_its_batch_alone(capfd: pytest.CaptureFixture[str
 
 def test_a_full_queue_refuses_at_once() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> httpx.Response:
-        slow = asyncio.create_task(client.post("/v1/score", json={"texts": ["慢" * 100, *["a"] * 9], "deadline_ms": 900}))
+        slow = asyncio.create_task(client.post("/v1/score", json={"texts": ["慢" * 800, *["a"] * 9], "deadline_ms": 9_000}))
         await asyncio.sleep(0.05)
-        waiting = asyncio.create_task(client.post("/v1/score", json={"texts": ["a"] * 9, "deadline_ms": 900}))
+        waiting = asyncio.create_task(client.post("/v1/score", json={"texts": ["a"] * 9, "deadline_ms": 9_000}))
         await asyncio.sleep(0.01)
         refused = await client.post("/v1/score", json={"texts": ["a"] * 9})
         assert [(await slow).status_code, (await waiting).status_code] == [200, 200]
