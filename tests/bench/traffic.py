@@ -1,6 +1,6 @@
 """The messages that benchmarks run on.
 
-distinct    messages of files that the user names (.txt, one a line, or .jsonl with "text"; .gz too), else authored
+distinct    messages of files that the user names (.txt, one a line, or .jsonl or .parquet with "text"; .gz too), else authored
             benign rows with their slots filled; no two have one clean text, 1% are authored threats
 templated   200 authored notices of companies, the r-th most frequent with a share like 1/r (Zipf); what names the sender is
             filled once a template, what names the recipient (name, amount, date, code, ...) anew each time; 1% are
@@ -15,6 +15,8 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from random import Random
+
+import pyarrow.parquet as pq
 
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
@@ -35,7 +37,7 @@ RECIPIENT = frozenset((
 def distinct(files: Sequence[Path], count: int, seed: int) -> list[str]:
     """Return at most `count` messages whose clean texts differ."""
     rng = Random(seed)
-    benign = [text for file in files for text in _texts(file)] or list(_filled(_rows(threats=False), 30, rng))
+    benign = [text for file in files for text in texts(file)] or list(_filled(_rows(threats=False), 30, rng))
     rng.shuffle(benign)
     found: dict[str, str] = {}
     for text in _mixed(iter(benign), rng):
@@ -73,7 +75,10 @@ def _filled(rows: list[str], times: int, rng: Random) -> Iterator[str]:
     return (expand(row, rng) for _ in range(times) for row in rows)
 
 
-def _texts(file: Path) -> Iterator[str]:
+def texts(file: Path) -> Iterator[str]:
+    if file.suffix == ".parquet":
+        yield from pq.read_table(file, columns=["text"])["text"].to_pylist()
+        return
     with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         for line in lines:
             text = json.loads(line)["text"] if ".jsonl" in file.suffixes else line.rstrip("\n")

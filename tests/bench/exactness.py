@@ -1,0 +1,43 @@
+"""Proves that the fast ways change no verdict: python tests/bench/exactness.py [FILE...] (about three minutes)
+
+Scores 20,000 messages (half distinct, half templated, in random order; see traffic.py) with the memo, without it, one
+at a time, and in two processes, and compares all fields but `stage`. Exits 1 at the first difference.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from random import Random
+
+import traffic
+
+from jingyin import Scorer
+from jingyin.model.labels import Verdict
+
+MESSAGES = 20_000
+
+
+def main() -> None:
+    files = [Path(name) for name in sys.argv[1:]]
+    messages = traffic.distinct(files, MESSAGES // 2, seed=3) + traffic.templated(MESSAGES // 2, seed=3)
+    Random(3).shuffle(messages)
+    scorer = Scorer.load()
+    wanted = list(scorer.score_many(messages))
+    print(f"{len(messages)} messages, {scorer.memo.hits} answered by the memo")
+    single = Scorer.load()
+    _compare("without a memo", wanted, Scorer.load(memo_bytes=0).score_many(messages))
+    _compare("one at a time", wanted, map(single.score, messages))
+    _compare("in two processes", wanted, Scorer.load().score_many(messages, processes=2))
+
+
+def _compare(how: str, wanted: Iterable[Verdict], found: Iterable[Verdict]) -> None:
+    for number, pair in enumerate(zip_longest(wanted, found)):
+        if None in pair or replace(pair[0], stage="model") != replace(pair[1], stage="model"):
+            sys.exit(f"{how}: message {number} has another verdict")
+    print(f"{how}: the same verdicts in the same order")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The fast ways change nothing: memo, stream and processes, also when something breaks half-way."""
+
+import sys
+from collections.abc import Iterator
+from itertools import islice, product
+from random import Random
+
+import numpy as np
+import pytest
+
+from jingyin import Scorer
+from jingyin.model.gate import code_points, gate_scores
+from jingyin.model.labels import Verdict
+from jingyin.serve.scorer import CHUNK
+from jingyin.train.corpus.authored import default_folder, load
+from jingyin.train.corpus.evade import FAMILIES, evade
+from jingyin.train.corpus.expand import expand
+
+
+def without_stage(verdict: Verdict) -> dict[str, object]:
+    return {key: value for key, value in verdict.as_dict().items() if key != "stage"}
+
+
+def traffic(templates: int, seed: int) -> list[str]:
+    """Return filled templates, each three times with other slots, and copies in disguise."""
+    rng = Random(seed)
+    rows = rng.sample(load(default_folder()), templates)
+    messages = [expand(row.text, rng) for row in rows for _ in range(3)]
+    messages += [evade(text, rng.choice(FAMILIES), 0.5, rng) for text in messages[:templates]]
+    messages += [f"{text[:1]}\u200b\u200b{text[1:]}" for text in messages[:templates]]
+    rng.shuffle(messages)
+    return messages
+
+
+def test_the_memo_changes_no_verdict() -> None:
+    messages = traffic(40, seed=1) * 2
+    with_memo, without = Scorer.load(), Scorer.load(memo_bytes=0)
+    found = list(with_memo.score_many(messages))
+    assert with_memo.memo.hits >= len(messages) // 2 - CHUNK
+    assert list(map(without_stage, found)) == [without_stage(without.score(message)) for message in messages]
+
+
+def test_a_disguised_message_gets_no_answer_that_the_gate_gave() -> None:
+    scorer, plain = Scorer.load(), "今天天气不错，我们去公园走走吧"
+    (score,) = gate_scores(scorer.bundle.gate_weights, code_points(["今天天气不错,我们去公园走走吧"]))
+    scorer._gate_threshold = float(np.nextafter(score, np.float32(9)))
+    assert scorer.score(plain).stage == "gate"
+    assert scorer.score("\u200b今天\u200b天气不错，我们去公园走走吧").stage == "model"
+    assert scorer.score(plain).stage == "memo"
+
+
+def test_a_long_stream_leaves_nothing_behind() -> None:
+    scorer = Scorer.load(memo_bytes=200_000)
+    scorer._gate_threshold = np.inf  # the network has no part in this
+
+    words = "天地人你我他上下来去大小多少红白"
+    stream = scorer.score_many(map("".join, product(words, repeat=5)))
+    for _ in islice(stream, 5_000):
+        pass
+    before = sys.getallocatedblocks()
+    for _ in islice(stream, 20_000):
+        pass
+    assert sys.getallocatedblocks() - before < 5_000
+    assert scorer.memo.used <= scorer.memo.budget
+    assert len(scorer.memo) < 1_000
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_was_read_before_a_fault_is_answered_in_order(
+    scorer: Scorer, processes: int, error: type[BaseException]
+) -> None:
+    messages = [f"{word}{CHUNK}人" for word in "早午晚夜" for _ in range(CHUNK // 3)]
+
+    def broken() -> Iterator[str]:
+        yield from messages
+        raise error("half-way")
+
+    seen: list[dict[str, object]] = []
+    with pytest.raises(error, match="half-way"):
+        seen.extend(map(without_stage, scorer.score_many(broken(), processes=processes)))
+    assert seen == [without_stage(scorer.score(message)) for message in messages]
+
+
+def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, messages = Scorer.load(gate=False), [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 20)]
+    wanted = [without_stage(verdict) for verdict in scorer.score_many(messages)]
+    fresh, runs = Scorer.load(gate=False), 0
+    network = fresh._network.logits
+
+    def interrupted(ids: list[int]) -> np.ndarray:
+        nonlocal runs
+        runs += 1
+        if runs == CHUNK + 10:
+            raise KeyboardInterrupt("now")
+        return network(ids)
+
+    monkeypatch.setattr(fresh._network, "logits", interrupted)
+    seen: list[Verdict] = []
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        seen.extend(fresh.score_many(messages))
+    assert [without_stage(verdict) for verdict in seen] == wanted[:CHUNK]
+    assert [without_stage(verdict) for verdict in fresh.score_many(messages)] == wanted  # none is stale or half-made
+
+
+def test_a_line_of_a_megabyte(scorer: Scorer) -> None:
+    assert scorer.score("还钱，今晚八点前。" * 37_000).stage == "model"
