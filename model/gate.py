@@ -21,6 +21,7 @@ _MULTIPLIER = 0x9E3779B1  # Knuth's multiplicative hash
 _DISGUISES = ("disguised", "invisible", "joined")
 _UNKNOWN_SHARE = 0.1
 _DISGUISE_HITS = 2
+_LONGEST = 160  # characters
 
 
 Codes = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -74,6 +75,9 @@ def is_disguised(hits: Mapping[str, int]) -> bool:
     return bool(hits) and sum(hits.get(kind, 0) for kind in _DISGUISES) >= _DISGUISE_HITS
 
 
-def is_opaque(unknown_share: float, hits: Mapping[str, int]) -> bool:
-    """Whether the gate must not judge a message: it holds what the gate can't know."""
-    return unknown_share > _UNKNOWN_SHARE or is_disguised(hits)
+def is_opaque(text: str, unknown_share: float, hits: Mapping[str, int]) -> bool:
+    """Whether the gate must not judge a clean text: it holds what the gate can't know, or is long.
+
+    The score is a mean, and politeness by the yard would drown a threat in it.
+    """
+    return len(text) > _LONGEST or unknown_share > _UNKNOWN_SHARE or is_disguised(hits)

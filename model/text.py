@@ -217,7 +217,7 @@ def _fold_hits(text: str) -> dict[str, int]:
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _SPACES = re.compile(" {2,}|^ | $")
-_RUN = re.compile(rf"(?<![{_HAN}])[{_HAN}]([^{_HAN}a-z0-9\n])[{_HAN}](?:\1[{_HAN}])+(?![{_HAN}])")
+_RUN = re.compile(rf"[{_HAN}]([^{_HAN}a-z0-9\n])[{_HAN}](?:\1[{_HAN}])+")
 _GAP = re.compile(rf"(?<=[{_HAN}]) (?=[{_HAN}])")
 
 

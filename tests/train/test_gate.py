@@ -107,7 +107,7 @@ def test_nothing_flagged_stops_all():
     ],
 )
 def test_what_the_gate_must_not_judge(share, hits, opaque):
-    assert is_opaque(share, hits) is opaque
+    assert is_opaque("短", share, hits) is opaque
 
 
 def test_a_score_at_the_threshold_passes(monkeypatch):
@@ -120,3 +120,7 @@ def test_a_score_at_the_threshold_passes(monkeypatch):
     assert scorer.score(text.replace("，", ",")).stage == "model"
     scorer._gate_threshold = float(np.nextafter(score, np.float32(9)))
     assert scorer.score(text.replace("，", ",")).stage == "gate"
+
+
+def test_a_long_message_is_not_judged() -> None:
+    assert is_opaque("您好," * 60, 0.0, {})
