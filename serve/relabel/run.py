@@ -136,7 +136,8 @@ def _job(
         raise ConfigError(f"there is no column {compare!r} to compare; there are: {', '.join(before.names)}")
     schema = with_verdicts(before)
     try:
-        writer(Kind(kind_of(out).format, None), BytesIO(), schema)
+        with writer(Kind(kind_of(out).format, None), BytesIO(), schema):
+            pass
     except (pa.ArrowException, TypeError):
         raise ConfigError(f"the columns can't be written as {suffix_of(out)}; name an output .parquet") from None
     files = [source.path for source in sources]

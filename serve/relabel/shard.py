@@ -73,10 +73,9 @@ class Shard:
         """Write the rows and commit them."""
         path = self._job.out / f"part-{len(self._journal.states):05d}{suffix_of(self._job.out)}"
         with aside(path) as file:
-            sink = writer(kind_of(path), file, self._job.schema)
-            for item in items:
-                sink.write(self._add(item))
-            sink.close()
+            with writer(kind_of(path), file, self._job.schema) as sink:
+                for item in items:
+                    sink.write(self._add(item))
             lengths = self._side_files()
         state = State(
             file=path.name,

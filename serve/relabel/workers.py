@@ -22,22 +22,29 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Scores streams of texts; at most two blocks a process, and one, are under way at a time."""
+    """Scores streams of texts in a pool, at most `ahead` blocks at a time; without a pool in this process."""
 
-    def __init__(self, pool: ProcessPoolExecutor, processes: int, bundle: str) -> None:
+    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, bundle: str) -> None:
         self._pool = pool
-        self._ahead = 2 * processes + 1
+        self._ahead = ahead
         self._bundle = bundle
 
     def score(self, stream: Iterator[tuple[T, pa.Array]]) -> Iterator[tuple[T, list[pa.Array]]]:
         """Yield each item of `stream` with the verdict columns of its texts, in order."""
         under_way: deque[tuple[T, Future[list[pa.Array]]]] = deque()
         for item, texts in stream:
-            under_way.append((item, self._pool.submit(_score, self._bundle, texts)))
+            under_way.append((item, self._submit(texts)))
             if len(under_way) >= self._ahead:
                 yield self._take(under_way)
         while under_way:
             yield self._take(under_way)
+
+    def _submit(self, texts: pa.Array) -> Future[list[pa.Array]]:
+        if self._pool is not None:
+            return self._pool.submit(_score, self._bundle, texts)
+        done: Future[list[pa.Array]] = Future()
+        done.set_result(_score(self._bundle, texts))
+        return done
 
     def _take(self, under_way: "deque[tuple[T, Future[list[pa.Array]]]]") -> tuple[T, list[pa.Array]]:
         item, future = under_way.popleft()
@@ -52,17 +59,20 @@ class Workers:
 
 @contextmanager
 def workers(processes: int, bundle: Path) -> Iterator[Workers]:
-    """Start processes, each with a scorer of its own; they end with the context, or with this process.
+    """Start processes, each with a scorer of its own; they end with the context, or with this process. One is this one.
 
     The texts travel as Arrow buffers: pickled one by one, as score_many sends them, they cost more.
     """
+    if processes == 1:
+        yield Workers(None, 1, str(bundle))
+        return
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start)
     try:
         for _ in range(processes):
             pool.submit(_load, str(bundle))  # a process starts with its first task: while the inputs are looked at
-        yield Workers(pool, processes, str(bundle))
+        yield Workers(pool, 2 * processes + 1, str(bundle))
     finally:
         pool.shutdown(cancel_futures=True)
 

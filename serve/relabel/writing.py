@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -61,8 +61,20 @@ def no_room(what: Path) -> Iterator[None]:
         ) from None
 
 
-def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Writer:
-    """Return the writer of a kind of file."""
+@contextmanager
+def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator[Writer]:
+    """Open the writer of a kind of file; it is closed before `file`, which stays open."""
+    sink = _open(kind, file, schema)
+    try:
+        yield sink
+    except BaseException:
+        with suppress(OSError, pa.ArrowException):
+            sink.close()  # Arrow would do it when the garbage is collected, and complain that `file` is closed
+        raise
+    sink.close()
+
+
+def _open(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Writer:
     if kind.format == "parquet":
         return _Parquet(file, schema)
     # Arrow closes what it compresses into: a second handle keeps the file open for fsync.

@@ -1,0 +1,41 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'jingyin[batch]'")
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves test folders off the path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from relabel_helpers import Here, rows
+
+from jingyin.serve.relabel import lines, read_parquet, relabel, run
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A Parquet file of 150 rows."""
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(rows(150)), path)
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and shards of 20 rows."""
+    for module in (lines, read_parquet):
+        monkeypatch.setattr(module, "ROWS", 20)
+    monkeypatch.setattr(run, "FIRST_ROWS", 20)
+    monkeypatch.setattr(run, "MOST_ROWS", 20)
+
+
+@pytest.fixture
+def here() -> Here:
+    """Relabel in this process: no start of others, the scorer is kept between tests."""
+
+    def call(source: Path | list[Path], out: Path, **options: Any) -> run.Report:
+        return relabel(source if isinstance(source, list) else [source], out, processes=1, **options)
+
+    return call

@@ -1,0 +1,27 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jingyin.serve.relabel.run import Report
+
+THREAT = "不给两百这电话就一直响"
+TEXTS = (
+    "明天下午三点老地方见，记得带伞",
+    THREAT,
+    "您的验证码是482913，请勿告诉他人",
+    "",
+    "再不还钱就把事情发给你通讯录所有人",
+)
+
+Here = Callable[..., Report]
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {"id": n, "text": TEXTS[n % len(TEXTS)] + "啊" * (n % 3), "old": "ordinary", "family": f"f{n % 2}"}
+        for n in range(count)
+    ]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(out.iterdir())}

@@ -1,0 +1,200 @@
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from relabel_helpers import Here, contents, rows
+
+from jingyin.model.errors import InputError, JingyinError
+from jingyin.serve.relabel import journal, looked
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+class KilledError(BaseException):
+    """Ends a run where it stands; not an Exception, so that nobody handles it."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
+    """Raise at the so-manieth step that touches the disk: an fsync or a rename."""
+    steps = [0]
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object) -> object:
+            steps[0] += 1
+            if steps[0] == number:
+                raise error
+            return real(*arguments)
+
+        return step
+
+    patch.setattr(os, "fsync", counted(os.fsync))
+    patch.setattr(Path, "replace", counted(Path.replace))
+    return steps
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Two files, with rejects, so that side files grow with the shards."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    data = [row | {"text": None if row["id"] % 17 == 3 else row["text"]} for row in rows(70)]
+    pq.write_table(pa.Table.from_pylist(data[:45]), folder / "a.parquet", row_group_size=30)
+    pq.write_table(pa.Table.from_pylist(data[45:]), folder / "b.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl.gz"])
+def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
+    archive: Path, tmp_path: Path, here: Here, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looked, "RUN_BYTES", 300)  # several sorted runs a shard
+    out, tasks = tmp_path / f"out{suffix}", tmp_path / "tasks.json"
+    options = {"compare": "old", "label_studio": tasks, "sample": 5}
+    with pytest.MonkeyPatch.context() as patch:
+        steps = stop_at(patch, -1, KilledError())
+        here(archive, out, **options)
+    wanted = contents(out), tasks.read_bytes()
+    assert len(wanted[0]) == 4 + 6  # shards; lock, manifest, journal, rejects, moved, report
+    for number in range(1, steps[0] + 1):
+        shutil.rmtree(out)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
+            stop_at(patch, number, KilledError())
+            here(archive, out, **options)
+        assert all(file in wanted[0] or file.startswith("_") for file in contents(out)), number
+        here(archive, out, **options)
+        left = contents(out)
+        assert {name: left[name] for name in wanted[0]} == wanted[0], number
+        assert set(left) == set(wanted[0]), number
+        assert tasks.read_bytes() == wanted[1]
+
+
+def test_finished_shards_are_not_written_again(archive: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out.parquet"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
+        stop_at(patch, 20, KilledError())
+        here(archive, out)
+    finished = {file.name: file.stat().st_ino for file in out.glob("part-*")}
+    assert finished
+    report = here(archive, out)
+    assert report.resumed in (len(finished), len(finished) - 1)
+    kept = {file.name: file.stat().st_ino for file in out.glob("part-*")}
+    assert list(finished.items())[: report.resumed] == list(kept.items())[: report.resumed]
+
+
+COMMAND = "import sys; from jingyin.serve.cli import main; sys.argv[0] = 'jingyin'; main()"
+
+
+def test_kill_9(tmp_path: Path, here: Here) -> None:
+    source, out = tmp_path / "in.parquet", tmp_path / "killed.parquet"
+    pq.write_table(pa.Table.from_pylist(rows(200_000)), source)
+    command = [sys.executable, "-c", COMMAND, "relabel", str(source), str(out), "--processes", "2"]
+    with subprocess.Popen(command) as process:
+        while not (out / "part-00000.parquet").exists():
+            time.sleep(0.01)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        process.send_signal(signal.SIGKILL)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["resumed"] >= 1
+    shutil.copytree(out, tmp_path / "resumed")
+    subprocess.run([*command, "--fresh"], capture_output=True, check=True)
+    assert contents(tmp_path / "resumed") == contents(out)
+    for child in children.stdout.split():  # workers end with the parent
+        assert (
+            not Path(f"/proc/{child}/cmdline").exists()
+            or b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes()
+        )
+
+
+def test_torn_journal_line(archive: Path, tmp_path: Path, here: Here) -> None:
+    here(archive, tmp_path / "whole.parquet")
+    out = tmp_path / "torn.parquet"
+    here(archive, out)
+    lines = (out / "_journal.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "_journal.jsonl").write_bytes(lines[0] + lines[1][:20])
+    (out / "_report.json").unlink()
+    assert here(archive, out).resumed == 1
+    assert contents(out) == contents(tmp_path / "whole.parquet")
+
+
+def test_a_finished_run_is_only_reported(archive: Path, tmp_path: Path, here: Here) -> None:
+    first = here(archive, tmp_path / "out.parquet")
+    before = contents(tmp_path / "out.parquet")
+    again = here(archive, tmp_path / "out.parquet")
+    assert (again.rows, again.rejects) == (first.rows, first.rejects)
+    assert contents(tmp_path / "out.parquet") == before
+
+
+def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out.parquet"
+    here(archive, out)
+    with pytest.raises(InputError, match="holds a run with other compared column"):
+        here(archive, out, compare="old")
+    os.utime(archive / "a.parquet", (1, 1))
+    with pytest.raises(InputError, match="holds a run with other inputs; name another output, or replace"):
+        here(archive, out)
+    (archive / "b.parquet").unlink()
+    assert here(archive, out, fresh=True).rows + 3 == 45
+    assert len(list(out.glob("part-*"))) == 2
+
+
+def test_another_bundle_is_refused(archive: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out.parquet"
+    here(archive, out)
+    manifest = json.loads((out / "_manifest.json").read_text())
+    (out / "_manifest.json").write_text(json.dumps(manifest | {"bundle": "0123456789abcdef"}))
+    with pytest.raises(InputError, match="holds a run with other bundle"):
+        here(archive, out)
+
+
+def test_a_shard_that_was_changed_is_noticed(archive: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out.parquet"
+    here(archive, out)
+    (out / "_report.json").unlink()
+    (out / "part-00001.parquet").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"part-00001.parquet is missing or was changed .* --fresh"):
+        here(archive, out)
+
+
+def test_the_second_run_on_one_output_refuses(archive: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out.parquet"
+    here(archive, out)
+    manifest = json.loads((out / "_manifest.json").read_text())
+    with journal.open_journal(out, manifest, fresh=False), pytest.raises(JingyinError, match="another run writes to"):
+        here(archive, out)
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_a_full_disk_is_said_and_the_run_goes_on_later(archive: Path, tmp_path: Path, here: Here, fault: int) -> None:
+    out = tmp_path / "out.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 12, OSError(fault, os.strerror(fault)))
+        with pytest.raises(JingyinError, match=rf"can't be written: {os.strerror(fault)}; .* it goes on"):
+            here(archive, out)
+    here(archive, out)
+    here(archive, tmp_path / "whole.parquet")
+    assert contents(out) == contents(tmp_path / "whole.parquet")
+
+
+def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
+    """A limit on file size is as near to a full disk as a test gets without one."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\n" + "你好\n" * 3000, encoding="utf-8")
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += f"resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, {resource.RLIM_INFINITY})); "
+    command = [sys.executable, "-c", limit + COMMAND, "relabel", str(source), str(out), "--processes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("jingyin: ")
+    assert "can't be written: File too large" in done.stderr
+    assert not list(out.glob("part-*"))
