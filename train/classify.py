@@ -18,7 +18,7 @@ from jingyin.train.data import Encode, Rows, one_hot, read_split
 from jingyin.train.encoder import load_pretrained
 from jingyin.train.fit import fit, predict
 from jingyin.train.recipe import Classify, read_recipe
-from jingyin.train.vocabularies import lexicon_encode, pieces_encode, start_from
+from jingyin.train.vocabularies import Start, lexicon_encode, pieces_encode, start_from
 
 STANDARD_MESSAGES = 512
 """Training messages from which the head's standardisation is measured."""
@@ -31,13 +31,13 @@ def run_classify(
     torch.manual_seed(recipe.seed)
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(corpus, "validation")
-    start = start_from(recipe, encoder)
+    model, start = _begin(recipe, encoder)
     target = one_hot(train.labels, recipe.label_smoothing)
     if teacher is not None:
         target = (1 - recipe.soft_share) * target + recipe.soft_share * soft_labels(teacher, train)
-    model = SmsClassifier(start.encoder, len(LABELS))
     train_set = _dataset(train, start.encode, target)
-    standardise(model, train_set["ids"], recipe.seed)
+    if not _is_classifier(encoder):
+        standardise(model, train_set["ids"], recipe.seed)
     metrics = fit(
         model, train_set, _dataset(validation, start.encode, one_hot(validation.labels, 0)), out, epochs=recipe.epochs,
         batch_size=recipe.batch_size, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
@@ -46,6 +46,19 @@ def run_classify(
     if PartialState().is_main_process:
         save_classifier(model, start.lexicon, out)
     return metrics
+
+
+def _begin(recipe: Classify, encoder: str) -> tuple[SmsClassifier, Start]:
+    """Return a new classifier on `encoder`, or the one that an earlier stage left, head and all, to go on with."""
+    if not _is_classifier(encoder):
+        start = start_from(recipe, encoder)
+        return SmsClassifier(start.encoder, len(LABELS)), start
+    model, encode, lexicon = load_classifier(Path(encoder).parent)
+    return model, Start(model.encoder, encode, lexicon)
+
+
+def _is_classifier(encoder: str) -> bool:
+    return (Path(encoder).parent / "classifier.safetensors").is_file()
 
 
 def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:

@@ -56,8 +56,8 @@ def set_threshold(
     allowed = 0
     while upper_bound(allowed + 1, int(flagged.sum())) <= MAX_LOSS:
         allowed += 1
-    # Half a unit below the lowest score that must pass: held-out rows are a sample, and ties must not decide.
-    threshold = float(at_risk[allowed]) - 0.5 if len(at_risk) > allowed else float(scores.max()) + 1
+    # The bound is the margin: half a unit more let twice as many ordinary messages through.
+    threshold = float(at_risk[allowed]) if len(at_risk) > allowed else float(scores.max()) + 1
     stopped = (scores < threshold) & ~opaque
     ordinary = ~flagged
     mean = probabilities[stopped & ordinary].mean(0) if (stopped & ordinary).any() else probabilities[ordinary].mean(0)

