@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
 from jingyin.serve.scorer import Answer, Scorer
 
@@ -67,9 +68,17 @@ def _table(answers: Sequence[Answer], bundle: str) -> list[pa.Array]:
 
 
 @cache
-def scorer_of(bundle: str | None) -> Scorer:
-    """Return the scorer of this process for a bundle folder, loaded when first asked for."""
-    return Scorer.load(bundle, memo_bytes=WORKER_MEMO_BYTES)
+def scorer_of(bundle: str | None, wanted: str | None = None) -> Scorer:
+    """Return this process's scorer for a bundle folder, loaded when first asked for.
+
+    Raises BundleError when the folder no longer holds the bundle whose id is `wanted`.
+    """
+    scorer = Scorer.load(bundle, memo_bytes=WORKER_MEMO_BYTES)
+    if wanted not in (None, scorer.bundle.manifest.id):
+        raise BundleError(
+            f"the bundle changed from {wanted} to {scorer.bundle.manifest.id} while the run began; run it again"
+        )
+    return scorer
 
 
 def scorer_columns(

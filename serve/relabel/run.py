@@ -92,7 +92,7 @@ def relabel(
         if finished is None:
             journal.rewind()
             _check_rejects(journal.last, strict=strict)
-            with workers(processes or len(os.sched_getaffinity(0)), read.path) as pool:
+            with workers(processes or len(os.sched_getaffinity(0)), read) as pool:
                 _write_shards(job, journal, _scored(job, pool, sources, journal.last), progress=progress)
             finished = _finish(job, journal, tasks, picked, read.manifest.id)
         (out / "_looked").unlink(missing_ok=True)

@@ -10,11 +10,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 
+from jingyin.model.bundle import Bundle
 from jingyin.model.errors import JingyinError
 from jingyin.serve.relabel.columns import scorer_of, verdict_columns
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Workers:
     """Scores streams of texts in a pool, at most `ahead` blocks at a time; without a pool in this process."""
 
-    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, bundle: str) -> None:
+    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, bundle: tuple[str, str]) -> None:
         self._pool = pool
         self._ahead = ahead
         self._bundle = bundle
@@ -58,21 +58,22 @@ class Workers:
 
 
 @contextmanager
-def workers(processes: int, bundle: Path) -> Iterator[Workers]:
+def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
     """Start processes, each with a scorer of its own; they end with the context, or with this process. One is this one.
 
     The texts travel as Arrow buffers: pickled one by one, as score_many sends them, they cost more.
     """
+    which = str(bundle.path), bundle.manifest.id
     if processes == 1:
-        yield Workers(None, 1, str(bundle))
+        yield Workers(None, 1, which)
         return
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start)
     try:
         for _ in range(processes):
-            pool.submit(_load, str(bundle))  # a process starts with its first task: while the inputs are looked at
-        yield Workers(pool, 2 * processes + 1, str(bundle))
+            pool.submit(_load, which)  # a process starts with its first task: while the inputs are looked at
+        yield Workers(pool, 2 * processes + 1, which)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -90,9 +91,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _load(bundle: str) -> None:
-    scorer_of(bundle)  # an error will be met again by the first block
+def _load(bundle: tuple[str, str]) -> None:
+    scorer_of(*bundle)  # an error will be met again by the first block
 
 
-def _score(bundle: str, texts: pa.Array) -> list[pa.Array]:
-    return verdict_columns(scorer_of(bundle), texts.to_pylist())
+def _score(bundle: tuple[str, str], texts: pa.Array) -> list[pa.Array]:
+    return verdict_columns(scorer_of(*bundle), texts.to_pylist())

@@ -1,0 +1,153 @@
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from relabel_helpers import THREAT, Here, rows
+
+from jingyin import Scorer
+from jingyin.model.errors import InputError
+from jingyin.serve.relabel import looked
+from jingyin.serve.relabel.changes import MAX_FAMILIES, REST, Changes
+from jingyin.serve.relabel.looked import Looked, merge
+from jingyin.serve.relabel.progress import Progress, clock
+from jingyin.serve.relabel.terminal import lines
+
+CHAT = "明天下午三点老地方见，记得带伞"
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Six rows with older labels: one agrees, three move, one has none, one agrees."""
+    data = [
+        (CHAT, "ordinary", "chat"),
+        (CHAT, "pay_to_stop", "chat"),
+        (THREAT, "ordinary", "call_bombing"),
+        (THREAT, "spam", "call_bombing"),
+        (THREAT, None, "call_bombing"),
+        (THREAT, "pay_to_stop", "call_bombing"),
+    ]
+    table = pa.Table.from_pylist([dict(zip(("text", "label", "family"), row, strict=True)) for row in data])
+    pq.write_table(table, tmp_path / "in.parquet")
+    return tmp_path / "in.parquet"
+
+
+def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Here, scorer: Scorer) -> None:
+    out = tmp_path / "out.parquet"
+    report = here(labelled, out, compare="label")
+    assert report.changes == {
+        "moved": 3,
+        "table": {
+            "(none)": {"pay_to_stop": 1},
+            "ordinary": {"ordinary": 1, "pay_to_stop": 1},
+            "pay_to_stop": {"ordinary": 1, "pay_to_stop": 1},
+            "spam": {"pay_to_stop": 1},
+        },
+        "families": {"call_bombing": [4, 2], "chat": [2, 1]},
+    }
+    moved = [json.loads(line) for line in (out / "_moved.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["row"] for row in moved] == [3, 4, 2]
+    threat = scorer.score(THREAT)
+    assert moved[0] == {
+        "input": str(labelled),
+        "row": 3,
+        "risk": threat.risk,
+        "label": "pay_to_stop",
+        "sure": threat.probabilities["pay_to_stop"],
+        "action": threat.action,
+        "before": "ordinary",
+        "family": "call_bombing",
+        "text": THREAT,
+    }
+    assert list(lines(report, out, as_json=False))[1:] == [
+        f"3 rows moved; see {out / '_moved.jsonl'}",
+        "before \\ now  ordinary  pay_to_stop",
+        "(none)               0            1",
+        "ordinary             1            1",
+        "pay_to_stop          1            1",
+        "spam                 0            1",
+        "",
+        "family        rows  moved",
+        "call_bombing     4      2",
+        "chat             2      1",
+    ]
+
+
+def test_an_earlier_run_can_be_compared(labelled: Path, tmp_path: Path, here: Here) -> None:
+    here(labelled, tmp_path / "first.parquet")
+    for column in ("jingyin_label", "jingyin_action"):
+        report = here(tmp_path / "first.parquet", tmp_path / f"{column}.parquet", compare=column)
+        assert report.changes["moved"] == 0
+        assert sum(sum(row.values()) for row in report.changes["table"].values()) == 6
+
+
+def test_a_column_that_holds_no_labels(tmp_path: Path, here: Here) -> None:
+    data = [row | {"tags": [1]} for row in rows(150)]
+    pq.write_table(pa.Table.from_pylist(data), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match="has over 100 different values: it holds no labels"):
+        here(tmp_path / "in.parquet", tmp_path / "a.parquet", compare="id")
+    with pytest.raises(InputError, match="the column to compare is list<"):
+        here(tmp_path / "in.parquet", tmp_path / "b.parquet", compare="tags")
+
+
+def test_families_are_bounded() -> None:
+    changes, many = Changes(), MAX_FAMILIES + 5
+    family = pa.array([f"{n:05d}" for n in range(many)])
+    changes.add(pa.array(["a"] * many), pa.array(["b"] * many), family)
+    assert len(changes.families) == MAX_FAMILIES + 1
+    assert changes.families[REST] == [5, 5]
+    assert sum(rows for rows, _ in changes.families.values()) == many
+
+
+def test_tasks_of_moved_rows(labelled: Path, tmp_path: Path, here: Here) -> None:
+    file = tmp_path / "tasks.json"
+    assert here(labelled, tmp_path / "out.parquet", compare="label", label_studio=file, sample=2).tasks == 2
+    first = json.loads(file.read_text(encoding="utf-8"))
+    for task in first:
+        assert task["data"]["text"] in (CHAT, THREAT)
+        assert task["data"]["reason"].startswith("was ")
+        (choice,) = task["predictions"][0]["result"]
+        assert choice["value"]["choices"] == [task["data"]["reason"].rsplit(" ", 1)[1]]
+        assert 0 <= task["predictions"][0]["score"] <= 1
+    here(labelled, tmp_path / "again.parquet", compare="label", label_studio=file, sample=2)
+    assert json.loads(file.read_text(encoding="utf-8")) == first
+
+
+def test_tasks_without_a_comparison_are_rows_to_review(labelled: Path, tmp_path: Path, here: Here) -> None:
+    here(labelled, tmp_path / "out.parquet", label_studio=tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    review = [row for row in pq.read_table(tmp_path / "out.parquet").to_pylist() if row["jingyin_action"] == "review"]
+    assert len(tasks) == len(review)
+    assert all(task["data"]["reason"] == "near a threshold" for task in tasks)
+
+
+def test_sorting_keeps_the_order_of_equal_risks_over_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looked, "_READ", 7)
+    risks = [0.5, 1.0, 0.0, 0.5, 1e-17, 0.25, 0.5, 0.9999999, 1.0]
+    ends, data = [], b""
+    for start in range(0, 9, 3):
+        held = Looked()
+        for order in range(start, start + 3):
+            held.add(order, {"risk": risks[order], "text": f"第{order}条\n"})
+        data += held.run()
+        ends.append(len(data))
+    (tmp_path / "runs").write_bytes(data)
+    found = [json.loads(line)["text"] for line in merge(tmp_path / "runs", ends)]
+    assert found == [f"第{order}条\n" for order in (1, 8, 7, 0, 3, 6, 5, 2, 4)]
+
+
+def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Progress(0, 0.0, shown=True)
+    quiet.show(10, 0.5)
+    quiet.close()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("jingyin.serve.relabel.progress.monotonic", iter((0.0, 10.0, 10.1)).__next__)
+    bar = Progress(1000, 0.2, shown=True)
+    bar.show(3000, 0.6)
+    bar.show(3100, 0.61)  # too soon
+    bar.close()
+    assert capsys.readouterr().err == "\r3,000 rows  60.0%  200 rows/s  0:00:10 left\x1b[K\r\x1b[K"
+    assert clock(3723) == "1:02:03"
