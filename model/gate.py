@@ -21,7 +21,7 @@ _MULTIPLIER = 0x9E3779B1  # Knuth's multiplicative hash
 _DISGUISES = ("disguised", "invisible", "joined")
 _UNKNOWN_SHARE = 0.1
 _DISGUISE_HITS = 2
-_LONGEST = 160  # characters
+_STEP = 80  # characters; a window has two steps
 
 
 Codes = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -45,15 +45,26 @@ def features(codes: NDArray[np.int64]) -> NDArray[np.int64]:
 def gate_scores(weights: NDArray[np.float32], texts: Codes) -> NDArray[np.float32]:
     """Return the score of each text: higher is less surely ordinary.
 
-    The sum of the weights over the square root of their number, so that length alone says little. What comes before
-    or after a text in `texts` has no part in it.
+    The sum of the weights over the square root of their number, so that length alone says little; of a long text that
+    of its worst window, so that politeness by the yard drowns no threat. What comes before or after a text in `texts`
+    has no part in it.
     """
     codes, starts = texts
     characters, pairs = weights[features(codes)].reshape(2, -1)
-    # In float64 the sum of half-precision weights is exact, so it does not depend on the order of summation.
-    sums = np.add.reduceat(characters + pairs, starts, dtype=np.float64)
-    counts = 2 * np.diff(starts, append=len(pairs))
-    return np.asarray(sums / np.sqrt(counts) + weights[-1], np.float32)
+    # In float64 sums of half-precision weights are exact, so a difference of two is the sum between, whatever the order.
+    sums = np.concatenate([[0.0], (characters + pairs).cumsum(dtype=np.float64)])
+    first, last, windows = _windows(starts, len(pairs))
+    scores = (sums[last] - sums[first]) / np.sqrt(2 * (last - first))
+    return np.asarray(np.maximum.reduceat(scores, windows) + weights[-1], np.float32)
+
+
+def _windows(starts: NDArray[np.int64], end: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each window starts and ends, and the index of each text's first window."""
+    lengths = np.diff(starts, append=end)
+    counts = np.maximum(1, -(-lengths // _STEP) - 1)
+    windows = counts.cumsum() - counts
+    first = np.repeat(starts, counts) + _STEP * (np.arange(counts.sum()) - np.repeat(windows, counts))
+    return first, np.minimum(first + 2 * _STEP, np.repeat(starts + lengths, counts)), windows
 
 
 def known_characters(vocabulary: Iterable[str]) -> NDArray[np.bool_]:
@@ -75,9 +86,6 @@ def is_disguised(hits: Mapping[str, int]) -> bool:
     return bool(hits) and sum(hits.get(kind, 0) for kind in _DISGUISES) >= _DISGUISE_HITS
 
 
-def is_opaque(text: str, unknown_share: float, hits: Mapping[str, int]) -> bool:
-    """Whether the gate must not judge a clean text: it holds what the gate can't know, or is long.
-
-    The score is a mean, and politeness by the yard would drown a threat in it.
-    """
-    return len(text) > _LONGEST or unknown_share > _UNKNOWN_SHARE or is_disguised(hits)
+def is_opaque(unknown_share: float, hits: Mapping[str, int]) -> bool:
+    """Whether the gate must not judge a message: it holds what the gate can't know."""
+    return unknown_share > _UNKNOWN_SHARE or is_disguised(hits)

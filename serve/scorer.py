@@ -134,7 +134,7 @@ class Scorer:
         unknown = unknown_shares(self._known, texts).tolist()
         answers: dict[str, Answer] = {}
         for (key, each), score, share in zip(new.items(), scores, unknown, strict=True):
-            if score < self._gate_threshold and not is_opaque(each.text, share, each.hits):
+            if score < self._gate_threshold and not is_opaque(share, each.hits):
                 answers[key] = self._ordinary
             else:
                 (ids,) = self._tokenizer.encode([each.text])

@@ -115,7 +115,7 @@ def _gate(
     texts = [each.text for each in cleaned]
     known = known_characters(SmsTokenizer.from_file(path / "tokenizer.json").backend.get_vocab())
     shares = unknown_shares(known, code_points(texts))
-    opaque = np.array([is_opaque(each.text, share, each.hits) for share, each in zip(shares, cleaned, strict=True)])
+    opaque = np.array([is_opaque(share, each.hits) for share, each in zip(shares, cleaned, strict=True)])
     probabilities = np.concatenate([p for _, p in held])
     flagged = probabilities[:, FLAGGED_INDEX].sum(1) >= review.risk
     return set_threshold(weights, texts, opaque, flagged, probabilities), weights

@@ -50,7 +50,7 @@ def scorer(sample: Sequence[str], gate_share: float | None) -> Scorer:
         codes = code_points([each.text for each in cleaned])
         scores = gate_scores(loaded.bundle.gate_weights, codes)
         shares = unknown_shares(loaded._known, codes)
-        scores[[is_opaque(each.text, share, each.hits) for share, each in zip(shares, cleaned, strict=True)]] = np.inf
+        scores[[is_opaque(share, each.hits) for share, each in zip(shares, cleaned, strict=True)]] = np.inf
         loaded._gate_threshold = float(np.quantile(scores, 1 - gate_share, method="lower"))
     return loaded
 
