@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 
+from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
 from jingyin.serve.relabel import relabel
+
+pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
 
 ROOT = Path(__file__).parents[2]
 THREAT = "不给两百这电话就一直响"
@@ -52,8 +56,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(archive: Path) -> list[dict[str, Any]]:
     """What the local engine says."""
-    relabel([archive], archive.parent / "local.parquet", processes=1)
-    return read(archive.parent / "local.parquet")
+    return relabelled(archive, default_path(), archive.parent / "local.parquet")
+
+
+def relabelled(archive: Path, bundle: Path, out: Path) -> list[dict[str, Any]]:
+    relabel([archive], out, bundle=bundle, processes=1)
+    return read(out)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -130,10 +138,8 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
     raise AssertionError(f"ended before {words!r}")
 
 
-def test_a_standalone_master_with_two_workers_and_the_wheel(
-    archive: Path, local: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    """The workers run in an environment where jingyin comes from the wheel alone."""
+def test_a_standalone_master_with_two_workers_and_the_wheel(archive: Path, tmp_path: Path) -> None:
+    """The wheel goes to the workers as --py-files, with the bundle in it."""
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
         check=True, capture_output=True,
@@ -143,7 +149,10 @@ def test_a_standalone_master_with_two_workers_and_the_wheel(
     with standalone() as url:
         done = run(spark_command("--master", url, archive, out, wheel=wheel))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert read(out) == local
+    with zipfile.ZipFile(wheel) as archived:
+        archived.extractall(tmp_path / "wheel")
+    bundle = tmp_path / "wheel" / "jingyin" / "model" / "default"
+    assert read(out) == relabelled(archive, bundle, tmp_path / "local.parquet")
 
 
 @pytest.fixture(scope="module")
