@@ -10,17 +10,20 @@ from typing import Literal
 import numpy as np
 from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags, hstack
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
+from jingyin.model.tokenizer import SmsTokenizer, default_lexicon
 from jingyin.serve.scorer import Scorer
 from jingyin.train import label_studio
 from jingyin.train.corpus.similar import similar_pairs
@@ -121,23 +124,48 @@ def _load(paths: Sequence[Path]) -> _Data:
 
 
 def gram_matrix(rows: Sequence[Row]) -> csr_matrix:
-    """Return tf-idf weights (n, grams) of the character 1-4-grams of each row's clean text."""
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
-    return vectorizer.fit_transform([clean(row["text"]).text for row in rows])
+    """Return tf-idf weights (n, grams) of each row's clean text: character 1-4-grams, and 1-2-grams of the lexicon's words."""
+    texts = [clean(row["text"]).text for row in rows]
+    segment = SmsTokenizer.from_lexicon(default_lexicon()).segment
+    characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
+    words = TfidfVectorizer(
+        tokenizer=segment, lowercase=False, token_pattern=None, ngram_range=(1, 2), min_df=2, sublinear_tf=True
+    )
+    return hstack([characters.fit_transform(texts), words.fit_transform(texts)]).tocsr()
+
+
+class _LogCountRatio(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Scales each gram by how much likelier it is within a class than outside it (Wang & Manning 2012)."""
+
+    def fit(self, grams: csr_matrix, within: NDArray[np.int64]) -> "_LogCountRatio":
+        inside, outside = (1 + np.asarray((grams[within == side] > 0).sum(0)).ravel() for side in (1, 0))
+        self.scale_ = diags(np.log(inside / inside.sum()) - np.log(outside / outside.sum()))
+        return self
+
+    def transform(self, grams: csr_matrix) -> csr_matrix:
+        return grams @ self.scale_
 
 
 def out_of_fold(rows: Sequence[Row], grams: csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return probabilities (n, labels) of each row by a linear model that saw neither it nor its group.
+    """Return probabilities (n, labels) of each row by models that saw neither it nor its group.
 
-    Character n-grams: on 100 flipped labels of the authored rows word n-grams found 3 fewer, both together 1 more for
-    twice the time, naive Bayes 13 fewer.
+    The mean of two linear models. Of 100 flipped labels of 11,780 authored rows, 300 suspects held 78 by character
+    n-grams alone, 79 with words, 79 with log-count ratios, 82 by the mean of the last two; latent semantic vectors (67)
+    and naive Bayes (65 where the first had 84) lost.
     """
     groups = [str(row.get("group") or row.get("pair") or f"row {i}") for i, row in enumerate(rows)]
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    model = OneVsRestClassifier(LogisticRegression(C=100.0, solver="liblinear"))
-    return np.asarray(
-        cross_val_predict(model, grams, labels, groups=groups, cv=folds, method="predict_proba"), np.float64
-    )
+    models = (_linear(3e-6), make_pipeline(_LogCountRatio(), _linear(1e-5)))
+    each = [
+        cross_val_predict(OneVsRestClassifier(model), grams, labels, groups=groups, cv=folds, method="predict_proba")
+        for model in models
+    ]
+    return np.asarray(np.mean(each, axis=0), np.float64)
+
+
+def _linear(penalty: float) -> SGDClassifier:
+    """Return a logistic regression; averaged steps find what liblinear finds in a sixth of the time."""
+    return SGDClassifier(loss="log_loss", alpha=penalty, max_iter=12, tol=None, average=True, random_state=0)
 
 
 def rank_within_class(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:

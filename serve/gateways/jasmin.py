@@ -34,7 +34,9 @@ try:
     if os.environ.get("JINGYIN_KEY"):
         headers["Authorization"] = "Bearer " + os.environ["JINGYIN_KEY"]
     url = os.environ.get("JINGYIN_URL", "http://127.0.0.1:8080") + "/v1/score"
-    with urlopen(Request(url, json.dumps(question).encode(), headers), timeout=float(os.environ.get("JINGYIN_SECONDS", "0.2"))) as answer:
+    with urlopen(
+        Request(url, json.dumps(question).encode(), headers), timeout=float(os.environ.get("JINGYIN_SECONDS", "0.2"))
+    ) as answer:
         action = json.load(answer)["action"]
 except Exception:  # down, slow or refusing: a filter must not lose mail
     action = "pass"

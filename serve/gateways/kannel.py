@@ -30,7 +30,9 @@ def question(query: str) -> dict[str, Any]:
     # Latin-1 keeps every byte; what the bytes mean is decided below.
     fields = {name: values[-1].encode("latin-1") for name, values in parse_qs(query, encoding="latin-1").items()}
     text, coding = fields.get("text", b""), fields.get("coding", b"0")
-    charset = fields.get("charset", b"").decode("latin-1").upper() or {b"1": "BINARY", b"2": "UTF-16BE"}.get(coding, "UTF-8")
+    charset = fields.get("charset", b"").decode("latin-1").upper() or {b"1": "BINARY", b"2": "UTF-16BE"}.get(
+        coding, "UTF-8"
+    )
     wire = {"UTF-16BE": "ucs2", "BINARY": "latin1", "GBK": "gbk", "GB2312": "gbk"}.get(charset)
     if wire:
         udh = b64encode(fields.get("udh", b"")).decode()
@@ -83,7 +85,9 @@ class Filter(BaseHTTPRequestHandler):
         """Return action and reason; pass and what failed when there is no verdict."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         try:
-            with urlopen(Request(f"{self.jingyin}/v1/score", json.dumps(body).encode(), headers), timeout=self.seconds) as answer:
+            with urlopen(
+                Request(f"{self.jingyin}/v1/score", json.dumps(body).encode(), headers), timeout=self.seconds
+            ) as answer:
                 verdict = json.load(answer)
             return str(verdict["action"]), str(verdict["reason"])
         except HTTPError as error:

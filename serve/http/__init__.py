@@ -12,7 +12,9 @@ from importlib.util import find_spec
 
 from jingyin.model.errors import ConfigError
 
-_missing = [name for name in ("fastapi", "orjson", "prometheus_client", "pydantic_settings", "uvicorn") if not find_spec(name)]
+_missing = [
+    name for name in ("fastapi", "orjson", "prometheus_client", "pydantic_settings", "uvicorn") if not find_spec(name)
+]
 if _missing:
     raise ConfigError(f"the HTTP service needs {', '.join(_missing)}; run: pip install 'jingyin[serve]'")
 

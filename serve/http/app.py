@@ -25,6 +25,7 @@ from jingyin.serve.scorer import Scorer
 
 Load = Callable[[], tuple[Scorer, Scorer | None]]
 
+
 def create_app(settings: Settings, load: Load) -> tuple[Guard, Service]:
     """Make the ASGI application and its parts; `load` loads the live bundle and the shadow, also on reload."""
     metrics = Metrics()
@@ -83,4 +84,3 @@ async def _reload(request: Request) -> dict[str, str]:
 
 async def _page(request: Request) -> Response:
     return Response(PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
-

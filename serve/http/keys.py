@@ -66,14 +66,23 @@ def read_keys(path: Path) -> list[Key]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"key file {path} can't be read ({type(error).__name__}); name a readable text file") from None
+        raise ConfigError(
+            f"key file {path} can't be read ({type(error).__name__}); name a readable text file"
+        ) from None
     keys = []
     for number, line in enumerate(lines, 1):
         fields = line.split("#")[0].split()
         if not fields:
             continue
-        if len(fields) not in (2, 3) or len(fields[1]) != 64 or set(fields[1]) - set("0123456789abcdef") or fields[2:] not in ([], ["admin"]):
-            raise ConfigError(f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with python -m jingyin.serve.http.newkey NAME")
+        if (
+            len(fields) not in (2, 3)
+            or len(fields[1]) != 64
+            or set(fields[1]) - set("0123456789abcdef")
+            or fields[2:] not in ([], ["admin"])
+        ):
+            raise ConfigError(
+                f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with python -m jingyin.serve.http.newkey NAME"
+            )
         keys.append(Key(fields[0], fields[1].encode(), len(fields) == 3))
     if not keys:
         raise ConfigError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.newkey NAME")

@@ -42,7 +42,13 @@ class Live:
             self._use(*self._load())
         except Exception as error:
             self._metrics.reloads.labels("failed").inc()
-            log("reload_failed", level="error", kept=self.bundle_id, reason=str(error) if isinstance(error, JingyinError) else "", **where(error))
+            log(
+                "reload_failed",
+                level="error",
+                kept=self.bundle_id,
+                reason=str(error) if isinstance(error, JingyinError) else "",
+                **where(error),
+            )
             raise
         finally:
             self._lock.release()

@@ -32,7 +32,9 @@ class JsonHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         fault = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
-        level: Level = "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        level: Level = (
+            "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        )
         # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be.
         log("server", level=level, message=str(record.msg), logger=record.name, **fault)
 

@@ -16,17 +16,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter("jingyin_requests", "Requests by route and status.", ["route", "status"], registry=registry)
+        self.requests = Counter(
+            "jingyin_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        )
         self.seconds = Histogram(
             "jingyin_request_seconds", "From headers to answer.", ["route"], buckets=_SECONDS, registry=registry
         )
         self.messages = Counter("jingyin_messages", "Scored messages.", ["stage", "action"], registry=registry)
         self.hits = Counter("jingyin_normaliser_hits", "What the text normaliser undid.", ["kind"], registry=registry)
         self.unscored = Counter("jingyin_unscored", "Messages answered without a score.", ["reason"], registry=registry)
-        self.refused = Counter("jingyin_refused", "Requests refused without a look at their messages.", ["reason"], registry=registry)
+        self.refused = Counter(
+            "jingyin_refused", "Requests refused without a look at their messages.", ["reason"], registry=registry
+        )
         self.sms = Counter("jingyin_sms_faults", "Faults in payloads and headers.", ["kind"], registry=registry)
         self.batch = Histogram("jingyin_batch_messages", "Messages a batch.", buckets=_SIZES, registry=registry)
-        self.batch_seconds = Histogram("jingyin_batch_seconds", "Scoring time of a batch.", buckets=_SECONDS, registry=registry)
+        self.batch_seconds = Histogram(
+            "jingyin_batch_seconds", "Scoring time of a batch.", buckets=_SECONDS, registry=registry
+        )
         self.queue = Gauge("jingyin_queue_messages", "Messages that wait.", registry=registry)
         self.memo = Gauge("jingyin_memo", "The memo of the bundle in use.", ["what"], registry=registry)
         self.bundle = Gauge("jingyin_bundle_info", "1 for each bundle in use.", ["id", "role"], registry=registry)

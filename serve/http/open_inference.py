@@ -25,7 +25,13 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 _BINARY = "binary_tensor_data"
 _LENGTH = "inference-header-content-length"
 Output = Literal["action", "label", "reason", "risk", "probabilities"]
-_OUTPUTS: dict[Output, str] = {"action": "BYTES", "label": "BYTES", "reason": "BYTES", "risk": "FP32", "probabilities": "FP32"}
+_OUTPUTS: dict[Output, str] = {
+    "action": "BYTES",
+    "label": "BYTES",
+    "reason": "BYTES",
+    "risk": "FP32",
+    "probabilities": "FP32",
+}
 Name = dict[str, Any]
 
 

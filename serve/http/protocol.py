@@ -23,7 +23,9 @@ def _canned(status: str, headers: str, error: str) -> bytes:
     ).encode()
 
 
-_BUSY = _canned("503 Service Unavailable", "retry-after: 1\r\n", "too many requests are under way; try again in a second")
+_BUSY = _canned(
+    "503 Service Unavailable", "retry-after: 1\r\n", "too many requests are under way; try again in a second"
+)
 _SLOW = _canned("408 Request Timeout", "connection: close\r\n", "the request came too slowly; send it faster")
 
 

@@ -72,7 +72,9 @@ def _config(settings: Settings, app: object, service: Service) -> uvicorn.Config
     try:
         config.load()
     except OSError as error:
-        raise ConfigError(f"the TLS files can't be used ({type(error).__name__}); check certificate, key and password") from None
+        raise ConfigError(
+            f"the TLS files can't be used ({type(error).__name__}); check certificate, key and password"
+        ) from None
     return config
 
 
@@ -125,7 +127,9 @@ def _bind(settings: Settings) -> socket.socket:
         return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
     except OSError as error:
         at = settings.uds or f"{settings.host}:{settings.port}"
-        raise ConfigError(f"can't listen on {at}: {error.strerror or error}; choose another, or end what holds it") from None
+        raise ConfigError(
+            f"can't listen on {at}: {error.strerror or error}; choose another, or end what holds it"
+        ) from None
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

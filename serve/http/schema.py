@@ -16,7 +16,9 @@ if set(get_args(Coding)) != set(CODINGS):
 
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 Payload = Annotated[str, Field(pattern=_BASE64, max_length=87_380, description="user data without its header, base64")]
-Header = Annotated[str, Field(pattern=_BASE64, max_length=344, description="user data header with its length octet, base64")]
+Header = Annotated[
+    str, Field(pattern=_BASE64, max_length=344, description="user data header with its length octet, base64")
+]
 REQUEST_ID = r"^[A-Za-z0-9._-]{1,64}$"
 
 T = TypeVar("T")
@@ -28,7 +30,9 @@ class _In(BaseModel):
 
 class _Ask(_In):
     explain: bool = Field(False, description="add evidence; slow, at most 16 messages")
-    request_id: str | None = Field(None, pattern=REQUEST_ID, description="echoed and logged; else the header X-Request-Id")
+    request_id: str | None = Field(
+        None, pattern=REQUEST_ID, description="echoed and logged; else the header X-Request-Id"
+    )
     deadline_ms: int | None = Field(None, ge=1, le=60_000, description="from arrival to answer, instead of the default")
 
 

@@ -48,7 +48,9 @@ class Service:
         """Score until the deadline, counted from `arrival`, a time of the event loop."""
         limit = self.settings.max_texts
         if len(texts) > limit:
-            raise TooLargeError(f"{len(texts)} messages came, at most {limit} were wanted; send them in several requests")
+            raise TooLargeError(
+                f"{len(texts)} messages came, at most {limit} were wanted; send them in several requests"
+            )
         answers = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
         if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
             self.admission.note(late=answers[0] == "deadline")
@@ -102,7 +104,9 @@ async def read_body(request: Request, service: Service) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > service.settings.max_body:
-            raise TooLargeError(f"the body is larger than {service.settings.max_body} bytes; send fewer messages at a time")
+            raise TooLargeError(
+                f"the body is larger than {service.settings.max_body} bytes; send fewer messages at a time"
+            )
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)

@@ -1,7 +1,7 @@
 """jingyin 静音 reads Chinese SMS and flags pay-to-stop extortion and debt-collection threats.
 
-    from jingyin import Scorer
-    Scorer.load().score("...").action  # "pass", "review" or "block"
+from jingyin import Scorer
+Scorer.load().score("...").action  # "pass", "review" or "block"
 """
 
 from jingyin.model.errors import BundleError, ConfigError, InputError, JingyinError

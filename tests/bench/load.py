@@ -199,7 +199,9 @@ def traffic(path: Path | None, kind: str, count: int) -> list[str]:
     rng.shuffle(usual)
     if kind == "templated":
         usual = rng.choices(usual[:200], [1 / rank for rank in range(1, min(200, len(usual)) + 1)], k=count)
-    mixed = [rng.choice(threats) if rng.random() < 0.01 else text for text in (usual * (count // len(usual) + 1))[:count]]
+    mixed = [
+        rng.choice(threats) if rng.random() < 0.01 else text for text in (usual * (count // len(usual) + 1))[:count]
+    ]
     return [expand(text, rng) for text in mixed] if not path else mixed
 
 
@@ -227,7 +229,10 @@ def measure_batches(server: Server, messages: Sequence[str], args: argparse.Name
     batches = [messages[i : i + 64] for i in range(0, len(messages) - 63, 64)]
     run = Run(cycle([render({"texts": batch, "deadline_ms": 5000}) for batch in batches]))
     asyncio.run(run.closed(server.port, args.seconds, 2))
-    print(f"jingyin  batches of 64, messages: {len(run.times) * 64 / args.seconds:,.0f}/s   calls {run.row(args.seconds)}", flush=True)
+    print(
+        f"jingyin  batches of 64, messages: {len(run.times) * 64 / args.seconds:,.0f}/s   calls {run.row(args.seconds)}",
+        flush=True,
+    )
     with urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
         lines = [line for line in answer.read().decode().splitlines() if line.startswith("jingyin_messages_total")]
     print("         " + "  ".join(line.removeprefix("jingyin_messages_total") for line in lines))
@@ -249,7 +254,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5, help="for each line of the table")
     parser.add_argument("--messages", type=Path, help="ordinary messages, one a line, instead of the authored corpus")
-    parser.add_argument("--count", type=int, default=100_000, help="messages made; fewer come round again and hit the memo")
+    parser.add_argument(
+        "--count", type=int, default=100_000, help="messages made; fewer come round again and hit the memo"
+    )
     parser.add_argument("--deadline", type=int, default=50, help="milliseconds")
     parser.add_argument("--kinds", nargs="+", default=["distinct", "templated"])
     parser.add_argument("--naive", action="store_true", help="also the naive service; needs torch and transformers")
@@ -262,7 +269,9 @@ def main() -> None:
         measure("naive", messages, args)
     for kind in args.kinds:
         messages = traffic(args.messages, kind, args.count)
-        print(f"-- {kind}: {len(set(messages)):,} different of {len(messages):,}; in process, score_many: {measure_in_process(messages, args.seconds):,.0f}/s")
+        print(
+            f"-- {kind}: {len(set(messages)):,} different of {len(messages):,}; in process, score_many: {measure_in_process(messages, args.seconds):,.0f}/s"
+        )
         best = measure("jingyin", messages, args)
         print(f"-- {kind}: {best / floor:.2f} of the endpoint that does nothing")
 

@@ -187,7 +187,9 @@ def test_a_damaged_header_among_parts_still_gets_its_text_read() -> None:
 
 
 def test_an_unknown_coding_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk$"):
+    with pytest.raises(
+        InputError, match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk$"
+    ):
         decode(b"secret", "utf7")
 
 

@@ -63,7 +63,13 @@ def jcli(*lines: str) -> str:
 
 
 def send(text: str) -> str:
-    fields = {"username": "foo", "password": "bar", "to": "200", "coding": 8, "hex-content": text.encode("utf-16-be").hex()}
+    fields = {
+        "username": "foo",
+        "password": "bar",
+        "to": "200",
+        "coding": 8,
+        "hex-content": text.encode("utf-16-be").hex(),
+    }
     try:
         with urlopen("http://127.0.0.1:1401/send?" + urlencode(fields), timeout=20) as answer:
             return f"{answer.status} {answer.read().decode()}"
@@ -87,7 +93,12 @@ def main() -> None:
     for name, text in (("greeting", GREETING), ("threat", THREAT), ("long threat", LONG)):
         print(f"{name:12}", send(text))
     time.sleep(2)
-    print("the SMSC got", len(received), "message(s); the greeting among them:", any(GREETING.encode("utf-16-be") in pdu for pdu in received))
+    print(
+        "the SMSC got",
+        len(received),
+        "message(s); the greeting among them:",
+        any(GREETING.encode("utf-16-be") in pdu for pdu in received),
+    )
     print("the threat among them:", any("呼死你".encode("utf-16-be") in pdu for pdu in received))
 
 

@@ -14,16 +14,25 @@ Feature = Enum("Feature", ["UDHI_INDICATOR_SET"])
 BLOCKED = (0x45, 403)
 
 
-def pdu(payload: bytes, coding: Any, *, udhi: bool = False, following: Any = None, field: str = "short_message") -> SimpleNamespace:
+def pdu(
+    payload: bytes, coding: Any, *, udhi: bool = False, following: Any = None, field: str = "short_message"
+) -> SimpleNamespace:
     features = [Feature.UDHI_INDICATOR_SET] if udhi else []
-    made = SimpleNamespace(params={field: payload, "data_coding": coding, "esm_class": SimpleNamespace(gsmFeatures=features)})
+    made = SimpleNamespace(
+        params={field: payload, "data_coding": coding, "esm_class": SimpleNamespace(gsmFeatures=features)}
+    )
     if following is not None:
         made.nextPdu = following
     return made
 
 
 def intercept(first: Any) -> tuple[int | None, int | None]:
-    given: dict[str, Any] = {"routable": SimpleNamespace(pdu=first), "smpp_status": None, "http_status": None, "extra": {}}
+    given: dict[str, Any] = {
+        "routable": SimpleNamespace(pdu=first),
+        "smpp_status": None,
+        "http_status": None,
+        "extra": {},
+    }
     exec(compile(SCRIPT.read_text("utf-8"), "", "exec"), {}, given)
     return given["smpp_status"], given["http_status"]
 
@@ -50,7 +59,15 @@ def _jingyin(monkeypatch: pytest.MonkeyPatch) -> Any:
         (pdu(THREAT, UCS2), BLOCKED),  # over SMPP an object
         (pdu("呼死你".encode("gbk"), 15), BLOCKED),
         (pdu(HEADER + b"\x01" + THREAT, UCS2, udhi=True), BLOCKED),
-        (pdu(HEADER + b"\x01" + THREAT[:3], UCS2, udhi=True, following=pdu(HEADER + b"\x02" + THREAT[3:], UCS2, udhi=True)), BLOCKED),
+        (
+            pdu(
+                HEADER + b"\x01" + THREAT[:3],
+                UCS2,
+                udhi=True,
+                following=pdu(HEADER + b"\x02" + THREAT[3:], UCS2, udhi=True),
+            ),
+            BLOCKED,
+        ),
         (pdu(THREAT[:2], 8, following=pdu(THREAT[2:], 8)), BLOCKED),
         (pdu(THREAT, 8, field="message_payload"), BLOCKED),
         (pdu(b"hello", SimpleNamespace(schemeData=Default.SMSC_DEFAULT_ALPHABET)), (None, None)),

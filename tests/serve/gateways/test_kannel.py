@@ -194,7 +194,9 @@ def kannel(tmp_path: Path) -> Iterator[Kannel]:
         pytest.skip("Kannel is not installed (Debian package kannel)")
     ports = _free_ports("admin smsbox smsc sendsms filter")
     with InThread(deadline_ms=3_000) as jingyin:
-        filtering = make_server(ports["filter"], f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}", seconds=5)
+        filtering = make_server(
+            ports["filter"], f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}", seconds=5
+        )
         _run(filtering)
         started = Kannel(tmp_path, ports)
         yield started

@@ -77,7 +77,9 @@ class InThread(Client):
         from jingyin.serve.http.run import _bind, _config
         from jingyin.serve.http.settings import load_settings
 
-        settings = load_settings(**{"port": 0, "deadline_ms": 3_000, **flags})  # a busy machine is no fault of the service
+        settings = load_settings(
+            **{"port": 0, "deadline_ms": 3_000, **flags}
+        )  # a busy machine is no fault of the service
         app, service = create_app(settings, load)  # type: ignore[arg-type]
         self.listener = _bind(settings)
         self.server = uvicorn.Server(_config(settings, app, service))

@@ -66,14 +66,18 @@ def test_evidence_comes_on_request_only() -> None:
 
 
 def test_payload_as_the_gateway_holds_it() -> None:
-    response = ask({"payload": b64("呼死你".encode("gbk") + b"\xff"), "coding": "gbk", "udh": b64(b"\x05\x00\x03\x07\x02\x01")})
+    response = ask(
+        {"payload": b64("呼死你".encode("gbk") + b"\xff"), "coding": "gbk", "udh": b64(b"\x05\x00\x03\x07\x02\x01")}
+    )
     assert response.json()["action"] == "block"
     assert response.json()["sms"] == {"partial": True, "undecodable": 1, "damaged": 0}
 
 
 def test_parts_are_joined_across_a_cut_character() -> None:
     data = "呼死你".encode("utf-16-be")
-    parts = [{"payload": b64(piece), "udh": b64(bytes((5, 0, 3, 9, 2, i)))} for i, piece in ((2, data[3:]), (1, data[:3]))]
+    parts = [
+        {"payload": b64(piece), "udh": b64(bytes((5, 0, 3, 9, 2, i)))} for i, piece in ((2, data[3:]), (1, data[:3]))
+    ]
     assert ask({"parts": parts, "coding": "ucs2"}).json()["action"] == "block"
 
 
@@ -162,7 +166,9 @@ def test_one_bad_message_leaves_its_batch_alone(capfd: pytest.CaptureFixture[str
 
 def test_a_full_queue_refuses_at_once() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> httpx.Response:
-        slow = asyncio.create_task(client.post("/v1/score", json={"texts": ["慢" * 800, *["a"] * 9], "deadline_ms": 9_000}))
+        slow = asyncio.create_task(
+            client.post("/v1/score", json={"texts": ["慢" * 800, *["a"] * 9], "deadline_ms": 9_000})
+        )
         await asyncio.sleep(0.05)
         waiting = asyncio.create_task(client.post("/v1/score", json={"texts": ["a"] * 9, "deadline_ms": 9_000}))
         await asyncio.sleep(0.01)
@@ -178,7 +184,9 @@ def test_a_full_queue_refuses_at_once() -> None:
 
 def test_many_at_once_are_all_answered_in_few_batches() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[int, float]:
-        answers = await asyncio.gather(*(client.post("/v1/score", json={"text": f"死{i}", "deadline_ms": 9000}) for i in range(300)))
+        answers = await asyncio.gather(
+            *(client.post("/v1/score", json={"text": f"死{i}", "deadline_ms": 9000}) for i in range(300))
+        )
         sample = service.metrics.registry.get_sample_value("jingyin_batch_messages_count")
         return sum(answer.json()["action"] == "block" for answer in answers), sample or 0
 
@@ -231,7 +239,9 @@ def test_reload_and_a_reload_that_fails() -> None:
 
 def test_a_hundred_reloads_at_once() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> set[int]:
-        return {answer.status_code for answer in await asyncio.gather(*(client.post("/admin/reload") for _ in range(100)))}
+        return {
+            answer.status_code for answer in await asyncio.gather(*(client.post("/admin/reload") for _ in range(100)))
+        }
 
     assert run(call) <= {200, 409}
 
@@ -257,16 +267,26 @@ def test_keys(tmp_path: Path) -> None:
 
     async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
         statuses = []
-        for key, route in ((None, "/v1/score"), ("no", "/v1/score"), ("one", "/v1/score"), ("one", "/admin/reload"), ("two", "/admin/reload")):
+        for key, route in (
+            (None, "/v1/score"),
+            ("no", "/v1/score"),
+            ("one", "/v1/score"),
+            ("one", "/admin/reload"),
+            ("two", "/admin/reload"),
+        ):
             headers = {"authorization": f"Bearer {key}"} if key else {}
             answer = await client.post(route, json={"text": ""}, headers=headers)
             statuses.append(answer.status_code)
         path.write_text(f"new {sha256(b'three').hexdigest()}\n")
         service.keys._looked -= 10  # type: ignore[union-attr]
-        statuses.append((await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code)
+        statuses.append(
+            (await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code
+        )
         path.write_text("broken")
         service.keys._looked -= 10  # type: ignore[union-attr]
-        statuses.append((await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code)
+        statuses.append(
+            (await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code
+        )
         statuses.append((await client.get("/metrics")).status_code)
         return statuses
 
@@ -291,7 +311,9 @@ def test_infer_in_binary() -> None:
     texts = ["好".encode(), "死".encode() + b"\xff"]
     tensor = b"".join(struct.pack("<I", len(text)) + text for text in texts)
     head = {
-        "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}],
+        "inputs": [
+            {"name": "text", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}
+        ],
         "outputs": [{"name": "risk", "parameters": {"binary_data": True}}, {"name": "label"}],
     }
     header = json.dumps(head).encode()
@@ -314,7 +336,9 @@ def test_infer_in_binary() -> None:
     ],
 )
 def test_bad_tensors(tensor: dict[str, Any], error: str) -> None:
-    response = ask({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", **tensor}]}, "/v2/models/jingyin/infer")
+    response = ask(
+        {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", **tensor}]}, "/v2/models/jingyin/infer"
+    )
     assert response.status_code == 422
     assert response.json()["error"].startswith(error)
     assert SECRET not in response.text

@@ -159,7 +159,18 @@ def test_tls(tmp_path: Path) -> None:
     import ssl
 
     key, certificate = tmp_path / "k.pem", tmp_path / "c.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     try:
         made = subprocess.run(
             [*command, "-keyout", key, "-out", certificate, "-subj", "/CN=x"], capture_output=True, check=False
@@ -192,5 +203,7 @@ def test_the_base_package_needs_none_of_this() -> None:
     )
     import sys
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
     assert done.stdout == "the HTTP service needs fastapi, uvicorn; run: pip install 'jingyin[serve]'\n"

@@ -57,7 +57,10 @@ def test_an_unknown_name_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         load_settings()
 
 
-@pytest.mark.parametrize(("content", "error"), [(b"[1]", "holds list, wanted names"), (b"a: [", "can't be read as YAML"), (b"\xff", "can't be read")])
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(b"[1]", "holds list, wanted names"), (b"a: [", "can't be read as YAML"), (b"\xff", "can't be read")],
+)
 def test_broken_files(tmp_path: Path, content: bytes, error: str) -> None:
     (tmp_path / "s.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=error):
