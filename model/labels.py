@@ -42,7 +42,7 @@ class Verdict:
 class Span:
     """A piece of evidence: `text` is message[start:end] of the ORIGINAL message.
 
-    `weight` is how much risk falls when the words of the span are taken out, in risk points from -1 to 1.
+    `weight` is the share of the odds of risk that goes when the word is taken out, 0.1 to 1: 0.5 halves them.
     """
 
     start: int

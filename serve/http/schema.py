@@ -92,7 +92,7 @@ REQUEST: TypeAdapter[ScoreText | ScoreTexts | ScorePayload | ScoreParts] = TypeA
 
 
 class Evidence(BaseModel):
-    """`text` is message[start:end], counted in Unicode characters; `weight` is how much risk falls without it."""
+    """`text` is message[start:end], counted in Unicode characters; `weight` is the share of the odds of risk that goes without it."""
 
     start: int
     end: int

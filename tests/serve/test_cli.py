@@ -132,7 +132,7 @@ def test_a_wrong_call(jingyin, arguments, message):
 def test_no_call_at_all_gives_help(jingyin):
     code, out, err = jingyin()
     assert code == 2
-    assert "Usage: jingyin" in out + err
+    assert "[OPTIONS] COMMAND [ARGS]" in out + err
 
 
 @pytest.mark.parametrize(

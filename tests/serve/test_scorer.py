@@ -154,8 +154,12 @@ def test_explains_in_the_original_message(scorer: Scorer) -> None:
     spans = scorer.explain(raw)
     assert spans
     assert all(raw[span.start : span.end] == span.text for span in spans)
-    assert all(0.01 <= span.weight <= 1 for span in spans)
+    assert all(0.1 <= span.weight <= 1 for span in spans)
     assert [span.start for span in spans] == sorted(span.start for span in spans)
+
+
+def test_an_ordinary_message_has_no_evidence(scorer: Scorer) -> None:
+    assert scorer.explain("明天下午三点老地方见，记得带伞") == []
 
 
 def test_memo_forgets_the_least_recently_used() -> None:
