@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import speed_peers
 
+from jingyin import Scorer
 from jingyin.model.gate import code_points, gate_scores, unknown_shares
 from jingyin.model.text import clean
 from jingyin.serve.memo import Memo
@@ -46,6 +47,21 @@ def profile(messages: dict[str, list[str]], gate_share: float | None) -> None:
     _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, answered[0], False) for each in some])
     tokens = float(np.mean([len(each) for each in some_ids]))
     print(f"\nthe gate lets {share:.2%} of {len(texts)} messages through; {tokens:.1f} tokens each")
+    _calls(scorer, texts)
+
+
+def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
+    """Print the wall clock of calls with one message each, by what answered."""
+    took: dict[str, list[float]] = {}
+    scorer.memo = Memo(scorer.memo.budget)
+    for text in texts:
+        started = time.perf_counter()
+        stage = scorer.score(text).stage
+        took.setdefault(stage, []).append((time.perf_counter() - started) * 1e6)
+    for stage, micros in took.items():
+        print(
+            f"one call, answered by the {stage}: p50 {np.quantile(micros, 0.5):.0f} us, p99 {np.quantile(micros, 0.99):.0f} us"
+        )
 
 
 def _stage(name: str, share: float, items: Sequence[object], work: Callable[..., list[T]]) -> list[T]:
