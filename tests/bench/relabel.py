@@ -141,9 +141,9 @@ def resume(file: Path) -> None:
     for shards in (0, 3):
         begun, draft = time.monotonic(), out / f"_part-{shards:05d}.parquet.writing"
         with start(file, out) as process:
-            while not draft.exists():
+            while not draft.exists() and process.poll() is None:
                 time.sleep(0.005)
-            seconds, spent = time.monotonic() - begun, sum(spent_by(each) for each in [process, *process.children()])
+            seconds, spent = time.monotonic() - begun, sum(map(spent_by, [process, *process.children()]))
             print(f"{shards} shards there: rows flow after {seconds:.2f} s, {spent:.2f} CPU s", flush=True)
             while not shards and (out / "_journal.jsonl").read_bytes().count(b"\n") < 3:
                 time.sleep(0.005)
