@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jingyin.model.gate import BUCKETS, code_points, features, gate_scores, is_opaque, known_characters, unknown_shares
@@ -56,6 +56,7 @@ def test_training_and_serving_count_the_same_features():
         min_size=1,
     )
 )
+@settings(deadline=None)
 def test_a_score_depends_on_no_neighbour(texts):
     weights = np.random.default_rng(2).normal(size=BUCKETS).astype(np.float16).astype(np.float32)
     alone = np.concatenate([gate_scores(weights, code_points([text])) for text in texts])
