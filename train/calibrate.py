@@ -28,8 +28,8 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> Calibration:
 
     Compared by `python tests/bench/calibrators.py` on 4,025 rows of a trial bundle, five folds: without, ECE 0.0175 and
     log-likelihood -0.1077; temperature 0.0066, -0.1009; vector scaling 0.0051, -0.0956; isotonic 0.0041, -0.1080. Vector
-    scaling fits the classes' shares a little better, but recall at fixed false-positive rates stays within a point either
-    way, and it has ten numbers to go wrong on another mix of classes. Isotonic lost: it ties 4,025 risks to 776 values,
+    scaling fits the classes' shares a little better, moves recall at fixed false-positive rates by -1.0 to +2.7 points, and
+    has ten numbers to go wrong on another mix of classes. Isotonic lost: it ties 4,025 risks to 776 values,
     among which no threshold can be chosen.
     """
 
