@@ -1,10 +1,12 @@
 """The classifier stage: fine-tunes an encoder, on a teacher's soft labels if there is one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -12,9 +14,11 @@ from transformers import BertConfig, BertModel
 
 from jingyin.model.labels import LABELS
 from jingyin.model.network import SmsClassifier
+from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.calibrate import softmax
-from jingyin.train.data import Encode, Rows, one_hot, read_split
+from jingyin.train.cuts import cuts
+from jingyin.train.data import Encode, Rows, one_hot, read_split, unlabelled
 from jingyin.train.encoder import load_pretrained
 from jingyin.train.fit import fit, predict
 from jingyin.train.recipe import Classify, read_recipe
@@ -32,9 +36,7 @@ def run_classify(
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(corpus, "validation")
     model, start = _begin(recipe, encoder)
-    target = one_hot(train.labels, recipe.label_smoothing)
-    if teacher is not None:
-        target = (1 - recipe.soft_share) * target + recipe.soft_share * soft_labels(teacher, train)
+    train, target = _taught(recipe, teacher, train, out / "soft.npy", resume)
     train_set = _dataset(train, start.encode, target)
     if not _is_classifier(encoder):
         standardise(model, train_set["ids"], recipe.seed)
@@ -55,6 +57,28 @@ def _begin(recipe: Classify, encoder: str) -> tuple[SmsClassifier, Start]:
         return SmsClassifier(start.encoder, len(LABELS)), start
     model, encode, lexicon = load_classifier(Path(encoder).parent)
     return model, Start(model.encoder, encode, lexicon)
+
+
+def _taught(
+    recipe: Classify, teacher: Path | None, rows: Rows, soft_file: Path, resume: bool
+) -> tuple[Rows, NDArray[np.float32]]:
+    """Return what to train on, and its targets: labels, mixed with the teacher's probabilities if there is one.
+
+    A teacher labels pieces of messages too; these have its probabilities alone. What it said is kept in `soft_file`.
+    """
+    target = one_hot(rows.labels, recipe.label_smoothing)
+    if teacher is None:
+        return rows, target
+    authored = [text.original for text, source in zip(rows.cleaned, rows.sources, strict=True) if source == "authored"]
+    pieces = unlabelled([clean(text) for text in cuts(authored, recipe.cuts, recipe.seed)])
+    if not (resume and soft_file.is_file()):
+        soft = soft_labels(teacher, [*rows.cleaned, *pieces.cleaned])
+        if PartialState().is_main_process:
+            np.save(soft_file, soft)
+        PartialState().wait_for_everyone()
+    soft = np.load(soft_file)
+    mixed = (1 - recipe.soft_share) * target + recipe.soft_share * soft[: len(rows)]
+    return rows.and_(pieces), np.concatenate([mixed, soft[len(rows) :]]).astype(np.float32)
 
 
 def _is_classifier(encoder: str) -> bool:
@@ -98,10 +122,18 @@ def load_classifier(out: Path) -> tuple[SmsClassifier, Encode, str]:
     return model.eval(), pieces_encode(load_pretrained(recipe.encoder), recipe.max_tokens), lexicon
 
 
-def soft_labels(teacher: Path, rows: Rows) -> NDArray[np.float32]:
-    """Return the probabilities (n, labels) that the classifier in folder `teacher` gives to the rows."""
+def soft_labels(teacher: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
+    """Return the probabilities (n, labels) that the classifier in folder `teacher` gives to clean texts.
+
+    Processes share the work, each taking every n-th text.
+    """
     model, encode, _ = load_classifier(teacher)
-    return softmax(predict(model, encode(rows.cleaned))).astype(np.float32)
+    processes = PartialState()
+    own = softmax(predict(model, encode(texts[processes.process_index :: processes.num_processes])))
+    soft = np.empty((len(texts), len(LABELS)), np.float32)
+    for index, part in enumerate(gather_object([own])):
+        soft[index :: processes.num_processes] = part
+    return soft
 
 
 def _dataset(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:

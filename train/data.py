@@ -40,6 +40,14 @@ class Rows:
             [self.families[i] for i in pick], [self.sources[i] for i in pick],
         )  # fmt: skip
 
+    def and_(self, others: "Rows") -> "Rows":
+        """Return these rows and `others` behind them."""
+        return Rows(
+            self.cleaned + others.cleaned, np.concatenate([self.labels, others.labels]),
+            np.concatenate([self.weights, others.weights]), self.families + others.families,
+            self.sources + others.sources,
+        )  # fmt: skip
+
     def drawn(self, rows: int | None, seed: int) -> "Rows":
         """Return `rows` of the rows, drawn by seed; all of them for None."""
         return self if rows is None else self.take(np.random.default_rng(seed).permutation(len(self))[:rows])
@@ -65,6 +73,12 @@ def read_split(corpus: Path, split: str) -> Rows:
         table["family"],
         table["source"],
     )
+
+
+def unlabelled(cleaned: list[CleanText]) -> Rows:
+    """Return rows of weight 1 whose label, -1, means nothing."""
+    rows = len(cleaned)
+    return Rows(cleaned, np.full(rows, -1), np.ones(rows, np.float32), ["unlabelled"] * rows, ["unlabelled"] * rows)
 
 
 def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:

@@ -53,6 +53,8 @@ class Classify(_Stage):
     """A run folder, or "stage:NAME"."""
     soft_share: float = Field(0.7, ge=0, le=1)
     """Share of the teacher's probabilities in the target; the rest is the row's own label."""
+    cuts: float = Field(0.0, ge=0, le=1)
+    """Share of the authored training messages of which the teacher labels a piece (see cuts.py)."""
     bundle: bool = True
     review_rate: float = Field(0.003, gt=0, lt=1)
     block_rate: float = Field(0.001, gt=0, lt=1)
@@ -64,6 +66,12 @@ class Classify(_Stage):
     def _bundle_has_lexicon(self) -> Self:
         if self.bundle and self.vocabulary == "pieces":
             raise ValueError("a bundle's tokenizer is the lexicon; with vocabulary pieces say bundle: false")
+        return self
+
+    @model_validator(mode="after")
+    def _cuts_have_teacher(self) -> Self:
+        if self.cuts and self.teacher is None:
+            raise ValueError("cuts are labelled by a teacher; name one, or leave cuts out")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Builds the corpus: load, clean, de-duplicate, group, split, fill slots, disguise, write."""
+"""Builds the corpus: load, clean, de-duplicate, group, split, fill slots, disguise, frame, write."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from jingyin.train.corpus import authored, readers, store
 from jingyin.train.corpus.card import card
 from jingyin.train.corpus.evade import evade
 from jingyin.train.corpus.expand import SLOT, expand
+from jingyin.train.corpus.frame import frame
 from jingyin.train.corpus.recipe import Evasion, Public, Recipe, Splits, load_recipe
 from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.similar import Groups, similar_pairs
@@ -103,7 +104,7 @@ def _split(key: str, shares: Splits) -> str:
 
 
 def _variants(record: Record, group: str, training: bool, weight: float, recipe: Recipe) -> Iterator[Row]:
-    """Yield a record with its slots filled; for training several times, with disguised copies."""
+    """Yield a record with its slots filled; for training several times, with disguised and framed copies."""
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if training else 1
     plain = [expand(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
@@ -112,6 +113,8 @@ def _variants(record: Record, group: str, training: bool, weight: float, recipe:
         # By distinct text, so that the share of disguised rows is the same with slots and without.
         share = recipe.evasion.share
         texts += [_disguised(text, recipe.evasion, rng) for text, _ in texts if rng.random() < share]
+        if record.source == "authored" and rng.random() < recipe.framed:
+            texts.append((frame(record.text, rng), "framed"))
     for text, evasion in texts:
         yield Row(
             text=text,
@@ -123,6 +126,7 @@ def _variants(record: Record, group: str, training: bool, weight: float, recipe:
             template=record.text,
             evasion=evasion,
             weight=weight / len(texts),
+            pair=record.group if record.source == "authored" else "",
         )
 
 

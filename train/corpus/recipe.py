@@ -79,7 +79,10 @@ class Evasion(_Model):
 
 
 class Recipe(_Model):
-    """A corpus recipe. `draws` is how often the slots of a training message are filled anew."""
+    """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
+
+    `framed` is the share of the authored training messages that get a copy in a frame (see frame.py).
+    """
 
     seed: int = 0
     authored: Path = Field(default_factory=default_folder)
@@ -87,6 +90,7 @@ class Recipe(_Model):
     draws: int = Field(2, ge=1, le=20)
     similarity: float = Field(0.5, ge=0.4, le=1)
     evasion: Evasion = Evasion()
+    framed: Share = 0.0
     splits: Splits = Splits()
 
 
