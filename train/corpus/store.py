@@ -26,8 +26,8 @@ class Row:
     """A row of a built corpus.
 
     `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion`
-    the family of its disguise or ""; `group` never comes in two splits; the `weight`s of all rows made from
-    one message add up to the weight of its source.
+    the family of its disguise, "framed" or ""; `group` never comes in two splits; the `weight`s of all rows made from
+    one message add up to the weight of its source; `pair` is the id of its minimal pair or "".
     """
 
     text: str
@@ -39,6 +39,7 @@ class Row:
     template: str
     evasion: str
     weight: float
+    pair: str = ""
 
 
 SCHEMA = pa.schema([(f.name, pa.float64() if f.type is float else pa.string()) for f in fields(Row)])
