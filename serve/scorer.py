@@ -40,7 +40,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, network: Network, *, gate: bool, memo_bytes: int) -> None:
         self.bundle = bundle
-        self.memo: Memo[Answer] = Memo(memo_bytes)
+        self.memo: Memo[tuple[Answer, float]] = Memo(memo_bytes)
         self._network = network
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
@@ -116,33 +116,37 @@ class Scorer:
 
         Raises InputError for anything that is no str.
         """
-        return [answer for _, answer, _ in self._answered(texts)]
+        return [answer for _, answer, _, _ in self.answered(texts)]
 
-    def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
-        return [self._verdict(*each) for each in self._answered(texts)]
+    def answered(self, texts: Sequence[str]) -> Iterator[tuple[CleanText, Answer, float, bool]]:
+        """Yield each message cleaned, its answer, its share of unknown characters, and whether the memo knew it.
 
-    def _answered(self, texts: Sequence[str]) -> Iterator[tuple[CleanText, Answer, bool]]:
-        """Yield each message cleaned, its answer, and whether the memo knew it."""
+        The share is the one that the gate goes by (model/gate.py), from 0 to 1; messages of one clean text have one.
+        """
         cleaned = [clean(text) for text in texts]
         keys = [_memo_key(each) for each in cleaned]
         known = [self.memo.get(key) for key in keys]
-        new = {key: each for key, each, answer in zip(keys, cleaned, known, strict=True) if answer is None}
+        new = {key: each for key, each, kept in zip(keys, cleaned, known, strict=True) if kept is None}
         fresh = self._answer_new(new) if new else {}
-        for key, each, answer in zip(keys, cleaned, known, strict=True):
-            yield each, answer or fresh[key], answer is not None
+        for key, each, kept in zip(keys, cleaned, known, strict=True):
+            answer, unknown = kept or fresh[key]
+            yield each, answer, unknown, kept is not None
 
-    def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, Answer]:
-        """Answer clean texts by their keys, and remember the answers."""
+    def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
+        return [self._verdict(cleaned, answer, known) for cleaned, answer, _, known in self.answered(texts)]
+
+    def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, tuple[Answer, float]]:
+        """Answer clean texts by their keys, and remember the answers; with each its share of unknown characters."""
         texts = code_points([each.text for each in new.values()])
         scores = gate_scores(self.bundle.gate_weights, texts).tolist()
         unknown = unknown_shares(self._known, texts).tolist()
-        answers: dict[str, Answer] = {}
+        answers: dict[str, tuple[Answer, float]] = {}
         for (key, each), score, share in zip(new.items(), scores, unknown, strict=True):
             if score < self._gate_threshold and not is_opaque(share, each.hits):
-                answers[key] = self._ordinary
+                answers[key] = self._ordinary, share
             else:
                 (ids,) = self._tokenizer.encode([each.text])
-                answers[key] = self._answer(self._probabilities(ids), "model")
+                answers[key] = self._answer(self._probabilities(ids), "model"), share
             self.memo.put(key, answers[key])
         return answers
 

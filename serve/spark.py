@@ -25,7 +25,7 @@ if _missing:
     raise ConfigError(f"relabelling on Spark needs {', '.join(_missing)}; run: pip install 'jingyin[spark]'")
 
 import pyarrow as pa  # noqa: E402  needs what was just checked
-from pyspark.sql.types import DoubleType, StringType, StructField, StructType  # noqa: E402
+from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402
 
 from jingyin.model.labels import LABELS  # noqa: E402
 from jingyin.serve.relabel.columns import NAMES, scorer_of, verdict_columns  # noqa: E402
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _PROBABILITIES = StructType([StructField(label, DoubleType()) for label in LABELS])
-_TYPES = (StringType(), DoubleType(), StringType(), _PROBABILITIES, StringType(), StringType())
+_VERDICT = (StringType(), DoubleType(), StringType(), _PROBABILITIES, StringType(), StringType())
+_TYPES = (*_VERDICT, IntegerType(), IntegerType(), DoubleType())
 _SLICE = 4096
 
 

@@ -1,4 +1,4 @@
-"""Answers as columns: the same six for files, `datasets` and Spark."""
+"""Answers and measures as columns: the same nine for files, `datasets` and Spark."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,12 +17,22 @@ FIELDS = (
     pa.field("jingyin_probabilities", pa.struct([pa.field(label, pa.float64()) for label in LABELS])),
     pa.field("jingyin_stage", pa.string()),
     pa.field("jingyin_bundle", pa.string()),
+    pa.field("jingyin_length", pa.int32()),
+    pa.field("jingyin_hits", pa.int32()),
+    pa.field("jingyin_unknown", pa.float64()),
 )
 """What is added to each row; columns of these names that are there already are replaced.
 
 `jingyin_stage` is what answered first, "gate" or "model". A scorer's "memo" would depend on what it had seen
-before, and a run that was killed and resumed would differ from one that was not.
+before, and a run that was killed and resumed would differ from one that was not. The last three are what
+`jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; DISGUISES
+that the normaliser undid; and the share of characters that the tokenizer does not know, 0 to 1, as the gate counts it
+(with the start of the message as one more character, a known one).
 """
+
+DISGUISES = ("disguised", "invisible", "joined")
+"""Kinds of the normaliser's hits that `jingyin_hits` adds up. Traditional characters are an honest way to write, and
+masks are in most messages."""
 
 NAMES = tuple(field.name for field in FIELDS)
 
@@ -41,18 +51,25 @@ def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Arra
 
     Most messages of a block share an answer, so each different answer is converted once and then taken.
     """
-    answers = iter(scorer.answers([text for text in texts if text is not None]))
+    answered = scorer.answered([text for text in texts if text is not None])
     different: dict[int, tuple[int, Answer]] = {}
     indices: list[int | None] = []
+    measures: list[tuple[int | None, int | None, float | None]] = []
     for text in texts:
         if text is None:
             indices.append(None)
+            measures.append((None, None, None))
         else:
-            answer = next(answers)
+            cleaned, answer, unknown, _ = next(answered)
             indices.append(different.setdefault(id(answer), (len(different), answer))[0])
+            measures.append((len(cleaned.text), _disguises(cleaned.hits), unknown))
     table = _table([answer for _, answer in different.values()], scorer.bundle.manifest.id)
     take = pa.array(indices, pa.int32())
-    return [column.take(take) for column in table]
+    return [*(column.take(take) for column in table), *_measures(measures)]
+
+
+def _disguises(hits: Mapping[str, int]) -> int:
+    return sum([hits.get(kind, 0) for kind in DISGUISES])
 
 
 def _table(answers: Sequence[Answer], bundle: str) -> list[pa.Array]:
@@ -64,7 +81,11 @@ def _table(answers: Sequence[Answer], bundle: str) -> list[pa.Array]:
         [answer.stage for answer in answers],
         [bundle] * len(answers),
     ]
-    return [pa.array(column, field.type) for column, field in zip(columns, FIELDS, strict=True)]
+    return [pa.array(column, field.type) for column, field in zip(columns, FIELDS[:6], strict=True)]
+
+
+def _measures(rows: Sequence[Sequence[float | None]]) -> list[pa.Array]:
+    return [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(FIELDS[6:])]
 
 
 @cache

@@ -12,9 +12,11 @@ import zstandard
 from relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
+from jingyin.model.gate import is_disguised
+from jingyin.model.text import clean
 from jingyin.serve.cli import main
 from jingyin.serve.relabel import relabel, scorer_columns
-from jingyin.serve.relabel.columns import NAMES
+from jingyin.serve.relabel.columns import NAMES, verdict_columns
 
 
 def read(out: Path, kind: str = "parquet") -> list[dict]:
@@ -39,6 +41,26 @@ def test_verdicts_are_those_of_the_scorer_and_columns_are_kept(
         assert row["jingyin_probabilities"] == verdict.probabilities
         assert row["jingyin_stage"] in ("gate", "model")
         assert row["jingyin_bundle"] == verdict.bundle
+        assert row["jingyin_length"] == len(clean(before["text"]).text)
+
+
+MEASURED = {
+    "明天见": (3, 0, 0.0),
+    "验证码482913": (4, 0, 0.0),  # a masked number is one character
+    "妳的電話": (4, 0, 0.0),  # traditional characters are no disguise
+    "\u200b明\u200b天①见": (4, 3, 0.0),
+    "呼.死.你": (3, 1, 0.0),
+    "\U00020000\U00020001好": (3, 0, 0.5),  # two of three, and the start
+    "": (0, 0, 0.0),
+}
+
+
+def test_measures_of_messages_are_the_same_from_the_memo(scorer: Scorer) -> None:
+    wanted = [list(column) for column in zip(*MEASURED.values(), strict=True)]
+    for texts in (list(MEASURED), [f"{text}" for text in MEASURED]):
+        assert [column.to_pylist() for column in verdict_columns(scorer, texts)[-3:]] == wanted
+    for text, (_, hits, _) in MEASURED.items():
+        assert is_disguised(clean(text).hits) == (hits >= 2)  # the gate counts the same kinds
 
 
 def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here: Here) -> None:
@@ -121,6 +143,7 @@ def test_datasets_map(archive: Path, scorer: Scorer) -> None:
     assert scored["jingyin_label"] == [scorer.score(THREAT).label, None, scorer.score("你好").label]
     assert scored[0]["jingyin_probabilities"] == scorer.score(THREAT).probabilities
     assert scored[1]["jingyin_risk"] is None
+    assert scored["jingyin_length"] == [10, None, 2]  # a masked amount is one character
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | int | None:

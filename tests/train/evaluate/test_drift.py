@@ -5,11 +5,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jingyin.model.errors import InputError
 from jingyin.serve.cli import main
+from jingyin.serve.relabel import relabel
 from jingyin.train.drift import drift, stability, summary
 
 
@@ -34,6 +35,7 @@ def test_golden_stability():
     assert chance == pytest.approx(3.8415 * 2 / 1000, abs=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=12))
 def test_stability_is_never_negative_and_the_same_both_ways(bins):
     one, other = np.array(bins).T
@@ -82,6 +84,20 @@ def test_what_is_no_relabelled_archive_is_refused(tmp_path):
         drift(good, tmp_path / "d.parquet", tmp_path)
     with pytest.raises(InputError, match=r"jingyin_label holds \['spam'\]; known labels: ordinary"):
         drift(good, archive(tmp_path / "e.parquet", 2, rows=4000, label="spam"), tmp_path)
+
+
+def test_outputs_of_relabel_are_compared_in_all_five_measures(data, bundle, tmp_path):
+    texts = [json.loads(line)["text"] for line in data.read_text("utf-8").splitlines()]
+    spaced = [".".join(text) for text in texts]  # disguised, as the normaliser sees it
+    for name, messages in (("before", texts), ("now", spaced)):
+        pq.write_table(pa.table({"text": messages}), tmp_path / f"{name}.parquet")
+        relabel([tmp_path / f"{name}.parquet"], tmp_path / f"{name}.out.parquet", bundle=bundle, processes=1)
+    report = drift(tmp_path / "before.out.parquet", tmp_path / "now.out.parquet", tmp_path / "out")
+    readings = {each.measure: each.reading for each in report.drifts}
+    assert readings.pop("normaliser hits") == "shifted"
+    assert set(readings) == {"risk", "label", "length", "unknown-token rate"}
+    assert set(readings.values()) == {"no more than chance"}  # what was undone changes nothing else
+    assert report.missing == []
 
 
 def test_the_command_prints_a_line_a_measure(tmp_path, monkeypatch, capsys):
