@@ -15,7 +15,7 @@ Built by `jingyin corpus build`; recipe and row counts are in `corpus.json`, the
 
 Columns: `text` (what a model is given), `label`, `family`, `voice`, `source`, `group` (never in two splits),
 `template` (with slots, undisguised), `evasion` (family of the disguise or empty), `weight` (of all rows made
-from one message: that of its source).
+from one message: that of its source), `pair` (id of its minimal pair or empty).
 
 Authored messages are invented; names, lenders, sums and numbers in them are drawn at random from lists that all
 labels share. Training rows have disguised copies by these families: {training}. Held out for measuring: {held_out}.

@@ -96,6 +96,11 @@ def test_pairs_and_users_stay_on_one_side(corpus, tmp_path):
     for template, split in home.items():
         if template.endswith("吧"):
             assert home[template[:-1] + "哼"] == split
+    pairs = defaultdict(set)
+    for r in (r for rows in splits.values() for r in rows):
+        pairs[r.pair].add(r.template)
+    assert all(not template.endswith(("吧", "哼")) for template in pairs.pop(""))  # and a user is no pair
+    assert sorted(map(len, pairs.values())) == [2] * 20
     lines = (tmp_path / "nus.jsonl").read_text(encoding="utf-8").splitlines()
     users = defaultdict(set)
     for given in map(json.loads, lines):

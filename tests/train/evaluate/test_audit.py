@@ -11,6 +11,9 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.serve.cli import main
 from jingyin.train.audit import audit, rank_within_class, take_answers
+from jingyin.train.corpus.build import build
+from jingyin.train.evaluate.messages import read_messages, read_rows
+from jingyin.train.evaluate.slices import pairs
 
 
 def read(path):
@@ -63,6 +66,33 @@ def test_near_duplicates_with_two_labels_are_both_shown(audited):
     assert [each.where for each in both] == [f"{path}:471", f"{path}:472"]
     assert [each.suggestion for each in both] == ["other_threat", "ordinary"]
     assert both[0].reason == f"89% like {path}:472, which has another label"
+
+
+def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated(data, bundle, tmp_path):
+    starts = {
+        "今天晚上我们一起去公园门口看电影再回家吃饭": "p1",
+        "明天早上你们去学校买菜看书后天再走回公园": "p2",
+        "他们后天上午一起回家看书吃饭晚上去看电影": "",
+    }
+    twins = [
+        {"text": start + end, "label": label, "pair": pair}
+        for start, pair in starts.items()
+        for end, label in (("吧", "ordinary"), ("哼", "debt_threat"))
+    ]
+    (tmp_path / "authored").mkdir()
+    rows = [{**row, "pair": ""} for row in read(data)] + twins
+    write(tmp_path / "authored/rows.jsonl", [{"family": "f", **row, "voice": "plain"} for row in rows])
+    splits = "splits: {train: 0, validation: 0, calibration: 0, test: 1}"
+    (tmp_path / "corpus.yaml").write_text(f"authored: {tmp_path}/authored\n{splits}\n", encoding="utf-8")
+    build(tmp_path / "corpus.yaml", tmp_path / "built")
+    built = tmp_path / "built/test.parquet"
+
+    found = [each for each in audit([built], tmp_path / "out", bundle) if each.kind == "contradiction"]
+    texts = [row["text"] for row in read_rows(built)]
+    assert {texts[int(each.where.rpartition(":")[2]) - 1] for each in found} == {row["text"] for row in twins[-2:]}
+
+    messages = read_messages([built])
+    assert {row["text"] for row in twins[:4]} <= {messages.texts[i] for rows in pairs(messages) for i in rows}
 
 
 def test_rows_to_label_next_are_without_label_and_not_alike(audited):
