@@ -1,9 +1,13 @@
 """score_many over several processes: chunks go out in order, and come back in order."""
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +38,23 @@ def score_in_processes(scorer: "Scorer", texts: Iterable[str], processes: int) -
             yield from under_way.popleft().result()
 
 
+def follow_parent() -> None:
+    """Leave interrupts to the parent of this worker, and end with it, even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and shuts down
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end: the queue alone would keep a worker waiting for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _start(bundle: Path, gate: bool, memo_bytes: int) -> None:
     global _worker
+    follow_parent()
     from jingyin.serve.scorer import Scorer
 
     _worker = Scorer.load(bundle, gate=gate, memo_bytes=memo_bytes)

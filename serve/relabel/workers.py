@@ -1,21 +1,18 @@
 """Processes that score blocks: texts go out in order, columns come back in order."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from typing import TypeVar
 
 import pyarrow as pa
 
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import JingyinError
+from jingyin.serve.pool import follow_parent
 from jingyin.serve.relabel.columns import scorer_of, verdict_columns
 
 T = TypeVar("T")
@@ -69,26 +66,13 @@ def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
         return
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_start)
+    pool = ProcessPoolExecutor(processes, context, initializer=follow_parent)
     try:
         for _ in range(processes):
             pool.submit(_load, which)  # a process starts with its first task: while the inputs are looked at
         yield Workers(pool, 2 * processes + 1, which)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and shuts down
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End when the parent was killed: the queue alone would keep a worker waiting for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _load(bundle: tuple[str, str]) -> None:

@@ -1,0 +1,46 @@
+"""Processes that score for one parent, and end with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STREAM = """
+from itertools import repeat
+from jingyin import Scorer
+
+if __name__ == "__main__":
+    for verdict in Scorer.load().score_many(repeat("明天下午三点老地方见"), processes=2):
+        print(verdict.label, flush=True)
+"""
+
+
+def children(process: int) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=True)
+    return list(map(int, listed.stdout.split()))
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there and no zombie: in a container nobody may reap an orphan."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "stream.py"
+    script.write_text(STREAM, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ordinary\n"
+        workers = children(process.pid)
+        process.send_signal(signal.SIGKILL)
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 60
+    while any(map(runs, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(filter(runs, workers))
