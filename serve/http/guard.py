@@ -91,8 +91,8 @@ class Guard:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope["path"] if scope["path"] in _ROUTES else "other"
-        self._service.metrics.requests.labels(route, str(status)).inc()
-        self._service.metrics.seconds.labels(route).observe(seconds)
+        self._service.metrics.requests(route, status).inc()
+        self._service.metrics.seconds(route).observe(seconds)
         if status >= 400 or not status or self._service.settings.log_requests == "all":
             log("request", request=scope["jingyin.id"], route=route, status=status, seconds=round(seconds, 6))
 

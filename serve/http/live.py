@@ -36,12 +36,12 @@ class Live:
         Raises BundleError if it fails its checks, and the old one stays; ReloadBusyError during another reload.
         """
         if not self._lock.acquire(blocking=False):
-            self._metrics.reloads.labels("busy").inc()
+            self._metrics.reloads("busy").inc()
             raise ReloadBusyError("a reload is under way; wait for it and ask again if the bundle changed since")
         try:
             self._use(*self._load())
         except Exception as error:
-            self._metrics.reloads.labels("failed").inc()
+            self._metrics.reloads("failed").inc()
             log(
                 "reload_failed",
                 level="error",
@@ -52,7 +52,7 @@ class Live:
             raise
         finally:
             self._lock.release()
-        self._metrics.reloads.labels("done").inc()
+        self._metrics.reloads("done").inc()
         log("reloaded", bundle=self.bundle_id)
         return self.bundle_id
 
@@ -85,7 +85,7 @@ class Live:
                 continue
             try:
                 for live, other in zip(verdicts, shadow.score_many(texts), strict=True):
-                    self._metrics.shadow.labels(live.action, other.action).inc()
+                    self._metrics.shadow(live.action, other.action).inc()
             except Exception as error:  # a broken shadow must not end its thread, much less the service
                 self._metrics.shadow_lost.inc(len(texts))
                 log("shadow_failed", level="error", **where(error))

@@ -34,7 +34,7 @@ async def on_jingyin_error(request: Request, error: Exception) -> Response:
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     if status == 503:
         service: Service = request.app.state.service
-        service.metrics.refused.labels("queue").inc()
+        service.metrics.refused("queue").inc()
     return problem(status, str(error), request.scope["jingyin.id"])
 
 

@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol, made patient with half-closed clients, impatient with slow ones, and quick to refuse.
 
-Beyond the number of requests that admission.py allows the answer is 503 before the request becomes a task: a refusal then costs a tenth of an
-answer, so that a flood of requests can't keep the service from those that it took. A connection that got a 503 is not
-read for PAUSE_SECONDS: clients that ask again at once would otherwise take all of the event loop.
+Beyond the number of requests that admission.py allows the answer to a POST is 503 before it becomes a task: a refusal
+then costs a tenth of an answer, so that a flood of requests can't keep the service from those that it took. If there
+are more refusals than it allows, connections are not read for a while after theirs. Probes (GET) are never refused.
 """
 
 from asyncio import Transport
@@ -12,8 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import Settings
-
-PAUSE_SECONDS = 0.1
 
 
 def _canned(status: str, headers: str, error: str) -> bytes:
@@ -58,7 +56,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request's task, or decide to refuse it."""
         answered = self.cycle is None or self.cycle.response_complete  # else it is pipelined and must wait its turn
-        self._refusing = answered and len(self.tasks) >= self._admission.limit
+        full = len(self.tasks) >= self._admission.limit
+        self._refusing = full and answered and self.parser.get_method() == b"POST"
         if not self._refusing:
             super().on_headers_complete()
 
@@ -91,12 +90,13 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _refuse(self, reason: str, answer: bytes) -> None:
-        self._refused.labels(reason).inc()
+        self._refused(reason).inc()
         self.transport.write(answer)
 
     def _pause(self) -> None:
-        self.loop.call_soon(self.flow.pause_reading)  # soon, because uvicorn reads on when an answer is complete
-        self.loop.call_later(PAUSE_SECONDS, self.flow.resume_reading)
+        if seconds := self._admission.rest():
+            self.loop.call_soon(self.flow.pause_reading)  # soon, because uvicorn reads on when an answer is complete
+            self.loop.call_later(seconds, self.flow.resume_reading)
 
     def _give_up(self) -> None:
         cycle = self.cycle

@@ -1,6 +1,7 @@
 """Starts the service and ends it: binding, signals, draining."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ def run_server(settings: Settings) -> None:
     take_over_logging()
     sys.setswitchinterval(SWITCH_SECONDS)
     app, service = create_app(settings, lambda: _load(settings))
+    gc.freeze()  # what is loaded stays: a full collection would stop the service for 30 ms to find that out
     listener = _bind(settings)
     server = _Server(_config(settings, app, service), service)
     log("serving", bundle=service.live.bundle_id, address=_address(settings, listener), keys=bool(settings.keys))

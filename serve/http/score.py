@@ -52,11 +52,11 @@ def _texts(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> tuple[lis
 def _count(service: Service, sms: Message) -> None:
     counter = service.metrics.sms
     if sms.partial:
-        counter.labels("partial").inc()
+        counter("partial").inc()
     if sms.damaged:
-        counter.labels("damaged_header").inc(sms.damaged)
+        counter("damaged_header").inc(sms.damaged)
     if sms.undecodable:
-        counter.labels("undecodable_byte").inc(sms.undecodable)
+        counter("undecodable_byte").inc(sms.undecodable)
 
 
 def _evidence(spans: list[Span] | None) -> list[dict[str, Any]] | None:

@@ -1,5 +1,6 @@
 """The parts of a running service, and what every route does with a request."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,10 +52,14 @@ class Service:
             raise TooLargeError(
                 f"{len(texts)} messages came, at most {limit} were wanted; send them in several requests"
             )
-        answers = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
-        if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
-            self.admission.note(late=answers[0] == "deadline")
-        return answers
+        late = True
+        try:
+            answers = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
+            late = "deadline" in answers
+            return answers
+        finally:
+            if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
+                self.admission.note(late=late)
 
     def result(self, answer: Answer) -> dict[str, Any]:
         """Return an answer as plain JSON types; see schema.Result."""
@@ -112,6 +117,15 @@ async def read_body(request: Request, service: Service) -> bytes:
     return b"".join(chunks)
 
 
+class _Json(Response):
+    """JSON, whose headers take starlette as long as all of its body."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Set the headers."""
+        own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self.body))]
+        self.raw_headers = own + [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+
+
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response."""
-    return Response(orjson.dumps(content), status, headers, "application/json")
+    return _Json(orjson.dumps(content), status, headers)

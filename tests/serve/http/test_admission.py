@@ -1,5 +1,7 @@
+import pytest
+
 from jingyin.serve.http import admission
-from jingyin.serve.http.admission import LEAST, Admission
+from jingyin.serve.http.admission import BURST, LEAST, REFUSALS, Admission
 
 
 def test_late_answers_shrink_the_limit_once_a_while_and_answers_in_time_let_it_grow(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -25,3 +27,14 @@ def test_a_small_limit_stays() -> None:
     found = Admission(2)
     found.note(late=True)
     assert found.limit == 2
+
+
+def test_clients_rest_when_there_are_more_refusals_than_the_event_loop_can_bear(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    now = 100.0
+    monkeypatch.setattr(admission, "monotonic", lambda: now)
+    found = Admission(100)
+    assert {found.rest() for _ in range(round(BURST * REFUSALS) - 1)} == {0.0}
+    now += 1
+    rests = [found.rest() for _ in range(512)]
+    assert max(rests) == pytest.approx(512 / REFUSALS)
+    assert rests == sorted(rests)

@@ -164,22 +164,23 @@ def test_one_bad_message_leaves_its_batch_alone(capfd: pytest.CaptureFixture[str
     assert SECRET not in log
 
 
-def test_a_full_queue_refuses_at_once() -> None:
+def test_a_full_queue_refuses_at_once_and_lowers_the_limit_of_requests() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> httpx.Response:
         slow = asyncio.create_task(
-            client.post("/v1/score", json={"texts": ["慢" * 800, *["a"] * 9], "deadline_ms": 9_000})
+            client.post("/v1/score", json={"texts": ["慢" * 800, *["a"] * 8], "deadline_ms": 9_000})
         )
         await asyncio.sleep(0.05)
         waiting = asyncio.create_task(client.post("/v1/score", json={"texts": ["a"] * 9, "deadline_ms": 9_000}))
         await asyncio.sleep(0.01)
-        refused = await client.post("/v1/score", json={"texts": ["a"] * 9})
+        refused = await client.post("/v1/score", json={"text": "a"})
+        assert service.admission.limit == pytest.approx(0.7 * 256)
         assert [(await slow).status_code, (await waiting).status_code] == [200, 200]
         assert 'jingyin_refused_total{reason="queue"} 1.0' in service.metrics.render().decode()
         return refused
 
-    refused = run(call, queue=10, max_texts=10)
+    refused = run(call, queue=9, max_texts=9)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert refused.json()["error"] == "9 messages wait, at most 10 may; try again in a second"
+    assert refused.json()["error"] == "9 messages wait, at most 9 may; try again in a second"
 
 
 def test_many_at_once_are_all_answered_in_few_batches() -> None:
