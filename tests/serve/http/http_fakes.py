@@ -99,14 +99,16 @@ class InThread(Client):
 
 
 class Process(Client):
-    """A server process; `log` holds what it wrote once it has ended."""
+    """A server process, with the fake scorer or the bundle in the package; `log` holds what it wrote, once ended."""
 
-    def __init__(self, environment: dict[str, str] | None = None, **flags: object) -> None:
-        command = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import http_fakes; "
-            "from jingyin.serve.http import run, load_settings; run._load = lambda settings: http_fakes.load(); "
-            f"run.run_server(load_settings(**{ {'port': 0, 'deadline_ms': 3_000, **flags}!r}))"
-        )
+    def __init__(self, environment: dict[str, str] | None = None, *, fake: bool = True, **flags: object) -> None:
+        command = "from jingyin.serve.http import run, load_settings; "
+        if fake:
+            command += (
+                f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import http_fakes; "
+                "run._load = lambda settings: http_fakes.load(); "
+            )
+        command += f"run.run_server(load_settings(**{ {'port': 0, 'deadline_ms': 3_000, **flags}!r}))"
         self.process = subprocess.Popen(
             [sys.executable, "-c", command], stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
         )
