@@ -24,6 +24,8 @@ class Explainer:
         """Return the evidence of each message, None for what was not ready in SECONDS. Raises BusyError."""
         if self._waiting + len(texts) > MAX_WAITING:
             raise BusyError(f"at most {MAX_WAITING} messages may wait for evidence; ask for fewer, or without explain")
+        if not texts:
+            return []
         self._waiting += len(texts)
         loop = asyncio.get_running_loop()
         futures = [loop.run_in_executor(self._pool, self._explain, text) for text in texts]

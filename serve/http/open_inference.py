@@ -8,7 +8,7 @@ probabilities 0.
 import struct
 from importlib.metadata import version
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.serve.http.openapi import answers
-from jingyin.serve.http.schema import MalformedError, read_json
+from jingyin.serve.http.schema import WHOLE, MalformedError, read_json
 from jingyin.serve.http.service import Service, json_response, read_body
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -43,7 +43,9 @@ class InputTensor(_In):
     """The messages; with the binary extension `data` is missing and `binary_data_size` set."""
 
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(ge=0), WHOLE]] = Field(
+        min_length=1, description="its product is the number of messages"
+    )
     datatype: Literal["BYTES"]
     data: list[str] | list[list[str]] | None = None
     parameters: dict[str, Any] = {}
@@ -131,7 +133,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
         texts = _read_binary(binary)
     else:
         texts = [text for row in tensor.data or [] for text in ([row] if isinstance(row, str) else row)]
-    if any(size < 0 for size in tensor.shape) or prod(tensor.shape) != len(texts):
+    if prod(tensor.shape) != len(texts):
         raise InputError(f"{len(texts)} messages came, the shape says otherwise")
     return texts
 

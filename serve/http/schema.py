@@ -4,7 +4,7 @@ import json
 from base64 import b64decode
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import Action, Stage
@@ -24,6 +24,14 @@ REQUEST_ID = r"^[A-Za-z0-9._-]{1,64}$"
 T = TypeVar("T")
 
 
+def _whole(value: Any) -> Any:  # noqa: ANN401  any JSON
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Takes integers as JSON Schema has them: 50.0 is one."""
+
+
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -33,7 +41,9 @@ class _Ask(_In):
     request_id: str | None = Field(
         None, pattern=REQUEST_ID, description="echoed and logged; else the header X-Request-Id"
     )
-    deadline_ms: int | None = Field(None, ge=1, le=60_000, description="from arrival to answer, instead of the default")
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000), WHOLE] | None = Field(
+        None, description="from arrival to answer, instead of the default"
+    )
 
 
 class ScoreText(_Ask):

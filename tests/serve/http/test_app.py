@@ -44,7 +44,7 @@ def b64(data: bytes) -> str:
 
 
 def test_one_message() -> None:
-    response = ask({"text": "呼死你", "request_id": "a-1"})
+    response = ask({"text": "呼死你", "request_id": "a-1", "deadline_ms": 9000.0})
     assert (response.status_code, response.headers["x-request-id"]) == (200, "a-1")
     assert response.json() == {
         "request_id": "a-1", "action": "block", "reason": "scored", "label": "pay_to_stop", "risk": 0.75,
@@ -57,6 +57,7 @@ def test_several_messages_in_order() -> None:
     response = ask({"texts": ["你好", "死", ""]})
     assert [result["action"] for result in response.json()["results"]] == ["pass", "block", "pass"]
     assert ask({"texts": []}).json()["results"] == []
+    assert ask({"texts": [], "explain": True}).json()["results"] == []
 
 
 def test_evidence_comes_on_request_only() -> None:
@@ -109,6 +110,7 @@ def test_a_lone_surrogate_is_no_way_past_the_filter() -> None:
         ({"texts": ["a", None]}, 422, "texts.1: Input should be a valid string"),
         ({"text": "a", SECRET: 1}, 422, "a field is unknown"),
         ({"text": "a", "explain": "yes"}, 422, "explain: Input should be a valid boolean"),
+        ({"text": "a", "deadline_ms": 50.5}, 422, "deadline_ms: Input should be a valid integer"),
         ({"text": "a", "deadline_ms": 0}, 422, "deadline_ms: Input should be greater than or equal to 1"),
         ({"text": "a", "request_id": SECRET}, 422, "request_id: String should match pattern"),
         ({"payload": "a", "coding": "gsm7"}, 422, "payload: String should match pattern"),
@@ -332,6 +334,7 @@ def test_infer_in_binary() -> None:
     [
         ({"datatype": "FP32", "data": ["a"]}, "inputs.0.datatype: Input should be 'BYTES'"),
         ({"shape": [2], "data": ["a"]}, "1 messages came, the shape says otherwise"),
+        ({"shape": [-1], "data": ["a"]}, "inputs.0.shape.0: Input should be greater than or equal to 0"),
         ({"data": [SECRET, 5]}, "inputs.0.data"),
         ({"parameters": {"binary_data_size": 9}}, "binary_data_size differs from the bytes after the header"),
     ],

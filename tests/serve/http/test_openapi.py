@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 from http_fakes import InThread
 
+CONFIG = """
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 413, 415, 422]  # without this list it takes 413 for a yes
 
-def test_schemathesis_finds_no_server_error(tmp_path: Path) -> None:
+[[operations]]
+include-path = "/v2/models/jingyin/infer"
+[operations.checks.positive_data_acceptance]
+enabled = false  # JSON Schema can't say that a shape goes with the number of messages
+"""
+
+
+def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path: Path) -> None:
     program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("schemathesis is not installed")
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    options = ["--max-examples", "20", "--seed", "1", "--continue-on-failure", "--no-color"]
+    patience = ["--request-timeout", "20", "--suppress-health-check", "all"]
     with InThread() as server:
-        command = [program, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", "not_a_server_error"]
-        options = ["--max-examples", "2", "--phases", "fuzzing", "--seed", "1", "--request-timeout", "20"]
-        done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+        command = [program, "run", f"http://127.0.0.1:{server.port}/openapi.json", *options, *patience]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
