@@ -1,14 +1,15 @@
 """Answers and measures as columns: the same nine for files, `datasets` and Spark."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
-from jingyin.serve.scorer import Answer, Scorer
+from jingyin.serve.relabel.answers import Answers, answer, scorer_of
+from jingyin.serve.scorer import Scorer
 
 FIELDS = (
     pa.field("jingyin_label", pa.string()),
@@ -25,19 +26,12 @@ FIELDS = (
 
 `jingyin_stage` is what answered first, "gate" or "model". A scorer's "memo" would depend on what it had seen
 before, and a run that was killed and resumed would differ from one that was not. The last three are what
-`jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; DISGUISES
-that the normaliser undid; and the share of characters that the tokenizer does not know, 0 to 1, as the gate counts it
-(with the start of the message as one more character, a known one).
+`jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; disguises
+that the normaliser undid (answers.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
+as the gate counts it: the start of the message is one more character, a known one.
 """
 
-DISGUISES = ("disguised", "invisible", "joined")
-"""Kinds of the normaliser's hits that `jingyin_hits` adds up. Traditional characters are an honest way to write, and
-masks are in most messages."""
-
 NAMES = tuple(field.name for field in FIELDS)
-
-WORKER_MEMO_BYTES = 32 << 20
-"""The memo of a worker, so that memory stays bounded with many; half the default loses no hit on templated traffic."""
 
 
 def with_verdicts(schema: pa.Schema) -> pa.Schema:
@@ -47,59 +41,49 @@ def with_verdicts(schema: pa.Schema) -> pa.Schema:
 
 
 def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Array]:
-    """Score texts and return an array for each of FIELDS; a missing text has nulls in all of them.
-
-    Most messages of a block share an answer, so each different answer is converted once and then taken.
-    """
-    answered = scorer.answered([text for text in texts if text is not None])
-    different: dict[int, tuple[int, Answer]] = {}
-    indices: list[int | None] = []
-    measures: list[tuple[int | None, int | None, float | None]] = []
-    for text in texts:
-        if text is None:
-            indices.append(None)
-            measures.append((None, None, None))
-        else:
-            cleaned, answer, unknown, _ = next(answered)
-            indices.append(different.setdefault(id(answer), (len(different), answer))[0])
-            measures.append((len(cleaned.text), _disguises(cleaned.hits), unknown))
-    table = _table([answer for _, answer in different.values()], scorer.bundle.manifest.id)
-    take = pa.array(indices, pa.int32())
-    return [*(column.take(take) for column in table), *_measures(measures)]
+    """Score texts and return an array for each of FIELDS; a missing text has nulls in all of them."""
+    there = [text for text in texts if text is not None]
+    columns = answer_columns(answer(scorer, there), scorer.bundle.manifest.id)
+    return columns if len(there) == len(texts) else _with_nulls(columns, texts)
 
 
-def _disguises(hits: Mapping[str, int]) -> int:
-    return sum([hits.get(kind, 0) for kind in DISGUISES])
-
-
-def _table(answers: Sequence[Answer], bundle: str) -> list[pa.Array]:
-    columns: list[list[object]] = [
-        [answer.label for answer in answers],
-        [answer.risk for answer in answers],
-        [answer.action for answer in answers],
-        [answer.probabilities for answer in answers],
-        [answer.stage for answer in answers],
-        [bundle] * len(answers),
+def answer_columns(answers: Answers, bundle: str) -> list[pa.Array]:
+    """Return an array for each of FIELDS; each different answer is converted once and then taken."""
+    table: list[Sequence[Any]] = [
+        [each.label for each in answers.different],
+        [each.risk for each in answers.different],
+        [each.action for each in answers.different],
+        [each.probabilities for each in answers.different],
+        [each.stage for each in answers.different],
+        [bundle] * len(answers.different),
     ]
-    return [pa.array(column, field.type) for column, field in zip(columns, FIELDS[:6], strict=True)]
+    take = _array(answers.indices, pa.int32())
+    columns = [_array(values, field.type).take(take) for values, field in zip(table, FIELDS[:6], strict=True)]
+    measures: tuple[NDArray[Any], ...] = (answers.lengths, answers.hits, answers.unknown)
+    return [*columns, *(_array(values, field.type) for values, field in zip(measures, FIELDS[6:], strict=True))]
 
 
-def _measures(rows: Sequence[Sequence[float | None]]) -> list[pa.Array]:
-    return [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(FIELDS[6:])]
+def _with_nulls(columns: Sequence[pa.Array], texts: Sequence[str | None]) -> list[pa.Array]:
+    """Return the columns of the texts that are there with a null for each of the others."""
+    there = np.array([text is not None for text in texts])
+    take = _array(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())
+    return [pa.concat_arrays([column, pa.nulls(1, column.type)]).take(take) for column in columns]
 
 
-@cache
-def scorer_of(bundle: str | None, wanted: str | None = None) -> Scorer:
-    """Return this process's scorer for a bundle folder, loaded when first asked for.
+def _array(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return strings, numbers or structs (dicts) as an array without nulls.
 
-    Raises BundleError when the folder no longer holds the bundle whose id is `wanted`.
+    pa.array would do, but it imports pandas where that is installed, to ask whether a list is a Series: 35 MB.
     """
-    scorer = Scorer.load(bundle, memo_bytes=WORKER_MEMO_BYTES)
-    if wanted not in (None, scorer.bundle.manifest.id):
-        raise BundleError(
-            f"the bundle changed from {wanted} to {scorer.bundle.manifest.id} while the run began; run it again"
-        )
-    return scorer
+    if pa.types.is_struct(kind):
+        parts = [_array([value[field.name] for value in values], field.type) for field in kind]
+        return pa.StructArray.from_arrays(parts, fields=list(kind))
+    if pa.types.is_string(kind):
+        encoded = [value.encode() for value in values]
+        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+        return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+    numbers = np.asarray(values, np.int32 if pa.types.is_int32(kind) else np.float64)
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def scorer_columns(

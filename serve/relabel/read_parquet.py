@@ -11,7 +11,7 @@ from jingyin.serve.relabel.block import BYTES, ROWS, Block, Position
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    return pq.ParquetFile(path, buffer_size=1 << 18, pre_buffer=False)
 
 
 def parquet_schema(path: Path) -> pa.Schema:

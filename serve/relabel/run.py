@@ -21,11 +21,12 @@ from jingyin.serve.relabel.progress import Progress
 from jingyin.serve.relabel.reading import Source, blocks, open_source, texts
 from jingyin.serve.relabel.shard import Job, Scored, Shard, share
 from jingyin.serve.relabel.tasks import DEFAULT_SAMPLE, write_tasks
-from jingyin.serve.relabel.workers import Workers, workers
+from jingyin.serve.relabel.workers import Workers, system_memory, workers
 from jingyin.serve.relabel.writing import aside, no_room, writer
 
-FIRST_ROWS, MOST_ROWS = 1 << 15, 1 << 19
-"""The first shard is small, so that one soon sees something; each is twice the one before, up to the most."""
+FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
+"""The first shard is one block, so that one soon sees something: with empty memos the network answers half of it. Each
+is twice the one before, up to the most."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def relabel(
         "output format": suffix_of(out),
         "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
     }
-    with no_room(out), open_journal(out, facts, fresh=fresh) as journal:
+    with no_room(out), system_memory(), open_journal(out, facts, fresh=fresh) as journal:
         finished = journal.report()
         if finished is None:
             journal.rewind()

@@ -1,4 +1,4 @@
-"""Processes that score blocks: texts go out in order, columns come back in order."""
+"""Processes that score blocks: texts go out in order, answers come back in order and become columns here."""
 
 import multiprocessing
 from collections import deque
@@ -8,12 +8,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import JingyinError
 from jingyin.serve.pool import follow_parent
-from jingyin.serve.relabel.columns import scorer_of, verdict_columns
+from jingyin.serve.relabel.answers import Answers, Packed, answer_packed, load
+from jingyin.serve.relabel.columns import answer_columns
 
 T = TypeVar("T")
 
@@ -28,7 +30,7 @@ class Workers:
 
     def score(self, stream: Iterator[tuple[T, pa.Array]]) -> Iterator[tuple[T, list[pa.Array]]]:
         """Yield each item of `stream` with the verdict columns of its texts, in order."""
-        under_way: deque[tuple[T, Future[list[pa.Array]]]] = deque()
+        under_way: deque[tuple[T, Future[Answers]]] = deque()
         for item, texts in stream:
             under_way.append((item, self._submit(texts)))
             if len(under_way) >= self._ahead:
@@ -36,17 +38,17 @@ class Workers:
         while under_way:
             yield self._take(under_way)
 
-    def _submit(self, texts: pa.Array) -> Future[list[pa.Array]]:
+    def _submit(self, texts: pa.Array) -> Future[Answers]:
         if self._pool is not None:
-            return self._pool.submit(_score, self._bundle, texts)
-        done: Future[list[pa.Array]] = Future()
-        done.set_result(_score(self._bundle, texts))
+            return self._pool.submit(answer_packed, self._bundle, _pack(texts))
+        done: Future[Answers] = Future()
+        done.set_result(answer_packed(self._bundle, _pack(texts)))
         return done
 
-    def _take(self, under_way: "deque[tuple[T, Future[list[pa.Array]]]]") -> tuple[T, list[pa.Array]]:
+    def _take(self, under_way: "deque[tuple[T, Future[Answers]]]") -> tuple[T, list[pa.Array]]:
         item, future = under_way.popleft()
         try:
-            return item, future.result()
+            return item, answer_columns(future.result(), self._bundle[1])
         except BrokenProcessPool:
             raise JingyinError(
                 "a scoring process was killed, perhaps for want of memory; run the same command again, with fewer "
@@ -56,10 +58,7 @@ class Workers:
 
 @contextmanager
 def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
-    """Start processes, each with a scorer of its own; they end with the context, or with this process. One is this one.
-
-    The texts travel as Arrow buffers: pickled one by one, as score_many sends them, they cost more.
-    """
+    """Start processes, each with a scorer of its own; they end with the context, or with this process. One is this one."""
     which = str(bundle.path), bundle.manifest.id
     if processes == 1:
         yield Workers(None, 1, which)
@@ -69,15 +68,28 @@ def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
     pool = ProcessPoolExecutor(processes, context, initializer=follow_parent)
     try:
         for _ in range(processes):
-            pool.submit(_load, which)  # a process starts with its first task: while the inputs are looked at
+            pool.submit(load, which)  # a process starts with its first task: while the inputs are looked at
         yield Workers(pool, 2 * processes + 1, which)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _load(bundle: tuple[str, str]) -> None:
-    scorer_of(*bundle)  # an error will be met again by the first block
+@contextmanager
+def system_memory() -> Iterator[None]:
+    """Let Arrow take its memory from malloc meanwhile: mimalloc, its default, would keep 30 MB of what was freed."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
-def _score(bundle: tuple[str, str], texts: pa.Array) -> list[pa.Array]:
-    return verdict_columns(scorer_of(*bundle), texts.to_pylist())
+def _pack(texts: pa.Array) -> Packed:
+    """Pack an array of strings without nulls."""
+    if not len(texts):
+        return b"", np.zeros(1, np.int64)
+    _, starts, data = texts.buffers()
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    here = np.frombuffer(starts, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return data[here[0] : here[-1]].to_pybytes() if data else b"", here - here[0]

@@ -23,8 +23,8 @@ def frame(template: str, rng: Random) -> str:
         return SLOT.sub(lambda slot: mask if rng.random() < 0.8 else expand(slot[0], rng), template)
     text = expand(template, rng)
     if kind == "quoted":
-        opening, closing = rng.choice(_QUOTES)
-        return f"{opening}{text}{closing}"
+        marks = rng.choice(_QUOTES)
+        return f"{marks[0]}{text}{marks[1]}"
     return _padded(text, rng)
 
 

@@ -1,6 +1,8 @@
 import gzip
 import json
+import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from jingyin.model.text import clean
 from jingyin.serve.cli import main
 from jingyin.serve.relabel import relabel, scorer_columns
 from jingyin.serve.relabel.columns import NAMES, verdict_columns
+from jingyin.serve.relabel.workers import _pack
 
 
 def read(out: Path, kind: str = "parquet") -> list[dict]:
@@ -61,6 +64,21 @@ def test_measures_of_messages_are_the_same_from_the_memo(scorer: Scorer) -> None
         assert [column.to_pylist() for column in verdict_columns(scorer, texts)[-3:]] == wanted
     for text, (_, hits, _) in MEASURED.items():
         assert is_disguised(clean(text).hits) == (hits >= 2)  # the gate counts the same kinds
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_texts_are_packed_for_workers_whatever_part_of_an_array_they_are(kind: pa.DataType) -> None:
+    texts = pa.array(["一", "", "两百b", "😀"], kind)
+    for part in (texts, texts[1:3], texts[2:], texts[1:2], texts[4:]):
+        data, starts = _pack(part)
+        assert [data[start:end].decode() for start, end in pairwise(starts.tolist())] == part.to_pylist()
+
+
+def test_a_worker_needs_no_arrow_and_relabel_no_pandas(archive: Path, tmp_path: Path) -> None:
+    code = "import sys, jingyin.serve.relabel.answers; assert 'pyarrow' not in sys.modules; "
+    code += "from jingyin.serve.relabel import relabel; relabel([sys.argv[1]], sys.argv[2], processes=1); "
+    code += "assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(archive), str(tmp_path / "out.parquet")], check=True)
 
 
 def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here: Here) -> None:
