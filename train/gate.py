@@ -8,20 +8,20 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from jingyin.model.bundle import Gate
-from jingyin.model.gate import BUCKETS, code_points, features, gate_scores
+from jingyin.model.gate import BUCKETS, code_points, features
 from jingyin.train.calibrate import upper_bound
 
 MAX_LOSS = 0.001
 """Largest share of the messages that the network would review or block that the gate may stop, as a 95% bound."""
 
 
-def train_gate(texts: Sequence[str], suspicious: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
-    """Return gate weights (BUCKETS,) that separate `suspicious` clean texts from the rest.
+def train_gate(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
+    """Return gate weights (BUCKETS,) that separate `flagged` clean texts from the rest.
 
-    Suspicious is what the network finds so, not what a label says: the gate must keep what the network would flag.
+    Flagged by their labels and not by the network: the score is a second opinion, which the join weighs in.
     """
-    model = LogisticRegression(C=4.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
-    model.fit(_matrix(texts), suspicious)
+    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
+    model.fit(_matrix(texts), flagged)
     weights = np.zeros(BUCKETS, np.float16)
     weights[:-1] = model.coef_[0].astype(np.float16)
     weights[-1] = np.float16(model.intercept_[0])
@@ -39,19 +39,17 @@ def _matrix(texts: Sequence[str]) -> csr_matrix:
 
 
 def set_threshold(
-    weights: NDArray[np.float16],
-    texts: Sequence[str],
+    scores: NDArray[np.float32],
     opaque: NDArray[np.bool_],
     flagged: NDArray[np.bool_],
     probabilities: NDArray[np.float64],
 ) -> Gate:
     """Choose the highest threshold whose loss is bounded by MAX_LOSS on held-out messages, evasion copies included.
 
-    `flagged` marks the messages that the network reviews or blocks, `opaque` those that the gate must not judge,
-    `probabilities` (n, labels) are the network's. With too few flagged messages the bound can't be met even without a
+    `scores` (n,) are the gate's, `opaque` marks what it must not judge, `flagged` what would be reviewed or blocked if
+    the network read it, and `probabilities` (n, labels) are the verdicts then. With too few flagged messages the bound can't be met even without a
     loss; then none of them may be lost, and the manifest states the bound that this supports.
     """
-    scores = gate_scores(weights.astype(np.float32), code_points(texts))
     at_risk = np.sort(scores[flagged & ~opaque])
     allowed = 0
     while upper_bound(allowed + 1, int(flagged.sum())) <= MAX_LOSS:

@@ -2,7 +2,6 @@
 
     python tests/bench/speed.py                                   authored messages, about four minutes
     python tests/bench/speed.py FILE... --run runs/student        messages of your own; peers with the same weights
-    python tests/bench/speed.py FILE... --gate-share 0.02         as if the gate let 2% of this traffic through
     python tests/bench/speed.py FILE... --profile                 microseconds a stage
 
 Traffic is described in traffic.py, peers in speed_peers.py. Every process is bound to a core of its own and has one
@@ -45,7 +44,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="jingyin beside its peers; see the top of this file")
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--run", type=Path, help="run folder whose weights the peers take")
-    parser.add_argument("--gate-share", type=float, help="share of the traffic that the gate lets through")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
@@ -56,9 +54,9 @@ def main() -> None:
     if options.profile:
         from speed_profile import profile
 
-        return profile(messages, options.gate_share)
+        return profile(messages)
     cores = sorted(os.sched_getaffinity(0), reverse=True)[:2]
-    work = partial(_work, messages=messages, run=options.run, gate_share=options.gate_share)
+    work = partial(_work, messages=messages, run=options.run)
     for count in range(1, len(cores) + 1):
         _print_rates(_rates(work, cores[:count], options.repeats), count)
     _print_latency(work, cores[0])
@@ -66,9 +64,7 @@ def main() -> None:
     return None
 
 
-def _work(
-    pipe: Connection, core: int, *, messages: dict[str, list[str]], run: Path | None, gate_share: float | None
-) -> None:
+def _work(pipe: Connection, core: int, *, messages: dict[str, list[str]], run: Path | None) -> None:
     """Answer (peer, traffic, first, last, one at a time?) with the seconds taken, by CPU and wall clock, until None."""
     import speed_peers
 
@@ -77,7 +73,7 @@ def _work(
     while (task := pipe.recv()) is not None:
         name, kind, first, last, single = task
         if name not in peers:
-            peers[name] = speed_peers.build(name, messages["distinct"], run, gate_share)
+            peers[name] = speed_peers.build(name, messages["distinct"], run)
         texts = messages[kind][first:last]
         parts = [[text] for text in texts] if single else [texts]
         clocks = []

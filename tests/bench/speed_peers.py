@@ -15,9 +15,7 @@ import numpy as np
 
 from jingyin import Scorer
 from jingyin.model.bundle import default_path
-from jingyin.model.gate import code_points, gate_scores, is_opaque, unknown_shares
 from jingyin.model.labels import LABELS
-from jingyin.model.text import clean
 from jingyin.serve.memo import Memo
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -27,7 +25,7 @@ BATCHES = (1, 8, 32)
 Peer = Callable[[Sequence[str]], object]
 
 
-def build(name: str, sample: Sequence[str], run: Path | None, gate_share: float | None) -> Peer:
+def build(name: str, sample: Sequence[str], run: Path | None) -> Peer:
     """Build a peer; `sample` is what it may learn from or choose its batch size on."""
     if name == "jieba.lcut":
         return _jieba()
@@ -39,20 +37,7 @@ def build(name: str, sample: Sequence[str], run: Path | None, gate_share: float 
         return _best_batch(_padded(run), sample)
     if name == "jingyin, worst case":
         return _fresh(Scorer.load(gate=False, memo_bytes=0))
-    return _fresh(scorer(sample, gate_share))
-
-
-def scorer(sample: Sequence[str], gate_share: float | None) -> Scorer:
-    """Load the scorer; with `gate_share` its threshold lets that share of `sample` through instead of the bundle's."""
-    loaded = Scorer.load()
-    if gate_share is not None:
-        cleaned = [clean(text) for text in sample]
-        codes = code_points([each.text for each in cleaned])
-        scores = gate_scores(loaded.bundle.gate_weights, codes)
-        shares = unknown_shares(loaded._known, codes)
-        scores[[is_opaque(share, each.hits) for share, each in zip(shares, cleaned, strict=True)]] = np.inf
-        loaded._gate_threshold = float(np.quantile(scores, 1 - gate_share, method="lower"))
-    return loaded
+    return _fresh(Scorer.load())
 
 
 def _fresh(scorer: Scorer) -> Peer:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-import speed_peers
 
 from jingyin import Scorer
 from jingyin.model.gate import code_points, gate_scores, unknown_shares
@@ -17,9 +16,9 @@ T = TypeVar("T")
 NETWORK_SAMPLE = 300
 
 
-def profile(messages: dict[str, list[str]], gate_share: float | None) -> None:
+def profile(messages: dict[str, list[str]]) -> None:
     texts = messages["distinct"]
-    scorer = speed_peers.scorer(texts, gate_share)
+    scorer = Scorer.load()
     answered = scorer.answers(texts)
     passed = [clean(text).text for text, answer in zip(texts, answered, strict=True) if answer.stage == "model"]
     share = len(passed) / len(texts)

@@ -11,6 +11,7 @@ from jingyin.model.bundle import (
     FILES,
     Calibration,
     Gate,
+    Join,
     Manifest,
     Threshold,
     default_path,
@@ -27,6 +28,7 @@ PARTS = {
     "review": THRESHOLD,
     "block": THRESHOLD,
     "calibration": Calibration(temperature=1.2, ece_before=0.03, ece_after=0.01, rows=400),
+    "join": Join(network=0.6, gate=0.7, bias=-1.4),
     "gate": Gate(threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)),
     "provenance": {"command": "made by a test"},
 }
@@ -116,12 +118,12 @@ def test_no_bundle_at_all(tmp_path):
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, None, "2"])
+@pytest.mark.parametrize("version", [0, 1, 2, None, "2"])
 def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 2; install the jingyin that wrote it, or "
+        f"bundle small has format version {version!r}, this jingyin reads 3; install the jingyin that wrote it, or "
         "export it anew",
     )
 
@@ -136,7 +138,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 2}', "ValidationError"),
+        ('{"format_version": 3}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )

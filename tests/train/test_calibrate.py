@@ -8,6 +8,7 @@ from jingyin.model.errors import InputError
 from jingyin.train.calibrate import (
     choose_threshold,
     expected_calibration_error,
+    fit_join,
     fit_temperature,
     rows_needed,
     softmax,
@@ -110,3 +111,17 @@ def test_golden_calibration_error_with_bins_of_equal_mass():
 
 def test_a_perfect_classifier_has_no_calibration_error():
     assert expected_calibration_error(np.eye(5), np.arange(5)) == 0
+
+
+def test_the_join_finds_what_each_opinion_weighs():
+    rng = np.random.default_rng(0)
+    odds, scores = rng.normal(-2, 3, 50_000), rng.normal(0, 2, 50_000)
+    flagged = rng.random(50_000) < 1 / (1 + np.exp(-(0.6 * odds + 1.2 * scores - 1)))
+    join = fit_join(odds, scores, flagged)
+    assert (join.network, join.gate, join.bias) == pytest.approx((0.6, 1.2, -1), rel=0.05)
+
+
+@pytest.mark.parametrize("flagged", [[False] * 5, [True] * 5])
+def test_a_join_wants_both_kinds(flagged: list[bool]):
+    with pytest.raises(InputError, match=rf"^the calibration split has {sum(flagged)} flagged messages of 5; both"):
+        fit_join(np.zeros(5), np.zeros(5), np.array(flagged))

@@ -89,6 +89,7 @@ def test_three_mistakes_are_told_at_once(tmp_path):
         ),
         ({**GOOD, "stage": "align", "head_rate": 3}, r"align\.head_rate: Extra inputs are not permitted"),
         ({**GOOD, "review_rate": 0}, r"review_rate: Input should be greater than 0"),
+        ({**GOOD, "cuts": 0.3}, "cuts are labelled by a teacher; name one, or leave cuts out"),
     ],
 )
 def test_wrong_recipes(tmp_path, content, message):

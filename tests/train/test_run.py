@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -78,7 +79,9 @@ def test_resume_after_a_kill_gives_the_same_metrics(tiny_run, write_recipe, tmp_
 def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, tmp_path, capsys):
     align = write_recipe("align", ("head_rate", "review_rate", "block_rate"), stage="align", learning_rate=1e-2)
     teacher = write_recipe("teacher", encoder="stage:align", bundle=False)
-    student = write_recipe("student", encoder="stage:align", teacher="stage:teacher", layers=1)
+    student = write_recipe(
+        "student", encoder="stage:align", teacher="stage:teacher", layers=1, cuts=0.5, soft_share=0.3
+    )
     train([align, teacher], tmp_path)
     assert metrics(tmp_path / "align")["cosine"] > 0.9
     assert not (tmp_path / "teacher" / "bundle").exists()
@@ -88,6 +91,19 @@ def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, tmp_path, capsy
     assert [os.stat(tmp_path / name / "run.json").st_mtime_ns for name in ("align", "teacher")] == before
     assert "align: finished before, kept\nteacher: finished before, kept\n" in capsys.readouterr().out
     assert Scorer.load(last / "bundle").score("想让手机安静，转三百到这个号，钱到就停").label == "pay_to_stop"
+    soft = np.load(last / "soft.npy")
+    assert 320 + 120 < len(soft) < 320 + 200  # the rows, and pieces of half of them
+    assert soft.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, monkeypatch):
+    teacher = write_recipe("mentor", epochs=1, bundle=False)
+    student = write_recipe("pupil", teacher="stage:mentor", epochs=1, bundle=False)
+    train([teacher, student], tmp_path)
+    (tmp_path / "pupil" / "metrics.json").unlink()
+    monkeypatch.setattr("jingyin.train.classify.soft_labels", None)
+    train([teacher, student], tmp_path, resume=True)
+    assert metrics(tmp_path / "pupil")["macro_f1"] > 0
 
 
 def test_resume_refuses_another_recipe(tiny_run, write_recipe):

@@ -89,6 +89,18 @@ def test_disguises_are_as_common_on_every_label(corpus, tmp_path):
         assert sum(r.evasion != "" for r in rows) / len(rows) == pytest.approx(1 / 3, abs=0.06)
 
 
+def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_path):
+    corpus.write_text(corpus.read_text() + "framed: 0.5\n")
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    framed = {r.template: r.label for r in splits["train"] if r.evasion == "framed"}
+    authored = {r.template: r.label for r in splits["train"] if r.source == "authored"}
+    assert 0.4 < len(framed) / len(authored) < 0.6
+    assert framed.items() <= authored.items()
+    assert set(framed.values()) == set(authored.values())
+    assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
+
+
 def test_pairs_and_users_stay_on_one_side(corpus, tmp_path):
     build(corpus, tmp_path / "out")
     splits = store.read(tmp_path / "out")

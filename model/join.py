@@ -1,0 +1,39 @@
+"""Joins two opinions of one message: the network's probabilities and the gate's score.
+
+They err on different messages. The network reads order and meaning, and is now and then sure of nonsense; the gate, which
+knows single characters and pairs, is not fooled by that nonsense. Joined they find more than either. And a message that
+the gate finds harmless has to convince the network all the more, so that few of those that the gate may stop would be
+flagged: it can stop many more at the same loss (train/LOG.md).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jingyin.model.bundle import Join
+
+_SURE = 1e-9  # keeps log-odds finite
+
+
+def joined(
+    join: Join, probabilities: NDArray[np.float64], scores: ArrayLike, flagged: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return probabilities (n, labels) whose risk, that of the labels `flagged`, heeds the gate's scores (n,).
+
+    A logistic regression over both (stacking, Wolpert 1992) gives the new risk. Among the flagged labels, and among the
+    others, proportions stay as the network has them.
+    """
+    odds = join.network * risk_odds(probabilities, flagged) + join.gate * np.asarray(scores, np.float64) + join.bias
+    new = 1 / (1 + np.exp(-odds))
+    parts = np.array(probabilities)
+    others = [i for i in range(parts.shape[1]) if i not in flagged]
+    for labels, total in ((list(flagged), new), (others, 1 - new)):
+        parts[:, labels] *= (total / np.maximum(parts[:, labels].sum(1), _SURE))[:, None]
+    return np.asarray(parts / parts.sum(1, keepdims=True))
+
+
+def risk_odds(probabilities: NDArray[np.float64], flagged: Sequence[int]) -> NDArray[np.float64]:
+    """Return the log-odds (n,) of the risk in probabilities (n, labels)."""
+    risk = np.clip(probabilities[:, list(flagged)].sum(1), _SURE, 1 - _SURE)
+    return np.asarray(np.log(risk) - np.log1p(-risk))
