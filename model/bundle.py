@@ -68,11 +68,10 @@ class Calibration(_Model):
 class Join(_Model):
     """How the gate's score weighs in the risk of a message that the network has read (model/join.py).
 
-    Log-odds of the risk = `network` x log-odds of the network's risk + `gate` x score + `bias`.
+    Log-odds of the risk = `slope` x (log-odds of the network's risk + score) + `bias`.
     """
 
-    network: float
-    gate: float
+    slope: float
     bias: float
 
 

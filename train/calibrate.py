@@ -45,7 +45,7 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> Calibration:
 
 
 def fit_join(odds: Floats, scores: Floats, flagged: NDArray[np.bool_]) -> Join:
-    """Fit how the network's log-odds of risk (n,) and the gate's scores (n,) make the risk that `flagged` (n,) shows.
+    """Fit how the sum of the network's log-odds of risk (n,) and the gate's scores (n,) makes the risk that `flagged` (n,) shows.
 
     Both come from the calibration split, which neither was trained on. Raises InputError when all rows are on one side.
     """
@@ -54,9 +54,8 @@ def fit_join(odds: Floats, scores: Floats, flagged: NDArray[np.bool_]) -> Join:
             f"the calibration split has {int(flagged.sum())} flagged messages of {len(flagged)}; both kinds are wanted: "
             "add authored rows to the corpus"
         )
-    model = LogisticRegression(C=100.0).fit(np.column_stack([odds, scores]), flagged)
-    (network, gate), bias = model.coef_[0].tolist(), float(model.intercept_[0])
-    return Join(network=network, gate=gate, bias=bias)
+    model = LogisticRegression(C=100.0).fit((odds + scores)[:, None], flagged)
+    return Join(slope=float(model.coef_[0, 0]), bias=float(model.intercept_[0]))
 
 
 def expected_calibration_error(probabilities: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:

@@ -37,9 +37,9 @@ Training rows by source (licences as their publishers state them; no text of the
 Benign rows are the ordinary and lawful rows of the calibration split, authored hard ones included, so a rate on
 plain traffic is lower. Per-family hits are in manifest.json.
 
-Temperature {calibration.temperature:.3f}. Log-odds of the risk are {join.network:.3f} x those of the network,
-{join.gate:+.3f} x the gate's score, {join.bias:+.3f}. Expected calibration error {calibration.ece_before:.4f} before and
-{calibration.ece_after:.4f} after both ({calibration.rows} rows, equal-mass bins).
+Temperature {calibration.temperature:.3f}; log-odds of the risk are {join.slope:.3f} x the sum of the network's and the gate's
+score, {join.bias:+.3f}. Expected calibration error {calibration.ece_before:.4f} before and {calibration.ece_after:.4f}
+after both ({calibration.rows} rows, equal-mass bins).
 
 ## Gate
 

@@ -28,7 +28,7 @@ PARTS = {
     "review": THRESHOLD,
     "block": THRESHOLD,
     "calibration": Calibration(temperature=1.2, ece_before=0.03, ece_after=0.01, rows=400),
-    "join": Join(network=0.6, gate=0.7, bias=-1.4),
+    "join": Join(slope=0.6, bias=-1.4),
     "gate": Gate(threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)),
     "provenance": {"command": "made by a test"},
 }

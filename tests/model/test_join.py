@@ -11,14 +11,14 @@ FLAGGED = [2, 3]
 PROBABILITIES = np.array([[0.3, 0.1, 0.2, 0.3, 0.1], [0.9, 0.05, 0.02, 0.02, 0.01]])
 
 
-def test_the_network_alone_keeps_its_probabilities() -> None:
-    alone = Join(network=1, gate=0, bias=0)
-    np.testing.assert_allclose(joined(alone, PROBABILITIES, [5, -5], FLAGGED), PROBABILITIES, rtol=0, atol=1e-12)
+def test_a_gate_without_an_opinion_changes_nothing() -> None:
+    found = joined(Join(slope=1, bias=0), PROBABILITIES, [0, 0], FLAGGED)
+    np.testing.assert_allclose(found, PROBABILITIES, rtol=0, atol=1e-12)
 
 
 def test_log_odds_add_up() -> None:
-    found = joined(Join(network=0.5, gate=2, bias=-1), PROBABILITIES, [1.5, -0.25], FLAGGED)
-    odds = 0.5 * np.log([0.5 / 0.5, 0.04 / 0.96]) + 2 * np.array([1.5, -0.25]) - 1
+    found = joined(Join(slope=0.5, bias=-1), PROBABILITIES, [1.5, -0.25], FLAGGED)
+    odds = 0.5 * (np.log([0.5 / 0.5, 0.04 / 0.96]) + np.array([1.5, -0.25])) - 1
     assert risk_odds(found, FLAGGED) == pytest.approx(odds)
     assert found[0, 2] / found[0, 3] == pytest.approx(2 / 3)
     assert found[1, 0] / found[1, 4] == pytest.approx(90)
@@ -34,7 +34,7 @@ def test_whatever_comes_in_probabilities_come_out_and_more_score_is_more_risk(
     each: list[list[float]], score: float
 ) -> None:
     probabilities = np.array(each) / np.sum(each, axis=1, keepdims=True)
-    join = Join(network=0.7, gate=0.9, bias=-0.5)
+    join = Join(slope=0.7, bias=-0.5)
     low, high = (joined(join, probabilities, np.full(len(each), s), FLAGGED) for s in (score, score + 1))
     assert np.allclose(low.sum(1), 1)
     assert ((low >= 0) & (low <= 1)).all()
