@@ -34,7 +34,7 @@ def build(config_path: Path, out: Path) -> str:
     """
     recipe = load_recipe(config_path)
     store.refuse_other_folder(out)
-    records = [*authored.load(recipe.authored), *_public(recipe.public)]
+    records = [*(each for path in recipe.authored for each in authored.load(path)), *_public(recipe.public)]
     kept, groups = group_records(records, recipe.similarity)
     splits = _rows(kept, groups, recipe)
     fingerprint = store.fingerprint(splits)

@@ -28,7 +28,7 @@ def check(paths: Sequence[Path] = ()) -> list[str]:
     people, and groups or near-duplicates in two splits. Without paths the package's messages are checked.
     """
     faults = []
-    for path in paths or [authored.default_folder()]:
+    for path in paths or authored.default_folders():
         faults += _built(path) if store.is_built(path) else _authored(path)
     return faults
 

@@ -4,15 +4,19 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.corpus.authored import default_folder
+from jingyin.train.corpus.authored import default_folders
 from jingyin.train.corpus.evade import TRAINING
 from jingyin.train.corpus.readers import SOURCES
 from jingyin.train.corpus.store import SPLITS
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str | Path) else value
 
 
 class _Model(BaseModel):
@@ -81,11 +85,12 @@ class Evasion(_Model):
 class Recipe(_Model):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
+    `authored` is a file or folder of authored messages or a list of them, by default both in the package.
     `framed` is the share of the authored training messages that get a copy in a frame (see frame.py).
     """
 
     seed: int = 0
-    authored: Path = Field(default_factory=default_folder)
+    authored: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(default_factory=default_folders)
     public: tuple[Public, ...] = ()
     draws: int = Field(2, ge=1, le=20)
     similarity: float = Field(0.5, ge=0.4, le=1)

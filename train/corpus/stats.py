@@ -34,10 +34,11 @@ class Message(Protocol):
 
 def stats(path: Path | None = None) -> str:
     """Return the counts of a built corpus, or of authored messages (those in the package by default)."""
-    path = path or authored.default_folder()
-    if store.is_built(path):
+    if path is not None and store.is_built(path):
         return corpus_tables(store.read(path))
-    records = authored.load(path)
+    records = [
+        record for folder in ([path] if path else authored.default_folders()) for record in authored.load(folder)
+    ]
     pairs = len({record.group for record in records if record.group})
     return f"{message_tables(records)}\n\n{pairs} minimal pairs"
 
