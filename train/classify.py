@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, EvalPrediction
 
 from jingyin.model.labels import LABELS
 from jingyin.model.network import SmsClassifier
@@ -20,7 +20,7 @@ from jingyin.train.calibrate import softmax
 from jingyin.train.cuts import cuts
 from jingyin.train.data import Encode, Rows, one_hot, read_split, unlabelled
 from jingyin.train.encoder import load_pretrained
-from jingyin.train.fit import fit, predict
+from jingyin.train.fit import classification_metrics, fit, predict
 from jingyin.train.recipe import Classify, read_recipe
 from jingyin.train.vocabularies import Start, lexicon_encode, pieces_encode, start_from
 
@@ -40,14 +40,25 @@ def run_classify(
     train_set = _dataset(train, start.encode, target)
     if not _is_classifier(encoder):
         standardise(model, train_set["ids"], recipe.seed)
+    validation_set = _dataset(validation, start.encode, one_hot(validation.labels, 0))
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
     metrics = fit(
-        model, train_set, _dataset(validation, start.encode, one_hot(validation.labels, 0)), out, epochs=recipe.epochs,
+        model, train_set, validation_set, out, epochs=recipe.epochs,
         batch_size=recipe.batch_size, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
         precision=recipe.precision, seed=recipe.seed, resume=resume, head_rate=recipe.head_rate,
     )  # fmt: skip
+    if recipe.kept:
+        mix_in(model, before, recipe.kept)
+        logits = predict(model, validation_set["ids"])
+        metrics |= classification_metrics(EvalPrediction(logits, np.array(validation_set["target"])))
     if PartialState().is_main_process:
         save_classifier(model, start.lexicon, out)
     return metrics
+
+
+def mix_in(model: torch.nn.Module, before: dict[str, torch.Tensor], share: float) -> None:
+    """Make each weight the mean of itself and `before`, which has `share` of it, in place."""
+    model.load_state_dict({name: torch.lerp(now, before[name], share) for name, now in model.state_dict().items()})
 
 
 def _begin(recipe: Classify, encoder: str) -> tuple[SmsClassifier, Start]:

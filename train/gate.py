@@ -20,7 +20,7 @@ def train_gate(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> N
 
     Flagged by their labels and not by the network: the score is a second opinion, which the join weighs in.
     """
-    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
+    model = LogisticRegression(C=30.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
     model.fit(_matrix(texts), flagged)
     weights = np.zeros(BUCKETS, np.float16)
     weights[:-1] = model.coef_[0].astype(np.float16)

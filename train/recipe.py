@@ -55,6 +55,9 @@ class Classify(_Stage):
     """Share of the teacher's probabilities in the target; the rest is the row's own label."""
     cuts: float = Field(0.0, ge=0, le=1)
     """Share of the authored training messages of which the teacher labels a piece (see cuts.py)."""
+    kept: float = Field(0.0, ge=0, lt=1)
+    """Share of the weights that it started from in those that it leaves, for a stage that goes on with a classifier: a mean of
+    both loses less of what the first knew (Wortsman et al. 2022)."""
     bundle: bool = True
     review_rate: float = Field(0.003, gt=0, lt=1)
     block_rate: float = Field(0.001, gt=0, lt=1)

@@ -28,7 +28,7 @@ PARTS = {
     "review": THRESHOLD,
     "block": THRESHOLD,
     "calibration": Calibration(temperature=1.2, ece_before=0.03, ece_after=0.01, rows=400),
-    "join": Join(slope=0.6, bias=-1.4),
+    "join": Join(cap=3.5, slope=0.6, bias=-1.4),
     "gate": Gate(threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)),
     "provenance": {"command": "made by a test"},
 }
@@ -123,7 +123,7 @@ def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 3; install the jingyin that wrote it, or "
+        f"bundle small has format version {version!r}, this jingyin reads 4; install the jingyin that wrote it, or "
         "export it anew",
     )
 
@@ -138,7 +138,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 3}', "ValidationError"),
+        ('{"format_version": 4}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )

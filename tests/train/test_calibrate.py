@@ -6,6 +6,7 @@ from scipy.stats import binom
 
 from jingyin.model.errors import InputError
 from jingyin.train.calibrate import (
+    CAP,
     choose_threshold,
     expected_calibration_error,
     fit_join,
@@ -116,8 +117,9 @@ def test_a_perfect_classifier_has_no_calibration_error():
 def test_the_join_finds_slope_and_bias():
     rng = np.random.default_rng(0)
     odds, scores = rng.normal(-2, 3, 50_000), rng.normal(0, 2, 50_000)
-    flagged = rng.random(50_000) < 1 / (1 + np.exp(-(0.6 * (odds + scores) - 1)))
+    flagged = rng.random(50_000) < 1 / (1 + np.exp(-(0.6 * (np.minimum(odds, CAP) + scores) - 1)))
     join = fit_join(odds, scores, flagged)
+    assert join.cap == CAP
     assert (join.slope, join.bias) == pytest.approx((0.6, -1), rel=0.05)
 
 

@@ -15,7 +15,7 @@ def scored(*scores: float) -> tuple[np.ndarray, list[str]]:
     weights = np.zeros(BUCKETS, np.float16)
     texts = {score: chr(0x4E00 + i) for i, score in enumerate(sorted(set(scores)))}
     for score, text in texts.items():
-        weights[features(code_points([text])[0])[1]] = score * 2  # four features: a line feed, it, and two pairs
+        weights[features(code_points([text])[0])[1]] = score * 2  # four features: two pairs and two triples
     return weights, [texts[score] for score in scores]
 
 
@@ -131,6 +131,7 @@ def test_a_score_at_the_threshold_passes(monkeypatch):
 @pytest.mark.parametrize("length", [0, 60, 150, 240, 1000])
 def test_length_drowns_no_threat(length: int) -> None:
     weights, (threat,) = scored(8.0)
+    weights[features(code_points([threat * 2])[0])[1]] = 16  # the pair that it makes with itself
     polite = "您" * 1000
     alone, (hidden,) = (
         gate_scores(weights.astype(np.float32), code_points([t]))

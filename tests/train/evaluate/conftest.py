@@ -89,7 +89,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         write_bundle(path, {
             "labels": labels, "max_tokens": 64, "review": threshold, "block": threshold.model_copy(update={"risk": 0.9}),
             "calibration": Calibration(temperature=1.0, ece_before=0.02, ece_after=0.01, rows=300),
-            "join": Join(slope=1.0, bias=0.0),
+            "join": Join(cap=50.0, slope=1.0, bias=0.0),
             "gate": Gate(threshold=-1.0, lost=0, flagged=1, loss_bound=1.0, passed_share=1.0, probabilities=(0.2,) * 5),
             "provenance": {},
         })  # fmt: skip
