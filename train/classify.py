@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, EvalPrediction
 
+from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.network import SmsClassifier
 from jingyin.model.text import CleanText, clean
@@ -32,6 +33,11 @@ def run_classify(
     recipe: Classify, encoder: str, teacher: Path | None, corpus: Path, out: Path, resume: bool
 ) -> dict[str, float]:
     """Train a classifier and leave it in `out`; returns validation metrics."""
+    if recipe.kept and not _is_classifier(encoder):
+        raise ConfigError(
+            f"kept is {recipe.kept:g}, but {encoder} is no classifier that an earlier stage left; name one as encoder "
+            "(stage:NAME), or leave kept out"
+        )
     torch.manual_seed(recipe.seed)
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(corpus, "validation")
