@@ -7,7 +7,8 @@ The steps, each a function from text to a list of edits, run in this order:
 2. space: white space becomes one space, none at the ends
 3. join: a run of single Han characters with one separator between them is closed up (呼.死.你)
 4. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
-5. mask: links, numbers and amounts become placeholders (model/masks.py)
+5. rejoin: the parts of a character, one after another, become that character (口乎死亻尔)
+6. mask: links, numbers and amounts become placeholders (model/masks.py)
 
 Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
 The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
@@ -240,4 +241,38 @@ def _close(text: str, hits: dict[str, int]) -> list[Edit]:
     return [(m.start(), m.end(), "") for m in _GAP.finditer(text)] if " " in text else []
 
 
-_STEPS: tuple[_Step, ...] = (_space, _join, _close, mask)
+# ---- step 5: rejoin
+
+
+def _parts() -> dict[str, str]:
+    table = files("jingyin.model").joinpath("tables/parts.txt").read_text(encoding="utf-8")
+    return {line[1:]: line[0] for line in table.splitlines()}
+
+
+_PARTS = _parts()
+# Few messages hold two such characters side by side, and none of the first is a common one.
+_SIDE_BY_SIDE = re.compile(
+    f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
+)
+
+
+def _rejoin(text: str, hits: dict[str, int]) -> list[Edit]:
+    for match in _SIDE_BY_SIDE.finditer(text):
+        at = match.start()
+        if text[at : at + 2] in _PARTS or text[at : at + 3] in _PARTS:
+            break
+    else:
+        return []
+    # Shift and reduce: what comes out may be a part in its turn, and is looked at again.
+    done: list[Edit] = []
+    for i, character in enumerate(text):
+        done.append((i, i + 1, character))
+        while whole := next((size for size in (3, 2) if "".join(each[2] for each in done[-size:]) in _PARTS), 0):
+            parts = done[-whole:]
+            done[-whole:] = [(parts[0][0], parts[-1][1], _PARTS["".join(each[2] for each in parts)])]
+    edits = [each for each in done if each[1] - each[0] > 1]
+    hits["rejoined"] = len(edits)
+    return edits
+
+
+_STEPS: tuple[_Step, ...] = (_space, _join, _close, _rejoin, mask)

@@ -14,7 +14,7 @@ from jingyin.serve.scorer import Answer, Scorer
 WORKER_MEMO_BYTES = 32 << 20
 """The memo of a worker, so that memory stays bounded with many; half the default loses no hit on templated traffic."""
 
-DISGUISES = ("disguised", "invisible", "joined")
+DISGUISES = ("disguised", "invisible", "joined", "rejoined")
 """Kinds of the normaliser's hits that count as disguise. Traditional characters are an honest way to write, and masks
 are in most messages."""
 

@@ -12,7 +12,7 @@ from jingyin.model.text import CleanString, clean
 MESSAGES = st.text(
     st.one_of(
         st.characters(),
-        st.sampled_from("呼死你转钱块百千万一 .-_*xX×1389０①ⓐ𝐀🅰妳錢⽤\u200b\ufe0f\ue002\ud800\n，。:/@"),
+        st.sampled_from("呼死你转钱块口乎亻尔钅戋百千万一 .-_*xX×1389０①ⓐ𝐀🅰妳錢⽤\u200b\ufe0f\ue002\ud800\n，。:/@"),
     ),
     max_size=60,
 )
@@ -35,6 +35,10 @@ def seen(text: str) -> str:
         ("呼 死 你", "呼死你"),
         ("快呼.死.你了", "快呼死你了"),
         ("涉 嫌诈骗 司 法机 关", "涉嫌诈骗司法机关"),
+        ("口乎死亻尔", "呼死你"),
+        ("亻 言用 讠正明", "信用证明"),
+        ("水票门口支个摊", "水票门口支个摊"),
+        ("女子户口下面", "女子户口下面"),
         ("a  b\n\tc ", "a b c"),
         ("аbс", "abc"),
         ("\ud800死\udc00", "死"),
@@ -99,8 +103,16 @@ def test_a_price_and_a_debt_are_different_buckets() -> None:
 
 
 def test_hits_count_what_was_undone() -> None:
-    hits = clean("呼.死.你 妳ａ\u200b 13812345678 两百").hits
-    assert hits == {"joined": 1, "traditional": 1, "disguised": 1, "invisible": 1, "phone": 1, "amount": 1}
+    hits = clean("呼.死.你 妳ａ\u200b 13812345678 两百 钅戋").hits
+    assert hits == {
+        "joined": 1,
+        "rejoined": 1,
+        "traditional": 1,
+        "disguised": 1,
+        "invisible": 1,
+        "phone": 1,
+        "amount": 1,
+    }
     assert clean("【银行】您好，请查收！").hits == {}
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import jieba
 from tqdm import tqdm
@@ -24,11 +25,11 @@ Entry = tuple[int, str]
 
 
 def read_texts(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the clean text of every row of the JSON lines files."""
+    """Yield the text of every row of the JSON lines files, as it came."""
     for path in paths:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             for line in tqdm(lines, desc=path.name, unit=" rows", disable=None):
-                yield clean(json.loads(line)["text"]).text
+                yield json.loads(line)["text"]
 
 
 def jieba_entries() -> dict[str, Entry]:
@@ -44,15 +45,20 @@ def jieba_entries() -> dict[str, Entry]:
     return entries
 
 
+def level1(coding: Literal["gb2312", "big5"]) -> set[str]:
+    """Return the level-1 characters of a coding, those of everyday use."""
+    rows, cells = {"gb2312": (range(0xB0, 0xD8), 0xA1), "big5": (range(0xA4, 0xC7), 0x40)}[coding]
+    decoded = (bytes((row, cell)).decode(coding, "ignore") for row in rows for cell in range(cells, 0xFF))
+    return {character for character in decoded if character}
+
+
 def characters() -> set[str]:
     """Return the level-1 characters of GB2312 and Big5, folded, and printable ASCII and punctuation."""
-    level1 = (bytes((row, cell)).decode("gb2312", "ignore") for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF))
-    big5 = (bytes((row, cell)).decode("big5", "ignore") for row in range(0xA4, 0xC7) for cell in range(0x40, 0xFF))
     marks = (
         "".join(map(chr, range(0x21, 0x7F)))
         + "。、《》【】「」『』“”‘’…—·～~£€℃√★☆●■◆▲▼→←↑↓♥❤✅❌⚠☎📞💰🔥😊😂🙏👍😭😄😘🌹💣🔪💀📱🚫❗❓"
     )
-    folded = {clean(c).text for c in (*level1, *big5, *marks)}
+    folded = {clean(c).text for c in (*level1("gb2312"), *level1("big5"), *marks)}
     return {c for c in folded if len(c) == 1}
 
 
@@ -82,7 +88,7 @@ def lexicon(texts: Iterable[str], size: int) -> dict[str, Entry]:
 def main() -> None:
     """Write the lexicon to the path given on the command line."""
     out, size, *paths = sys.argv[1:]
-    table = lexicon(read_texts(map(Path, paths)), int(size))
+    table = lexicon((clean(text).text for text in read_texts(map(Path, paths))), int(size))
     lines = (f"{word} {frequency} {part_of_speech}\n" for word, (frequency, part_of_speech) in table.items())
     Path(out).write_text("".join(lines), encoding="utf-8")
 
