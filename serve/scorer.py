@@ -75,6 +75,22 @@ class Scorer:
         """Score one message; total over every str. Raises InputError for anything else."""
         return self._score_chunk([text])[0]
 
+    def glance(self, text: str) -> Verdict | None:
+        """Return the verdict that `score` would give if memo or gate has it, else None: the network must read the message.
+
+        Takes tens of microseconds for a message of usual length, where the network takes milliseconds. The memo counts a miss
+        here and another when what was not answered is scored.
+        """
+        cleaned = clean(text)
+        key = _memo_key(cleaned)
+        if (kept := self.memo.get(key)) is not None:
+            return self._verdict(cleaned, kept[0], known=True)
+        ((score, share),) = self._gate([cleaned])
+        if not self._stops(score, share, cleaned):
+            return None
+        self.memo.put(key, (self._ordinary, share))
+        return self._verdict(cleaned, self._ordinary, known=False)
+
     def score_many(self, texts: Iterable[str], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
 
@@ -138,22 +154,28 @@ class Scorer:
             yield each, answer, unknown, kept is not None
 
     def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
-        return [self._verdict(cleaned, answer, known) for cleaned, answer, _, known in self.answered(texts)]
+        return [self._verdict(cleaned, answer, known=known) for cleaned, answer, _, known in self.answered(texts)]
 
     def _answer_new(self, new: Mapping[str, CleanText]) -> dict[str, tuple[Answer, float]]:
         """Answer clean texts by their keys, and remember the answers; with each its share of unknown characters."""
-        texts = code_points([each.text for each in new.values()])
-        scores = gate_scores(self.bundle.gate_weights, texts).tolist()
-        unknown = unknown_shares(self._known, texts).tolist()
         answers: dict[str, tuple[Answer, float]] = {}
-        for (key, each), score, share in zip(new.items(), scores, unknown, strict=True):
-            if score < self._gate_threshold and not is_opaque(share, each.hits):
+        for (key, each), (score, share) in zip(new.items(), self._gate(new.values()), strict=True):
+            if self._stops(score, share, each):
                 answers[key] = self._ordinary, share
             else:
                 (ids,) = self._tokenizer.encode([each.text])
                 answers[key] = self._answer(self._probabilities(ids, score), "model"), share
             self.memo.put(key, answers[key])
         return answers
+
+    def _gate(self, cleaned: Iterable[CleanText]) -> Iterable[tuple[float, float]]:
+        """Return of each message the gate's score and the share of characters that it can't know."""
+        texts = code_points([each.text for each in cleaned])
+        scores = gate_scores(self.bundle.gate_weights, texts).tolist()
+        return zip(scores, unknown_shares(self._known, texts).tolist(), strict=True)
+
+    def _stops(self, score: float, share: float, cleaned: CleanText) -> bool:
+        return score < self._gate_threshold and not is_opaque(share, cleaned.hits)
 
     def _probabilities(self, ids: Sequence[int], score: float) -> NDArray[np.float64]:
         """Return the calibrated probabilities (labels,) of a message, the network's joined with the gate's score."""
@@ -179,7 +201,7 @@ class Scorer:
             action = "block" if risk >= manifest.block.risk else "review"
         return Answer(max(named, key=named.__getitem__), named, risk, action, stage)
 
-    def _verdict(self, cleaned: CleanText, answer: Answer, known: bool) -> Verdict:
+    def _verdict(self, cleaned: CleanText, answer: Answer, *, known: bool) -> Verdict:
         label, probabilities, risk, action, stage = answer
         bundle = self.bundle.manifest.id
         return Verdict(label, dict(probabilities), risk, action, "memo" if known else stage, cleaned.hits, bundle)

@@ -6,8 +6,8 @@ LEAST = 8
 HOLD_SECONDS = 0.1
 """After one step down the next waits until its effect can be seen."""
 
-REFUSALS = 10_000
-"""Refusals a second that are answered at once: about 15 us of the event loop each, a sixth of it in all."""
+REFUSALS = 5_000
+"""Refusals a second that are answered at once: about 15 us of the event loop each, a twelfth of it in all."""
 BURST = 0.02
 """Seconds' worth of them that may come together."""
 

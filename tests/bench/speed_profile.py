@@ -43,7 +43,7 @@ def profile(messages: dict[str, list[str]]) -> None:
     ids = _stage("tokenize", share, passed, lambda some: [scorer._tokenizer.encode([text])[0] for text in some])
     some_ids = ids[:NETWORK_SAMPLE]
     _stage("network", share, some_ids, lambda some: [scorer._network.logits(each) for each in some])
-    _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, answered[0], False) for each in some])
+    _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, answered[0], known=False) for each in some])
     tokens = float(np.mean([len(each) for each in some_ids]))
     print(f"\nthe gate lets {share:.2%} of {len(texts)} messages through; {tokens:.1f} tokens each")
     _calls(scorer, texts)

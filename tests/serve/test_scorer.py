@@ -70,6 +70,18 @@ def test_many_alone_and_in_processes_agree() -> None:
     assert [without_stage(v) for v in fresh.score_many(MESSAGES, processes=2)] == alone
 
 
+def test_a_glance_sees_what_needs_no_network() -> None:
+    scorer, glancing = Scorer.load(), Scorer.load()
+    for text in MESSAGES[:6]:  # of different clean texts: none is answered by the memo
+        seen, scored = glancing.glance(text), scorer.score(text)
+        assert seen == (None if scored.stage == "model" else scored)
+        again = scorer.glance(text)
+        assert again is not None
+        assert again.stage == "memo"
+        assert without_stage(again) == without_stage(scored)
+    assert Scorer.load(gate=False).glance("明天下午三点老地方见，记得带伞") is None
+
+
 def test_the_second_time_comes_from_the_memo() -> None:
     scorer = Scorer.load()
     first, second = scorer.score(THREAT), scorer.score(THREAT)

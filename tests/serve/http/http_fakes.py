@@ -22,7 +22,7 @@ SECRET = "绝密短信内容13800138000"
 
 
 class FakeScorer:
-    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏."""
+    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏, knows at a glance what holds 快."""
 
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
@@ -37,6 +37,9 @@ class FakeScorer:
         probabilities = dict.fromkeys(LABELS, 0.0) | {"pay_to_stop": risk, "ordinary": 1 - risk}
         label, action = ("pay_to_stop", "block") if risk > 0.5 else ("ordinary", "pass")
         return Verdict(label, probabilities, risk, action, "model", {"joined": 1}, self.bundle.manifest.id)
+
+    def glance(self, text: str) -> Verdict | None:
+        return self.score(text) if "快" in text else None
 
     def score_many(self, texts: Iterable[str]) -> Iterator[Verdict]:
         return map(self.score, list(texts))

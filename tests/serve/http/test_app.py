@@ -185,6 +185,25 @@ def test_a_full_queue_refuses_at_once_and_lowers_the_limit_of_requests() -> None
     assert refused.json()["error"] == "9 messages wait, at most 9 may; try again in a second"
 
 
+def test_what_memo_or_gate_knows_waits_for_nobody() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, httpx.Response, str]:
+        slow = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 9_000}))
+        await asyncio.sleep(0.05)
+        quick = await client.post("/v1/score", json={"text": "快死"})
+        waited = slow.done()
+        await slow
+        return waited, quick, service.metrics.render().decode()
+
+    waited, quick, metrics = run(call)
+    assert not waited
+    assert quick.json()["action"] == "block"
+    assert 'jingyin_messages_total{action="block",stage="model"} 1.0' in metrics
+
+
+def test_a_message_that_fails_at_a_glance_is_answered_all_the_same() -> None:
+    assert ask({"text": "快坏"}).json()["reason"] == "error"
+
+
 def test_many_at_once_are_all_answered_in_few_batches() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[int, float]:
         answers = await asyncio.gather(
