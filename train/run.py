@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError
 from jingyin.train.align import run_align
-from jingyin.train.bundle import make_bundle
+from jingyin.train.bundle import make_bundle, remake_bundle
 from jingyin.train.classify import run_classify
 from jingyin.train.corpus.build import build
 from jingyin.train.corpus.store import SPLITS
 from jingyin.train.data import read_split
-from jingyin.train.recipe import Align, Classify, read_recipe
+from jingyin.train.recipe import Align, Calibrate, Classify, Recipe, read_recipe
 
 _VERSIONS = ("torch", "transformers", "datasets", "tokenizers", "jieba", "numpy", "jingyin")
 
@@ -39,7 +40,7 @@ def train(recipes: Sequence[Path], out: Path, *, resume: bool = False) -> Path:
     return out / stages[-1][0].stem
 
 
-def _run_stage(path: Path, recipe: Align | Classify, out: Path, resume: bool) -> None:
+def _run_stage(path: Path, recipe: Recipe, out: Path, resume: bool) -> None:
     folder, processes = out / path.stem, PartialState()
     if resume and _is_finished(folder, path, recipe):
         processes.print(f"{path.stem}: finished before, kept")
@@ -49,18 +50,24 @@ def _run_stage(path: Path, recipe: Align | Classify, out: Path, resume: bool) ->
         if processes.is_main_process:
             _open(folder, path, resume)
         corpus = _corpus(path, recipe.corpus, out)
-    encoder = _stage_folder(recipe.encoder, out, "encoder")
-    if isinstance(recipe, Align):
-        metrics = run_align(recipe, encoder, corpus, folder, resume)
-    else:
-        teacher = Path(_stage_folder(recipe.teacher, out, "")) if recipe.teacher else None
-        metrics = run_classify(recipe, encoder, teacher, corpus, folder, resume)
+    metrics = _work(recipe, corpus, folder, out, resume)
     if processes.is_main_process:
         _close(folder, path, recipe, corpus, metrics, started)
     processes.wait_for_everyone()  # the next stage reads what this one left
 
 
-def _is_finished(folder: Path, path: Path, recipe: Align | Classify) -> bool:
+def _work(recipe: Recipe, corpus: Path, folder: Path, out: Path, resume: bool) -> dict[str, float]:
+    """Do what the recipe says, but for its bundle; returns validation metrics."""
+    if isinstance(recipe, Calibrate):
+        return {}
+    encoder = _stage_folder(recipe.encoder, out, "encoder")
+    if isinstance(recipe, Align):
+        return run_align(recipe, encoder, corpus, folder, resume)
+    teacher = Path(_stage_folder(recipe.teacher, out, "")) if recipe.teacher else None
+    return run_classify(recipe, encoder, teacher, corpus, folder, resume)
+
+
+def _is_finished(folder: Path, path: Path, recipe: Recipe) -> bool:
     """Whether a stage is done; raises ConfigError when its run folder comes from another recipe."""
     begun = folder / "recipe.yaml"
     if begun.is_file() and read_recipe(begun) != recipe:
@@ -78,11 +85,12 @@ def _open(folder: Path, path: Path, resume: bool) -> None:
     shutil.copyfile(path, folder / "recipe.yaml")
 
 
-def _close(
-    folder: Path, path: Path, recipe: Align | Classify, corpus: Path, metrics: dict[str, float], started: float
-) -> None:
+def _close(folder: Path, path: Path, recipe: Recipe, corpus: Path, metrics: dict[str, float], started: float) -> None:
     facts = _facts(path, recipe, corpus)
-    if isinstance(recipe, Classify) and recipe.bundle:
+    if isinstance(recipe, Calibrate):
+        bundle = _stage_folder(recipe.bundle, folder.parent, "bundle") if recipe.bundle else None
+        remake_bundle(recipe, Path(bundle) if bundle else None, corpus, folder, facts)
+    elif isinstance(recipe, Classify) and recipe.bundle:
         make_bundle(recipe, corpus, folder, {**facts, "metrics": metrics})
     facts["seconds"] = round(time.monotonic() - started, 1)
     (folder / "run.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -115,7 +123,7 @@ def _stage_folder(name: str, out: Path, part: str) -> str:
     return str(folder)
 
 
-def _facts(path: Path, recipe: Align | Classify, corpus: Path) -> dict[str, object]:
+def _facts(path: Path, recipe: Recipe, corpus: Path) -> dict[str, object]:
     sources = Counter(read_split(corpus, "train").sources)
     fingerprints = {s: hashlib.sha256((corpus / f"{s}.parquet").read_bytes()).hexdigest() for s in SPLITS}
     return {
@@ -125,5 +133,14 @@ def _facts(path: Path, recipe: Align | Classify, corpus: Path) -> dict[str, obje
         "processes": PartialState().num_processes,
         "data_sha256": fingerprints,
         "training_rows": dict(sources.most_common()),
+        **_teacher(recipe),
         "versions": {name: version(name) for name in _VERSIONS},
     }
+
+
+def _teacher(recipe: Recipe) -> dict[str, str]:
+    """Return the id of the bundle that taught, if one did: what lies at its path may change."""
+    named = recipe.teacher if isinstance(recipe, Classify) else None
+    if named is None or not (Path(named) / "manifest.json").is_file():
+        return {}
+    return {"teacher": f"bundle {read_bundle(Path(named)).manifest.id}"}

@@ -1,24 +1,23 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.classify import mix_in, run_classify
-from jingyin.train.recipe import Classify
+from jingyin.train.classify import load_classifier, soft_labels
+from jingyin.train.data import read_split
+from jingyin.train.recipe import read_recipe
 
 
-def test_a_share_of_the_weights_is_kept() -> None:
-    model = torch.nn.Linear(2, 1)
-    model.load_state_dict({"weight": torch.tensor([[4.0, -2.0]]), "bias": torch.tensor([1.0])})
-    mix_in(model, {"weight": torch.tensor([[0.0, 2.0]]), "bias": torch.tensor([5.0])}, 0.25)
-    assert model.weight.tolist() == [[3.0, -1.0]]
-    assert model.bias.tolist() == [2.0]
+def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(tiny_run: Path, corpus: Path) -> None:
+    texts = read_split(corpus, "test").cleaned
+    network, bundle = soft_labels(tiny_run, texts), soft_labels(tiny_run / "bundle", texts)
+    assert bundle.sum(1) == pytest.approx(1, abs=1e-5)
+    assert bundle.argmax(1).tolist() == network.argmax(1).tolist()  # but for int8 and the temperature
 
 
-def test_only_a_classifier_has_weights_to_keep(tmp_path: Path) -> None:
-    recipe = Classify(stage="classify", corpus="c", layers=1, epochs=1, kept=0.5)
-    with pytest.raises(
-        ConfigError, match=r"^kept is 0\.5, but random is no classifier that an earlier stage left; name"
-    ):
-        run_classify(recipe, "random", None, tmp_path, tmp_path, resume=False)
+def test_only_a_classify_stage_leaves_a_teacher(write_recipe, tmp_path: Path) -> None:
+    align = write_recipe("aligned", ("head_rate", "review_rate", "block_rate"), stage="align")
+    (tmp_path / "recipe.yaml").write_text(align.read_text(encoding="utf-8"), encoding="utf-8")
+    assert read_recipe(tmp_path / "recipe.yaml").stage == "align"
+    with pytest.raises(ConfigError, match=r"is the run of a stage align; name that of a classify stage, or a bundle"):
+        load_classifier(tmp_path)

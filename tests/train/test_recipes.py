@@ -10,7 +10,7 @@ from jingyin.model.errors import ConfigError
 from jingyin.serve.http.settings import load_settings
 from jingyin.train.corpus.recipe import load_recipe
 from jingyin.train.promote import Config
-from jingyin.train.recipe import Align, Classify, read_recipe, read_yaml
+from jingyin.train.recipe import Align, Calibrate, Classify, read_recipe, read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
@@ -49,7 +49,7 @@ def test_opens_with_the_command_that_runs_it(path):
 def test_every_configuration_loads_by_its_schema(path, monkeypatch):
     monkeypatch.setattr("jingyin.train.corpus.recipe.Path.exists", lambda _: True)  # public corpora are the user's own
     read = schema_of(path)(path)
-    if isinstance(read, Align | Classify):
+    if isinstance(read, Align | Classify | Calibrate):
         assert (CONFIGS / read.corpus).is_file()
 
 
@@ -78,7 +78,7 @@ def test_three_mistakes_are_told_at_once(tmp_path):
     [
         (
             {**GOOD, "stage": "pretrain"},
-            "'pretrain' found using 'stage' does not match any of the expected tags: 'align', 'classify'",
+            "'pretrain' found using 'stage' does not match any of the expected tags: 'align', 'classify', 'calibrate'",
         ),
         ({"corpus": "c"}, "recipe: Unable to extract tag using discriminator 'stage'"),
         (["stage", "classify"], "1 fault"),
