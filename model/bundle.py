@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jingyin.model.errors import BundleError
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 FILES = ("model.onnx", "tokenizer.json", "lexicon.txt", "gate.npz", "golden.json", "card.md")
 GOLDEN_TOLERANCE = 0.25
 """Largest allowed distance of a golden logit: int8 kernels with and without VNNI differ by up to about 0.1."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from jingyin.model.bundle import Calibration, Gate, Join, Manifest, Threshold, write_bundle
+from jingyin.model.bundle import Calibration, Gate, Join, Manifest, Threshold, default_path, read_bundle, write_bundle
 from jingyin.model.gate import code_points, gate_scores, is_opaque, known_characters, unknown_shares
 from jingyin.model.join import joined, risk_odds
 from jingyin.model.labels import LABELS
@@ -26,12 +26,13 @@ from jingyin.train.calibrate import (
 )
 from jingyin.train.card import write_card
 from jingyin.train.classify import load_classifier
-from jingyin.train.corpus.evade import FAMILIES, evade
+from jingyin.train.corpus.evade import FAMILIES, TRAINING, evade
 from jingyin.train.data import Encode, Rows, read_split
 from jingyin.train.export import export_fp32, open_session, quantize, run, write_golden
 from jingyin.train.fit import FLAGGED_INDEX
 from jingyin.train.gate import set_threshold, train_gate
-from jingyin.train.recipe import Classify
+from jingyin.train.recipe import Calibrate, Classify
+from jingyin.train.vocabularies import lexicon_encode
 
 AGREEMENT_SAMPLES = 1000
 
@@ -46,6 +47,9 @@ GOLDEN_MESSAGES = (
 """Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
 
 
+_NETWORK_FILES = ("model.onnx", "tokenizer.json", "lexicon.txt", "golden.json")
+
+
 def make_bundle(recipe: Classify, corpus: Path, run_folder: Path, provenance: dict[str, object]) -> Manifest:
     """Write `run_folder`/bundle from the classifier in `run_folder`; returns its manifest.
 
@@ -53,11 +57,8 @@ def make_bundle(recipe: Classify, corpus: Path, run_folder: Path, provenance: di
     from the training split; its loss is measured on the validation and calibration splits and their disguised copies.
     """
     classifier, encode, lexicon = load_classifier(run_folder)
-    path = run_folder / "bundle"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    calibration = read_split(corpus, "calibration")
-    samples = encode(calibration.cleaned[:AGREEMENT_SAMPLES])
+    path = _emptied(run_folder / "bundle")
+    samples = encode(read_split(corpus, "calibration").cleaned[:AGREEMENT_SAMPLES])
     fp32 = run_folder / "model.fp32.onnx"
     export_fp32(classifier, fp32, samples[:20])
     agreement = quantize(fp32, path / "model.onnx", samples)
@@ -65,24 +66,59 @@ def make_bundle(recipe: Classify, corpus: Path, run_folder: Path, provenance: di
     tokenizer.backend.save(str(path / "tokenizer.json"), pretty=False)
     (path / "lexicon.txt").write_text(lexicon, encoding="utf-8")
     write_golden(path / "golden.json", open_session(path / "model.onnx"), encode([clean(m) for m in GOLDEN_MESSAGES]))
+    versions = {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
+    return _decide(
+        recipe, corpus, path, recipe, {**provenance, "int8_agreement": agreement, "versions": versions},
+    )  # fmt: skip
+
+
+def remake_bundle(
+    recipe: Calibrate, bundle: Path | None, corpus: Path, run_folder: Path, provenance: dict[str, object]
+) -> Manifest:
+    """Write `run_folder`/bundle with the network of `bundle` and all else made anew, as make_bundle does; returns its manifest."""
+    read = read_bundle(bundle or default_path())
+    path = _emptied(run_folder / "bundle")
+    for name in _NETWORK_FILES:
+        shutil.copyfile(read.path / name, path / name)
+    before = read.manifest.provenance
+    return _decide(
+        recipe, corpus, path, Classify.model_validate(before["recipe"]), {**before, "calibrated": provenance}
+    )
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _decide(
+    recipe: Classify | Calibrate, corpus: Path, path: Path, network: Classify, provenance: dict[str, object]
+) -> Manifest:
+    """Add to the network in `path`, which was trained by the recipe `network`, what turns its outputs into verdicts."""
+    tokenizer = SmsTokenizer.from_file(path / "tokenizer.json")
     weights = _train_gate(recipe, corpus)
     np.savez_compressed(path / "gate.npz", weights=weights)
-    judge = _fit_judge(path, encode, weights, calibration)
+    calibration = read_split(corpus, "calibration")
+    judge = _fit_judge(path, lexicon_encode(tokenizer, network.max_tokens), weights, calibration)
     review, block = _thresholds(recipe, calibration, judge(calibration))
-    gate = _gate(recipe, corpus, path, judge, review)
-    versions = {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
     parts = {
-        "labels": LABELS, "max_tokens": recipe.max_tokens, "review": review, "block": block,
-        "calibration": judge.calibration, "join": judge.join, "gate": gate,
-        "provenance": {**provenance, "int8_agreement": agreement, "versions": versions},
+        "labels": LABELS, "max_tokens": network.max_tokens, "review": review, "block": block,
+        "calibration": judge.calibration, "join": judge.join,
+        "gate": _gate(recipe, corpus, tokenizer, judge, review), "provenance": provenance,
     }  # fmt: skip
-    write_card(path / "card.md", recipe, parts)
+    write_card(path / "card.md", network, parts)
     return write_bundle(path, parts)
 
 
-def _train_gate(recipe: Classify, corpus: Path) -> NDArray[np.float16]:
-    train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
-    return train_gate([each.text for each in train.cleaned], np.isin(train.labels, FLAGGED_INDEX), recipe.seed)
+def _train_gate(recipe: Classify | Calibrate, corpus: Path) -> NDArray[np.float16]:
+    """Train on each row and a disguised copy of it: a bag of pairs needs to have seen a disguise more than the network does."""
+    rows = recipe.rows if isinstance(recipe, Classify) else None
+    train = read_split(corpus, "train").drawn(rows, recipe.seed)
+    rng = Random(recipe.seed)
+    copies = [evade(each.original, rng.choice(TRAINING), rng.uniform(0.2, 0.8), rng) for each in train.cleaned]
+    texts = [each.text for each in (*train.cleaned, *map(clean, copies))]
+    return train_gate(texts, np.tile(np.isin(train.labels, FLAGGED_INDEX), 2), recipe.seed)
 
 
 @dataclass(frozen=True)
@@ -123,7 +159,9 @@ def _logits(path: Path, encode: Encode, rows: Rows) -> NDArray[np.float64]:
     return np.concatenate([run(session, [ids]) for ids in progress]).astype(np.float64)
 
 
-def _thresholds(recipe: Classify, rows: Rows, probabilities: NDArray[np.float64]) -> tuple[Threshold, Threshold]:
+def _thresholds(
+    recipe: Classify | Calibrate, rows: Rows, probabilities: NDArray[np.float64]
+) -> tuple[Threshold, Threshold]:
     risks = probabilities[:, FLAGGED_INDEX].sum(1)
     benign = np.isin(rows.labels, [LABELS.index("ordinary"), LABELS.index("lawful_collection")])
     families = [family for family, keep in zip(rows.families, benign, strict=True) if keep]
@@ -131,22 +169,26 @@ def _thresholds(recipe: Classify, rows: Rows, probabilities: NDArray[np.float64]
     return review, choose_threshold(risks[benign], families, recipe.block_rate, review.risk)
 
 
-def _with_copies(corpus: Path, split: str, seed: int) -> Iterator[Rows]:
-    """Yield a split, then its flagged rows once more in the disguise of each evasion family."""
+def _with_copies(corpus: Path, split: str, seed: int) -> Iterator[tuple[Rows, bool]]:
+    """Yield a split, then its flagged rows once more in the disguise of each evasion family; with each whether it is plain."""
     rows = read_split(corpus, split)
-    yield rows
+    yield rows, True
     flagged = rows.take(np.flatnonzero(np.isin(rows.labels, FLAGGED_INDEX)))
     rng = Random(seed)
     for family in FAMILIES:
-        yield replace(flagged, cleaned=[clean(evade(each.original, family, 0.5, rng)) for each in flagged.cleaned])
+        copies = [clean(evade(each.original, family, 0.5, rng)) for each in flagged.cleaned]
+        yield replace(flagged, cleaned=copies), False
 
 
-def _gate(recipe: Classify, corpus: Path, path: Path, judge: _Judge, review: Threshold) -> Gate:
-    held = [rows for split in ("validation", "calibration") for rows in _with_copies(corpus, split, recipe.seed)]
-    probabilities = np.concatenate([judge(rows) for rows in held])
-    cleaned = [each for rows in held for each in rows.cleaned]
-    known = known_characters(SmsTokenizer.from_file(path / "tokenizer.json").backend.get_vocab())
+def _gate(
+    recipe: Classify | Calibrate, corpus: Path, tokenizer: SmsTokenizer, judge: _Judge, review: Threshold
+) -> Gate:
+    held = [each for split in ("validation", "calibration") for each in _with_copies(corpus, split, recipe.seed)]
+    plain = np.concatenate([np.full(len(rows), unchanged) for rows, unchanged in held])
+    probabilities = np.concatenate([judge(rows) for rows, _ in held])
+    cleaned = [each for rows, _ in held for each in rows.cleaned]
+    known = known_characters(tokenizer.backend.get_vocab())
     shares = unknown_shares(known, code_points([each.text for each in cleaned]))
     opaque = np.array([is_opaque(share, each.hits) for share, each in zip(shares, cleaned, strict=True)])
     flagged = probabilities[:, FLAGGED_INDEX].sum(1) >= review.risk
-    return set_threshold(judge.scores(cleaned), opaque, flagged, probabilities)
+    return set_threshold(judge.scores(cleaned), opaque, flagged, probabilities, plain)

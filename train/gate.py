@@ -43,12 +43,14 @@ def set_threshold(
     opaque: NDArray[np.bool_],
     flagged: NDArray[np.bool_],
     probabilities: NDArray[np.float64],
+    plain: NDArray[np.bool_],
 ) -> Gate:
     """Choose the highest threshold whose loss is bounded by MAX_LOSS on held-out messages, evasion copies included.
 
     `scores` (n,) are the gate's, `opaque` marks what it must not judge, `flagged` what would be reviewed or blocked if
-    the network read it, and `probabilities` (n, labels) are the verdicts then. With too few flagged messages the bound can't be met even without a
-    loss; then none of them may be lost, and the manifest states the bound that this supports.
+    the network read it, and `probabilities` (n, labels) are the verdicts then; those of `plain` messages, which are no evasion
+    copies, make the gate's own verdict. With too few flagged messages the bound can't be met even without a loss; then none of
+    them may be lost, and the manifest states the bound that this supports.
     """
     at_risk = np.sort(scores[flagged & ~opaque])
     allowed = 0
@@ -58,7 +60,8 @@ def set_threshold(
     threshold = float(at_risk[allowed]) if len(at_risk) > allowed else float(scores.max()) + 1
     stopped = (scores < threshold) & ~opaque
     ordinary = ~flagged
-    mean = probabilities[stopped & ordinary].mean(0) if (stopped & ordinary).any() else probabilities[ordinary].mean(0)
+    usual = ordinary & plain
+    mean = probabilities[stopped & usual].mean(0) if (stopped & usual).any() else probabilities[usual].mean(0)
     lost = int((stopped & flagged).sum())
     return Gate(
         threshold=threshold, lost=lost, flagged=int(flagged.sum()), loss_bound=upper_bound(lost, int(flagged.sum())),

@@ -118,12 +118,12 @@ def test_no_bundle_at_all(tmp_path):
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, None, "2"])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, None, "2"])
 def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 4; install the jingyin that wrote it, or "
+        f"bundle small has format version {version!r}, this jingyin reads 5; install the jingyin that wrote it, or "
         "export it anew",
     )
 
@@ -138,7 +138,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 4}', "ValidationError"),
+        ('{"format_version": 5}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )

@@ -15,7 +15,7 @@ def scored(*scores: float) -> tuple[np.ndarray, list[str]]:
     weights = np.zeros(BUCKETS, np.float16)
     texts = {score: chr(0x4E00 + i) for i, score in enumerate(sorted(set(scores)))}
     for score, text in texts.items():
-        weights[features(code_points([text])[0])[1]] = score * 2  # four features: two pairs and two triples
+        weights[features(code_points([text])[0])[1]] = score * 2  # one of eight features: that of text and end
     return weights, [texts[score] for score in scores]
 
 
@@ -26,7 +26,7 @@ def drawn(rng: np.random.Generator, low: int, high: int, length: int) -> str:
 def threshold(scores: list[float], flagged: list[bool], opaque: list[bool] | None = None):
     probabilities = np.where(np.array(flagged)[:, None], FLAGGED, BENIGN)
     marks = np.array(opaque or [False] * len(scores))
-    return set_threshold(np.array(scores, np.float32), marks, np.array(flagged), probabilities)
+    return set_threshold(np.array(scores, np.float32), marks, np.array(flagged), probabilities, np.ones_like(marks))
 
 
 def test_the_gate_learns_what_is_flagged():
@@ -40,6 +40,16 @@ def test_the_gate_learns_what_is_flagged():
     assert (found[150:] > 0).mean() > 0.95
     assert (found[:150] < 0).mean() > 0.95
     assert np.array_equal(weights, train_gate(plain + risky, np.arange(300) >= 150, seed=1))
+
+
+def test_what_sounds_alike_shares_the_features_of_its_sounds():
+    def halves(text):
+        return features(code_points([text]).points).reshape(2, 2, -1).swapaxes(0, 1)
+
+    (written, heard), (other, heard_again) = halves("通讯录"), halves("同迅路")
+    assert np.array_equal(heard, heard_again)
+    assert not set(written.ravel()) & set(other.ravel())
+    assert not np.array_equal(heard, halves("公安局")[1])
 
 
 def test_training_and_serving_count_the_same_features():
@@ -92,6 +102,13 @@ def test_opaque_messages_run_the_network_whatever_their_score():
     assert gate.threshold == 1  # the opaque one at -6 does not pull it down
     assert gate.lost == 0
     assert gate.passed_share == 0.5  # of the ordinary two, the opaque one
+
+
+def test_the_gate_speaks_of_plain_messages_for_those_that_it_stops():
+    scores, flagged, marks = np.array([-4.0, -3.0, 2.0], np.float32), np.array([False, False, True]), np.zeros(3, bool)
+    probabilities = np.array([BENIGN, [0, 0, 0.5, 0, 0.5], FLAGGED])
+    gate = set_threshold(scores, marks, flagged, probabilities, np.array([True, False, True]))
+    assert gate.probabilities == pytest.approx(BENIGN)
 
 
 def test_nothing_flagged_stops_all():

@@ -106,6 +106,20 @@ def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, mo
     assert metrics(tmp_path / "pupil")["macro_f1"] > 0
 
 
+def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, corpus, tmp_path):
+    recipe = {"stage": "calibrate", "corpus": str(corpus), "bundle": str(tiny_run / "bundle"), "seed": 1}
+    stage = tmp_path / "again.yaml"
+    stage.write_text(yaml.safe_dump({**recipe, "review_rate": 0.4, "block_rate": 0.3}), encoding="utf-8")
+    made, again = Scorer.load(tiny_run / "bundle").bundle, Scorer.load(train([stage], tmp_path) / "bundle").bundle
+    for file in ("model.onnx", "tokenizer.json", "golden.json"):
+        assert made.manifest.files[file] == again.manifest.files[file]
+    assert np.array_equal(made.gate_weights, again.gate_weights)  # of the same corpus and seed
+    assert (made.manifest.review.target, again.manifest.review.target) == (0.2, 0.4)
+    assert again.manifest.provenance["metrics"] == metrics(tiny_run)
+    assert again.manifest.provenance["calibrated"]["recipe"]["review_rate"] == 0.4
+    assert "`jingyin train configs/again.yaml`" in (again.path / "card.md").read_text(encoding="utf-8")
+
+
 def test_resume_refuses_another_recipe(tiny_run, write_recipe):
     changed = write_recipe("changed/tiny", seed=2)
     with pytest.raises(ConfigError, match=r"tiny\.yaml is not the recipe that .*tiny was begun with"):
