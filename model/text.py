@@ -250,10 +250,16 @@ def _parts() -> dict[str, str]:
 
 
 _PARTS = _parts()
+_ENDS = frozenset(parts[-1] for parts in _PARTS)
 # Few messages hold two such characters side by side, and none of the first is a common one.
 _SIDE_BY_SIDE = re.compile(
     f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
 )
+
+
+def _parts_at_the_end(done: list[Edit]) -> int:
+    """Return how many of the last characters are one character's parts, 0 for none."""
+    return next((size for size in (3, 2) if "".join(each[2] for each in done[-size:]) in _PARTS), 0)
 
 
 def _rejoin(text: str, hits: dict[str, int]) -> list[Edit]:
@@ -267,9 +273,9 @@ def _rejoin(text: str, hits: dict[str, int]) -> list[Edit]:
     done: list[Edit] = []
     for i, character in enumerate(text):
         done.append((i, i + 1, character))
-        while whole := next((size for size in (3, 2) if "".join(each[2] for each in done[-size:]) in _PARTS), 0):
-            parts = done[-whole:]
-            done[-whole:] = [(parts[0][0], parts[-1][1], _PARTS["".join(each[2] for each in parts)])]
+        while done[-1][2] in _ENDS and (size := _parts_at_the_end(done)):
+            parts = done[-size:]
+            done[-size:] = [(parts[0][0], parts[-1][1], _PARTS["".join(each[2] for each in parts)])]
     edits = [each for each in done if each[1] - each[0] > 1]
     hits["rejoined"] = len(edits)
     return edits

@@ -9,9 +9,21 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from tqdm import tqdm
 
-from jingyin.model.bundle import Calibration, Gate, Join, Manifest, Threshold, default_path, read_bundle, write_bundle
+from jingyin.model.bundle import (
+    Bundle,
+    Calibration,
+    Gate,
+    Join,
+    Manifest,
+    Threshold,
+    default_path,
+    read_bundle,
+    write_bundle,
+)
+from jingyin.model.errors import BundleError
 from jingyin.model.gate import code_points, gate_scores, is_opaque, known_characters, unknown_shares
 from jingyin.model.join import joined, risk_odds
 from jingyin.model.labels import LABELS
@@ -80,10 +92,18 @@ def remake_bundle(
     path = _emptied(run_folder / "bundle")
     for name in _NETWORK_FILES:
         shutil.copyfile(read.path / name, path / name)
-    before = read.manifest.provenance
-    return _decide(
-        recipe, corpus, path, Classify.model_validate(before["recipe"]), {**before, "calibrated": provenance}
-    )
+    return _decide(recipe, corpus, path, _recipe_of(read), {**read.manifest.provenance, "calibrated": provenance})
+
+
+def _recipe_of(bundle: Bundle) -> Classify:
+    """Return the recipe that the network of `bundle` was trained by."""
+    try:
+        return Classify.model_validate(bundle.manifest.provenance.get("recipe"))
+    except ValidationError as error:
+        raise BundleError(
+            f"bundle {bundle.manifest.id} does not say how its network was trained, or says so as another jingyin does "
+            f"({error.error_count()} faults); calibrate it with the jingyin that made it, or train anew"
+        ) from None
 
 
 def _emptied(folder: Path) -> Path:

@@ -32,7 +32,7 @@ BATCH_SECONDS = 0.002
 """What a batch may last: the wait of whoever comes just after its start."""
 MAX_BATCH = 128
 GLANCE = 500
-"""Characters up to which a message may be answered on the event loop: ten parts of an SMS take 0.2 ms."""
+"""Characters up to which a message may be answered on the event loop: seven parts of an SMS, which take 0.2 ms."""
 
 
 class BusyError(JingyinError):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from jingyin import Scorer
-from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.bundle import read_bundle
+from jingyin.model.errors import BundleError, ConfigError, InputError
 from jingyin.train.run import train
 
 GOLDEN_LOSSES = [0.9925, 0.1359, 0.1125, 0.0049, 0.0114, 0.0097]
@@ -118,6 +120,18 @@ def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, cor
     assert again.manifest.provenance["metrics"] == metrics(tiny_run)
     assert again.manifest.provenance["calibrated"]["recipe"]["review_rate"] == 0.4
     assert "`jingyin train configs/again.yaml`" in (again.path / "card.md").read_text(encoding="utf-8")
+
+
+def test_a_bundle_that_does_not_say_how_it_was_trained_is_not_calibrated(tiny_run, corpus, tmp_path, monkeypatch):
+    read = read_bundle(tiny_run / "bundle")
+    stranger = replace(
+        read, manifest=read.manifest.model_copy(update={"provenance": {"recipe": {"stage": "classify"}}})
+    )
+    monkeypatch.setattr("jingyin.train.bundle.read_bundle", lambda path: stranger)
+    stage = tmp_path / "strange.yaml"
+    stage.write_text(yaml.safe_dump({"stage": "calibrate", "corpus": str(corpus)}), encoding="utf-8")
+    with pytest.raises(BundleError, match=rf"bundle {read.manifest.id} does not say how .* \(3 faults\); calibrate it"):
+        train([stage], tmp_path)
 
 
 def test_resume_refuses_another_recipe(tiny_run, write_recipe):
