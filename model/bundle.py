@@ -4,7 +4,7 @@
     model.onnx      int8 network: input_ids (1, length) int64 -> logits (1, labels) float32
     tokenizer.json  the compiled lexicon
     lexicon.txt     the lexicon itself, in jieba's userdict format
-    gate.npz        weights of the gate for hashed pairs and triples of characters
+    gate.npz        weights of the gate for hashed pairs and triples of characters and of sounds
     golden.json     token ids and the logits that they must give
     card.md         what it was made from, how good it is, where it fails
 

@@ -1,7 +1,7 @@
 """Joins two opinions of one message: the network's probabilities and the gate's score.
 
 They err on different messages. The network reads order and meaning, and is now and then sure of nonsense; the gate, which
-knows pairs and triples of characters, is not fooled by that nonsense. Joined they find more than either. And the network's
+knows pairs and triples of characters and sounds, is not fooled by that nonsense. Joined they find more than either. And the network's
 word is worth so much and no more: what the gate finds harmless enough is not flagged however sure the network is, so the
 gate can stop many more at the same loss (train/LOG.md).
 """
