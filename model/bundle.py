@@ -1,10 +1,13 @@
 """The bundle: a folder that holds everything a scorer needs, and the proof that it is whole.
 
-    manifest.json   format version, id, labels, thresholds with their evidence, calibration, gate, provenance, sha256
-    model.onnx      int8 network: input_ids (1, length) int64 -> logits (1, labels) float32
-    tokenizer.json  the compiled lexicon
-    lexicon.txt     the lexicon itself, in jieba's userdict format
-    gate.npz        weights of the gate for hashed pairs and triples of characters and of sounds
+    manifest.json   format version, id, labels, thresholds with their evidence, cascade, provenance, sha256 of every file
+    prefilter.npz   weights of the prefilter for hashed pairs and triples of characters and of sounds
+    tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) int64 to logits (1, labels)
+    model.onnx      float32: the first reads what the prefilter lets through, each other one what the one before is
+    verifier.onnx   not certain of; the manifest names those that are there
+    lexicon.txt     the vocabulary of tiny and model, in jieba's userdict format
+    tokenizer.json  the same, compiled
+    pieces.json     the tokenizer of a network whose vocabulary is the pretrained encoder's pieces
     golden.json     token ids and the logits that they must give
     card.md         what it was made from, how good it is, where it fails
 
@@ -16,20 +19,27 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jingyin.model.errors import BundleError
 
-FORMAT_VERSION = 5
-FILES = ("model.onnx", "tokenizer.json", "lexicon.txt", "gate.npz", "golden.json", "card.md")
+FORMAT_VERSION = 6
+FILES = ("prefilter.npz", "tokenizer.json", "lexicon.txt", "golden.json", "card.md")
+"""What every bundle holds beside its manifest and networks."""
+
+NETWORK_FILES = ("tiny.onnx", "model.onnx", "verifier.onnx")
+"""The networks that a bundle may hold, in the order of the cascade."""
+
+PIECES = "pieces.json"
 GOLDEN_TOLERANCE = 0.25
 """Largest allowed distance of a golden logit: int8 kernels with and without VNNI differ by up to about 0.1."""
 
@@ -41,76 +51,103 @@ class _Model(BaseModel):
 class Threshold(_Model):
     """A risk from which an action is taken, and the evidence for it.
 
-    `hits` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of that rate
-    (Clopper-Pearson), `target` the rate that was asked for. `families` gives hits and rows of each family.
+    `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of that rate
+    (Clopper-Pearson), `target` the rate that was asked for. `families` gives false positives and rows of each family.
     """
 
     risk: float
     target: float
     bound: float
     rows: int
-    hits: int
+    false_positives: int
     families: dict[str, tuple[int, int]] = {}
 
 
 class Calibration(_Model):
-    """Logits are divided by `temperature` before softmax; ece_* are expected calibration errors, 0 to 1.
+    """Expected calibration errors of the probabilities, 0 to 1, on `rows` rows of the calibration split.
 
-    `ece_before` is that of the logits as they come, `ece_after` that of temperature and join together.
+    `ece_before` is that of the last network that reads a message alone, `ece_after` that of the cascade as it is served.
     """
 
-    temperature: float
     ece_before: float
     ece_after: float
     rows: int
 
 
-class Join(_Model):
-    """How the gate's score weighs in the risk of a message that the network has read (model/join.py).
+class Fusion(_Model):
+    """How what has been read of a message becomes one risk (model/decision.py).
 
-    Log-odds of the risk = `slope` x (log-odds of the network's risk, at most `cap`, + score) + `bias`.
+    Log-odds of the risk = `bias` + `score` x the prefilter's score + the sum of `weights` x the log-odds of each network
+    that has read the message, in the order of the cascade.
     """
 
-    cap: float
-    slope: float
+    score: float
+    weights: tuple[float, ...]
     bias: float
 
 
-class Gate(_Model):
-    """When the gate's score is below `threshold` a message is ordinary and the network does not run.
+class Network(_Model):
+    """A network of the cascade: its file, what it reads, and how its risk is fused with those before it.
 
-    Of `flagged` held-out messages that would be reviewed or blocked if the network read them all, `lost` are below the
-    threshold; `loss_bound` is the 95% upper bound of that share. `passed_share` is the share of the others that still
-    run the network. `probabilities` is the mean verdict without the gate on messages that the gate stops.
+    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`; None
+    stands for no bound, and the last network has neither.
+    """
+
+    file: str
+    vocabulary: Literal["lexicon", "pieces"]
+    max_tokens: int
+    fusion: Fusion
+    threshold: float | None = None
+    certain: float | None = None
+
+
+class Prefilter(_Model):
+    """When the prefilter's score is below `threshold` a message is ordinary and no network reads it.
+
+    `probabilities` is the mean verdict of the networks on ordinary messages that the prefilter stops.
     """
 
     threshold: float
-    lost: int
-    flagged: int
-    loss_bound: float
-    passed_share: float
     probabilities: tuple[float, ...]
 
 
+class Loss(_Model):
+    """What the first steps of the cascade lose.
+
+    Of `flagged` threats that would be reviewed or blocked if every network read every message, `lost` are not; `bound` is the
+    one-sided 95% upper bound of that share (Clopper-Pearson).
+    """
+
+    lost: int
+    flagged: int
+    bound: float
+
+
 class Manifest(_Model):
-    """The content of manifest.json."""
+    """The content of manifest.json.
+
+    `networks` are the cascade's, in order; `loss` holds the bound "in corpus" and, where there are test-only cases, "on unseen
+    situations"; `passed` is the share of ordinary calibration messages that each network reads.
+    """
 
     format_version: int
     id: str
     labels: tuple[str, ...]
-    max_tokens: int
     review: Threshold
     block: Threshold
     calibration: Calibration
-    join: Join
-    gate: Gate
+    prefilter: Prefilter
+    networks: tuple[Network, ...] = Field(min_length=1)
+    passed: tuple[float, ...]
+    loss: dict[str, Loss]
     provenance: dict[str, object]
     files: dict[str, str]
 
 
 class Golden(_Model):
-    """Token ids of a made-up message and the logits that the exporting machine got."""
+    """Token ids of a made-up message and the logits that the exporting machine got of the network in `file`."""
 
+    file: str
     ids: list[int]
     logits: list[float]
 
@@ -122,7 +159,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     golden: tuple[Golden, ...]
-    gate_weights: NDArray[np.float32]
+    prefilter_weights: NDArray[np.float32]
 
 
 @cache
@@ -144,6 +181,16 @@ def default_path() -> Path:
 def read_bundle(path: Path) -> Bundle:
     """Read and verify a bundle; raises BundleError with what was found, what was wanted and what to do."""
     manifest = _read_manifest(path)
+    known = _files_of(manifest.networks)
+    if set(manifest.files) != known:
+        odd = sorted(known ^ set(manifest.files))
+        raise BundleError(
+            f"manifest.json of bundle {path.name} names other files than a bundle has ({', '.join(odd)}); export it anew"
+        )
+    if extra := sorted({file.name for file in path.iterdir()} - known - {"manifest.json"}):
+        raise BundleError(
+            f"bundle {path.name} holds {', '.join(extra)}, which no bundle has; remove it, or copy it anew"
+        )
     for name, wanted in manifest.files.items():
         if not (path / name).is_file():
             raise BundleError(f"bundle {path.name} has no {name}; copy the whole folder again or export it anew")
@@ -157,11 +204,23 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(f"manifest.json of bundle {path.name} was changed after export; export the bundle anew")
     try:
         golden = tuple(Golden.model_validate(row) for row in json.loads((path / "golden.json").read_text("utf-8")))
-        with (path / "gate.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (path / "prefilter.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             weights = arrays["weights"].astype(np.float32)
     except Exception as error:  # json, pydantic, zipfile and numpy raise many kinds
         raise BundleError(f"bundle {path.name} has unreadable parts ({type(error).__name__}); export it anew") from None
     return Bundle(path, manifest, golden, weights)
+
+
+def _files_of(networks: Sequence[Network]) -> set[str]:
+    """Return the names of all files of a bundle with these networks, but for its manifest.
+
+    Raises BundleError for a network file that no bundle has, so that no path outside the folder is ever read.
+    """
+    names = [network.file for network in networks]
+    if names != [name for name in NETWORK_FILES if name in names]:
+        raise BundleError(f"a bundle's networks are some of {', '.join(NETWORK_FILES)}, in this order; export it anew")
+    pieces = {PIECES} if any(network.vocabulary == "pieces" for network in networks) else set()
+    return {*FILES, *names, *pieces}
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -175,8 +234,8 @@ def _read_manifest(path: Path) -> Manifest:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise BundleError(
-                f"bundle {path.name} has format version {version!r}, this jingyin reads {FORMAT_VERSION}; install the "
-                "jingyin that wrote it, or export it anew"
+                f"bundle {path.name} has format version {version!r}, this jingyin reads {FORMAT_VERSION}; make it "
+                "anew with `jingyin train configs/calibrate.yaml`, or install the jingyin that wrote it"
             )
         return Manifest.model_validate(content)
     except (ValidationError, ValueError, AttributeError) as error:
@@ -186,16 +245,16 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def write_bundle(path: Path, parts: Mapping[str, object]) -> Manifest:
-    """Hash the FILES in `path`, add `parts` (the manifest's other fields), and write manifest.json.
+    """Hash the files in `path`, add `parts` (the manifest's other fields), and write manifest.json.
 
     Raises BundleError if a file is missing.
     """
-    missing = [name for name in FILES if not (path / name).is_file()]
-    if missing:
+    draft = Manifest.model_validate({**parts, "format_version": FORMAT_VERSION, "id": "", "files": {}})
+    names = sorted(_files_of(draft.networks))
+    if missing := [name for name in names if not (path / name).is_file()]:
         raise BundleError(f"bundle {path.name} lacks {', '.join(missing)}; write them before the manifest")
-    hashes = {name: sha256((path / name).read_bytes()) for name in FILES}
-    draft = Manifest.model_validate({**parts, "format_version": FORMAT_VERSION, "id": "", "files": hashes})
     content = draft.model_dump(mode="json")
+    content["files"] = {name: sha256((path / name).read_bytes()) for name in names}
     content["id"] = manifest_id(content)
     (path / "manifest.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return Manifest.model_validate(content)

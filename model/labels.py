@@ -13,7 +13,7 @@ ACTIONS = ("pass", "review", "block")
 """What a gateway should do, mildest first."""
 
 Action = Literal["pass", "review", "block"]
-Stage = Literal["memo", "gate", "model"]
+Stage = Literal["cache", "prefilter", "network"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Verdict:
     """What jingyin says of one message.
 
     `probabilities` are calibrated, one for each of LABELS, and add up to 1; `risk` is the sum over FLAGGED.
-    `stage` names what answered: the memo, the gate, or the model. `hits` counts what the text normaliser
+    `stage` names what answered: the cache, the prefilter, or the model. `edits` counts what the text normaliser
     did, by kind. `bundle` is the id of the model bundle.
     """
 
@@ -30,7 +30,7 @@ class Verdict:
     risk: float
     action: Action
     stage: Stage
-    hits: dict[str, int]
+    edits: dict[str, int]
     bundle: str
 
     def as_dict(self) -> dict[str, object]:

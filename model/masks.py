@@ -1,6 +1,6 @@
 """Masks: links, numbers and amounts become placeholders before anything else sees a message.
 
-A placeholder is one private-use character, so no personal number reaches the model, the memo or a log, and
+A placeholder is one private-use character, so no personal number reaches the model, the cache or a log, and
 templated traffic collapses to few distinct clean texts. Amounts keep a bucket: a round 300 is a price, an
 exact 1,783.52 is a debt, and the two mean different things here.
 """
@@ -77,13 +77,13 @@ _DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
 } | {"两": 2, "俩": 2, "仨": 3, "几": 3, "数": 3, "半": 0}  # fmt: skip
 
 
-def mask(text: str, hits: dict[str, int]) -> Iterator[Edit]:
-    """Yield the edits that put placeholders into folded `text`, and count them in `hits` by kind."""
+def mask(text: str, edits: dict[str, int]) -> Iterator[Edit]:
+    """Yield the edits that put placeholders into folded `text`, and count them in `edits` by kind."""
     for match in _MASK.finditer(text):
         name = _placeholder(text, match)
         if name:
             kind = name.split("_")[0] if name.startswith(("amount", "number")) else name
-            hits[kind] = hits.get(kind, 0) + 1
+            edits[kind] = edits.get(kind, 0) + 1
             yield match.start(), match.end(), PLACEHOLDERS[name]
 
 

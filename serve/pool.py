@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jingyin.model.labels import Verdict
+from jingyin.serve.stream import CHUNK, chunks
 
 if TYPE_CHECKING:
     from jingyin.serve.scorer import Scorer
@@ -19,21 +20,21 @@ if TYPE_CHECKING:
 _worker: "Scorer"
 
 
-def score_in_processes(scorer: "Scorer", texts: Iterable[str], processes: int) -> Iterator[Verdict]:
-    """Score `texts` in `processes` processes; at most two chunks a process are under way at a time."""
-    from jingyin.serve.scorer import CHUNK, chunks
+def score_in_processes(start: tuple[Path, bool, int], texts: Iterable[str], processes: int) -> Iterator[Verdict]:
+    """Score `texts` in `processes` processes; at most two chunks a process are under way at a time.
 
+    Each loads its own scorer by `start`: the bundle's folder, whether the prefilter is used, and the cache's bytes.
+    """
     # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
     context = multiprocessing.get_context("spawn")
-    start = (scorer.bundle.path, scorer.uses_gate, scorer.memo.budget)
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=start) as pool:
         under_way: deque[Future[list[Verdict]]] = deque()
-        for chunk, fault in chunks(texts, CHUNK):
+        for chunk, error in chunks(texts, CHUNK):
             under_way.append(pool.submit(_score, chunk))
-            while under_way and (fault or len(under_way) > 2 * processes):
+            while under_way and (error or len(under_way) > 2 * processes):
                 yield from under_way.popleft().result()
-            if fault is not None:
-                raise fault
+            if error is not None:
+                raise error
         while under_way:
             yield from under_way.popleft().result()
 
@@ -52,12 +53,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _start(bundle: Path, gate: bool, memo_bytes: int) -> None:
+def _start(bundle: Path, prefilter: bool, cache_bytes: int) -> None:
     global _worker
     follow_parent()
     from jingyin.serve.scorer import Scorer
 
-    _worker = Scorer.load(bundle, gate=gate, memo_bytes=memo_bytes)
+    _worker = Scorer.load(bundle, prefilter=prefilter, cache_bytes=cache_bytes)
 
 
 def _score(texts: list[str]) -> list[Verdict]:

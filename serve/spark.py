@@ -28,8 +28,8 @@ import pyarrow as pa  # noqa: E402  needs what was just checked
 from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402
 
 from jingyin.model.labels import LABELS  # noqa: E402
-from jingyin.serve.relabel.answers import scorer_of  # noqa: E402
 from jingyin.serve.relabel.columns import NAMES, verdict_columns  # noqa: E402
+from jingyin.serve.relabel.decisions import scorer_of  # noqa: E402
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

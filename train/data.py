@@ -1,4 +1,4 @@
-"""From a corpus folder to token ids: what training, calibration and the gate read."""
+"""From a corpus folder to token ids: what training, calibration and the prefilter read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
+from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
@@ -21,13 +20,18 @@ Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from."""
+    """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from.
+
+    `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy.
+    """
 
     cleaned: list[CleanText]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
+    messages: NDArray[np.int64]
     families: list[str]
     sources: list[str]
+    cases: list[str]
 
     def __len__(self) -> int:
         return len(self.cleaned)
@@ -36,16 +40,17 @@ class Rows:
         """Return the rows at `index`, in that order."""
         pick = index.tolist()
         return Rows(
-            [self.cleaned[i] for i in pick], self.labels[index], self.weights[index],
-            [self.families[i] for i in pick], [self.sources[i] for i in pick],
+            [self.cleaned[i] for i in pick], self.labels[index], self.weights[index], self.messages[index],
+            [self.families[i] for i in pick], [self.sources[i] for i in pick], [self.cases[i] for i in pick],
         )  # fmt: skip
 
     def and_(self, others: "Rows") -> "Rows":
-        """Return these rows and `others` behind them."""
+        """Return these rows and `others` behind them, as messages of their own."""
+        first = self.messages.max(initial=-1) + 1
         return Rows(
             self.cleaned + others.cleaned, np.concatenate([self.labels, others.labels]),
-            np.concatenate([self.weights, others.weights]), self.families + others.families,
-            self.sources + others.sources,
+            np.concatenate([self.weights, others.weights]), np.concatenate([self.messages, others.messages + first]),
+            self.families + others.families, self.sources + others.sources, self.cases + others.cases,
         )  # fmt: skip
 
     def drawn(self, rows: int | None, seed: int) -> "Rows":
@@ -66,19 +71,31 @@ def read_split(corpus: Path, split: str) -> Rows:
     unknown = sorted(set(table["label"]) - set(LABELS))
     if unknown:
         raise InputError(f"{path} holds labels {unknown}; known are {list(LABELS)}")
+    numbers: dict[str, int] = {}
     return Rows(
         [clean(text) for text in table["text"]],
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
         np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"])),  # mean 1 in every split
+        np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
         table["family"],
         table["source"],
+        table["case"],
     )
 
 
 def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
-    rows = len(cleaned)
-    return Rows(cleaned, np.full(rows, -1), np.ones(rows, np.float32), ["unlabelled"] * rows, ["unlabelled"] * rows)
+    count = len(cleaned)
+    nothing = [""] * count
+    return Rows(
+        cleaned,
+        np.full(count, -1),
+        np.ones(count, np.float32),
+        np.arange(count),
+        nothing,
+        ["unlabelled"] * count,
+        nothing,
+    )
 
 
 def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
@@ -87,17 +104,8 @@ def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
     return (np.eye(len(LABELS), dtype=np.float32)[labels] * (1 - smoothing) + rest).astype(np.float32)
 
 
-def collate(rows: Sequence[dict[str, object]]) -> dict[str, Tensor]:
-    """Pad `ids` to the longest of the batch and stack `target` and, where given, `weight`."""
-    ids = [row["ids"] for row in rows]
-    length = max(map(len, ids))  # type: ignore[arg-type]
-    padded = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(ids):
-        padded[i, : len(row)] = torch.as_tensor(row)  # type: ignore[arg-type]
-        mask[i, : len(row)] = 1  # type: ignore[arg-type]
-    batch = {"input_ids": padded, "attention_mask": mask}
-    for key in ("target", "weight"):
-        if key in rows[0]:
-            batch[key] = torch.as_tensor(np.array([row[key] for row in rows], np.float32))
-    return batch
+def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
+    """Return what the training loop reads: `ids`, `target`, `weight` and `message` of each row."""
+    return Dataset.from_dict(
+        {"ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages}
+    )

@@ -10,13 +10,13 @@ from starlette.exceptions import HTTPException
 
 from jingyin.model.errors import JingyinError
 from jingyin.serve.http import open_inference
+from jingyin.serve.http.deployment import Deployment
+from jingyin.serve.http.errors import on_fault, on_http_error, on_jingyin_error
 from jingyin.serve.http.guard import Guard
 from jingyin.serve.http.keys import Keys
-from jingyin.serve.http.live import Live
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.http.openapi import answers, document, problems
 from jingyin.serve.http.page import PAGE, PAGE_HEADERS
-from jingyin.serve.http.problems import on_fault, on_http_error, on_jingyin_error
 from jingyin.serve.http.schema import ScoreMany, ScoreOne
 from jingyin.serve.http.score import score
 from jingyin.serve.http.service import Service
@@ -30,7 +30,7 @@ def create_app(settings: Settings, load: Load) -> tuple[Guard, Service]:
     """Make the ASGI application and its parts; `load` loads the live bundle and the shadow, also on reload."""
     metrics = Metrics()
     keys = Keys(settings.keys) if settings.keys else None
-    service = Service(settings, Live(load, metrics), metrics, keys)
+    service = Service(settings, Deployment(load, metrics), metrics, keys)
     app = FastAPI(
         title="jingyin",
         version=version("jingyin"),
@@ -70,16 +70,16 @@ def _add_operations(app: FastAPI) -> None:
 async def _metrics(request: Request) -> Response:
     """Return metrics in Prometheus' text format."""
     service: Service = request.app.state.service
-    memo = service.live.scorer.memo
-    for what in ("hits", "misses", "used", "budget"):
-        service.metrics.memo.labels(what).set(getattr(memo, what))
+    cache = service.deployment.scorer.cache
+    for what in ("cache_hits", "cache_misses", "used", "budget"):
+        service.metrics.cache.labels(what).set(getattr(cache, what))
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _reload(request: Request) -> dict[str, str]:
     """Load the bundle anew: it is checked first, and the old one stays if it fails."""
     service: Service = request.app.state.service
-    return {"bundle": await anyio.to_thread.run_sync(service.live.reload)}
+    return {"bundle": await anyio.to_thread.run_sync(service.deployment.reload)}
 
 
 async def _page(request: Request) -> Response:

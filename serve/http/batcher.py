@@ -1,12 +1,12 @@
 """The micro-batcher: requests queue on the event loop, one thread scores.
 
-A message by itself that memo or gate can answer never queues: on a calm service handing it over to the thread and back takes
-longer than its answer, and it need not wait for a message that the network reads.
+A message by itself that cache or prefilter can outcome never queues: on a calm service handing it over to the thread and back takes
+longer than its outcome, and it need not wait for a message that the network reads.
 
 All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, scores it and posts it
 back. A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
 A lone message goes at once; when the last batches were larger, the next waits for company, at most `wait_ms`:
-handing over to the thread and back costs as much as scoring a message from the memo.
+handing over to the thread and back costs as much as scoring a message from the cache.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from typing import Literal
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
-from jingyin.serve.http.live import Live
+from jingyin.serve.http.deployment import Deployment
 from jingyin.serve.http.logs import log, where
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.scorer import Scorer
 
 Reason = Literal["deadline", "error"]
-Answer = Verdict | Reason
+Outcome = Verdict | Reason
 """A verdict, or the reason why there is none."""
 
 BATCH_SECONDS = 0.002
@@ -40,13 +40,13 @@ class BusyError(JingyinError):
 
 
 class _Job:
-    """The messages of one request, and their answers so far."""
+    """The messages of one request, and their outcomes so far."""
 
-    __slots__ = ("answers", "future", "left", "texts", "timer")
+    __slots__ = ("outcomes", "future", "left", "texts", "timer")
 
-    def __init__(self, texts: Sequence[str], future: "asyncio.Future[list[Answer]]") -> None:
+    def __init__(self, texts: Sequence[str], future: "asyncio.Future[list[Outcome]]") -> None:
         self.texts = texts
-        self.answers: list[Answer] = ["deadline"] * len(texts)
+        self.outcomes: list[Outcome] = ["deadline"] * len(texts)
         self.left = len(texts)
         self.future = future
         self.timer: asyncio.TimerHandle | None = None
@@ -61,8 +61,8 @@ class Batcher:
     `_cap` is the most messages of a batch, `_usual` a running mean of them, `_pace` of seconds a message.
     """
 
-    def __init__(self, live: Live, metrics: Metrics, *, queue: int, wait_ms: float) -> None:
-        self._live = live
+    def __init__(self, deployment: Deployment, metrics: Metrics, *, queue: int, wait_ms: float) -> None:
+        self._deployment = deployment
         self._metrics = metrics
         self._limit = queue
         self._wait = wait_ms / 1000
@@ -78,13 +78,13 @@ class Batcher:
         self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
         self._thread.start()
 
-    async def score(self, texts: Sequence[str], deadline: float) -> list[Answer]:
+    async def score(self, texts: Sequence[str], deadline: float) -> list[Outcome]:
         """Score the messages of one request until `deadline`, a time of the event loop.
 
         Messages without a verdict by then are answered "deadline". Raises BusyError at once if they don't fit the
         queue, or if what waits already would, at the present pace, take half of the time until the deadline.
         """
-        if len(texts) == 1 and (verdict := self._glance(texts[0])) is not None:
+        if len(texts) == 1 and (verdict := self._without_network(texts[0])) is not None:
             return [verdict]
         waiting = len(self._waiting)
         if waiting + len(texts) > self._limit:
@@ -107,11 +107,11 @@ class Batcher:
 
     # ---- on the event loop
 
-    def _glance(self, text: str) -> Verdict | None:
+    def _without_network(self, text: str) -> Verdict | None:
         if len(text) > GLANCE:
             return None
         try:
-            verdict = self._live.scorer.glance(text)
+            verdict = self._deployment.scorer.score_without_network(text)
         except Exception:
             return None  # the thread will fail too, and tells why
         if verdict is not None:
@@ -142,31 +142,31 @@ class Batcher:
             self._usual += (len(batch) - self._usual) / 4
             self._inbox.put(batch)
 
-    def _finish(self, batch: _Batch, answers: Sequence[Answer], seconds: float) -> None:
+    def _finish(self, batch: _Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
         # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from holding up the next.
         self._cap = max(1.0, self._cap / 2) if seconds > BATCH_SECONDS else min(MAX_BATCH, self._cap * 1.25)
         self._pace += (seconds / len(batch) - self._pace) / 8
-        self._start()  # first: the thread works while the loop answers
+        self._start()  # first: the thread works while the loop outcomes
         self._metrics.batch.observe(len(batch))
         self._metrics.batch_seconds.observe(seconds)
-        for (job, i), answer in zip(batch, answers, strict=True):
-            job.answers[i] = answer
+        for (job, i), outcome in zip(batch, outcomes, strict=True):
+            job.outcomes[i] = outcome
             job.left -= 1
             if not job.left:
-                self._settle(job)
+                self._resolve(job)
 
     def _expire(self, job: _Job) -> None:
-        self._settle(job)
+        self._resolve(job)
 
-    def _settle(self, job: _Job) -> None:
+    def _resolve(self, job: _Job) -> None:
         if job.future.done():
             return
         if job.timer is not None:
             job.timer.cancel()
-        for answer in job.answers:
-            if isinstance(answer, str):
-                self._metrics.unscored(answer).inc()
-        job.future.set_result(list(job.answers))
+        for outcome in job.outcomes:
+            if isinstance(outcome, str):
+                self._metrics.unscored(outcome).inc()
+        job.future.set_result(list(job.outcomes))
 
     # ---- on the inference thread
 
@@ -174,19 +174,19 @@ class Batcher:
         while (batch := self._inbox.get()) is not None:
             start = perf_counter()
             texts = [job.texts[i] for job, i in batch]
-            answers = score_all(self._live.scorer, texts)
+            outcomes = score_all(self._deployment.scorer, texts)
             seconds = perf_counter() - start
-            self._loop.call_soon_threadsafe(self._finish, batch, answers, seconds)
-            self._count(texts, answers)
+            self._loop.call_soon_threadsafe(self._finish, batch, outcomes, seconds)
+            self._count(texts, outcomes)
 
-    def _count(self, texts: Sequence[str], answers: Sequence[Answer]) -> None:
-        scored = [(text, answer) for text, answer in zip(texts, answers, strict=True) if not isinstance(answer, str)]
-        verdicts = [answer for _, answer in scored]
+    def _count(self, texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+        scored = [(text, outcome) for text, outcome in zip(texts, outcomes, strict=True) if not isinstance(outcome, str)]
+        verdicts = [outcome for _, outcome in scored]
         self._metrics.count_verdicts(verdicts)
-        self._live.watch([text for text, _ in scored], verdicts)
+        self._deployment.watch([text for text, _ in scored], verdicts)
 
 
-def score_all(scorer: Scorer, texts: Sequence[str]) -> Sequence[Answer]:
+def score_all(scorer: Scorer, texts: Sequence[str]) -> Sequence[Outcome]:
     """Score a batch; if that fails, each message by itself, so that one can't take the others down."""
     try:
         return list(scorer.score_many(texts))
@@ -195,7 +195,7 @@ def score_all(scorer: Scorer, texts: Sequence[str]) -> Sequence[Answer]:
     return [_score_alone(scorer, text) for text in texts]
 
 
-def _score_alone(scorer: Scorer, text: str) -> Answer:
+def _score_alone(scorer: Scorer, text: str) -> Outcome:
     try:
         return scorer.score(text)
     except Exception as error:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jingyin.model.labels import Span
 from jingyin.serve.http.batcher import BusyError
-from jingyin.serve.http.live import Live
+from jingyin.serve.http.deployment import Deployment
 
 MAX_WAITING = 16
 SECONDS = 5.0
@@ -15,8 +15,8 @@ SECONDS = 5.0
 class Explainer:
     """Explains one message at a time beside the inference thread."""
 
-    def __init__(self, live: Live) -> None:
-        self._live = live
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")
         self._waiting = 0
 
@@ -42,4 +42,4 @@ class Explainer:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _explain(self, text: str) -> list[Span]:
-        return self._live.scorer.explain(text)
+        return self._deployment.scorer.explain(text)

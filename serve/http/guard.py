@@ -1,6 +1,6 @@
 """What surrounds every route: request id, API key, metrics, log; and a short way to the routes that score.
 
-FastAPI's layers take twice as long as a memo answer, so a POST to a route in `direct` goes past them. The same
+FastAPI's layers take twice as long as a cache answer, so a POST to a route in `direct` goes past them. The same
 functions are FastAPI routes too, which describes them in the OpenAPI document and answers other methods.
 """
 
@@ -14,8 +14,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from jingyin.model.errors import JingyinError
+from jingyin.serve.http.errors import on_fault, on_jingyin_error, problem
 from jingyin.serve.http.logs import log, where
-from jingyin.serve.http.problems import on_fault, on_jingyin_error, problem
 from jingyin.serve.http.schema import REQUEST_ID
 from jingyin.serve.http.service import Service
 

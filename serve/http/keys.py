@@ -33,7 +33,7 @@ class Keys:
         self._path = path
         self._stamp = _stamp(path)
         self._keys = read_keys(path)
-        self._looked = time.monotonic()
+        self._ranked = time.monotonic()
 
     def find(self, presented: bytes) -> Key | None:
         """Return the key that was presented, or None. Compares with every key, in constant time each."""
@@ -47,9 +47,9 @@ class Keys:
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._ranked < _LOOK_SECONDS:
             return
-        self._looked = now
+        self._ranked = now
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return

@@ -22,7 +22,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by route and status.", "route", "status")
         self.messages = self._counter("messages", "Scored messages.", "stage", "action")
-        self.hits = self._counter("normaliser_hits", "What the text normaliser undid.", "kind")
+        self.edits = self._counter("normaliser_edits", "What the text normaliser undid.", "kind")
         self.unscored = self._counter("unscored", "Messages answered without a score.", "reason")
         self.refused = self._counter("refused", "Requests refused without a look at their messages.", "reason")
         self.sms = self._counter("sms_faults", "Faults in payloads and headers.", "kind")
@@ -43,15 +43,15 @@ class Metrics:
             "jingyin_batch_seconds", "Scoring time of a batch.", buckets=_SECONDS, registry=self.registry
         )
         self.queue = Gauge("jingyin_queue_messages", "Messages that wait.", registry=self.registry)
-        self.memo = Gauge("jingyin_memo", "The memo of the bundle in use.", ["what"], registry=self.registry)
+        self.cache = Gauge("jingyin_cache", "The cache of the bundle in use.", ["what"], registry=self.registry)
         self.bundle = Gauge("jingyin_bundle_info", "1 for each bundle in use.", ["id", "role"], registry=self.registry)
 
     def count_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Count the messages of a batch."""
         for verdict in verdicts:
             self.messages(verdict.stage, verdict.action).inc()
-            for kind, count in verdict.hits.items():
-                self.hits(kind).inc(count)
+            for kind, count in verdict.edits.items():
+                self.edits(kind).inc(count)
 
     def render(self) -> bytes:
         """Return the text format."""

@@ -97,7 +97,7 @@ async def model_metadata(request: Request) -> Name:
     shapes = {"probabilities": [-1, len(LABELS)]}
     return {
         "name": "jingyin",
-        "versions": [service.live.bundle_id],
+        "versions": [service.deployment.bundle_id],
         "platform": "onnxruntime",
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [{"name": n, "datatype": kind, "shape": shapes.get(n, [-1])} for n, kind in _OUTPUTS.items()],
@@ -113,8 +113,8 @@ async def infer(request: Request) -> Response:
     ask = read_json(REQUEST, header)
     texts = _texts(ask.inputs[0], binary)
     wanted = _wanted(ask)
-    answers = await service.score(texts, request.scope["jingyin.arrival"], None)
-    results = [service.result(answer) for answer in answers]
+    outcomes = await service.score(texts, request.scope["jingyin.arrival"], None)
+    results = [service.result(outcome) for outcome in outcomes]
     return _response(ask, service, results, wanted)
 
 
@@ -172,7 +172,7 @@ def _response(ask: InferRequest, service: Service, results: list[Name], wanted: 
         else:
             output["data"] = values
         outputs.append(output)
-    content = {"model_name": "jingyin", "model_version": service.live.bundle_id, "outputs": outputs}
+    content = {"model_name": "jingyin", "model_version": service.deployment.bundle_id, "outputs": outputs}
     head = orjson.dumps({"id": ask.id, **content} if ask.id is not None else content)
     if not tail:
         return Response(head, media_type="application/json")

@@ -127,7 +127,7 @@ class Result(BaseModel):
     risk: float | None
     probabilities: dict[str, float] | None
     stage: Stage | None
-    hits: dict[str, int]
+    edits: dict[str, int]
     bundle: str
     evidence: list[Evidence] | None = None
     sms: SmsReading | None = None

@@ -27,8 +27,8 @@ async def score(request: Request) -> Response:
         raise TooLargeError(f"{len(texts)} messages came with explain, at most {MAX_WAITING} were wanted; send fewer")
     if sms:
         _count(service, sms)
-    answers = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms)
-    results = [service.result(answer) for answer in answers]
+    outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms)
+    results = [service.result(outcome) for outcome in outcomes]
     if ask.explain:
         for result, spans in zip(results, await service.explainer.explain(texts), strict=True):
             result["evidence"] = _evidence(spans)

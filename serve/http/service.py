@@ -11,10 +11,10 @@ from starlette.responses import Response
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
 from jingyin.serve.http.admission import Admission
-from jingyin.serve.http.batcher import Answer, Batcher
+from jingyin.serve.http.batcher import Batcher, Outcome
+from jingyin.serve.http.deployment import Deployment
 from jingyin.serve.http.evidence import Explainer
 from jingyin.serve.http.keys import Keys
-from jingyin.serve.http.live import Live
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.http.settings import Settings
 
@@ -24,7 +24,7 @@ class Service:
     """One for each application; the routes find it at app.state.service."""
 
     settings: Settings
-    live: Live
+    deployment: Deployment
     metrics: Metrics
     keys: Keys | None
     draining: bool = False
@@ -37,15 +37,15 @@ class Service:
 
     def start(self) -> None:
         """Start the threads; needs the running event loop."""
-        self.batcher = Batcher(self.live, self.metrics, queue=self.settings.queue, wait_ms=self.settings.wait_ms)
-        self.explainer = Explainer(self.live)
+        self.batcher = Batcher(self.deployment, self.metrics, queue=self.settings.queue, wait_ms=self.settings.wait_ms)
+        self.explainer = Explainer(self.deployment)
 
     def stop(self) -> None:
         """End the threads; every request must have been answered."""
         self.batcher.close()
         self.explainer.close()
 
-    async def score(self, texts: list[str], arrival: float, deadline_ms: int | None) -> list[Answer]:
+    async def score(self, texts: list[str], arrival: float, deadline_ms: int | None) -> list[Outcome]:
         """Score until the deadline, counted from `arrival`, a time of the event loop."""
         limit = self.settings.max_texts
         if len(texts) > limit:
@@ -54,33 +54,33 @@ class Service:
             )
         late = True
         try:
-            answers = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
-            late = "deadline" in answers
-            return answers
+            outcomes = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
+            late = "deadline" in outcomes
+            return outcomes
         finally:
             if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
                 self.admission.note(late=late)
 
-    def result(self, answer: Answer) -> dict[str, Any]:
-        """Return an answer as plain JSON types; see schema.Result."""
-        if isinstance(answer, Verdict):
+    def result(self, outcome: Outcome) -> dict[str, Any]:
+        """Return an outcome as plain JSON types; see schema.Result."""
+        if isinstance(outcome, Verdict):
             return {
-                "action": answer.action,
+                "action": outcome.action,
                 "reason": "scored",
-                "label": answer.label,
-                "risk": answer.risk,
-                "probabilities": answer.probabilities,
-                "stage": answer.stage,
-                "hits": answer.hits,
-                "bundle": answer.bundle,
+                "label": outcome.label,
+                "risk": outcome.risk,
+                "probabilities": outcome.probabilities,
+                "stage": outcome.stage,
+                "edits": outcome.edits,
+                "bundle": outcome.bundle,
             }
         nothing = dict.fromkeys(("label", "risk", "probabilities", "stage"))
         return {
             "action": self.settings.on_deadline,
-            "reason": answer,
+            "reason": outcome,
             **nothing,
-            "hits": {},
-            "bundle": self.live.bundle_id,
+            "edits": {},
+            "bundle": self.deployment.bundle_id,
         }
 
 

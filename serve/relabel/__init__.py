@@ -3,11 +3,11 @@
     run.py        relabel(): checks, the loop over shards, the end
     inputs.py     files, folders and globs; what their sizes and times were
     reading.py    blocks of rows from a position on;  read_*.py  one reader a format;  lines.py
-    workers.py    processes that score blocks;  answers.py  what they do
-    columns.py    answers as columns, also for `datasets` and Spark
+    workers.py    processes that score blocks;  decisions.py  what they do
+    columns.py    decisions as columns, also for `datasets` and Spark
     writing.py    a shard, written aside and renamed
     journal.py    manifest, finished shards, lock: what makes a run resumable
-    changes.py    what changed against an older label;  looked.py  rows ordered by risk, in bounded memory
+    changes.py    what changed against an older label;  ranked.py  rows ordered by risk, in bounded memory
     tasks.py      Label Studio;  progress.py  the bar
 
 The base package imports without any of it.
@@ -24,7 +24,7 @@ if find_spec("pyarrow") is None:
 
 if TYPE_CHECKING:
     from jingyin.serve.relabel.columns import scorer_columns
-    from jingyin.serve.relabel.run import Report, relabel
+    from jingyin.serve.relabel.job import Report, relabel
 
 __all__ = ["Report", "relabel", "scorer_columns"]
 

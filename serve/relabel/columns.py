@@ -1,4 +1,4 @@
-"""Answers and measures as columns: the same nine for files, `datasets` and Spark."""
+"""Decisions and measures as columns: the same nine for files, `datasets` and Spark."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jingyin.model.labels import LABELS
-from jingyin.serve.relabel.answers import Answers, answer, scorer_of
+from jingyin.serve.relabel.decisions import Decisions, measure, scorer_of
 from jingyin.serve.scorer import Scorer
 
 FIELDS = (
@@ -24,11 +24,11 @@ FIELDS = (
 )
 """What is added to each row; columns of these names that are there already are replaced.
 
-`jingyin_stage` is what answered first, "gate" or "model". A scorer's "memo" would depend on what it had seen
+`jingyin_stage` is what decided first, "prefilter" or "network". A scorer's "cache" would depend on what it had seen
 before, and a run that was killed and resumed would differ from one that was not. The last three are what
 `jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; disguises
-that the normaliser undid (answers.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
-as the gate counts it: the start of the message is one more character, a known one.
+that the normaliser undid (decisions.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
+as the prefilter counts it: the start of the message is one more character, a known one.
 """
 
 NAMES = tuple(field.name for field in FIELDS)
@@ -43,23 +43,23 @@ def with_verdicts(schema: pa.Schema) -> pa.Schema:
 def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Array]:
     """Score texts and return an array for each of FIELDS; a missing text has nulls in all of them."""
     there = [text for text in texts if text is not None]
-    columns = answer_columns(answer(scorer, there), scorer.bundle.manifest.id)
+    columns = decision_columns(measure(scorer, there), scorer.bundle.manifest.id)
     return columns if len(there) == len(texts) else _with_nulls(columns, texts)
 
 
-def answer_columns(answers: Answers, bundle: str) -> list[pa.Array]:
-    """Return an array for each of FIELDS; each different answer is converted once and then taken."""
+def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
+    """Return an array for each of FIELDS; each different decision is converted once and then taken."""
     table: list[Sequence[Any]] = [
-        [each.label for each in answers.different],
-        [each.risk for each in answers.different],
-        [each.action for each in answers.different],
-        [each.probabilities for each in answers.different],
-        [each.stage for each in answers.different],
-        [bundle] * len(answers.different),
+        [each.label for each in decisions.different],
+        [each.risk for each in decisions.different],
+        [each.action for each in decisions.different],
+        [each.probabilities for each in decisions.different],
+        [each.stage for each in decisions.different],
+        [bundle] * len(decisions.different),
     ]
-    take = _array(answers.indices, pa.int32())
+    take = _array(decisions.indices, pa.int32())
     columns = [_array(values, field.type).take(take) for values, field in zip(table, FIELDS[:6], strict=True)]
-    measures: tuple[NDArray[Any], ...] = (answers.lengths, answers.hits, answers.unknown)
+    measures: tuple[NDArray[Any], ...] = (decisions.lengths, decisions.edits, decisions.unknown)
     return [*columns, *(_array(values, field.type) for values, field in zip(measures, FIELDS[6:], strict=True))]
 
 

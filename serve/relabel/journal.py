@@ -3,7 +3,7 @@
     _lock            held by the run that writes here
     _manifest.json   everything that changes results; another value of any of it is refused
     _journal.jsonl   one line a finished shard: where it ends in the input, and all counts up to there
-    _rejects.csv     rows that could not be scored;  _looked  rows worth a look; both grow with the shards
+    _rejects.csv     rows that could not be scored;  _ranked  rows worth a look; both grow with the shards
     _report.json     the end of a finished run
 
 Order of a commit: side files, the shard's rename, the journal's line, each on disk before the next. So a line in the
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from jingyin.model.errors import ConfigError, InputError, JingyinError
 from jingyin.serve.relabel.writing import aside, sync_folder
 
-SIDE_FILES = ("_rejects.csv", "_looked")
+SIDE_FILES = ("_rejects.csv", "_ranked")
 
 
 @dataclass
@@ -30,7 +30,7 @@ class State:
     """A finished shard, and how far the run had come with it; of a run that begins, nothing.
 
     `position` is the number of an input file and a position in it; `rows`, `rejects` by reason and `changes` count from
-    the run's begin. `lengths` are those of the side files in bytes, `runs` the ends of this shard's runs in _looked.
+    the run's begin. `lengths` are those of the side files in bytes, `runs` the ends of this shard's runs in _ranked.
     """
 
     file: str = ""

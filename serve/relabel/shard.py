@@ -16,7 +16,7 @@ from jingyin.serve.relabel.changes import FAMILY, Changes, moved_rows, older_lab
 from jingyin.serve.relabel.columns import NAMES
 from jingyin.serve.relabel.inputs import kind_of, suffix_of
 from jingyin.serve.relabel.journal import Journal, State
-from jingyin.serve.relabel.looked import Looked
+from jingyin.serve.relabel.ranked import Ranked
 from jingyin.serve.relabel.reading import texts
 from jingyin.serve.relabel.writing import aside, writer
 
@@ -61,7 +61,7 @@ class Shard:
         self._job = job
         self._journal = journal
         self._rejected = io.StringIO()
-        self._looked = Looked()
+        self._ranked = Ranked()
         self._runs: list[int] = []
         self.rows = last.rows
         self.rejects = dict(last.rejects)
@@ -128,22 +128,22 @@ class Shard:
         found["text"] = texts(item.block, job.text_column)
         for row in rows:
             shown = {name: column[row].as_py() for name, column in found.items()}
-            self._looked.add(self.rows + row, self._place(item, row) | _verdict(verdicts, row) | shown)
-        if self._looked.full:
+            self._ranked.add(self.rows + row, self._place(item, row) | _verdict(verdicts, row) | shown)
+        if self._ranked.full:
             self._end_run()
 
     def _place(self, item: Scored, row: int) -> dict[str, object]:
         return {"input": str(self._job.files[item.source]), "row": item.block.numbers[row]}
 
     def _end_run(self) -> None:
-        self._runs.append(self._journal.append("_looked", self._looked.run()))
+        self._runs.append(self._journal.append("_ranked", self._ranked.run()))
 
     def _side_files(self) -> dict[str, int]:
-        if self._looked.held:
+        if self._ranked.held:
             self._end_run()
-        looked = self._runs[-1] if self._runs else self._journal.last.lengths.get("_looked", 0)
+        looked = self._runs[-1] if self._runs else self._journal.last.lengths.get("_ranked", 0)
         rejected = self._journal.append("_rejects.csv", self._rejected.getvalue().encode("utf-8", "surrogateescape"))
-        return {"_rejects.csv": rejected, "_looked": looked}
+        return {"_rejects.csv": rejected, "_ranked": looked}
 
 
 def share(job: Job, item: Scored) -> float:

@@ -1,4 +1,4 @@
-"""Processes that score blocks: texts go out in order, answers come back in order and become columns here."""
+"""Processes that score blocks: texts go out in order, decisions come back in order and become columns here."""
 
 import multiprocessing
 from collections import deque
@@ -14,8 +14,8 @@ import pyarrow as pa
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import JingyinError
 from jingyin.serve.pool import follow_parent
-from jingyin.serve.relabel.answers import Answers, Packed, answer_packed, load
-from jingyin.serve.relabel.columns import answer_columns
+from jingyin.serve.relabel.columns import decision_columns
+from jingyin.serve.relabel.decisions import Decisions, Packed, decide_packed, load
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Workers:
 
     def score(self, stream: Iterator[tuple[T, pa.Array]]) -> Iterator[tuple[T, list[pa.Array]]]:
         """Yield each item of `stream` with the verdict columns of its texts, in order."""
-        under_way: deque[tuple[T, Future[Answers]]] = deque()
+        under_way: deque[tuple[T, Future[Decisions]]] = deque()
         for item, texts in stream:
             under_way.append((item, self._submit(texts)))
             if len(under_way) >= self._ahead:
@@ -38,17 +38,17 @@ class Workers:
         while under_way:
             yield self._take(under_way)
 
-    def _submit(self, texts: pa.Array) -> Future[Answers]:
+    def _submit(self, texts: pa.Array) -> Future[Decisions]:
         if self._pool is not None:
-            return self._pool.submit(answer_packed, self._bundle, _pack(texts))
-        done: Future[Answers] = Future()
-        done.set_result(answer_packed(self._bundle, _pack(texts)))
+            return self._pool.submit(decide_packed, self._bundle, _pack(texts))
+        done: Future[Decisions] = Future()
+        done.set_result(decide_packed(self._bundle, _pack(texts)))
         return done
 
-    def _take(self, under_way: "deque[tuple[T, Future[Answers]]]") -> tuple[T, list[pa.Array]]:
+    def _take(self, under_way: "deque[tuple[T, Future[Decisions]]]") -> tuple[T, list[pa.Array]]:
         item, future = under_way.popleft()
         try:
-            return item, answer_columns(future.result(), self._bundle[1])
+            return item, decision_columns(future.result(), self._bundle[1])
         except BrokenProcessPool:
             raise JingyinError(
                 "a scoring process was killed, perhaps for want of memory; run the same command again, with fewer "

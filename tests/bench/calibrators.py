@@ -16,10 +16,10 @@ from sklearn.model_selection import StratifiedKFold
 from jingyin.model.bundle import read_bundle
 from jingyin.model.labels import LABELS
 from jingyin.model.tokenizer import SmsTokenizer
-from jingyin.serve.session import Network
-from jingyin.train.calibrate import expected_calibration_error, fit_temperature, softmax
+from jingyin.serve.networks import Network
 from jingyin.train.data import read_split
 from jingyin.train.evaluate.messages import FLAGGED_INDEX
+from jingyin.train.packing.thresholds import expected_calibration_error, fit_temperature, softmax
 
 Array = NDArray[np.float64]
 Calibrator = Callable[[Array], Array]

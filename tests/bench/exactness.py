@@ -1,6 +1,6 @@
 """Proves that the fast ways change no verdict: python tests/bench/exactness.py [FILE...] (a quarter of a minute)
 
-Scores 20,000 messages (half distinct, half templated, in random order; see traffic.py) with the memo, without it, one
+Scores 20,000 messages (half distinct, half templated, in random order; see traffic.py) with the cache, without it, one
 at a time, and in two processes, and compares all fields but `stage`. Exits 1 at the first difference.
 """
 
@@ -25,9 +25,9 @@ def main() -> None:
     Random(3).shuffle(messages)
     scorer = Scorer.load()
     wanted = list(scorer.score_many(messages))
-    print(f"{len(messages)} messages, {scorer.memo.hits} answered by the memo")
+    print(f"{len(messages)} messages, {scorer.cache.cache_hits} answered by the cache")
     single = Scorer.load()
-    _compare("without a memo", wanted, Scorer.load(memo_bytes=0).score_many(messages))
+    _compare("without a cache", wanted, Scorer.load(cache_bytes=0).score_many(messages))
     _compare("one at a time", wanted, map(single.score, messages))
     _compare("in two processes", wanted, Scorer.load().score_many(messages, processes=2))
 

@@ -4,8 +4,8 @@
     python tests/bench/load.py FILE... --seconds 10     ordinary messages of your own
 
 Traffic is described in traffic.py. Server and client (load_client.py) are one process each on this machine. Every
-server starts with an empty memo; the share of answers from it is printed. Batches of 64 are measured against
-score_many in this process: the same messages once each, in the same order, both from an empty memo.
+server starts with an empty cache; the share of answers from it is printed. Batches of 64 are measured against
+score_many in this process: the same messages once each, in the same order, both from an empty cache.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from urllib.request import urlopen
 import traffic
 from load_client import Run, render
 
-PEER = "import uvicorn, load_peers; uvicorn.run(load_peers.{}(), port=PORT, access_log=False, log_level='error')"
+PEER = (
+    "import uvicorn, load_baselines; uvicorn.run(load_baselines.{}(), port=PORT, access_log=False, log_level='error')"
+)
 SERVERS = {
     "jingyin": "from jingyin.serve.http import *; run_server(load_settings(port=PORT))",
     "floor": PEER.format("floor"),
@@ -60,12 +62,12 @@ class Server:
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 1e6
 
-    def from_memo(self) -> float:
-        """Return the share of messages so far that the memo answered."""
+    def from_cache(self) -> float:
+        """Return the share of messages so far that the cache answered."""
         with urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
             lines = [line.decode() for line in answer if line.startswith(b"jingyin_messages_total")]
-        counts = [(float(line.split()[1]), 'stage="memo"' in line) for line in lines]
-        return sum(count for count, memo in counts if memo) / sum(count for count, _ in counts)
+        counts = [(float(line.split()[1]), 'stage="cache"' in line) for line in lines]
+        return sum(count for count, cache in counts if cache) / sum(count for count, _ in counts)
 
 
 def singles(name: str, server: Server, messages: Sequence[str], seconds: float) -> tuple[float, Run, Run]:
@@ -103,7 +105,7 @@ def measure(kind: str, messages: Sequence[str], seconds: float, floor: float) ->
         before = server.megabytes()
         best, half, flood = singles(kind, server, messages, seconds)
         after = server.megabytes()
-        print(f"{server.from_memo():.0%} from the memo; resident {before:.0f} MB, after the flood {after:.0f} MB")
+        print(f"{server.from_cache():.0%} from the cache; resident {before:.0f} MB, after the flood {after:.0f} MB")
     print(
         f"{kind}: {best / floor:.2f} of the floor (wanted 0.5), p99 at half {half.milliseconds(0.99):.1f} ms (10), "
         f"at three times {flood.scored / best:.2f} of the best (0.8), "
@@ -116,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--seconds", type=float, default=5, help="for each line of the table")
-    parser.add_argument("--count", type=int, default=60_000, help="messages made; more are answered by the memo")
+    parser.add_argument("--count", type=int, default=60_000, help="messages made; more are answered by the cache")
     parser.add_argument("--naive", action="store_true", help="also the naive service; needs torch and transformers")
     options = parser.parse_args()
     messages = {

@@ -67,7 +67,7 @@ def make(rows: int, file: Path) -> None:
 
 
 def start(file: Path, out: Path) -> psutil.Popen:
-    code = "import sys; from jingyin.serve.cli import main; sys.argv = ['jingyin', *sys.argv[1:]]; main()"
+    code = "import sys; from jingyin.cli import main; sys.argv = ['jingyin', *sys.argv[1:]]; main()"
     arguments = ["relabel", str(file), str(out), "--processes", "2"]
     return psutil.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
 

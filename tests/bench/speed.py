@@ -4,7 +4,7 @@
     python tests/bench/speed.py FILE... --run runs/student        messages of your own; peers with the same weights
     python tests/bench/speed.py FILE... --profile                 microseconds a stage
 
-Traffic is described in traffic.py, peers in speed_peers.py. Every process is bound to a core of its own and has one
+Traffic is described in traffic.py, peers in speed_baselines.py. Every process is bound to a core of its own and has one
 thread; on two cores each takes half of the messages. A rate is messages a CPU second for each core, the median of
 repeats between which the peers take turns: other work on the machine moves it less than a wall clock. Latency is the
 wall clock of calls with one message each.
@@ -66,14 +66,14 @@ def main() -> None:
 
 def _work(pipe: Connection, core: int, *, messages: dict[str, list[str]], run: Path | None) -> None:
     """Answer (peer, traffic, first, last, one at a time?) with the seconds taken, by CPU and wall clock, until None."""
-    import speed_peers
+    import speed_baselines
 
     os.sched_setaffinity(0, [core])
-    peers: dict[str, speed_peers.Peer] = {}
+    peers: dict[str, speed_baselines.Peer] = {}
     while (task := pipe.recv()) is not None:
         name, kind, first, last, single = task
         if name not in peers:
-            peers[name] = speed_peers.build(name, messages["distinct"], run)
+            peers[name] = speed_baselines.build(name, messages["distinct"], run)
         texts = messages[kind][first:last]
         parts = [[text] for text in texts] if single else [texts]
         clocks = []

@@ -7,9 +7,9 @@ from typing import TypeVar
 import numpy as np
 
 from jingyin import Scorer
-from jingyin.model.gate import code_points, gate_scores, unknown_shares
+from jingyin.model.prefilter import code_points, prefilter_scores, unknown_shares
 from jingyin.model.text import clean
-from jingyin.serve.memo import Memo
+from jingyin.serve.cache import Cache
 from jingyin.serve.scorer import CHUNK, Answer
 
 T = TypeVar("T")
@@ -23,36 +23,36 @@ def profile(messages: dict[str, list[str]]) -> None:
     passed = [clean(text).text for text, answer in zip(texts, answered, strict=True) if answer.stage == "model"]
     share = len(passed) / len(texts)
     cleaned = _stage("clean", 1, texts, lambda some: [clean(text) for text in some])
-    memo: Memo[Answer] = Memo(64 << 20)
+    cache: Cache[Answer] = Cache(64 << 20)
 
     def remember(some: Sequence[str]) -> list[None]:
         for text in some:
-            memo.get(text)
-            memo.put(text, answered[0])
+            cache.get(text)
+            cache.put(text, answered[0])
         return []
 
     read = [each.text for each in cleaned]
-    _stage("memo", 1, read, remember)
+    _stage("cache", 1, read, remember)
 
     def judge(some: Sequence[str]) -> list[float]:
         codes = code_points(some)
         unknown_shares(scorer._known, codes)
-        return gate_scores(scorer.bundle.gate_weights, codes).tolist()
+        return prefilter_scores(scorer.bundle.prefilter_weights, codes).tolist()
 
-    _stage("gate", 1, read, judge)
+    _stage("prefilter", 1, read, judge)
     ids = _stage("tokenize", share, passed, lambda some: [scorer._tokenizer.encode([text])[0] for text in some])
     some_ids = ids[:NETWORK_SAMPLE]
     _stage("network", share, some_ids, lambda some: [scorer._network.logits(each) for each in some])
     _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, answered[0], known=False) for each in some])
     tokens = float(np.mean([len(each) for each in some_ids]))
-    print(f"\nthe gate lets {share:.2%} of {len(texts)} messages through; {tokens:.1f} tokens each")
+    print(f"\nthe prefilter lets {share:.2%} of {len(texts)} messages through; {tokens:.1f} tokens each")
     _calls(scorer, texts)
 
 
 def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
     """Print the wall clock of calls with one message each, by what answered."""
     took: dict[str, list[float]] = {}
-    scorer.memo = Memo(scorer.memo.budget)
+    scorer.cache = Cache(scorer.cache.budget)
     for text in texts:
         started = time.perf_counter()
         stage = scorer.score(text).stage

@@ -10,9 +10,9 @@ from jingyin import LABELS, BundleError, Scorer
 from jingyin.model.bundle import (
     FILES,
     Calibration,
-    Gate,
-    Join,
+    Fusion,
     Manifest,
+    Prefilter,
     Threshold,
     default_path,
     manifest_id,
@@ -21,15 +21,17 @@ from jingyin.model.bundle import (
     write_bundle,
 )
 
-THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, hits=0, families={"chat": (0, 400)})
+THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, false_positives=0, families={"chat": (0, 400)})
 PARTS = {
     "labels": LABELS,
     "max_tokens": 64,
     "review": THRESHOLD,
     "block": THRESHOLD,
     "calibration": Calibration(temperature=1.2, ece_before=0.03, ece_after=0.01, rows=400),
-    "join": Join(cap=3.5, slope=0.6, bias=-1.4),
-    "gate": Gate(threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)),
+    "join": Fusion(cap=3.5, slope=0.6, bias=-1.4),
+    "prefilter": Prefilter(
+        threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)
+    ),
     "provenance": {"command": "made by a test"},
 }
 
@@ -42,7 +44,7 @@ def bundle(tmp_path: Path) -> Path:
     for name in ("model.onnx", "tokenizer.json", "lexicon.txt", "card.md"):
         (folder / name).write_text(f"stand-in for {name}", encoding="utf-8")
     (folder / "golden.json").write_text('[{"ids": [2, 9, 3], "logits": [1, 0, 0, 0, 0]}]', encoding="utf-8")
-    np.savez_compressed(folder / "gate.npz", weights=np.array([0.5, -1], np.float16))
+    np.savez_compressed(folder / "prefilter.npz", weights=np.array([0.5, -1], np.float16))
     write_bundle(folder, PARTS)
     return folder
 
@@ -80,8 +82,8 @@ def test_what_is_written_is_read(bundle):
     assert read.manifest.review == THRESHOLD
     assert read.manifest.labels == LABELS
     assert read.golden[0].ids == [2, 9, 3]
-    assert read.gate_weights.tolist() == [0.5, -1]
-    assert read.gate_weights.dtype == np.float32
+    assert read.prefilter_weights.tolist() == [0.5, -1]
+    assert read.prefilter_weights.dtype == np.float32
     assert set(read.manifest.files) == set(FILES)
 
 
@@ -161,9 +163,9 @@ def test_an_unknown_field_in_the_manifest(bundle):
         ("golden.json", b"[{", "JSONDecodeError"),
         ("golden.json", b"3", "TypeError"),
         ("golden.json", b'[{"ids": "x"}]', "ValidationError"),
-        ("gate.npz", b"", "EOFError"),
-        ("gate.npz", b"PK\x03\x04 no zip", "BadZipFile"),
-        ("gate.npz", b"\x80\x04N.", "ValueError"),  # a pickle, which is not run
+        ("prefilter.npz", b"", "EOFError"),
+        ("prefilter.npz", b"PK\x03\x04 no zip", "BadZipFile"),
+        ("prefilter.npz", b"\x80\x04N.", "ValueError"),  # a pickle, which is not run
     ],
 )
 def test_parts_that_were_broken_before_they_were_hashed(bundle, name, content, error):
@@ -173,9 +175,11 @@ def test_parts_that_were_broken_before_they_were_hashed(bundle, name, content, e
 
 
 def test_writing_wants_every_file(bundle):
-    (bundle / "gate.npz").unlink()
+    (bundle / "prefilter.npz").unlink()
     (bundle / "card.md").unlink()
-    with pytest.raises(BundleError, match=r"^bundle small lacks gate\.npz, card\.md; write them before the manifest$"):
+    with pytest.raises(
+        BundleError, match=r"^bundle small lacks prefilter\.npz, card\.md; write them before the manifest$"
+    ):
         write_bundle(bundle, PARTS)
 
 

@@ -103,17 +103,17 @@ def test_a_price_and_a_debt_are_different_buckets() -> None:
 
 
 def test_hits_count_what_was_undone() -> None:
-    hits = clean("呼.死.你 妳ａ\u200b 13812345678 两百 钅戋").hits
-    assert hits == {
-        "joined": 1,
-        "rejoined": 1,
+    edits = clean("呼.死.你 妳ａ\u200b 13812345678 两百 钅戋").edits
+    assert edits == {
+        "gaps": 1,
+        "reassembled": 1,
         "traditional": 1,
         "disguised": 1,
         "invisible": 1,
         "phone": 1,
         "amount": 1,
     }
-    assert clean("【银行】您好，请查收！").hits == {}
+    assert clean("【银行】您好，请查收！").edits == {}
 
 
 def test_a_typed_placeholder_is_no_placeholder() -> None:
@@ -137,7 +137,7 @@ def test_a_hundred_thousand_characters() -> None:
 def test_placeholders_come_only_from_masks(raw: str) -> None:
     cleaned = clean(raw)
     private = sum(unicodedata.category(c) in ("Co", "Cs") for c in cleaned.text)
-    assert private <= sum(cleaned.hits.values())
+    assert private <= sum(cleaned.edits.values())
     assert private == sum(c in PLACEHOLDERS.values() for c in cleaned.text)
 
 

@@ -13,7 +13,7 @@ from jingyin.serve import cli
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 CHAT = "明天下午三点老地方见，记得带伞"
-JINGYIN = [sys.executable, "-c", "from jingyin.serve.cli import main; main()"]
+JINGYIN = [sys.executable, "-c", "from jingyin.cli import main; main()"]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_json_lines(jingyin, scorer):
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [row["text"] for row in rows] == [THREAT, CHAT]
-    fields = ["text", "label", "probabilities", "risk", "action", "stage", "hits", "bundle"]
+    fields = ["text", "label", "probabilities", "risk", "action", "stage", "edits", "bundle"]
     assert [list(row) for row in rows] == [fields, fields]
     assert rows[0]["risk"] == scorer.score(THREAT).risk
     assert rows[0]["bundle"] == scorer.bundle.manifest.id

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from jingyin import LABELS, InputError, Scorer
 from jingyin.model.labels import FLAGGED, Verdict
-from jingyin.serve.memo import Memo
+from jingyin.serve.cache import Cache
+from jingyin.serve.networks import MAX_WINDOWS, windows
 from jingyin.serve.scorer import CHUNK
-from jingyin.serve.session import MAX_WINDOWS, windows
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 MESSAGES = [
@@ -64,7 +64,7 @@ def test_refuses_what_is_no_text(scorer: Scorer, wrong: object) -> None:
 
 
 def test_many_alone_and_in_processes_agree() -> None:
-    alone = [without_stage(Scorer.load(memo_bytes=0).score(text)) for text in MESSAGES]
+    alone = [without_stage(Scorer.load(cache_bytes=0).score(text)) for text in MESSAGES]
     fresh = Scorer.load()
     assert [without_stage(v) for v in fresh.score_many(MESSAGES * 2)] == alone * 2
     assert [without_stage(v) for v in fresh.score_many(MESSAGES, processes=2)] == alone
@@ -72,29 +72,29 @@ def test_many_alone_and_in_processes_agree() -> None:
 
 def test_a_glance_sees_what_needs_no_network() -> None:
     scorer, glancing = Scorer.load(), Scorer.load()
-    for text in MESSAGES[:6]:  # of different clean texts: none is answered by the memo
-        seen, scored = glancing.glance(text), scorer.score(text)
+    for text in MESSAGES[:6]:  # of different clean texts: none is answered by the cache
+        seen, scored = glancing.score_without_network(text), scorer.score(text)
         assert seen == (None if scored.stage == "model" else scored)
-        again = scorer.glance(text)
+        again = scorer.score_without_network(text)
         assert again is not None
-        assert again.stage == "memo"
+        assert again.stage == "cache"
         assert without_stage(again) == without_stage(scored)
-    assert Scorer.load(gate=False).glance("明天下午三点老地方见，记得带伞") is None
+    assert Scorer.load(prefilter=False).score_without_network("明天下午三点老地方见，记得带伞") is None
 
 
-def test_the_second_time_comes_from_the_memo() -> None:
+def test_the_second_time_comes_from_the_cache() -> None:
     scorer = Scorer.load()
     first, second = scorer.score(THREAT), scorer.score(THREAT)
     assert first.stage == "model"
-    assert second.stage == "memo"
+    assert second.stage == "cache"
     assert without_stage(first) == without_stage(second)
-    assert (scorer.memo.hits, scorer.memo.misses) == (1, 1)
+    assert (scorer.cache.cache_hits, scorer.cache.cache_misses) == (1, 1)
 
 
 def test_messages_that_differ_in_masked_numbers_share_an_entry() -> None:
     scorer = Scorer.load()
     scorer.score("您的验证码是482913，请勿告诉他人")
-    assert scorer.score("您的验证码是771204，请勿告诉他人").stage == "memo"
+    assert scorer.score("您的验证码是771204，请勿告诉他人").stage == "cache"
 
 
 def test_a_verdict_belongs_to_its_caller() -> None:
@@ -103,8 +103,8 @@ def test_a_verdict_belongs_to_its_caller() -> None:
     assert scorer.score(THREAT).probabilities
 
 
-def test_the_gate_changes_no_flagged_verdict() -> None:
-    gated, ungated = Scorer.load(), Scorer.load(gate=False)
+def test_the_prefilter_changes_no_flagged_verdict() -> None:
+    gated, ungated = Scorer.load(), Scorer.load(prefilter=False)
     assert ungated.score("明天下午三点老地方见，记得带伞").stage == "model"
     for text in MESSAGES:
         if ungated.score(text).action != "pass":
@@ -174,21 +174,21 @@ def test_an_ordinary_message_has_no_evidence(scorer: Scorer) -> None:
     assert scorer.explain("明天下午三点老地方见，记得带伞") == []
 
 
-def test_memo_forgets_the_least_recently_used() -> None:
-    memo: Memo[int] = Memo(budget=1000)
+def test_cache_forgets_the_least_recently_used() -> None:
+    cache: Cache[int] = Cache(budget=1000)
     for number in range(10):
-        memo.put(str(number), number)
-        memo.get("0")
-    assert memo.get("0") == 0
-    assert memo.get("1") is None
-    assert memo.used <= 1000
-    assert len(memo) == memo.used // (memo.used // len(memo))
+        cache.put(str(number), number)
+        cache.get("0")
+    assert cache.get("0") == 0
+    assert cache.get("1") is None
+    assert cache.used <= 1000
+    assert len(cache) == cache.used // (cache.used // len(cache))
 
 
-def test_memo_of_no_bytes_remembers_nothing() -> None:
-    memo: Memo[int] = Memo(budget=0)
-    memo.put("a", 1)
-    assert memo.get("a") is None
+def test_cache_of_no_bytes_remembers_nothing() -> None:
+    cache: Cache[int] = Cache(budget=0)
+    cache.put("a", 1)
+    assert cache.get("a") is None
 
 
 def test_windows_cover_a_long_message() -> None:

@@ -1,4 +1,4 @@
-"""The fast ways change nothing: memo, stream and processes, also when something breaks half-way."""
+"""The fast ways change nothing: cache, stream and processes, also when something breaks half-way."""
 
 import sys
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jingyin import Scorer
-from jingyin.model.gate import code_points, gate_scores
 from jingyin.model.labels import Verdict
+from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.serve.scorer import CHUNK
 from jingyin.train.corpus.authored import default_folder, load
 from jingyin.train.corpus.evade import FAMILIES, evade
@@ -32,26 +32,26 @@ def traffic(templates: int, seed: int) -> list[str]:
     return messages
 
 
-def test_the_memo_changes_no_verdict() -> None:
+def test_the_cache_changes_no_verdict() -> None:
     messages = traffic(40, seed=1) * 2
-    with_memo, without = Scorer.load(), Scorer.load(memo_bytes=0)
-    found = list(with_memo.score_many(messages))
-    assert with_memo.memo.hits >= len(messages) // 2 - CHUNK
+    with_cache, without = Scorer.load(), Scorer.load(cache_bytes=0)
+    found = list(with_cache.score_many(messages))
+    assert with_cache.cache.cache_hits >= len(messages) // 2 - CHUNK
     assert list(map(without_stage, found)) == [without_stage(without.score(message)) for message in messages]
 
 
-def test_a_disguised_message_gets_no_answer_that_the_gate_gave() -> None:
+def test_a_disguised_message_gets_no_answer_that_the_prefilter_gave() -> None:
     scorer, plain = Scorer.load(), "今天天气不错，我们去公园走走吧"
-    (score,) = gate_scores(scorer.bundle.gate_weights, code_points(["今天天气不错,我们去公园走走吧"]))
-    scorer._gate_threshold = float(np.nextafter(score, np.float32(9)))
-    assert scorer.score(plain).stage == "gate"
+    (score,) = prefilter_scores(scorer.bundle.prefilter_weights, code_points(["今天天气不错,我们去公园走走吧"]))
+    scorer._prefilter_threshold = float(np.nextafter(score, np.float32(9)))
+    assert scorer.score(plain).stage == "prefilter"
     assert scorer.score("\u200b今天\u200b天气不错，我们去公园走走吧").stage == "model"
-    assert scorer.score(plain).stage == "memo"
+    assert scorer.score(plain).stage == "cache"
 
 
 def test_a_long_stream_leaves_nothing_behind() -> None:
-    scorer = Scorer.load(memo_bytes=200_000)
-    scorer._gate_threshold = np.inf  # the network has no part in this
+    scorer = Scorer.load(cache_bytes=200_000)
+    scorer._prefilter_threshold = np.inf  # the network has no part in this
 
     words = "天地人你我他上下来去大小多少红白"
     stream = scorer.score_many(map("".join, product(words, repeat=5)))
@@ -61,8 +61,8 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
     for _ in islice(stream, 20_000):
         pass
     assert sys.getallocatedblocks() - before < 5_000
-    assert scorer.memo.used <= scorer.memo.budget
-    assert len(scorer.memo) < 1_000
+    assert scorer.cache.used <= scorer.cache.budget
+    assert len(scorer.cache) < 1_000
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -83,9 +83,9 @@ def test_what_was_read_before_a_fault_is_answered_in_order(
 
 
 def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer, messages = Scorer.load(gate=False), [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 20)]
+    scorer, messages = Scorer.load(prefilter=False), [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 20)]
     wanted = [without_stage(verdict) for verdict in scorer.score_many(messages)]
-    fresh, runs = Scorer.load(gate=False), 0
+    fresh, runs = Scorer.load(prefilter=False), 0
     network = fresh._network.logits
 
     def interrupted(ids: list[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jingyin.serve.cli import main
+from jingyin.cli import main
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import Row
 

@@ -8,9 +8,9 @@ from pydantic import TypeAdapter
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.settings import load_settings
-from jingyin.train.corpus.recipe import load_recipe
-from jingyin.train.promote import Config
-from jingyin.train.recipe import Align, Calibrate, Classify, read_recipe, read_yaml
+from jingyin.train.corpus.corpus_recipe import load_recipe
+from jingyin.train.recipes import Align, Calibrate, Classify, read_recipe, read_yaml
+from jingyin.train.review.promote import Config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
@@ -47,7 +47,9 @@ def test_opens_with_the_command_that_runs_it(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_configuration_loads_by_its_schema(path, monkeypatch):
-    monkeypatch.setattr("jingyin.train.corpus.recipe.Path.exists", lambda _: True)  # public corpora are the user's own
+    monkeypatch.setattr(
+        "jingyin.train.corpus.corpus_recipe.Path.exists", lambda _: True
+    )  # public corpora are the user's own
     read = schema_of(path)(path)
     if isinstance(read, Align | Classify | Calibrate):
         assert (CONFIGS / read.corpus).is_file()

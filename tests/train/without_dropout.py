@@ -12,11 +12,11 @@ from accelerate import PartialState
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.network import SmsClassifier
-from jingyin.train.classify import _dataset
 from jingyin.train.data import one_hot, read_split
-from jingyin.train.fit import fit
-from jingyin.train.recipe import Classify, read_recipe
-from jingyin.train.run import train
+from jingyin.train.loop import fit
+from jingyin.train.pipeline import train
+from jingyin.train.recipes import Classify, read_recipe
+from jingyin.train.stages.classify import _dataset
 from jingyin.train.vocabularies import start_from
 
 

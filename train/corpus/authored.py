@@ -1,10 +1,14 @@
-"""Reads the authored messages: JSON lines in authored/ and adversarial/, one message a line.
+"""Reads the authored messages: JSON lines in FOLDERS, one message a line.
 
-adversarial/ holds those that were written against the filter of their day, which it got wrong (train/LOG.md): no model is judged
-fairly on them beside the others, and no label error is found among them by simple models.
+    authored/     written from imagination
+    adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found among them by
+                  simple models
+    cases/        written from real cases, described without their words; one file a family of cases
+    reworded/     threats in an innocent's dress, in dialect, in half a sentence, and innocents in the same
+    traffic/      ordinary messages of the kinds that a network is wrongly sure of
 
-Fields: `text` (with slots), `label`, `family` (the subtype), `voice`, and for the two messages of a minimal
-pair a common `pair` id.
+Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, an id that the two messages of a minimal pair share;
+`case`, the real case behind a message; `writer`, who wrote it ("unknown" for rows from before it was noted).
 """
 
 import json
@@ -24,19 +28,18 @@ LONGEST = 1_000
 """Most characters in a message; ten SMS parts hold 670."""
 
 _LONGEST_LINE = 10_000  # bytes; a longer one is no message, and is never parsed
-_FIELDS = frozenset(("text", "label", "family", "voice", "pair"))
+_OPTIONAL = ("pair", "case", "writer")
 _NEEDED = ("text", "label", "family", "voice")
+_FIELDS = frozenset((*_NEEDED, *_OPTIONAL))
+
+FOLDERS = ("authored", "adversarial", "cases", "reworded", "traffic")
+"""The folders of authored messages that come with the package."""
 _SHOWN = 20
 
 
-def default_folder() -> Path:
-    """Return the folder of the authored messages that come with the package, without the adversarial ones."""
-    return Path(str(files("jingyin.train.corpus").joinpath("authored")))
-
-
 def default_folders() -> tuple[Path, ...]:
-    """Return both folders of authored messages that come with the package."""
-    return default_folder(), default_folder().with_name("adversarial")
+    """Return the folders of authored messages that come with the package."""
+    return tuple(Path(str(files("jingyin.train.corpus").joinpath(name))) for name in FOLDERS)
 
 
 def load(path: Path) -> list[Record]:
@@ -101,11 +104,10 @@ def _fault(line: bytes) -> dict[str, str] | str:
 def _row_fault(row: dict[str, Any]) -> str | None:
     if unknown := sorted(row.keys() - _FIELDS):
         return f"unknown field {unknown[0]!r}; known: {', '.join(sorted(_FIELDS))}"
-    for field in _NEEDED:
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            return f"{field!r} is missing or empty; every row needs {', '.join(_NEEDED)}"
-    if not isinstance(row.get("pair", ""), str):
-        return "'pair' is no string; give both rows of a pair the same string"
+    if (field := next((each for each in _NEEDED if not _is_filled(row.get(each))), None)) is not None:
+        return f"{field!r} is missing or empty; every row needs {', '.join(_NEEDED)}"
+    if (field := next((each for each in _OPTIONAL if not isinstance(row.get(each, ""), str)), None)) is not None:
+        return f"{field!r} is no string; write one, or leave it out"
     if row["label"] not in LABELS:
         return f"unknown label {row['label']!r}; known: {', '.join(LABELS)}"
     if row["voice"] not in VOICES:
@@ -120,6 +122,10 @@ def _row_fault(row: dict[str, Any]) -> str | None:
     return None
 
 
+def _is_filled(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _record(row: dict[str, str], where: str) -> Record:
     return Record(
         text=row["text"],
@@ -129,6 +135,8 @@ def _record(row: dict[str, str], where: str) -> Record:
         source="authored",
         group=row.get("pair", ""),
         where=where,
+        case=row.get("case", ""),
+        writer=row.get("writer", "unknown"),
     )
 
 

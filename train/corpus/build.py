@@ -12,11 +12,14 @@ from rich.progress import track
 from jingyin.model.errors import InputError
 from jingyin.model.text import clean
 from jingyin.train.corpus import authored, readers, store
-from jingyin.train.corpus.card import card
+from jingyin.train.corpus.corpus_card import card
+from jingyin.train.corpus.corpus_recipe import CorpusRecipe, Evasion, Public, Splits, load_recipe
+from jingyin.train.corpus.dress import dress
 from jingyin.train.corpus.evade import evade
+from jingyin.train.corpus.excluded import is_excluded
 from jingyin.train.corpus.expand import SLOT, expand
-from jingyin.train.corpus.frame import frame
-from jingyin.train.corpus.recipe import Evasion, Public, Recipe, Splits, load_recipe
+from jingyin.train.corpus.nonsense import nonsense
+from jingyin.train.corpus.quoting import frame
 from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.corpus.store import SPLITS, Row
@@ -43,6 +46,24 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
+CORPUS_VERSION = 1
+"""Counts up when the same recipe and files make another corpus than before."""
+
+
+def source_key(config_path: Path) -> str:
+    """Return a hash of all that makes a corpus: recipe, authored files, size and time of public ones, CORPUS_VERSION."""
+    recipe = load_recipe(config_path)
+    digest = hashlib.sha256(f"{CORPUS_VERSION} {recipe.model_dump_json()}".encode())
+    for path in recipe.authored:
+        for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    for source in recipe.public:
+        for file in sorted(source.path.rglob("*")) if source.path.is_dir() else [source.path]:
+            status = file.stat()
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
 def bare(template: str) -> str:
     """Return the clean text that likeness is measured on: slots out, masks in."""
     return clean(SLOT.sub("", template)).text
@@ -51,24 +72,24 @@ def bare(template: str) -> str:
 def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
     """Drop public messages like an earlier one; return the rest, and the group of each as a number.
 
-    A group holds authored messages that are alike and the rows of a minimal pair, or one user's messages.
+    A group holds authored messages that are alike, the rows of a minimal pair, those of one case, or one user's messages.
     Public messages are dropped rather than grouped: greetings would chain all users into one group.
     """
     texts = [bare(record.text) for record in _track(records, "cleaning")]
-    joined = Groups(len(records))
+    groups = Groups(len(records))
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
         for i, j, _ in similar_pairs(texts, similarity):
             if records[j].source == "authored":
-                joined.join((i, j))
+                groups.union((i, j))
             elif i not in dropped:
                 dropped.add(j)
     left = [i for i in range(len(records)) if i not in dropped]
     named: dict[str, int] = {}
     for i in left:
-        if records[i].group:
-            joined.join((named.setdefault(records[i].group, i), i))
-    return [records[i] for i in left], [joined.find(i) for i in left]
+        for name in filter(None, (records[i].group, records[i].case and f"case {records[i].case}")):
+            groups.union((named.setdefault(name, i), i))
+    return [records[i] for i in left], [groups.find(i) for i in left]
 
 
 def _public(sources: Sequence[Public]) -> Iterator[Record]:
@@ -76,21 +97,30 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
         found = list(_track(readers.read(source.kind, source.path), f"reading {source.kind}"))
         if not found:
             raise InputError(f"{source.path} holds no usable message of kind {source.kind}; check path and kind")
+        found = [record for record in found if not is_excluded(record.text)]
         # A sample by hash changes little when the file does.
         yield from sorted(found, key=lambda record: _hash(record.text))[: source.limit]
 
 
-def _rows(records: Sequence[Record], groups: Sequence[int], recipe: Recipe) -> dict[str, list[Row]]:
+def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
     shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     keys: dict[int, str] = {}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
     for record, group in zip(_track(records, "filling"), groups, strict=True):
-        first = record.text if record.source == "authored" else record.group or record.text
+        first = record.case or record.text if record.source == "authored" else record.group or record.text
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
-        split = _split(key, shares.get(record.source, recipe.splits))
+        split = _split(key, recipe.case_splits if group in of_case else shares.get(record.source, recipe.splits))
         splits[split] += _variants(record, key[:16], split == "train", weights.get(record.source, 1.0), recipe)
+    splits["train"] += _nonsense(recipe)
     return splits
+
+
+def _nonsense(recipe: CorpusRecipe) -> Iterator[Row]:
+    """Yield lines of nonsense; each is a group of its own."""
+    for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed)):
+        yield Row(text, "ordinary", "nonsense", "public", "nonsense", _hash(text)[:16], text, "", 1.0)
 
 
 def _split(key: str, shares: Splits) -> str:
@@ -103,7 +133,7 @@ def _split(key: str, shares: Splits) -> str:
     return SPLITS[-1]
 
 
-def _variants(record: Record, group: str, training: bool, weight: float, recipe: Recipe) -> Iterator[Row]:
+def _variants(record: Record, group: str, training: bool, weight: float, recipe: CorpusRecipe) -> Iterator[Row]:
     """Yield a record with its slots filled; for training several times, with disguised and framed copies."""
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if training else 1
@@ -115,6 +145,8 @@ def _variants(record: Record, group: str, training: bool, weight: float, recipe:
         texts += [_disguised(text, recipe.evasion, rng) for text, _ in texts if rng.random() < share]
         if record.source == "authored" and rng.random() < recipe.framed:
             texts.append((frame(record.text, rng), "framed"))
+        if rng.random() < recipe.dressed:
+            texts.append((dress(plain[0], rng), "dressed"))
     for text, evasion in texts:
         yield Row(
             text=text,
@@ -127,6 +159,8 @@ def _variants(record: Record, group: str, training: bool, weight: float, recipe:
             evasion=evasion,
             weight=weight / len(texts),
             pair=record.group if record.source == "authored" else "",
+            case=record.case,
+            writer=record.writer,
         )
 
 

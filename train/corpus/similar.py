@@ -51,7 +51,7 @@ class Groups:
             self._parent[item] = item = self._parent[self._parent[item]]
         return item
 
-    def join(self, items: Iterable[int]) -> None:
+    def union(self, items: Iterable[int]) -> None:
         """Put all items into one group."""
         roots = sorted({self.find(item) for item in items})
         for root in roots[1:]:

@@ -27,7 +27,8 @@ class Row:
 
     `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion`
     the family of its disguise, "framed" or ""; `group` never comes in two splits; the `weight`s of all rows made from
-    one message add up to the weight of its source; `pair` is the id of its minimal pair or "".
+    one message add up to the weight of its source; `pair` is the id of its minimal pair or "";
+    `case` the real case it was written from or ""; `writer` who wrote it.
     """
 
     text: str
@@ -40,6 +41,8 @@ class Row:
     evasion: str
     weight: float
     pair: str = ""
+    case: str = ""
+    writer: str = ""
 
 
 SCHEMA = pa.schema([(f.name, pa.float64() if f.type is float else pa.string()) for f in fields(Row)])

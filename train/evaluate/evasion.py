@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.train.corpus.evade import FAMILIES, HELD_OUT, evade
+from jingyin.train.evaluate.baselines import System
 from jingyin.train.evaluate.figures import Bools
 from jingyin.train.evaluate.messages import Messages
-from jingyin.train.evaluate.systems import System
 
 STRENGTH = 0.5
 ROWS = 300

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from jingyin.model.errors import InputError
-from jingyin.train.calibrate import rows_needed
+from jingyin.train.packing.thresholds import rows_needed
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -21,9 +21,9 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Rate:
-    """`hits` of `rows` and the two-sided 95% interval of that share (Clopper & Pearson 1934); 0 to 1."""
+    """`count` of `rows` and the two-sided 95% interval of that share (Clopper & Pearson 1934); 0 to 1."""
 
-    hits: int
+    count: int
     rows: int
     value: float
     low: float
@@ -48,9 +48,9 @@ class Paired:
     p: float
 
 
-def rate(hits: Bools) -> Rate:
-    """Return the share of true among `hits` (n,); of no rows it is 0, between 0 and 1."""
-    count, rows = int(hits.sum()), len(hits)
+def rate(flags: Bools) -> Rate:
+    """Return the share of true among `flags` (n,); of no rows it is 0, between 0 and 1."""
+    count, rows = int(flags.sum()), len(flags)
     if not rows:
         return Rate(0, 0, 0.0, 0.0, 1.0)
     low, high = binomtest(count, rows).proportion_ci(0.95, method="exact")

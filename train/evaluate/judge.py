@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
 from jingyin.model.labels import LABELS
-from jingyin.train.calibrate import expected_calibration_error, rows_needed
 from jingyin.train.evaluate import slices
+from jingyin.train.evaluate.baselines import Scores, System
 from jingyin.train.evaluate.evasion import Disturbed, flags_before_and_after
 from jingyin.train.evaluate.figures import Bools, Floats, estimate, mcnemar, rate, recalls_at, threshold_at
 from jingyin.train.evaluate.latency import Latency
@@ -24,7 +24,7 @@ from jingyin.train.evaluate.results import (
     Slice,
     SystemResult,
 )
-from jingyin.train.evaluate.systems import Scores, System
+from jingyin.train.packing.thresholds import expected_calibration_error, rows_needed
 
 RATES = (0.001, 0.003, 0.01, 0.03)
 """The false-positive rates at which recall is compared."""

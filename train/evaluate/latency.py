@@ -20,7 +20,7 @@ REPEATS = 3
 class Latency:
     """Milliseconds a message, one at a time on one thread: median, mean, and what 95 of 100 stay below.
 
-    The mean is what traffic costs; the median alone would not see how many messages a gate lets through.
+    The mean is what traffic costs; the median alone would not see how many messages a prefilter lets through.
     """
 
     median: float
@@ -53,9 +53,9 @@ def _latency(milliseconds: NDArray[np.float64]) -> Latency:
     return Latency(float(np.median(milliseconds)), float(milliseconds.mean()), float(np.percentile(milliseconds, 95)))
 
 
-def bare_scorer(path: Path, *, gate: bool) -> Scorer:
-    """Load a bundle without memo, and without gate if so asked: what a message costs when nothing is remembered."""
-    return Scorer.load(path, gate=gate, memo_bytes=0)
+def bare_scorer(path: Path, *, prefilter: bool) -> Scorer:
+    """Load a bundle without cache, and without prefilter if so asked: what a message costs when nothing is remembered."""
+    return Scorer.load(path, prefilter=prefilter, cache_bytes=0)
 
 
 def size(path: Path) -> int:

@@ -83,7 +83,7 @@ def _rate(rate: Rate) -> Markup:
     if not rate.rows:
         return Markup("–")
     return Markup("{} <small>[{}, {}] {}/{}</small>").format(
-        _pct(rate.value), _pct(rate.low), _pct(rate.high), rate.hits, rate.rows
+        _pct(rate.value), _pct(rate.low), _pct(rate.high), rate.count, rate.rows
     )
 
 

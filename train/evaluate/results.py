@@ -120,7 +120,7 @@ class Evaluation:
     left_out: int
     bytes: int
     network_latency: Latency
-    gate_stops: float
+    prefilter_stops: float
     systems: list[SystemResult]
     differences: list[Difference]
     families: list[Slice]

@@ -25,7 +25,7 @@ def script(text: str) -> str:
     han = sum("\u3400" <= character <= "\u9fff" for character in text)
     if not han:
         return "no Han"
-    return "traditional" if clean(text).hits.get("traditional", 0) >= _TRADITIONAL_SHARE * han else "simplified"
+    return "traditional" if clean(text).edits.get("traditional", 0) >= _TRADITIONAL_SHARE * han else "simplified"
 
 
 def cuts(messages: Messages) -> dict[str, dict[str, NDArray[np.int64]]]:

@@ -26,7 +26,7 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
         console.print(f"evasion, {name} families: " + ", ".join(f"{e.family} {e.recall_after.value:.0%}" for e in rows))
     console.print(
         f"median {model.latency.median:.2f} ms a message, network alone {evaluation.network_latency.median:.2f} ms, "
-        f"the gate stops {evaluation.gate_stops:.0%} of these; {evaluation.bytes / 1e6:.1f} MB"
+        f"the prefilter stops {evaluation.prefilter_stops:.0%} of these; {evaluation.bytes / 1e6:.1f} MB"
     )
     for note in evaluation.notes:
         console.print(note)
@@ -37,7 +37,7 @@ def _share(rate: Rate) -> str:
 
 
 def _rate(rate: Rate) -> str:
-    return f"{rate.value:.1%} ({rate.hits}/{rate.rows})"
+    return f"{rate.value:.1%} ({rate.count}/{rate.rows})"
 
 
 def _at_rate(at: AtRate) -> str:

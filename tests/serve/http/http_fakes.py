@@ -22,11 +22,11 @@ SECRET = "绝密短信内容13800138000"
 
 
 class FakeScorer:
-    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏, knows at a glance what holds 快."""
+    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏, knows at a score_without_network what holds 快."""
 
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
-        self.memo = SimpleNamespace(hits=1, misses=2, used=3, budget=4)
+        self.cache = SimpleNamespace(cache_hits=1, cache_misses=2, used=3, budget=4)
         self.mark = mark
 
     def score(self, text: str) -> Verdict:
@@ -36,9 +36,9 @@ class FakeScorer:
         risk = 0.75 if self.mark in text else 0.25
         probabilities = dict.fromkeys(LABELS, 0.0) | {"pay_to_stop": risk, "ordinary": 1 - risk}
         label, action = ("pay_to_stop", "block") if risk > 0.5 else ("ordinary", "pass")
-        return Verdict(label, probabilities, risk, action, "model", {"joined": 1}, self.bundle.manifest.id)
+        return Verdict(label, probabilities, risk, action, "network", {"gaps": 1}, self.bundle.manifest.id)
 
-    def glance(self, text: str) -> Verdict | None:
+    def score_without_network(self, text: str) -> Verdict | None:
         return self.score(text) if "快" in text else None
 
     def score_many(self, texts: Iterable[str]) -> Iterator[Verdict]:
@@ -77,7 +77,7 @@ class InThread(Client):
 
     def __init__(self, **flags: Any) -> None:
         from jingyin.serve.http.app import create_app
-        from jingyin.serve.http.run import _bind, _config
+        from jingyin.serve.http.server import _bind, _config
         from jingyin.serve.http.settings import load_settings
 
         settings = load_settings(

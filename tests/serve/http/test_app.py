@@ -49,7 +49,7 @@ def test_one_message() -> None:
     assert response.json() == {
         "request_id": "a-1", "action": "block", "reason": "scored", "label": "pay_to_stop", "risk": 0.75,
         "probabilities": {"ordinary": 0.25, "lawful_collection": 0, "debt_threat": 0, "pay_to_stop": 0.75, "other_threat": 0},
-        "stage": "model", "hits": {"joined": 1}, "bundle": "fake",
+        "stage": "network", "edits": {"gaps": 1}, "bundle": "fake",
     }  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def test_a_full_queue_refuses_at_once_and_lowers_the_limit_of_requests() -> None
     assert refused.json()["error"] == "9 messages wait, at most 9 may; try again in a second"
 
 
-def test_what_memo_or_gate_knows_waits_for_nobody() -> None:
+def test_what_cache_or_prefilter_knows_waits_for_nobody() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, httpx.Response, str]:
         slow = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 9_000}))
         await asyncio.sleep(0.05)
@@ -229,10 +229,10 @@ def test_health_metrics_and_description() -> None:
         metrics = (await client.get("/metrics")).text
         for line in (
             'jingyin_messages_total{action="pass",stage="model"} 1.0',
-            'jingyin_normaliser_hits_total{kind="joined"} 1.0',
+            'jingyin_normaliser_edits_total{kind="gaps"} 1.0',
             'jingyin_bundle_info{id="fake",role="live"} 1.0',
             'jingyin_requests_total{route="other",status="404"} 1.0',
-            'jingyin_memo{what="misses"} 2.0',
+            'jingyin_cache{what="misses"} 2.0',
             'jingyin_request_seconds_count{route="/v1/score"} 1.0',
         ):
             assert line in metrics
@@ -300,12 +300,12 @@ def test_keys(tmp_path: Path) -> None:
             answer = await client.post(route, json={"text": ""}, headers=headers)
             statuses.append(answer.status_code)
         path.write_text(f"new {sha256(b'three').hexdigest()}\n")
-        service.keys._looked -= 10  # type: ignore[union-attr]
+        service.keys._ranked -= 10  # type: ignore[union-attr]
         statuses.append(
             (await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code
         )
         path.write_text("broken")
-        service.keys._looked -= 10  # type: ignore[union-attr]
+        service.keys._ranked -= 10  # type: ignore[union-attr]
         statuses.append(
             (await client.post("/v1/score", json={"text": ""}, headers={"authorization": "Bearer three"})).status_code
         )

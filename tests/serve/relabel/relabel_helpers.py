@@ -2,7 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jingyin.serve.relabel.run import Report
+from jingyin.serve.relabel.job import Report
 
 THREAT = "不给两百这电话就一直响"
 TEXTS = (

@@ -9,11 +9,11 @@ from relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
 from jingyin.model.errors import InputError
-from jingyin.serve.relabel import looked
+from jingyin.serve.relabel import ranked
 from jingyin.serve.relabel.changes import MAX_FAMILIES, REST, Changes
-from jingyin.serve.relabel.looked import Looked, merge
 from jingyin.serve.relabel.progress import Progress, clock
-from jingyin.serve.relabel.terminal import lines
+from jingyin.serve.relabel.ranked import Ranked, merge
+from jingyin.serve.relabel.summary import lines
 
 CHAT = "明天下午三点老地方见，记得带伞"
 
@@ -124,11 +124,11 @@ def test_tasks_without_a_comparison_are_rows_to_review(labelled: Path, tmp_path:
 
 
 def test_sorting_keeps_the_order_of_equal_risks_over_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looked, "_READ", 7)
+    monkeypatch.setattr(ranked, "_READ", 7)
     risks = [0.5, 1.0, 0.0, 0.5, 1e-17, 0.25, 0.5, 0.9999999, 1.0]
     ends, data = [], b""
     for start in range(0, 9, 3):
-        held = Looked()
+        held = Ranked()
         for order in range(start, start + 3):
             held.add(order, {"risk": risks[order], "text": f"第{order}条\n"})
         data += held.run()

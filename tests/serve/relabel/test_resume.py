@@ -16,7 +16,7 @@ import pytest
 from relabel_helpers import Here, contents, rows
 
 from jingyin.model.errors import InputError, JingyinError
-from jingyin.serve.relabel import journal, looked
+from jingyin.serve.relabel import journal, ranked
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -58,7 +58,7 @@ def archive(tmp_path: Path) -> Path:
 def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
     archive: Path, tmp_path: Path, here: Here, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looked, "RUN_BYTES", 300)  # several sorted runs a shard
+    monkeypatch.setattr(ranked, "RUN_BYTES", 300)  # several sorted runs a shard
     out, tasks = tmp_path / f"out{suffix}", tmp_path / "tasks.json"
     options = {"compare": "old", "label_studio": tasks, "sample": 5}
     with pytest.MonkeyPatch.context() as patch:
@@ -92,7 +92,7 @@ def test_finished_shards_are_not_written_again(archive: Path, tmp_path: Path, he
     assert list(finished.items())[: report.resumed] == list(kept.items())[: report.resumed]
 
 
-COMMAND = "import sys; from jingyin.serve.cli import main; sys.argv[0] = 'jingyin'; main()"
+COMMAND = "import sys; from jingyin.cli import main; sys.argv[0] = 'jingyin'; main()"
 
 
 def test_kill_9(tmp_path: Path, here: Here) -> None:

@@ -9,9 +9,9 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build, group_records
 from jingyin.train.corpus.check import check
+from jingyin.train.corpus.corpus_recipe import load_recipe
 from jingyin.train.corpus.evade import HELD_OUT
 from jingyin.train.corpus.expand import SLOT
-from jingyin.train.corpus.recipe import load_recipe
 from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.stats import stats
 

@@ -92,6 +92,6 @@ def test_shingles():
 
 def test_groups():
     groups = Groups(5)
-    groups.join((3, 1))
-    groups.join((4, 3))
+    groups.union((3, 1))
+    groups.union((4, 3))
     assert [groups.find(i) for i in range(5)] == [0, 1, 2, 1, 1]

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from jingyin.model.bundle import Calibration, Gate, Join, Threshold, write_bundle
-from jingyin.model.gate import BUCKETS
+from jingyin.model.bundle import Calibration, Fusion, Prefilter, Threshold, write_bundle
 from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import BUCKETS
 from jingyin.model.tokenizer import START, SmsTokenizer
 
 WORDS = {
@@ -80,17 +80,17 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         for word, label in meant.items():
             weights[tokenizer.backend.token_to_id(word), LABELS.index(label)] = 9
         _write_network(path / "model.onnx", weights)
-        np.savez_compressed(path / "gate.npz", weights=np.zeros(BUCKETS, np.float16))
+        np.savez_compressed(path / "prefilter.npz", weights=np.zeros(BUCKETS, np.float16))
         logits = [0.0] * len(labels)
         logits[0] = 4.0
         (path / "golden.json").write_text(json.dumps([{"ids": [START], "logits": logits}]), encoding="utf-8")
         (path / "card.md").write_text("toy" + " " * padding, encoding="utf-8")
-        threshold = Threshold(risk=0.5, target=0.01, bound=0.01, rows=300, hits=0)
+        threshold = Threshold(risk=0.5, target=0.01, bound=0.01, rows=300, false_positives=0)
         write_bundle(path, {
             "labels": labels, "max_tokens": 64, "review": threshold, "block": threshold.model_copy(update={"risk": 0.9}),
             "calibration": Calibration(temperature=1.0, ece_before=0.02, ece_after=0.01, rows=300),
-            "join": Join(cap=50.0, slope=1.0, bias=0.0),
-            "gate": Gate(threshold=-1.0, lost=0, flagged=1, loss_bound=1.0, passed_share=1.0, probabilities=(0.2,) * 5),
+            "join": Fusion(cap=50.0, slope=1.0, bias=0.0),
+            "prefilter": Prefilter(threshold=-1.0, lost=0, flagged=1, loss_bound=1.0, passed_share=1.0, probabilities=(0.2,) * 5),
             "provenance": {},
         })  # fmt: skip
         return path

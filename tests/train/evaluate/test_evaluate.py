@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import LABELS
-from jingyin.serve.cli import main
+from jingyin.train.evaluate.baselines import hugging_face, keywords
+from jingyin.train.evaluate.evaluation import evaluate
 from jingyin.train.evaluate.messages import read_messages
-from jingyin.train.evaluate.run import evaluate
-from jingyin.train.evaluate.systems import hugging_face, keywords
 
 HOSTILE = "曝光<script>alert(1)</script>{{7*7}}&\ud800\x00"
 
@@ -46,10 +46,10 @@ def system(evaluation, name):
 def test_golden_figures_of_a_model_that_knows_all_words(evaluated):
     found, _ = evaluated
     model = system(found, "jingyin")
-    assert (model.recall.hits, model.recall.rows) == (120, 120)
-    assert (model.false_positives.hits, model.false_positives.rows) == (1, 321)  # the hostile row says 曝光
+    assert (model.recall.count, model.recall.rows) == (120, 120)
+    assert (model.false_positives.count, model.false_positives.rows) == (1, 321)  # the hostile row says 曝光
     assert model.recall.low == pytest.approx(0.9697, abs=1e-4)  # 0.025 ** (1 / 120)
-    assert (model.pairs.hits, model.pairs.rows) == (40, 40)
+    assert (model.pairs.count, model.pairs.rows) == (40, 40)
     assert model.by_label.confusion[0] == [200, 0, 1, 0, 0]
     assert model.by_label.labels[2].precision == pytest.approx(60 / 61)
     assert found.counts == {
@@ -68,9 +68,9 @@ def test_peers_are_judged_in_the_same_run_and_compared_row_by_row(evaluated):
     assert [each.peer for each in found.differences] == ["keywords", "n-grams"]
     listed = system(found, "keywords")
     assert listed.by_label is None
-    assert listed.recall.hits < 120
+    assert listed.recall.count < 120
     paired = found.differences[0].paired
-    wrong = 120 - listed.recall.hits + listed.false_positives.hits - 1
+    wrong = 120 - listed.recall.count + listed.false_positives.count - 1
     assert paired.only_first - paired.only_second == wrong
 
 
@@ -86,7 +86,7 @@ def test_a_rate_that_the_benign_rows_cannot_bound_is_refused_with_the_number(eva
 def test_false_positives_are_counted_by_family_worst_first(evaluated):
     found, _ = evaluated
     assert found.families[0].name == "<b>"
-    assert (found.families[0].review.hits, found.families[0].block.hits) == (1, 1)
+    assert (found.families[0].review.count, found.families[0].block.count) == (1, 1)
     assert {each.name for each in found.families[1:]} == {
         f"{b}_{i}" for b in ("ordinary", "lawful_collection") for i in range(3)
     }

@@ -19,13 +19,13 @@ BOOLS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=6
 
 def test_golden_rate():
     found = rate(np.array([True] * 9 + [False]))
-    assert (found.hits, found.rows, found.value) == (9, 10, 0.9)
+    assert (found.count, found.rows, found.value) == (9, 10, 0.9)
     assert (found.low, found.high) == pytest.approx((0.55498, 0.99747), abs=1e-5)  # R: binom.test(9, 10)
 
 
 def test_the_rate_of_no_rows_says_nothing():
     found = rate(np.array([], np.bool_))
-    assert (found.hits, found.rows, found.low, found.high) == (0, 0, 0.0, 1.0)
+    assert (found.count, found.rows, found.low, found.high) == (0, 0, 0.0, 1.0)
 
 
 @given(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=40), st.integers(0, 45))

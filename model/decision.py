@@ -1,0 +1,94 @@
+"""The decision: from the prefilter's score and the networks' logits to probabilities, label, risk and action.
+
+Everything that decides goes through here: the scorer, calibration, evaluation. What thresholds are set on is what is served.
+
+Networks err on different messages: each is now and then sure of nonsense, and of another one. So a message that several
+have read has one risk of them all (fusion; train/LOG.md): the log-odds of each, weighted, add up, a product of experts
+(Hinton 1999).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jingyin.model.bundle import Fusion, Manifest
+from jingyin.model.labels import FLAGGED, LABELS, Action, Stage
+
+FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
+"""Where the labels that make the risk stand in LABELS."""
+
+_OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
+
+Floats = NDArray[np.float64]
+
+
+class Decision(NamedTuple):
+    """What of a verdict depends on the clean text alone; `stage` is what answered first.
+
+    Shared by messages of one clean text: not to be changed.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    risk: float
+    action: Action
+    stage: Stage
+
+
+def softmax(logits: ArrayLike) -> Floats:
+    """Return probabilities along the last axis."""
+    given = np.asarray(logits, np.float64)
+    powers = np.exp(given - given.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def risk_logit(logits: ArrayLike) -> Floats:
+    """Return the log-odds (...) of the risk in logits (..., labels)."""
+    given = np.asarray(logits, np.float64)
+    return _log_sum(given[..., FLAGGED_INDEX]) - _log_sum(given[..., _OTHER_INDEX])
+
+
+def _log_sum(values: Floats) -> Floats:
+    highest = values.max(-1)
+    return np.asarray(highest + np.log(np.exp(values - highest[..., None]).sum(-1)))
+
+
+def fused_logit(fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike]) -> Floats:
+    """Return the log-odds (n,) of the risk from the prefilter's scores (n,) and each network's logits (n, labels)."""
+    fused = fusion.bias + fusion.score * np.asarray(scores, np.float64)
+    for weight, each in zip(fusion.weights, logits, strict=True):
+        fused = fused + weight * risk_logit(each)
+    return np.asarray(fused)
+
+
+def fuse(fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike]) -> Floats:
+    """Return probabilities (n, labels): the fused risk, and within it and beside it the networks' weighted proportions."""
+    each = [weight * np.asarray(found, np.float64) for weight, found in zip(fusion.weights, logits, strict=True)]
+    return with_risk(np.sum(each, axis=0), fused_logit(fusion, scores, logits))
+
+
+def with_risk(logits: ArrayLike, risk: ArrayLike) -> Floats:
+    """Return probabilities (n, labels) in the proportions of `logits`, whose risk has the log-odds `risk` (n,)."""
+    given = np.asarray(logits, np.float64)
+    flagged = 1 / (1 + np.exp(-np.clip(np.asarray(risk, np.float64), -700, 700)))
+    out = np.empty_like(given)
+    out[..., FLAGGED_INDEX] = softmax(given[..., FLAGGED_INDEX]) * flagged[..., None]
+    out[..., _OTHER_INDEX] = softmax(given[..., _OTHER_INDEX]) * (1 - flagged)[..., None]
+    return out
+
+
+def reads_on(threshold: float | None, certain: float | None, risk: float) -> bool:
+    """Whether the next network reads a message whose log-odds of risk are `risk`; None stands for no bound."""
+    return (threshold is None or risk >= threshold) and (certain is None or risk < certain)
+
+
+def decide(manifest: Manifest, probabilities: Floats, stage: Stage) -> Decision:
+    """Return the decision that probabilities (labels,) make by the manifest's thresholds."""
+    named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
+    risk = sum(named[label] for label in FLAGGED)
+    action: Action = "pass"
+    if risk >= manifest.review.risk:
+        action = "block" if risk >= manifest.block.risk else "review"
+    return Decision(max(named, key=named.__getitem__), named, risk, action, stage)

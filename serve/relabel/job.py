@@ -1,0 +1,199 @@
+"""`jingyin relabel`: checks, the loop over shards, the end."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from jingyin.model.bundle import default_path, read_bundle
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.relabel.columns import with_verdicts
+from jingyin.serve.relabel.inputs import Kind, find, fingerprint, kind_of, suffix_of
+from jingyin.serve.relabel.journal import Journal, State, open_journal, write_json
+from jingyin.serve.relabel.progress import Progress
+from jingyin.serve.relabel.ranked import merge
+from jingyin.serve.relabel.reading import Source, blocks, open_source, texts
+from jingyin.serve.relabel.shard import Job, Scored, Shard, share
+from jingyin.serve.relabel.tasks import DEFAULT_SAMPLE, write_tasks
+from jingyin.serve.relabel.workers import Workers, system_memory, workers
+from jingyin.serve.relabel.writing import aside, no_room, writer
+
+FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
+"""The first shard is one block, so that one soon sees something: with empty memos the network answers half of it. Each
+is twice the one before, up to the most."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did: rows written, rejects by reason, the bundle; with a comparison, what changed.
+
+    `changes` holds "moved", "table" (older label -> new label -> rows) and "families" (name -> [rows, moved]).
+    `tasks` counts those written for Label Studio; `resumed` the shards that an earlier run had finished.
+    """
+
+    rows: int
+    rejects: dict[str, int]
+    bundle: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    tasks: int = 0
+    resumed: int = 0
+
+
+def relabel(
+    inputs: Iterable[str | Path],
+    output: str | Path,
+    *,
+    text_column: str = "text",
+    bundle: str | Path | None = None,
+    encoding: str = "utf-8",
+    compare: str | None = None,
+    label_studio: str | Path | None = None,
+    sample: int | None = None,
+    strict: bool = False,
+    fresh: bool = False,
+    processes: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Score all rows of `inputs` (files, folders, globs) into the folder `output`, whose suffix names the format.
+
+    The folder holds shards in input order, each whole, and bookkeeping whose names start with "_". Called again after
+    whatever ended it, it goes on after the last finished shard, to the same bytes. Rows that can't be scored go to
+    _rejects.csv, or with `strict` raise InputError. `compare` names a column of older labels: what changed is in the
+    report and _moved.jsonl. `label_studio` gets `sample` tasks (1,000) of the moved rows, or without `compare` of those
+    to review. `processes` is by default the number of cores this process may use.
+
+    Raises ConfigError for a wrong call, InputError for input that can't be used or was changed since the run began,
+    JingyinError when another run writes to `output` or it can't be written. Scripts need `if __name__ == "__main__":`
+    around the call, as with all of multiprocessing.
+    """
+    out, tasks = Path(output), Path(label_studio) if label_studio else None
+    picked = _check_call(out, tasks, sample, encoding)
+    files = find(inputs, out)
+    read = read_bundle(Path(bundle) if bundle is not None else default_path())
+    sources = _open(files, text_column, encoding)
+    job = _job(out, sources, text_column, compare, looks=tasks is not None, strict=strict)
+    facts = {
+        "inputs": fingerprint(files),
+        "bundle": read.manifest.id,
+        "text column": text_column,
+        "encoding": encoding,
+        "compared column": compare,
+        "tasks for Label Studio": picked,
+        "output format": suffix_of(out),
+        "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
+    }
+    with no_room(out), system_memory(), open_journal(out, facts, fresh=fresh) as journal:
+        finished = journal.report()
+        if finished is None:
+            journal.rewind()
+            _check_rejects(journal.last, strict=strict)
+            with workers(processes or len(os.sched_getaffinity(0)), read) as pool:
+                _write_shards(job, journal, _scored(job, pool, sources, journal.last), progress=progress)
+            finished = _finish(job, journal, tasks, picked, read.manifest.id)
+        (out / "_ranked").unlink(missing_ok=True)
+        return Report(**finished, resumed=journal.resumed)
+
+
+def _check_call(out: Path, tasks: Path | None, sample: int | None, encoding: str) -> int:
+    """Refuse what can't be meant, and return how many tasks are wanted."""
+    kind_of(out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"output {out} is a file; a folder is wanted, in which the shards will lie")
+    if sample is not None and (tasks is None or sample < 1):
+        raise ConfigError("a sample is a number of tasks from 1 on, and needs a file for them: --label-studio FILE")
+    if tasks and (not tasks.resolve().parent.is_dir() or out.resolve() in tasks.resolve().parents):
+        raise ConfigError(
+            f"the file for Label Studio, {tasks}, must lie in a folder that exists, and not in the output"
+        )
+    try:
+        known = '\n,"{'.encode(encoding) == b'\n,"{'
+    except LookupError:
+        known = False
+    if not known:
+        raise ConfigError(
+            f"encoding {encoding!r} is unknown or not built on ASCII; wanted is one like utf-8 or gb18030"
+        )
+    return (sample or DEFAULT_SAMPLE) if tasks else 0
+
+
+def _open(files: Sequence[Path], text_column: str, encoding: str) -> list[Source]:
+    sources: list[Source] = []
+    for file in files:
+        sources.append(open_source(file, text_column, encoding, sources[0].schema if sources else None))
+    return sources
+
+
+def _job(
+    out: Path, sources: Sequence[Source], text_column: str, compare: str | None, *, looks: bool, strict: bool
+) -> Job:
+    before = sources[0].schema
+    if compare is not None and compare not in before.names:
+        raise ConfigError(f"there is no column {compare!r} to compare; there are: {', '.join(before.names)}")
+    schema = with_verdicts(before)
+    try:
+        with writer(Kind(kind_of(out).format, None), BytesIO(), schema):
+            pass
+    except (pa.ArrowException, TypeError):
+        raise ConfigError(f"the columns can't be written as {suffix_of(out)}; name an output .parquet") from None
+    files = [source.path for source in sources]
+    return Job(out, files, [file.stat().st_size for file in files], schema, text_column, compare, looks, strict)
+
+
+def _check_rejects(last: State, *, strict: bool) -> None:
+    if strict and last.rejects:
+        raise InputError(f"{sum(last.rejects.values())} rows were rejected before this run was resumed with --strict; "
+                         "see _rejects.csv in the output")  # fmt: skip
+
+
+def _scored(job: Job, pool: Workers, sources: Sequence[Source], last: State) -> Iterator[Scored]:
+    read = blocks(sources, tuple(last.position), job.text_column)
+    for (source, block), verdicts in pool.score((item, texts(item[1], job.text_column)) for item in read):
+        yield Scored(source, block, verdicts)
+
+
+def _write_shards(job: Job, journal: Journal, scored: Iterator[Scored], *, progress: bool) -> None:
+    bar = Progress(journal.last.rows, journal.last.share, shown=progress)
+    for first in scored:
+        shard = Shard(job, journal)
+        items = _up_to(min(FIRST_ROWS << len(journal.states), MOST_ROWS), chain([first], scored))
+        shard.write(_shown(items, bar, shard, job))
+    bar.close()
+
+
+def _up_to(rows: int, scored: Iterator[Scored]) -> Iterator[Scored]:
+    """Yield items until they have so many rows: always the same ones after a given position."""
+    for item in scored:
+        yield item
+        rows -= item.records
+        if rows <= 0:
+            return
+
+
+def _shown(items: Iterator[Scored], bar: Progress, shard: Shard, job: Job) -> Iterator[Scored]:
+    for item in items:
+        yield item
+        bar.show(shard.rows, share(job, item))
+
+
+def _finish(job: Job, journal: Journal, tasks: Path | None, picked: int, bundle: str) -> dict[str, Any]:
+    """Write what is ordered by risk, and last the report, which says that the run is whole."""
+    last = journal.last
+    if not last.rows and not last.rejects:
+        raise InputError("the input holds no rows; there is nothing to relabel")
+    ends = [end for state in journal.states for end in state.runs]
+    written = 0
+    if job.compare:
+        with aside(job.out / "_moved.jsonl") as file:
+            file.writelines(line + b"\n" for line in merge(job.out / "_ranked", ends))
+    if tasks:
+        written = write_tasks(tasks, merge(job.out / "_ranked", ends), picked, bundle)
+    changes = last.changes if job.compare else {}
+    report = {"rows": last.rows, "rejects": last.rejects, "bundle": bundle, "changes": changes, "tasks": written}
+    write_json(job.out / "_report.json", report)
+    return report

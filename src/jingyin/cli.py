@@ -1,0 +1,268 @@
+"""The command line: every verb, its options and its help. What a verb does is imported when it is called.
+
+Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 done but rows were rejected. Errors are one sentence on
+standard error.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jingyin.model.errors import ConfigError, JingyinError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut what an error says
+    help="静音: flags pay-to-stop extortion and debt-collection threats in Chinese SMS.",
+)
+corpus = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, count and check the corpus.")
+app.add_typer(corpus, name="corpus")
+
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="A bundle folder; by default the one in the package.")
+]
+
+
+@app.command()
+def score(
+    messages: Annotated[list[str], typer.Argument(help="Messages, or '-' for one a line from standard input.")],
+    bundle: BundleOption = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the words that make the risk.")] = False,
+) -> None:
+    """Score messages: label, risk, action, and on request the evidence."""
+    from jingyin.serve.scorer import Scorer
+    from jingyin.serve.terminal import render
+
+    scorer = Scorer.load(bundle)
+    for text in _lines() if messages == ["-"] else messages:
+        verdict = scorer.score(text)
+        spans = scorer.explain(text) if explain else []
+        typer.echo(render(text, verdict, spans, as_json=json, with_evidence=explain))  # colours for terminals only
+
+
+@app.command()
+def relabel(
+    inputs: Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")],
+    output: Annotated[Path, typer.Argument(help="A folder for the shards; its suffix names the format.")],
+    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
+    bundle: BundleOption = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    compare: Annotated[str | None, typer.Option("--compare", help="A column of older labels: what changed?")] = None,
+    label_studio: Annotated[
+        Path | None, typer.Option("--label-studio", help="A file for tasks: rows worth a person's look.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option("--sample", help="How many tasks, at random; by default 1000.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail at the first row that can't be scored.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")] = False,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+) -> None:
+    """Score archives of any size; the same command goes on after a kill. Exit code 3: done, but rows were rejected."""
+    from jingyin.serve.relabel import relabel as run  # the extra `batch`
+    from jingyin.serve.relabel.summary import lines
+
+    report = run(
+        inputs, output, text_column=text_column, bundle=bundle, encoding=encoding, compare=compare, strict=strict,
+        label_studio=label_studio, sample=sample, fresh=fresh, processes=processes, progress=True,
+    )  # fmt: skip
+    for line in lines(report, output, as_json=json):
+        print(line)  # noqa: T201
+    if report.rejects:
+        raise SystemExit(3)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/serve.yaml.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="By default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="By default 8080.")] = None,
+    uds: Annotated[Path | None, typer.Option("--uds", help="A Unix socket instead of host and port.")] = None,
+    bundle: BundleOption = None,
+    shadow: Annotated[Path | None, typer.Option("--shadow", help="A bundle that scores beside, never answers.")] = None,
+    keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
+    allow_open: Annotated[bool | None, typer.Option("--allow-open", help="A public address without keys.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option("--deadline-ms", help="From arrival to answer.")] = None,
+    on_deadline: Annotated[str | None, typer.Option("--on-deadline", help="pass, review or block.")] = None,
+    page: Annotated[bool | None, typer.Option("--page/--no-page", help="The page for people at /.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key")] = None,
+) -> None:
+    """Answer over HTTP. Flags come before JINGYIN_SERVE_* in the environment, and these before the YAML file."""
+    from jingyin.serve.http import load_settings, run_server  # the extra `serve`
+
+    settings = load_settings(
+        config, host=host, port=port, uds=uds, bundle=bundle, shadow=shadow, keys=keys, allow_open=allow_open,
+        deadline_ms=deadline_ms, on_deadline=on_deadline, page=page, tls_certificate=tls_certificate, tls_key=tls_key,
+    )  # fmt: skip
+    run_server(settings)
+
+
+@app.command()
+def train(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes (YAML), run in this order.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run folders.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace run folders that are there.")] = False,
+) -> None:
+    """Train: one recipe a stage, each with a run folder of its own; the same command goes on after a kill."""
+    from jingyin.train.pipeline import train as run_stages
+
+    typer.echo(f"run: {run_stages(recipes, out, fresh=fresh)}")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder to judge.")],
+    data: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet with text, label, family, source.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and evaluation.json.")],
+    train: Annotated[
+        Path | None,
+        typer.Option("--train", help="What the n-gram baseline learns from; by default train.parquet beside DATA."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", help="Path of a Hugging Face text-classification model to compare with."),
+    ] = None,
+) -> None:
+    """Judge a bundle at fixed false-positive rates, by family, under evasion, beside baselines."""
+    from rich.console import Console
+
+    from jingyin.train.evaluate.evaluation import evaluate as judge
+    from jingyin.train.evaluate.summary import print_summary
+
+    print_summary(judge(bundle, data, out, train, baseline or []), Console())
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def promote(
+    candidate: Annotated[Path, typer.Argument(help="The bundle folder that would replace the incumbent.")],
+    incumbent: Annotated[
+        Path | None, typer.Option("--incumbent", help="The bundle that serves now; by default the package's.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Conditions and data; by default the package's.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="File for the decision (JSON).")] = Path("promotion.json"),
+) -> None:
+    """Decide whether a candidate may replace the incumbent: exit 0 if it passes every check, else 1."""
+    from jingyin.train.review.promote import promote as decide
+
+    decision = decide(candidate, incumbent, config, out)
+    for check in sorted(decision.checks, key=lambda check: check.passed):
+        typer.echo(f"{'passed' if check.passed else 'FAILED'} {check.name}: {check.reason}")
+    typer.echo(f"{'promote' if decision.promote else 'keep the incumbent'}; decision: {out}")
+    raise typer.Exit(0 if decision.promote else 1)
+
+
+@app.command()
+def audit(
+    data: Annotated[list[Path], typer.Argument(help="JSON lines, Parquet, or folders of them.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for tasks.json, label_studio.xml and audit.json, or rows.jsonl.")
+    ],
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", help="A Label Studio export (JSON): write DATA with its labels to rows.jsonl."),
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="The bundle that says what it is unsure of.")] = None,
+) -> None:
+    """Find likely label errors, contradictions, and rows to label next; or take the answers back in."""
+    from collections import Counter
+
+    from jingyin.train.review.audit import audit as find
+    from jingyin.train.review.audit import take_answers
+
+    if answers is None:
+        counts = Counter(finding.kind for finding in find(data, out, bundle))
+        typer.echo(", ".join(f"{kind}: {count} rows" for kind, count in counts.items()))
+        typer.echo(f"tasks: {out / 'tasks.json'}")
+        return
+    found, changed = take_answers(data, answers, out)
+    typer.echo(f"{len(found.labels)} answers, {changed} labels changed, {found.disputed} disputed, {found.open} open")
+    typer.echo(f"rows: {out / 'rows.jsonl'}")
+
+
+@app.command()
+def drift(
+    reference: Annotated[Path, typer.Argument(help="A relabelled archive (Parquet) from before.")],
+    current: Annotated[Path, typer.Argument(help="One from now.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for drift.html and drift.json.")],
+) -> None:
+    """Compare two relabelled archives: has the traffic moved? Reads no text."""
+    from jingyin.train.review.drift import drift as compare
+    from jingyin.train.review.drift import summary
+
+    for line in summary(compare(reference, current, out)):
+        typer.echo(line)
+    typer.echo(f"report: {out / 'drift.html'}")
+
+
+@corpus.command("build")
+def build_corpus(
+    recipe: Annotated[Path, typer.Argument(help="A corpus recipe, such as configs/corpus.yaml.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+) -> None:
+    """Load, clean, de-duplicate, split, fill slots and disguise; write Parquet and a card."""
+    from jingyin.train.corpus.build import build
+
+    typer.echo(f"{out}: {build(recipe, out)}")
+
+
+@corpus.command("stats")
+def corpus_stats(
+    path: Annotated[Path | None, typer.Argument(help="A built corpus; by default the authored rows.")] = None,
+) -> None:
+    """Count rows by label, family, voice, case, writer, length and source."""
+    from jingyin.train.corpus.stats import stats
+
+    typer.echo(stats(path))
+
+
+@corpus.command("check")
+def check_corpus(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files or built corpora; by default the authored rows.")
+    ] = None,
+) -> None:
+    """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
+    from jingyin.train.corpus.check import check
+
+    faults = check(paths or ())
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(1)
+    typer.echo("no faults")
+
+
+def _lines() -> Iterator[str]:
+    """Yield standard input line by line as it comes; undecodable bytes are kept as lone surrogates."""
+    stream: Iterable[bytes] = sys.stdin.buffer
+    for line in stream:
+        yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `jingyin` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a lone surrogate in a message must not end the work
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, 2)
+    except JingyinError as error:
+        _fail(error, 1)
+    except OSError as error:  # a full disk; typer ends quietly when whoever reads us has gone
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"jingyin: {error}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code) from None

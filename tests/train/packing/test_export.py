@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from jingyin.model.errors import BundleError, ConfigError
+from jingyin.model.network import ExportedClassifier, SmsClassifier
+from jingyin.serve.networks import open_session
+from jingyin.train import export
+from jingyin.train.data import collate
+
+SAMPLES = [[2, *np.random.default_rng(length).integers(4, 90, length).tolist(), 3] for length in range(1, 51)]
+
+
+def network(seed: int, **changes: object) -> SmsClassifier:
+    """A small random network with a head and a standardisation that do something."""
+    torch.manual_seed(seed)
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, **changes}
+    config = BertConfig(vocab_size=90, max_position_embeddings=64, **settings)
+    model = SmsClassifier(BertModel(config, add_pooling_layer=False), 5)
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.head.bias)
+    model.mean.normal_()
+    model.sd.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.fixture
+def fp32(tmp_path: Path) -> Path:
+    export.export_fp32(network(0), tmp_path / "fp32.onnx", SAMPLES)
+    return tmp_path / "fp32.onnx"
+
+
+def logits_of(model: SmsClassifier, messages: list[list[int]]) -> np.ndarray:
+    batch = collate([{"ids": ids} for ids in messages])
+    with torch.no_grad():
+        return model(batch["input_ids"], batch["attention_mask"]).numpy()
+
+
+def test_onnx_is_torch(fp32):
+    found = export.run(open_session(fp32), SAMPLES)
+    assert found.shape == (50, 5)
+    assert found.dtype == np.float32
+    # Torch sees a padded batch with its standardisation apart, ONNX one message at a time with it folded in.
+    np.testing.assert_allclose(found, logits_of(network(0), SAMPLES), atol=1e-4)
+
+
+def test_the_graph_takes_any_batch_and_length(fp32):
+    session = open_session(fp32)
+    batch = np.array([SAMPLES[9], SAMPLES[9][::-1]], np.int64)
+    together = session.run(None, {"input_ids": batch})[0]
+    np.testing.assert_allclose(together, export.run(session, batch), atol=1e-5)
+    assert [node.name for node in session.get_inputs()] == ["input_ids"]
+    onnx.load(str(fp32))
+
+
+def test_folding_the_standardisation_changes_nothing():
+    model = network(3)
+    folded = ExportedClassifier(model).eval()
+    with torch.no_grad():
+        single = np.concatenate([folded(torch.tensor([ids])).numpy() for ids in SAMPLES])
+    np.testing.assert_allclose(single, logits_of(model, SAMPLES), atol=1e-5)
+
+
+def test_a_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
+    write = export.classifier_graph
+    monkeypatch.setattr(export, "classifier_graph", lambda _: write(ExportedClassifier(network(1))))
+    with pytest.raises(
+        BundleError, match=r"the exported network differs from torch by \d\S*, wanted at most 0\.0001; try"
+    ):
+        export.export_fp32(network(0), tmp_path / "fp32.onnx", SAMPLES)
+
+
+def test_an_encoder_that_the_graph_cannot_say(tmp_path):
+    with pytest.raises(ConfigError, match=r"the encoder has hidden_act='relu'.*choose another `encoder` in the recipe"):
+        export.export_fp32(network(0, hidden_act="relu"), tmp_path / "fp32.onnx", SAMPLES)
+
+
+def test_int8_keeps_the_labels_of_a_trained_network(tiny_run, tmp_path):
+    golden = json.loads((tiny_run / "bundle" / "golden.json").read_text(encoding="utf-8"))
+    samples = [row["ids"] for row in golden]
+    fp32, int8 = tiny_run / "model.fp32.onnx", tmp_path / "int8.onnx"
+    assert export.quantize(fp32, int8, samples) == 1
+    assert int8.stat().st_size < 0.4 * fp32.stat().st_size
+    distance = np.abs(export.run(open_session(int8), samples) - export.run(open_session(fp32), samples))
+    assert 0 < distance.max() < 0.5
+
+
+def test_int8_that_answers_otherwise_is_refused(fp32, tmp_path, monkeypatch):
+    def other(_: Path, int8: Path, **__: object) -> None:
+        export.export_fp32(network(1), int8, SAMPLES)
+
+    monkeypatch.setattr(export, "quantize_dynamic", other)
+    wanted = r"int8 and fp32 agree on \d+\.\d% of 50 messages, wanted at least 99%; train longer, or with more layers"
+    with pytest.raises(BundleError, match=wanted):
+        export.quantize(fp32, tmp_path / "int8.onnx", SAMPLES)
+
+
+def test_golden_messages_hold_what_this_machine_gives(fp32, tmp_path):
+    session: ort.InferenceSession = open_session(fp32)
+    export.write_golden(tmp_path / "golden.json", session, SAMPLES[:3])
+    rows = json.loads((tmp_path / "golden.json").read_text(encoding="utf-8"))
+    assert [row["ids"] for row in rows] == SAMPLES[:3]
+    np.testing.assert_allclose([row["logits"] for row in rows], export.run(session, SAMPLES[:3]), atol=1e-5)

@@ -1,0 +1,108 @@
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jingyin.cli import main
+from jingyin.model.errors import InputError
+from jingyin.serve.relabel import relabel
+from jingyin.train.review.drift import drift, stability, summary
+
+
+def archive(path, seed, *, longer=0.0, rows=4000, without=(), label="debt_threat"):
+    rng = np.random.default_rng(seed)
+    risk = np.where(rng.random(rows) < 0.03, rng.random(rows), rng.beta(0.3, 30, rows))
+    columns = {
+        "text": ["秘密"] * rows,
+        "jingyin_risk": risk,
+        "jingyin_label": np.where(risk > 0.5, label, "ordinary").tolist(),
+        "jingyin_length": rng.poisson(40 + longer, rows),
+        "jingyin_hits": rng.poisson(0.1, rows),
+        "jingyin_unknown": rng.beta(1, 30, rows),
+    }
+    pq.write_table(pa.table({name: values for name, values in columns.items() if name not in without}), path)
+    return path
+
+
+def test_golden_stability():
+    index, chance = stability(np.array([500, 500]), np.array([250, 750]))
+    assert index == pytest.approx(0.27405, abs=1e-5)  # (750.5 - 500.5) / 1001 * ln(750.5 / 250.5)
+    assert chance == pytest.approx(3.8415 * 2 / 1000, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=12))
+def test_stability_is_never_negative_and_the_same_both_ways(bins):
+    one, other = np.array(bins).T
+    if one.sum() and other.sum():
+        assert stability(one, other)[0] == pytest.approx(stability(other, one)[0])
+        assert stability(one, other)[0] >= 0
+        assert stability(one, one)[0] == 0
+
+
+def test_the_same_traffic_shows_no_more_than_chance(tmp_path):
+    report = drift(archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2), tmp_path / "out")
+    assert [each.reading for each in report.drifts] == ["no more than chance"] * 5
+    assert all(sum(each.current) == pytest.approx(1) for each in report.drifts)
+
+
+def test_longer_messages_are_seen_where_they_are(tmp_path):
+    report = drift(archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2, longer=8), tmp_path / "out")
+    readings = {each.measure: each.reading for each in report.drifts}
+    assert readings.pop("length") == "shifted"
+    assert set(readings.values()) == {"no more than chance"}
+
+
+def test_the_report_holds_plots_and_no_text(tmp_path):
+    drift(archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2), tmp_path / "out")
+    page = (tmp_path / "out/drift.html").read_text("utf-8")
+    assert page.count("data:image/svg+xml;base64,") == 5
+    assert "秘密" not in page
+    assert json.loads((tmp_path / "out/drift.json").read_text("utf-8"))["reference_rows"] == 4000
+
+
+def test_a_measure_that_an_archive_lacks_is_named_and_the_others_compared(tmp_path):
+    paths = [archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2, without=("jingyin_hits",))]
+    report = drift(*paths, tmp_path / "out")
+    assert report.missing == ["jingyin_hits"]
+    assert list(summary(report))[-1] == "not compared, missing: jingyin_hits"
+    assert len(report.drifts) == 4
+
+
+def test_what_is_no_relabelled_archive_is_refused(tmp_path):
+    good = archive(tmp_path / "a.parquet", 1, rows=10)
+    with pytest.raises(InputError, match=r"b\.parquet lacks jingyin_risk, jingyin_label; name an output of"):
+        drift(good, archive(tmp_path / "b.parquet", 2, rows=10, without=("jingyin_risk", "jingyin_label")), tmp_path)
+    with pytest.raises(InputError, match=r"c\.parquet holds no rows"):
+        drift(archive(tmp_path / "c.parquet", 1, rows=0), good, tmp_path)
+    with pytest.raises(InputError, match=r"d\.parquet can't be read as Parquet \(FileNotFoundError\)"):
+        drift(good, tmp_path / "d.parquet", tmp_path)
+    with pytest.raises(InputError, match=r"jingyin_label holds \['spam'\]; known labels: ordinary"):
+        drift(good, archive(tmp_path / "e.parquet", 2, rows=4000, label="spam"), tmp_path)
+
+
+def test_outputs_of_relabel_are_compared_in_all_five_measures(data, bundle, tmp_path):
+    texts = [json.loads(line)["text"] for line in data.read_text("utf-8").splitlines()]
+    spaced = [".".join(text) for text in texts]  # disguised, as the normaliser sees it
+    for name, messages in (("before", texts), ("now", spaced)):
+        pq.write_table(pa.table({"text": messages}), tmp_path / f"{name}.parquet")
+        relabel([tmp_path / f"{name}.parquet"], tmp_path / f"{name}.out.parquet", bundle=bundle, processes=1)
+    report = drift(tmp_path / "before.out.parquet", tmp_path / "now.out.parquet", tmp_path / "out")
+    readings = {each.measure: each.reading for each in report.drifts}
+    assert readings.pop("normaliser edits") == "shifted"
+    assert set(readings) == {"risk", "label", "length", "unknown-token rate"}
+    assert set(readings.values()) == {"no more than chance"}  # what was undone changes nothing else
+    assert report.missing == []
+
+
+def test_the_command_prints_a_line_a_measure(tmp_path, monkeypatch, capsys):
+    paths = [str(archive(tmp_path / f"{name}.parquet", seed)) for seed, name in enumerate("ab")]
+    monkeypatch.setattr(sys, "argv", ["jingyin", "drift", *paths, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    assert len(capsys.readouterr().out.splitlines()) == 6

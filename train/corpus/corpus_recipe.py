@@ -1,0 +1,109 @@
+"""What a corpus is built from: the recipe in YAML."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+
+from jingyin.train.corpus.authored import default_folders
+from jingyin.train.corpus.evade import TRAINING
+from jingyin.train.corpus.readers import SOURCES
+from jingyin.train.corpus.store import SPLITS
+from jingyin.train.yaml_file import read_yaml
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str | Path) else value
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Splits(_Model):
+    """Shares of the groups; they add up to 1."""
+
+    train: Share = 0.7
+    validation: Share = 0.1
+    calibration: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = sum(getattr(self, name) for name in SPLITS)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the shares of the splits add up to {total:g}; they must add up to 1")
+        return self
+
+
+class Public(_Model):
+    """A public corpus to add: its kind (see readers.SOURCES), path, weight of each message, how many, its splits.
+
+    `splits` may hold out more of it than of the authored messages: bounds on false positives take many benign rows.
+    """
+
+    kind: str
+    path: Path
+    weight: float = Field(1.0, gt=0, le=10)
+    limit: int | None = Field(None, ge=1)
+    splits: Splits | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in SOURCES:
+            raise ValueError(f"unknown kind {kind!r}; known: {', '.join(SOURCES)}")
+        return kind
+
+    @field_validator("path")
+    @classmethod
+    def _there(cls, path: Path) -> Path:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; give the path of the files as published")
+        return path
+
+
+class Evasion(_Model):
+    """How many training messages get a disguised copy, how strong, and by which families."""
+
+    share: Share = 0.5
+    strength: tuple[Share, Share] = (0.2, 0.8)
+    families: tuple[str, ...] = TRAINING
+
+    @field_validator("families")
+    @classmethod
+    def _training_only(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if not families or (wrong := sorted(set(families) - set(TRAINING))):
+            named = f"{wrong} can't be used" if families else "no family"
+            raise ValueError(f"{named}; training families: {', '.join(TRAINING)}")
+        return families
+
+
+class CorpusRecipe(_Model):
+    """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
+
+    `authored` is a file or folder of authored messages or a list of them, by default both in the package.
+    `framed` is the share of the authored training messages that get a copy (quoting.py).
+    """
+
+    seed: int = 0
+    authored: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(default_factory=default_folders)
+    public: tuple[Public, ...] = ()
+    draws: int = Field(2, ge=1, le=20)
+    similarity: float = Field(0.5, ge=0.4, le=1)
+    evasion: Evasion = Evasion()
+    framed: Share = 0.0
+    dressed: Share = 0.0
+    nonsense: int = Field(0, ge=0)
+    splits: Splits = Splits()
+    case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
+
+
+_RECIPE: TypeAdapter[CorpusRecipe] = TypeAdapter(CorpusRecipe)
+
+
+def load_recipe(path: Path) -> CorpusRecipe:
+    """Read a recipe; raises ConfigError that lists all of its faults."""
+    return read_yaml(path, _RECIPE)

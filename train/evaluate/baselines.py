@@ -1,0 +1,113 @@
+"""What is judged: the bundle through its scorer, and the peers beside it. Each turns messages into risks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.model.errors import ConfigError
+from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.model.text import clean
+from jingyin.serve.scorer import Scorer
+from jingyin.train.evaluate.messages import FLAGGED_INDEX, Messages
+
+_BATCH = 32
+
+
+class Scores(NamedTuple):
+    """Risks (n,), higher is worse, and probabilities (n, labels), None from a system that knows no labels."""
+
+    risks: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class System:
+    """A way to flag messages: those whose risk is at least `threshold`."""
+
+    name: str
+    judge: Callable[[Sequence[str]], Scores]
+    threshold: float
+
+
+def served(scorer: Scorer) -> System:
+    """Return a bundle as it serves, prefilter and windows included; it flags what it would review or block."""
+
+    def judge(texts: Sequence[str]) -> Scores:
+        verdicts = list(scorer.score_many(texts))
+        probabilities = np.array([[v.probabilities[label] for label in LABELS] for v in verdicts])
+        return Scores(np.array([v.risk for v in verdicts]), probabilities)
+
+    return System("jingyin", judge, scorer.bundle.manifest.review.risk)
+
+
+def keywords() -> System:
+    """Return the keyword list of train/keywords.txt; the risk is the number of rules that hit, one is enough.
+
+    It sees what was sent, without white space, as carriers' lists do.
+    """
+    lines = files("jingyin.train").joinpath("keywords.txt").read_text(encoding="utf-8").splitlines()
+    rules = [tuple(line.split("+")) for line in lines if line and not line.startswith("#")]
+
+    def judge(texts: Sequence[str]) -> Scores:
+        closed = ["".join(text.split()) for text in texts]
+        counts = [sum(all(word in text for word in rule) for rule in rules) for text in closed]
+        return Scores(np.array(counts, np.float64), None)
+
+    return System("keywords", judge, 1.0)
+
+
+def ngrams(training: Messages) -> System:
+    """Return a linear model over hashed character 1-4-grams of the clean text, trained here."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    hashed = HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=1 << 20, alternate_sign=False)
+    model = OneVsRestClassifier(LogisticRegression(C=20.0, solver="liblinear"))
+    model.fit(hashed.transform([clean(text).text for text in training.texts]), training.labels)
+
+    def judge(texts: Sequence[str]) -> Scores:
+        found = model.predict_proba(hashed.transform([clean(text).text for text in texts]))
+        return Scores(found[:, FLAGGED_INDEX].sum(1), found)
+
+    return System("n-grams", judge, 0.5)
+
+
+def hugging_face(path: str) -> System:
+    """Return a Hugging Face text-classification model from a path; its risk is the sum over labels named as ours.
+
+    Raises ConfigError when it can't be loaded, or when none of its labels is a flagged one.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"peer {path} can't be loaded ({type(error).__name__}); give a text-classification model"
+        ) from None
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    risky = [i for i, name in enumerate(names) if name in FLAGGED]
+    if not risky:
+        raise ConfigError(
+            f"peer {path} knows labels {names}; name at least one of them {' or '.join(FLAGGED)} (id2label)"
+        )
+
+    def judge(texts: Sequence[str]) -> Scores:
+        found = []
+        for at in range(0, len(texts), _BATCH):
+            batch = tokenizer(list(texts[at : at + _BATCH]), padding=True, truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                found.append(model(**batch).logits.double().softmax(-1).numpy())
+        all_of_it = np.concatenate(found)
+        ours = all_of_it[:, [names.index(label) for label in LABELS]] if set(LABELS) <= set(names) else None
+        return Scores(all_of_it[:, risky].sum(1), ours)
+
+    return System(Path(path).name, judge, 0.5)

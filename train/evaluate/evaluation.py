@@ -1,0 +1,105 @@
+"""`jingyin evaluate`: judges a bundle beside its peers, and writes the report and the figures."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from jingyin.model.bundle import read_bundle
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.serve.scorer import Scorer
+from jingyin.train.evaluate import judge as judging
+from jingyin.train.evaluate.baselines import System, hugging_face, keywords, ngrams, served
+from jingyin.train.evaluate.evasion import disturb
+from jingyin.train.evaluate.figures import refuse_few
+from jingyin.train.evaluate.judge import RATES, Judged, judge
+from jingyin.train.evaluate.latency import Latency, bare_scorer, latencies, size, timed_sample
+from jingyin.train.evaluate.messages import Messages, read_messages
+from jingyin.train.evaluate.report import write_report
+from jingyin.train.evaluate.results import Evaluation
+
+_CONSOLE = Console(stderr=True)
+
+
+def evaluate(bundle: Path, data: Sequence[Path], out: Path, training: Path | None, peers: Sequence[str]) -> Evaluation:
+    """Judge `bundle` on `data` and write evaluation.json and report.html to the folder `out`.
+
+    The n-gram peer learns from `training`, by default the train.parquet beside the first data file; without either it
+    is left out. `peers` are paths of Hugging Face models. Raises InputError and BundleError.
+    """
+    messages = read_messages(data)
+    refuse_few(int(messages.benign.sum()), RATES)
+    scorer = open_bundle(bundle)
+    with _CONSOLE.status("training and loading peers"):
+        systems, notes = _peers(training or data[0].parent / "train.parquet", peers)
+    with _CONSOLE.status(f"scoring {len(messages)} messages"):
+        judged = _judge_all([served(scorer), *systems], messages)
+    with _CONSOLE.status("timing"):
+        network, prefilter_stops, latency = _latencies(bundle, systems, messages)
+    with _CONSOLE.status("evasion"):
+        evasion = judging.evasion_results(judged, disturb(messages), messages)
+    with _CONSOLE.status("intervals"):
+        results = judging.system_results(judged, latency, messages)
+        differences = [judging.difference(judged[0], peer, messages) for peer in judged[1:]]
+    block = scorer.bundle.manifest.block.risk
+    families, cuts = judging.slice_results(judged[0], block, messages)
+    wrong = judging.faults(judged[0], messages)
+    evaluation = Evaluation(
+        bundle=scorer.bundle.manifest.id,
+        files=messages.files,
+        counts=dict(Counter(LABELS[i] for i in messages.labels)),
+        left_out=messages.left_out,
+        bytes=size(bundle),
+        network_latency=network,
+        prefilter_stops=prefilter_stops,
+        systems=results,
+        differences=differences,
+        families=families,
+        slices=cuts,
+        evasion=evasion,
+        faults={kind: [judging.fault(judged[0], block, messages, row) for row in rows] for kind, rows in wrong.items()},
+        notes=notes,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+    write_report(out / "report.html", evaluation, judged, messages, wrong, scorer.bundle.manifest)
+    return evaluation
+
+
+def open_bundle(path: Path) -> Scorer:
+    """Load a bundle to be judged; raises InputError when its labels are not those that messages are labelled with."""
+    labels = read_bundle(path).manifest.labels
+    if set(labels) != set(LABELS):
+        raise InputError(
+            f"bundle {path} has labels {', '.join(labels)}; wanted {', '.join(LABELS)}: bundles of different label "
+            "sets can't be compared, train one on the same labels"
+        )
+    return Scorer.load(path)
+
+
+def _peers(training: Path, paths: Sequence[str]) -> tuple[list[System], list[str]]:
+    found, notes = [keywords()], []
+    if training.is_file():
+        found.append(ngrams(read_messages([training])))
+    else:
+        notes.append(f"no n-gram peer: there is no {training.name} beside the data; name one with --train")
+    return found + [hugging_face(path) for path in paths], notes
+
+
+def _judge_all(systems: Sequence[System], messages: Messages) -> list[Judged]:
+    """Let all systems judge; the keyword list keeps its own threshold, other peers get the bundle's number of hits."""
+    judged = [judge(system, messages) for system in systems]
+    return judged[:2] + [judging.matched(peer, judged[0], messages) for peer in judged[2:]]
+
+
+def _latencies(bundle: Path, peers: Sequence[System], messages: Messages) -> tuple[Latency, float, list[Latency]]:
+    """Return the network's latency, the share that the prefilter stops, and the latency of the bundle and each peer."""
+    sample = timed_sample(messages.texts)
+    gated = bare_scorer(bundle, prefilter=True)
+    alone: list[Callable[[str], object]] = [bare_scorer(bundle, prefilter=False).score, gated.score]
+    network, *rest = latencies([*alone, *(lambda text, peer=peer: peer.judge([text]) for peer in peers)], sample)
+    return network, sum(gated.score(text).stage == "prefilter" for text in sample) / len(sample), rest

@@ -1,0 +1,221 @@
+"""The training loop: AdamW on batches of equally many tokens, a faster head, resumable, on one process or several.
+
+transformers' Trainer lost: its own samplers batch by rows, and on short messages it took 1.4 times as long (train/LOG.md).
+accelerate stays below: processes, devices and mixed precision are its.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from jingyin.model.errors import InputError
+from jingyin.train.batches import one_variant_each, pad, token_batches
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs (batch, ...) and targets (batch, ...) -> the loss of each row (batch,)."""
+
+_CHECKPOINTS = 20  # a run
+_LOG_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: `tokens` a batch over all processes, `warmup` a share of the steps, cosine decay to 0 after it."""
+
+    epochs: float
+    tokens: int
+    learning_rate: float
+    warmup: float
+    head_rate: float
+    precision: str
+    seed: int
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy (batch,) of logits to target distributions (batch, labels)."""
+    return -(target * output.log_softmax(-1)).sum(-1)
+
+
+def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
+    """Train `model` in place on what data.examples gives; returns the mean loss of the last epoch's steps.
+
+    Each epoch shows every message once, in one of its variants. A checkpoint is written twenty times a run to
+    `out`/checkpoint and TensorBoard's events to `out`/events; a checkpoint that is there is gone on from, and the result is
+    that of an uninterrupted run. Processes (torchrun) share each batch. Raises InputError without rows.
+    """
+    if not len(train):
+        raise InputError("no training rows; add some to the corpus")
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if schedule.precision == "bf16" else "no"
+    )
+    run = _Run(accelerator, model, train, out, schedule, loss)
+    return run.to_the_end()
+
+
+@dataclass
+class _Progress:
+    """Where a run stands: steps done, and the losses of the last epoch's steps added up."""
+
+    step: int = 0
+    loss: float = 0.0
+    counted: int = 0
+
+
+class _Run:
+    """A run under way; `plan` is the rows of every step, fixed by seed and data alone."""
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss
+    ) -> None:
+        self.accelerator, self.schedule, self.loss_of, self.out = accelerator, schedule, loss, out
+        self.ids: list[list[int]] = train["ids"][:]
+        self.target = torch.tensor(np.array(train["target"][:], np.float32))
+        self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
+        self.plan, self.last_epoch = _plan(self.ids, np.array(train["message"][:]), schedule)
+        torch.manual_seed(schedule.seed + accelerator.process_index)
+        self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, schedule))
+        self.progress = _Progress()
+
+    def to_the_end(self) -> float:
+        self._resume()
+        self.model.train()
+        between = math.ceil(len(self.plan) / _CHECKPOINTS)
+        main = self.accelerator.is_main_process
+        with SummaryWriter(str(self.out / "events")) if main else _Silent() as events:
+            bar = tqdm(
+                total=len(self.plan), initial=self.progress.step, desc=self.out.name, unit=" steps",
+                disable=None if main else True,
+            )  # fmt: skip
+            for rows in self.plan[self.progress.step :]:
+                value = self._step(rows)
+                bar.update()
+                if self.progress.step % _LOG_STEPS == 0:
+                    events.add_scalar("loss", value, self.progress.step)
+                    bar.set_postfix(loss=f"{value:.3f}")
+                if self.progress.step % between == 0:
+                    self.save()
+            bar.close()
+        return self.progress.loss / max(1, self.progress.counted)
+
+    def _step(self, rows: Sequence[int]) -> float:
+        progress, schedule = self.progress, self.schedule
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan), schedule.warmup)
+        share = list(rows[self.accelerator.process_index :: self.accelerator.num_processes]) or list(rows[:1])
+        ids, mask = pad([self.ids[i] for i in share])
+        device = self.accelerator.device
+        output = self.model(ids.to(device), mask.to(device)).float()
+        each = self.loss_of(output, self.target[share].to(device)) * self.weight[share].to(device)
+        # Gradients of processes are averaged, so each process's part of the sum counts as many times as there are processes.
+        loss = each.sum() / len(rows) * self.accelerator.num_processes
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress.step += 1
+        value = float(loss.detach())
+        if progress.step > self.last_epoch:
+            progress.loss += value
+            progress.counted += 1
+        return value
+
+    def save(self) -> None:
+        """Write a checkpoint in place of the one before."""
+        aside, checkpoint = self.out / "checkpoint-new", self.out / "checkpoint"
+        self.accelerator.save_state(str(aside))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (aside / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            aside.rename(checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        state = self.out / "checkpoint" / "progress.json"
+        if state.is_file():
+            self.accelerator.load_state(str(state.parent))
+            self.progress = _Progress(**json.loads(state.read_text(encoding="utf-8")))
+
+
+class _Silent:
+    """Takes the place of a SummaryWriter in processes that write nothing."""
+
+    def __enter__(self) -> "_Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def add_scalar(self, *_: object) -> None:
+        """Do nothing."""
+
+
+def _plan(ids: Sequence[Sequence[int]], messages: NDArray[np.int64], schedule: Schedule) -> tuple[list[list[int]], int]:
+    """Return the rows of every step, and the number of steps before the last epoch."""
+    lengths = np.array([len(row) for row in ids])
+    plan: list[list[int]] = []
+    before = 0
+    for epoch in range(math.ceil(schedule.epochs)):
+        rng = np.random.default_rng((schedule.seed, epoch))
+        batches = token_batches(lengths, one_variant_each(messages, rng), schedule.tokens, rng)
+        before = len(plan)
+        plan += batches[: max(1, round(len(batches) * min(1.0, schedule.epochs - epoch)))]
+    return plan, before
+
+
+def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW, fused, with the head's learning rate times `head_rate`."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    head = [p for name, p in trained if name.startswith("head.")]
+    rest = [p for name, p in trained if not name.startswith("head.")]
+    rate = schedule.learning_rate
+    groups = [{"params": rest, "base_lr": rate}, {"params": head, "base_lr": rate * schedule.head_rate}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, weight_decay=0.01, fused=True)
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the learning rate at a step: linear warm-up, then cosine decay."""
+    first = warmup * steps
+    if step < first:
+        return (step + 1) / (first + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1.0, steps - first)))
+
+
+def predict(model: nn.Module, ids: Sequence[Sequence[int]], *, tokens: int = 4096) -> NDArray[np.float32]:
+    """Return the model's outputs (n, ...) for token ids, in their order; in bf16."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    outputs: list[NDArray[np.float32]] = []
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for batch in _runs(order, ids, tokens):
+            padded, mask = pad([ids[i] for i in batch])
+            outputs.append(model(padded.to(device), mask.to(device)).float().cpu().numpy())
+    found = np.concatenate(outputs)
+    restored = np.empty_like(found)
+    restored[order] = found
+    return restored
+
+
+def _runs(order: Sequence[int], ids: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """Cut rows, shortest first, into batches of at most `tokens` tokens."""
+    batch: list[int] = []
+    for row in tqdm(order, desc="predict", unit=" rows", disable=None):
+        if batch and (len(batch) + 1) * len(ids[row]) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -1,0 +1,194 @@
+"""Fits the cascade on held-out rows: prefilter, fusion, how far each network reads, thresholds, and what is lost on the way.
+
+Every number comes from the int8 networks and the decision code that are served (model/decision.py, serve/networks.py), long
+messages in their windows included.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from jingyin.model.bundle import Calibration, Network, Prefilter, Threshold
+from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, softmax
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import code_points, is_opaque, known_characters, prefilter_scores, unknown_shares
+from jingyin.model.text import clean
+from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.serve.networks import NetworkReader, tokenizers_of
+from jingyin.train.corpus.evade import TRAINING, evade
+from jingyin.train.data import Rows, read_split
+from jingyin.train.packing.prefilter import train_prefilter
+from jingyin.train.packing.thresholds import (
+    choose_threshold,
+    expected_calibration_error,
+    fit_fusion,
+    loss_of,
+    share_threshold,
+)
+from jingyin.train.recipes import Calibrate, Classify
+
+_ORDINARY = LABELS.index("ordinary")
+_BENIGN = [_ORDINARY, LABELS.index("lawful_collection")]
+_AUTHORED = "authored"
+_FEWEST = 300  # real messages from which thresholds can be set on them alone
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """The prefilter's weights (BUCKETS,) and the manifest's parts that were fitted."""
+
+    weights: NDArray[np.float16]
+    parts: dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """What all steps say of rows (n): prefilter scores (n,), whether it may not judge (n,), and each network's logits."""
+
+    rows: Rows
+    scores: NDArray[np.float32]
+    opaque: NDArray[np.bool_]
+    logits: list[NDArray[np.float64]]
+
+    def take(self, index: NDArray[np.int64]) -> "_Readings":
+        return _Readings(self.rows.take(index), self.scores[index], self.opaque[index], [x[index] for x in self.logits])
+
+
+@dataclass
+class _Steps:
+    """The fitted steps: the prefilter's threshold and, for each network, fusion and how far it lets messages go on."""
+
+    prefilter: float
+    networks: list[Network] = field(default_factory=list)
+
+
+def fit_cascade(folder: Path, networks: Sequence[Network], recipe: Classify | Calibrate, corpus: Path) -> Cascade:
+    """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`."""
+    weights = train_prefilter_on(corpus, recipe)
+    readings = _read(folder, networks, weights, read_split(corpus, "calibration"))
+    steps = _fit_steps(networks, readings, recipe.passed)
+    probabilities, depth = _served(steps, readings)
+    review, block = _thresholds(recipe, readings.rows, probabilities)
+    full = fuse(steps.networks[-1].fusion, readings.scores, readings.logits)
+    flagged = full[:, FLAGGED_INDEX].sum(1) >= review.risk
+    unread = depth < _main_depth(steps.networks)
+    lost = unread & (probabilities[:, FLAGGED_INDEX].sum(1) < review.risk)
+    labels = readings.rows.labels
+    threat = np.isin(labels, FLAGGED_INDEX)
+    cases = np.array([bool(case) for case in readings.rows.cases])
+    loss = {"in corpus": loss_of(lost, flagged & threat & ~cases)}
+    if (flagged & threat & cases).any():
+        loss["on unseen situations"] = loss_of(lost, flagged & threat & cases)
+    ordinary = _traffic(readings.rows)
+    parts: dict[str, object] = {
+        "review": review, "block": block, "loss": loss,
+        "prefilter": Prefilter(threshold=steps.prefilter, probabilities=_mean_verdict(full, depth, labels)),
+        "networks": tuple(steps.networks),
+        "passed": tuple(float((depth[ordinary] > i).mean()) for i in range(len(steps.networks))),
+        "calibration": Calibration(
+            ece_before=expected_calibration_error(softmax(readings.logits[-1]), labels),
+            ece_after=expected_calibration_error(probabilities, labels), rows=len(labels),
+        ),
+    }  # fmt: skip
+    return Cascade(weights, parts)
+
+
+def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
+    """Train on each row and a disguised copy of it: a bag of pairs needs to have seen a disguise more than a network does.
+
+    It separates the ordinary from all else, so that what it stops is rightly called ordinary.
+    """
+    rows = recipe.rows if isinstance(recipe, Classify) else None
+    train = read_split(corpus, "train").drawn(rows, recipe.seed)
+    rng = Random(recipe.seed)
+    copies = [evade(each.original, rng.choice(TRAINING), rng.uniform(0.2, 0.8), rng) for each in train.cleaned]
+    texts = [each.text for each in (*train.cleaned, *map(clean, copies))]
+    return train_prefilter(texts, np.tile(train.labels != _ORDINARY, 2), recipe.seed)
+
+
+def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], rows: Rows) -> _Readings:
+    """Let every step read every row, as it is served."""
+    tokenizers = tokenizers_of(folder, networks)
+    codes = code_points([each.text for each in rows.cleaned])
+    words = SmsTokenizer.from_file(folder / "tokenizer.json")
+    shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
+    opaque = np.array([is_opaque(share, each.edits) for share, each in zip(shares, rows.cleaned, strict=True)])
+    logits = []
+    for network, tokenizer in zip(networks, tokenizers, strict=True):
+        reader = NetworkReader(folder, network, tokenizer)
+        progress = tqdm(rows.cleaned, desc=network.file, unit=" rows", disable=None)
+        logits.append(np.array([reader.read(each.text) for each in progress]))
+    return _Readings(rows, prefilter_scores(weights.astype(np.float32), codes), opaque, logits)
+
+
+def _traffic(rows: Rows) -> NDArray[np.bool_]:
+    """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
+    benign = np.isin(rows.labels, _BENIGN)
+    real = benign & np.array([source != _AUTHORED for source in rows.sources])
+    return real if real.sum() >= _FEWEST else benign
+
+
+def _fit_steps(networks: Sequence[Network], readings: _Readings, passed: Sequence[float]) -> _Steps:
+    """Fit fusions on all rows, and thresholds so that each network reads its share of ordinary messages."""
+    flagged = np.isin(readings.rows.labels, FLAGGED_INDEX)
+    ordinary = _traffic(readings.rows)
+    scores = np.where(readings.opaque, np.inf, readings.scores)
+    steps = _Steps(share_threshold(scores[ordinary], passed[0]))
+    reached = scores >= steps.prefilter
+    for i, network in enumerate(networks):
+        fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged)
+        threshold = None
+        if i + 1 < len(networks):
+            risks = fused_logit(fusion, readings.scores, readings.logits[: i + 1])
+            here = ordinary & reached
+            threshold = share_threshold(risks[here], min(1.0, passed[i + 1] * ordinary.sum() / max(1, here.sum())))
+            reached = reached & (risks >= threshold)
+        steps.networks.append(network.model_copy(update={"fusion": fusion, "threshold": threshold, "certain": None}))
+    return steps
+
+
+def _served(steps: _Steps, readings: _Readings) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the probabilities (n, labels) that are served, and how many networks read each row (n,)."""
+    goes_on = readings.opaque | (readings.scores >= steps.prefilter)
+    depth = np.zeros(len(readings.scores), np.int64)
+    out = np.zeros_like(readings.logits[0])
+    out[:, _ORDINARY] = 1.0
+    for i, network in enumerate(steps.networks):
+        found = fuse(network.fusion, readings.scores, readings.logits[: i + 1])
+        out[goes_on] = found[goes_on]
+        depth[goes_on] = i + 1
+        if network.threshold is not None:
+            goes_on = goes_on & (
+                fused_logit(network.fusion, readings.scores, readings.logits[: i + 1]) >= network.threshold
+            )
+    return out, depth
+
+
+def _main_depth(networks: Sequence[Network]) -> int:
+    """Return how many networks have read a message once model.onnx has; what is lost before is the prefilter's loss."""
+    names = [network.file for network in networks]
+    return names.index("model.onnx") + 1 if "model.onnx" in names else 1
+
+
+def _mean_verdict(full: NDArray[np.float64], depth: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[float, ...]:
+    """Return the mean of the networks' verdicts on ordinary rows that the prefilter stops."""
+    stopped = (depth == 0) & (labels == _ORDINARY)
+    mean = full[stopped].mean(0) if stopped.any() else full[labels == _ORDINARY].mean(0)
+    return tuple(map(float, mean))
+
+
+def _thresholds(
+    recipe: Classify | Calibrate, rows: Rows, probabilities: NDArray[np.float64]
+) -> tuple[Threshold, Threshold]:
+    risks = probabilities[:, FLAGGED_INDEX].sum(1)
+    ordinary = _traffic(rows)
+    families = [
+        family or source for family, source, keep in zip(rows.families, rows.sources, ordinary, strict=True) if keep
+    ]
+    review = choose_threshold(risks[ordinary], families, recipe.review_rate, recipe.review_floor)
+    return review, choose_threshold(risks[ordinary], families, recipe.block_rate, review.risk)

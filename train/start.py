@@ -1,0 +1,85 @@
+"""What a training stage starts from: an encoder, or a whole classifier, and the vocabulary that it reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import BertConfig, BertModel
+
+from jingyin.model.labels import LABELS
+from jingyin.model.network import SmsClassifier
+from jingyin.model.text import CleanText
+from jingyin.model.tokenizer import SmsTokenizer, default_lexicon
+from jingyin.train.data import Encode
+from jingyin.train.encoder import keep_layers, load_pretrained, principal_words, with_lexicon, with_own_pieces
+from jingyin.train.packing.dequantise import classifier_of_bundle, is_bundle
+from jingyin.train.recipes import Align, Classify
+from jingyin.train.saved import Vocabulary, is_classifier, load_classifier, load_encoder
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder and the vocabulary that it reads; `classifier` is the whole network where one is gone on with."""
+
+    encoder: BertModel
+    vocabulary: Vocabulary
+    classifier: SmsClassifier | None = None
+
+
+def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
+    """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept."""
+    start = _load(recipe, encoder, texts)
+    if not isinstance(recipe, Classify) or recipe.hidden is None:
+        return start
+    return Start(_smaller(start.encoder, recipe.hidden, recipe), start.vocabulary)
+
+
+def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
+    folder = Path(encoder)
+    if is_bundle(encoder):
+        classifier, vocabulary = classifier_of_bundle(encoder)
+        return Start(classifier.encoder, vocabulary, classifier)
+    if is_classifier(folder):
+        classifier, vocabulary = load_classifier(folder)
+        return Start(classifier.encoder, vocabulary, classifier)
+    if (folder / "encoder").is_dir():
+        model, vocabulary = load_encoder(folder)
+        return Start(keep_layers(model, recipe.layers), vocabulary)
+    pretrained = load_pretrained(encoder)
+    keep_layers(pretrained.model, recipe.layers)
+    if recipe.vocabulary == "pieces":
+        model, pieces = with_own_pieces(pretrained, [each.text for each in texts], recipe.max_tokens)
+        return Start(model, Vocabulary(pieces=pieces))
+    lexicon = default_lexicon()
+    words = SmsTokenizer.from_lexicon(lexicon)
+    return Start(with_lexicon(pretrained, words, recipe.max_tokens), Vocabulary(words=words, lexicon=lexicon))
+
+
+def _smaller(encoder: BertModel, hidden: int, recipe: Classify) -> BertModel:
+    """Return a new encoder of the recipe's layers and `hidden` width, which knows the words of `encoder`."""
+    config = BertConfig(
+        vocab_size=encoder.config.vocab_size, hidden_size=hidden, num_hidden_layers=recipe.layers,
+        num_attention_heads=max(1, hidden // 32), intermediate_size=4 * hidden,
+        max_position_embeddings=recipe.max_tokens,
+    )  # fmt: skip
+    model = BertModel(config, add_pooling_layer=False)
+    model.embeddings.word_embeddings.weight.data.copy_(principal_words(encoder, hidden))
+    return model
+
+
+def new_classifier(start: Start) -> SmsClassifier:
+    """Return the classifier to train: the one that is gone on with, or a new head on the encoder."""
+    return start.classifier or SmsClassifier(start.encoder, len(LABELS))
+
+
+def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:
+    """Return a function that encodes clean texts by a vocabulary, cut to `max_tokens` with the end token kept."""
+
+    def encode(cleaned: Sequence[CleanText]) -> list[list[int]]:
+        return [_cut(ids, max_tokens) for ids in vocabulary.tokenizer.encode([each.text for each in cleaned])]
+
+    return encode
+
+
+def _cut(ids: list[int], size: int) -> list[int]:
+    return ids if len(ids) <= size else [*ids[: size - 1], ids[-1]]
