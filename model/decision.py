@@ -79,9 +79,12 @@ def with_risk(logits: ArrayLike, risk: ArrayLike) -> Floats:
     return out
 
 
-def reads_on(threshold: float | None, certain: float | None, risk: float) -> bool:
-    """Whether the next network reads a message whose log-odds of risk are `risk`; None stands for no bound."""
-    return (threshold is None or risk >= threshold) and (certain is None or risk < certain)
+def reads_on(threshold: float | None, certain: float | None, risks: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether the next network reads a message, for log-odds of risk `risks` (n,); None stands for no bound."""
+    low = -np.inf if threshold is None else threshold
+    high = np.inf if certain is None else certain
+    given = np.asarray(risks, np.float64)
+    return np.asarray((given >= low) & (given < high))
 
 
 def decide(manifest: Manifest, probabilities: Floats, stage: Stage) -> Decision:

@@ -23,10 +23,13 @@ from numpy.typing import NDArray
 BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
+DISGUISES = ("disguised", "invisible", "gaps", "reassembled")
+"""Kinds of the normaliser's edits that count as disguise. Traditional characters are an honest way to write, and masks are
+in most messages."""
+
 _MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # Knuth's multiplicative hash, and two odd numbers of murmur's
 _FEATURES = 4  # for each character: the pair and the triple that it begins, of characters and of sounds
 _BREAK = ord("\n")
-_DISGUISES = ("disguised", "invisible", "gaps", "reassembled")
 _UNKNOWN_SHARE = 0.1
 _DISGUISE_EDITS = 2
 _STEP = 80  # characters; a window has two steps
@@ -126,7 +129,7 @@ def unknown_shares(known: NDArray[np.bool_], texts: Codes) -> NDArray[np.float64
 
 def is_disguised(edits: Mapping[str, int]) -> bool:
     """Whether the normaliser undid disguises in a message, going by its `edits`."""
-    return bool(edits) and sum(edits.get(kind, 0) for kind in _DISGUISES) >= _DISGUISE_EDITS
+    return bool(edits) and sum(edits.get(kind, 0) for kind in DISGUISES) >= _DISGUISE_EDITS
 
 
 def is_opaque(unknown_share: float, edits: Mapping[str, int]) -> bool:

@@ -53,15 +53,15 @@ class Part(NamedTuple):
     number: int
 
 
-def decode(payload: bytes, coding: str, udh: bytes = b"") -> Message:
-    """Decode one short message; one that its header calls a part of several is `partial`.
+def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Message:
+    """Decode one short message; one that its header `udh` calls a part of several is `partial`.
 
     Raises InputError when the coding is unknown or the payload longer than MAX_PAYLOAD.
     """
-    return join([Segment(payload, udh)], coding)
+    return reassemble([Segment(payload, udh or b"")], coding)
 
 
-def join(segments: Sequence[Segment], coding: str) -> Message:
+def reassemble(segments: Sequence[Segment], coding: str) -> Message:
     """Decode the parts of one message, given in any order, repeats allowed.
 
     Neighbours are joined before decoding, because phones cut characters in two. Parts whose header can't be read

@@ -1,6 +1,7 @@
 """How a verdict looks on a terminal, and as one line of JSON."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -17,10 +18,22 @@ def render(text: str, verdict: Verdict, spans: Sequence[Span], *, as_json: bool,
         content = verdict.as_dict()
         if with_evidence:
             content["evidence"] = [asdict(span) for span in spans]
-        # ASCII escapes keep lone surrogates and line separators whole on any terminal or pipe.
-        return json.dumps({"text": text, **content}, ensure_ascii=True)
+        return _json({"text": text, **content})
     action = typer.style(f"{verdict.action:<6}", fg=_COLOURS[verdict.action], bold=True)
     return f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(_printable(text), spans)}"
+
+
+def _json(content: object) -> str:
+    """Return one line of JSON: Chinese as Chinese where standard output can hold it.
+
+    Escaped is what is not printable: lone surrogates, line separators, what would steer a terminal.
+    """
+    line = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(content, ensure_ascii=False))
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(content)
+    return line
 
 
 def _highlight(text: str, spans: Sequence[Span]) -> str:

@@ -7,18 +7,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_PLAIN = 0.5  # of the messages are shown as they stand, before chance gives others the same
 _POOL = 64  # batches whose rows are sorted by length together: enough to pad little, few enough to stay random
 
 
 def one_variant_each(messages: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a row index for each message, drawn evenly from its rows, in random order.
+    """Return a row index for each message, in random order: by even chance its first row, else any of its rows.
 
-    A message, its disguised and its framed copies take turns over the epochs: as much variety at a fraction of the time that all
-    of them in each epoch would take.
+    The first is the message as it stands; its disguised and its dressed copies take turns over the epochs: as much variety at
+    a fraction of the time that all of them in each epoch would take.
     """
     order = rng.permutation(len(messages))
-    _, first = np.unique(messages[order], return_index=True)
-    return rng.permutation(order[first])
+    _, any_row = np.unique(messages[order], return_index=True)
+    _, first_row = np.unique(messages, return_index=True)
+    plain = rng.random(len(first_row)) < _PLAIN
+    return rng.permutation(np.where(plain, first_row, order[any_row]))
 
 
 def token_batches(

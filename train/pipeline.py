@@ -1,13 +1,10 @@
 """Runs training stages one after another: recipes in, run folders out. What a stage does is in stages/."""
 
-import hashlib
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -17,11 +14,11 @@ from jingyin.model.errors import ConfigError
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS
 from jingyin.train.data import read_split
+from jingyin.train.provenance import command, file_sha256, versions
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.stages import STAGES
 from jingyin.train.stages.job import Job, bundle_ids
 
-_VERSIONS = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "jieba", "numpy", "jingyin")
 _RECIPE = "recipe.yaml"  # its presence says that a folder is a run folder
 
 
@@ -37,7 +34,10 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     """
     stages = [(path, read_recipe(path)) for path in recipes]  # all recipes are read before any work starts
     PartialState(cpu=not torch.cuda.is_available())
-    provenance: dict[str, object] = {"command": _command(), "recipes": {path.name: _sha256(path) for path in recipes}}
+    provenance: dict[str, object] = {
+        "command": command(),
+        "recipes": {path.name: file_sha256(path) for path in recipes},
+    }
     for path, recipe in stages:
         _run_stage(path, recipe, out, fresh, provenance)
     return out / stages[-1][0].stem
@@ -117,10 +117,10 @@ def _facts(recipe: Recipe, corpus: Path) -> dict[str, object]:
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,
         "processes": PartialState().num_processes,
-        "data_sha256": {split: _sha256(corpus / f"{split}.parquet") for split in SPLITS},
+        "data_sha256": {split: file_sha256(corpus / f"{split}.parquet") for split in SPLITS},
         "training_rows": dict(sources.most_common()),
         "bundles": bundle_ids(_named(recipe)),
-        "versions": {name: version(name) for name in _VERSIONS},
+        "versions": versions(),
     }
 
 
@@ -129,12 +129,3 @@ def _named(recipe: Recipe) -> list[str]:
     if isinstance(recipe, Calibrate):
         return [recipe.bundle] if recipe.bundle else []
     return [recipe.encoder, *(recipe.teachers if isinstance(recipe, Classify) else ())]
-
-
-def _command() -> str:
-    """Return the command as it was given."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

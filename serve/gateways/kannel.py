@@ -2,33 +2,41 @@
 
     python -m jingyin.serve.gateways.kannel --port 13014 --smsbox http://127.0.0.1:13013 --jingyin http://127.0.0.1:8080
 
-Any trouble with jingyin (down, slow, refusing) hands the message on: a filter must not lose mail.
+Any trouble with a verdict (jingyin is down, slow, refusing or talks nonsense) hands the message on, or with
+`--on-failure block` stops it: it is answered in any case. No URL is ever printed: they hold messages and passwords.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 from base64 import b64encode
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import parse_qs, urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 SCORE_SECONDS = 0.2
 """Longest wait for a verdict, unless told otherwise; jingyin's own deadline is 50 ms."""
 SMSBOX_SECONDS = 30
 MAX_BODY = 1 << 20
 
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+_NOT_IN_A_URL = re.compile(rb"[^ -~]")
+_ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+
 
 def question(query: str) -> dict[str, Any]:
     """Turn a sendsms query into a question to /v1/score.
 
-    Kannel's defaults: text is UTF-8 for coding 0, binary for 1, UTF-16BE for 2; `charset` overrules.
+    Kannel's defaults: text is UTF-8 for coding 0, binary for 1, UTF-16BE for 2; `charset` overrules. Of a field that
+    comes several times Kannel takes the first.
     """
     # Latin-1 keeps every byte; what the bytes mean is decided below.
-    fields = {name: values[-1].encode("latin-1") for name, values in parse_qs(query, encoding="latin-1").items()}
+    given = parse_qs(query, keep_blank_values=True, encoding="latin-1")
+    fields = {name: values[0].encode("latin-1") for name, values in given.items()}
     text, coding = fields.get("text", b""), fields.get("coding", b"0")
     charset = fields.get("charset", b"").decode("latin-1").upper() or {b"1": "BINARY", b"2": "UTF-16BE"}.get(
         coding, "UTF-8"
@@ -39,7 +47,7 @@ def question(query: str) -> dict[str, Any]:
         return {"payload": b64encode(text).decode(), "coding": wire, "udh": udh}
     try:
         return {"text": text.decode(charset, "replace")}
-    except LookupError:  # a charset that Python doesn't know
+    except (LookupError, ValueError):  # a charset that Python doesn't know, or one that is none of text
         return {"text": text.decode("utf-8", "replace")}
 
 
@@ -48,74 +56,132 @@ class Filter(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = SMSBOX_SECONDS
-    jingyin: str
-    smsbox: str
+    raw_requestline: bytes
+    jingyin: SplitResult
+    smsbox: SplitResult
     key: str
     seconds: float
+    on_failure: str
+
+    def parse_request(self) -> bool:
+        """Escape the bytes that a URL can't hold first: the base class splits the line at some of them."""
+        self.raw_requestline = _NOT_IN_A_URL.sub(_escape, self.raw_requestline.rstrip(b"\r\n")) + b"\r\n"
+        return super().parse_request()
 
     def do_GET(self) -> None:
         """Handle a call with its fields in the URL."""
-        self._handle(urlsplit(self.path).query, None)
+        self._handle("", None)
 
     def do_POST(self) -> None:
         """Handle a call with its fields in a form."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > MAX_BODY:
+        if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY:
             self.close_connection = True
             return self._answer(413, b"a form of at most 1 MiB with Content-Length is wanted")
         body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            self.close_connection = True
+            return self._answer(400, b"the form ended before its Content-Length")
         return self._handle(body.decode("latin-1"), body)
 
-    def _handle(self, query: str, body: bytes | None) -> None:
-        action, reason = self._ask(question(query))
+    def _handle(self, form: str, body: bytes | None) -> None:
+        target = _ORIGIN.sub("", self.path)  # there is one when a proxy is asked
+        if not target.startswith("/"):
+            return self._answer(400, b"a path that begins with / is wanted")
+        query = target.partition("?")[2]  # to its end: Kannel knows no fragments
+        action, reason = self._judge("&".join(filter(None, (query, form))))
         if action != "pass" or reason != "scored":
-            self._log(action, reason)
+            _log(action, reason)
         if action == "block":
             return self._answer(403, b"Blocked")
-        request = Request(self.smsbox + self.path, body)
-        try:
-            with urlopen(request, timeout=SMSBOX_SECONDS) as answer:
-                return self._answer(answer.status, answer.read())
-        except HTTPError as error:
-            return self._answer(error.code, error.read())
-        except OSError:
-            return self._answer(502, b"smsbox can't be reached")
+        return self._answer(*self._hand_on(target, body))
 
-    def _ask(self, body: dict[str, Any]) -> tuple[str, str]:
-        """Return action and reason; pass and what failed when there is no verdict."""
+    def _judge(self, query: str) -> tuple[str, str]:
+        """Return action and reason; when there is no verdict the action set for that, and what failed."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         try:
-            with urlopen(
-                Request(f"{self.jingyin}/v1/score", json.dumps(body).encode(), headers), timeout=self.seconds
-            ) as answer:
-                verdict = json.load(answer)
-            return str(verdict["action"]), str(verdict["reason"])
-        except HTTPError as error:
-            return "pass", f"status {error.code}"
-        except (OSError, ValueError, KeyError) as error:
-            return "pass", type(error).__name__
+            body = json.dumps(question(query)).encode()
+            status, reply = _call(self.jingyin, "POST", "/v1/score", body, headers, self.seconds)
+            if status != 200:
+                return self.on_failure, f"status {status}"
+            verdict = json.loads(reply)
+            action, reason = verdict["action"], verdict["reason"]
+            known = action in ("pass", "review", "block") and reason in ("scored", "deadline", "error")
+            return (action, reason) if known else (self.on_failure, "no verdict")
+        except Exception as error:  # whatever it is, the message must not be lost with it
+            return self.on_failure, type(error).__name__
+
+    def _hand_on(self, target: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return the status and body of smsbox's answer."""
+        headers = {} if body is None else _FORM
+        try:
+            return _call(self.smsbox, self.command, target, body, headers, SMSBOX_SECONDS)
+        except (OSError, HTTPException, ValueError):
+            return 502, b"smsbox can't be reached"
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
-    def _log(self, action: str, reason: str) -> None:
-        print(json.dumps({"event": "sendsms", "action": action, "reason": reason}), file=sys.stderr, flush=True)  # noqa: T201
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that can't be read, without a word of it."""
+        self.close_connection = True
+        self._answer(code, self.responses[code][0].encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class named it
         """Stay silent: the base class logs URLs, and these hold messages."""
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log the kind of an error: the base class prints tracebacks, which hold messages."""
+        _log("none", type(sys.exception()).__name__)
+
+
+def _escape(byte: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % ord(byte[0])
+
+
+def _call(
+    base: SplitResult, method: str, target: str, body: bytes | None, headers: Mapping[str, str], seconds: float
+) -> tuple[int, bytes]:
+    """Return status and body of an answer. `base` gives scheme, host and path prefix; raises OSError, HTTPException, ValueError."""
+    connection = (HTTPSConnection if base.scheme == "https" else HTTPConnection)(base.netloc, timeout=seconds)
+    try:
+        connection.request(method, base.path + target, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _log(action: str, reason: str) -> None:
+    print(json.dumps({"event": "sendsms", "action": action, "reason": reason}), file=sys.stderr, flush=True)  # noqa: T201
+
+
 def make_server(
-    port: int, smsbox: str, jingyin: str, *, key: str = "", seconds: float = SCORE_SECONDS
+    port: int, smsbox: str, jingyin: str, *, key: str = "", seconds: float = SCORE_SECONDS, on_failure: str = "pass"
 ) -> ThreadingHTTPServer:
-    """Return a filter on 127.0.0.1, to be run by serve_forever; it waits `seconds` for a verdict."""
-    bound = {"jingyin": jingyin.rstrip("/"), "smsbox": smsbox.rstrip("/"), "key": key, "seconds": seconds}
+    """Return a filter on 127.0.0.1, to be run by serve_forever; it waits `seconds` for a verdict.
+
+    `on_failure`, "pass" or "block", is what becomes of a message without one.
+    """
+    bound = {
+        "jingyin": urlsplit(jingyin.rstrip("/")),
+        "smsbox": urlsplit(smsbox.rstrip("/")),
+        "key": key,
+        "seconds": seconds,
+        "on_failure": on_failure,
+    }
     handler = type("BoundFilter", (Filter,), bound)
-    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    return _Server(("127.0.0.1", port), handler)
 
 
 def main() -> None:
@@ -125,9 +191,13 @@ def main() -> None:
     parser.add_argument("--smsbox", default="http://127.0.0.1:13013")
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080")
     parser.add_argument("--seconds", type=float, default=SCORE_SECONDS, help="longest wait for a verdict")
+    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="for a message without one")
     given = parser.parse_args()
     key = os.environ.get("JINGYIN_KEY", "")
-    make_server(given.port, given.smsbox, given.jingyin, key=key, seconds=given.seconds).serve_forever()
+    server = make_server(
+        given.port, given.smsbox, given.jingyin, key=key, seconds=given.seconds, on_failure=given.on_failure
+    )
+    server.serve_forever()
 
 
 if __name__ == "__main__":

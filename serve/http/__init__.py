@@ -1,9 +1,11 @@
 """The HTTP service: `jingyin serve`.
 
-    run.py        loads the bundle, binds, handles signals, drains
-    app.py        the routes;  guard.py  what surrounds each: request id, key, limits, errors, metrics
-    batcher.py    the queue and the one inference thread;  deployment.py  the bundle in use, its reload and its shadow
-    settings.py   environment, YAML and flags;  keys.py  API keys;  metrics.py, logs.py  what operators see
+    server.py     loads the bundle, binds, handles signals, drains;  protocol.py  limits of a connection
+    app.py        the application;  score.py, open_inference.py  its routes that score;  schema.py, openapi.py  their bodies
+    guard.py      what surrounds each route: request id, key, errors, metrics;  service.py  what every route uses
+    batcher.py    the queue and the one inference thread;  admission.py  how many requests may be under way
+     deployment.py the bundle in use, its reload and its shadow
+    settings.py   environment, YAML and flags;  keys.py, newkey.py  API keys;  metrics.py, logs.py  what operators see
 
 The base package imports without any of it.
 """
@@ -18,7 +20,7 @@ _missing = [
 if _missing:
     raise ConfigError(f"the HTTP service needs {', '.join(_missing)}; run: pip install 'jingyin[serve]'")
 
-from jingyin.serve.http.server import run_server  # noqa: E402  needs what was just checked
+from jingyin.serve.http.run import run_server  # noqa: E402  needs what was just checked
 from jingyin.serve.http.settings import Settings, load_settings  # noqa: E402
 
 __all__ = ["Settings", "load_settings", "run_server"]

@@ -1,7 +1,7 @@
 """The micro-batcher: requests queue on the event loop, one thread scores.
 
-A message by itself that cache or prefilter can outcome never queues: on a calm service handing it over to the thread and back takes
-longer than its outcome, and it need not wait for a message that the network reads.
+A single message that cache or prefilter can decide never queues: on a calm service handing it over to the thread and back
+takes longer than deciding, and it need not wait for a message that the network reads.
 
 All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, scores it and posts it
 back. A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
@@ -31,8 +31,8 @@ Outcome = Verdict | Reason
 BATCH_SECONDS = 0.002
 """What a batch may last: the wait of whoever comes just after its start."""
 MAX_BATCH = 128
-GLANCE = 500
-"""Characters up to which a message may be answered on the event loop: seven parts of an SMS, which take 0.15 ms."""
+INLINE_CHARACTERS = 500
+"""Characters up to which a message may be decided on the event loop: seven parts of an SMS, which take 0.15 ms."""
 
 
 class BusyError(JingyinError):
@@ -42,7 +42,7 @@ class BusyError(JingyinError):
 class _Job:
     """The messages of one request, and their outcomes so far."""
 
-    __slots__ = ("outcomes", "future", "left", "texts", "timer")
+    __slots__ = ("future", "left", "outcomes", "texts", "timer")
 
     def __init__(self, texts: Sequence[str], future: "asyncio.Future[list[Outcome]]") -> None:
         self.texts = texts
@@ -74,7 +74,6 @@ class Batcher:
         self._cap = 16.0
         self._usual = 1.0
         self._pace = 0.0
-        metrics.queue.set_function(lambda: len(self._waiting))
         self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
         self._thread.start()
 
@@ -97,6 +96,7 @@ class Batcher:
         job = _Job(texts, self._loop.create_future())
         job.timer = self._loop.call_at(deadline, self._expire, job)
         self._waiting.extend((job, i) for i in range(len(texts)))
+        self._metrics.queue.set(len(self._waiting))
         self._schedule()
         return await job.future
 
@@ -108,7 +108,7 @@ class Batcher:
     # ---- on the event loop
 
     def _without_network(self, text: str) -> Verdict | None:
-        if len(text) > GLANCE:
+        if len(text) > INLINE_CHARACTERS:
             return None
         try:
             verdict = self._deployment.scorer.score_without_network(text)
@@ -137,6 +137,7 @@ class Batcher:
             item = self._waiting.popleft()
             if not item[0].future.done():  # no work for who has been answered
                 batch.append(item)
+        self._metrics.queue.set(len(self._waiting))
         self._busy = bool(batch)
         if batch:
             self._usual += (len(batch) - self._usual) / 4
@@ -146,7 +147,7 @@ class Batcher:
         # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from holding up the next.
         self._cap = max(1.0, self._cap / 2) if seconds > BATCH_SECONDS else min(MAX_BATCH, self._cap * 1.25)
         self._pace += (seconds / len(batch) - self._pace) / 8
-        self._start()  # first: the thread works while the loop outcomes
+        self._start()  # first: the thread works while the loop answers
         self._metrics.batch.observe(len(batch))
         self._metrics.batch_seconds.observe(seconds)
         for (job, i), outcome in zip(batch, outcomes, strict=True):
@@ -180,7 +181,9 @@ class Batcher:
             self._count(texts, outcomes)
 
     def _count(self, texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        scored = [(text, outcome) for text, outcome in zip(texts, outcomes, strict=True) if not isinstance(outcome, str)]
+        scored = [
+            (text, outcome) for text, outcome in zip(texts, outcomes, strict=True) if not isinstance(outcome, str)
+        ]
         verdicts = [outcome for _, outcome in scored]
         self._metrics.count_verdicts(verdicts)
         self._deployment.watch([text for text, _ in scored], verdicts)

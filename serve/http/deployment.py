@@ -13,19 +13,28 @@ from jingyin.serve.scorer import Scorer
 _SHADOW_WAITING = 256
 """Batches that may wait for the shadow; it loses messages rather than memory."""
 
+Load = Callable[[], tuple[Scorer, Scorer | None]]
+"""Loads and checks the bundle and, if there is one, the shadow."""
+
 
 class ReloadBusyError(JingyinError):
     """A reload is under way already."""
 
 
 class Deployment:
-    """The scorer that answers and, if there is one, the shadow that is only counted. Safe to share between threads."""
+    """The scorer that answers and, if there is one, the shadow that is only counted. Safe to share between threads.
 
-    def __init__(self, load: Callable[[], tuple[Scorer, Scorer | None]], metrics: Metrics) -> None:
-        """`load` loads and checks both scorers, and is called again by every reload."""
+    A reload has two steps, so that several processes can do it all or none: `prepare` loads and checks beside what is
+    in use, `commit` uses what was prepared.
+    """
+
+    def __init__(self, load: Load, metrics: Metrics) -> None:
+        """`load` is called now, and again by every `reload`."""
         self._load = load
         self._metrics = metrics
         self._lock = Lock()
+        self._prepared: tuple[Scorer, Scorer | None] | None = None
+        self._in_use: list[tuple[str, str]] = []
         self._waiting: queue.Queue[tuple[Sequence[str], Sequence[Verdict]]] = queue.Queue(_SHADOW_WAITING)
         self._use(*load())
         Thread(target=self._follow, name="jingyin-shadow", daemon=True).start()
@@ -39,22 +48,34 @@ class Deployment:
             self._metrics.reloads("busy").inc()
             raise ReloadBusyError("a reload is under way; wait for it and ask again if the bundle changed since")
         try:
-            self._use(*self._load())
+            self.prepare(self._load)
+            log("reloaded", bundle=self.commit())
         except Exception as error:
-            self._metrics.reloads("failed").inc()
-            log(
-                "reload_failed",
-                level="error",
-                kept=self.bundle_id,
-                reason=str(error) if isinstance(error, JingyinError) else "",
-                **where(error),
-            )
+            self.discard()
+            reason = str(error) if isinstance(error, JingyinError) else ""
+            log("reload_failed", level="error", kept=self.bundle_id, reason=reason, **where(error))
             raise
         finally:
             self._lock.release()
-        self._metrics.reloads("done").inc()
-        log("reloaded", bundle=self.bundle_id)
         return self.bundle_id
+
+    def prepare(self, load: Load) -> str:
+        """Load what `commit` will use, and return the bundle's id. Raises BundleError if it fails its checks."""
+        self._prepared = load()
+        return self._prepared[0].bundle.manifest.id
+
+    def commit(self) -> str:
+        """Use what was prepared, and return the bundle's id."""
+        if self._prepared is not None:
+            self._use(*self._prepared)
+            self._prepared = None
+            self._metrics.reloads("done").inc()
+        return self.bundle_id
+
+    def discard(self) -> None:
+        """Give the reload up, and keep what is in use."""
+        self._prepared = None
+        self._metrics.reloads("failed").inc()
 
     @property
     def bundle_id(self) -> str:
@@ -72,10 +93,13 @@ class Deployment:
 
     def _use(self, scorer: Scorer, shadow: Scorer | None) -> None:
         self.scorer, self.shadow = scorer, shadow
-        self._metrics.bundle.clear()
-        self._metrics.bundle.labels(self.bundle_id, "live").set(1)
+        for id_and_role in self._in_use:
+            self._metrics.bundle.labels(*id_and_role).set(0)
+        self._in_use = [(self.bundle_id, "deployed")]
         if shadow is not None:
-            self._metrics.bundle.labels(shadow.bundle.manifest.id, "shadow").set(1)
+            self._in_use.append((shadow.bundle.manifest.id, "shadow"))
+        for id_and_role in self._in_use:
+            self._metrics.bundle.labels(*id_and_role).set(1)
 
     def _follow(self) -> None:
         while True:
@@ -84,8 +108,8 @@ class Deployment:
             if shadow is None:  # taken away by a reload
                 continue
             try:
-                for live, other in zip(verdicts, shadow.score_many(texts), strict=True):
-                    self._metrics.shadow(live.action, other.action).inc()
+                for verdict, other in zip(verdicts, shadow.score_many(texts), strict=True):
+                    self._metrics.shadow(verdict.action, other.action).inc()
             except Exception as error:  # a broken shadow must not end its thread, much less the service
                 self._metrics.shadow_lost.inc(len(texts))
                 log("shadow_failed", level="error", **where(error))

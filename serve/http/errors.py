@@ -24,8 +24,8 @@ _HEADERS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 5
 _WORDS = {404: "there is no such route; see /openapi.json", 405: "the route has another method; see /openapi.json"}
 
 
-def problem(status: int, error: str, request_id: str) -> Response:
-    """Return a problem as JSON; see schema.Problem."""
+def error_response(status: int, error: str, request_id: str) -> Response:
+    """Return an error as JSON; see schema.ErrorBody."""
     return json_response({"error": error, "request_id": request_id}, status, _HEADERS.get(status))
 
 
@@ -35,17 +35,17 @@ async def on_jingyin_error(request: Request, error: Exception) -> Response:
     if status == 503:
         service: Service = request.app.state.service
         service.metrics.refused("queue").inc()
-    return problem(status, str(error), request.scope["jingyin.id"])
+    return error_response(status, str(error), request.scope["jingyin.id"])
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the router raises: no such route, another method."""
     status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
-    response = problem(status, _WORDS.get(status, "the request can't be answered"), request.scope["jingyin.id"])
+    response = error_response(status, _WORDS.get(status, "the request can't be answered"), request.scope["jingyin.id"])
     response.headers.update(headers or {})
     return response
 
 
 async def on_fault(request: Request, error: Exception) -> Response:
     """Answer an error that nobody meant; guard.py logs where it was."""
-    return problem(500, "an internal fault; its place is in the log under this id", request.scope["jingyin.id"])
+    return error_response(500, "an internal fault; its place is in the log under this id", request.scope["jingyin.id"])

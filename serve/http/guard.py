@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from jingyin.model.errors import JingyinError
-from jingyin.serve.http.errors import on_fault, on_jingyin_error, problem
+from jingyin.serve.http.errors import error_response, on_fault, on_jingyin_error
 from jingyin.serve.http.logs import log, where
 from jingyin.serve.http.schema import REQUEST_ID
 from jingyin.serve.http.service import Service
@@ -22,9 +22,11 @@ from jingyin.serve.http.service import Service
 PROTECTED = frozenset(("/v1/score", "/v2/models/jingyin/infer", "/admin/reload"))
 """Routes that need a key, if there are keys; the others say nothing that a message holds."""
 
-_ROUTES = PROTECTED | {
-    "/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready",
-    "/v2/models/jingyin", "/v2/models/jingyin/ready",
+PROTECTED_IN_PUBLIC = PROTECTED | {"/metrics", "/v2", "/v2/models/jingyin"}
+"""Routes that need a key on a public address: these too say what runs here and how much. Probes carry no keys."""
+
+_ROUTES = PROTECTED_IN_PUBLIC | {
+    "/", "/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready", "/v2/models/jingyin/ready",
 }  # fmt: skip
 Route = Callable[[Request], Awaitable[Response]]
 _ID = re.compile(REQUEST_ID.encode())
@@ -37,6 +39,7 @@ class Guard:
         self._app = app
         self._service = service
         self._direct = direct
+        self._protected = PROTECTED_IN_PUBLIC if service.settings.is_public else PROTECTED
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -65,7 +68,7 @@ class Guard:
         try:
             refusal = self._refusal(scope["path"], key)
             if refusal:
-                return await problem(*refusal, scope["jingyin.id"])(scope, receive, answer)
+                return await error_response(*refusal, scope["jingyin.id"])(scope, receive, answer)
             route = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
             if route is None:
                 return await self._app(scope, receive, answer)
@@ -80,7 +83,7 @@ class Guard:
 
     def _refusal(self, path: str, presented: bytes) -> tuple[int, str] | None:
         keys = self._service.keys
-        if keys is None or path not in PROTECTED:
+        if keys is None or path not in self._protected:
             return None
         key = keys.find(presented) if presented else None
         if key is None:

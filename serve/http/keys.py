@@ -1,5 +1,8 @@
 """API keys: a file of hashes, read again when it changes.
 
+A file that is emptied, deleted or unreadable leaves no key: every request that needs one is refused until there is one
+again. So write a new file beside it and rename. One with a malformed line is logged, and the keys before it stay.
+
 One key a line: a name, the SHA-256 of the key in hex, and optionally the word admin (may reload). `#` starts a remark.
 A key has 256 random bits, so a plain hash is enough; a password would need a slow one. Make a line with
 
@@ -15,7 +18,7 @@ from typing import NamedTuple
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.logs import log
 
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 
 class Key(NamedTuple):
@@ -26,14 +29,18 @@ class Key(NamedTuple):
     admin: bool
 
 
+class NoKeysError(ConfigError):
+    """The key file is missing, unreadable or holds no key."""
+
+
 class Keys:
-    """The keys of a file; rotation needs no restart. A broken new file is logged and the old keys stay."""
+    """The keys of a file; rotation needs no restart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = _stamp(path)
         self._keys = read_keys(path)
-        self._ranked = time.monotonic()
+        self._checked = time.monotonic()
 
     def find(self, presented: bytes) -> Key | None:
         """Return the key that was presented, or None. Compares with every key, in constant time each."""
@@ -47,9 +54,9 @@ class Keys:
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now - self._ranked < _LOOK_SECONDS:
+        if now - self._checked < _CHECK_SECONDS:
             return
-        self._ranked = now
+        self._checked = now
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
@@ -57,16 +64,19 @@ class Keys:
         try:
             self._keys = read_keys(self._path)
             log("keys_read", keys=len(self._keys))
+        except NoKeysError as error:
+            self._keys = []
+            log("keys_gone", level="error", error=str(error))
         except ConfigError as error:
             log("keys_kept", level="error", error=str(error))
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Read a key file; raises ConfigError that names the line, never its content."""
+    """Read a key file; raises NoKeysError, or ConfigError that names the line, never its content."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise NoKeysError(
             f"key file {path} can't be read ({type(error).__name__}); name a readable text file"
         ) from None
     keys = []
@@ -85,7 +95,7 @@ def read_keys(path: Path) -> list[Key]:
             )
         keys.append(Key(fields[0], fields[1].encode(), len(fields) == 3))
     if not keys:
-        raise ConfigError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.newkey NAME")
+        raise NoKeysError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.newkey NAME")
     return keys
 
 

@@ -1,11 +1,16 @@
 """What operators count. Every label has a fixed, small set of values; none comes from a message or a client."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from jingyin.model.labels import Verdict
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder of all workers' metrics in a worker's environment; prometheus_client chose the word."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -24,10 +29,10 @@ class Metrics:
         self.messages = self._counter("messages", "Scored messages.", "stage", "action")
         self.edits = self._counter("normaliser_edits", "What the text normaliser undid.", "kind")
         self.unscored = self._counter("unscored", "Messages answered without a score.", "reason")
-        self.refused = self._counter("refused", "Requests refused without a look at their messages.", "reason")
+        self.refused = self._counter("refused", "Requests refused before their messages were read.", "reason")
         self.sms = self._counter("sms_faults", "Faults in payloads and headers.", "kind")
         self.reloads = self._counter("reloads", "Reloads of the bundle.", "outcome")
-        self.shadow = self._counter("shadow", "Live against shadow action.", "live", "shadow")
+        self.shadow = self._counter("shadow", "Action of the deployed bundle and of the shadow.", "deployed", "shadow")
         self.shadow_lost = Counter("jingyin_shadow_lost", "Messages that the shadow skipped.", registry=self.registry)
         self.seconds = cache(
             Histogram(
@@ -42,9 +47,17 @@ class Metrics:
         self.batch_seconds = Histogram(
             "jingyin_batch_seconds", "Scoring time of a batch.", buckets=_SECONDS, registry=self.registry
         )
-        self.queue = Gauge("jingyin_queue_messages", "Messages that wait.", registry=self.registry)
-        self.cache = Gauge("jingyin_cache", "The cache of the bundle in use.", ["what"], registry=self.registry)
-        self.bundle = Gauge("jingyin_bundle_info", "1 for each bundle in use.", ["id", "role"], registry=self.registry)
+        self.queue = self._gauge("queue_messages", "Messages that wait.")
+        self.cache = self._gauge("cache", "The cache of the bundle in use.", "what")
+        self.bundle = self._gauge("bundle_info", "Workers that use a bundle.", "id", "role")
+        self.replaced = Counter(
+            "jingyin_workers_replaced", "Workers that took a dead one's place.", registry=self.registry
+        )
+
+        self.near_duplicates = Histogram(
+            "jingyin_near_duplicates", "Before a suspicious message.", buckets=_SIZES, registry=self.registry
+        )
+        self.burst_held = Counter("jingyin_burst_held", "Messages held for their burst.", registry=self.registry)
 
     def count_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Count the messages of a batch."""
@@ -54,8 +67,16 @@ class Metrics:
                 self.edits(kind).inc(count)
 
     def render(self) -> bytes:
-        """Return the text format."""
-        return generate_latest(self.registry)
+        """Return the text format, of all workers' metrics if there are several."""
+        if FOLDER not in os.environ:
+            return generate_latest(self.registry)
+        every = CollectorRegistry()
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        return generate_latest(every)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        """Return a gauge that adds up over the workers that live."""
+        return Gauge(f"jingyin_{name}", meaning, labels, registry=self.registry, multiprocess_mode="livesum")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Callable[..., Counter]:
         return cache(Counter(f"jingyin_{name}", meaning, labels, registry=self.registry).labels)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.serve.http.openapi import answers
+from jingyin.serve.http.openapi import score_responses
 from jingyin.serve.http.schema import WHOLE, MalformedError, read_json
 from jingyin.serve.http.service import Service, json_response, read_body
 
@@ -77,14 +77,14 @@ async def server_metadata() -> Name:
 
 
 @router.get("/health/live")
-async def live() -> dict[str, bool]:
+async def liveness() -> dict[str, bool]:
     """Say that the process answers."""
     return {"live": True}
 
 
 @router.get("/health/ready", responses={503: {"description": "draining"}})
 @router.get("/models/jingyin/ready", responses={503: {"description": "draining"}})
-async def ready(request: Request) -> Response:
+async def readiness(request: Request) -> Response:
     """Say whether requests are welcome: the golden check was passed before the socket opened."""
     service: Service = request.app.state.service
     return json_response({"ready": not service.draining}, 503 if service.draining else 200)
@@ -104,7 +104,7 @@ async def model_metadata(request: Request) -> Name:
     }
 
 
-@router.post("/models/jingyin/infer", responses=answers(dict[str, Any]))
+@router.post("/models/jingyin/infer", responses=score_responses(dict[str, Any]))
 async def infer(request: Request) -> Response:
     """Score a BYTES tensor of messages."""
     service: Service = request.app.state.service

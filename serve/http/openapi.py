@@ -1,16 +1,17 @@
 """The OpenAPI document, with the bodies of routes that read them by hand."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from jingyin.serve.http.schema import REQUEST, Problem
+from jingyin.serve.http.schema import ErrorBody
 
 Responses = dict[int | str, dict[str, Any]]
 
-_PROBLEMS = {
+_ERRORS = {
     400: "no JSON",
     401: "no known API key",
     403: "no admin key",
@@ -24,23 +25,20 @@ _PROBLEMS = {
 }
 
 
-def problems(*statuses: int) -> Responses:
-    """Describe the problems that a route can answer."""
-    return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
+def error_responses(*statuses: int) -> Responses:
+    """Describe the errors of a route."""
+    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
 
 
-def answers(model: Any) -> Responses:  # noqa: ANN401  a type, as pydantic takes it
-    """Describe what a route that scores can answer."""
-    return {200: {"model": model}, **problems(400, 401, 408, 413, 415, 422, 503)}
+def score_responses(model: Any) -> Responses:  # noqa: ANN401  a type, as pydantic takes it
+    """Describe the responses of a route that scores."""
+    return {200: {"model": model}, **error_responses(400, 401, 408, 413, 415, 422, 503)}
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document of the application."""
-    from jingyin.serve.http import open_inference  # its routes are described by this module
-
+def document(app: FastAPI, bodies: Mapping[str, TypeAdapter[Any]]) -> dict[str, Any]:
+    """Return the OpenAPI document of the application; `bodies` are the request bodies of POST routes, by path."""
     if app.openapi_schema is None:
         whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        bodies: dict[str, TypeAdapter[Any]] = {"/v1/score": REQUEST, "/v2/models/jingyin/infer": open_inference.REQUEST}
         for path, body in bodies.items():
             schema = body.json_schema(ref_template="#/components/schemas/{model}")
             whole["components"]["schemas"].update(schema.pop("$defs", {}))

@@ -3,6 +3,8 @@
 Beyond the number of requests that admission.py allows the answer to a POST is 503 before it becomes a task: a refusal
 then costs a tenth of an answer, so that a flood of requests can't keep the service from those that it took. If there
 are more refusals than it allows, connections are not read for a while after theirs. Probes (GET) are never refused.
+
+A request line with its headers may have MAX_HEAD bytes; what is longer is answered 431 and its connection closed.
 """
 
 from asyncio import Transport
@@ -12,6 +14,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import Settings
+
+MAX_HEAD = 8_192
+"""Most bytes of a request line and its headers."""
+DROP_SECONDS = 1.0
+"""How long a client may go on sending what is not read any more."""
 
 
 def _canned(status: str, headers: str, error: str) -> bytes:
@@ -25,10 +32,19 @@ _BUSY = _canned(
     "503 Service Unavailable", "retry-after: 1\r\n", "too many requests are under way; try again in a second"
 )
 _SLOW = _canned("408 Request Timeout", "connection: close\r\n", "the request came too slowly; send it faster")
+_LARGE = _canned(
+    "431 Request Header Fields Too Large",
+    "connection: close\r\n",
+    f"the headers have more than {MAX_HEAD} bytes; send fewer",
+)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection, with the limits of `settings`; refusals are counted by reason."""
+    """One connection, with the limits of `settings`; refusals are counted by reason.
+
+    `_head` counts the bytes of a request line and headers that are not complete, and is None outside of them; `_begun`
+    counts requests, `_idle` is true between them.
+    """
 
     def __init__(self, *args: Any, settings: Settings, service: Service, **named: Any) -> None:  # noqa: ANN401  uvicorn's
         super().__init__(*args, **named)
@@ -36,6 +52,10 @@ class Protocol(HttpToolsProtocol):
         self._refused = service.metrics.refused
         self._admission = service.admission
         self._refusing = False
+        self._head: int | None = None
+        self._begun = 0
+        self._idle = True
+        self._dropping = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Begin; a connection that sends nothing is closed after a while."""
@@ -45,9 +65,24 @@ class Protocol(HttpToolsProtocol):
             self._refuse("connections", _BUSY)
             transport.close()
 
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; httptools itself would gather a header of any length."""
+        if self._dropping:
+            return
+        before, first = self._head, self._begun + self._idle
+        super().data_received(data)
+        if self._head is not None and self._begun == first:  # else what is not complete began somewhere within `data`
+            self._head = (before or 0) + len(data)
+            if self._head > MAX_HEAD:
+                self._drop()
+
     def on_message_begin(self) -> None:
         """Give the request its time of arrival, and a time to be complete."""
+        if self._dropping:
+            return
         super().on_message_begin()
+        self._head, self._idle = 0, False
+        self._begun += 1
         self.scope["jingyin.arrival"] = self.loop.time()  # type: ignore[typeddict-unknown-key]
         self.scope["jingyin.pause"] = self._pause  # type: ignore[typeddict-unknown-key]
         self._timer.cancel()
@@ -55,6 +90,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request's task, or decide to refuse it."""
+        self._head = None
+        if len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) > MAX_HEAD:
+            self._drop()
+        if self._dropping:
+            return
         answered = self.cycle is None or self.cycle.response_complete  # else it is pipelined and must wait its turn
         full = len(self.tasks) >= self._admission.limit
         self._refusing = full and answered and self.parser.get_method() == b"POST"
@@ -63,11 +103,14 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Hand a piece of the body on; that of a refused request is forgotten."""
-        if not self._refusing:
+        if not self._refusing and not self._dropping:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request."""
+        self._idle = True
+        if self._dropping:
+            return
         self._timer.cancel()
         if self._refusing:
             self._refuse("requests", _BUSY)
@@ -92,6 +135,21 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, reason: str, answer: bytes) -> None:
         self._refused(reason).inc()
         self.transport.write(answer)
+
+    def _drop(self) -> None:
+        """Refuse the headers, and read on for a while without a look: a reset would take the answer from its client."""
+        if self._dropping:
+            return
+        self._dropping = True
+        self._timer.cancel()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # the request before this one gets its answer, and is the last
+            self._refused("headers").inc()
+            return
+        self._refuse("headers", _LARGE)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(DROP_SECONDS, self.transport.close)
 
     def _pause(self) -> None:
         if seconds := self._admission.rest():

@@ -119,10 +119,13 @@ class SmsReading(BaseModel):
 
 
 class Result(BaseModel):
-    """A verdict, or, when `reason` is not "scored", the action that was set for such cases and nothing else."""
+    """A verdict, or, when `reason` is "deadline" or "error", the action that was set for such cases and nothing else.
+
+    "burst" holds for review what the model alone lets pass; `near_duplicates` came before it.
+    """
 
     action: Action
-    reason: Literal["scored", "deadline", "error"]
+    reason: Literal["scored", "burst", "deadline", "error"]
     label: str | None
     risk: float | None
     probabilities: dict[str, float] | None
@@ -131,6 +134,7 @@ class Result(BaseModel):
     bundle: str
     evidence: list[Evidence] | None = None
     sms: SmsReading | None = None
+    near_duplicates: int | None = None
 
 
 class ScoreOne(Result):
@@ -146,7 +150,7 @@ class ScoreMany(BaseModel):
     results: list[Result]
 
 
-class Problem(BaseModel):
+class ErrorBody(BaseModel):
     """What came, what was wanted, what to do; never a word of the message."""
 
     error: str

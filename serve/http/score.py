@@ -6,10 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jingyin.model.labels import Span
-from jingyin.serve.http.evidence import MAX_WAITING
 from jingyin.serve.http.schema import ScoreParts, ScorePayload, ScoreText, ScoreTexts, parse, segments
-from jingyin.serve.http.service import Service, TooLargeError, json_response, read_body
-from jingyin.serve.sms import Message, join
+from jingyin.serve.http.service import MAX_EXPLAINED, Service, TooLargeError, json_response, read_body
+from jingyin.serve.sms import Message, reassemble
 
 
 async def score(request: Request) -> Response:
@@ -23,8 +22,8 @@ async def score(request: Request) -> Response:
     if ask.request_id is not None:
         scope["jingyin.id"] = ask.request_id
     texts, sms = _texts(ask)
-    if ask.explain and len(texts) > MAX_WAITING:
-        raise TooLargeError(f"{len(texts)} messages came with explain, at most {MAX_WAITING} were wanted; send fewer")
+    if ask.explain and len(texts) > MAX_EXPLAINED:
+        raise TooLargeError(f"{len(texts)} messages came with explain, at most {MAX_EXPLAINED} were wanted; send fewer")
     if sms:
         _count(service, sms)
     outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms)
@@ -45,7 +44,7 @@ def _texts(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> tuple[lis
         return [ask.text], None
     if isinstance(ask, ScoreTexts):
         return ask.texts, None
-    message = join(segments(ask), ask.coding)
+    message = reassemble(segments(ask), ask.coding)
     return [message.text], message
 
 

@@ -1,25 +1,21 @@
-"""Starts the service and ends it: binding, signals, draining."""
+"""One process of the service: signals, draining."""
 
 import asyncio
 import gc
-import os
 import signal
 import socket
-import stat
 import sys
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.app import create_app
-from jingyin.serve.http.logs import log, take_over_logging
+from jingyin.serve.http.guard import Guard
+from jingyin.serve.http.logs import log
 from jingyin.serve.http.protocol import Protocol
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import Settings
-from jingyin.serve.scorer import Scorer
 
 QUIET_SECONDS = 1.0
 """How long idle connections stay open at the end: their clients may be about to send."""
@@ -31,35 +27,19 @@ Python's 5 ms are two messages; with 0.5 ms the network's messages took three ti
 single calls was 30 ms instead of 12."""
 
 
-def run_server(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what was taken and return.
-
-    SIGHUP reloads the bundle. Raises BundleError before the socket opens, ConfigError if it can't be opened.
-    """
-    take_over_logging()
+def make_server(app: Guard, service: Service) -> "Server":
+    """Return a server that is ready to `run` on a socket in this process; raises ConfigError as server_config does."""
+    server = Server(server_config(service.settings, app, service), service)
     sys.setswitchinterval(SWITCH_SECONDS)
-    app, service = create_app(settings, lambda: _load(settings))
     gc.freeze()  # what is loaded stays: a full collection would stop the service for 30 ms to find that out
-    listener = _bind(settings)
-    server = _Server(_config(settings, app, service), service)
-    log("serving", bundle=service.deployment.bundle_id, address=_address(settings, listener), keys=bool(settings.keys))
-    try:
-        server.run([listener])
-    finally:
-        if settings.uds:
-            settings.uds.unlink(missing_ok=True)
-    log("ended")
+    return server
 
 
-def _load(settings: Settings) -> tuple[Scorer, Scorer | None]:
-    shadow = Scorer.load(settings.shadow) if settings.shadow else None
-    return Scorer.load(settings.bundle), shadow
-
-
-def _config(settings: Settings, app: object, service: Service) -> uvicorn.Config:
+def server_config(settings: Settings, app: Guard, service: Service) -> uvicorn.Config:
+    """Return uvicorn's settings; raises ConfigError when the TLS files can't be used."""
     password = settings.tls_key_password
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http=partial(Protocol, settings=settings, service=service),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
@@ -83,8 +63,11 @@ def _config(settings: Settings, app: object, service: Service) -> uvicorn.Config
     return config
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with SIGHUP, and with an end that gives keep-alive clients notice."""
+class Server(uvicorn.Server):
+    """uvicorn's server with SIGHUP, and with an end that gives keep-alive clients notice.
+
+    It runs until SIGTERM or SIGINT, then answers what was taken; SIGHUP reloads the bundle.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -122,52 +105,6 @@ class _Server(uvicorn.Server):
 
     async def _reload_in_thread(self) -> None:
         try:
-            await asyncio.to_thread(self._service.deployment.reload)
+            await asyncio.to_thread(self._service.reload)
         except Exception as error:  # logged and counted where it happened; the old bundle goes on
             log("sighup_ignored", level="warning", error=type(error).__name__)
-
-
-def _bind(settings: Settings) -> socket.socket:
-    try:
-        return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
-    except OSError as error:
-        at = settings.uds or f"{settings.host}:{settings.port}"
-        raise ConfigError(
-            f"can't listen on {at}: {error.strerror or error}; choose another, or end what holds it"
-        ) from None
-
-
-def _bind_tcp(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family, backlog=2_048)
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    """Bind a Unix socket for owner and group; one left behind by a dead server is replaced."""
-    if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _is_served(path):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(str(path))
-    except OSError:
-        listener.close()
-        raise
-    os.chmod(path, 0o660)
-    listener.listen(2_048)
-    return listener
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def _address(settings: Settings, listener: socket.socket) -> str:
-    if settings.uds:
-        return f"unix:{settings.uds}"
-    host, port = listener.getsockname()[:2]
-    return f"{'https' if settings.tls_certificate else 'http'}://{host}:{port}"

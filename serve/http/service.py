@@ -1,6 +1,8 @@
 """The parts of a running service, and what every route does with a request."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,19 +11,63 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jingyin.model.errors import JingyinError
-from jingyin.model.labels import Verdict
+from jingyin.model.labels import Span, Verdict
 from jingyin.serve.http.admission import Admission
-from jingyin.serve.http.batcher import Batcher, Outcome
+from jingyin.serve.http.batcher import Batcher, BusyError, Outcome
+from jingyin.serve.http.burst import Bursts, CountedVerdict
 from jingyin.serve.http.deployment import Deployment
-from jingyin.serve.http.evidence import Explainer
 from jingyin.serve.http.keys import Keys
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.http.settings import Settings
 
+MAX_EXPLAINED = 16
+"""Messages that may wait for evidence."""
+EXPLAIN_SECONDS = 5.0
+"""Longest wait for evidence."""
+NOTE_SECONDS = 1.0
+
+
+class Explainer:
+    """Evidence on request: slow (a run of the network for each word), so it has a thread and a time limit of its own."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")
+        self._waiting = 0
+
+    async def explain(self, texts: Sequence[str]) -> list[list[Span] | None]:
+        """Return the evidence of each message, None for what was not ready in EXPLAIN_SECONDS. Raises BusyError."""
+        if self._waiting + len(texts) > MAX_EXPLAINED:
+            raise BusyError(
+                f"at most {MAX_EXPLAINED} messages may wait for evidence; ask for fewer, or without explain"
+            )
+        if not texts:
+            return []
+        self._waiting += len(texts)
+        loop = asyncio.get_running_loop()
+        futures = [loop.run_in_executor(self._pool, self._explain, text) for text in texts]
+        try:
+            done, late = await asyncio.wait(futures, timeout=EXPLAIN_SECONDS)
+            for future in late:
+                future.cancel()
+            return [future.result() if future in done else None for future in futures]
+        finally:
+            self._waiting -= len(texts)
+
+    def close(self) -> None:
+        """Forget what waits and end the thread after what runs."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _explain(self, text: str) -> list[Span]:
+        return self._deployment.scorer.explain(text)
+
 
 @dataclass
 class Service:
-    """One for each application; the routes find it at app.state.service."""
+    """One for each application; the routes find it at app.state.service.
+
+    `reload` loads the bundle anew, here or in all workers, and returns its id.
+    """
 
     settings: Settings
     deployment: Deployment
@@ -31,19 +77,35 @@ class Service:
     admission: Admission = field(init=False)
     batcher: Batcher = field(init=False)
     explainer: Explainer = field(init=False)
+    reload: Callable[[], str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.reload = self.deployment.reload
         self.admission = Admission(self.settings.max_requests)
+        self._bursts = Bursts(self.settings.burst) if self.settings.burst else None
 
     def start(self) -> None:
         """Start the threads; needs the running event loop."""
         self.batcher = Batcher(self.deployment, self.metrics, queue=self.settings.queue, wait_ms=self.settings.wait_ms)
         self.explainer = Explainer(self.deployment)
+        self._note_cache_again()
 
     def stop(self) -> None:
         """End the threads; every request must have been answered."""
+        self._timer.cancel()
         self.batcher.close()
         self.explainer.close()
+
+    def note_cache(self) -> None:
+        """Bring the cache's metrics up to date."""
+        cache = self.deployment.scorer.cache
+        for what in ("cache_hits", "cache_misses", "used", "budget"):
+            self.metrics.cache.labels(what).set(getattr(cache, what))
+
+    def _note_cache_again(self) -> None:
+        """Do so each second: another worker may answer /metrics."""
+        self.note_cache()
+        self._timer = asyncio.get_running_loop().call_later(NOTE_SECONDS, self._note_cache_again)
 
     async def score(self, texts: list[str], arrival: float, deadline_ms: int | None) -> list[Outcome]:
         """Score until the deadline, counted from `arrival`, a time of the event loop."""
@@ -56,23 +118,40 @@ class Service:
         try:
             outcomes = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
             late = "deadline" in outcomes
-            return outcomes
+            return self._with_bursts(texts, outcomes)
         finally:
             if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
                 self.admission.note(late=late)
 
+    def _with_bursts(self, texts: Sequence[str], outcomes: list[Outcome]) -> list[Outcome]:
+        """Return the outcomes with those held that are only suspicious but come in bulk."""
+        if self._bursts is None:
+            return outcomes
+        now = asyncio.get_running_loop().time()
+        judged = [
+            outcome if isinstance(outcome, str) else self._bursts.judge(text, outcome, now)
+            for text, outcome in zip(texts, outcomes, strict=True)
+        ]
+        for outcome in judged:
+            if isinstance(outcome, CountedVerdict):
+                self.metrics.near_duplicates.observe(outcome.near_duplicates)
+                self.metrics.burst_held.inc(outcome.held)
+        return judged
+
     def result(self, outcome: Outcome) -> dict[str, Any]:
         """Return an outcome as plain JSON types; see schema.Result."""
         if isinstance(outcome, Verdict):
+            counted = outcome if isinstance(outcome, CountedVerdict) else None
             return {
                 "action": outcome.action,
-                "reason": "scored",
+                "reason": "burst" if counted and counted.held else "scored",
                 "label": outcome.label,
                 "risk": outcome.risk,
                 "probabilities": outcome.probabilities,
                 "stage": outcome.stage,
                 "edits": outcome.edits,
                 "bundle": outcome.bundle,
+                **({"near_duplicates": counted.near_duplicates} if counted else {}),
             }
         nothing = dict.fromkeys(("label", "risk", "probabilities", "stage"))
         return {

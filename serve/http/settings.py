@@ -1,4 +1,9 @@
-"""Settings of the service: flags before environment (JINGYIN_SERVE_*) before a YAML file."""
+"""Settings of the service: flags before environment (JINGYIN_SERVE_*) before a YAML file.
+
+Which address may face whom. A loopback address or a Unix socket: this machine, without keys if it has no strangers. A
+public address: the gateways, by keys, which /metrics and /v2 need there too; the probes, the page and the OpenAPI
+document need none. No address of the service belongs on the Internet.
+"""
 
 import ipaddress
 import os
@@ -7,9 +12,15 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
 
 from jingyin.model.errors import ConfigError
+from jingyin.serve.http.burst import BurstSettings
 
 PREFIX = "JINGYIN_SERVE_"
 
@@ -26,14 +37,17 @@ class Settings(BaseSettings):
     bundle: Path | None = None
     """The bundle to serve, by default the one in the package; read again on reload."""
     shadow: Path | None = None
-    """A bundle that scores beside the live one, is counted, and never answers."""
+    """A bundle that scores beside the deployed one, is counted, and never answers."""
     keys: Path | None = None
-    """File of hashed API keys, see keys.py; without it everyone who can connect may ask."""
+    """File of hashed API keys, see keys.py; without it everyone who can connect may ask. Emptied or deleted: no key is
+    known, and nobody may."""
     allow_open: bool = False
     """Allow a public address without keys."""
     page: bool = True
     """Serve the page for people at /."""
-    log_requests: Literal["all", "problems"] = "problems"
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=lambda: min(4, len(os.sched_getaffinity(0))))
+    """Processes that score, by default one a core and at most four; limits of requests and queues are each one's."""
+    log_requests: Literal["all", "errors"] = "errors"
 
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
     """From arrival to answer, unless a request names its own."""
@@ -53,6 +67,9 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """After SIGTERM, longest time to answer what was taken."""
 
+    burst: BurstSettings | None = None
+    """Hold what is only suspicious when it comes in bulk, see burst.py; off by default."""
+
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_key_password: SecretStr | None = None
@@ -62,7 +79,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         faults = []
-        if not self.uds and not self.keys and not self.allow_open and not _is_loopback(self.host):
+        if self.is_public and not self.keys and not self.allow_open:
             faults.append("host is a public address and there is no key file: set keys, or allow_open if that is meant")
         if bool(self.tls_certificate) != bool(self.tls_key):
             faults.append("tls_certificate and tls_key go together: set both or none")
@@ -73,6 +90,11 @@ class Settings(BaseSettings):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can connect."""
+        return not self.uds and not _is_loopback(self.host)
 
 
 def _is_loopback(host: str) -> bool:
@@ -85,31 +107,25 @@ def _is_loopback(host: str) -> bool:
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:  # noqa: ANN401  fields of Settings
     """Read the settings; flags that are None count as not given. Raises ConfigError that lists all faults."""
     given = {name: value for name, value in flags.items() if value is not None}
-    from_environment = {name.upper() for name in _environment()}
-    unknown = sorted(name for name in from_environment if name.lower() not in Settings.model_fields)
-    if unknown:
+    names = [name[len(PREFIX) :] for name in os.environ if name.startswith(PREFIX)]
+    if unknown := sorted(name for name in names if name.lower() not in Settings.model_fields):
         raise ConfigError(f"unknown settings in the environment: {', '.join(PREFIX + name for name in unknown)}")
-    content = {key: value for key, value in _read_yaml(config).items() if str(key).upper() not in from_environment}
     try:
-        return Settings(**{**content, **given})
+        return Settings(**{**_from_file(config), **EnvSettingsSource(Settings)(), **given})
     except ValidationError as error:
         raise ConfigError(f"the settings of `jingyin serve` are wrong: {_faults(error)}") from None
 
 
-def _environment() -> list[str]:
-    return [name[len(PREFIX) :] for name in os.environ if name.startswith(PREFIX)]
-
-
-def _read_yaml(path: Path | None) -> dict[str, Any]:
+def _from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read as YAML ({type(error).__name__}); see configs/serve.yaml") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}, wanted names with values; see configs/serve.yaml")
-    return content
+        path.open("rb").close()  # the source passes over a file that is not there
+        return YamlConfigSettingsSource(Settings, path, yaml_file_encoding="utf-8")()
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} can't be read as YAML names with values ({type(error).__name__}); see configs/serve.yaml"
+        ) from None
 
 
 def _faults(error: ValidationError) -> str:

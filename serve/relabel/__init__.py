@@ -1,6 +1,6 @@
 """Very large archives: `jingyin relabel`, in bounded memory, resumable and exact.
 
-    run.py        relabel(): checks, the loop over shards, the end
+    job.py        relabel(): checks, the loop over shards, the end
     inputs.py     files, folders and globs; what their sizes and times were
     reading.py    blocks of rows from a position on;  read_*.py  one reader a format;  lines.py
     workers.py    processes that score blocks;  decisions.py  what they do
@@ -8,7 +8,8 @@
     writing.py    a shard, written aside and renamed
     journal.py    manifest, finished shards, lock: what makes a run resumable
     changes.py    what changed against an older label;  ranked.py  rows ordered by risk, in bounded memory
-    tasks.py      Label Studio;  progress.py  the bar
+    shard.py      one shard: its rows, and what they add to counts and side files
+    tasks.py      rows for Label Studio;  progress.py  the bar;  summary.py  the report for people
 
 The base package imports without any of it.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "relabel", "scorer_columns"]
 
-_HOMES = {"Report": "run", "relabel": "run", "scorer_columns": "columns"}
+_HOMES = {"Report": "job", "relabel": "job", "scorer_columns": "columns"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  what the home holds

@@ -27,7 +27,7 @@ FIELDS = (
 `jingyin_stage` is what decided first, "prefilter" or "network". A scorer's "cache" would depend on what it had seen
 before, and a run that was killed and resumed would differ from one that was not. The last three are what
 `jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; disguises
-that the normaliser undid (decisions.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
+that the normaliser undid (prefilter.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
 as the prefilter counts it: the start of the message is one more character, a known one.
 """
 

@@ -8,16 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jingyin.model.errors import BundleError
 from jingyin.model.decision import Decision
+from jingyin.model.errors import BundleError
+from jingyin.model.prefilter import DISGUISES
 from jingyin.serve.scorer import Scorer
 
 WORKER_CACHE_BYTES = 32 << 20
 """The cache of a worker, so that memory stays bounded with many; half the default loses no hit on templated traffic."""
-
-DISGUISES = ("disguised", "invisible", "gaps", "reassembled")
-"""Kinds of the normaliser's edits that count as disguise. Traditional characters are an honest way to write, and masks
-are in most messages."""
 
 Packed = tuple[bytes, NDArray[np.int64]]
 """Texts one after another in UTF-8, and where each starts, and the last ends: texts by themselves pickle slowly."""

@@ -18,14 +18,14 @@ from jingyin.serve.relabel.inputs import Kind, find, fingerprint, kind_of, suffi
 from jingyin.serve.relabel.journal import Journal, State, open_journal, write_json
 from jingyin.serve.relabel.progress import Progress
 from jingyin.serve.relabel.ranked import merge
-from jingyin.serve.relabel.reading import Source, blocks, open_source, texts
+from jingyin.serve.relabel.reading import Source, blocks, check_encoding, open_sources, texts
 from jingyin.serve.relabel.shard import Job, Scored, Shard, share
 from jingyin.serve.relabel.tasks import DEFAULT_SAMPLE, write_tasks
 from jingyin.serve.relabel.workers import Workers, system_memory, workers
 from jingyin.serve.relabel.writing import aside, no_room, writer
 
 FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
-"""The first shard is one block, so that one soon sees something: with empty memos the network answers half of it. Each
+"""The first shard is one block, so that one soon sees something: with empty caches the network reads half of it. Each
 is twice the one before, up to the most."""
 
 
@@ -76,8 +76,8 @@ def relabel(
     picked = _check_call(out, tasks, sample, encoding)
     files = find(inputs, out)
     read = read_bundle(Path(bundle) if bundle is not None else default_path())
-    sources = _open(files, text_column, encoding)
-    job = _job(out, sources, text_column, compare, looks=tasks is not None, strict=strict)
+    sources = open_sources(files, text_column, encoding)
+    job = _job(out, sources, text_column, compare, ranks=tasks is not None, strict=strict)
     facts = {
         "inputs": fingerprint(files),
         "bundle": read.manifest.id,
@@ -111,26 +111,12 @@ def _check_call(out: Path, tasks: Path | None, sample: int | None, encoding: str
         raise ConfigError(
             f"the file for Label Studio, {tasks}, must lie in a folder that exists, and not in the output"
         )
-    try:
-        known = '\n,"{'.encode(encoding) == b'\n,"{'
-    except LookupError:
-        known = False
-    if not known:
-        raise ConfigError(
-            f"encoding {encoding!r} is unknown or not built on ASCII; wanted is one like utf-8 or gb18030"
-        )
+    check_encoding(encoding)
     return (sample or DEFAULT_SAMPLE) if tasks else 0
 
 
-def _open(files: Sequence[Path], text_column: str, encoding: str) -> list[Source]:
-    sources: list[Source] = []
-    for file in files:
-        sources.append(open_source(file, text_column, encoding, sources[0].schema if sources else None))
-    return sources
-
-
 def _job(
-    out: Path, sources: Sequence[Source], text_column: str, compare: str | None, *, looks: bool, strict: bool
+    out: Path, sources: Sequence[Source], text_column: str, compare: str | None, *, ranks: bool, strict: bool
 ) -> Job:
     before = sources[0].schema
     if compare is not None and compare not in before.names:
@@ -142,7 +128,7 @@ def _job(
     except (pa.ArrowException, TypeError):
         raise ConfigError(f"the columns can't be written as {suffix_of(out)}; name an output .parquet") from None
     files = [source.path for source in sources]
-    return Job(out, files, [file.stat().st_size for file in files], schema, text_column, compare, looks, strict)
+    return Job(out, files, [file.stat().st_size for file in files], schema, text_column, compare, ranks, strict)
 
 
 def _check_rejects(last: State, *, strict: bool) -> None:

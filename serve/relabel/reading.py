@@ -52,6 +52,26 @@ def open_source(path: Path, text_column: str, encoding: str, schema: pa.Schema |
     return source
 
 
+def open_sources(files: Sequence[Path], text_column: str, encoding: str) -> list[Source]:
+    """Open files of the same columns; raises what open_source raises."""
+    sources: list[Source] = []
+    for file in files:
+        sources.append(open_source(file, text_column, encoding, sources[0].schema if sources else None))
+    return sources
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise ConfigError for an encoding that is unknown or not built on ASCII, whose bytes the readers look for."""
+    try:
+        known = '\n,"{'.encode(encoding) == b'\n,"{'
+    except LookupError:
+        known = False
+    if not known:
+        raise ConfigError(
+            f"encoding {encoding!r} is unknown or not built on ASCII; wanted is one like utf-8 or gb18030"
+        )
+
+
 def broken(path: Path, error: Exception) -> InputError:
     """Return the error of a file that can't be read to its end; Arrow's own words could quote the data."""
     return InputError(f"{path} is damaged or truncated ({type(error).__name__}); copy it again")

@@ -36,7 +36,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same through a run. `sizes` are the bytes of the input files, `looks` is for Label Studio."""
+    """What stays the same through a run. `sizes` are the bytes of the input files, `ranks` gathers the rows to review for Label Studio."""
 
     out: Path
     files: Sequence[Path]
@@ -44,7 +44,7 @@ class Job:
     schema: pa.Schema
     text_column: str
     compare: str | None
-    looks: bool
+    ranks: bool
     strict: bool
 
     @property
@@ -96,8 +96,8 @@ class Shard:
         for row, reason in item.block.rejects:
             self._reject(self._job.files[item.source], row, reason)
         batch = item.block.batch
-        if self._job.compare or self._job.looks:
-            self._look(item)
+        if self._job.compare or self._job.ranks:
+            self._rank(item)
         self.rows += batch.num_rows
         kept = [column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name not in NAMES]
         return pa.record_batch([*kept, *item.verdicts], self._job.schema)
@@ -112,7 +112,7 @@ class Shard:
     def _reject_line(self, fields: Sequence[object]) -> None:
         csv.writer(self._rejected, lineterminator="\n").writerow(fields)
 
-    def _look(self, item: Scored) -> None:
+    def _rank(self, item: Scored) -> None:
         job, batch = self._job, item.block.batch
         verdicts = dict(zip(NAMES, item.verdicts, strict=True))
         found: dict[str, pa.Array] = {}
@@ -141,9 +141,9 @@ class Shard:
     def _side_files(self) -> dict[str, int]:
         if self._ranked.held:
             self._end_run()
-        looked = self._runs[-1] if self._runs else self._journal.last.lengths.get("_ranked", 0)
+        ranked = self._runs[-1] if self._runs else self._journal.last.lengths.get("_ranked", 0)
         rejected = self._journal.append("_rejects.csv", self._rejected.getvalue().encode("utf-8", "surrogateescape"))
-        return {"_rejects.csv": rejected, "_ranked": looked}
+        return {"_rejects.csv": rejected, "_ranked": ranked}
 
 
 def share(job: Job, item: Scored) -> float:

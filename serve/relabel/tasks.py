@@ -1,7 +1,4 @@
-"""Label Studio tasks from rows worth a look. Format: https://labelstud.io/guide/tasks (data, predictions).
-
-The names "text" and "label" are those of `jingyin audit`, which reads the answers.
-"""
+"""Label Studio tasks from rows worth a look; `jingyin audit` reads the export."""
 
 import heapq
 import json
@@ -10,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from jingyin.serve.label_studio import task
 from jingyin.serve.relabel.writing import as_json, aside
 
 DEFAULT_SAMPLE = 1000
@@ -33,8 +31,6 @@ def _pick(rows: Iterable[bytes], sample: int) -> Iterator[bytes]:
 
 
 def _task(row: dict[str, Any], bundle: str) -> dict[str, Any]:
-    choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [row["label"]]}}
     reason = f"was {row['before']}, is {row['label']}" if "before" in row else "near a threshold"
     data = {**row, "row": f"{row['input']}:{row['row']}", "label": row.get("before"), "reason": reason}
-    prediction = {"model_version": f"jingyin {bundle}", "score": round(row["sure"], 4), "result": [choice]}
-    return {"data": data, "predictions": [prediction]}
+    return task(data, row["label"], row["sure"], f"jingyin {bundle}")

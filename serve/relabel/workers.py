@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -15,9 +15,10 @@ from jingyin.model.bundle import Bundle
 from jingyin.model.errors import JingyinError
 from jingyin.serve.pool import follow_parent
 from jingyin.serve.relabel.columns import decision_columns
-from jingyin.serve.relabel.decisions import Decisions, Packed, decide_packed, load
+from jingyin.serve.relabel.decisions import Packed, decide_packed, load
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Workers:
@@ -30,25 +31,32 @@ class Workers:
 
     def score(self, stream: Iterator[tuple[T, pa.Array]]) -> Iterator[tuple[T, list[pa.Array]]]:
         """Yield each item of `stream` with the verdict columns of its texts, in order."""
-        under_way: deque[tuple[T, Future[Decisions]]] = deque()
+        for item, decisions in self.map(decide_packed, stream):
+            yield item, decision_columns(decisions, self._bundle[1])
+
+    def map(
+        self, work: Callable[[tuple[str, str], Packed], R], stream: Iterator[tuple[T, pa.Array]]
+    ) -> Iterator[tuple[T, R]]:
+        """Yield each item of `stream` with what `work` makes, in a process, of the bundle and the item's texts; in order."""
+        under_way: deque[tuple[T, Future[R]]] = deque()
         for item, texts in stream:
-            under_way.append((item, self._submit(texts)))
+            under_way.append((item, self._submit(work, texts)))
             if len(under_way) >= self._ahead:
                 yield self._take(under_way)
         while under_way:
             yield self._take(under_way)
 
-    def _submit(self, texts: pa.Array) -> Future[Decisions]:
+    def _submit(self, work: Callable[[tuple[str, str], Packed], R], texts: pa.Array) -> "Future[R]":
         if self._pool is not None:
-            return self._pool.submit(decide_packed, self._bundle, _pack(texts))
-        done: Future[Decisions] = Future()
-        done.set_result(decide_packed(self._bundle, _pack(texts)))
+            return self._pool.submit(work, self._bundle, _pack(texts))
+        done: Future[R] = Future()
+        done.set_result(work(self._bundle, _pack(texts)))
         return done
 
-    def _take(self, under_way: "deque[tuple[T, Future[Decisions]]]") -> tuple[T, list[pa.Array]]:
+    def _take(self, under_way: "deque[tuple[T, Future[R]]]") -> tuple[T, R]:
         item, future = under_way.popleft()
         try:
-            return item, decision_columns(future.result(), self._bundle[1])
+            return item, future.result()
         except BrokenProcessPool:
             raise JingyinError(
                 "a scoring process was killed, perhaps for want of memory; run the same command again, with fewer "

@@ -78,6 +78,46 @@ def relabel(
 
 
 @app.command()
+def campaigns(
+    inputs: Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")],
+    output: Annotated[Path, typer.Argument(help="A folder for campaigns.parquet, members.parquet and report.html.")],
+    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
+    sender: Annotated[str | None, typer.Option("--sender", help="The column of senders, to count them.")] = None,
+    receiver: Annotated[str | None, typer.Option("--receiver", help="The column of receivers, to count them.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="The column of times, for timelines.")] = None,
+    time_format: Annotated[
+        str | None, typer.Option("--time-format", help="How text writes times, as in strptime; by default ISO 8601.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Group all rows, not only flagged ones.")] = False,
+    min_rows: Annotated[int, typer.Option("--min-rows", help="Fewest rows of a campaign.")] = 2,
+    bundle: BundleOption = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    label_studio: Annotated[
+        Path | None, typer.Option("--label-studio", help="A file for tasks, one a campaign.")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="A Label Studio export of these tasks: label all rows by it.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")] = False,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+) -> None:
+    """Group near-duplicates of an archive, so that one look settles ten thousand copies. Exit code 3: with rejects."""
+    from jingyin.serve.campaigns import campaigns as run  # the extra `batch`
+    from jingyin.serve.campaigns.summary import lines
+
+    report = run(
+        inputs, output, text_column=text_column, sender=sender, receiver=receiver, time=time, time_format=time_format,
+        every=every, min_rows=min_rows, bundle=bundle, encoding=encoding, label_studio=label_studio, answers=answers,
+        fresh=fresh, processes=processes, progress=True,
+    )  # fmt: skip
+    for line in lines(report, output, as_json=json):
+        print(line)  # noqa: T201
+    if report.rejects:
+        raise SystemExit(3)
+
+
+@app.command()
 def serve(
     config: Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/serve.yaml.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="By default 127.0.0.1.")] = None,
@@ -87,6 +127,7 @@ def serve(
     shadow: Annotated[Path | None, typer.Option("--shadow", help="A bundle that scores beside, never answers.")] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
     allow_open: Annotated[bool | None, typer.Option("--allow-open", help="A public address without keys.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes; by default one a core, at most 4.")] = None,
     deadline_ms: Annotated[int | None, typer.Option("--deadline-ms", help="From arrival to answer.")] = None,
     on_deadline: Annotated[str | None, typer.Option("--on-deadline", help="pass, review or block.")] = None,
     page: Annotated[bool | None, typer.Option("--page/--no-page", help="The page for people at /.")] = None,
@@ -98,7 +139,7 @@ def serve(
 
     settings = load_settings(
         config, host=host, port=port, uds=uds, bundle=bundle, shadow=shadow, keys=keys, allow_open=allow_open,
-        deadline_ms=deadline_ms, on_deadline=on_deadline, page=page, tls_certificate=tls_certificate, tls_key=tls_key,
+        workers=workers, deadline_ms=deadline_ms, on_deadline=on_deadline, page=page, tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
     run_server(settings)
 
@@ -113,6 +154,57 @@ def train(
     from jingyin.train.pipeline import train as run_stages
 
     typer.echo(f"run: {run_stages(recipes, out, fresh=fresh)}")
+
+
+@app.command()
+def finetune(
+    data: Annotated[
+        list[str], typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The run folder; its bundle is OUT/bundle.")],
+    benign: Annotated[
+        list[str] | None,
+        typer.Option("--benign", help="Unlabelled traffic of your own, for thresholds; may be given again."),
+    ] = None,
+    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
+    label_column: Annotated[str, typer.Option("--label-column", help="The column that holds the labels.")] = "label",
+    label_map: Annotated[
+        list[str] | None,
+        typer.Option("--label-map", help="OLD=NEW, NEW one of the five labels, flagged or not_flagged; once for each."),
+    ] = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="The bundle to start from and to beat; by default the package's.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
+) -> None:
+    """Fine-tune a bundle on your own labelled messages; the same command goes on after a kill. Ends with promote's decision."""
+    from jingyin.train.finetune.read import Columns, parse_meanings
+    from jingyin.train.finetune.run import finetune as run
+
+    columns = Columns(text_column, label_column, parse_meanings(label_map or []), encoding)
+    outcome = run(data, out, columns, benign=benign or [], bundle=bundle, fresh=fresh, tell=typer.echo)
+    for count in outcome.counts:
+        typer.echo(f"{count.source}, {count.what}: {count.before} before, {count.after} after, of {count.rows}")
+    for reason in outcome.failed:
+        typer.echo(f"FAILED {reason}")
+    typer.echo(f"bundle: {out / 'bundle'}; report: {out / 'report.md'}")
+    typer.echo(f"{'promote' if outcome.promote else 'keep the incumbent'}; decision: {out / 'promotion.json'}")
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder whose main network is exported.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    to: Annotated[str, typer.Option("--format", help="transformers: what AutoModelForSequenceClassification loads.")],
+) -> None:
+    """Export a bundle's main network to another library's format; its card says what that can't carry."""
+    from jingyin.train.packing.to_transformers import FORMAT, export_transformers
+
+    if to != FORMAT:
+        raise ConfigError(f"format {to!r} is unknown; known is {FORMAT}")
+    distance = export_transformers(bundle, out)
+    typer.echo(f"{out}: logits differ by at most {distance:.1e}")
 
 
 @app.command()
@@ -212,6 +304,21 @@ def build_corpus(
     from jingyin.train.corpus.build import build
 
     typer.echo(f"{out}: {build(recipe, out)}")
+
+
+@corpus.command("convert")
+def convert_corpus(
+    kind: Annotated[str, typer.Argument(help="nus, fbs, sms800k or cold; docs/data.md says where each comes from.")],
+    source: Annotated[Path, typer.Argument(help="The file or folder as it is published, unpacked.")],
+    out: Annotated[Path, typer.Argument(help="The file to write (.jsonl or .jsonl.gz), say data/fbs.jsonl.gz.")],
+    only: Annotated[
+        str | None, typer.Option("--only", help="Keep the messages that SOURCE labels so, say spam.")
+    ] = None,
+) -> None:
+    """Turn a public corpus into the JSON lines file that the recipes name."""
+    from jingyin.train.corpus.convert import convert
+
+    typer.echo(f"{out}: {convert(kind, source, out, only)} messages")
 
 
 @corpus.command("stats")

@@ -34,7 +34,7 @@ def main() -> None:
 
 def _compare(how: str, wanted: Iterable[Verdict], found: Iterable[Verdict]) -> None:
     for number, pair in enumerate(zip_longest(wanted, found)):
-        if None in pair or replace(pair[0], stage="model") != replace(pair[1], stage="model"):
+        if None in pair or replace(pair[0], stage="network") != replace(pair[1], stage="network"):
             sys.exit(f"{how}: message {number} has another verdict")
     print(f"{how}: the same verdicts in the same order")
 

@@ -23,13 +23,13 @@ from urllib.request import urlopen
 import traffic
 from load_client import Run, render
 
-PEER = (
+BASELINE = (
     "import uvicorn, load_baselines; uvicorn.run(load_baselines.{}(), port=PORT, access_log=False, log_level='error')"
 )
 SERVERS = {
     "jingyin": "from jingyin.serve.http import *; run_server(load_settings(port=PORT))",
-    "floor": PEER.format("floor"),
-    "naive": PEER.format("naive"),
+    "floor": BASELINE.format("floor"),
+    "naive": BASELINE.format("naive"),
 }
 BATCH = 64
 HOUR = 3600.0

@@ -1,8 +1,8 @@
-"""Counts what the prefilter loses: python tests/bench/prefilter_loss.py DATA... (.parquet or .jsonl with "text", or .txt)
+"""Counts what the prefilter loses: python tests/bench/prefilter_loss.py DATA...
 
-Of the messages that the network alone would review or block, how many does the prefilter stop? The bound is the one-sided
-95% upper bound of that share (Clopper & Pearson 1934). DATA that the prefilter was not trained on, please: the validation,
-calibration and test splits of a corpus folder, or traffic.
+DATA is .parquet or .jsonl with "text", or .txt. Of the messages that the networks alone would review or block, how many
+does the prefilter stop? The bound is the one-sided 95% upper bound of that share (Clopper & Pearson 1934). DATA that
+the prefilter was not trained on, please: the test split of a corpus folder, or traffic.
 """
 
 import sys
@@ -22,9 +22,9 @@ def main() -> None:
     stages = [decision.stage for decision in Scorer.load().decisions(messages)]
     flagged = [decision.action != "pass" for decision in Scorer.load(prefilter=False).decisions(messages)]
     lost = sum(flag and stage == "prefilter" for flag, stage in zip(flagged, stages, strict=True))
-    passed = sum(not flag and stage == "model" for flag, stage in zip(flagged, stages, strict=True))
+    passed = sum(not flag and stage == "network" for flag, stage in zip(flagged, stages, strict=True))
     ordinary = len(messages) - sum(flagged)
-    print(f"{len(messages)} messages, of which the network alone reviews or blocks {sum(flagged)}")
+    print(f"{len(messages)} messages, of which the networks alone review or block {sum(flagged)}")
     print(f"the prefilter stops {lost} of these: at most {upper_bound(lost, sum(flagged)):.3%} at 95%")
     print(f"of the other {ordinary} it lets {passed} through ({passed / max(1, ordinary):.1%})")
 

@@ -1,13 +1,13 @@
-"""Measures jingyin beside its peers, in one run on one machine.
+"""Measures jingyin beside baselines, in one run on one machine.
 
     python tests/bench/speed.py                                   authored messages, about four minutes
-    python tests/bench/speed.py FILE... --run runs/student        messages of your own; peers with the same weights
+    python tests/bench/speed.py FILE... --run runs/student        messages of your own; baselines with the same weights
     python tests/bench/speed.py FILE... --profile                 microseconds a stage
 
-Traffic is described in traffic.py, peers in speed_baselines.py. Every process is bound to a core of its own and has one
-thread; on two cores each takes half of the messages. A rate is messages a CPU second for each core, the median of
-repeats between which the peers take turns: other work on the machine moves it less than a wall clock. Latency is the
-wall clock of calls with one message each.
+Traffic is described in traffic.py, baselines in speed_baselines.py. Every process is bound to a core of its own and has
+one thread; on two cores each takes half of the messages. A rate is messages a CPU second for each core, the median of
+repeats between which they take turns: other work on the machine moves it less than a wall clock. Latency is the wall
+clock of calls with one message each.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import traffic
 
-# Peers, the traffic that each runs on, and how many messages suffice.
+# What is measured, the traffic that each runs on, and how many messages suffice.
 MEASURED = (
     ("jieba.lcut", "distinct", 3000),
     ("jingyin, distinct", "distinct", 3000),
@@ -41,9 +41,9 @@ YARDSTICKS = ("jieba.lcut", "HF pipeline")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="jingyin beside its peers; see the top of this file")
+    parser = argparse.ArgumentParser(description="jingyin beside baselines; see the top of this file")
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--run", type=Path, help="run folder whose weights the peers take")
+    parser.add_argument("--run", type=Path, help="run folder whose weights the baselines take")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
@@ -65,21 +65,21 @@ def main() -> None:
 
 
 def _work(pipe: Connection, core: int, *, messages: dict[str, list[str]], run: Path | None) -> None:
-    """Answer (peer, traffic, first, last, one at a time?) with the seconds taken, by CPU and wall clock, until None."""
+    """Answer (name, traffic, first, last, one at a time?) with the seconds taken, by CPU and wall clock, until None."""
     import speed_baselines
 
     os.sched_setaffinity(0, [core])
-    peers: dict[str, speed_baselines.Peer] = {}
+    built: dict[str, speed_baselines.Baseline] = {}
     while (task := pipe.recv()) is not None:
         name, kind, first, last, single = task
-        if name not in peers:
-            peers[name] = speed_baselines.build(name, messages["distinct"], run)
+        if name not in built:
+            built[name] = speed_baselines.build(name, messages["distinct"], run)
         texts = messages[kind][first:last]
         parts = [[text] for text in texts] if single else [texts]
         clocks = []
         for part in parts:
             cpu, wall = time.process_time(), time.perf_counter()
-            peers[name](part)
+            built[name](part)
             clocks.append((time.process_time() - cpu, time.perf_counter() - wall))
         pipe.send((clocks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
@@ -97,7 +97,7 @@ class _Worker:
 
 
 def _rates(work: partial[None], cores: Sequence[int], repeats: int) -> dict[tuple[str, str], float]:
-    """Return messages a second of each peer on its traffic, all cores together."""
+    """Return messages a second of each on its traffic, all cores together."""
     workers = [_Worker(work, core) for core in cores]
     found: dict[tuple[str, str], list[float]] = {}
     for repeat in range(repeats + 1):

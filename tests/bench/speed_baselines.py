@@ -1,6 +1,6 @@
-"""What speed.py measures: jingyin in three settings, and four peers. Each is built by name in a process of its own.
+"""What speed.py measures: jingyin in three settings, and four baselines. Each is built by name in a process of its own.
 
-A peer is a function from messages to nothing in particular, and takes as many at a time as suits it best.
+A baseline is a function from messages to nothing in particular, and takes as many at a time as suits it best.
 """
 
 import os
@@ -22,11 +22,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 MAX_TOKENS = 192
 BATCHES = (1, 8, 32)
 
-Peer = Callable[[Sequence[str]], object]
+Baseline = Callable[[Sequence[str]], object]
 
 
-def build(name: str, sample: Sequence[str], run: Path | None) -> Peer:
-    """Build a peer; `sample` is what it may learn from or choose its batch size on."""
+def build(name: str, sample: Sequence[str], run: Path | None) -> Baseline:
+    """Build a baseline; `sample` is what it may learn from or choose its batch size on."""
     if name == "jieba.lcut":
         return _jieba()
     if name == "char n-grams + linear":
@@ -40,7 +40,7 @@ def build(name: str, sample: Sequence[str], run: Path | None) -> Peer:
     return _fresh(Scorer.load())
 
 
-def _fresh(scorer: Scorer) -> Peer:
+def _fresh(scorer: Scorer) -> Baseline:
     """Score with an empty cache, and drop the verdicts as they come."""
 
     def run(messages: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ def _fresh(scorer: Scorer) -> Peer:
     return run
 
 
-def _jieba() -> Peer:
+def _jieba() -> Baseline:
     import jieba
 
     jieba.setLogLevel(60)
@@ -59,7 +59,7 @@ def _jieba() -> Peer:
     return lambda messages: deque(map(jieba.lcut, messages), maxlen=0)
 
 
-def _linear(sample: Sequence[str]) -> Peer:
+def _linear(sample: Sequence[str]) -> Baseline:
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import SGDClassifier
     from sklearn.pipeline import make_pipeline
@@ -75,7 +75,7 @@ def _network(run: Path | None) -> Any:
     from transformers import BertConfig, BertModel
 
     from jingyin.model.network import SmsClassifier
-    from jingyin.train.stages.classify import load_classifier
+    from jingyin.train.saved import load_classifier
 
     torch.set_num_threads(1)
     if run is not None:
@@ -105,7 +105,7 @@ def _hugging_face(run: Path | None) -> Callable[[Sequence[str], int], object]:
 
 
 def _padded(run: Path | None) -> Callable[[Sequence[str], int], object]:
-    """The fp32 graph on batches padded to their longest, in the order of the messages; without a mask, to its favour."""
+    """The fp32 graph on batches padded to their longest, in the order of messages; without a mask, to its favour."""
     import onnxruntime as ort
 
     from jingyin.model.network import ExportedClassifier
@@ -125,16 +125,16 @@ def _padded(run: Path | None) -> Callable[[Sequence[str], int], object]:
     return run_batches
 
 
-def _best_batch(peer: Callable[[Sequence[str], int], object], sample: Sequence[str]) -> Peer:
+def _best_batch(baseline: Callable[[Sequence[str], int], object], sample: Sequence[str]) -> Baseline:
     def seconds(batch: int) -> float:
         started = time.process_time()
-        peer(sample[:96], batch)
+        baseline(sample[:96], batch)
         return time.process_time() - started
 
-    peer(sample[:2], 1)
+    baseline(sample[:2], 1)
     best = min(BATCHES, key=seconds)
-    return partial(_call, peer, best)
+    return partial(_call, baseline, best)
 
 
-def _call(peer: Callable[[Sequence[str], int], object], batch: int, messages: Iterable[str]) -> object:
-    return peer(list(messages), batch)
+def _call(baseline: Callable[[Sequence[str], int], object], batch: int, messages: Iterable[str]) -> object:
+    return baseline(list(messages), batch)

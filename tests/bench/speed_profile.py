@@ -1,4 +1,4 @@
-"""speed.py --profile: CPU microseconds of each stage of the way of a message, and what the network's part is made of."""
+"""speed.py --profile: CPU microseconds of each stage of the way of a message, each network of the cascade apart."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,10 +7,11 @@ from typing import TypeVar
 import numpy as np
 
 from jingyin import Scorer
+from jingyin.model.decision import Decision
 from jingyin.model.prefilter import code_points, prefilter_scores, unknown_shares
-from jingyin.model.text import clean
+from jingyin.model.text import CleanString, clean
 from jingyin.serve.cache import Cache
-from jingyin.serve.scorer import CHUNK, Answer
+from jingyin.serve.stream import CHUNK
 
 T = TypeVar("T")
 NETWORK_SAMPLE = 300
@@ -19,16 +20,16 @@ NETWORK_SAMPLE = 300
 def profile(messages: dict[str, list[str]]) -> None:
     texts = messages["distinct"]
     scorer = Scorer.load()
-    answered = scorer.answers(texts)
-    passed = [clean(text).text for text, answer in zip(texts, answered, strict=True) if answer.stage == "model"]
+    decided = scorer.decisions(texts)
+    passed = [clean(text).text for text, decision in zip(texts, decided, strict=True) if decision.stage == "network"]
     share = len(passed) / len(texts)
     cleaned = _stage("clean", 1, texts, lambda some: [clean(text) for text in some])
-    cache: Cache[Answer] = Cache(64 << 20)
+    cache: Cache[Decision] = Cache(64 << 20)
 
     def remember(some: Sequence[str]) -> list[None]:
         for text in some:
             cache.get(text)
-            cache.put(text, answered[0])
+            cache.put(text, decided[0])
         return []
 
     read = [each.text for each in cleaned]
@@ -40,13 +41,25 @@ def profile(messages: dict[str, list[str]]) -> None:
         return prefilter_scores(scorer.bundle.prefilter_weights, codes).tolist()
 
     _stage("prefilter", 1, read, judge)
-    ids = _stage("tokenize", share, passed, lambda some: [scorer._tokenizer.encode([text])[0] for text in some])
-    some_ids = ids[:NETWORK_SAMPLE]
-    _stage("network", share, some_ids, lambda some: [scorer._network.logits(each) for each in some])
-    _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, answered[0], known=False) for each in some])
-    tokens = float(np.mean([len(each) for each in some_ids]))
-    print(f"\nthe prefilter lets {share:.2%} of {len(texts)} messages through; {tokens:.1f} tokens each")
+    _networks(scorer, passed)
+    _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, decided[0], from_cache=False) for each in some])
+    print(f"\nthe prefilter lets {share:.2%} of {len(texts)} messages through")
     _calls(scorer, texts)
+
+
+def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
+    """Print what each network takes on a sample of what the prefilter lets through, and by the share it reads."""
+    sample = passed[:NETWORK_SAMPLE]
+    for reader, share in zip(scorer._networks, scorer.bundle.manifest.passed, strict=True):
+        ids = _stage(
+            f"tokens of {reader.network.file}",
+            share,
+            sample,
+            lambda some, reader=reader: [reader.encode(each) for each in some],
+        )
+        _stage(reader.network.file, share, ids, lambda some, reader=reader: [reader.read_ids(each) for each in some])
+        tokens = float(np.mean([len(each) for each in ids])) if ids else 0.0
+        print(f"{'':26}{tokens:.1f} tokens each; it reads {share:.2%} of ordinary messages")
 
 
 def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
@@ -70,7 +83,7 @@ def _stage(name: str, share: float, items: Sequence[object], work: Callable[...,
         started = time.process_time()
         result = [each for part in _parts(items) for each in work(part)]
         best = min(best, (time.process_time() - started) / max(1, len(items)) * 1e6)
-    print(f"{name:10}{best:>10.1f} us where reached{best * share:>10.1f} us a message", flush=True)
+    print(f"{name:26}{best:>10.1f} us where reached{best * share:>10.1f} us a message", flush=True)
     return result
 
 

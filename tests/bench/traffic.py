@@ -1,9 +1,9 @@
 """The messages that benchmarks run on.
 
-distinct    messages of files that the user names (.txt, one a line, or .jsonl or .parquet with "text"; .gz too), else authored
-            benign rows with their slots filled; no two have one clean text, 1% are authored threats
-templated   200 authored notices of companies, the r-th most frequent with a share like 1/r (Zipf); what names the sender is
-            filled once a template, what names the recipient (name, amount, date, code, ...) anew each time; 1% are
+distinct    messages of files that the user names (.txt, one a line, or .jsonl or .parquet with "text"; .gz too), else
+            authored benign rows with their slots filled; no two have one clean text, 1% are authored threats
+templated   200 authored notices of companies, the r-th most frequent with a share like 1/r (Zipf); what names the sender
+            is filled once a template, what names the recipient (name, amount, date, code, ...) anew each time; 1% are
             authored threats
 """
 
@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
-from jingyin.train.corpus.authored import default_folder, load
+from jingyin.train.corpus.authored import default_folders, load
 from jingyin.train.corpus.expand import SLOT, expand
+from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.slots import SLOTS
 
 THREATS = 0.01
@@ -49,7 +50,7 @@ def distinct(files: Sequence[Path], count: int, seed: int) -> list[str]:
 
 def templated(count: int, seed: int) -> list[str]:
     rng = Random(seed)
-    notices = [row.text for row in load(default_folder()) if row.family in NOTICES and SLOT.search(row.text)]
+    notices = [row.text for row in _authored() if row.family in NOTICES and SLOT.search(row.text)]
     rows = [SLOT.sub(partial(_sender, rng), row) for row in rng.sample(notices, TEMPLATES)]
     drawn = rng.choices(rows, [1 / rank for rank in range(1, TEMPLATES + 1)], k=count)
     mixed = _mixed((expand(row, rng) for row in drawn), rng)
@@ -66,8 +67,12 @@ def _mixed(benign: Iterator[str], rng: Random) -> Iterator[str]:
         yield next(threats) if rng.random() < THREATS else text
 
 
+def _authored() -> list[Record]:
+    return [row for folder in default_folders() for row in load(folder)]
+
+
 def _rows(*, threats: bool) -> list[str]:
-    return [row.text for row in load(default_folder()) if (row.label in FLAGGED) == threats]
+    return [row.text for row in _authored() if (row.label in FLAGGED) == threats]
 
 
 def _filled(rows: list[str], times: int, rng: Random) -> Iterator[str]:

@@ -11,7 +11,9 @@ from jingyin.model.bundle import (
     FILES,
     Calibration,
     Fusion,
+    Loss,
     Manifest,
+    Network,
     Prefilter,
     Threshold,
     default_path,
@@ -22,18 +24,21 @@ from jingyin.model.bundle import (
 )
 
 THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, false_positives=0, families={"chat": (0, 400)})
+NETWORK = Network(
+    file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(score=0.3, weights=(0.6,), bias=-1.4)
+)
 PARTS = {
     "labels": LABELS,
-    "max_tokens": 64,
     "review": THRESHOLD,
     "block": THRESHOLD,
-    "calibration": Calibration(temperature=1.2, ece_before=0.03, ece_after=0.01, rows=400),
-    "join": Fusion(cap=3.5, slope=0.6, bias=-1.4),
-    "prefilter": Prefilter(
-        threshold=-2, lost=0, flagged=50, loss_bound=0.06, passed_share=0.2, probabilities=(1, 0, 0, 0, 0)
-    ),
+    "calibration": Calibration(ece_before=0.03, ece_after=0.01, rows=400),
+    "prefilter": Prefilter(threshold=-2, probabilities=(1, 0, 0, 0, 0)),
+    "networks": (NETWORK,),
+    "passed": (0.2,),
+    "loss": {"in corpus": Loss(lost=0, flagged=50, bound=0.06)},
     "provenance": {"command": "made by a test"},
 }
+ALL_FILES = (*FILES, "model.onnx")
 
 
 @pytest.fixture
@@ -43,7 +48,8 @@ def bundle(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("model.onnx", "tokenizer.json", "lexicon.txt", "card.md"):
         (folder / name).write_text(f"stand-in for {name}", encoding="utf-8")
-    (folder / "golden.json").write_text('[{"ids": [2, 9, 3], "logits": [1, 0, 0, 0, 0]}]', encoding="utf-8")
+    golden = '[{"file": "model.onnx", "ids": [2, 9, 3], "logits": [1, 0, 0, 0, 0]}]'
+    (folder / "golden.json").write_text(golden, encoding="utf-8")
     np.savez_compressed(folder / "prefilter.npz", weights=np.array([0.5, -1], np.float16))
     write_bundle(folder, PARTS)
     return folder
@@ -51,11 +57,11 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The bundle in the package, its network linked rather than copied."""
+    """The bundle in the package, its networks linked rather than copied."""
     folder = tmp_path / "copy"
     folder.mkdir()
-    for name in (*FILES, "manifest.json"):
-        if name == "model.onnx":
+    for name in (*read_bundle(default_path()).manifest.files, "manifest.json"):
+        if name.endswith(".onnx"):
             (folder / name).symlink_to(default_path() / name)
         else:
             shutil.copyfile(default_path() / name, folder / name)
@@ -81,27 +87,28 @@ def test_what_is_written_is_read(bundle):
     read = read_bundle(bundle)
     assert read.manifest.review == THRESHOLD
     assert read.manifest.labels == LABELS
-    assert read.golden[0].ids == [2, 9, 3]
+    assert read.manifest.networks == (NETWORK,)
+    assert (read.golden[0].file, read.golden[0].ids) == ("model.onnx", [2, 9, 3])
     assert read.prefilter_weights.tolist() == [0.5, -1]
     assert read.prefilter_weights.dtype == np.float32
-    assert set(read.manifest.files) == set(FILES)
+    assert set(read.manifest.files) == set(ALL_FILES)
 
 
 def test_the_id_is_a_hash_of_all_the_rest(bundle):
     content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     assert content["id"] == manifest_id(content)
     assert re.fullmatch("[0-9a-f]{16}", content["id"])
-    assert manifest_id({**content, "max_tokens": 65}) != content["id"]
+    assert manifest_id({**content, "passed": [0.3]}) != content["id"]
     assert write_bundle(bundle, PARTS).id == content["id"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file(bundle, name):
     (bundle / name).unlink()
     refuses(bundle, f"bundle small has no {name}; copy the whole folder again or export it anew")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_damaged_file(bundle, name):
     wanted = sha256((bundle / name).read_bytes())[:12]
     (bundle / name).write_bytes(b"other")
@@ -120,13 +127,13 @@ def test_no_bundle_at_all(tmp_path):
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, None, "2"])
+@pytest.mark.parametrize("version", [0, 1, 5, 7, None, "6"])
 def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 5; install the jingyin that wrote it, or "
-        "export it anew",
+        f"bundle small has format version {version!r}, this jingyin reads 6; make it anew with `jingyin train "
+        "configs/calibrate.yaml`, or install the jingyin that wrote it",
     )
 
 
@@ -140,7 +147,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 5}', "ValidationError"),
+        ('{"format_version": 6}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )
@@ -174,11 +181,51 @@ def test_parts_that_were_broken_before_they_were_hashed(bundle, name, content, e
     refuses(bundle, f"bundle small has unreadable parts ({error}); export it anew")
 
 
+def with_networks(*files: str) -> dict[str, object]:
+    """Return PARTS with a cascade of these networks."""
+    return {**PARTS, "networks": tuple(NETWORK.model_copy(update={"file": file}) for file in files)}
+
+
+def test_a_cascade_of_three_networks(bundle):
+    for name in ("tiny.onnx", "verifier.onnx", "pieces.json"):
+        (bundle / name).write_text(f"stand-in for {name}", encoding="utf-8")
+    networks = with_networks("tiny.onnx", "model.onnx", "verifier.onnx")["networks"]
+    pieces = NETWORK.model_copy(update={"file": "verifier.onnx", "vocabulary": "pieces"})
+    written = write_bundle(bundle, {**PARTS, "networks": (*networks[:2], pieces)})
+    assert set(written.files) == {*ALL_FILES, "tiny.onnx", "verifier.onnx", "pieces.json"}
+    assert [each.file for each in read_bundle(bundle).manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
+    (bundle / "pieces.json").unlink()
+    refuses(bundle, "bundle small has no pieces.json; copy the whole folder again or export it anew")
+
+
+@pytest.mark.parametrize("files", [("model.onnx", "tiny.onnx"), ("../other.onnx",), ("model.onnx", "model.onnx")])
+def test_networks_that_no_bundle_has(bundle, files):
+    with pytest.raises(
+        BundleError, match=r"^a bundle's networks are some of tiny\.onnx, model\.onnx, verifier\.onnx, in this order"
+    ):
+        write_bundle(bundle, with_networks(*files))
+
+
+def test_without_a_network(bundle):
+    with pytest.raises(ValueError, match="at least 1 item"):
+        write_bundle(bundle, with_networks())
+
+
+def test_a_file_that_no_bundle_has(bundle):
+    (bundle / "notes.txt").touch()
+    refuses(bundle, "bundle small holds notes.txt, which no bundle has; remove it, or copy it anew")
+
+
+def test_a_manifest_that_names_other_files(bundle):
+    change_manifest(bundle, files={**read_bundle(bundle).manifest.files, "extra.txt": "0"})
+    refuses(bundle, "manifest.json of bundle small names other files than a bundle has (extra.txt); export it anew")
+
+
 def test_writing_wants_every_file(bundle):
     (bundle / "prefilter.npz").unlink()
     (bundle / "card.md").unlink()
     with pytest.raises(
-        BundleError, match=r"^bundle small lacks prefilter\.npz, card\.md; write them before the manifest$"
+        BundleError, match=r"^bundle small lacks card\.md, prefilter\.npz; write them before the manifest$"
     ):
         write_bundle(bundle, PARTS)
 
@@ -218,8 +265,11 @@ def test_a_copy_loads_under_its_own_id(copy):
 
 def test_the_bundle_in_the_package_is_whole_and_small():
     read = read_bundle(default_path())
-    assert sum(file.stat().st_size for file in read.path.iterdir()) <= 16 << 20
+    assert sum(file.stat().st_size for file in read.path.iterdir()) <= 64 << 20
+    assert [each.file for each in read.manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
     assert read.manifest.review.risk <= read.manifest.block.risk
     for threshold in (read.manifest.review, read.manifest.block):
         assert threshold.bound <= threshold.target
-    assert len(read.golden) >= len(LABELS)
+    assert set(read.manifest.loss) == {"in corpus", "on unseen situations"}
+    for network in read.manifest.networks:
+        assert sum(golden.file == network.file for golden in read.golden) >= len(LABELS)

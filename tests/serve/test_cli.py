@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jingyin import Scorer
+from jingyin import Scorer, cli
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.serve import cli
+from jingyin.serve.terminal import render
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 CHAT = "明天下午三点老地方见，记得带伞"
@@ -46,7 +46,7 @@ def test_one_line_a_message(jingyin):
 def test_colours_are_for_terminals(jingyin, monkeypatch):
     assert "\x1b" not in jingyin("score", "--explain", THREAT)[1]
     monkeypatch.setenv("FORCE_COLOR", "1")
-    coloured = cli.render(
+    coloured = render(
         THREAT, Scorer.load().score(THREAT), Scorer.load().explain(THREAT), as_json=False, with_evidence=True
     )
     assert "\x1b[31m\x1b[4m" in coloured
@@ -61,6 +61,18 @@ def test_json_lines(jingyin, scorer):
     assert [list(row) for row in rows] == [fields, fields]
     assert rows[0]["risk"] == scorer.score(THREAT).risk
     assert rows[0]["bundle"] == scorer.bundle.manifest.id
+
+
+def test_json_holds_chinese_as_chinese(jingyin):
+    _, out, _ = jingyin("score", "--json", "妈，😀\U000e0001")
+    assert out.startswith('{"text": "妈，😀\\udb40\\udc01", "label": ')
+
+
+def test_json_is_whole_where_the_output_can_hold_no_chinese():
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([*JINGYIN, "score", "--json", CHAT], stdout=subprocess.PIPE, check=True, env=environment)
+    assert done.stdout.isascii()
+    assert json.loads(done.stdout)["text"] == CHAT
 
 
 def test_json_evidence_points_into_the_original(jingyin):
@@ -92,16 +104,15 @@ def test_control_characters_do_not_reach_the_terminal(jingyin):
     nasty = "a\x1b[2Jb\x07c\x9b1md\u202ee\u2028f\udc80g"
     code, out, _ = jingyin("score", nasty)
     assert code == 0
-    assert out.endswith("ordinary          a [2Jb c 1md e f g\n")
+    assert out.endswith(" a [2Jb c 1md e f g\n")
     _, out, _ = jingyin("score", "--json", nasty)
-    assert out.isascii()
-    assert out.count("\n") == 1
+    assert out.startswith(r'{"text": "a\u001b[2Jb\u0007c\u009b1md\u202ee\u2028f\udc80g", ')
     assert json.loads(out)["text"] == nasty
 
 
 def test_a_hundred_thousand_characters(jingyin):
     code, out, _ = jingyin("score", "--json", "天气不错，" * 20_000)
-    assert (code, json.loads(out)["label"]) == (0, "ordinary")
+    assert (code, len(json.loads(out)["text"])) == (0, 100_000)
 
 
 def test_a_wrong_bundle(jingyin, tmp_path):
@@ -146,17 +157,16 @@ def test_errors_are_a_sentence_without_message_or_traceback(jingyin, monkeypatch
     assert jingyin("score", THREAT) == (code, "", f"jingyin: {error}\n")
 
 
-def test_verbs_of_training_need_their_extra(jingyin, monkeypatch):
-    def missing(_: object) -> None:
-        raise ConfigError("training needs more packages; install them with: pip install 'jingyin[train]'")
-
-    monkeypatch.setattr("importlib.metadata.EntryPoint.load", missing)
-    code, _, err = jingyin("train", "configs/default.yaml", "--resume")
-    assert (code, err) == (
-        2,
-        "jingyin: training needs more packages; install them with: pip install 'jingyin[train]'\n",
+def test_verbs_of_training_need_their_extra():
+    code = "import sys; sys.modules['torch'] = None; from jingyin.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "none.yaml"], capture_output=True, text=True, check=False
     )
-    assert "score" in jingyin("--help")[1]
+    assert done.returncode == 2
+    assert done.stderr.startswith("jingyin: jingyin.train needs torch")
+    assert done.stderr.endswith("pip install 'jingyin[train]'\n")
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "score" in done.stdout) == (0, True)
 
 
 def test_verdicts_come_as_messages_do():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import CODINGS, GAP, MAX_PAYLOAD, Part, Segment, decode, join, read_part, unpack
+from jingyin.serve.sms import CODINGS, GAP, MAX_PAYLOAD, Part, Segment, decode, read_part, reassemble, unpack
 
 BASIC = (
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
@@ -88,6 +88,11 @@ def test_golden_concatenated_packed_part_skips_the_fill_bit() -> None:
     assert decode(bytes.fromhex("C262"), "gsm7-packed", bytes.fromhex("050003CC0201"))[0] == "ab"
 
 
+@pytest.mark.parametrize("udh", [None, b""])
+def test_no_header_is_none_or_empty(udh: bytes | None) -> None:
+    assert decode(b"OK", "ascii", udh) == ("OK", 0, 0, False)
+
+
 # ---- properties
 
 
@@ -121,38 +126,38 @@ def test_any_bytes_are_read_and_never_raise(payload: bytes, coding: str, udh: by
 
 
 @given(UNICODE.filter(bool), st.randoms(), st.booleans(), st.integers(1, 20))
-def test_parts_join_in_any_order_even_when_characters_are_cut(text: str, random, wide: bool, size: int) -> None:  # type: ignore[no-untyped-def]
+def test_parts_reassemble_in_any_order_even_when_characters_are_cut(text: str, random, wide: bool, size: int) -> None:  # type: ignore[no-untyped-def]
     payload = text.encode("utf-16-be")
     pieces = [payload[i : i + size] for i in range(0, len(payload), size)][:255]
     whole = b"".join(pieces).decode("utf-16-be", "ignore") if len(pieces) == 255 else text
     segments = [Segment(p, header(i, len(pieces), wide=wide)) for i, p in enumerate(pieces, 1)]
     segments += segments[:1]  # a repeat
     random.shuffle(segments)
-    message = join(segments, "ucs2")
+    message = reassemble(segments, "ucs2")
     assert message.text.rstrip("\ufffd") == whole.rstrip("\ufffd")
     assert (message.damaged, message.partial) == (0, False)
 
 
-# ---- joining
+# ---- parts
 
 
 def test_a_missing_part_leaves_a_gap_and_is_marked() -> None:
     first, third = "呼死你".encode("utf-16-be"), "给钱".encode("utf-16-be")
     segments = [Segment(third, header(3, 3)), Segment(first, header(1, 3))]
-    assert join(segments, "ucs2") == (f"呼死你{GAP}给钱", 0, 0, True)
+    assert reassemble(segments, "ucs2") == (f"呼死你{GAP}给钱", 0, 0, True)
     assert decode(first, "ucs2", header(1, 3)) == ("呼死你", 0, 0, True)
 
 
 def test_an_escape_and_its_character_in_two_parts() -> None:
     segments = [Segment(b"a\x1b", header(1, 2)), Segment(b"e", header(2, 2))]
-    assert join(segments, "gsm7").text == "a€"
+    assert reassemble(segments, "gsm7").text == "a€"
     packed = [Segment(pack(p, 6), udh) for p, udh in segments]
-    assert join(packed, "gsm7-packed").text == "a€"
+    assert reassemble(packed, "gsm7-packed").text == "a€"
 
 
 def test_two_different_parts_of_one_number_are_both_read() -> None:
     segments = [Segment(b"hi", header(1, 1)), Segment(b"pay", header(1, 1)), Segment(b"hi", header(1, 1))]
-    assert join(segments, "ascii") == (f"hi{GAP}pay", 0, 0, False)
+    assert reassemble(segments, "ascii") == (f"hi{GAP}pay", 0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +185,7 @@ def test_headers(udh: str, part: Part | None, damaged: int) -> None:
 
 def test_a_damaged_header_among_parts_still_gets_its_text_read() -> None:
     segments = [Segment(b"tail", b"\x05\x00"), Segment(b"head", header(1, 2))]
-    assert join(segments, "ascii") == (f"head{GAP}tail", 0, 1, True)
+    assert reassemble(segments, "ascii") == (f"head{GAP}tail", 0, 1, True)
 
 
 # ---- what the gateway got wrong
@@ -195,7 +200,7 @@ def test_an_unknown_coding_lists_the_known() -> None:
 
 def test_parts_of_two_messages() -> None:
     with pytest.raises(InputError, match="the parts are of several messages"):
-        join([Segment(b"", header(1, 2, 1)), Segment(b"", header(2, 2, 2))], "ascii")
+        reassemble([Segment(b"", header(1, 2, 1)), Segment(b"", header(2, 2, 2))], "ascii")
 
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))

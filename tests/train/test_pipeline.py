@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jingyin import Scorer
-from jingyin.model.bundle import read_bundle
+from jingyin.model.bundle import read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
 from jingyin.train.pipeline import train
 
-GOLDEN_LOSSES = [0.9925, 0.1359, 0.1125, 0.0049, 0.0114, 0.0097]
-"""Training loss of each 20 steps and validation loss of each epoch, of configs/tiny.yaml on the made-up corpus."""
+GOLDEN_LOSSES = [0.1428]
+"""Training loss at step 20, of configs/tiny.yaml on the made-up corpus."""
 
 
 def losses(run: Path) -> list[float]:
-    newest = max(run.glob("checkpoints/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    history = json.loads(newest.read_text(encoding="utf-8"))["log_history"]
-    return [entry[key] for key in ("loss", "eval_loss") for entry in history if key in entry]
+    events = EventAccumulator(str(run / "events")).Reload()
+    return [event.value for event in events.Scalars("loss")]
 
 
 def metrics(run: Path) -> dict[str, float]:
@@ -34,7 +34,7 @@ def metrics(run: Path) -> dict[str, float]:
 def test_a_fixed_seed_gives_the_golden_losses(tiny_run):
     assert losses(tiny_run) == pytest.approx(GOLDEN_LOSSES, abs=5e-3)
     assert metrics(tiny_run)["macro_f1"] == 1
-    assert set(metrics(tiny_run)) == {"loss", "macro_f1", "flagged_ap", "epoch"}
+    assert set(metrics(tiny_run)) == {"loss", "macro_f1", "flagged_ap"}
 
 
 def test_the_bundle_judges_what_it_learned(tiny_run):
@@ -44,74 +44,104 @@ def test_the_bundle_judges_what_it_learned(tiny_run):
     assert scorer.score("周末，一起去爬山，记得穿厚点").action == "pass"
     evidence = scorer.bundle.manifest.provenance
     assert evidence["metrics"] == metrics(tiny_run)
-    assert evidence["int8_agreement"] >= 0.99
+    assert evidence["int8_agreement"]["model.onnx"] >= 0.99
 
 
-def test_a_run_folder_tells_how_it_was_made(tiny_run, corpus):
+def test_a_run_folder_tells_how_it_was_made(tiny_run, write_recipe):
     facts = json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((tiny_run / "recipe.yaml").read_text(encoding="utf-8"))
-    assert facts["recipe"].items() >= recipe.items()
+    given = write_recipe("tiny")
+    assert facts["command"] == f"jingyin train {given} --out {tiny_run.parent}"
+    assert facts["recipes"] == {"tiny.yaml": sha256(given.read_bytes())}
+    assert facts["recipe"].items() >= {**recipe, "passed": [0.5]}.items()
     assert facts["seed"] == 1
     assert facts["processes"] == 1
     assert facts["training_rows"] == {"authored": 320}
     assert set(facts["data_sha256"]) == {"train", "validation", "calibration", "test"}
-    assert {"torch", "transformers", "jingyin"} <= set(facts["versions"])
+    assert {"torch", "transformers", "accelerate", "jingyin"} <= set(facts["versions"])
     assert facts["seconds"] > 0
-    assert list(tiny_run.glob("checkpoints/runs/*/events.out.tfevents.*"))
-    assert "Validation split of the run: loss" in (tiny_run / "bundle" / "card.md").read_text(encoding="utf-8")
+    assert not (tiny_run / "checkpoint").exists()
+    assert f"Command: `{facts['command']}`" in (tiny_run / "bundle" / "card.md").read_text(encoding="utf-8")
 
 
-def test_resume_after_a_kill_gives_the_same_metrics(tiny_run, write_recipe, tmp_path):
+def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, write_recipe, tmp_path):
     recipe, run = write_recipe("tiny"), tmp_path / "tiny"
     code = "from jingyin.cli import main; main()"
     command = [sys.executable, "-c", code, "train", str(recipe), "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first = run / "checkpoints" / "checkpoint-20" / "trainer_state.json"
-    while not first.is_file() and process.poll() is None:
+    progress = run / "checkpoint" / "progress.json"
+    while not progress.is_file() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert progress.is_file()
     assert not (run / "classifier.safetensors").exists()
-    (run / "checkpoints" / "checkpoint-59").mkdir()  # one that the kill cut short
-    train([recipe], tmp_path, resume=True)
-    assert metrics(run) == pytest.approx(metrics(tiny_run), abs=1e-6)
-    assert losses(run) == pytest.approx(losses(tiny_run), abs=1e-6)
+    (run / "checkpoint-new").mkdir(exist_ok=True)  # one that the kill cut short
+    train([recipe], tmp_path)
+    assert metrics(run) == metrics(tiny_run)
+    assert (run / "classifier.safetensors").read_bytes() == (tiny_run / "classifier.safetensors").read_bytes()
 
 
 def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, tmp_path, capsys):
-    align = write_recipe("align", ("head_rate", "review_rate", "block_rate"), stage="align", learning_rate=1e-2)
+    align = write_recipe(
+        "align", ("head_rate", "review_rate", "block_rate", "passed"), stage="align", learning_rate=1e-2, epochs=8
+    )
     teacher = write_recipe("teacher", encoder="stage:align", bundle=False)
     student = write_recipe(
-        "student", encoder="stage:align", teacher="stage:teacher", layers=1, cuts=0.5, distillation_weight=0.3
+        "student", encoder="stage:align", teachers=["stage:teacher"], layers=1, clauses=0.5, distillation_weight=0.3
     )
     train([align, teacher], tmp_path)
     assert metrics(tmp_path / "align")["cosine"] > 0.9
     assert not (tmp_path / "teacher" / "bundle").exists()
     before = [os.stat(tmp_path / name / "run.json").st_mtime_ns for name in ("align", "teacher")]
     capsys.readouterr()
-    last = train([align, teacher, student], tmp_path, resume=True)
+    last = train([align, teacher, student], tmp_path)
     assert [os.stat(tmp_path / name / "run.json").st_mtime_ns for name in ("align", "teacher")] == before
     assert "align: finished before, kept\nteacher: finished before, kept\n" in capsys.readouterr().out
     assert Scorer.load(last / "bundle").score("想让手机安静，转三百到这个号，钱到就停").label == "pay_to_stop"
     soft = np.load(last / "soft.npy")
-    assert 320 + 120 < len(soft) < 320 + 200  # the rows, and pieces of half of them
+    assert 320 + 120 < len(soft) < 320 + 200  # the rows, and clauses of half of them
     assert soft.sum(1) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, monkeypatch):
     teacher = write_recipe("mentor", epochs=1, bundle=False)
-    student = write_recipe("pupil", teacher="stage:mentor", epochs=1, bundle=False)
+    student = write_recipe("pupil", teachers=["stage:mentor"], epochs=1, bundle=False)
     train([teacher, student], tmp_path)
     (tmp_path / "pupil" / "metrics.json").unlink()
     monkeypatch.setattr("jingyin.train.stages.classify.soft_labels", None)
-    train([teacher, student], tmp_path, resume=True)
+    train([teacher, student], tmp_path)
     assert metrics(tmp_path / "pupil")["macro_f1"] > 0
+
+
+def test_a_tiny_network_begins_with_the_words_of_a_large_one(write_recipe, tmp_path):
+    large = write_recipe("large", epochs=1, bundle=False)
+    small = write_recipe("small", encoder="stage:large", hidden=32, layers=1, epochs=1, bundle=False)
+    run = train([large, small], tmp_path)
+    config = json.loads((run / "encoder" / "config.json").read_text(encoding="utf-8"))
+    assert (config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]) == (32, 1, 1)
+
+
+def test_three_networks_make_one_cascade(tiny_run, write_recipe, corpus, tmp_path):
+    verifier = write_recipe("verifier", vocabulary="pieces", bundle=False)
+    runs = {"tiny": str(tiny_run), "model": str(tiny_run), "verifier": "stage:verifier"}
+    recipe = {"stage": "calibrate", "corpus": str(corpus), "networks": runs, "passed": [0.5, 0.3, 0.1]}
+    stage = tmp_path / "cascade.yaml"
+    stage.write_text(yaml.safe_dump({**recipe, "review_rate": 0.4, "block_rate": 0.3}), encoding="utf-8")
+    bundle = read_bundle(train([verifier, stage], tmp_path) / "bundle")
+    assert [each.file for each in bundle.manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
+    assert [each.vocabulary for each in bundle.manifest.networks] == ["lexicon", "lexicon", "pieces"]
+    assert [len(each.fusion.weights) for each in bundle.manifest.networks] == [1, 2, 3]
+    assert sorted(bundle.manifest.passed, reverse=True) == list(bundle.manifest.passed)
+    scorer = Scorer.load(bundle.path)
+    assert scorer.score("想让手机安静，转三百到这个号，不转接着打").action != "pass"
 
 
 def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, corpus, tmp_path):
     recipe = {"stage": "calibrate", "corpus": str(corpus), "bundle": str(tiny_run / "bundle"), "seed": 1}
+    recipe |= {"review_rate": 0.4, "block_rate": 0.3, "passed": [0.5]}
     stage = tmp_path / "again.yaml"
-    stage.write_text(yaml.safe_dump({**recipe, "review_rate": 0.4, "block_rate": 0.3}), encoding="utf-8")
+    stage.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     made, again = Scorer.load(tiny_run / "bundle").bundle, Scorer.load(train([stage], tmp_path) / "bundle").bundle
     for file in ("model.onnx", "tokenizer.json", "golden.json"):
         assert made.manifest.files[file] == again.manifest.files[file]
@@ -119,25 +149,54 @@ def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, cor
     assert (made.manifest.review.target, again.manifest.review.target) == (0.2, 0.4)
     assert again.manifest.provenance["metrics"] == metrics(tiny_run)
     assert again.manifest.provenance["calibrated"]["recipe"]["review_rate"] == 0.4
-    assert "`jingyin train configs/again.yaml`" in (again.path / "card.md").read_text(encoding="utf-8")
+    assert "Prefilter, fusion and thresholds were made anew." in (again.path / "card.md").read_text(encoding="utf-8")
+
+
+def test_shares_for_other_networks_than_the_bundle_has(tiny_run, corpus, tmp_path):
+    stage = tmp_path / "shares.yaml"
+    recipe = {"stage": "calibrate", "corpus": str(corpus), "bundle": str(tiny_run / "bundle"), "passed": [0.5, 0.1]}
+    stage.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"has 1 network\(s\), passed has 2 share\(s\); give one for each"):
+        train([stage], tmp_path)
 
 
 def test_a_bundle_that_does_not_say_how_it_was_trained_is_not_calibrated(tiny_run, corpus, tmp_path, monkeypatch):
     read = read_bundle(tiny_run / "bundle")
-    stranger = replace(
-        read, manifest=read.manifest.model_copy(update={"provenance": {"recipe": {"stage": "classify"}}})
-    )
+    stranger = replace(read, manifest=read.manifest.model_copy(update={"provenance": {"command": "unknown"}}))
     monkeypatch.setattr("jingyin.train.packing.pack.read_bundle", lambda path: stranger)
     stage = tmp_path / "strange.yaml"
-    stage.write_text(yaml.safe_dump({"stage": "calibrate", "corpus": str(corpus)}), encoding="utf-8")
-    with pytest.raises(BundleError, match=rf"bundle {read.manifest.id} does not say how .* \(3 faults\); calibrate it"):
+    recipe = {"stage": "calibrate", "corpus": str(corpus), "bundle": str(tiny_run / "bundle"), "passed": [0.5]}
+    stage.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    with pytest.raises(BundleError, match=rf"bundle {read.manifest.id} does not say .*int8_agreement, training_rows"):
         train([stage], tmp_path)
 
 
-def test_resume_refuses_another_recipe(tiny_run, write_recipe):
+def test_another_recipe_is_refused(tiny_run, write_recipe):
     changed = write_recipe("changed/tiny", seed=2)
-    with pytest.raises(ConfigError, match=r"tiny\.yaml is not the recipe that .*tiny was begun with"):
-        train([changed], tiny_run.parent, resume=True)
+    with pytest.raises(ConfigError, match=r"tiny\.yaml is not the recipe that .*tiny was begun with .*--fresh"):
+        train([changed], tiny_run.parent)
+
+
+def test_another_corpus_is_refused(write_recipe, tmp_path):
+    stage = write_recipe("moved", epochs=1, bundle=False)
+    run = train([stage], tmp_path)
+    (run / "corpus.txt").write_text("corpus-of-before\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"was begun with the corpus corpus-of-before, which is now built.*--fresh"):
+        train([stage], tmp_path)
+
+
+def test_fresh_replaces_a_run_folder_and_nothing_else(write_recipe, tmp_path):
+    stage = write_recipe("again", epochs=1, bundle=False)
+    run = train([stage], tmp_path)
+    (run / "left.txt").write_text("over", encoding="utf-8")
+    changed = write_recipe("changed/again", epochs=1, bundle=False, seed=2)
+    train([changed], tmp_path, fresh=True)
+    assert not (run / "left.txt").exists()
+    (run / "recipe.yaml").unlink()
+    for fresh in (False, True):
+        with pytest.raises(ConfigError, match=r"again is there and is no run folder; name another --out, or remove it"):
+            train([changed], tmp_path, fresh=fresh)
+    assert (run / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -145,9 +204,8 @@ def test_resume_refuses_another_recipe(tiny_run, write_recipe):
     [
         ({"corpus": "nowhere"}, ConfigError, "corpus 'nowhere' is neither a folder nor a recipe next to it"),
         ({"encoder": "stage:align"}, ConfigError, "stage:align has left nothing in .*; run its recipe first"),
-        ({"teacher": "stage:t"}, ConfigError, "stage:t has left nothing in "),
+        ({"teachers": ["stage:t"]}, ConfigError, "stage:t has left nothing in "),
         ({"layers": 5}, ConfigError, "layers is 5; this encoder has 1 to 4"),
-        ({"batch_size": 400}, InputError, "320 training rows are less than a batch of 400; add rows, or lower"),
     ],
 )
 def test_what_a_recipe_can_get_wrong(write_recipe, tmp_path, change, error, message):
@@ -160,16 +218,23 @@ def test_too_few_benign_rows_for_a_threshold(write_recipe, tmp_path):
         train([write_recipe("rare", epochs=1, block_rate=0.001)], tmp_path)
 
 
-def test_a_corpus_recipe_is_built_once(write_recipe, tmp_path, monkeypatch, corpus):
-    recipe = tmp_path / "words.yaml"
-    recipe.write_text("seed: 3\n", encoding="utf-8")
+def test_a_corpus_recipe_is_built_once_for_what_it_is_made_of(write_recipe, tmp_path, monkeypatch, corpus):
+    recipe, messages = tmp_path / "words.yaml", tmp_path / "own.jsonl"
+    recipe.write_text(f"authored: {messages}\n", encoding="utf-8")
+    messages.write_text('{"text": "你好"}\n', encoding="utf-8")
     built = []
 
     def build(path: Path, folder: Path) -> None:
-        built.append(path)
+        built.append(folder.name)
+        folder.parent.mkdir(exist_ok=True)
         folder.symlink_to(corpus)
 
     monkeypatch.setattr("jingyin.train.pipeline.build", build)
     stage = write_recipe("stage", corpus=str(recipe), epochs=1, bundle=False)
     train([stage, stage], tmp_path / "out")
-    assert built == [recipe]
+    assert len(built) == 1
+    assert built[0].startswith("corpus-")
+    messages.write_text('{"text": "再见"}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"begun with the corpus {built[0]}, which is now corpus-\w+: its recipe or"):
+        train([stage], tmp_path / "out")
+    assert len(set(built)) == 2

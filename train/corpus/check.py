@@ -11,6 +11,7 @@ from jingyin.train.corpus import authored, store
 from jingyin.train.corpus.build import bare
 from jingyin.train.corpus.expand import SLOT
 from jingyin.train.corpus.record import Record
+from jingyin.train.corpus.series import series
 from jingyin.train.corpus.similar import similar_pairs
 from jingyin.train.corpus.store import Row
 
@@ -24,23 +25,28 @@ _PERSONAL = re.compile(r"\d{7}|\d{3,4}(?:[ -]\d{3,4}){2}")
 def check(paths: Sequence[Path] = ()) -> list[str]:
     """Return a sentence for each fault, naming file and line, in authored messages or built corpora.
 
-    Looks for: schema, labels, duplicates, likeness within a label, two labels for one text, numbers of
-    people, and groups or near-duplicates in two splits. Without paths the package's messages are checked.
+    Looks for: schema, labels, duplicates, likeness within a label, series, two labels for one text, numbers of
+    people, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked.
     """
-    faults = []
-    for path in paths or authored.default_folders():
-        faults += _built(path) if store.is_built(path) else _authored(path)
-    return faults
+    paths = paths or authored.default_folders()
+    built = [path for path in paths if store.is_built(path)]
+    faults = _authored([path for path in paths if path not in built])
+    return faults + [fault for path in built for fault in _built(path)]
 
 
-def _authored(path: Path) -> list[str]:
-    records, faults = authored.scan(path)
+def _authored(paths: Sequence[Path]) -> list[str]:
+    records: list[Record] = []
+    faults: list[str] = []
+    for path in paths:
+        found, wrong = authored.scan(path)
+        records += found
+        faults += wrong
     faults += [
         f"{record.where}: a number as long as a phone's or an id's; put a slot such as {{phone}} there"
         for record in records
         if _PERSONAL.search(SLOT.sub("", record.text))
     ]
-    return faults + _alike(records)
+    return faults + _alike(records) + _series(records)
 
 
 def _alike(records: Sequence[Record]) -> list[str]:
@@ -53,6 +59,19 @@ def _alike(records: Sequence[Record]) -> list[str]:
         elif texts[i] == texts[j]:
             faults.append(f"{other.where}: the text of {one.where} with another label; settle which is right")
     return faults
+
+
+def _series(records: Sequence[Record]) -> list[str]:
+    """Find series within a label; a minimal pair is none."""
+    by_label: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_label[record.label].append(record)
+    return [
+        f"{rows[found[0]].where}: {len(found)} messages differ in names, numbers or places alone, the last is "
+        f"{rows[found[-1]].where}; keep one"
+        for rows in by_label.values()
+        for found in series([record.text for record in rows])
+    ]
 
 
 def _built(folder: Path) -> list[str]:
@@ -79,16 +98,24 @@ def _row_faults(row: Row) -> Iterable[str]:
 
 
 def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
-    """Find groups, and templates that are alike, on two sides of a split."""
+    """Find groups, cases, and templates that are alike, on two sides of a split."""
     seen: dict[str, set[str]] = defaultdict(set)
+    cases: dict[str, set[str]] = defaultdict(set)
     home: dict[str, str] = {}
     faults = []
     for split, rows in splits.items():
         for row in rows:
             seen[row.group].add(split)
+            cases[row.case].add(split)
             if home.setdefault(row.template, split) != split:
                 faults.append(f"{folder}: one template in {home[row.template]} and {split}; build it again")
-    faults += [f"{folder}: group {g} in {', '.join(sorted(s))}; build it again" for g, s in seen.items() if len(s) > 1]
+    cases.pop("", None)
+    for what, homes in (("group", seen), ("case", cases)):
+        faults += [
+            f"{folder}: {what} {name} in {', '.join(sorted(sides))}; build it again"
+            for name, sides in homes.items()
+            if len(sides) > 1
+        ]
     names = list(home.values())
     for i, j, alike in similar_pairs([bare(template) for template in home], SIMILAR):
         if names[i] != names[j]:

@@ -43,22 +43,27 @@ class Source:
 
 
 def read(kind: str, path: Path) -> Iterator[Record]:
-    """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them.
+    """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
 
     Messages whose wholesale label is doubtful are left out. Raises InputError with file and line.
     """
     source = SOURCES[kind]
-    raws = _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
+    for number, raw in enumerate(read_raw(kind, path), 1):
+        if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
+            yield record
+
+
+def read_raw(kind: str, path: Path) -> Iterator[Raw]:
+    """Yield what the source `kind` at `path` says of each message, masks and all. Raises InputError with file and line."""
+    source = SOURCES[kind]
     try:
-        for number, raw in enumerate(raws, 1):
-            if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
-                yield record
+        yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
     except (OSError, EOFError) as error:
         raise InputError(f"{path} can't be read ({error}); check the path and the file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it, say with iconv") from error
     except (csv.Error, ElementTree.ParseError) as error:
-        raise InputError(f"{path} is not a {source.title} file ({error}); get it again") from error
+        raise InputError(f"{path} is not a {source.title} file ({error}); get it again, unpacked") from error
 
 
 def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:

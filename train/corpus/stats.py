@@ -1,4 +1,4 @@
-"""Counts of a corpus, as Markdown tables: labels, families, voices, lengths, sources, keyword-free threats."""
+"""Counts of a corpus, as Markdown tables: by label, family, voice, case, writer, length and source."""
 
 import re
 from collections import Counter, defaultdict
@@ -30,6 +30,10 @@ class Message(Protocol):
     def voice(self) -> str: ...  # noqa: D102
     @property
     def source(self) -> str: ...  # noqa: D102
+    @property
+    def case(self) -> str: ...  # noqa: D102
+    @property
+    def writer(self) -> str: ...  # noqa: D102
 
 
 def stats(path: Path | None = None) -> str:
@@ -47,18 +51,30 @@ def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
     """Return rows a split, label and evasion family, then the counts of its undisguised rows."""
     rows = [(split, row) for split, rows in splits.items() for row in rows]
     by_split = _cross("split", ((split, row.label) for split, row in rows))
+    by_case = _cross("cases", ((split, row.label) for split, row in rows if row.case and not row.evasion))
     by_evasion = _cross("evasion", ((row.evasion or "none", row.label) for _, row in rows))
     plain = {row.template: row for _, row in rows if not row.evasion}
-    return "\n\n".join((by_split, by_evasion, "Messages, each counted once:", message_tables(plain.values())))
+    return "\n\n".join(
+        (
+            by_split,
+            "Undisguised rows of cases:",
+            by_case,
+            by_evasion,
+            "Messages, each counted once:",
+            message_tables(plain.values()),
+        )
+    )
 
 
 def message_tables(messages: Iterable[Message]) -> str:
-    """Return counts a label, source, voice and family, and lengths in characters."""
+    """Return counts a label, source, voice, writer, case and family, and lengths in characters."""
     messages = list(messages)
     tables = [
         _lengths(messages),
         _cross("source", ((m.source, m.label) for m in messages)),
         _cross("voice", ((m.voice, m.label) for m in messages)),
+        _cross("writer", ((m.writer or "none", m.label) for m in messages)),
+        _cross("case", ((m.case, m.label) for m in messages if m.case)),
         _families(messages),
     ]
     return "\n\n".join(tables)

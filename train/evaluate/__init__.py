@@ -1,1 +1,1 @@
-"""Judges a bundle: through the scorer that serves, at fixed false-positive rates, beside peers, under evasion."""
+"""Judges a bundle: through the scorer that serves, beside baselines, under evasion and attack."""

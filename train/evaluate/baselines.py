@@ -1,4 +1,4 @@
-"""What is judged: the bundle through its scorer, and the peers beside it. Each turns messages into risks."""
+"""What is judged: the bundle through its scorer, and the baselines beside it. Each turns messages into risks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from jingyin.model.decision import FLAGGED_INDEX
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
-from jingyin.train.evaluate.messages import FLAGGED_INDEX, Messages
+from jingyin.train.evaluate.messages import Messages
 
 _BATCH = 32
 
@@ -91,13 +92,13 @@ def hugging_face(path: str) -> System:
         model = AutoModelForSequenceClassification.from_pretrained(path).eval()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"peer {path} can't be loaded ({type(error).__name__}); give a text-classification model"
+            f"baseline {path} can't be loaded ({type(error).__name__}); give a text-classification model"
         ) from None
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     risky = [i for i, name in enumerate(names) if name in FLAGGED]
     if not risky:
         raise ConfigError(
-            f"peer {path} knows labels {names}; name at least one of them {' or '.join(FLAGGED)} (id2label)"
+            f"baseline {path} knows labels {names}; name at least one of them {' or '.join(FLAGGED)} (id2label)"
         )
 
     def judge(texts: Sequence[str]) -> Scores:

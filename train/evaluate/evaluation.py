@@ -1,4 +1,4 @@
-"""`jingyin evaluate`: judges a bundle beside its peers, and writes the report and the figures."""
+"""`jingyin evaluate`: judges a bundle beside baselines, under evasion and attack; writes report and figures."""
 
 import json
 from collections import Counter
@@ -13,6 +13,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.serve.scorer import Scorer
 from jingyin.train.evaluate import judge as judging
+from jingyin.train.evaluate.attack import attack
 from jingyin.train.evaluate.baselines import System, hugging_face, keywords, ngrams, served
 from jingyin.train.evaluate.evasion import disturb
 from jingyin.train.evaluate.figures import refuse_few
@@ -21,33 +22,48 @@ from jingyin.train.evaluate.latency import Latency, bare_scorer, latencies, size
 from jingyin.train.evaluate.messages import Messages, read_messages
 from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.results import Evaluation
+from jingyin.train.evaluate.situations import situations
 
+ATTACKED = 100
+"""Flagged messages that are attacked in an evaluation; tests/bench/attack.py takes more."""
+
+_UNTRAINED = (
+    "no n-gram baseline, and unseen cases are not shown apart: there is no {name} beside the data; "
+    "name one with --train"
+)
 _CONSOLE = Console(stderr=True)
 
 
-def evaluate(bundle: Path, data: Sequence[Path], out: Path, training: Path | None, peers: Sequence[str]) -> Evaluation:
+def evaluate(
+    bundle: Path, data: Sequence[Path], out: Path, training: Path | None, baselines: Sequence[str]
+) -> Evaluation:
     """Judge `bundle` on `data` and write evaluation.json and report.html to the folder `out`.
 
-    The n-gram peer learns from `training`, by default the train.parquet beside the first data file; without either it
-    is left out. `peers` are paths of Hugging Face models. Raises InputError and BundleError.
+    The n-gram baseline learns from `training`, by default the train.parquet beside the first data file, and unseen
+    cases are those that none of its rows has; without either file both are left out. `baselines` are paths of Hugging
+    Face models. Raises InputError and BundleError.
     """
     messages = read_messages(data)
     refuse_few(int(messages.benign.sum()), RATES)
     scorer = open_bundle(bundle)
-    with _CONSOLE.status("training and loading peers"):
-        systems, notes = _peers(training or data[0].parent / "train.parquet", peers)
+    training = training or data[0].parent / "train.parquet"
+    trained = read_messages([training]) if training.is_file() else None
+    with _CONSOLE.status("training and loading baselines"):
+        systems = [keywords(), *([ngrams(trained)] if trained else []), *map(hugging_face, baselines)]
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
         judged = _judge_all([served(scorer), *systems], messages)
     with _CONSOLE.status("timing"):
         network, prefilter_stops, latency = _latencies(bundle, systems, messages)
     with _CONSOLE.status("evasion"):
         evasion = judging.evasion_results(judged, disturb(messages), messages)
+    with _CONSOLE.status("attack"):
+        attacked = attack(judged[0].system, judged[0].flags, messages, ATTACKED)
     with _CONSOLE.status("intervals"):
         results = judging.system_results(judged, latency, messages)
-        differences = [judging.difference(judged[0], peer, messages) for peer in judged[1:]]
+        differences = [judging.difference(judged[0], baseline, messages) for baseline in judged[1:]]
     block = scorer.bundle.manifest.block.risk
-    families, cuts = judging.slice_results(judged[0], block, messages)
-    wrong = judging.faults(judged[0], messages)
+    families, slices = judging.slice_results(judged[0], block, messages)
+    wrong = judging.errors(judged[0], messages)
     evaluation = Evaluation(
         bundle=scorer.bundle.manifest.id,
         files=messages.files,
@@ -59,10 +75,14 @@ def evaluate(bundle: Path, data: Sequence[Path], out: Path, training: Path | Non
         systems=results,
         differences=differences,
         families=families,
-        slices=cuts,
+        slices=slices,
+        situations=situations(judged[0], block, messages, set(trained.cases)) if trained else [],
         evasion=evasion,
-        faults={kind: [judging.fault(judged[0], block, messages, row) for row in rows] for kind, rows in wrong.items()},
-        notes=notes,
+        attack=attacked,
+        errors={
+            kind: [judging.error_row(judged[0], block, messages, row) for row in rows] for kind, rows in wrong.items()
+        },
+        notes=[] if trained else [_UNTRAINED.format(name=training.name)],
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
@@ -81,25 +101,18 @@ def open_bundle(path: Path) -> Scorer:
     return Scorer.load(path)
 
 
-def _peers(training: Path, paths: Sequence[str]) -> tuple[list[System], list[str]]:
-    found, notes = [keywords()], []
-    if training.is_file():
-        found.append(ngrams(read_messages([training])))
-    else:
-        notes.append(f"no n-gram peer: there is no {training.name} beside the data; name one with --train")
-    return found + [hugging_face(path) for path in paths], notes
-
-
 def _judge_all(systems: Sequence[System], messages: Messages) -> list[Judged]:
-    """Let all systems judge; the keyword list keeps its own threshold, other peers get the bundle's number of hits."""
+    """Let all systems judge; the keyword list keeps its threshold, others flag as many benign rows as the bundle."""
     judged = [judge(system, messages) for system in systems]
-    return judged[:2] + [judging.matched(peer, judged[0], messages) for peer in judged[2:]]
+    return judged[:2] + [judging.matched(baseline, judged[0], messages) for baseline in judged[2:]]
 
 
-def _latencies(bundle: Path, peers: Sequence[System], messages: Messages) -> tuple[Latency, float, list[Latency]]:
-    """Return the network's latency, the share that the prefilter stops, and the latency of the bundle and each peer."""
+def _latencies(bundle: Path, baselines: Sequence[System], messages: Messages) -> tuple[Latency, float, list[Latency]]:
+    """Return the networks' latency, the share that the prefilter stops, and the latency of the bundle and baselines."""
     sample = timed_sample(messages.texts)
-    gated = bare_scorer(bundle, prefilter=True)
-    alone: list[Callable[[str], object]] = [bare_scorer(bundle, prefilter=False).score, gated.score]
-    network, *rest = latencies([*alone, *(lambda text, peer=peer: peer.judge([text]) for peer in peers)], sample)
-    return network, sum(gated.score(text).stage == "prefilter" for text in sample) / len(sample), rest
+    prefiltered = bare_scorer(bundle, prefilter=True)
+    alone: list[Callable[[str], object]] = [bare_scorer(bundle, prefilter=False).score, prefiltered.score]
+    network, *rest = latencies(
+        [*alone, *(lambda text, baseline=baseline: baseline.judge([text]) for baseline in baselines)], sample
+    )
+    return network, sum(prefiltered.score(text).stage == "prefilter" for text in sample) / len(sample), rest

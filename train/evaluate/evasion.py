@@ -1,6 +1,5 @@
 """Judges systems on disguised messages: recall of each evasion family, beside what it does to benign rows."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -12,6 +11,7 @@ from jingyin.train.corpus.evade import FAMILIES, HELD_OUT, evade
 from jingyin.train.evaluate.baselines import System
 from jingyin.train.evaluate.figures import Bools
 from jingyin.train.evaluate.messages import Messages
+from jingyin.train.evaluate.slices import sample_evenly
 
 STRENGTH = 0.5
 ROWS = 300
@@ -34,7 +34,8 @@ def disturb(messages: Messages) -> list[Disturbed]:
 
     Benign rows are drawn evenly from their families, so that the hard ones are not lost among plain traffic.
     """
-    chosen = [*_sample(messages, messages.flagged), *_sample(messages, messages.benign)]
+    kinds = (messages.flagged, messages.benign)
+    chosen = [i for among in kinds for i in sample_evenly(messages, among, ROWS)]
     out = []
     for family in FAMILIES:
         hidden = {i: evade(messages.texts[i], family, STRENGTH, Random(f"{_SEED}|{family}|{i}")) for i in chosen}
@@ -49,11 +50,3 @@ def flags_before_and_after(
     """Yield each family's rows with what `system` flags of them undisturbed, by `flags` (n,), and disturbed."""
     for each in disturbed:
         yield each, flags[each.index], system.judge(each.texts).risks >= system.threshold
-
-
-def _sample(messages: Messages, among: Bools) -> list[int]:
-    families: dict[str, list[int]] = defaultdict(list)
-    for i in np.random.default_rng(_SEED).permutation(np.flatnonzero(among)).tolist():
-        families[messages.families[i]].append(i)
-    turn = {i: place for rows in families.values() for place, i in enumerate(rows)}
-    return sorted(turn, key=turn.__getitem__)[:ROWS]

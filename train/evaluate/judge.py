@@ -18,8 +18,8 @@ from jingyin.train.evaluate.results import (
     AtRate,
     ByLabel,
     Difference,
+    ErrorRow,
     EvasionResult,
-    Fault,
     LabelResult,
     Slice,
     SystemResult,
@@ -58,11 +58,12 @@ def judge(system: System, messages: Messages) -> Judged:
     return Judged(system, system.judge(messages.texts))
 
 
-def matched(peer: Judged, model: Judged, messages: Messages) -> Judged:
-    """Return `peer` with the threshold at which it flags at most as many benign rows as `model` does."""
+def matched(baseline: Judged, model: Judged, messages: Messages) -> Judged:
+    """Return `baseline` with the threshold at which it flags at most as many benign rows as `model` does."""
     allowed = int(model.flags[messages.benign].sum())
     return Judged(
-        replace(peer.system, threshold=threshold_at(peer.scores.risks[messages.benign], allowed)), peer.scores
+        replace(baseline.system, threshold=threshold_at(baseline.scores.risks[messages.benign], allowed)),
+        baseline.scores,
     )
 
 
@@ -132,34 +133,43 @@ def _at_rates(replicates: NDArray[np.float64], benign_rows: int) -> list[AtRate]
     ]
 
 
-def difference(model: Judged, peer: Judged, messages: Messages) -> Difference:
-    """Compare the model with a peer on the same rows."""
-    recalls = recalls_at([split(each.scores.risks, messages) for each in (model, peer)], RATES)
+def difference(model: Judged, baseline: Judged, messages: Messages) -> Difference:
+    """Compare the model with a baseline on the same rows."""
+    recalls = recalls_at([split(each.scores.risks, messages) for each in (model, baseline)], RATES)
     binary = messages.benign | messages.flagged
-    right = [(each.flags == messages.flagged)[binary] for each in (model, peer)]
+    right = [(each.flags == messages.flagged)[binary] for each in (model, baseline)]
     return Difference(
-        peer.system.name, _at_rates(recalls[:, 0] - recalls[:, 1], int(messages.benign.sum())), mcnemar(*right)
+        baseline.system.name, _at_rates(recalls[:, 0] - recalls[:, 1], int(messages.benign.sum())), mcnemar(*right)
     )
 
 
 def slice_results(model: Judged, block: float, messages: Messages) -> tuple[list[Slice], list[Slice]]:
-    """Return the benign families, worst first, and the cuts; `block` is the risk from which a message is blocked."""
+    """Return the benign families, worst first, and the slices of every dimension.
+
+    `block` is the risk from which a message is blocked.
+    """
     families = [
         _slice("family", name, rows, model, block, messages)
         for name, rows in slices.families(messages, messages.benign).items()
     ]
-    cuts = [
-        _slice(cut, name, rows, model, block, messages)
-        for cut, values in slices.cuts(messages).items()
+    others = [
+        _slice(dimension, name, rows, model, block, messages)
+        for dimension, values in slices.dimensions(messages).items()
         for name, rows in values.items()
     ]
-    return sorted(families, key=lambda each: (-each.review.value, each.name)), cuts
+    return sorted(families, key=lambda each: (-each.review.value, each.name)), others
 
 
-def _slice(cut: str, name: str, rows: NDArray[np.int64], model: Judged, block: float, messages: Messages) -> Slice:
+def _slice(
+    dimension: str, name: str, rows: NDArray[np.int64], model: Judged, block: float, messages: Messages
+) -> Slice:
     flagged, benign = rows[messages.flagged[rows]], rows[messages.benign[rows]]
     return Slice(
-        cut, name, rate(model.flags[flagged]), rate(model.flags[benign]), rate(model.scores.risks[benign] >= block)
+        dimension,
+        name,
+        rate(model.flags[flagged]),
+        rate(model.flags[benign]),
+        rate(model.scores.risks[benign] >= block),
     )
 
 
@@ -178,7 +188,7 @@ def evasion_results(
     ]  # fmt: skip
 
 
-def faults(model: Judged, messages: Messages) -> dict[str, list[int]]:
+def errors(model: Judged, messages: Messages) -> dict[str, list[int]]:
     """Return the rows of each error list, worst first: false positives, misses, and labels confused without harm."""
     risks, flags = model.scores.risks, model.flags
     kinds = {
@@ -192,9 +202,9 @@ def faults(model: Judged, messages: Messages) -> dict[str, list[int]]:
     }
 
 
-def fault(model: Judged, block: float, messages: Messages, row: int) -> Fault:
+def error_row(model: Judged, block: float, messages: Messages, row: int) -> ErrorRow:
     """Describe a wrong row without its text."""
     risk = float(model.scores.risks[row])
     action = "block" if risk >= block else "review" if risk >= model.system.threshold else "pass"
     label = LABELS[messages.labels[row]]
-    return Fault(messages.where[row], label, messages.families[row], LABELS[model.predicted[row]], action, risk)
+    return ErrorRow(messages.where[row], label, messages.families[row], LABELS[model.predicted[row]], action, risk)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jingyin.model.bundle import FILES
+from jingyin.model.bundle import read_bundle
 from jingyin.serve.scorer import Scorer
 
 MESSAGES = 300
@@ -54,10 +54,10 @@ def _latency(milliseconds: NDArray[np.float64]) -> Latency:
 
 
 def bare_scorer(path: Path, *, prefilter: bool) -> Scorer:
-    """Load a bundle without cache, and without prefilter if so asked: what a message costs when nothing is remembered."""
+    """Load a bundle without cache, and without prefilter if so asked: what a message costs when it is new."""
     return Scorer.load(path, prefilter=prefilter, cache_bytes=0)
 
 
 def size(path: Path) -> int:
     """Return the bytes of a bundle's files."""
-    return sum((path / name).stat().st_size for name in (*FILES, "manifest.json"))
+    return sum((path / name).stat().st_size for name in (*read_bundle(path).manifest.files, "manifest.json"))

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from jingyin.model.decision import FLAGGED_INDEX
 from jingyin.model.errors import InputError
-from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.model.labels import LABELS
 
 BENIGN = ("ordinary", "lawful_collection")
 """Labels whose rows count as false positives when they are flagged; other_threat is neither benign nor flagged."""
@@ -22,7 +23,6 @@ BENIGN = ("ordinary", "lawful_collection")
 NOT_SCORED = ("fragment", "borderline")
 """Columns that, where true, take a row out of the figures."""
 
-FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 _BENIGN_INDEX = [LABELS.index(label) for label in BENIGN]
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Messages:
-    """Labelled messages: label indices (n,), and of each its family, source and group ("" for none).
+    """Labelled messages: label indices (n,), and of each its family, source, group and case ("" for none).
 
     Messages of one group are alike: where they differ in label they are a minimal pair. `where` names file and row,
     `left_out` counts rows that are not scored, `files` gives the sha256 of each file.
@@ -41,6 +41,7 @@ class Messages:
     families: list[str]
     sources: list[str]
     groups: list[str]
+    cases: list[str]
     where: list[str]
     left_out: int
     files: dict[str, str]
@@ -58,9 +59,20 @@ class Messages:
         """Which rows (n,) have a flagged label."""
         return np.isin(self.labels, FLAGGED_INDEX)
 
+    def take(self, index: NDArray[np.int64]) -> "Messages":
+        """Return the messages at `index`, in that order; what is said of the files stays."""
+
+        def some(values: list[str]) -> list[str]:
+            return [values[i] for i in index.tolist()]
+
+        return Messages(
+            some(self.texts), self.labels[index], some(self.families), some(self.sources), some(self.groups),
+            some(self.cases), some(self.where), self.left_out, self.files,
+        )  # fmt: skip
+
 
 def read_messages(paths: Sequence[Path]) -> Messages:
-    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair` of all `paths`.
+    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair`, `case` of all `paths`.
 
     Raises InputError that names the file and row for a missing text, a missing or unknown label, and one that names
     the labels of which no row is left to score.
@@ -77,6 +89,7 @@ def read_messages(paths: Sequence[Path]) -> Messages:
         families=[str(row.get("family") or row["label"]) for row in rows],
         sources=[str(row.get("source") or path.stem) for path, _, row in scored],
         groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
+        cases=[str(row.get("case") or "") for row in rows],
         where=[f"{path.name}:{number}" for path, number, _ in scored],
         left_out=len(found) - len(scored),
         files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},

@@ -31,7 +31,7 @@ def write_report(
     wrong: Mapping[str, Sequence[int]],
     manifest: Manifest,
 ) -> None:
-    """Write the report of an evaluation; `wrong` gives the rows of each list of faults, whose texts are shown."""
+    """Write the report of an evaluation; `wrong` gives the rows of each error list, whose texts are shown."""
     risks = judged[0].scores.risks
     binary = messages.benign | messages.flagged
     thresholds = [("review", manifest.review.risk), ("block", manifest.block.risk)]
@@ -44,7 +44,7 @@ def write_report(
     errors = [
         (
             title,
-            list(zip(evaluation.faults[kind], [printable(messages.texts[row]) for row in wrong[kind]], strict=True)),
+            list(zip(evaluation.errors[kind], [printable(messages.texts[row]) for row in wrong[kind]], strict=True)),
         )
         for kind, title in _TITLES.items()
     ]

@@ -64,21 +64,21 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """The bundle against a peer, on the same rows: recall differences at fixed rates, and McNemar's test.
+    """The bundle against a baseline, on the same rows: recall differences at fixed rates, and McNemar's test.
 
     McNemar compares who flags flagged rows and passes benign ones, each at its own threshold.
     """
 
-    peer: str
+    baseline: str
     at_rates: list[AtRate]
     paired: Paired
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows: recall of the flagged ones, false positives of the benign ones, by review and by block."""
+    """Rows of one value of a dimension: recall of the flagged ones, false positives of the benign ones by action."""
 
-    cut: str
+    dimension: str
     name: str
     recall: Rate
     review: Rate
@@ -99,7 +99,65 @@ class EvasionResult:
 
 
 @dataclass(frozen=True)
-class Fault:
+class Situation:
+    """Some rows by where their situations stand to the training rows; `block` and `innocents_block` count blocked ones.
+
+    `by_label` gives the share of each label's rows that bear it, `macro_recall` the mean over labels that have rows.
+    """
+
+    name: str
+    rows: int
+    review: Rate
+    block: Rate
+    innocents_review: Rate
+    innocents_block: Rate
+    by_label: dict[str, Rate]
+    macro_recall: float
+
+
+@dataclass(frozen=True)
+class DressingResult:
+    """One head or tail on the same messages: flagged ones that then pass, benign ones that then are flagged."""
+
+    name: str
+    held_out: bool
+    passed: Rate
+    false_positives: Rate
+
+
+@dataclass(frozen=True)
+class TriesResult:
+    """The lazy sender after some tries: of the flagged messages those that passed by then.
+
+    `false_positives` are benign messages that are flagged once as many edits, drawn at random, are made to them.
+    """
+
+    tries: int
+    passed: Rate
+    false_positives: Rate
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What passes of `rows` messages that are flagged as they stand, and what is flagged of benign ones.
+
+    `mean_passed` and `mean_false_positives` are means over `dressings`, which come the worst first. `halves_passed`
+    counts messages that pass in two halves, of those that have a comma; `halves_false_positives` benign ones flagged in
+    either.
+    """
+
+    rows: int
+    plain_false_positives: Rate
+    dressings: list[DressingResult]
+    mean_passed: float
+    mean_false_positives: float
+    sender: list[TriesResult]
+    halves_passed: Rate
+    halves_false_positives: Rate
+
+
+@dataclass(frozen=True)
+class ErrorRow:
     """A row that the bundle gets wrong; `where` is its file and number."""
 
     where: str
@@ -125,6 +183,8 @@ class Evaluation:
     differences: list[Difference]
     families: list[Slice]
     slices: list[Slice]
+    situations: list[Situation]
     evasion: list[EvasionResult]
-    faults: dict[str, list[Fault]]
+    attack: AttackResult
+    errors: dict[str, list[ErrorRow]]
     notes: list[str]

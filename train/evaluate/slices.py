@@ -1,4 +1,4 @@
-"""Cuts of the data on which a figure may hide: length, script, source, family; and minimal pairs."""
+"""Slices of the data in which a figure may hide: length, script, source, family; minimal pairs; even samples."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from jingyin.train.evaluate.messages import Messages
 # One SMS holds 70 characters in UCS-2, and each part of a longer one 67.
 _LENGTHS = ((20, "1-20 characters"), (70, "21-70 characters"), (134, "71-134 characters"))
 _TRADITIONAL_SHARE = 0.05
+_SEED = 7
 
 
 def length(text: str) -> str:
@@ -28,8 +29,8 @@ def script(text: str) -> str:
     return "traditional" if clean(text).edits.get("traditional", 0) >= _TRADITIONAL_SHARE * han else "simplified"
 
 
-def cuts(messages: Messages) -> dict[str, dict[str, NDArray[np.int64]]]:
-    """Return the row indices of each value of each cut."""
+def dimensions(messages: Messages) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """Return the row indices of each value of each dimension."""
     return {
         "length": _by(messages.texts, length),
         "script": _by(messages.texts, script),
@@ -54,6 +55,18 @@ def pairs(messages: Messages) -> list[NDArray[np.int64]]:
 def all_right(pairs: Sequence[NDArray[np.int64]], right: Bools) -> Bools:
     """Return for each pair whether all of its rows are `right` (n,)."""
     return np.array([bool(right[rows].all()) for rows in pairs], np.bool_)
+
+
+def sample_evenly(messages: Messages, among: Bools, rows: int) -> list[int]:
+    """Return up to `rows` of the rows that are `among` (n,), drawn by a fixed seed, evenly from families.
+
+    So hard families are not lost among plain traffic.
+    """
+    drawn: dict[str, list[int]] = defaultdict(list)
+    for i in np.random.default_rng(_SEED).permutation(np.flatnonzero(among)).tolist():
+        drawn[messages.families[i]].append(i)
+    turn = {i: place for each in drawn.values() for place, i in enumerate(each)}
+    return sorted(turn, key=turn.__getitem__)[:rows]
 
 
 def _by(values: Sequence[str], name: Callable[[str], str]) -> dict[str, NDArray[np.int64]]:

@@ -7,20 +7,17 @@ messages in their windows included.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from jingyin.model.bundle import Calibration, Network, Prefilter, Threshold
-from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, softmax
+from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, reads_on, softmax
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, is_opaque, known_characters, prefilter_scores, unknown_shares
-from jingyin.model.text import clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.serve.networks import NetworkReader, tokenizers_of
-from jingyin.train.corpus.evade import TRAINING, evade
 from jingyin.train.data import Rows, read_split
 from jingyin.train.packing.prefilter import train_prefilter
 from jingyin.train.packing.thresholds import (
@@ -34,16 +31,9 @@ from jingyin.train.recipes import Calibrate, Classify
 
 _ORDINARY = LABELS.index("ordinary")
 _BENIGN = [_ORDINARY, LABELS.index("lawful_collection")]
-_AUTHORED = "authored"
+_CHOSEN = ("authored", "own")  # sources whose messages were written or picked: no sample of traffic
+_MARGIN = 1.0  # log-odds
 _FEWEST = 300  # real messages from which thresholds can be set on them alone
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """The prefilter's weights (BUCKETS,) and the manifest's parts that were fitted."""
-
-    weights: NDArray[np.float16]
-    parts: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -67,9 +57,13 @@ class _Steps:
     networks: list[Network] = field(default_factory=list)
 
 
-def fit_cascade(folder: Path, networks: Sequence[Network], recipe: Classify | Calibrate, corpus: Path) -> Cascade:
-    """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`."""
-    weights = train_prefilter_on(corpus, recipe)
+def fit_cascade(
+    folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path
+) -> dict[str, object]:
+    """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
+
+    `weights` (BUCKETS,) are the prefilter's. Returns the manifest's parts that were fitted.
+    """
     readings = _read(folder, networks, weights, read_split(corpus, "calibration"))
     steps = _fit_steps(networks, readings, recipe.passed)
     probabilities, depth = _served(steps, readings)
@@ -84,8 +78,8 @@ def fit_cascade(folder: Path, networks: Sequence[Network], recipe: Classify | Ca
     loss = {"in corpus": loss_of(lost, flagged & threat & ~cases)}
     if (flagged & threat & cases).any():
         loss["on unseen situations"] = loss_of(lost, flagged & threat & cases)
-    ordinary = _traffic(readings.rows)
-    parts: dict[str, object] = {
+    ordinary = is_traffic(readings.rows)
+    return {
         "review": review, "block": block, "loss": loss,
         "prefilter": Prefilter(threshold=steps.prefilter, probabilities=_mean_verdict(full, depth, labels)),
         "networks": tuple(steps.networks),
@@ -95,20 +89,16 @@ def fit_cascade(folder: Path, networks: Sequence[Network], recipe: Classify | Ca
             ece_after=expected_calibration_error(probabilities, labels), rows=len(labels),
         ),
     }  # fmt: skip
-    return Cascade(weights, parts)
 
 
 def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
-    """Train on each row and a disguised copy of it: a bag of pairs needs to have seen a disguise more than a network does.
+    """Train on all rows of the training split, disguised and dressed copies included.
 
     It separates the ordinary from all else, so that what it stops is rightly called ordinary.
     """
     rows = recipe.rows if isinstance(recipe, Classify) else None
     train = read_split(corpus, "train").drawn(rows, recipe.seed)
-    rng = Random(recipe.seed)
-    copies = [evade(each.original, rng.choice(TRAINING), rng.uniform(0.2, 0.8), rng) for each in train.cleaned]
-    texts = [each.text for each in (*train.cleaned, *map(clean, copies))]
-    return train_prefilter(texts, np.tile(train.labels != _ORDINARY, 2), recipe.seed)
+    return train_prefilter([each.text for each in train.cleaned], train.labels != _ORDINARY, recipe.seed)
 
 
 def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], rows: Rows) -> _Readings:
@@ -126,29 +116,35 @@ def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.float16
     return _Readings(rows, prefilter_scores(weights.astype(np.float32), codes), opaque, logits)
 
 
-def _traffic(rows: Rows) -> NDArray[np.bool_]:
+def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
     benign = np.isin(rows.labels, _BENIGN)
-    real = benign & np.array([source != _AUTHORED for source in rows.sources])
+    real = benign & np.array([source not in _CHOSEN for source in rows.sources])
     return real if real.sum() >= _FEWEST else benign
 
 
 def _fit_steps(networks: Sequence[Network], readings: _Readings, passed: Sequence[float]) -> _Steps:
-    """Fit fusions on all rows, and thresholds so that each network reads its share of ordinary messages."""
+    """Fit fusions on all rows, and bounds so that each network reads its share of ordinary messages.
+
+    What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's by _MARGIN.
+    """
     flagged = np.isin(readings.rows.labels, FLAGGED_INDEX)
-    ordinary = _traffic(readings.rows)
+    ordinary = is_traffic(readings.rows)
     scores = np.where(readings.opaque, np.inf, readings.scores)
     steps = _Steps(share_threshold(scores[ordinary], passed[0]))
     reached = scores >= steps.prefilter
     for i, network in enumerate(networks):
         fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged)
-        threshold = None
+        threshold, certain = None, None
         if i + 1 < len(networks):
             risks = fused_logit(fusion, readings.scores, readings.logits[: i + 1])
             here = ordinary & reached
             threshold = share_threshold(risks[here], min(1.0, passed[i + 1] * ordinary.sum() / max(1, here.sum())))
-            reached = reached & (risks >= threshold)
-        steps.networks.append(network.model_copy(update={"fusion": fusion, "threshold": threshold, "certain": None}))
+            if network.file == "model.onnx":
+                certain = float(risks[ordinary].max()) + _MARGIN
+            reached = reached & reads_on(threshold, certain, risks)
+        bounds = {"fusion": fusion, "threshold": threshold, "certain": certain}
+        steps.networks.append(network.model_copy(update=bounds))
     return steps
 
 
@@ -162,10 +158,8 @@ def _served(steps: _Steps, readings: _Readings) -> tuple[NDArray[np.float64], ND
         found = fuse(network.fusion, readings.scores, readings.logits[: i + 1])
         out[goes_on] = found[goes_on]
         depth[goes_on] = i + 1
-        if network.threshold is not None:
-            goes_on = goes_on & (
-                fused_logit(network.fusion, readings.scores, readings.logits[: i + 1]) >= network.threshold
-            )
+        risks = fused_logit(network.fusion, readings.scores, readings.logits[: i + 1])
+        goes_on = goes_on & reads_on(network.threshold, network.certain, risks)
     return out, depth
 
 
@@ -186,7 +180,7 @@ def _thresholds(
     recipe: Classify | Calibrate, rows: Rows, probabilities: NDArray[np.float64]
 ) -> tuple[Threshold, Threshold]:
     risks = probabilities[:, FLAGGED_INDEX].sum(1)
-    ordinary = _traffic(rows)
+    ordinary = is_traffic(rows)
     families = [
         family or source for family, source, keep in zip(rows.families, rows.sources, ordinary, strict=True) if keep
     ]

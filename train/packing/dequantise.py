@@ -10,16 +10,18 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from transformers import BertConfig, BertModel
 
-from jingyin.model.bundle import Bundle, default_path, read_bundle
+from jingyin.model.bundle import PIECES, Bundle, Network, default_path, read_bundle
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
 from jingyin.model.network import SmsClassifier
+from jingyin.model.pieces import PieceTokenizer
 from jingyin.train.saved import Vocabulary
 
-_HEAD_SIZE = 32  # of an attention head, in every encoder that the exporter has written
+MODEL = "model.onnx"
+"""The main network: the one that training goes on with."""
 
 
 def is_bundle(name: str) -> bool:
@@ -35,32 +37,41 @@ def bundle_folder(name: str) -> Path:
 def classifier_of_bundle(name: str) -> tuple[SmsClassifier, Vocabulary]:
     """Return model.onnx of a bundle as a classifier, with its vocabulary; raises BundleError if it is of another make."""
     bundle = read_bundle(bundle_folder(name))
-    lexicon = (bundle.path / "lexicon.txt").read_text(encoding="utf-8")
-    vocabulary = Vocabulary.of_lexicon(lexicon)
+    network = next((each for each in bundle.manifest.networks if each.file == MODEL), None)
+    if network is None:
+        raise BundleError(f"bundle {bundle.manifest.id} has no {MODEL} to go on with; name another bundle")
     try:
-        return dequantised(bundle.path / "model.onnx"), vocabulary
+        return dequantised(bundle.path / MODEL), _vocabulary(bundle, network)
     except (KeyError, ValueError, IndexError, OSError) as error:
         raise _strange(bundle, error) from None
 
 
+def _vocabulary(bundle: Bundle, network: Network) -> Vocabulary:
+    if network.vocabulary == "pieces":
+        return Vocabulary(pieces=PieceTokenizer.from_file(bundle.path / PIECES))
+    return Vocabulary.of_lexicon((bundle.path / "lexicon.txt").read_text(encoding="utf-8"))
+
+
 def _strange(bundle: Bundle, error: Exception) -> BundleError:
     return BundleError(
-        f"model.onnx of bundle {bundle.manifest.id} is not of the form that the exporter writes ({type(error).__name__}); "
+        f"{MODEL} of bundle {bundle.manifest.id} is not of the form that the exporter writes ({type(error).__name__}); "
         "start from a run folder, or from a bundle of this version"
     )
 
 
 def dequantised(file: Path) -> SmsClassifier:
     """Return the classifier whose int8 graph (packing/graph.py, packing/export.py) is in `file`."""
-    constants = _constants(onnx.load(str(file)))
+    graph = onnx.load(str(file)).graph
+    constants = _constants(graph)
     words, positions = constants.pop(0), constants.pop(0)
     norms = [constants.pop(0), constants.pop(0)]
     head = [constants.pop(), constants.pop()][::-1]
     layers = [constants[i : i + 12] for i in range(0, len(constants), 12)]
     config = BertConfig(
         vocab_size=len(words), hidden_size=words.shape[1], num_hidden_layers=len(layers),
-        num_attention_heads=words.shape[1] // _HEAD_SIZE, intermediate_size=layers[0][6].shape[1],
-        max_position_embeddings=len(positions), layer_norm_eps=1e-12,
+        num_attention_heads=int(_attribute(graph, "MultiHeadAttention", "num_heads")),
+        intermediate_size=layers[0][6].shape[1], max_position_embeddings=len(positions),
+        layer_norm_eps=_attribute(graph, "LayerNormalization", "epsilon"),
     )  # fmt: skip
     model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS))
     state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
@@ -70,7 +81,9 @@ def dequantised(file: Path) -> SmsClassifier:
         state |= {f"encoder.layer.{i}.{name}": value for name, value in _layer(values).items()}
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
-        model.head.weight.copy_(torch.tensor(head[0]))
+        model.head.weight.copy_(
+            torch.tensor(head[0].T)
+        )  # the quantiser turns a Gemm into a product the other way round
         model.head.bias.copy_(torch.tensor(head[1]))
     return model.eval()
 
@@ -90,9 +103,17 @@ def _layer(values: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     return named
 
 
-def _constants(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
+def _attribute(graph: onnx.GraphProto, operator: str, name: str) -> float:
+    """Return an attribute of the first node of a kind; raises ValueError without one."""
+    for node in graph.node:
+        if node.op_type == operator:
+            return float(next(helper.get_attribute_value(each) for each in node.attribute if each.name == name))
+    raise ValueError(f"no {operator}")
+
+
+def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
     """Return the graph's float constants in the order that packing/graph.py made them, words first, int8 ones dequantised."""
-    stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     found: dict[int, NDArray[np.float32]] = {}
     for name, value in stored.items():
         stem = name.removesuffix("_quantized")

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jingyin.model.bundle import (
     NETWORK_FILES,
     PIECES,
+    Bundle,
     Fusion,
     Golden,
     Manifest,
@@ -19,12 +22,14 @@ from jingyin.model.bundle import (
     read_bundle,
     write_bundle,
 )
+from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import default_lexicon
 from jingyin.train.data import read_split
 from jingyin.train.packing.bundle_card import write_card
-from jingyin.train.packing.cascade import fit_cascade
+from jingyin.train.packing.cascade import fit_cascade, train_prefilter_on
+from jingyin.train.packing.dequantise import MODEL
 from jingyin.train.packing.export import export_fp32, golden, open_session, quantize
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
@@ -42,6 +47,7 @@ GOLDEN_MESSAGES = (
 )
 """Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
 
+_TRAINED = {"command", "training_rows", "int8_agreement"}  # what the card tells of a bundle's training
 _UNFITTED = Fusion(score=0.0, weights=(), bias=0.0)
 
 
@@ -68,26 +74,82 @@ def pack_runs(
         Vocabulary.of_lexicon(default_lexicon()).save_compiled(folder)
     agreement = {each.network.file: each.agreement for each in packed}
     goldens = [each for one in packed for each in one.golden]
-    (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in goldens]) + "\n", encoding="utf-8")
-    versions = {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
-    facts = {**provenance, "int8_agreement": agreement, "export_versions": versions}
-    return _finish([each.network for each in packed], recipe, corpus, folder, facts)
+    _write_golden(folder, goldens)
+    facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
+    weights = train_prefilter_on(corpus, recipe)
+    return _finish([each.network for each in packed], weights, recipe, corpus, folder, facts)
 
 
 def repack(bundle: Path, recipe: Calibrate, corpus: Path, out: Path, provenance: dict[str, object]) -> Manifest:
-    """Write `out`/bundle with the networks of `bundle` and all else made anew; returns its manifest."""
+    """Write `out`/bundle with the networks of `bundle` and all else made anew; returns its manifest.
+
+    Raises ConfigError for shares of another number of networks, BundleError for a bundle that does not say how it was trained.
+    """
     read = read_bundle(bundle)
-    folder = _emptied(out / "bundle")
-    for name in read.manifest.files:
-        shutil.copyfile(bundle / name, folder / name)
+    _refuse_unlike(read, recipe)
+    folder = _copied(read, out)
     facts = {**read.manifest.provenance, "calibrated": provenance}
-    return _finish(read.manifest.networks, recipe, corpus, folder, facts)
+    return _finish(read.manifest.networks, train_prefilter_on(corpus, recipe), recipe, corpus, folder, facts)
+
+
+def pack_finetuned(
+    run: Path,
+    bundle: Path,
+    weights: NDArray[np.float16],
+    recipe: Calibrate,
+    corpus: Path,
+    provenance: dict[str, object],
+) -> Manifest:
+    """Write `run`/bundle: the networks of `bundle` but for model.onnx, which is the classifier in `run`.
+
+    `weights` (BUCKETS,) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares that each
+    network reads. Raises as `repack` does.
+    """
+    read = read_bundle(bundle)
+    _refuse_unlike(read, recipe)
+    folder = _copied(read, run)
+    packed = _export(run, folder / MODEL, read_split(corpus, "calibration").cleaned[:AGREEMENT_SAMPLES])
+    kept = [each for each in read.golden if each.file != MODEL]
+    _write_golden(folder, [*kept, *packed.golden])
+    agreement = {**cast(dict[str, float], read.manifest.provenance["int8_agreement"]), MODEL: packed.agreement}
+    facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
+    networks = [packed.network if each.file == MODEL else each for each in read.manifest.networks]
+    return _finish(networks, weights, recipe, corpus, folder, facts)
+
+
+def _refuse_unlike(bundle: Bundle, recipe: Calibrate) -> None:
+    manifest = bundle.manifest
+    if len(recipe.passed) != len(manifest.networks):
+        raise ConfigError(
+            f"bundle {manifest.id} has {len(manifest.networks)} network(s), passed has {len(recipe.passed)} share(s); give "
+            "one for each"
+        )
+    if missing := sorted(_TRAINED - set(manifest.provenance)):
+        raise BundleError(
+            f"bundle {manifest.id} does not say how it was trained (it lacks {', '.join(missing)}); take one that "
+            "`jingyin train` made"
+        )
+
+
+def _copied(bundle: Bundle, out: Path) -> Path:
+    folder = _emptied(out / "bundle")
+    for name in bundle.manifest.files:
+        shutil.copyfile(bundle.path / name, folder / name)
+    return folder
 
 
 def _emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def _write_golden(folder: Path, rows: Sequence[Golden]) -> None:
+    (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in rows]) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
 
 
 def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
@@ -111,11 +173,11 @@ def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
 
 
 def _finish(
-    networks: Sequence[Network], recipe: Classify | Calibrate, corpus: Path, folder: Path, provenance: dict[str, object]
-) -> Manifest:
+    networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path, folder: Path,
+    provenance: dict[str, object],
+) -> Manifest:  # fmt: skip
     """Add to the networks in `folder` what turns their outputs into verdicts."""
-    cascade = fit_cascade(folder, networks, recipe, corpus)
-    np.savez_compressed(folder / "prefilter.npz", weights=cascade.weights)
-    parts = {"labels": LABELS, **cascade.parts, "provenance": provenance}
+    parts = {"labels": LABELS, **fit_cascade(folder, networks, weights, recipe, corpus), "provenance": provenance}
+    np.savez_compressed(folder / "prefilter.npz", weights=weights)
     write_card(folder / "card.md", parts)
     return write_bundle(folder, parts)

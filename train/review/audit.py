@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from cleanlab.rank import get_label_quality_scores
@@ -24,10 +24,10 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import SmsTokenizer, default_lexicon
+from jingyin.serve import label_studio
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.similar import similar_pairs
 from jingyin.train.evaluate.messages import Row, label_indices, read_rows
-from jingyin.train.review import label_studio
 
 SUSPECTS = 300
 """Rows of likely wrong label that are written, at most."""
@@ -83,21 +83,26 @@ def audit(paths: Sequence[Path], out: Path, bundle: Path | None) -> list[Finding
     found = [*_contradictions(data), *_suspects(data), *_next(data, scorer)]
     out.mkdir(parents=True, exist_ok=True)
     rows = dict(zip(data.where, data.rows, strict=True))
-    tasks = [label_studio.task(rows[f.where], f.where, f.reason, f.suggestion, f.score) for f in found]
+    tasks = [_task(rows[f.where], f) for f in found]
     (out / "tasks.json").write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (out / "label_studio.xml").write_text(label_studio.CONFIG, encoding="utf-8")
     (out / "audit.json").write_text(json.dumps([asdict(f) for f in found], indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_studio.Answers, int]:
+def _task(row: Row, found: Finding) -> dict[str, Any]:
+    data = {"text": row["text"], "label": row.get("label"), "row": found.where, "reason": found.reason}
+    return label_studio.task(data, found.suggestion, found.score, "jingyin audit")
+
+
+def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_studio.Annotations, int]:
     """Write rows.jsonl to `out`: all rows, with the labels of a Label Studio export; returns it and the changes."""
-    answers = label_studio.read_answers(export)
-    rows, changed = label_studio.apply_answers([row for _, row in _rows(paths)], answers)
+    annotations = label_studio.read_annotations(export)
+    rows, changed = label_studio.apply_annotations([row for _, row in _rows(paths)], annotations)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "rows.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return answers, changed
+    return annotations, changed
 
 
 def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, Row]]:
@@ -152,11 +157,11 @@ class _LogCountRatio(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
 def out_of_fold(rows: Sequence[Row], grams: csr_matrix, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return probabilities (n, labels) of each row by models that saw neither it nor its group.
 
-    The geometric mean of two linear models, each on two partitions of the rows. Of 100 flipped labels of 20,848 authored
-    rows, 300 suspects hold 80, 82 and 81 by which labels are flipped; with equal turns for all classes (see below) 79, 80
-    and 81, and with one partition and the plain mean 78, 80 and 81. On 11,780 rows: 78 by character n-grams alone, 79 with
-    words, 79 with log-count ratios, 82 by the mean of the last two; latent semantic vectors (67) and naive Bayes (65 where
-    the first had 84) lost.
+    The geometric mean of two linear models, each on two partitions of the rows. Of 100 flipped labels of 20,848
+    authored rows, 300 suspects hold 80, 82 and 81 by which labels are flipped; with equal turns for all classes (see
+    below) 79, 80 and 81, and with one partition and the plain mean 78, 80 and 81. On 11,780 rows: 78 by character
+    n-grams alone, 79 with words, 79 with log-count ratios, 82 by the mean of the last two; latent semantic vectors (67)
+    and naive Bayes (65 where the first had 84) lost.
     """
     groups = [str(row.get("group") or row.get("pair") or f"row {i}") for i, row in enumerate(rows)]
     models = (_linear(3e-6), make_pipeline(_LogCountRatio(), _linear(1e-5)))
@@ -180,8 +185,9 @@ def _linear(penalty: float) -> SGDClassifier:
 def rank_within_class(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return row indices (n,), the likeliest label error first: classes take turns, each with its worst row that is left.
 
-    Quality is cleanlab's self-confidence (Northcutt et al. 2021). Over all rows at once a rare class, whose labels every
-    model doubts, would fill the top. Larger classes have somewhat more turns: they hold more rows that are merely hard.
+    Quality is cleanlab's self-confidence (Northcutt et al. 2021). Over all rows at once a rare class, whose labels
+    every model doubts, would fill the top. Larger classes have somewhat more turns: they hold more rows that are merely
+    hard.
     """
     quality = get_label_quality_scores(labels, probabilities, method="self_confidence", adjust_pred_probs=False)
     place = np.empty(len(labels))

@@ -38,7 +38,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     train, target = _taught(recipe, teachers, train, out / "soft.npy")
     rows = examples(train, encode, target)
-    model = _without_dropout(new_classifier(start))
+    model = without_dropout(new_classifier(start))
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     schedule = Schedule(
@@ -62,7 +62,7 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
     }
 
 
-def _without_dropout(model: SmsClassifier) -> SmsClassifier:
+def without_dropout(model: SmsClassifier) -> SmsClassifier:
     """Switch dropout off, in place: over a few epochs nothing overfits, and its random numbers take a sixth of the time."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -73,21 +73,25 @@ def _without_dropout(model: SmsClassifier) -> SmsClassifier:
 def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, soft_file: Path) -> tuple[Rows, NDArray[np.float32]]:
     """Return what to train on, and its targets: labels, mixed with the teachers' probabilities if there are any.
 
-    Teachers label clauses of messages too; these have their probabilities alone. What they said is kept in `soft_file`.
+    Teachers read each message as it stands, and its disguised and dressed copies get what they said of that: a copy is to be
+    judged as the message is. They label clauses of messages too, which have their probabilities alone. What they said is kept in
+    `soft_file`.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
         return rows, target
-    authored = [text.original for text, source in zip(rows.cleaned, rows.sources, strict=True) if source == "authored"]
+    _, first, message = np.unique(rows.messages, return_index=True, return_inverse=True)
+    plain = rows.take(first)
+    authored = [text.original for text, source in zip(plain.cleaned, plain.sources, strict=True) if source == "authored"]
     pieces = unlabelled([clean(text) for text in clauses(authored, recipe.clauses, recipe.seed)])
     if not soft_file.is_file():
-        soft = soft_labels(teachers, [*rows.cleaned, *pieces.cleaned])
+        soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned])
         if PartialState().is_main_process:
             np.save(soft_file, soft)
         PartialState().wait_for_everyone()
     soft = np.load(soft_file)
-    mixed = (1 - recipe.distillation_weight) * target + recipe.distillation_weight * soft[: len(rows)]
-    return rows.and_(pieces), np.concatenate([mixed, soft[len(rows) :]]).astype(np.float32)
+    mixed = (1 - recipe.distillation_weight) * target + recipe.distillation_weight * soft[message]
+    return rows.and_(pieces), np.concatenate([mixed, soft[len(plain) :]]).astype(np.float32)
 
 
 def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from http_fakes import InThread
+from tests.serve.http.http_fakes import InThread
 
 SCRIPT = Path(__file__).parents[3] / "serve/gateways/jasmin.py"
 Default = Enum("Default", ["UCS2", "LATIN_1", "SMSC_DEFAULT_ALPHABET"])

@@ -5,6 +5,7 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes, urlencode
 from urllib.request import urlopen
 
 import pytest
-from http_fakes import InThread
+from tests.serve.http.http_fakes import InThread
 
 from jingyin.serve.gateways.kannel import make_server, question
 
@@ -31,6 +32,12 @@ GREETING = "妈，今晚回家吃饭，七点到"
         (urlencode({"text": "你好", "coding": "2", "charset": "utf-8"}), {"text": "你好"}),
         ("text=%C4%E3&charset=windows-936&coding=2", {"text": "你"}),
         ("text=%ff&charset=no-such", {"text": "\ufffd"}),
+        ("text=%ff&charset=hex", {"text": "\ufffd"}),
+        ("text=%ff&charset=undefined", {"text": "\ufffd"}),
+        ("text=%ff&charset=%00", {"text": "\ufffd"}),
+        ("text=a&text=b&text=", {"text": "a"}),
+        ("text=&text=b", {"text": ""}),
+        ("text=a;b", {"text": "a;b"}),
         ("", {"text": ""}),
     ],
 )
@@ -85,9 +92,9 @@ def test_blocks_hands_on_and_fails_open(capfd: pytest.CaptureFixture[str]) -> No
     smsbox = ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox)
     with InThread(deadline_ms=3_000) as jingyin, smsbox:
         filters = [make_server(0, _run(smsbox), f"http://127.0.0.1:{port}", seconds=5) for port in (jingyin.port, 1)]
-        live, alone = map(_run, filters)
-        assert _get(f"{live}/cgi-bin/sendsms?text={quote(GREETING)}") == (202, b"0: Accepted for delivery")
-        assert _get(f"{live}/cgi-bin/sendsms?text={quote(THREAT)}") == (403, b"Blocked")
+        served, alone = map(_run, filters)
+        assert _get(f"{served}/cgi-bin/sendsms?text={quote(GREETING)}") == (202, b"0: Accepted for delivery")
+        assert _get(f"{served}/cgi-bin/sendsms?text={quote(THREAT)}") == (403, b"Blocked")
         assert _get(f"{alone}/cgi-bin/sendsms?text={quote(THREAT)}") == (202, b"0: Accepted for delivery")
         for each in (*filters, smsbox):
             each.shutdown()
@@ -97,6 +104,116 @@ def test_blocks_hands_on_and_fails_open(capfd: pytest.CaptureFixture[str]) -> No
     assert '{"event": "sendsms", "action": "block", "reason": "scored"}' in log
     assert "呼" not in log
     assert quote("呼") not in log
+
+
+@pytest.fixture
+def smsbox() -> Iterator[str]:
+    """Stands for smsbox at this URL; _Smsbox.taken holds what it was asked."""
+    _Smsbox.taken.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox) as server:
+        yield _run(server)
+        server.shutdown()
+
+
+@contextmanager
+def _filter(smsbox: str, jingyin: int, on_failure: str = "pass") -> Iterator[Callable[[bytes], bytes]]:
+    """Run a filter; yield a function that sends it raw bytes and returns all that it answers."""
+    with make_server(0, smsbox, f"http://127.0.0.1:{jingyin}", seconds=5, on_failure=on_failure) as server:
+        _run(server)
+
+        def send(request: bytes) -> bytes:
+            with socket.create_connection(server.server_address[:2], timeout=10) as connection:
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+        yield send
+        server.shutdown()
+
+
+def _raw(target: bytes) -> bytes:
+    return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+PASSED, STOPPED, REFUSED = b"HTTP/1.1 202 ", b"HTTP/1.1 403 ", b"HTTP/1.1 400 "
+
+
+def test_bytes_of_any_charset_in_a_url_are_judged_and_handed_on_escaped(smsbox: str) -> None:
+    text = "你全家都好吗"  # its UTF-8 holds 0xA0 and 0x85, which are white space in Latin-1
+    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port) as send:
+        assert send(_raw(b"/cgi-bin/sendsms?text=" + text.encode())).startswith(PASSED)
+        assert send(_raw(b"/cgi-bin/sendsms?text=" + THREAT.encode())).startswith(STOPPED)
+        assert send(_raw(b"/cgi-bin/sendsms?charset=gbk&text=" + THREAT.encode("gbk"))).startswith(STOPPED)
+    assert _Smsbox.taken == [f"/cgi-bin/sendsms?text={quote(text)}"]
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("pass", PASSED), ("block", STOPPED)])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\n\r\n[]",
+        b'HTTP/1.1 200 OK\r\n\r\n{"action": ["pass"], "reason": "scored"}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"action": "pass", "reason": "password"}',
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000,
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["nothing", "no HTTP", "cut off", "a list", "another action", "another reason", "deep", "a refusal"],
+)
+def test_without_a_verdict_a_message_passes_or_is_stopped_as_told(
+    smsbox: str, reply: bytes, on_failure: str, status: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def jingyin() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(reply)
+
+    thread = threading.Thread(target=jingyin)
+    thread.start()
+    with listener, _filter(smsbox, listener.getsockname()[1], on_failure) as send:
+        assert send(_raw(b"/cgi-bin/sendsms?password=secret&text=hello")).startswith(status)
+        thread.join()
+    log = capfd.readouterr().err
+    assert f'"action": "{on_failure}"' in log
+    assert "secret" not in log
+    assert "password" not in log
+    assert "hello" not in log
+
+
+def test_control_bytes_in_a_url_are_handed_on_escaped_and_never_printed(
+    smsbox: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port) as send:
+        for byte in (b"\x00", b"\x01", b"\t", b"\x0b", b"\x1f", b"\x7f", b"\xff"):
+            assert send(_raw(b"/sendsms?password=secret&text=hello" + byte + b"you")).startswith(PASSED)
+        assert send(_raw(b"/sendsms?password=secret&text=hello you")).startswith(REFUSED)
+        assert b"secret" not in send(b"secret\r\n\r\n")
+    assert [each.rpartition("hello")[2] for each in _Smsbox.taken] == [
+        f"%{number}you" for number in ("00", "01", "09", "0B", "1F", "7F", "FF")
+    ]
+    log = capfd.readouterr().err
+    assert "secret" not in log
+    assert "Traceback" not in log
+
+
+def test_smsbox_is_the_only_host_that_is_asked_and_the_whole_of_a_url_is_judged(smsbox: str) -> None:
+    threat = quote(THREAT).encode()
+    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port) as send:
+        for target in (b"@127.0.0.1:1/x", b".example.org/x", b"x", b"*", b"ftp://127.0.0.1:1/x", b"http://127.0.0.1:1"):
+            assert send(_raw(target)).startswith(REFUSED), target
+        assert send(_raw(b"http://127.0.0.1:1/sendsms?text=hello")).startswith(PASSED)
+        assert send(_raw(b"/sendsms?text=hello#" + threat)).startswith(STOPPED)  # to Kannel a part of the text
+        form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s"
+        post = b"POST /sendsms%s HTTP/1.1\r\n" + form
+        assert send(post % (b"", 5 + len(threat), b"text=" + threat)).startswith(STOPPED)
+        assert send(post % (b"?text=" + threat, 5, b"to=20")).startswith(STOPPED)
+        assert send(post % (b"", 9, b"text=a")).startswith(REFUSED)
+    assert _Smsbox.taken == ["/sendsms?text=hello"]
 
 
 # ---- Kannel itself
@@ -216,3 +333,11 @@ def test_sent_from_phone_to_phone(kannel: Kannel) -> None:
     for text in (THREAT, GREETING):
         kannel.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
     assert kannel.delivered(2.5) == [GREETING]  # max-messages = 0: the sender of the blocked one hears nothing
+
+
+def test_what_kannel_takes_for_the_text_is_what_was_judged(kannel: Kannel) -> None:
+    head, hello, threat = "from=100&to=200&coding=2&charset=UTF-8", quote(GREETING), quote(THREAT)
+    assert _get(f"{kannel.sendsms}{head}&text={hello}&text={threat}")[0] == 202
+    assert _get(f"{kannel.sendsms}{head}&text={threat}&text={hello}")[0] == 403
+    assert _get(f"{kannel.sendsms}{head}&text=&text={threat}")[0] == 202
+    assert kannel.delivered(1.5) == [GREETING, ""]

@@ -1,5 +1,6 @@
 """A scorer without a bundle, and a server process that runs it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,21 +9,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import uvicorn
 
+from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS, Span, Verdict
+from jingyin.serve.http.app import create_app
+from jingyin.serve.http.listening import bind
+from jingyin.serve.http.server import server_config
+from jingyin.serve.http.service import Service
+from jingyin.serve.http.settings import load_settings
 
 SECRET = "绝密短信内容13800138000"
 """Text that must turn up nowhere but in an answer."""
 
 
 class FakeScorer:
-    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏, knows at a score_without_network what holds 快."""
+    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏, needs no network for what holds 快."""
 
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
@@ -48,12 +56,31 @@ class FakeScorer:
         return [Span(i, i + 1, "死", 0.5) for i, c in enumerate(text) if c == "死"]
 
 
-def load() -> tuple[FakeScorer, None]:
-    if os.path.exists(os.environ.get("BROKEN", "")):
-        from jingyin.model.errors import BundleError
-
+def load(*_: Path | None) -> tuple[FakeScorer, None]:
+    """Return a scorer whose name is in the file NAME; the file BROKEN refuses, or if it holds a process's id, there."""
+    broken = Path(os.environ.get("BROKEN", "/none"))
+    if broken.exists() and broken.read_text() in ("", str(os.getpid())):
         raise BundleError("golden message 0 is off; export the bundle anew")
-    return FakeScorer(), None
+    return FakeScorer(Path(os.environ["NAME"]).read_text() if "NAME" in os.environ else "fake"), None
+
+
+Call = Callable[[httpx.AsyncClient, Service], Awaitable[Any]]
+
+
+def run(call: Call, load: Any = load, **flags: Any) -> Any:
+    """Run `call` with a client of an application in this process, and with the application's parts."""
+
+    async def inside() -> Any:
+        app, service = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
+        service.start()
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            try:
+                return await call(client, service)
+            finally:
+                service.stop()
+
+    return asyncio.run(inside())
 
 
 class Client:
@@ -75,17 +102,13 @@ class Client:
 class InThread(Client):
     """A server in a thread: quick to start, but without signals."""
 
-    def __init__(self, **flags: Any) -> None:
-        from jingyin.serve.http.app import create_app
-        from jingyin.serve.http.server import _bind, _config
-        from jingyin.serve.http.settings import load_settings
-
+    def __init__(self, load: Any = load, **flags: Any) -> None:
         settings = load_settings(
             **{"port": 0, "deadline_ms": 3_000, **flags}
         )  # a busy machine is no fault of the service
-        app, service = create_app(settings, load)  # type: ignore[arg-type]
-        self.listener = _bind(settings)
-        self.server = uvicorn.Server(_config(settings, app, service))
+        app, service = create_app(settings, load)
+        self.listener = bind(settings)
+        self.server = uvicorn.Server(server_config(settings, app, service))
         if not settings.uds:
             self.port = self.listener.getsockname()[1]
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
@@ -105,15 +128,17 @@ class Process(Client):
     """A server process, with the fake scorer or the bundle in the package; `log` holds what it wrote, once ended."""
 
     def __init__(self, environment: dict[str, str] | None = None, *, fake: bool = True, **flags: object) -> None:
-        command = "from jingyin.serve.http import run, load_settings; "
-        if fake:
-            command += (
-                f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import http_fakes; "
-                "run._load = lambda settings: http_fakes.load(); "
-            )
-        command += f"run.run_server(load_settings(**{ {'port': 0, 'deadline_ms': 3_000, **flags}!r}))"
+        given = {"port": 0, "deadline_ms": 3_000, "workers": 1, **flags}
+        load = ", load=load" if fake else ""
+        command = (
+            "from jingyin.serve.http import load_settings, run_server; from tests.serve.http.http_fakes import load; "
+        )
+        command += f"run_server(load_settings(**{given!r}){load})"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", command], stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
+            [sys.executable, "-c", command],
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            cwd=Path(__file__).parents[3],  # where `tests` is found
         )
         self.log = ""
 
@@ -126,7 +151,7 @@ class Process(Client):
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.log = self.first + self.process.communicate(timeout=20)[1].decode()
+        self.log = self.first + self.process.communicate(timeout=60)[1].decode()
 
 
 def post(body: object, path: str = "/v1/score", *, close: bool = False) -> bytes:
@@ -155,3 +180,12 @@ def receive(connection: socket.socket) -> bytes:
         body += (piece := connection.recv(65_536))
         assert piece
     return head + b"\r\n\r\n" + body
+
+
+def until(check: Callable[[], Any], seconds: float = 120) -> Any:
+    """Return what `check` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+    return found

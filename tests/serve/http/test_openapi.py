@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from http_fakes import InThread
+from tests.serve.http.http_fakes import InThread
 
 CONFIG = """
 [checks.negative_data_rejection]

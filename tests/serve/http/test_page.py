@@ -10,14 +10,14 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from http_fakes import InThread
+from tests.serve.http.http_fakes import InThread
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    from jingyin.serve.http.page import PAGE, PAGE_HEADERS
+    from jingyin.serve.http.app import PAGE, PAGE_HEADERS
 
     assert not re.search(r"https?://|src=|@import|url\(", PAGE)
     assert "default-src 'none'" in PAGE_HEADERS["content-security-policy"]
@@ -118,7 +118,7 @@ def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: 
         (tmp_path / "page.png").write_bytes(b64decode(browser.call("Page.captureScreenshot")["data"]))
 
 
-def test_every_control_is_reached_by_keyboard_and_problems_are_shown(browser: Browser) -> None:
+def test_every_control_is_reached_by_keyboard_and_errors_are_shown(browser: Browser) -> None:
     with InThread() as server:
         browser.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
         browser.until("document.activeElement && document.activeElement.id === 'text'")
@@ -132,5 +132,5 @@ def test_every_control_is_reached_by_keyboard_and_problems_are_shown(browser: Br
         browser.run(
             "document.getElementById('text').value = Array(17).fill('a').join('\\n'); document.getElementById('go').click()"
         )
-        browser.until("document.querySelector('article.problem') !== null")
-        assert "16" in browser.run("document.querySelector('article.problem').innerText")
+        browser.until("document.querySelector('article.error') !== null")
+        assert "16" in browser.run("document.querySelector('article.error').innerText")

@@ -8,33 +8,37 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from http_fakes import SECRET, InThread, Process, post, read_all, receive
+from tests.serve.http.http_fakes import SECRET, InThread, Process, post, read_all, receive
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.server import _bind
+from jingyin.serve.http.listening import bind
 from jingyin.serve.http.settings import load_settings
 
 
-@pytest.mark.parametrize("fake", [True, False], ids=["fake scorer", "default bundle"])
-def test_sigterm_under_load_loses_no_request(fake: bool) -> None:
+@pytest.mark.parametrize(
+    ("fake", "workers"),
+    [(True, 1), (False, 1), (True, 2), (False, 2)],
+    ids=["fake scorer", "default bundle", "two workers, fake scorer", "two workers"],
+)
+def test_sigterm_under_load_loses_no_request(fake: bool, workers: int) -> None:
     def client(number: int) -> list[bytes]:
         """Send the next message, for the network, on each answer, until one says that the connection closes."""
-        answers = [b""]
+        responses = [b""]
         with server.connect() as connection:
-            while b"connection: close" not in answers[-1]:
-                connection.sendall(post({"text": f"呼死你{chr(0x4E00 + 999 * number + len(answers) % 999)}"}))
-                answers.append(receive(connection))
-                assert answers[-1], "the connection was closed before an answer"
-        return answers[1:]
+            while b"connection: close" not in responses[-1]:
+                connection.sendall(post({"text": f"呼死你{chr(0x4E00 + 999 * number + len(responses) % 999)}"}))
+                responses.append(receive(connection))
+                assert responses[-1], "the connection was closed before an answer"
+        return responses[1:]
 
-    with Process(fake=fake) as server, ThreadPoolExecutor(8) as threads:
+    with Process(fake=fake, workers=workers) as server, ThreadPoolExecutor(8) as threads:
         clients = [threads.submit(client, number) for number in range(8)]
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
-        answers = [answer for each in clients for answer in each.result(30)]
-        assert server.process.wait(10) == 0
-    assert len(answers) > 8
-    assert all(answer.startswith(b"HTTP/1.1 200 ") and b'"reason":"scored"' in answer for answer in answers)
+        responses = [response for each in clients for response in each.result(30)]
+        assert server.process.wait(20) == 0
+    assert len(responses) > 8
+    assert all(each.startswith(b"HTTP/1.1 200 ") and b'"reason":"scored"' in each for each in responses)
     assert '"event":"ended"' in server.log
 
 
@@ -72,6 +76,54 @@ def test_slow_clients_get_408_and_are_closed() -> None:
         assert server.send(b"").startswith(b"HTTP/1.1 408 ")
         metrics = server.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b'jingyin_refused_total{reason="slow"} 3.0' in metrics
+
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+LONG = b"X-Long: " + b"a" * 8_192 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [GET + LONG + b"\r\n"],
+        [b"GET /healthz?" + b"a" * 8_192 + b" HTTP/1.1\r\nHost: x\r\n\r\n"],
+        [GET + b"".join(b"X-%d: \r\n" % number for number in range(1_000)) + b"\r\n"],
+        [GET + b"X-Endless: ", *[b"a" * 1_024] * 9],
+        [b"GET /" + b"a" * 9_000],
+        [GET + LONG * 100],
+    ],
+    ids=["a long header", "a long URL", "many headers", "a header without end", "a URL without end", "800 KB at once"],
+)
+def test_headers_of_more_than_8_kib_get_431(pieces: list[bytes]) -> None:
+    with InThread() as server:
+        with server.connect() as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.01)
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert b"connection: close" in answer
+        metrics = server.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b'jingyin_refused_total{reason="headers"} 1.0' in metrics
+
+
+def test_headers_of_8_kib_and_many_requests_at_once_are_fine() -> None:
+    large = GET + LONG[:-200] + b"\r\n\r\n"
+    with InThread() as server:
+        closing = GET + b"Connection: close\r\n\r\n"
+        assert server.send(large * 20 + closing).count(b"HTTP/1.1 200 ") == 21
+        with server.connect() as connection:  # the body before it does not count
+            connection.sendall(post({"text": "a" * 60_000}) + GET)
+            assert receive(connection).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(b"\r\n")
+            assert receive(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_request_before_too_long_headers_gets_its_answer() -> None:
+    with InThread() as server:
+        answer = server.send(post({"text": "死" + "慢" * 100}) + GET + LONG + b"\r\n")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b'"action":"block"' in answer
 
 
 def test_nonsense_and_a_large_body() -> None:
@@ -146,7 +198,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         connection.sendall(post({"text": "死"}))
         assert b'"block"' in receive(connection)
         with pytest.raises(ConfigError, match=r"can't listen on .*: Address already in use"):
-            _bind(load_settings(uds=path))
+            bind(load_settings(uds=path))
 
 
 def test_tls(tmp_path: Path) -> None:
@@ -186,7 +238,7 @@ def test_a_taken_address_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"^can't listen on 127.0.0.1:{port}: Address already in use"):
-            _bind(load_settings(port=port))
+            bind(load_settings(port=port))
 
 
 def test_the_base_package_needs_none_of_this() -> None:

@@ -51,19 +51,40 @@ def test_addresses_that_need_no_key(flags: dict[str, str]) -> None:
     load_settings(**flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "public"),
+    [({}, False), ({"host": "0.0.0.0", "uds": "s"}, False), ({"host": "0.0.0.0", "allow_open": True}, True)],
+)
+def test_who_can_connect(flags: dict[str, str], public: bool) -> None:
+    assert load_settings(**flags).is_public is public
+
+
 def test_an_unknown_name_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JINGYIN_SERVE_PROT", "1")
     with pytest.raises(ConfigError, match="unknown settings in the environment: JINGYIN_SERVE_PROT"):
         load_settings()
 
 
+def test_no_json_in_the_environment_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINGYIN_SERVE_BURST", "risk=1")
+    with pytest.raises(ConfigError, match="are wrong: burst: Input should be a valid dictionary"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
-    [(b"[1]", "holds list, wanted names"), (b"a: [", "can't be read as YAML"), (b"\xff", "can't be read")],
+    [
+        (b"[1]", "(Type|Attribute)Error"),
+        (b"1", "(Type|Attribute)Error"),
+        (b"a: [", "ParserError"),
+        (b"\xff", "UnicodeDecodeError"),
+        (None, "FileNotFoundError"),
+    ],
 )
-def test_broken_files(tmp_path: Path, content: bytes, error: str) -> None:
-    (tmp_path / "s.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=error):
+def test_broken_files(tmp_path: Path, content: bytes | None, error: str) -> None:
+    if content is not None:
+        (tmp_path / "s.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"s.yaml can't be read as YAML names with values \({error}\); see configs/"):
         load_settings(tmp_path / "s.yaml")
 
 

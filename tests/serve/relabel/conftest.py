@@ -1,17 +1,15 @@
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'jingyin[batch]'")
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves test folders off the path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from relabel_helpers import Here, rows
+from tests.serve.relabel.relabel_helpers import Here, rows
 
-from jingyin.serve.relabel import lines, read_parquet, relabel, run
+from jingyin.serve.relabel import job, lines, read_parquet, relabel
 
 
 @pytest.fixture
@@ -27,15 +25,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and shards of 20 rows."""
     for module in (lines, read_parquet):
         monkeypatch.setattr(module, "ROWS", 20)
-    monkeypatch.setattr(run, "FIRST_ROWS", 20)
-    monkeypatch.setattr(run, "MOST_ROWS", 20)
+    monkeypatch.setattr(job, "FIRST_ROWS", 20)
+    monkeypatch.setattr(job, "MOST_ROWS", 20)
 
 
 @pytest.fixture
 def here() -> Here:
     """Relabel in this process: no start of others, the scorer is kept between tests."""
 
-    def call(source: Path | list[Path], out: Path, **options: Any) -> run.Report:
+    def call(source: Path | list[Path], out: Path, **options: Any) -> job.Report:
         return relabel(source if isinstance(source, list) else [source], out, processes=1, **options)
 
     return call

@@ -4,7 +4,7 @@ from typing import Any
 
 from jingyin.serve.relabel.job import Report
 
-THREAT = "不给两百这电话就一直响"
+THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 TEXTS = (
     "明天下午三点老地方见，记得带伞",
     THREAT,

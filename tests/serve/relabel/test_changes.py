@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from relabel_helpers import THREAT, Here, rows
+from tests.serve.relabel.relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
 from jingyin.model.errors import InputError

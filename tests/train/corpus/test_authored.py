@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jingyin.model.errors import InputError
-from jingyin.train.corpus.authored import default_folder, load, scan
+from jingyin.train.corpus.authored import default_folders, load, scan
 
 ROW = {"text": "欠{amount}不还，明天去你单位", "label": "debt_threat", "family": "exposure_employer", "voice": "thug"}
 
@@ -94,4 +94,11 @@ def test_nothing_there(tmp_path):
 
 
 def test_the_messages_in_the_package_are_sound():
-    assert scan(default_folder())[1] == []
+    assert [fault for folder in default_folders() for fault in scan(folder)[1]] == []
+
+
+def test_case_and_writer_are_kept(tmp_path):
+    path = write(tmp_path / "a.jsonl", ROW | {"case": "B07", "writer": "w2"}, ROW | {"text": "甲"})
+    assert [(record.case, record.writer) for record in load(path)] == [("B07", "w2"), ("", "unknown")]
+    _, (fault,) = scan(write(tmp_path / "b.jsonl", ROW | {"case": 7}))
+    assert fault.endswith("b.jsonl:1: 'case' is no string; write one, or leave it out")

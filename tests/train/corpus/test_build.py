@@ -188,7 +188,7 @@ def test_all_faults_of_a_recipe_at_once(tmp_path):
         "drawz: 3\ndraws: 0\nsplits: {train: 0.9}\nevasion: {families: [emoji]}\n"
         "public: [{kind: tweets, path: nowhere.txt}]\n"
     )
-    with pytest.raises(ConfigError, match="has 6 faults") as error:
+    with pytest.raises(ConfigError, match=r"has 6 fault\(s\)") as error:
         load_recipe(recipe)
     for part in ("drawz", "draws", "add up to 1.2", "['emoji'] can't be used", "unknown kind 'tweets'", "nowhere.txt"):
         assert part in str(error.value)
@@ -196,5 +196,5 @@ def test_all_faults_of_a_recipe_at_once(tmp_path):
 
 def test_a_recipe_that_is_no_yaml(tmp_path):
     (tmp_path / "r.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="can't be read as YAML"):
+    with pytest.raises(ConfigError, match=r"r\.yaml is no YAML \(\w+\)"):
         load_recipe(tmp_path / "r.yaml")

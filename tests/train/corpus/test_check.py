@@ -1,11 +1,13 @@
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.train.corpus import store
 from jingyin.train.corpus.check import check
+from jingyin.train.corpus.series import skeleton
 from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs
 from jingyin.train.corpus.stats import stats
 
@@ -38,6 +40,33 @@ def test_likeness_contradictions_and_numbers(tmp_path):
     ]
 
 
+def test_series_are_found_and_two_of_a_kind_are_none(tmp_path):
+    numbers = ("王芳欠三百，明天送到李家村", "老李欠五十，明天送到北京", "赵建国欠{amount}，明天送到红旗小学")
+    path = write(
+        tmp_path / "a.jsonl",
+        *({"text": text, "label": "ordinary"} for text in numbers),
+        {"text": "一百块，不给就差评", "label": "pay_to_stop"},
+        {"text": "50块不给就差评", "label": "pay_to_stop"},
+    )
+    assert [fault for fault in check([path]) if " like " not in fault] == [
+        f"{path}:1: 3 messages differ in names, numbers or places alone, the last is {path}:3; keep one"
+    ]
+
+
+def test_likeness_across_files(tmp_path):
+    one = write(tmp_path / "a.jsonl", {"text": "你欠的钱今天晚上六点以前必须还清", "label": "debt_threat"})
+    other = write(tmp_path / "b.jsonl", {"text": "你欠的钱今天晚上六点以前必须还清啊", "label": "debt_threat"})
+    assert check([one, other]) == [f"{other}:1: 0.93 like {one}:1; rewrite or drop one"]
+
+
+def test_a_case_in_two_splits_is_a_fault(tmp_path):
+    splits = {split: [] for split in store.SPLITS}
+    splits["train"] = [replace(ROW, case="B07")]
+    splits["test"] = [replace(ROW, group="g2", text="给钱就停", template="给钱就停", case="B07")]
+    store.write(splits, {}, "card", tmp_path / "out")
+    assert check([tmp_path / "out"]) == [f"{tmp_path}/out: case B07 in test, train; build it again"]
+
+
 def test_leaks_and_bad_rows_of_a_built_corpus(tmp_path):
     splits = {split: [] for split in store.SPLITS}
     splits["train"] = [ROW, replace(ROW, text=" ", label="x", weight=0.0, group="g2", template="别的话13800138000")]
@@ -66,21 +95,41 @@ def test_a_damaged_corpus_is_a_fault(tmp_path):
 def test_stats_of_authored_messages(tmp_path):
     path = write(
         tmp_path / "a.jsonl",
-        {"text": "给钱就停", "label": "pay_to_stop"},
+        {"text": "给钱就停", "label": "pay_to_stop", "case": "B07", "writer": "w1"},
         {"text": "给钱就停止轰炸", "label": "pay_to_stop", "pair": "p"},
         {"text": "谁给钱就停", "label": "ordinary", "pair": "p"},
     )
     table = stats(path)
     assert "| pay_to_stop | 2 | 4 | 6 | 7 | 50% |" in table
     assert "| plain | 1 | 0 | 0 | 2 | 0 | 3 |" in table
+    assert "| B07 | 0 | 0 | 0 | 1 | 0 | 1 |" in table
+    assert "| w1 | 0 | 0 | 0 | 1 | 0 | 1 |" in table
+    assert "| unknown | 1 | 0 | 0 | 1 | 0 | 2 |" in table
     assert table.endswith("1 minimal pairs")
 
 
-@given(st.lists(st.text("甲乙丙", min_size=4, max_size=9), max_size=12))
-def test_similar_pairs_are_those_of_every_pair_compared(texts):
+@given(st.lists(st.text("甲乙丙", max_size=12), max_size=12), st.sampled_from((0.3, 0.5, 0.7, 0.9, 1.0)))
+def test_similar_pairs_are_those_of_every_pair_compared(texts, threshold):
     sets = [shingles(text) for text in texts]
-    exact = {(i, j) for j in range(len(texts)) for i in range(j) if jaccard(sets[i], sets[j]) >= 0.9}
-    assert {(i, j) for i, j, _ in similar_pairs(texts, 0.9)} == exact
+    exact = [(i, j) for j in range(len(texts)) for i in range(j) if jaccard(sets[i], sets[j]) >= threshold]
+    assert [(i, j) for i, j, _ in similar_pairs(texts, threshold)] == exact
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("老王明天送三百来", "小李明天送五百块来"),
+        ("王总，{price}", "陈芳，{amount}"),
+        ("李家村见", "北京市见"),
+        ("今晚8:30 给钱", "今晚十点半给钱！"),
+    ],
+)
+def test_a_skeleton_forgets_names_numbers_and_places(one, other):
+    assert skeleton(one) == skeleton(other)
+
+
+def test_a_skeleton_keeps_what_is_said():
+    assert skeleton("不给钱就曝光") != skeleton("不给钱就举报")
 
 
 def test_shingles():

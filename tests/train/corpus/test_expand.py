@@ -10,7 +10,7 @@ from sklearn.model_selection import cross_val_score
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED
-from jingyin.train.corpus.authored import default_folder, load
+from jingyin.train.corpus.authored import default_folders, load
 from jingyin.train.corpus.expand import SLOT, draw, expand
 from jingyin.train.corpus.slots import SLOTS
 
@@ -55,7 +55,7 @@ def test_a_model_that_sees_only_the_slots_is_at_chance():
     """Of each slot, as many values from flagged messages as from others: nothing in them tells which."""
     rng = Random(7)
     values: dict[str, dict[bool, list[str]]] = {slot: {True: [], False: []} for slot in SLOTS}
-    for record in load(default_folder()):
+    for record in (each for folder in default_folders() for each in load(folder)):
         for slot, value in draw(record.text, rng):
             values[slot][record.label in FLAGGED].append(value)
     texts, flagged = [], []

@@ -62,10 +62,10 @@ def test_golden_figures_of_a_model_that_knows_all_words(evaluated):
     assert found.left_out == 1
 
 
-def test_peers_are_judged_in_the_same_run_and_compared_row_by_row(evaluated):
+def test_baselines_are_judged_in_the_same_run_and_compared_row_by_row(evaluated):
     found, _ = evaluated
     assert [each.name for each in found.systems] == ["jingyin", "keywords", "n-grams"]
-    assert [each.peer for each in found.differences] == ["keywords", "n-grams"]
+    assert [each.baseline for each in found.differences] == ["keywords", "n-grams"]
     listed = system(found, "keywords")
     assert listed.by_label is None
     assert listed.recall.count < 120
@@ -103,10 +103,20 @@ def test_evasion_lists_every_family_for_every_system_with_held_out_ones_marked(e
     assert of_model["pinyin"].recall_before.value == 1
 
 
-def test_cuts_cover_all_rows(evaluated):
+def test_the_attack_is_part_of_it(evaluated):
+    found, folder = evaluated
+    assert found.attack.rows == 100
+    assert len(found.attack.dressings) == 40
+    assert found.attack.dressings[0].passed.count == 0  # no head or tail hides a word that the toy knows
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "A lazy sender" in page
+    assert "…退订回T" in page
+
+
+def test_slices_of_each_dimension_cover_all_rows(evaluated):
     found, _ = evaluated
-    for cut in ("length", "script", "source"):
-        some = [each for each in found.slices if each.cut == cut]
+    for dimension in ("length", "script", "source"):
+        some = [each for each in found.slices if each.dimension == dimension]
         assert sum(each.recall.rows for each in some) == 120
         assert sum(each.review.rows for each in some) == 321
 
@@ -125,9 +135,9 @@ def test_the_figures_hold_no_text(evaluated):
     found, folder = evaluated
     content = (folder / "evaluation.json").read_text(encoding="utf-8")
     assert content.isascii()
-    assert json.loads(content)["faults"]["false_positives"] == [
+    assert json.loads(content)["errors"]["false_positives"] == [
         {"where": "test.jsonl:471", "label": "ordinary", "family": "<b>", "predicted": "debt_threat", "action": "block",
-         "risk": pytest.approx(found.faults["false_positives"][0].risk)},
+         "risk": pytest.approx(found.errors["false_positives"][0].risk)},
     ]  # fmt: skip
 
 
@@ -135,10 +145,11 @@ def test_the_command_prints_a_summary_without_text(bundle, data, tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["jingyin", "evaluate", str(bundle), str(data), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "471" not in out
     assert "keywords" in out
-    assert "no n-gram peer: there is no train.parquet beside the data; name one with --train" in " ".join(out.split())
+    assert "no n-gram baseline, and unseen cases are not shown apart: there is no train.parquet beside" in out
+    assert "lazy sender, tries: " in out
     assert "曝光" not in out
 
 
@@ -204,12 +215,12 @@ def test_a_keyword_rule_of_two_words_needs_both():
     assert keywords().judge(["举报", "举报有钱", "呼 死 你", "明天见"]).risks.tolist() == [0, 1, 1, 0]
 
 
-def test_a_peer_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"peer .* can't be loaded \(\w+\); give a text-classification model"):
+def test_a_baseline_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"baseline .* can't be loaded \(\w+\); give a text-classification model"):
         hugging_face(str(tmp_path))
 
 
-def test_a_hugging_face_peer_is_judged_by_its_labels(tmp_path):
+def test_a_hugging_face_baseline_is_judged_by_its_labels(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 

@@ -11,8 +11,9 @@ from transformers import BertConfig, BertModel
 from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.network import ExportedClassifier, SmsClassifier
 from jingyin.serve.networks import open_session
-from jingyin.train import export
-from jingyin.train.data import collate
+from jingyin.train.batches import pad
+from jingyin.train.packing import export
+from jingyin.train.saved import load_classifier
 
 SAMPLES = [[2, *np.random.default_rng(length).integers(4, 90, length).tolist(), 3] for length in range(1, 51)]
 
@@ -37,9 +38,8 @@ def fp32(tmp_path: Path) -> Path:
 
 
 def logits_of(model: SmsClassifier, messages: list[list[int]]) -> np.ndarray:
-    batch = collate([{"ids": ids} for ids in messages])
     with torch.no_grad():
-        return model(batch["input_ids"], batch["attention_mask"]).numpy()
+        return model(*pad(messages)).numpy()
 
 
 def test_onnx_is_torch(fp32):
@@ -84,7 +84,8 @@ def test_an_encoder_that_the_graph_cannot_say(tmp_path):
 def test_int8_keeps_the_labels_of_a_trained_network(tiny_run, tmp_path):
     golden = json.loads((tiny_run / "bundle" / "golden.json").read_text(encoding="utf-8"))
     samples = [row["ids"] for row in golden]
-    fp32, int8 = tiny_run / "model.fp32.onnx", tmp_path / "int8.onnx"
+    fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    export.export_fp32(load_classifier(tiny_run)[0], fp32, samples)
     assert export.quantize(fp32, int8, samples) == 1
     assert int8.stat().st_size < 0.4 * fp32.stat().st_size
     distance = np.abs(export.run(open_session(int8), samples) - export.run(open_session(fp32), samples))
@@ -101,9 +102,9 @@ def test_int8_that_answers_otherwise_is_refused(fp32, tmp_path, monkeypatch):
         export.quantize(fp32, tmp_path / "int8.onnx", SAMPLES)
 
 
-def test_golden_messages_hold_what_this_machine_gives(fp32, tmp_path):
+def test_golden_messages_hold_what_this_machine_gives(fp32):
     session: ort.InferenceSession = open_session(fp32)
-    export.write_golden(tmp_path / "golden.json", session, SAMPLES[:3])
-    rows = json.loads((tmp_path / "golden.json").read_text(encoding="utf-8"))
-    assert [row["ids"] for row in rows] == SAMPLES[:3]
-    np.testing.assert_allclose([row["logits"] for row in rows], export.run(session, SAMPLES[:3]), atol=1e-5)
+    rows = export.golden(fp32, session, SAMPLES[:3])
+    assert [row.file for row in rows] == ["fp32.onnx"] * 3
+    assert [row.ids for row in rows] == SAMPLES[:3]
+    np.testing.assert_allclose([row.logits for row in rows], export.run(session, SAMPLES[:3]), atol=1e-5)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jingyin import Scorer
 from jingyin.model.prefilter import (
     BUCKETS,
     code_points,
@@ -12,10 +13,7 @@ from jingyin.model.prefilter import (
     prefilter_scores,
     unknown_shares,
 )
-from jingyin.train.packing.prefilter import MAX_LOSS, _matrix, set_threshold, train_prefilter
-from jingyin.train.packing.thresholds import upper_bound
-
-BENIGN, FLAGGED = np.array([0.9, 0.1, 0, 0, 0]), np.array([0, 0, 0.2, 0.8, 0])
+from jingyin.train.packing.prefilter import _matrix, train_prefilter, tune_prefilter
 
 
 def scored(*scores: float) -> tuple[np.ndarray, list[str]]:
@@ -31,12 +29,6 @@ def drawn(rng: np.random.Generator, low: int, high: int, length: int) -> str:
     return "".join(map(chr, 0x4E00 + rng.integers(low, high, length)))
 
 
-def threshold(scores: list[float], flagged: list[bool], opaque: list[bool] | None = None):
-    probabilities = np.where(np.array(flagged)[:, None], FLAGGED, BENIGN)
-    marks = np.array(opaque or [False] * len(scores))
-    return set_threshold(np.array(scores, np.float32), marks, np.array(flagged), probabilities, np.ones_like(marks))
-
-
 def test_the_prefilter_learns_what_is_flagged():
     rng = np.random.default_rng(0)
     plain = [drawn(rng, 10, 60, 8) for _ in range(150)]
@@ -48,6 +40,22 @@ def test_the_prefilter_learns_what_is_flagged():
     assert (found[150:] > 0).mean() > 0.95
     assert (found[:150] < 0).mean() > 0.95
     assert np.array_equal(weights, train_prefilter(plain + risky, np.arange(300) >= 150, seed=1))
+
+
+def test_what_is_tuned_keeps_what_was_known():
+    rng = np.random.default_rng(0)
+    plain, risky = ([drawn(rng, low, low + 50, 8) for _ in range(150)] for low in (10, 40))
+    new = [drawn(rng, 200, 230, 8) for _ in range(60)]
+    weights = train_prefilter(plain + risky, np.arange(300) >= 150, seed=1)
+    tuned = tune_prefilter(weights, [*plain[:75], *risky[:75], *new[:30]], np.arange(180) >= 75)
+    assert tuned.dtype == np.float16
+    before, after = (
+        prefilter_scores(each.astype(np.float32), code_points(plain + risky + new)) for each in (weights, tuned)
+    )
+    assert (after[-30:] > before[-30:]).all()  # unseen ones of the new kind
+    held = np.r_[75:150, 225:300]
+    assert np.corrcoef(before[held], after[held])[0, 1] > 0.95
+    assert ((after[held] > 0) == (before[held] > 0)).mean() > 0.95
 
 
 def test_what_sounds_alike_shares_the_features_of_its_sounds():
@@ -86,45 +94,6 @@ def test_share_of_unknown_characters():
     assert unknown_shares(known, code_points(["你再", "", "你龘", "😀"])).tolist() == [0, 0, 1 / 3, 1 / 2]
 
 
-def test_with_few_flagged_messages_none_may_be_lost():
-    prefilter = threshold([-6, -4, -3, -2, 1, 3], [False, False, False, True, True, True])
-    assert prefilter.threshold == -2  # the lowest flagged one
-    assert (prefilter.lost, prefilter.flagged) == (0, 3)
-    assert prefilter.loss_bound == pytest.approx(upper_bound(0, 3))
-    assert prefilter.passed_share == 0
-    assert prefilter.probabilities == pytest.approx(BENIGN)
-
-
-def test_loss_stays_within_its_bound():
-    scores, flagged = [-9.0, -8.0, *([4.0] * 4998)], [True] * 5000
-    prefilter = threshold([*scores, -7.0], [*flagged, False])
-    assert upper_bound(1, 5000) <= MAX_LOSS < upper_bound(2, 5000)
-    assert prefilter.lost == 1
-    assert prefilter.loss_bound == pytest.approx(upper_bound(1, 5000))
-    assert prefilter.threshold == -8
-
-
-def test_opaque_messages_run_the_network_whatever_their_score():
-    scores, flagged = [-6.0, -5.0, -4.0, 1.0], [True, False, False, True]
-    prefilter = threshold(scores, flagged, [True, True, False, False])
-    assert prefilter.threshold == 1  # the opaque one at -6 does not pull it down
-    assert prefilter.lost == 0
-    assert prefilter.passed_share == 0.5  # of the ordinary two, the opaque one
-
-
-def test_the_prefilter_speaks_of_plain_messages_for_those_that_it_stops():
-    scores, flagged, marks = np.array([-4.0, -3.0, 2.0], np.float32), np.array([False, False, True]), np.zeros(3, bool)
-    probabilities = np.array([BENIGN, [0, 0, 0.5, 0, 0.5], FLAGGED])
-    prefilter = set_threshold(scores, marks, flagged, probabilities, np.array([True, False, True]))
-    assert prefilter.probabilities == pytest.approx(BENIGN)
-
-
-def test_nothing_flagged_stops_all():
-    prefilter = threshold([-3.0, 2.0], [False, False])
-    assert prefilter.threshold == 3
-    assert (prefilter.flagged, prefilter.lost, prefilter.loss_bound) == (0, 0, 1)
-
-
 @pytest.mark.parametrize(
     ("share", "hits", "opaque"),
     [
@@ -141,16 +110,13 @@ def test_what_the_prefilter_must_not_judge(share, hits, opaque):
     assert is_opaque(share, hits) is opaque
 
 
-def test_a_score_at_the_threshold_passes(monkeypatch):
-    from jingyin import Scorer
-
-    scorer = Scorer.load(cache_bytes=0)
-    text = "明天下午三点老地方见，记得带伞"
-    (score,) = prefilter_scores(scorer.bundle.prefilter_weights, code_points([text.replace("，", ",")]))
-    scorer._prefilter_threshold = float(score)
-    assert scorer.score(text.replace("，", ",")).stage == "model"
-    scorer._prefilter_threshold = float(np.nextafter(score, np.float32(9)))
-    assert scorer.score(text.replace("，", ",")).stage == "prefilter"
+def test_a_score_at_the_threshold_passes(tiny_run, monkeypatch):
+    scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
+    text = "明天下午三点老地方见,记得带伞"
+    (score,) = prefilter_scores(scorer.bundle.prefilter_weights, code_points([text]))
+    for threshold, stage in ((float(score), "network"), (float(np.nextafter(score, np.float32(99))), "prefilter")):
+        monkeypatch.setattr(scorer, "_threshold", threshold)
+        assert scorer.decisions([text])[0].stage == stage
 
 
 @pytest.mark.parametrize("length", [0, 60, 150, 240, 1000])

@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from jingyin.model.decision import with_risk
 from jingyin.model.errors import InputError
 from jingyin.train.packing.thresholds import (
-    CAP,
     choose_threshold,
     expected_calibration_error,
     fit_fusion,
-    fit_temperature,
+    loss_of,
     rows_needed,
-    softmax,
+    share_threshold,
     upper_bound,
 )
 
@@ -93,17 +93,6 @@ def test_the_bound_holds_on_new_rows_at_least_nineteen_times_in_twenty():
     assert np.mean(np.array(rates) <= 0.02) == 0.98
 
 
-def test_temperature_finds_how_much_logits_were_inflated_and_mends_the_error():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (4000, 5))
-    labels = np.array([rng.choice(5, p=p) for p in softmax(logits)])
-    found = fit_temperature(logits * 2.5, labels)
-    assert found.temperature == pytest.approx(2.5, rel=0.05)
-    assert found.ece_before > 0.1
-    assert found.ece_after < 0.03
-    assert found.rows == 4000
-
-
 def test_golden_calibration_error_with_bins_of_equal_mass():
     probabilities = np.array([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1], [1.0, 0.0]])
     # two bins: mean confidence 0.65 with 1 of 2 right, 0.95 with 2 of 2 right
@@ -114,16 +103,41 @@ def test_a_perfect_classifier_has_no_calibration_error():
     assert expected_calibration_error(np.eye(5), np.arange(5)) == 0
 
 
-def test_the_join_finds_slope_and_bias():
+def as_logits(odds: np.ndarray) -> np.ndarray:
+    """Return logits (n, 5) whose risk has the log-odds `odds` (n,)."""
+    return np.log(with_risk(np.zeros((len(odds), 5)), odds))
+
+
+def test_the_fusion_finds_weights_and_bias():
     rng = np.random.default_rng(0)
-    odds, scores = rng.normal(-2, 3, 50_000), rng.normal(0, 2, 50_000)
-    flagged = rng.random(50_000) < 1 / (1 + np.exp(-(0.6 * (np.minimum(odds, CAP) + scores) - 1)))
-    join = fit_fusion(odds, scores, flagged)
-    assert join.cap == CAP
-    assert (join.slope, join.bias) == pytest.approx((0.6, -1), rel=0.05)
+    first, second, scores = rng.normal(-2, 3, 50_000), rng.normal(-2, 3, 50_000), rng.normal(0, 2, 50_000)
+    clipped = [np.clip(each, -8, 8) for each in (first, second)]
+    wanted = 0.3 * scores + 0.6 * clipped[0] + 0.2 * clipped[1] - 1
+    found = fit_fusion(scores, [as_logits(first), as_logits(second)], rng.random(50_000) < 1 / (1 + np.exp(-wanted)))
+    assert (found.score, *found.weights, found.bias) == pytest.approx((0.3, 0.6, 0.2, -1), rel=0.1)
+
+
+def test_no_step_counts_against_what_it_says():
+    rng = np.random.default_rng(1)
+    good, bad = rng.normal(0, 2, 5000), rng.normal(0, 2, 5000)
+    flagged = rng.random(5000) < 1 / (1 + np.exp(-(good - bad)))
+    found = fit_fusion(np.zeros(5000), [as_logits(good), as_logits(bad)], flagged)
+    assert found.weights[0] > 0.5
+    assert found.weights[1] == 0
 
 
 @pytest.mark.parametrize("flagged", [[False] * 5, [True] * 5])
-def test_a_join_wants_both_kinds(flagged: list[bool]):
+def test_a_fusion_wants_both_kinds(flagged: list[bool]):
     with pytest.raises(InputError, match=rf"^the calibration split has {sum(flagged)} flagged messages of 5; both"):
-        fit_fusion(np.zeros(5), np.zeros(5), np.array(flagged))
+        fit_fusion(np.zeros(5), [np.zeros((5, 5))], np.array(flagged))
+
+
+def test_a_share_of_the_values_reaches_the_threshold():
+    values = np.arange(1000) / 1000
+    for share in (0.0, 0.04, 0.25, 1.0):
+        assert (values >= share_threshold(values, share)).mean() == pytest.approx(share, abs=2e-3)
+
+
+def test_what_is_lost_is_counted_among_the_flagged_alone():
+    found = loss_of(np.array([True, True, False, False]), np.array([True, False, True, False]))
+    assert (found.lost, found.flagged, found.bound) == (1, 2, upper_bound(1, 2))

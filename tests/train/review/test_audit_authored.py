@@ -1,7 +1,7 @@
 from random import Random
 
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus.authored import default_folder
+from jingyin.train.corpus.authored import default_folders
 from jingyin.train.evaluate.messages import label_indices, read_rows
 from jingyin.train.review.audit import SUSPECTS, gram_matrix, out_of_fold, rank_within_class
 
@@ -9,7 +9,7 @@ FLIPPED = 100
 
 
 def test_four_of_five_flipped_labels_of_the_authored_rows_are_among_the_first_suspects():
-    rows = [row for path in sorted(default_folder().rglob("*.jsonl")) for row in read_rows(path)]
+    rows = [row for folder in default_folders() for path in sorted(folder.rglob("*.jsonl")) for row in read_rows(path)]
     rng = Random(0)
     flipped = rng.sample(range(len(rows)), FLIPPED)
     for i in flipped:

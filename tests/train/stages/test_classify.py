@@ -1,23 +1,52 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from jingyin.model.errors import ConfigError
+from jingyin.model.network import SmsClassifier
 from jingyin.train.data import read_split
-from jingyin.train.recipes import read_recipe
-from jingyin.train.stages.classify import load_classifier, soft_labels
+from jingyin.train.encoder import random_encoder
+from jingyin.train.saved import is_classifier, load_classifier
+from jingyin.train.stages.classify import metrics, soft_labels, standardise
 
 
 def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(tiny_run: Path, corpus: Path) -> None:
     texts = read_split(corpus, "test").cleaned
-    network, bundle = soft_labels(tiny_run, texts), soft_labels(tiny_run / "bundle", texts)
+    network, bundle = soft_labels([str(tiny_run)], texts), soft_labels([str(tiny_run / "bundle")], texts)
     assert bundle.sum(1) == pytest.approx(1, abs=1e-5)
-    assert bundle.argmax(1).tolist() == network.argmax(1).tolist()  # but for int8 and the temperature
+    assert bundle.argmax(1).tolist() == network.argmax(1).tolist()  # but for int8 and the fused risk
 
 
-def test_only_a_classify_stage_leaves_a_teacher(write_recipe, tmp_path: Path) -> None:
-    align = write_recipe("aligned", ("head_rate", "review_rate", "block_rate"), stage="align")
-    (tmp_path / "recipe.yaml").write_text(align.read_text(encoding="utf-8"), encoding="utf-8")
-    assert read_recipe(tmp_path / "recipe.yaml").stage == "align"
-    with pytest.raises(ConfigError, match=r"is the run of a stage align; name that of a classify stage, or a bundle"):
+def test_several_teachers_agree_on_the_mean_of_their_log_odds(tiny_run: Path, corpus: Path) -> None:
+    texts = read_split(corpus, "test").cleaned
+    alone, twice = soft_labels([str(tiny_run)], texts), soft_labels([str(tiny_run)] * 2, texts)
+    np.testing.assert_allclose(twice, alone, atol=1e-6)
+    both = soft_labels([str(tiny_run), str(tiny_run / "bundle")], texts)
+    assert both.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_only_a_classify_stage_leaves_a_teacher(tmp_path: Path) -> None:
+    assert not is_classifier(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no classifier\.safetensors; name the run folder of a classify stage"):
         load_classifier(tmp_path)
+
+
+def test_the_head_sees_features_of_mean_0_and_deviation_1() -> None:
+    model = SmsClassifier(random_encoder().model, 5)
+    ids = [[2, *np.random.default_rng(i).integers(4, 200, 8).tolist(), 3] for i in range(64)]
+    standardise(model, ids, seed=1)
+    with torch.no_grad():
+        pooled = torch.cat([model.pool(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)) for row in ids])
+    features = (pooled - model.mean) / model.sd
+    torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=0.05, rtol=0)  # measured in bf16
+    torch.testing.assert_close(features.std(0), torch.ones(64), atol=0.1, rtol=0)
+
+
+def test_metrics() -> None:
+    logits = np.eye(5, dtype=np.float32) * 5
+    assert metrics(logits, np.arange(5)) == {"macro_f1": 1.0, "flagged_ap": 1.0}
+    wrong = metrics(logits[[0, 0, 0, 3, 4]], np.arange(5))
+    assert wrong["macro_f1"] == pytest.approx((0.5 + 0 + 0 + 1 + 1) / 5)
+    assert wrong["flagged_ap"] < 1

@@ -1,4 +1,4 @@
-"""Label Studio tasks out, and its answers back in.
+"""Label Studio: tasks for people, and the labels that they gave.
 
 Formats: https://labelstud.io/guide/tasks (data, predictions) and https://labelstud.io/guide/export (JSON).
 """
@@ -24,48 +24,46 @@ CONFIG = """<View>
 """The labelling interface that the tasks are made for."""
 
 
+def task(data: Mapping[str, Any], suggestion: str, score: float, model: str) -> dict[str, Any]:
+    """Return a task: `data`, with "text", "reason" and what else should be shown, and the label that `model` suggests.
+
+    `score`, 0 to 1, is how sure the suggestion is.
+    """
+    choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [suggestion]}}
+    prediction = {"model_version": model, "score": round(score, 4), "result": [choice]}
+    return {"data": dict(data), "predictions": [prediction]}
+
+
 @dataclass(frozen=True)
-class Answers:
-    """What people answered: text -> label, and how many tasks were answered in two ways, or not at all."""
+class Annotations:
+    """What people said: text -> label, and how many tasks got two labels, or none."""
 
     labels: dict[str, str]
     disputed: int
     open: int
 
 
-def task(row: Mapping[str, Any], where: str, reason: str, suggestion: str, score: float) -> dict[str, Any]:
-    """Return a task: the row's message, where it stands, why a person should look, and the label suggested.
-
-    `score`, 0 to 1, is how sure the suggestion is.
-    """
-    choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [suggestion]}}
-    return {
-        "data": {"text": row["text"], "label": row.get("label"), "row": where, "reason": reason},
-        "predictions": [{"model_version": "jingyin audit", "score": round(score, 4), "result": [choice]}],
-    }
-
-
-def read_answers(path: Path) -> Answers:
+def read_annotations(path: Path) -> Annotations:
     """Read an export in Label Studio's JSON format; raises InputError when it is none, or has an unknown label."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
-        answered = [(each["data"]["text"], _choices(each["annotations"])) for each in tasks]
+        chosen = [(each["data"]["text"], _choices(each["annotations"])) for each in tasks]
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{path} is no Label Studio export ({type(error).__name__}); export the project as JSON, not JSON-MIN or CSV"
         ) from None
-    unknown = sorted({choice for _, choices in answered for choice in choices} - set(LABELS))
+    unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
     if unknown:
         raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")
-    labels = {text: next(iter(choices)) for text, choices in answered if len(choices) == 1}
-    sizes = Counter(min(len(choices), 2) for _, choices in answered)
-    return Answers(labels, disputed=sizes[2], open=sizes[0])
+    labels = {text: next(iter(choices)) for text, choices in chosen if len(choices) == 1}
+    sizes = Counter(min(len(choices), 2) for _, choices in chosen)
+    return Annotations(labels, disputed=sizes[2], open=sizes[0])
 
 
 def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the different labels that annotators chose; a cancelled annotation is no answer."""
+    """Return the different labels that annotators chose; a cancelled annotation counts for nothing."""
     return {
         each["value"]["choices"][0]
         for annotation in annotations
@@ -75,15 +73,15 @@ def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def apply_answers(rows: Sequence[Mapping[str, Any]], answers: Answers) -> tuple[list[dict[str, Any]], int]:
+def apply_annotations(rows: Sequence[Mapping[str, Any]], found: Annotations) -> tuple[list[dict[str, Any]], int]:
     """Return the rows with the labels that people gave, and how many labels changed.
 
-    Raises InputError when answers are about messages that `rows` don't hold.
+    Raises InputError when labels are for messages that `rows` don't hold.
     """
-    strangers = len(answers.labels.keys() - {row["text"] for row in rows})
+    strangers = len(found.labels.keys() - {row["text"] for row in rows})
     if strangers:
         raise InputError(
             f"{strangers} answers are about messages that the data does not hold; name the data that was audited"
         )
-    out = [{**row, "label": answers.labels.get(row["text"], row.get("label"))} for row in rows]
+    out = [{**row, "label": found.labels.get(row["text"], row.get("label"))} for row in rows]
     return out, sum(new["label"] != old.get("label") for new, old in zip(out, rows, strict=True))

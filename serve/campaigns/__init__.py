@@ -1,0 +1,34 @@
+"""The same message to ten thousand people is one case: `jingyin campaigns` groups near-duplicates of an archive.
+
+job.py        campaigns(): checks, the passes, the end
+gather.py     first pass: the rows that are chosen, scored and cleaned, in shards;  choose.py  what a worker does
+times.py      times of messages, however a column holds them
+minhash.py    signatures of clean texts;  group.py  locality-sensitive hashing, and union of what is alike
+members.py    rows, distinct texts and campaigns as arrays
+template.py   what the messages of a campaign share, and its slots
+figures.py    counts by campaign;  table.py  campaigns.parquet and members.parquet
+report.py     report.html;  labels.py  label once: tasks for Label Studio, and their answers for all rows
+summary.py    the report for people
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from jingyin.model.errors import ConfigError
+
+_missing = [name for name in ("jinja2", "pyarrow") if find_spec(name) is None]
+if _missing:
+    raise ConfigError(f"campaigns need {', '.join(_missing)}; run: pip install 'jingyin[batch]'")
+
+if TYPE_CHECKING:
+    from jingyin.serve.campaigns.job import Report, campaigns
+
+__all__ = ["Report", "campaigns"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  what the home holds
+    """Import job.py when it is asked for: a scoring process needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.job"), name)

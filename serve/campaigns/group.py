@@ -1,0 +1,56 @@
+"""Groups of texts that are alike: locality-sensitive hashing, one band at a time, and union of what is alike.
+
+One band at a time takes a sort and no index, so memory stays at the signatures and a few arrays. Texts that share a
+bucket are compared with its first one and with their neighbour. Their groups become one only if what stands for the
+groups is akin too, so that a chain of likenesses does not tie unlike messages together.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.serve.campaigns.minhash import BANDS, band_keys, similarity
+
+ALIKE = 0.4
+"""Estimated Jaccard similarity of character pairs from which two texts are alike. Filled slots and disguises leave most
+copies of one template between 0.4 and 0.8."""
+AKIN = 0.25
+"""The same for the texts that stand for two groups; messages of different templates share less than 0.2."""
+
+
+def groups(found: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """Return for signatures (n, HASHES) the smallest number of each text's group (n,)."""
+    parent = np.arange(len(found), dtype=np.int32)
+    for band in range(BANDS):
+        for one, other in _candidates(band_keys(found, band)):
+            ends = _roots(parent, one), _roots(parent, other)
+            apart = np.flatnonzero(ends[0] != ends[1])
+            akin = apart[similarity(found, ends[0][apart], ends[1][apart]) >= AKIN]
+            near = akin[similarity(found, one[akin], other[akin]) >= ALIKE]
+            _union(parent, one[near], other[near])
+    return _roots(parent, np.arange(len(found), dtype=np.int32))
+
+
+def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Return pairs of texts with one key: each with the first of its bucket, and with the one before it."""
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    same = keys[order[1:]] == keys[order[:-1]]
+    later = np.flatnonzero(same) + 1
+    starts = np.flatnonzero(np.concatenate([[True], ~same]))
+    first = starts[np.searchsorted(starts, later, side="right") - 1]
+    return [(order[later], order[first]), (order[later], order[later - 1])]
+
+
+def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int32]:
+    found = parent[items]
+    while ((higher := parent[found]) != found).any():
+        found = higher
+    return found
+
+
+def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> None:
+    """Put each pair into one group, whose smallest number stands for it: hooking and jumping (Shiloach & Vishkin 1982)."""
+    while len(one):
+        one, other = _roots(parent, one), _roots(parent, other)
+        apart = one != other
+        one, other = one[apart], other[apart]
+        np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))

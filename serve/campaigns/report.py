@@ -1,0 +1,64 @@
+"""report.html: the largest campaigns and the riskiest, for people. Whatever is filled in is escaped."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jinja2 import Environment, StrictUndefined
+
+from jingyin.serve.campaigns.figures import DAY, HOUR
+from jingyin.serve.campaigns.table import CAMPAIGNS
+from jingyin.serve.relabel.writing import aside
+
+SHOWN = 100
+"""Campaigns in each of the two tables."""
+_LENGTH = 400  # characters of an example that are shown
+_WIDTH, _HEIGHT = 640, 60  # of a timeline, in pixels
+
+
+def write_report(out: Path, facts: dict[str, Any]) -> None:
+    """Write report.html from campaigns.parquet in the folder `out`; `facts` are rows read and chosen, and the bundle."""
+    table = pq.read_table(out / CAMPAIGNS)
+    riskiest = pc.sort_indices(table, [("risk", "descending"), ("rows", "descending")])[:SHOWN]
+    largest = [_shown(row) for row in table.slice(0, SHOWN).to_pylist()]
+    known = {each["campaign"]: each for each in largest}
+    risky = [known.get(row["campaign"]) or _shown(row) for row in table.take(riskiest).to_pylist()]
+    details = list({each["campaign"]: each for each in [*largest, *risky]}.values())
+    template = files("jingyin.serve.campaigns").joinpath("report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
+    content = page.render(
+        tables=[("size", largest), ("risk", risky)], details=details, campaigns=table.num_rows,
+        members=pc.sum(table["rows"]).as_py() or 0, facts=facts, width=_WIDTH, height=_HEIGHT,
+    )  # fmt: skip
+    with aside(out / "report.html") as file:
+        file.write(content.encode("utf-8", "replace"))
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    examples = [_printable(text[:_LENGTH]) + ("…" if len(text) > _LENGTH else "") for text in row["examples"]]
+    pieces = [{**piece, "text": _printable(piece["text"])} for piece in row["pieces"]]
+    return {**row, "examples": examples, "pieces": pieces, "bars": bars(row["timeline"])}
+
+
+def _printable(text: str) -> str:
+    """Replace what a page can't hold by U+FFFD; what is invisible is shown as such too, for it is a disguise."""
+    return "".join(c if c.isprintable() or c in "\n\u3000" else "\ufffd" for c in text)
+
+
+def bars(timeline: list[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
+    """Return a bar for each hour or day of a timeline: left, width, height, and height of the disguised part, in pixels."""
+    if not timeline:
+        return []
+    starts = np.array([each["start"] for each in timeline], "datetime64[us]").astype(np.int64)
+    unit = DAY if not (starts % DAY).any() and len(starts) > 1 else HOUR
+    places = (starts - starts[0]) // unit
+    width = min(24.0, _WIDTH / (places[-1] + 1))
+    scale = _HEIGHT / max(each["rows"] for each in timeline)
+    return [
+        (round(place * width, 2), round(max(width * 0.9, 0.5), 2), round(each["rows"] * scale, 2),
+         round(each["disguised"] * scale, 2))
+        for place, each in zip(places.tolist(), timeline, strict=True)
+    ]  # fmt: skip

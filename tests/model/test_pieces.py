@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+
+from jingyin.model.errors import BundleError
+from jingyin.model.masks import PLACEHOLDERS
+from jingyin.model.pieces import PieceTokenizer, spell
+from jingyin.model.text import clean
+from jingyin.model.tokenizer import END, START, UNKNOWN
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "你", "好", "你好", "网", "址", "网址"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PieceTokenizer:
+    scores = [-2.0 if len(piece) == 2 else -3.0 for piece in PIECES]
+    return PieceTokenizer(Tokenizer(models.Unigram(list(zip(PIECES, scores, strict=True)), unk_id=UNKNOWN)))
+
+
+def test_placeholders_are_spelled_in_words() -> None:
+    assert spell(clean("见 https://a.cn 打13812345678").text) == "见 网址 打电话号码"
+    assert spell(clean("转300块,欠1,783.52元").text) == "转几百元,欠几千零几元"
+    spelled = [spell(character) for character in PLACEHOLDERS.values()]
+    assert all(word.isalpha() and not set(word) & set(PLACEHOLDERS.values()) for word in spelled)
+    assert len(set(spelled)) == len(spelled)
+
+
+def test_start_and_end_stand_around_the_pieces(tokenizer: PieceTokenizer) -> None:
+    assert tokenizer.encode([clean("你好你").text, clean("").text]) == [[START, 6, 4, END], [START, END]]
+    assert tokenizer.size == len(PIECES)
+
+
+def test_a_placeholder_is_read_as_its_words(tokenizer: PieceTokenizer) -> None:
+    assert tokenizer.encode([clean("https://a.cn").text]) == [[START, 9, END]]
+
+
+@given(st.text(max_size=30))
+def test_typed_special_tokens_stay_text(tokenizer: PieceTokenizer, raw: str) -> None:
+    for text in (raw, f"[CLS]{raw}[PAD]"):
+        (ids,) = tokenizer.encode([clean(text).text])
+        assert not {0, START, END} & set(ids[1:-1])
+
+
+def test_survives_saving(tokenizer: PieceTokenizer, tmp_path: Path) -> None:
+    tokenizer.backend.save(str(tmp_path / "pieces.json"))
+    text = clean("你好,你").text
+    assert PieceTokenizer.from_file(tmp_path / "pieces.json").encode([text]) == tokenizer.encode([text])
+
+
+def test_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "pieces.json").write_text("{")
+    with pytest.raises(BundleError, match=r"pieces\.json can't be read as a tokenizer .*; export the bundle again"):
+        PieceTokenizer.from_file(tmp_path / "pieces.json")

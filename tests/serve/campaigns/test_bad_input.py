@@ -1,0 +1,91 @@
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.serve.campaigns.campaigns_helpers import Run, members, rows, table, write
+
+from jingyin.model.errors import ConfigError, InputError
+
+HAN = [chr(c) for c in range(0x4E00, 0x9000)]
+
+
+def test_no_text_column(archive: Path, tmp_path: Path, run: Run) -> None:
+    with pytest.raises(ConfigError, match=r"has no column 'sms'; it has: text, from, to, at, kind; name one"):
+        run(archive, tmp_path / "out", text_column="sms")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_rows(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in.csv").write_text("text\n")
+    with pytest.raises(InputError, match="the input holds no rows that can be scored"):
+        run(tmp_path / "in.csv", tmp_path / "out")
+    with pytest.raises(InputError, match="the input holds no rows that can be scored"):
+        run(write(tmp_path / "null.jsonl", [{"text": None}]), tmp_path / "other")
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_one_row(tmp_path: Path, run: Run, every: bool) -> None:
+    report = run(write(tmp_path / "in.jsonl", [{"text": "你好"}]), tmp_path / "out", every=every)
+    assert (report.rows, report.members, report.campaigns) == (1, 0, 0)
+    assert table(tmp_path / "out") == []
+
+
+def test_all_rows_equal(tmp_path: Path, run: Run) -> None:
+    run(write(tmp_path / "in.jsonl", [{"text": "再不还钱就上门"}] * 500), tmp_path / "out")
+    (found,) = table(tmp_path / "out")
+    assert (found["rows"], found["texts"], found["template"]) == (500, 1, "再不还钱就上门")
+
+
+def test_empty_messages_are_alike(tmp_path: Path, run: Run) -> None:
+    run(write(tmp_path / "in.jsonl", [{"text": ""}, {"text": " "}, {"text": "\u200b"}]), tmp_path / "out")
+    assert list(members(tmp_path / "out").values()) == [[1, 2, 3]]
+
+
+def test_rows_of_100_000_characters(tmp_path: Path, run: Run) -> None:
+    rng = Random(1)
+    long = "".join(rng.choices(HAN, k=100_000))
+    data = [long, long[:-5], "".join(rng.choices(HAN, k=100_000)), "啊" * 100_000, "啊" * 99_000]
+    run(write(tmp_path / "in.jsonl", [{"text": text} for text in data]), tmp_path / "out")
+    assert sorted(members(tmp_path / "out").values()) == [[1, 2], [4, 5]]
+    assert (tmp_path / "out" / "report.html").stat().st_size < 20_000
+
+
+def test_wrong_times_are_counted_and_not_fatal(tmp_path: Path, run: Run) -> None:
+    data = [row | {"at": "05.03.2018"} for row in rows()]
+    report = run(write(tmp_path / "in.jsonl", data), tmp_path / "out", time="at")
+    assert (report.rejects, report.campaigns) == ({"unreadable time": 64}, 2)
+    assert [row["first_seen"] for row in table(tmp_path / "out")] == [None, None]
+    again = run(tmp_path / "in.jsonl", tmp_path / "other", time="at", time_format="%d.%m.%Y")
+    assert again.rejects == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time": "when"}, "there is no column 'when' for --time"),
+        ({"time_format": "%Y"}, "a time format needs a column of times"),
+        ({"min_rows": 0}, "a campaign of 0 rows can't be"),
+        ({"encoding": "utf-16"}, "encoding 'utf-16' is unknown or not built on ASCII"),
+        ({"label_studio": "/nowhere/at/all.json"}, "must lie in a folder that exists"),
+    ],
+)
+def test_wrong_calls(archive: Path, tmp_path: Path, run: Run, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(archive, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_someone_else_is_left_alone(archive: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty and holds no earlier run"):
+        run(archive, tmp_path / "out", fresh=True)
+    assert (tmp_path / "out" / "report.html").read_text() == "years of work"
+
+
+def test_no_side_file_and_no_error_quotes_a_message(tmp_path: Path, run: Run) -> None:
+    lines = [*(f'{{"text": "机密{n}号"}}' for n in range(4)), '{"text": "机密", "机密": 1}', '["机密"']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run(tmp_path / "in.jsonl", tmp_path / "out")
+    side = [file for file in (tmp_path / "out").iterdir() if file.name.startswith("_")]
+    assert all("机密" not in file.read_text(encoding="utf-8") for file in side)

@@ -1,0 +1,240 @@
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.serve.campaigns.campaigns_helpers import OTHERS, START, Run, members, rows, table, write
+
+from jingyin import Scorer
+from jingyin.cli import main
+from jingyin.model.errors import InputError, JingyinError
+from jingyin.serve.campaigns import gather
+from jingyin.serve.relabel import lines
+
+FINAL = ("campaigns.parquet", "members.parquet", "report.html")
+
+
+def test_campaigns_and_what_is_counted_of_them(
+    archive: Path, tmp_path: Path, run: Run, columns: dict[str, str]
+) -> None:
+    report = run(archive, tmp_path / "out", **columns)
+    assert (report.rows, report.chosen, report.members, report.campaigns, report.rejects) == (64, 64, 60, 2, {})
+    threats, codes = table(tmp_path / "out")
+    assert [threats[name] for name in ("rows", "senders", "receivers")] == [40, 3, 40]
+    assert [codes[name] for name in ("rows", "texts", "senders", "receivers")] == [20, 1, 1, 5]
+    assert threats["texts"] == 15  # names and listeners; amounts are masked
+    assert threats["template"] == "‹…›,再不还‹amount_exact_below_10k›我们就把你欠钱不还的事告诉通讯录里的‹…›,后果自负"
+    assert codes["template"] == "您的验证码是‹code›,十分钟内有效,请勿告诉他人"
+    assert "".join(piece["text"] for piece in threats["pieces"]) == threats["template"]
+    assert (threats["first_seen"], threats["last_seen"]) == (START, START + timedelta(hours=39))
+    assert [(each["start"], each["rows"]) for each in threats["timeline"]] == [
+        (START + timedelta(hours=n), 1) for n in range(40)
+    ]
+    assert codes["timeline"][0] == {"start": datetime(2018, 3, 1), "rows": 1, "disguised": 0}
+    assert len(codes["timeline"]) == 20
+    assert members(tmp_path / "out") == {
+        threats["campaign"]: list(range(1, 41)),
+        codes["campaign"]: list(range(41, 61)),
+    }
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "_journal.jsonl", "_lock", "_manifest.json", "_rejects.csv", "_report.json", *FINAL,
+    ]  # fmt: skip
+
+
+def test_labels_and_risks_are_those_of_the_scorer(archive: Path, tmp_path: Path, run: Run, scorer: Scorer) -> None:
+    run(archive, tmp_path / "out")
+    verdicts = [scorer.score(row["text"]) for row in rows()[:40]]
+    threats = table(tmp_path / "out")[0]
+    risks = [verdict.risk for verdict in verdicts]
+    assert [threats[name] for name in ("risk_min", "risk_max")] == [min(risks), max(risks)]
+    assert threats["risk"] == pytest.approx(sum(risks) / 40)
+    labels = [verdict.label for verdict in verdicts]
+    assert labels.count(threats["label"]) / 40 == threats["label_share"] == max(map(labels.count, labels)) / 40
+
+
+def test_flagged_rows_by_default(archive: Path, tmp_path: Path, run: Run, scorer: Scorer) -> None:
+    flagged = [n for n, row in enumerate(rows(), 1) if scorer.score(row["text"]).action != "pass"]
+    report = run(archive, tmp_path / "out", every=False, min_rows=1)
+    assert report.chosen == len(flagged)
+    assert sorted(row for each in members(tmp_path / "out").values() for row in each) == flagged
+
+
+def test_ids_depend_neither_on_the_order_nor_on_the_files(tmp_path: Path, run: Run) -> None:
+    data = rows()
+    run(write(tmp_path / "in.jsonl", data), tmp_path / "one")
+    Random(1).shuffle(data)
+    parts = [write(tmp_path / f"{n}.jsonl", data[n::3]) for n in range(3)]
+    run(parts, tmp_path / "other")
+    kept = ("campaign", "rows", "texts")
+    one, other = ([{name: row[name] for name in kept} for row in table(tmp_path / name)] for name in ("one", "other"))
+    assert one == other
+    there = pq.read_table(tmp_path / "other" / "members.parquet").to_pylist()
+    assert {row["file"] for row in there} == {str(part) for part in parts}
+
+
+def test_min_rows(archive: Path, tmp_path: Path, run: Run) -> None:
+    assert [run(archive, tmp_path / str(n), min_rows=n).campaigns for n in (1, 20, 21, 41)] == [6, 2, 1, 0]
+
+
+def test_disguises_and_when_they_were_seen(tmp_path: Path, run: Run) -> None:
+    days = [{"text": "再不还钱就告诉你单位", "at": f"2018-03-0{day}"} for day in range(1, 7)]
+    for row in days[2:]:
+        row["text"] = "\u200b".join(row["text"])
+    days[5]["text"] = "再.不.还.钱.就告诉你单位"
+    run(write(tmp_path / "in.jsonl", days), tmp_path / "out", time="at")
+    (found,) = table(tmp_path / "out")
+    assert (found["rows"], found["texts"]) == (6, 1)
+    assert found["disguises"] == [
+        {"kind": "invisible", "rows": 3, "first": datetime(2018, 3, 3), "last": datetime(2018, 3, 5)},
+        {"kind": "gaps", "rows": 1, "first": datetime(2018, 3, 6), "last": datetime(2018, 3, 6)},
+    ]
+    assert [each["disguised"] for each in found["timeline"]] == [0, 0, 1, 1, 1, 1]
+
+
+class KilledError(BaseException):
+    """Ends a run where it stands; not an Exception, so that nobody handles it."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
+    """Raise at the so-manieth step that touches the disk: an fsync or a rename."""
+    steps = [0]
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object) -> object:
+            steps[0] += 1
+            if steps[0] == number:
+                raise error
+            return real(*arguments)
+
+        return step
+
+    patch.setattr(os, "fsync", counted(os.fsync))
+    patch.setattr(Path, "replace", counted(Path.replace))
+    return steps
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and shards of 30 rows."""
+    monkeypatch.setattr(lines, "ROWS", 30)
+    monkeypatch.setattr(gather, "SHARD_ROWS", 30)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(archive: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        steps = stop_at(patch, -1, KilledError())
+        run(archive, out)
+    wanted = {file.name: file.read_bytes() for file in out.iterdir()}
+    for number in range(1, steps[0] + 1):
+        shutil.rmtree(out)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
+            stop_at(patch, number, KilledError())
+            run(archive, out)
+        assert all((out / name).read_bytes() == wanted[name] for name in FINAL if (out / name).exists()), number
+        run(archive, out)
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == wanted, number
+
+
+@pytest.mark.usefixtures("small")
+def test_a_full_disk_leaves_nothing_under_a_final_name(archive: Path, tmp_path: Path, run: Run) -> None:
+    full = OSError(28, "No space left on device")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(JingyinError, match=r"No space left .* it goes on"):  # noqa: PT012
+        stop_at(patch, 8, full)
+        run(archive, tmp_path / "out")
+    assert not [name for name in FINAL if (tmp_path / "out" / name).exists()]
+    assert run(archive, tmp_path / "out").campaigns == 2
+
+
+def test_other_options_are_refused_and_fresh_replaces(archive: Path, tmp_path: Path, run: Run) -> None:
+    run(archive, tmp_path / "out")
+    with pytest.raises(InputError, match=r"holds a run with other fewest rows; name another output.*--fresh"):
+        run(archive, tmp_path / "out", min_rows=3)
+    assert run(archive, tmp_path / "out", min_rows=30, fresh=True).campaigns == 1
+
+
+def test_a_task_a_campaign_and_its_answer_for_all_rows(archive: Path, tmp_path: Path, run: Run) -> None:
+    out, tasks = tmp_path / "out", tmp_path / "tasks.json"
+    assert run(archive, out, label_studio=tasks, sender="from").tasks == 2
+    written = json.loads(tasks.read_text(encoding="utf-8"))
+    first = table(out)[0]
+    assert written[0]["data"]["text"] == first["examples"][0]
+    assert written[0]["data"]["reason"].startswith("40 rows, 15 texts, 3 senders; risk ")
+    assert first["template"] in written[0]["data"]["reason"]
+    result = [{"type": "choices", "value": {"choices": ["debt_threat"]}}]
+    written[0]["annotations"], written[1]["annotations"] = [{"result": result}], []
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(written), encoding="utf-8")
+    report = run(archive, out, sender="from", answers=export)
+    assert report.answers == (1, 40, 0, 1)
+    labelled = pq.read_table(out / "labels.parquet").to_pylist()
+    assert [(row["row"], row["label"]) for row in labelled] == [(n, "debt_threat") for n in range(1, 41)]
+    (line,) = (out / "finetune.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {
+        "text": first["examples"][0], "label": "debt_threat", "campaign": first["campaign"], "rows": 40,
+    }  # fmt: skip
+
+
+def test_answers_about_other_campaigns(archive: Path, tmp_path: Path, run: Run) -> None:
+    result = [{"type": "choices", "value": {"choices": ["ordinary"]}}]
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps([{"data": {"text": "?"}, "annotations": [{"result": result}]}]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 answers of .* are about no campaign of .*out; name the folder"):
+        run(archive, tmp_path / "out", answers=export)
+    assert not (tmp_path / "out" / "finetune.jsonl").exists()
+
+
+def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, run: Run) -> None:
+    run(archive, tmp_path / "one")
+    run(archive, tmp_path / "two", processes=2)
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in FINAL)
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | int | None:
+    monkeypatch.setattr(sys, "argv", ["jingyin", "campaigns", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    data = rows()
+    data[3]["at"] = "gestern"
+    arguments = (write(tmp_path / "in.jsonl", data), tmp_path / "out", "--all", "--time", "at", "--processes", 1)
+    assert run_command(monkeypatch, *arguments) == 3
+    printed = capsys.readouterr()
+    assert "60 of 64 rows (64 read) lie in 2 campaigns" in printed.out
+    assert "1 rows rejected: unreadable time; see" in printed.out
+    assert (tmp_path / "out" / "_rejects.csv").read_text().splitlines()[1].endswith("in.jsonl,4,unreadable time")
+    assert len(members(tmp_path / "out")[table(tmp_path / "out")[0]["campaign"]]) == 40  # a member without a time
+    assert run_command(monkeypatch, *arguments, "--json") == 3
+    assert json.loads(capsys.readouterr().out)["campaigns"] == 2
+    assert run_command(monkeypatch, *arguments, "--sender", "who") == 2
+    assert "there is no column 'who' for --sender; there are: text, from, to, at, kind" in capsys.readouterr().err
+
+
+def test_parquet_with_dictionaries_and_numbers_for_senders(tmp_path: Path, run: Run) -> None:
+    columns = {
+        "sms": pa.array(["再不还钱就上门"] * 3).dictionary_encode(), "who": pa.array([1, 1, 2]),
+        "when": pa.array([START] * 3, pa.timestamp("ms", "UTC")),
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    run(tmp_path / "in.parquet", tmp_path / "out", text_column="sms", sender="who", time="when")
+    (found,) = table(tmp_path / "out")
+    assert (found["senders"], found["receivers"], found["first_seen"]) == (2, None, START)
+
+
+def test_messages_like_no_other_are_no_campaign(tmp_path: Path, run: Run) -> None:
+    report = run(write(tmp_path / "in.jsonl", [{"text": text} for text in OTHERS]), tmp_path / "out")
+    assert (report.members, report.campaigns) == (0, 0)
+    assert "No message is like another." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Who may ask what: keys, addresses, and a key file that changes."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.serve.http.http_fakes import run
+
+from jingyin.serve.http.service import Service
+
+
+def line(name: str, key: str, *words: str) -> str:
+    return " ".join([name, sha256(key.encode()).hexdigest(), *words]) + "\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A key file with one key, and one that may reload."""
+    file = tmp_path / "keys.txt"
+    file.write_text("# ours\n" + line("gateway", "one") + line("ops", "two", "admin"))
+    return file
+
+
+async def ask(client: httpx.AsyncClient, key: str | None, route: str = "/v1/score", method: str = "POST") -> int:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return (await client.request(method, route, json={"text": ""}, headers=headers)).status_code
+
+
+def test_a_key_is_wanted_and_for_a_reload_one_of_an_admin(path: Path) -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> list[int]:
+        scored = [await ask(client, key) for key in (None, "no", "one", "two")]
+        return scored + [await ask(client, key, "/admin/reload") for key in (None, "one", "two")]
+
+    assert run(call, keys=path) == [401, 401, 200, 200, 401, 403, 200]
+
+
+@pytest.mark.parametrize(
+    ("content", "event", "status"),
+    [
+        (line("new", "one"), "keys_read", 200),
+        (line("new", "three"), "keys_read", 401),
+        ("", "keys_gone", 401),
+        ("# none yet\n", "keys_gone", 401),
+        (None, "keys_gone", 401),
+        ("broken", "keys_kept", 200),
+        (b"\xff\xfe", "keys_kept", 200),
+    ],
+    ids=["another name", "another key", "emptied", "remarks only", "deleted", "malformed", "no text"],
+)
+def test_a_file_that_changes(
+    path: Path, content: str | bytes | None, event: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
+        first = await ask(client, "one")
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert service.keys is not None
+        service.keys._checked -= 10  # seconds
+        then = await ask(client, "one")
+        path.write_text(line("again", "one"))
+        service.keys._checked -= 10
+        return [first, then, await ask(client, "one")]
+
+    assert run(call, keys=path) == [200, status, 200]
+    assert f'"event":"{event}"' in capfd.readouterr().err
+
+
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready", "/v2/models/jingyin/ready")
+CLOSED = ("/metrics", "/v2", "/v2/models/jingyin")
+
+
+def test_on_a_public_address_metrics_and_descriptions_want_a_key_and_probes_none(path: Path) -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> list[set[int]]:
+        return [
+            {await ask(client, None, route, "GET") for route in OPEN},
+            {await ask(client, None, route, "GET") for route in CLOSED},
+            {await ask(client, "one", route, "GET") for route in CLOSED},
+        ]
+
+    assert run(call, keys=path, host="0.0.0.0") == [{200}, {401}, {200}]
+    assert run(call, keys=path) == [{200}, {200}, {200}]
+    assert run(call, host="0.0.0.0", allow_open=True) == [{200}, {200}, {200}]

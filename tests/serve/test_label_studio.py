@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.serve.label_studio import CONFIG, apply_annotations, read_annotations, task
+
+DATA = {"text": "好", "label": None, "row": "a.jsonl:1", "reason": "near a threshold"}
+
+
+def annotated(text: str, *labels: str, cancelled: bool = False) -> dict[str, object]:
+    results = [[{"type": "choices", "value": {"choices": [label]}}] for label in labels]
+    return {"data": {"text": text}, "annotations": [{"result": each, "was_cancelled": cancelled} for each in results]}
+
+
+def write(folder: Path, content: object) -> Path:
+    (folder / "export.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "export.json"
+
+
+def test_a_task_suggests_a_label_by_the_names_of_the_interface() -> None:
+    made = task(DATA, "ordinary", 0.123456, "jingyin 0123")
+    (prediction,) = made["predictions"]
+    assert made["data"] == DATA
+    assert (prediction["model_version"], prediction["score"]) == ("jingyin 0123", 0.1235)
+    (choice,) = prediction["result"]
+    assert choice == {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": ["ordinary"]}}
+    assert f'<Choices name="{choice["from_name"]}" toName="{choice["to_name"]}"' in CONFIG
+    assert [f'<Choice value="{label}"/>' in CONFIG for label in LABELS] == [True] * len(LABELS)
+
+
+def test_annotations_of_one_label_count_and_others_are_counted(tmp_path: Path) -> None:
+    export = [
+        annotated("a", "ordinary"),
+        annotated("b", "ordinary", "ordinary"),
+        annotated("c", "ordinary", "debt_threat"),
+        annotated("d", "ordinary", cancelled=True),
+        annotated("e"),
+    ]
+    found = read_annotations(write(tmp_path, export))
+    assert (found.labels, found.disputed, found.open) == ({"a": "ordinary", "b": "ordinary"}, 1, 2)
+
+
+def test_labels_go_into_the_rows(tmp_path: Path) -> None:
+    found = read_annotations(write(tmp_path, [annotated("a", "debt_threat"), annotated("b", "ordinary")]))
+    rows = [{"text": "a", "label": "ordinary", "id": 1}, {"text": "b", "label": "ordinary"}, {"text": "c"}]
+    assert apply_annotations(rows, found) == (
+        [
+            {"text": "a", "label": "debt_threat", "id": 1},
+            {"text": "b", "label": "ordinary"},
+            {"text": "c", "label": None},
+        ],
+        1,
+    )
+    with pytest.raises(InputError, match=r"^1 answers are about messages that the data does not hold; name the data"):
+        apply_annotations(rows[:1], found)
+
+
+def test_an_unknown_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has answers \['spam'\]; known labels: ordinary, "):
+        read_annotations(write(tmp_path, [annotated("a", "spam")]))
+    with pytest.raises(InputError, match=r"is no Label Studio export \(TypeError\); export the project as JSON"):
+        read_annotations(write(tmp_path, [1]))

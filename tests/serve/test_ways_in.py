@@ -1,0 +1,119 @@
+"""The ways into jingyin: the same messages have the same verdicts, whichever way they come."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from tests.serve.http.http_fakes import InThread
+
+from jingyin import LABELS, Scorer
+
+MESSAGES = [
+    "明天下午三点老地方见，记得带伞",
+    "有人出钱让我每天拨你的号，想清静就转两百到这个微信",
+    "【XX银行】您尾号1234的信用卡本期账单3,482.15元，最后还款日3月15日，如已还款请忽略。",
+    "再不还钱就把你欠钱的事群发给你通讯录所有人，今晚6点前处理",
+    "再不还钱就把你欠钱的事群发给你通讯录所有人，今晚8点前处理",
+    "您的验证码是482913，5分钟内有效，请勿告诉他人。",
+    "妳的電話從今晚開始不會停，三萬塊了事",
+    "呼.死.你，口乎死亻尔，\u200b\u200b不给钱就不停",
+    "",
+    "   ",
+    "😀😀😀",
+    "line\nbreak\ttab",
+    "今天天气不错，" * 100 + "不给两百这电话就一直响",
+    "明天下午三点老地方见，记得带伞",
+]
+FIELDS = ("label", "risk", "action", "probabilities", "bundle")
+
+Verdicts = list[dict[str, Any]]
+
+
+def by_score(folder: Path) -> Verdicts:
+    return [Scorer.load().score(text).as_dict() for text in MESSAGES]
+
+
+def by_score_many(folder: Path) -> Verdicts:
+    return [verdict.as_dict() for verdict in Scorer.load().score_many(MESSAGES)]
+
+
+def by_processes(folder: Path) -> Verdicts:
+    return [verdict.as_dict() for verdict in Scorer.load().score_many(MESSAGES, processes=2)]
+
+
+def by_http(folder: Path) -> Verdicts:
+    with InThread(load=lambda: (Scorer.load(), None), deadline_ms=60_000) as server:
+        url = f"http://127.0.0.1:{server.port}/v1/score"
+        alone = [ask(url, {"text": text}) for text in MESSAGES]
+        assert [{**each, "request_id": None, "stage": None} for each in alone] == [
+            {**each, "request_id": None, "stage": None} for each in ask(url, {"texts": MESSAGES})["results"]
+        ]
+        return alone
+
+
+def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    with urlopen(Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}), timeout=60) as response:
+        return json.load(response)  # type: ignore[no-any-return]
+
+
+def by_relabel(folder: Path) -> Verdicts:
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'jingyin[batch]'")
+    from jingyin.serve.relabel import relabel
+
+    relabel([archive(folder)], folder / "out.parquet", processes=1)
+    return relabelled(folder / "out.parquet")
+
+
+def by_spark(folder: Path) -> Verdicts:
+    pytest.importorskip("pyspark", reason="needs pyspark: pip install 'jingyin[spark]'")
+    if not shutil.which("java"):
+        pytest.skip("needs Java 17")
+    command = [sys.executable, "-m", "jingyin.serve.spark", "--master", "local[1]", archive(folder), folder / "out"]
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return relabelled(folder / "out")
+
+
+def archive(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": list(range(len(MESSAGES))), "text": MESSAGES}), folder / "in.parquet")
+    return folder / "in.parquet"
+
+
+def relabelled(out: Path) -> Verdicts:
+    import pyarrow.parquet as pq
+
+    rows = sorted(pq.read_table(out).to_pylist(), key=lambda row: row["id"])
+    return [{name.removeprefix("jingyin_"): value for name, value in row.items()} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def wanted() -> Verdicts:
+    """The verdicts of a scorer that remembers nothing."""
+    scorer = Scorer.load(cache_bytes=0)
+    return [scorer.score(text).as_dict() for text in MESSAGES]
+
+
+def test_the_messages_are_of_several_kinds(wanted: Verdicts) -> None:
+    assert {verdict["stage"] for verdict in wanted} == {"prefilter", "network"}
+    assert len({verdict["action"] for verdict in wanted}) >= 2
+    assert all(tuple(verdict["probabilities"]) == LABELS for verdict in wanted)
+
+
+@pytest.mark.parametrize("way", [by_score, by_score_many, by_processes, by_http, by_relabel, by_spark])
+def test_the_same_verdicts(way: Callable[[Path], Verdicts], wanted: Verdicts, tmp_path: Path) -> None:
+    found = way(tmp_path)
+    assert [{name: each[name] for name in FIELDS} for each in found] == [
+        {name: each[name] for name in FIELDS} for each in wanted
+    ]

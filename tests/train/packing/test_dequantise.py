@@ -1,0 +1,95 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from jingyin.model.bundle import read_bundle
+from jingyin.model.errors import BundleError
+from jingyin.model.network import SmsClassifier
+from jingyin.train.packing import dequantise, export
+from jingyin.train.packing.dequantise import bundle_folder, classifier_of_bundle, dequantised, is_bundle
+from jingyin.train.saved import load_classifier
+
+RNG = np.random.default_rng(0)
+SAMPLES = [[2, *RNG.integers(4, 900, RNG.integers(1, 60)).tolist(), 3] for _ in range(200)]
+
+
+def network(heads: int) -> SmsClassifier:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=900, hidden_size=48, num_hidden_layers=3, num_attention_heads=heads, intermediate_size=96,
+        max_position_embeddings=64, layer_norm_eps=1e-7,
+    )  # fmt: skip
+    model = SmsClassifier(BertModel(config, add_pooling_layer=False), 5)
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.encoder.embeddings.token_type_embeddings.weight)
+    return model.eval()
+
+
+def logits(model: SmsClassifier, messages: list[list[int]]) -> np.ndarray:
+    with torch.no_grad():
+        each = [model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)) for ids in messages]
+    return torch.cat(each).numpy()
+
+
+@pytest.mark.parametrize("heads", [3, 4])
+def test_a_network_is_given_back_but_for_the_rounding_of_its_weights(heads, tmp_path):
+    model = network(heads)
+    export.export_fp32(model, tmp_path / "fp32.onnx", SAMPLES[:20])
+    whole = dequantised(tmp_path / "fp32.onnx")
+    config = whole.encoder.config
+    assert (config.num_attention_heads, config.num_hidden_layers, config.intermediate_size) == (heads, 3, 96)
+    assert config.layer_norm_eps == pytest.approx(1e-7)
+    np.testing.assert_allclose(logits(whole, SAMPLES), logits(model, SAMPLES), atol=1e-4)
+
+
+def test_the_dequantised_network_answers_as_the_int8_one(tiny_run):
+    file = tiny_run / "bundle" / "model.onnx"
+    session, model = export.open_session(file), dequantised(file)
+    vocabulary = model.encoder.config.vocab_size
+    samples = [[2, *(i % (vocabulary - 4) + 4 for i in ids[1:-1]), 3] for ids in SAMPLES]
+    int8, float32 = export.run(session, samples), logits(model, samples)
+    assert np.abs(int8 - float32).max() < 0.15  # int8 rounds activations too
+    assert (int8.argmax(1) == float32.argmax(1)).mean() >= 0.99
+
+
+def test_the_loss_by_rounding_is_small(tiny_run):
+    trained, vocabulary = load_classifier(tiny_run)
+    again, same = classifier_of_bundle(str(tiny_run / "bundle"))
+    assert same.lexicon == vocabulary.lexicon
+    ids = vocabulary.tokenizer.encode(["转三百到这个号,不转接着打", "周末,一起去爬山"])
+    np.testing.assert_allclose(logits(again, ids), logits(trained, ids), atol=0.1)
+
+
+def test_what_is_a_bundle(tiny_run, tmp_path):
+    assert is_bundle("bundle")
+    assert is_bundle(str(tiny_run / "bundle"))
+    assert not is_bundle(str(tiny_run))
+    assert bundle_folder("bundle").name == "default"
+    assert bundle_folder(str(tmp_path)) == tmp_path
+
+
+def test_a_graph_of_another_make(tiny_run, monkeypatch):
+    folder = tiny_run / "bundle"
+    bundle = read_bundle(folder)
+    monkeypatch.setattr(dequantise, "MODEL", "verifier.onnx")
+    with pytest.raises(BundleError, match=rf"bundle {bundle.manifest.id} has no verifier\.onnx to go on with"):
+        classifier_of_bundle(str(folder))
+
+
+def test_a_graph_that_the_exporter_did_not_write(tiny_run, tmp_path, monkeypatch):
+    folder: Path = tmp_path / "strange"
+    shutil.copytree(tiny_run / "bundle", folder)
+    bundle = read_bundle(folder)
+    graph = onnx.load(str(folder / "model.onnx"))
+    del graph.graph.node[:]
+    onnx.save(graph, str(folder / "model.onnx"))
+    monkeypatch.setattr(dequantise, "read_bundle", lambda _: bundle)
+    with pytest.raises(
+        BundleError, match=r"is not of the form that the exporter writes \(ValueError\); start from a run"
+    ):
+        classifier_of_bundle(str(folder))
