@@ -32,7 +32,7 @@ _TLD = (
     "com|cn|net|org|cc|top|xyz|vip|tv|me|ly|im|io|info|club|site|shop|store|online|link|app|co|tk|hk|tw|us|gov|edu"
     "|biz|pw|la|so|mobi|wang|ink|fun|work|ltd|asia|url|icu|pro|live|win|bid|tech|dev"
 )
-_CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台币|usdt|u(?![a-z])|刀"
+_CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台币|usdt|u(?![a-z])|蚊(?![子虫香鱼帐])|刀"
 # An amount without a currency counts as one unless a measure word follows: 三百 but not 三百人, 一千个.
 _MEASURE = "[个人年月天日次遍倍里米度岁分秒位名家户条封件只斤克吨平多字页公股票种份张台辆座所周火]"
 _MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1xxxxxxxxxx

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
-DISGUISES = ("disguised", "invisible", "gaps", "reassembled")
+DISGUISES = ("disguised", "invisible", "gaps", "reassembled", "spelled")
 """Kinds of the normaliser's edits that count as disguise. Traditional characters are an honest way to write, and masks are
 in most messages."""
 

@@ -8,7 +8,12 @@ The steps, each a function from text to a list of edits, run in this order:
 3. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
 4. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
 5. reassemble: the parts of a character, one after another, become that character (口乎死亻尔)
-6. mask: links, numbers and amounts become placeholders (model/masks.py)
+6. spell out: pinyin and initials beside Han characters become the word that they stand for (bao光, 爆txl)
+7. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
+8. mask: links, numbers and amounts become placeholders (model/masks.py)
+
+Steps 5 to 7 are in model/readings.py. When one of them changed something, steps 2 to 7 run again until nothing changes:
+what one makes another may read.
 
 Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
 The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
@@ -19,13 +24,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD, fold_edits
 from jingyin.model.masks import Edit, mask
+from jingyin.model.readings import reassemble, spell_out, to_mandarin
 
-_Step = Callable[[str, dict[str, int]], Iterable[Edit]]
+_Step = Callable[[str, dict[str, int]], list[Edit]]
 
 
 class CleanString(str):
@@ -65,17 +70,31 @@ def clean(text: str) -> CleanText:
             f"a message must be str, not {type(text).__name__}; decode bytes first (jingyin.serve.sms.decode)"
         )
     edits = fold_edits(text)
-    out = text.translate(FOLD)
-    for step in _STEPS:
-        out = _splice(out, step(out, edits))
-    return CleanText(CleanString(out), text, edits)
+    return CleanText(CleanString(_run(text.translate(FOLD), edits)), text, edits)
 
 
-def _splice(text: str, edits: Iterable[Edit]) -> str:
-    """Apply non-overlapping edits, in order of position."""
+def _run(text: str, edits: dict[str, int], follow: Callable[[list[Edit]], None] | None = None) -> str:
+    """Run the steps on folded `text`, count what they do in `edits`, and tell `follow` of every change."""
+    again = True
+    while again:
+        again = False
+        for step in _STEPS:
+            if changes := step(text, edits):
+                if follow:
+                    follow(changes)
+                text = _splice(text, changes)
+                again = again or step in _READINGS
+    masked = list(mask(text, edits))
+    if follow:
+        follow(masked)
+    return _splice(text, masked)
+
+
+def _splice(text: str, changes: Iterable[Edit]) -> str:
+    """Apply non-overlapping changes, in order of position."""
     pieces: list[str] = []
     at = 0
-    for start, end, replacement in edits:
+    for start, end, replacement in changes:
         pieces += (text[at:start], replacement)
         at = end
     if not pieces:
@@ -86,24 +105,20 @@ def _splice(text: str, edits: Iterable[Edit]) -> str:
 
 def _trace(original: str) -> list[tuple[int, int]]:
     """Run the steps again, this time following every character back to `original`."""
-    offsets: list[tuple[int, int]] = []
-    folded: list[str] = []
-    for i, character in enumerate(original):
-        piece = character.translate(FOLD)
-        folded.append(piece)
-        offsets += [(i, i + 1)] * len(piece)
-    text = "".join(folded)
-    for step in _STEPS:
-        edits = list(step(text, {}))
+    folded = [character.translate(FOLD) for character in original]
+    offsets = [(i, i + 1) for i, piece in enumerate(folded) for _ in piece]
+
+    def follow(changes: list[Edit]) -> None:
         moved: list[tuple[int, int]] = []
         at = 0
-        for start, end, replacement in edits:
+        for start, end, replacement in changes:
             moved += offsets[at:start]
             if replacement:
                 moved += [(offsets[start][0], offsets[end - 1][1])] * len(replacement)
             at = end
-        offsets = moved + offsets[at:]
-        text = _splice(text, edits)
+        offsets[:] = moved + offsets[at:]
+
+    _run("".join(folded), {}, follow)
     return offsets
 
 
@@ -125,7 +140,7 @@ def _space(text: str, edits: dict[str, int]) -> list[Edit]:
 def _close_gaps(text: str, edits: dict[str, int]) -> list[Edit]:
     runs = [m.span() for m in _RUN.finditer(text)]
     if runs:
-        edits["gaps"] = len(runs)
+        edits["gaps"] = edits.get("gaps", 0) + len(runs)
     # In a run every second character is the separator.
     return [(i, i + 1, "") for start, end in runs for i in range(start + 1, end, 2)]
 
@@ -134,44 +149,5 @@ def _close(text: str, edits: dict[str, int]) -> list[Edit]:
     return [(m.start(), m.end(), "") for m in _GAP.finditer(text)] if " " in text else []
 
 
-# ---- step 5: reassemble
-
-
-def _parts() -> dict[str, str]:
-    table = files("jingyin.model").joinpath("tables/parts.txt").read_text(encoding="utf-8")
-    return {line[1:]: line[0] for line in table.splitlines()}
-
-
-_PARTS = _parts()
-_ENDS = frozenset(parts[-1] for parts in _PARTS)
-# Few messages hold two such characters side by side, and none of the first is a common one.
-_SIDE_BY_SIDE = re.compile(
-    f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
-)
-
-
-def _parts_at_the_end(done: list[Edit]) -> int:
-    """Return how many of the last characters are one character's parts, 0 for none."""
-    return next((size for size in (3, 2) if "".join(each[2] for each in done[-size:]) in _PARTS), 0)
-
-
-def _reassemble(text: str, edits: dict[str, int]) -> list[Edit]:
-    for match in _SIDE_BY_SIDE.finditer(text):
-        at = match.start()
-        if text[at : at + 2] in _PARTS or text[at : at + 3] in _PARTS:
-            break
-    else:
-        return []
-    # Shift and reduce: what comes out may be a part in its turn, and is looked at again.
-    done: list[Edit] = []
-    for i, character in enumerate(text):
-        done.append((i, i + 1, character))
-        while done[-1][2] in _ENDS and (size := _parts_at_the_end(done)):
-            parts = done[-size:]
-            done[-size:] = [(parts[0][0], parts[-1][1], _PARTS["".join(each[2] for each in parts)])]
-    reassembled = [each for each in done if each[1] - each[0] > 1]
-    edits["reassembled"] = len(reassembled)
-    return reassembled
-
-
-_STEPS: tuple[_Step, ...] = (_space, _close_gaps, _close, _reassemble, mask)
+_READINGS: tuple[_Step, ...] = (reassemble, spell_out, to_mandarin)
+_STEPS: tuple[_Step, ...] = (_space, _close_gaps, _close, *_READINGS)

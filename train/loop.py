@@ -1,7 +1,7 @@
 """The training loop: AdamW on batches of equally many tokens, a faster head, resumable, on one process or several.
 
 transformers' Trainer lost: its own samplers batch by rows, and on short messages it took 1.4 times as long (train/LOG.md).
-accelerate stays below: processes, devices and mixed precision are its.
+accelerate stays below: processes and devices are its.
 """
 
 import json
@@ -57,9 +57,7 @@ def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: L
     """
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if schedule.precision == "bf16" else "no"
-    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # _step casts: stages differ
     run = _Run(accelerator, model, train, out, schedule, loss)
     return run.to_the_end()
 
@@ -113,19 +111,21 @@ class _Run:
         progress, schedule = self.progress, self.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan), schedule.warmup)
-        share = list(rows[self.accelerator.process_index :: self.accelerator.num_processes]) or list(rows[:1])
+        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        share = list(own or rows[:1])  # a process without a row reads one that counts nothing
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device
-        output = self.model(ids.to(device), mask.to(device)).float()
-        each = self.loss_of(output, self.target[share].to(device)) * self.weight[share].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
+            output = self.model(ids.to(device), mask.to(device))
+        each = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
         # Gradients of processes are averaged, so each process's part of the sum counts as many times as there are processes.
-        loss = each.sum() / len(rows) * self.accelerator.num_processes
+        loss = each.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.step += 1
-        value = float(loss.detach())
+        value = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if progress.step > self.last_epoch:
             progress.loss += value
             progress.counted += 1

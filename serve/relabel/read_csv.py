@@ -43,7 +43,7 @@ class _Feed:
             self.fault = self.fault or f"not {self._encoding.upper()}"
             return line.decode(self._encoding, "surrogateescape")
 
-    def settle(self, lines: int | None = None) -> int:
+    def complete(self, lines: int | None = None) -> int:
         """End a record of so many of the lines taken, by default all, and return the offset after it."""
         taken, self._taken, self.fault = self._taken, [], None
         kept = taken[:lines]
@@ -61,10 +61,10 @@ def _records(lines: Iterator[Line], encoding: str, width: int | None) -> Iterato
             return
         except csv.Error:
             fault = feed.fault or "malformed CSV"
-            yield Record(None, fault, feed.settle(1))
+            yield Record(None, fault, feed.complete(1))
             continue
         wrong = feed.fault or (width and fields and len(fields) != width and "wrong number of fields") or None
-        yield Record(None if wrong else fields or None, wrong, feed.settle())
+        yield Record(None if wrong else fields or None, wrong, feed.complete())
 
 
 def csv_schema(path: Path, codec: str | None, encoding: str) -> pa.Schema:

@@ -107,12 +107,12 @@ def blocks(sources: Sequence[Source], at: Position, text_column: str) -> Iterato
         source = sources[number]
         try:
             for block in source.blocks(tuple(inner) if number == first else START):
-                yield number, settle(block, text_column)
+                yield number, without_rejects(block, text_column)
         except (OSError, pa.ArrowException) as error:
             raise broken(source.path, error) from None
 
 
-def settle(block: Block, text_column: str) -> Block:
+def without_rejects(block: Block, text_column: str) -> Block:
     """Turn rows without a text, or with bytes that are not UTF-8 in any column of strings, into rejects."""
     batch = block.batch
     faults = dict.fromkeys(_nulls(batch.column(text_column)), "null text")
@@ -155,7 +155,7 @@ def _undecodable(column: pa.Array) -> Iterator[int]:
 
 
 def texts(block: Block, text_column: str) -> pa.Array:
-    """Return the messages of a settled block as an array of strings."""
+    """Return the messages of a block without rejects as an array of strings."""
     column = block.batch.column(text_column)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

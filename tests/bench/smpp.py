@@ -45,7 +45,7 @@ async def smsc(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         while True:
             command, _, sequence = await read(reader)
             writer.write(HEADER.pack(19, command | RESPONSE, 0, sequence) + b"id\0")
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
         writer.close()
 
 
@@ -63,6 +63,8 @@ async def measure(port: int, messages: Sequence[str], window: int) -> tuple[list
         sent[i] = time.perf_counter()
         writer.write(submit(text, i))
     rate = len(times) / (time.perf_counter() - start)
+    for _ in sent:
+        await read(reader)
     writer.close()
     return times, rate, refused
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from jingyin.model.errors import InputError
 from jingyin.model.masks import PLACEHOLDERS, amount_value, bucket, readable
+from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import CleanString, clean
 
 # Everything a message may hold, with the characters that the steps care about drawn often.
@@ -16,6 +17,14 @@ MESSAGES = st.text(
     ),
     max_size=60,
 )
+READABLE = st.one_of(
+    MESSAGES,
+    st.text(
+        st.sampled_from("车专贝长账手木几月友力口我扌戈土不v加q打转bao光cuitxl冇唔睇哋址点解嚟听日系而家蚊三 ．.1"),
+        max_size=40,
+    ),
+)
+"""Messages with more of what is read a second time."""
 
 
 def seen(text: str) -> str:
@@ -47,6 +56,94 @@ def seen(text: str) -> str:
 )
 def test_folds_spaces_and_joins(raw: str, wanted: str) -> None:
     assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("扌戈你", "找你"),
+        ("⺘戈你 ⺡欠 ⻈正 ⻌寸", "找你次证过"),
+        ("车专贝长", "转账"),
+        ("車專給我", "转给我"),
+        ("手木几号", "手机号"),
+        ("手木几石马", "手机石马"),
+        ("扫石马力口我", "扫码加我"),
+        ("月月友圈君羊发", "朋友圈群发"),
+        ("再打氵欠", "再打次"),
+        ("报敬言", "报警"),
+        ("麻火页", "麻烦"),
+        ("汽车专业", "汽车专业"),
+        ("努力口才", "努力口才"),
+        ("月月好", "月月好"),
+        ("女子开车", "女子开车"),
+    ],
+)
+def test_puts_parts_together_where_a_word_says_so(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("bao光你", "曝光你"),
+        ("今晚CUI收", "今晚催收"),
+        ("爆ＴＸＬ", "爆通讯录"),
+        ("爆 txl 了", "爆通讯录了"),
+        ("txl", "txl"),
+        ("v我50", "转我50"),
+        ("加v我", "加微信我"),
+        ("加v信", "加微信"),
+        ("转q v我", "转钱转我"),
+        ("看txl.com", "看‹link›"),
+        ("发txl@qq.com", "发‹email›"),
+        ("zhuan钱", "zhuan钱"),
+        ("我chi饭，ok吗", "我chi饭,ok吗"),
+    ],
+)
+def test_writes_out_spellings(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("佢哋聽日嚟搵你", "他们明天来找你"),
+        ("點解冇錢", "为什么没有钱"),
+        ("唔該畀返", "麻烦给返"),
+        ("得唔得", "行不行"),
+        ("唔好报警", "别报警"),
+        ("唔，好的", "唔,好的"),
+        ("听日语", "听日语"),
+        ("几点解决，而家里没人", "几点解决,而家里没人"),
+        ("联系我哋", "联系我们"),
+        ("三百蚊", "‹amount_round_below_1k›"),
+        ("三蚊鱼", "三蚊鱼"),
+    ],
+)
+def test_puts_dialect_in_mandarin(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("raw", "offsets"),
+    [
+        ("今晚bao光你", [(0, 1), (1, 2), (2, 6), (2, 6), (6, 7)]),
+        ("转q v我", [(0, 2), (0, 2), (3, 5), (3, 5)]),
+        ("车专贝长", [(0, 2), (2, 4)]),
+        ("冇嚟", [(0, 1), (0, 1), (1, 2)]),
+    ],
+)
+def test_offsets_of_readings(raw: str, offsets: list[tuple[int, int]]) -> None:
+    assert clean(raw).offsets == offsets
+
+
+def test_readings_are_counted_by_kind() -> None:
+    assert clean("车专贝长 bao光 佢哋").edits == {"reassembled": 2, "spelled": 1, "dialect": 2}
+
+
+def test_a_spelling_is_a_disguise_and_a_dialect_is_none() -> None:
+    assert is_disguised(clean("bao光你txl").edits)
+    assert not is_disguised(clean("佢哋听日嚟").edits)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +230,7 @@ def test_a_hundred_thousand_characters() -> None:
     assert len(clean("呼 死-1" * 25_000).text) > 10_000
 
 
-@given(MESSAGES)
+@given(READABLE)
 def test_placeholders_come_only_from_masks(raw: str) -> None:
     cleaned = clean(raw)
     private = sum(unicodedata.category(c) in ("Co", "Cs") for c in cleaned.text)
@@ -141,7 +238,7 @@ def test_placeholders_come_only_from_masks(raw: str) -> None:
     assert private == sum(c in PLACEHOLDERS.values() for c in cleaned.text)
 
 
-@given(MESSAGES)
+@given(READABLE)
 def test_cleaning_is_idempotent(raw: str) -> None:
     once = clean(raw)
     assert clean(once.text).text == once.text
@@ -149,7 +246,7 @@ def test_cleaning_is_idempotent(raw: str) -> None:
         assert clean(str(once.text)).text == once.text
 
 
-@given(MESSAGES)
+@given(READABLE)
 def test_offsets_cover_in_order(raw: str) -> None:
     cleaned = clean(raw)
     assert len(cleaned.offsets) == len(cleaned.text)
@@ -166,7 +263,7 @@ def test_offsets_point_at_what_became_the_character(raw: str) -> None:
             assert character in clean(raw[start:end]).text
 
 
-@given(MESSAGES)
+@given(READABLE)
 def test_clean_text_is_settled_by_every_step(raw: str) -> None:
     text = clean(raw).text
     assert isinstance(text, CleanString)

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jingyin import Scorer
 from jingyin.model.bundle import read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
+from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
 
 GOLDEN_LOSSES = [0.1428]
@@ -82,7 +83,7 @@ def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, w
     assert (run / "classifier.safetensors").read_bytes() == (tiny_run / "classifier.safetensors").read_bytes()
 
 
-def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, tmp_path, capsys):
+def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, corpus, tmp_path, capsys):
     align = write_recipe(
         "align", ("head_rate", "review_rate", "block_rate", "passed"), stage="align", learning_rate=1e-2, epochs=8
     )
@@ -99,8 +100,8 @@ def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, tmp_path, capsy
     assert [os.stat(tmp_path / name / "run.json").st_mtime_ns for name in ("align", "teacher")] == before
     assert "align: finished before, kept\nteacher: finished before, kept\n" in capsys.readouterr().out
     assert Scorer.load(last / "bundle").score("想让手机安静，转三百到这个号，钱到就停").label == "pay_to_stop"
-    soft = np.load(last / "soft.npy")
-    assert 320 + 120 < len(soft) < 320 + 200  # the rows, and clauses of half of them
+    soft, messages = np.load(last / "soft.npy"), len({row.template for row in store.read(corpus)["train"]})
+    assert 1.35 < len(soft) / messages < 1.65  # the messages, and clauses of half of them
     assert soft.sum(1) == pytest.approx(1, abs=1e-5)
 
 

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import TypeAdapter
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.settings import load_settings
 from jingyin.train.corpus.corpus_recipe import load_recipe
 from jingyin.train.recipes import Align, Calibrate, Classify, read_recipe
-from jingyin.train.review.promote import Config
-from jingyin.train.yaml_file import read_yaml
+from jingyin.train.review.promote_config import load_config as load_promotion
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
@@ -35,7 +33,7 @@ def schema_of(path: Path) -> Callable[[Path], object]:
         return load_recipe
     if "port" in keys:
         return load_settings
-    return lambda path: read_yaml(path, TypeAdapter(Config))
+    return load_promotion
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -44,7 +42,6 @@ def test_opens_with_the_command_that_runs_it(path):
         path = next(path.parent.glob("1-*.yaml"))
     lines = path.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     commands = [words for line in lines if (words := line.removeprefix("#").split())[:1] == ["jingyin"]]
-    assert len(commands) == 1
     assert commands[0][1] in {"train", "corpus", "promote", "serve"}
     if commands[0][1] != "promote":
         assert f"configs/{path.relative_to(CONFIGS)}" in commands[0]

@@ -60,7 +60,7 @@ def _strange(bundle: Bundle, error: Exception) -> BundleError:
 
 
 def dequantised(file: Path) -> SmsClassifier:
-    """Return the classifier whose int8 graph (packing/graph.py, packing/export.py) is in `file`."""
+    """Return the classifier whose graph, int8 or float32 (packing/graph.py, packing/export.py), is in `file`."""
     graph = onnx.load(str(file)).graph
     constants = _constants(graph)
     words, positions = constants.pop(0), constants.pop(0)
@@ -81,9 +81,8 @@ def dequantised(file: Path) -> SmsClassifier:
         state |= {f"encoder.layer.{i}.{name}": value for name, value in _layer(values).items()}
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
-        model.head.weight.copy_(
-            torch.tensor(head[0].T)
-        )  # the quantiser turns a Gemm into a product the other way round
+        # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
+        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == len(LABELS) else head[0].T))
         model.head.bias.copy_(torch.tensor(head[1]))
     return model.eval()
 

@@ -19,11 +19,9 @@ from jingyin.serve.networks import open_session as open_session
 from jingyin.train.packing.graph import classifier_graph
 
 FP32_TOLERANCE = 1e-4
-MIN_AGREEMENT = 0.99
-"""Smallest share of messages on which int8 and fp32 must give the same label."""
-
-MIN_AGREEMENT_TINY = 0.97
-"""That of tiny.onnx, whose label stands only for messages that it is certain are harmless."""
+MIN_AGREEMENT = 0.97
+"""Smallest share of messages on which int8 and fp32 must give the same label. Fusion and thresholds are fitted on int8, so what is
+lost here is not lost unseen; below this the graph is broken rather than rounded."""
 
 
 def export_fp32(classifier: SmsClassifier, path: Path, samples: Sequence[list[int]]) -> None:
@@ -58,10 +56,9 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
     )  # fmt: skip
     labels = [run(open_session(path), samples).argmax(1) for path in (fp32, int8)]
     agreement = float((labels[0] == labels[1]).mean())
-    least = MIN_AGREEMENT_TINY if int8.name == "tiny.onnx" else MIN_AGREEMENT
-    if agreement < least:
+    if agreement < MIN_AGREEMENT:
         raise BundleError(
-            f"int8 and fp32 agree on {agreement:.1%} of {len(samples)} messages, wanted at least {least:.0%}; "
+            f"int8 and fp32 agree on {agreement:.1%} of {len(samples)} messages, wanted at least {MIN_AGREEMENT:.0%}; "
             "train longer, or with more layers"
         )
     return agreement

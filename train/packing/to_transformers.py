@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
 from transformers import BartConfig, BartForSequenceClassification, PreTrainedTokenizerFast
 
@@ -145,7 +145,7 @@ def _fill_decoder(model: BartForSequenceClassification, head: nn.Linear) -> None
 
 def as_tokenizer(vocabulary: Vocabulary, max_tokens: int) -> PreTrainedTokenizerFast:
     """Return the tokenizer of clean texts; names of special tokens in a text stay text."""
-    backend = vocabulary.tokenizer.backend
+    backend = Tokenizer.from_str(vocabulary.tokenizer.backend.to_str())  # ours adds the special tokens itself
     names = [backend.id_to_token(index) for index in (PAD, UNKNOWN, START, END)]
     backend.post_processor = processors.TemplateProcessing(
         single=f"{names[2]} $A {names[3]}", special_tokens=[(names[2], START), (names[3], END)]

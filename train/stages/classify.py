@@ -82,7 +82,9 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, soft_file: Pa
         return rows, target
     _, first, message = np.unique(rows.messages, return_index=True, return_inverse=True)
     plain = rows.take(first)
-    authored = [text.original for text, source in zip(plain.cleaned, plain.sources, strict=True) if source == "authored"]
+    authored = [
+        text.original for text, source in zip(plain.cleaned, plain.sources, strict=True) if source == "authored"
+    ]
     pieces = unlabelled([clean(text) for text in clauses(authored, recipe.clauses, recipe.seed)])
     if not soft_file.is_file():
         soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned])

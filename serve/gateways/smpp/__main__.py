@@ -45,7 +45,8 @@ async def _run(given: argparse.Namespace) -> None:
     key = os.environ.get("JINGYIN_KEY", "")
     judge = Judge(given.jingyin, key=key, seconds=given.seconds, on_failure=given.on_failure)
     try:
-        proxy = Proxy(Terms(*given.smsc, given.block_status, given.hold, judge, Joiner(judge, given.hold)))
+        host, port = given.smsc
+        proxy = Proxy(Terms(host, port, given.block_status, given.hold, judge, Joiner(judge, given.hold)))
         log("serving", host=given.host, port=await proxy.listen(given.host, given.port))
         await stop.wait()
         await proxy.drain()

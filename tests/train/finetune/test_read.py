@@ -101,8 +101,12 @@ def test_every_row_that_cannot_be_used_is_named(tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_fifty_megabytes_in_one_cell(tmp_path, kind):
     text = "x" * (50 << 20)
-    path = csv(tmp_path, f"{text},ordinary") if kind == "csv" else jsonl(tmp_path, {"text": text, "label": "ordinary"})
-    with pytest.raises(InputError, match=r"row 1: line over 4 MiB; cut it to the message, or drop it"):
+    rows = [("吃面", "ordinary"), (text, "ordinary")]
+    if kind == "csv":
+        path = csv(tmp_path, *map(",".join, rows))
+    else:
+        path = jsonl(tmp_path, *(dict(zip(("text", "label"), row, strict=True)) for row in rows))
+    with pytest.raises(InputError, match=r"row 2: line over 4 MiB; cut it to the message, or drop it"):
         read(path)
 
 
