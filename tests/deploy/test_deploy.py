@@ -49,14 +49,18 @@ def test_every_alert_is_tested() -> None:
     assert rung == silent == set(alerts)
 
 
+@pytest.mark.slow
+@pytest.mark.external
 def test_alert_rules() -> None:
     assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yaml")
 
 
+@pytest.mark.external
 def test_prometheus_configuration() -> None:
     assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yaml")
 
 
+@pytest.mark.external
 def test_the_dashboard_can_be_computed(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel:{i}", "expr": each.replace("$__rate_interval", "5m")} for i, each in enumerate(expressions())
@@ -66,6 +70,7 @@ def test_the_dashboard_can_be_computed(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in run("promtool", "check", "rules", str(file))
 
 
+@pytest.mark.external
 @pytest.mark.parametrize("unit", ["jingyin.service", "jingyin-smpp.service"])
 def test_systemd_unit(unit: str, tmp_path: Path) -> None:
     text = (DEPLOY / unit).read_text(encoding="utf-8")

@@ -26,7 +26,11 @@ from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
 from jingyin.serve.relabel import relabel
 
-pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
+pytestmark = [
+    pytest.mark.external,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
+]
 
 ROOT = Path(__file__).parents[2]
 THREAT = "不给两百这电话就一直响"

@@ -15,6 +15,8 @@ from tests.serve.http.http_fakes import InThread
 
 from jingyin import LABELS, Scorer
 
+pytestmark = pytest.mark.service
+
 MESSAGES = [
     "明天下午三点老地方见，记得带伞",
     "有人出钱让我每天拨你的号，想清静就转两百到这个微信",
@@ -111,7 +113,10 @@ def test_the_messages_are_of_several_kinds(wanted: Verdicts) -> None:
     assert all(tuple(verdict["probabilities"]) == LABELS for verdict in wanted)
 
 
-@pytest.mark.parametrize("way", [by_score, by_score_many, by_processes, by_http, by_relabel, by_spark])
+SPARK = pytest.param(by_spark, marks=[pytest.mark.external, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("way", [by_score, by_score_many, by_processes, by_http, by_relabel, SPARK])
 def test_the_same_verdicts(way: Callable[[Path], Verdicts], wanted: Verdicts, tmp_path: Path) -> None:
     found = way(tmp_path)
     assert [{name: each[name] for name in FIELDS} for each in found] == [

@@ -18,6 +18,8 @@ from tests.serve.http.http_fakes import InThread
 
 from jingyin.serve.gateways.kannel import make_server, question
 
+pytestmark = pytest.mark.service
+
 THREAT = "有人出钱让我们呼死你，转300元就停，不给就一直打到你关机"
 GREETING = "妈，今晚回家吃饭，七点到"
 
@@ -322,6 +324,7 @@ def kannel(tmp_path: Path) -> Iterator[Kannel]:
         filtering.server_close()
 
 
+@pytest.mark.external
 def test_sent_by_an_application(kannel: Kannel) -> None:
     for text, status in ((THREAT, 403), (GREETING, 202)):
         for fields in ({"text": text, "charset": "UTF-8"}, {"text": text.encode("utf-16-be")}):
@@ -329,12 +332,14 @@ def test_sent_by_an_application(kannel: Kannel) -> None:
     assert kannel.delivered(1.5) == [GREETING, GREETING]
 
 
+@pytest.mark.external
 def test_sent_from_phone_to_phone(kannel: Kannel) -> None:
     for text in (THREAT, GREETING):
         kannel.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
     assert kannel.delivered(2.5) == [GREETING]  # max-messages = 0: the sender of the blocked one hears nothing
 
 
+@pytest.mark.external
 def test_what_kannel_takes_for_the_text_is_what_was_judged(kannel: Kannel) -> None:
     head, hello, threat = "from=100&to=200&coding=2&charset=UTF-8", quote(GREETING), quote(THREAT)
     assert _get(f"{kannel.sendsms}{head}&text={hello}&text={threat}")[0] == 202

@@ -26,6 +26,8 @@ from tests.serve.http.http_fakes import InThread
 from jingyin.serve.gateways.smpp.judge import MOST_FAILURES
 from jingyin.serve.gateways.smpp.report import MESSAGES, REGISTRY
 
+pytestmark = pytest.mark.service
+
 
 def counted(action: str, reason: str) -> float:
     return REGISTRY.get_sample_value("jingyin_smpp_messages_total", {"action": action, "reason": reason}) or 0.0

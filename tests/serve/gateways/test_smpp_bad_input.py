@@ -23,6 +23,8 @@ from jingyin.serve.gateways.smpp import pdu as pdus
 from jingyin.serve.gateways.smpp import session
 from jingyin.serve.gateways.smpp.report import REGISTRY
 
+pytestmark = pytest.mark.service
+
 
 @pytest.fixture(autouse=True)
 def _silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:

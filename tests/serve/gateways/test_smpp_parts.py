@@ -9,6 +9,8 @@ from tests.serve.gateways.smpp_fakes import THREAT, World, data_sm, play, sar, s
 from jingyin.serve.gateways.smpp import parts
 from jingyin.serve.gateways.smpp.report import HELD
 
+pytestmark = pytest.mark.service
+
 HALF = THREAT.encode("utf-16-be")[:-3], THREAT.encode("utf-16-be")[-3:]
 """Cut within the 死 that makes it a threat."""
 PLAIN = "早".encode("utf-16-be")

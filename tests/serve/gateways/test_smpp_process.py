@@ -32,6 +32,8 @@ from tests.serve.gateways.smpp_fakes import (
 )
 from tests.serve.http.http_fakes import InThread
 
+pytestmark = pytest.mark.service
+
 COMMAND = (sys.executable, "-m", "jingyin.serve.gateways.smpp")
 
 
@@ -191,6 +193,7 @@ def kannel(folder: Path, proxy_port: int) -> Iterator[str]:
             box.wait(20)
 
 
+@pytest.mark.external
 @pytest.mark.skipif(not shutil.which("bearerbox"), reason="Kannel is not installed (Debian package kannel)")
 def test_kannel_as_esme(tmp_path: Path) -> None:
     """Kannel cuts long messages by itself: a threat is stopped whole."""

@@ -103,9 +103,8 @@ class InThread(Client):
     """A server in a thread: quick to start, but without signals."""
 
     def __init__(self, load: Any = load, **flags: Any) -> None:
-        settings = load_settings(
-            **{"port": 0, "deadline_ms": 3_000, **flags}
-        )  # a busy machine is no fault of the service
+        given = {"port": 0, "deadline_ms": 3_000, **flags}  # a busy machine is no fault of the service
+        settings = load_settings(**given)
         app, service = create_app(settings, load)
         self.listener = bind(settings)
         self.server = uvicorn.Server(server_config(settings, app, service))
@@ -145,6 +144,10 @@ class Process(Client):
     def __enter__(self) -> "Process":
         assert self.process.stderr is not None
         self.first = self.process.stderr.readline().decode()
+        if '"event":"serving"' not in self.first:
+            raise AssertionError(
+                f"the server did not start: {self.first}{self.process.communicate(timeout=60)[1].decode()}"
+            )
         self.port = int(json.loads(self.first)["address"].rsplit(":", 1)[1])
         return self
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tests.serve.http.http_fakes import InThread
 
+pytestmark = [pytest.mark.service, pytest.mark.external, pytest.mark.slow]
+
 CONFIG = """
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 413, 415, 422]  # without this list it takes 413 for a yes

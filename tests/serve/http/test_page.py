@@ -13,6 +13,8 @@ import pytest
 from tests.serve.http.http_fakes import InThread
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.service
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -97,6 +99,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         yield started
 
 
+@pytest.mark.external
 def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: Path) -> None:
     hostile = "😀<img src=x onerror='window.bad=1'><b>死</b>"
     with InThread() as server:
@@ -118,6 +121,7 @@ def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: 
         (tmp_path / "page.png").write_bytes(b64decode(browser.call("Page.captureScreenshot")["data"]))
 
 
+@pytest.mark.external
 def test_every_control_is_reached_by_keyboard_and_errors_are_shown(browser: Browser) -> None:
     with InThread() as server:
         browser.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")

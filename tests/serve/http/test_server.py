@@ -14,6 +14,8 @@ from jingyin.model.errors import ConfigError
 from jingyin.serve.http.listening import bind
 from jingyin.serve.http.settings import load_settings
 
+pytestmark = pytest.mark.service
+
 
 @pytest.mark.parametrize(
     ("fake", "workers"),

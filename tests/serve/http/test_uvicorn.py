@@ -12,6 +12,8 @@ from tests.serve.http.http_fakes import InThread, post, receive
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+pytestmark = pytest.mark.service
+
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 

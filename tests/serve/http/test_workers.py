@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.serve.http.http_fakes import Process, post, until
 
+pytestmark = pytest.mark.service
+
 GET = "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 

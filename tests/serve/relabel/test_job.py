@@ -113,6 +113,7 @@ def test_shards_of_several_files_are_one_dataset_in_input_order(archive: Path, t
     assert [row["id"] for row in read(tmp_path / "glob.jsonl", "json")] == list(range(150))
 
 
+@pytest.mark.external
 def test_duckdb_reads_the_shards_in_order(archive: Path, tmp_path: Path, here: Here) -> None:
     duckdb = pytest.importorskip("duckdb", reason="needs duckdb")
     here(archive, tmp_path / "out.parquet")

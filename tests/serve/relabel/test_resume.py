@@ -95,6 +95,7 @@ def test_finished_shards_are_not_written_again(archive: Path, tmp_path: Path, he
 COMMAND = "import sys; from jingyin.cli import main; sys.argv[0] = 'jingyin'; main()"
 
 
+@pytest.mark.slow
 def test_kill_9(tmp_path: Path, here: Here) -> None:
     source, out = tmp_path / "in.parquet", tmp_path / "killed.parquet"
     pq.write_table(pa.Table.from_pylist(rows(200_000)), source)

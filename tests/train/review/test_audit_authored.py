@@ -1,16 +1,21 @@
 from random import Random
 
+import pytest
+
 from jingyin.model.labels import LABELS
 from jingyin.train.corpus.authored import default_folders
 from jingyin.train.evaluate.messages import label_indices, read_rows
 from jingyin.train.review.audit import SUSPECTS, gram_matrix, out_of_fold, rank_within_class
 
 FLIPPED = 100
+ROWS = 8000
 
 
+@pytest.mark.slow
 def test_four_of_five_flipped_labels_of_the_authored_rows_are_among_the_first_suspects():
     rows = [row for folder in default_folders() for path in sorted(folder.rglob("*.jsonl")) for row in read_rows(path)]
     rng = Random(0)
+    rows = rng.sample(rows, ROWS)
     flipped = rng.sample(range(len(rows)), FLIPPED)
     for i in flipped:
         rows[i]["label"] = rng.choice([label for label in LABELS if label != rows[i]["label"]])
