@@ -3,10 +3,13 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from jingyin import Scorer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+settings.register_profile("jingyin", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("jingyin")
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ class _Rates(BaseModel):
 
     review_rate: float = Field(0.003, gt=0, lt=1)
     block_rate: float = Field(0.001, gt=0, lt=1)
-    review_floor: float = Field(0.5, ge=0, lt=1)
+    review_floor: float = Field(default=0.5, ge=0, lt=1)
     """The review threshold is at least this risk, however well the ordinary rows behave."""
     passed: tuple[Share, ...] = (0.05,)
 
@@ -97,7 +97,7 @@ class Calibrate(_Stage, _Rates):
     """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, which may be one's own traffic."""
 
     stage: Literal["calibrate"]
-    networks: dict[Literal["tiny", "model", "verifier"], str] | None = Field(None, min_length=1)
+    networks: dict[Literal["tiny", "model", "verifier"], str] | None = Field(default=None, min_length=1)
     """The run that each network of the cascade comes from, as "stage:NAME" or a folder; None: those of `bundle`."""
     bundle: str | None = None
     """A bundle folder, or "stage:NAME", whose bundle is meant; by default the bundle in the package."""

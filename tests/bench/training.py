@@ -115,7 +115,7 @@ def main() -> None:
     rows = read_split(given.corpus, "train").drawn(given.rows, 0)
     validation = read_split(given.corpus, "validation").drawn(given.rows, 0)
     start = start_from(recipe, given.encoder, rows.cleaned)
-    encode = encoder_of(start.vocabulary, recipe.max_tokens)
+    encode = encoder_of(start.vocabulary, min(recipe.max_tokens, start.encoder.config.max_position_embeddings))
     data = examples(rows, encode, one_hot(rows.labels, recipe.label_smoothing))
     data = data.remove_columns(["message", "weight"])
     data = data.add_column("message", list(range(len(data)))).add_column("weight", [1.0] * len(data))

@@ -40,7 +40,7 @@ def test_flags_a_threat_and_passes_chat(scorer: Scorer) -> None:
 
 
 @given(st.text(max_size=80))
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 def test_a_verdict_for_every_string(scorer: Scorer, text: str) -> None:
     verdict = scorer.score(text)
     assert tuple(verdict.probabilities) == LABELS

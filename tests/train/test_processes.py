@@ -9,6 +9,8 @@ from safetensors.numpy import load_file
 
 from jingyin import Scorer
 
+pytestmark = [pytest.mark.slow, pytest.mark.train]
+
 SCRIPT = Path(__file__).parent / "in_processes.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

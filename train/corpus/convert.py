@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.train.corpus.readers import SOURCES, Raw, read_raw
@@ -55,7 +55,7 @@ def _whole(out: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as plain:
             if out.suffix == ".gz":
                 with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
-                    yield packed
+                    yield cast(IO[bytes], packed)
             else:
                 yield plain
         os.chmod(name, 0o644)

@@ -11,13 +11,16 @@ of its own is arranged to be constant:
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
 from transformers import BartConfig, BartForSequenceClassification, PreTrainedTokenizerFast
+from transformers.models.bert.modeling_bert import BertLayer
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError, ConfigError
@@ -86,7 +89,8 @@ def as_bart(classifier: SmsClassifier) -> BartForSequenceClassification:
         pad_token_id=PAD, bos_token_id=START, eos_token_id=END, decoder_start_token_id=END, forced_eos_token_id=None,
         id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)}, use_cache=False,
     )  # fmt: skip
-    model = BartForSequenceClassification(config).eval()
+    model = BartForSequenceClassification(config)
+    model.eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -102,7 +106,8 @@ def _fill_encoder(model: BartForSequenceClassification, classifier: SmsClassifie
     positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
     encoder.embed_positions.weight[_OFFSET:].copy_(positions * _SCALE)
     _copy(encoder.layernorm_embedding, embeddings.LayerNorm, _SCALE)
-    for theirs, ours in zip(encoder.layers, classifier.encoder.encoder.layer, strict=True):
+    layers = cast(Iterable[BertLayer], classifier.encoder.encoder.layer)
+    for theirs, ours in zip(encoder.layers, layers, strict=True):
         attention = ours.attention.self
         parts = ((theirs.self_attn.q_proj, attention.query), (theirs.self_attn.k_proj, attention.key),
                  (theirs.self_attn.v_proj, attention.value), (theirs.fc1, ours.intermediate.dense))  # fmt: skip
@@ -122,7 +127,7 @@ def _copy(new: nn.Module, old: nn.Module, scale: float) -> None:
 
 def _fill_decoder(model: BartForSequenceClassification, head: nn.Linear) -> None:
     """Make the one decoder layer pool, and the head read logits off it."""
-    size, labels = model.config.d_model, len(LABELS)
+    size, labels = head.in_features, len(LABELS)
     (layer,) = model.model.decoder.layers
     anchor = torch.zeros(size)
     rest = torch.arange(2 * labels, size - size % 2)
@@ -150,7 +155,7 @@ def as_tokenizer(vocabulary: Vocabulary, max_tokens: int) -> PreTrainedTokenizer
     backend.post_processor = processors.TemplateProcessing(
         single=f"{names[2]} $A {names[3]}", special_tokens=[(names[2], START), (names[3], END)]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, pad_token=names[0], unk_token=names[1], cls_token=names[2], sep_token=names[3],
         model_max_length=max_tokens, model_input_names=["input_ids", "attention_mask"], split_special_tokens=True,
         clean_up_tokenization_spaces=False, padding_side="right",

@@ -14,6 +14,8 @@ from jingyin.train.evaluate.baselines import hugging_face, keywords
 from jingyin.train.evaluate.evaluation import evaluate
 from jingyin.train.evaluate.messages import read_messages
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "曝光<script>alert(1)</script>{{7*7}}&\ud800\x00"
 
 
@@ -99,8 +101,8 @@ def test_evasion_lists_every_family_for_every_system_with_held_out_ones_marked(e
     assert {name for name, each in of_model.items() if each.held_out} == {"component", "emoji", "slang", "reversal"}
     # The normaliser undoes these, and what the toy does not know it misses.
     assert of_model["zero_width"].recall_after.value == 1
-    assert of_model["pinyin"].recall_after.value < 0.3
-    assert of_model["pinyin"].recall_before.value == 1
+    assert of_model["initials"].recall_after.value < 0.3
+    assert of_model["initials"].recall_before.value == 1
 
 
 def test_the_attack_is_part_of_it(evaluated):

@@ -15,6 +15,8 @@ from jingyin.train.finetune import corpus, run
 from jingyin.train.finetune.read import Columns
 from jingyin.train.finetune.run import finetune
 
+pytestmark = pytest.mark.train
+
 # A kind of threat that the made-up corpus does not hold, and innocents like it.
 THREATS = ("群主收卫生费", "进山要交买路钱", "摊位不挂牌", "车停这里要守车钱", "厂门口装卸归我们")
 MENACES = ("少一分砸摊", "不给就扎胎", "拆你的门", "让你开不了张", "一车都别想走")

@@ -14,6 +14,8 @@ from jingyin.train.packing import dequantise, export
 from jingyin.train.packing.dequantise import bundle_folder, classifier_of_bundle, dequantised, is_bundle
 from jingyin.train.saved import load_classifier
 
+pytestmark = pytest.mark.train
+
 RNG = np.random.default_rng(0)
 SAMPLES = [[2, *RNG.integers(4, 900, RNG.integers(1, 60)).tolist(), 3] for _ in range(200)]
 

@@ -15,6 +15,8 @@ from jingyin.train.batches import pad
 from jingyin.train.packing import export
 from jingyin.train.saved import load_classifier
 
+pytestmark = pytest.mark.train
+
 SAMPLES = [[2, *np.random.default_rng(length).integers(4, 90, length).tolist(), 3] for length in range(1, 51)]
 
 

@@ -12,6 +12,8 @@ from jingyin.train.batches import pad
 from jingyin.train.packing import to_transformers
 from jingyin.train.packing.to_transformers import TOLERANCE, as_bart, export_transformers
 
+pytestmark = pytest.mark.train
+
 
 def network(scale: float) -> SmsClassifier:
     """A random network whose logits are of about the size `scale`."""

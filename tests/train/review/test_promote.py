@@ -16,6 +16,8 @@ from jingyin.train.review.checks import Check
 from jingyin.train.review.promote import Decision, default_config, promote
 from jingyin.train.review.promote_config import load_config
 
+pytestmark = pytest.mark.slow
+
 FILLER = "今明后天早上午晚我你他们去吃饭看书电影公园学校买菜回家一起走吧好的"
 
 CONDITIONS = {
