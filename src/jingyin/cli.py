@@ -127,7 +127,9 @@ def serve(
     shadow: Annotated[Path | None, typer.Option("--shadow", help="A bundle that scores beside, never answers.")] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
     allow_open: Annotated[bool | None, typer.Option("--allow-open", help="A public address without keys.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes; by default one a core, at most 4.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes; by default one a core, at most 4.")
+    ] = None,
     deadline_ms: Annotated[int | None, typer.Option("--deadline-ms", help="From arrival to answer.")] = None,
     on_deadline: Annotated[str | None, typer.Option("--on-deadline", help="pass, review or block.")] = None,
     page: Annotated[bool | None, typer.Option("--page/--no-page", help="The page for people at /.")] = None,
@@ -159,7 +161,8 @@ def train(
 @app.command()
 def finetune(
     data: Annotated[
-        list[str], typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder.")
+        list[str],
+        typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder."),
     ],
     out: Annotated[Path, typer.Option("--out", help="The run folder; its bundle is OUT/bundle.")],
     benign: Annotated[

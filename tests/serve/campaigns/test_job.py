@@ -127,6 +127,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "SHARD_ROWS", 30)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(archive: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out"

@@ -54,6 +54,7 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl.gz"])
 def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
     archive: Path, tmp_path: Path, here: Here, suffix: str, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ def evaluated(bundle, data, tmp_path_factory):
     return evaluate(bundle, [folder / "test.jsonl"], folder / "out", folder / "train.jsonl", []), folder / "out"
 
 
+@pytest.mark.slow
 def test_unseen_cases_stand_apart_from_rows_like_training_and_from_real_traffic(evaluated):
     found, _ = evaluated
     assert [(each.name, each.rows) for each in found.situations] == [
