@@ -40,7 +40,8 @@ def test_sigterm_under_load_loses_no_request(fake: bool, workers: int) -> None:
         responses = [response for each in clients for response in each.result(30)]
         assert server.process.wait(20) == 0
     assert len(responses) > 8
-    assert all(each.startswith(b"HTTP/1.1 200 ") and b'"reason":"scored"' in each for each in responses)
+    unscored = [each for each in responses if not each.startswith(b"HTTP/1.1 200 ") or b'"reason":"scored"' not in each]
+    assert not unscored
     assert '"event":"ended"' in server.log
 
 
