@@ -1,9 +1,9 @@
 """The prefilter: a linear model over hashed pairs and triples of characters and of sounds, so cheap that it can see every message.
 
-It knows two answers, "surely ordinary" and "don't know". Its threshold is set on held-out rows so that what it
-loses is bounded (train/packing/prefilter.py). What it can't know, it lets through: many characters that the tokenizer does not
+It knows two answers, "surely ordinary" and "don't know". Its threshold is set so that a given share of ordinary traffic goes on,
+and what the first steps lose is measured with its bound (train/packing/cascade.py). What it can't know, it lets through: many characters that the tokenizer does not
 know, or a message that the normaliser had to undo disguises in. Of what it lets through its score is a second opinion
-beside the network's (model/fusion.py).
+beside the networks' (model/decision.py).
 
 A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs of
 characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false positives on
@@ -60,8 +60,8 @@ def code_points(texts: Sequence[str]) -> Codes:
 
     A text's length counts the line feed before it.
     """
-    joined = "\n".join(["", *texts, ""])
-    points = np.frombuffer(joined.encode("utf-32-le"), np.uint32).astype(np.int64)
+    lines = "\n".join(["", *texts, ""])
+    points = np.frombuffer(lines.encode("utf-32-le"), np.uint32).astype(np.int64)
     lengths = np.array([len(text) + 1 for text in texts], np.int64)
     return Codes(points, lengths.cumsum() - lengths, lengths)
 

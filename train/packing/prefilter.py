@@ -13,9 +13,9 @@ from jingyin.model.prefilter import BUCKETS, code_points, features
 
 
 def train_prefilter(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
-    """Return prefilter weights (BUCKETS,) that separate `flagged` clean texts from the rest.
+    """Return prefilter weights (BUCKETS,) that separate the clean texts to let through, `flagged` (n,), from the rest.
 
-    Flagged by their labels and not by the network: the score is a second opinion, which the join weighs in.
+    By labels and not by what a network says: the score is a second opinion, which fusion weighs in.
     """
     model = LogisticRegression(C=30.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
     model.fit(_matrix(texts), flagged)
