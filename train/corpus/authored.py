@@ -14,6 +14,7 @@ Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, a
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.corpus.expand import SLOT
 from jingyin.train.corpus.record import VOICES, Record
+from jingyin.train.corpus.signs import signs_of
 from jingyin.train.corpus.slots import SLOTS
 
 LONGEST = 1_000
@@ -45,17 +47,17 @@ def default_folders() -> tuple[Path, ...]:
 def load(path: Path) -> list[Record]:
     """Return the messages of a JSON lines file, or of all such files below a folder, in order of name.
 
-    Raises InputError that lists the faults, each with its file, line and what to do.
+    Raises InputError that lists the faults, each with its file, line and what to do, those of signs.jsonl too.
     """
     records, faults = scan(path)
     if faults:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise InputError("authored messages can't be used:\n" + "\n".join(faults[:_SHOWN]) + more)
-    return records
+    return [replace(record, signs=signs_of(record.text, record.family)) for record in records]
 
 
 def scan(path: Path) -> tuple[list[Record], list[str]]:
-    """Return the sound messages below `path` and a sentence for each fault."""
+    """Return the sound messages below `path`, not yet with their signs, and a sentence for each fault."""
     paths = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     faults: list[str] = []
     records: list[Record] = []

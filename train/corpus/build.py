@@ -11,10 +11,10 @@ from rich.progress import track
 
 from jingyin.model.errors import InputError
 from jingyin.model.text import clean
-from jingyin.train.corpus import authored, readers, store
+from jingyin.train.corpus import authored, readers, signs, store
 from jingyin.train.corpus.corpus_card import card
 from jingyin.train.corpus.corpus_recipe import CorpusRecipe, Evasion, Public, Splits, load_recipe
-from jingyin.train.corpus.dress import dress
+from jingyin.train.corpus.dress import beside, dress
 from jingyin.train.corpus.evade import evade
 from jingyin.train.corpus.excluded import is_excluded
 from jingyin.train.corpus.expand import SLOT, expand
@@ -24,6 +24,10 @@ from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.corpus.store import SPLITS, Row
 
+EVERYDAY = frozenset(("nus",))
+"""Sources of everyday chat: short messages of theirs are put beside others."""
+
+_LONGEST_NEIGHBOUR = 16  # characters
 _T = TypeVar("_T")
 _CONSOLE = Console(stderr=True)
 
@@ -46,17 +50,22 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 1
+CORPUS_VERSION = 2
 """Counts up when the same recipe and files make another corpus than before."""
 
 
 def source_key(config_path: Path) -> str:
-    """Return a hash of all that makes a corpus: recipe, authored files, size and time of public ones, CORPUS_VERSION."""
+    """Return a hash of all that makes a corpus.
+
+    That is the recipe, the authored files and their signs, size and time of public files, and CORPUS_VERSION.
+    """
     recipe = load_recipe(config_path)
     digest = hashlib.sha256(f"{CORPUS_VERSION} {recipe.model_dump_json()}".encode())
     for path in recipe.authored:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
+    for table in (signs.ANNOTATED, signs.OF_FAMILIES):
+        digest.update(table.read_bytes())
     for source in recipe.public:
         for file in sorted(source.path.rglob("*")) if source.path.is_dir() else [source.path]:
             status = file.stat()
@@ -104,17 +113,32 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
 
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
-    shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
-    keys: dict[int, str] = {}
+    placed = _placed(records, groups, recipe)
+    neighbours = [
+        record.text
+        for record, (_, split) in zip(records, placed, strict=True)
+        if split == "train" and record.source in EVERYDAY and len(record.text) <= _LONGEST_NEIGHBOUR
+    ]
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for record, (key, split) in zip(_track(records, "filling"), placed, strict=True):
+        weight = weights.get(record.source, 1.0)
+        splits[split] += _variants(record, key, weight, recipe, neighbours if split == "train" else None)
+    splits["train"] += _nonsense(recipe)
+    return splits
+
+
+def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> list[tuple[str, str]]:
+    """Return the key of each record's group, 16 hex digits, and its split."""
+    shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
-    for record, group in zip(_track(records, "filling"), groups, strict=True):
+    keys: dict[int, str] = {}
+    placed = []
+    for record, group in zip(records, groups, strict=True):
         first = record.case or record.text if record.source == "authored" else record.group or record.text
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
         split = _split(key, recipe.case_splits if group in of_case else shares.get(record.source, recipe.splits))
-        splits[split] += _variants(record, key[:16], split == "train", weights.get(record.source, 1.0), recipe)
-    splits["train"] += _nonsense(recipe)
-    return splits
+        placed.append((key[:16], split))
+    return placed
 
 
 def _nonsense(recipe: CorpusRecipe) -> Iterator[Row]:
@@ -133,20 +157,19 @@ def _split(key: str, shares: Splits) -> str:
     return SPLITS[-1]
 
 
-def _variants(record: Record, group: str, training: bool, weight: float, recipe: CorpusRecipe) -> Iterator[Row]:
-    """Yield a record with its slots filled; for training several times, with disguised and framed copies."""
+def _variants(
+    record: Record, group: str, weight: float, recipe: CorpusRecipe, neighbours: Sequence[str] | None
+) -> Iterator[Row]:
+    """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
+
+    `neighbours` are short everyday messages of the training split, None outside of it.
+    """
     rng = Random(f"{recipe.seed}|{record.text}")
-    draws = recipe.draws if training else 1
+    draws = 1 if neighbours is None else recipe.draws
     plain = [expand(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
     texts = [(text, "") for text in dict.fromkeys(plain)]
-    if training:
-        # By distinct text, so that the share of disguised rows is the same with slots and without.
-        share = recipe.evasion.share
-        texts += [_disguised(text, recipe.evasion, rng) for text, _ in texts if rng.random() < share]
-        if record.source == "authored" and rng.random() < recipe.framed:
-            texts.append((frame(record.text, rng), "framed"))
-        if rng.random() < recipe.dressed:
-            texts.append((dress(plain[0], rng), "dressed"))
+    if neighbours is not None:
+        texts += _copies(record, [text for text, _ in texts], recipe, neighbours, rng)
     for text, evasion in texts:
         yield Row(
             text=text,
@@ -161,7 +184,25 @@ def _variants(record: Record, group: str, training: bool, weight: float, recipe:
             pair=record.group if record.source == "authored" else "",
             case=record.case,
             writer=record.writer,
+            signs=record.signs,
         )
+
+
+def _copies(
+    record: Record, plain: Sequence[str], recipe: CorpusRecipe, neighbours: Sequence[str], rng: Random
+) -> Iterator[tuple[str, str]]:
+    """Yield disguised, framed, dressed and accompanied copies of a training message, and what each is."""
+    # By distinct text, so that the share of disguised rows is the same with slots and without.
+    disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
+    yield from disguised
+    if record.source == "authored" and rng.random() < recipe.framed:
+        yield frame(record.text, rng), "framed"
+    # A lazy sender does both: some of what is dressed is disguised.
+    worn = [*plain, *(text for text, _ in disguised)]
+    if rng.random() < recipe.dressed:
+        yield dress(rng.choice(worn), rng), "dressed"
+    if neighbours and rng.random() < recipe.accompanied:
+        yield beside(rng.choice(worn), rng.choice(neighbours), rng), "accompanied"
 
 
 def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus import authored, store
+from jingyin.train.corpus import authored, signs, store
 from jingyin.train.corpus.build import bare
 from jingyin.train.corpus.expand import SLOT
 from jingyin.train.corpus.record import Record
@@ -26,22 +26,29 @@ def check(paths: Sequence[Path] = ()) -> list[str]:
     """Return a sentence for each fault, naming file and line, in authored messages or built corpora.
 
     Looks for: schema, labels, duplicates, likeness within a label, series, two labels for one text, numbers of
-    people, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked.
+    people, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked,
+    and with them signs.jsonl: rows of no message, ids that come twice, unknown signs.
     """
-    paths = paths or authored.default_folders()
+    if not paths:
+        records, faults = _scan(authored.default_folders())
+        return faults + _authored(records) + signs.faults(frozenset(signs.row_id(record.text) for record in records))
     built = [path for path in paths if store.is_built(path)]
-    faults = _authored([path for path in paths if path not in built])
-    return faults + [fault for path in built for fault in _built(path)]
+    records, faults = _scan([path for path in paths if path not in built])
+    return faults + _authored(records) + [fault for path in built for fault in _built(path)]
 
 
-def _authored(paths: Sequence[Path]) -> list[str]:
+def _scan(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     records: list[Record] = []
     faults: list[str] = []
     for path in paths:
         found, wrong = authored.scan(path)
         records += found
         faults += wrong
-    faults += [
+    return records, faults
+
+
+def _authored(records: Sequence[Record]) -> list[str]:
+    faults = [
         f"{record.where}: a number as long as a phone's or an id's; put a slot such as {{phone}} there"
         for record in records
         if _PERSONAL.search(SLOT.sub("", record.text))
@@ -89,6 +96,8 @@ def _built(folder: Path) -> list[str]:
 def _row_faults(row: Row) -> Iterable[str]:
     if row.label not in LABELS:
         yield f"unknown label {row.label!r}; known: {', '.join(LABELS)}"
+    if unknown := signs.unknown_ids(row.signs):
+        yield f"unknown signs {', '.join(unknown)}; build the corpus again"
     if not row.text.strip():
         yield "no text; build the corpus again"
     if not row.weight > 0:

@@ -85,7 +85,8 @@ class CorpusRecipe(_Model):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
     `authored` is a file or folder of authored messages or a list of them, by default both in the package.
-    `framed` is the share of the authored training messages that get a copy (quoting.py).
+    `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that of all
+    training messages that get one with a head or a tail, `accompanied` with a short everyday message beside it (dress.py).
     """
 
     seed: int = 0
@@ -96,6 +97,7 @@ class CorpusRecipe(_Model):
     evasion: Evasion = Evasion()
     framed: Share = 0.0
     dressed: Share = 0.0
+    accompanied: Share = 0.0
     nonsense: int = Field(0, ge=0)
     splits: Splits = Splits()
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)

@@ -1,4 +1,4 @@
-"""Dresses a message in a head or a tail, as a lazy sender does: 哈, thanks, a smile, small talk, a signature, an opt-out line.
+"""Dresses a message in a head or a tail, as a lazy sender does: thanks, small talk, a signature, an opt-out line, a neighbour.
 
 Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about what it
 covers. Entries of the held-out tables are on no training message: tests/bench/attack.py measures a new dress by them.
@@ -24,3 +24,12 @@ def dress(text: str, rng: Random) -> str:
     if rng.random() < _BOTH:
         return head + text + tail
     return head + text if rng.random() < 0.5 else text + tail
+
+
+_BETWEEN = ("\n", "\n", "。", "，", "，", "！", " ", "？", "")
+
+
+def beside(text: str, neighbour: str, rng: Random) -> str:
+    """Return `text` before or behind a `neighbour`, a short everyday message that changes nothing of what it says."""
+    first, second = (text, neighbour) if rng.random() < 0.6 else (neighbour, text)
+    return f"{first.rstrip('。，,.')}{rng.choice(_BETWEEN)}{second}"

@@ -1,4 +1,4 @@
-"""Counts of a corpus, as Markdown tables: by label, family, voice, case, writer, length and source."""
+"""Counts of a corpus, as Markdown tables: by label, family, voice, case, writer, length, source and sign."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus import authored, store
+from jingyin.train.corpus.signs import is_annotated, shown
 
 OBVIOUS = re.compile(
     "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"
@@ -34,6 +35,8 @@ class Message(Protocol):
     def case(self) -> str: ...  # noqa: D102
     @property
     def writer(self) -> str: ...  # noqa: D102
+    @property
+    def signs(self) -> str: ...  # noqa: D102
 
 
 def stats(path: Path | None = None) -> str:
@@ -67,7 +70,7 @@ def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
 
 
 def message_tables(messages: Iterable[Message]) -> str:
-    """Return counts a label, source, voice, writer, case and family, and lengths in characters."""
+    """Return counts a label, source, voice, writer, case, family and sign, and lengths in characters."""
     messages = list(messages)
     tables = [
         _lengths(messages),
@@ -76,6 +79,7 @@ def message_tables(messages: Iterable[Message]) -> str:
         _cross("writer", ((m.writer or "none", m.label) for m in messages)),
         _cross("case", ((m.case, m.label) for m in messages if m.case)),
         _families(messages),
+        _signs(messages),
     ]
     return "\n\n".join(tables)
 
@@ -103,6 +107,13 @@ def _families(messages: Sequence[Message]) -> str:
     counts = Counter((m.label, m.family) for m in messages)
     order = sorted(counts, key=lambda key: (LABELS.index(key[0]), key[1]))
     return _table(("label", "family", "messages"), [(*key, str(counts[key])) for key in order])
+
+
+def _signs(messages: Sequence[Message]) -> str:
+    """Return how many messages people read the signs of, and what those show."""
+    read = [message for message in messages if is_annotated(message.signs)]
+    table = _cross("sign", ((sign, m.label) for m in read for sign in shown(m.signs) or ("none",)))
+    return f"People read the signs of {len(read)} of {len(messages)} messages:\n\n{table}"
 
 
 def _cross(what: str, pairs: Iterable[tuple[str, str]]) -> str:

@@ -28,7 +28,7 @@ class Row:
     `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion`
     the family of its disguise, "framed" or ""; `group` never comes in two splits; the `weight`s of all rows made from
     one message add up to the weight of its source; `pair` is the id of its minimal pair or "";
-    `case` the real case it was written from or ""; `writer` who wrote it.
+    `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it demands and threatens (signs.py).
     """
 
     text: str
@@ -43,6 +43,7 @@ class Row:
     pair: str = ""
     case: str = ""
     writer: str = ""
+    signs: str = "?"
 
 
 SCHEMA = pa.schema([(f.name, pa.float64() if f.type is float else pa.string()) for f in fields(Row)])
