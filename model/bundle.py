@@ -3,8 +3,8 @@
     manifest.json   format version, id, labels, thresholds with their evidence, cascade, provenance, sha256 of every file
     prefilter.npz   weights of the prefilter for hashed pairs and triples of characters and of sounds
     tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) int64 to logits (1, labels)
-    model.onnx      float32: the first reads what the prefilter lets through, each other one what the one before is
-    verifier.onnx   not certain of; the manifest names those that are there
+    model.onnx      float32, behind which model.onnx may have those of signs: the first reads what the prefilter lets
+    verifier.onnx   through, each other one what the one before is not certain of; the manifest names those that are there
     lexicon.txt     the vocabulary of tiny and model, in jieba's userdict format
     tokenizer.json  the same, compiled
     pieces.json     the tokenizer of a network whose vocabulary is the pretrained encoder's pieces
@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jingyin.model.errors import BundleError
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 FILES = ("prefilter.npz", "tokenizer.json", "lexicon.txt", "golden.json", "card.md")
 """What every bundle holds beside its manifest and networks."""
 
@@ -101,14 +101,34 @@ class Network(_Model):
     certain: float | None = None
 
 
-class Prefilter(_Model):
-    """When the prefilter's score is below `threshold` a message is ordinary and no network reads it.
+class Stop(_Model):
+    """A message whose score is below `threshold` is not read by any network; `probabilities` (labels,) are its verdict.
 
-    `probabilities` is the mean verdict of the networks on ordinary messages that the prefilter stops.
+    They are the mean verdict of the networks on messages of that kind that are stopped.
     """
 
     threshold: float
     probabilities: tuple[float, ...]
+
+
+class Prefilter(_Model):
+    """What the prefilter stops: by its first score what is `ordinary`; of the rest, by its second, what is `lawful` collection."""
+
+    ordinary: Stop
+    lawful: Stop
+
+
+class SignScale(_Model):
+    """How a sign's logit becomes a confidence, 1 / (1 + exp(-(`slope` x logit + `bias`))), and from which one it is a reason.
+
+    `precision` is that of the sign at `threshold` on `found` of the held-out messages on which both were set.
+    """
+
+    slope: float
+    bias: float
+    threshold: float
+    precision: float
+    found: int
 
 
 class Loss(_Model):
@@ -127,7 +147,8 @@ class Manifest(_Model):
     """The content of manifest.json.
 
     `networks` are the cascade's, in order; `loss` holds the bound "in corpus" and, where there are test-only cases, "on unseen
-    situations"; `passed` is the share of ordinary calibration messages that each network reads.
+    situations"; `passed` is the share of ordinary calibration messages that each network reads. `signs` are those of model.onnx, in
+    the order of its outputs; empty where it has none.
     """
 
     format_version: int
@@ -139,6 +160,7 @@ class Manifest(_Model):
     prefilter: Prefilter
     networks: tuple[Network, ...] = Field(min_length=1)
     passed: tuple[float, ...]
+    signs: dict[str, SignScale] = {}
     loss: dict[str, Loss]
     provenance: dict[str, object]
     files: dict[str, str]
@@ -154,7 +176,7 @@ class Golden(_Model):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all there and have the right hashes."""
+    """A bundle whose files are all there and have the right hashes; `prefilter_weights` (2, BUCKETS) are of both scores."""
 
     path: Path
     manifest: Manifest

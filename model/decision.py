@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jingyin.model.bundle import Fusion, Manifest
-from jingyin.model.labels import FLAGGED, LABELS, Action, Stage
+from jingyin.model.bundle import Fusion, Manifest, SignScale
+from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 
 FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 """Where the labels that make the risk stand in LABELS."""
@@ -35,6 +35,7 @@ class Decision(NamedTuple):
     risk: float
     action: Action
     stage: Stage
+    reasons: tuple[Reason, ...] = ()
 
 
 def softmax(logits: ArrayLike) -> Floats:
@@ -87,11 +88,31 @@ def reads_on(threshold: float | None, certain: float | None, risks: ArrayLike) -
     return np.asarray((given >= low) & (given < high))
 
 
-def decide(manifest: Manifest, probabilities: Floats, stage: Stage) -> Decision:
-    """Return the decision that probabilities (labels,) make by the manifest's thresholds."""
+def decide(manifest: Manifest, probabilities: Floats, stage: Stage, signs: ArrayLike = ()) -> Decision:
+    """Return the decision that probabilities (labels,) make by the manifest's thresholds.
+
+    `signs` are the logits of the manifest's signs, none where no network that has them read the message.
+    """
     named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
     risk = sum(named[label] for label in FLAGGED)
     action: Action = "pass"
     if risk >= manifest.review.risk:
         action = "block" if risk >= manifest.block.risk else "review"
-    return Decision(max(named, key=named.__getitem__), named, risk, action, stage)
+    reasons = reasons_of(manifest, signs) if action != "pass" else ()
+    return Decision(max(named, key=named.__getitem__), named, risk, action, stage, reasons)
+
+
+def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
+    """Return the signs whose confidence reaches their threshold, surest first, by their logits (signs,); none for none."""
+    found = zip(manifest.signs.items(), np.asarray(signs, np.float64), strict=False)
+    reasons = [
+        Reason(sign, confidence)
+        for (sign, scale), logit in found
+        if (confidence := float(sign_confidence(scale, logit))) >= scale.threshold
+    ]
+    return tuple(sorted(reasons, key=lambda each: -each.confidence))
+
+
+def sign_confidence(scale: SignScale, logits: ArrayLike) -> Floats:
+    """Return the confidence (n,) that messages show a sign, by its logits (n,)."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(scale.slope * np.asarray(logits, np.float64) + scale.bias, -700, 700))))

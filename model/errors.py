@@ -18,7 +18,7 @@ class BundleError(JingyinError):
 
 
 class ConfigError(JingyinError):
-    """A recipe, a setting or the environment is wrong; all faults are listed at once."""
+    """A recipe, a setting or the environment is wrong; all errors are listed at once."""
 
 
 class InputError(JingyinError):

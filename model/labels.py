@@ -17,12 +17,20 @@ Stage = Literal["cache", "prefilter", "network"]
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a message is flagged: a sign (model/signs.py) by its id, and the `confidence` that the message shows it, 0 to 1."""
+
+    sign: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What jingyin says of one message.
 
     `probabilities` are calibrated, one for each of LABELS, and add up to 1; `risk` is the sum over FLAGGED.
     `stage` names what answered: the cache, the prefilter, or the model. `edits` counts what the text normaliser
-    did, by kind. `bundle` is the id of the model bundle.
+    did, by kind. `bundle` is the id of the model bundle. `reasons` come surest first; a message that passes has none.
     """
 
     label: str
@@ -32,17 +40,19 @@ class Verdict:
     stage: Stage
     edits: dict[str, int]
     bundle: str
+    reasons: tuple[Reason, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Return the verdict as plain JSON types."""
-        return asdict(self)
+        return {**asdict(self), "reasons": [asdict(reason) for reason in self.reasons]}
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """A piece of evidence: `text` is message[start:end] of the ORIGINAL message.
 
-    `weight` is the share of the odds of risk that goes when the word is taken out, 0.1 to 1: 0.5 halves them.
+    `weight` is the share of the odds that goes when the word is taken out, 0.1 to 1: 0.5 halves them. They are those of the
+    risk, or those of a reason.
     """
 
     start: int

@@ -6,7 +6,7 @@ from transformers import BertModel
 
 
 class SmsClassifier(nn.Module):
-    """Token ids -> logits.
+    """Token ids -> logits of the labels and, with `signs`, of so many signs (model/signs.py) behind them.
 
     The head sees standardised features, (pooled - mean) / sd, which lets it learn ten times faster than the encoder
     from the first step on; `mean` and `sd` are set once, from training messages, and folded into the head on export.
@@ -15,12 +15,13 @@ class SmsClassifier(nn.Module):
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, encoder: BertModel, labels: int, dropout: float = 0.1) -> None:
+    def __init__(self, encoder: BertModel, labels: int, signs: int = 0, dropout: float = 0.1) -> None:
         super().__init__()
         hidden: int = encoder.config.hidden_size
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, labels)
+        self.labels = labels
+        self.head = nn.Linear(hidden, labels + signs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.zeros(hidden))
@@ -31,7 +32,7 @@ class SmsClassifier(nn.Module):
         return mean_pool(self.encoder, input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits (batch, labels) of ids (batch, length); the mask is 1 for tokens, 0 for padding."""
+        """Return logits (batch, labels + signs) of ids (batch, length); the mask is 1 for tokens, 0 for padding."""
         features = (self.pool(input_ids, attention_mask) - self.mean) / self.sd
         logits: Tensor = self.head(self.dropout(features))
         return logits
@@ -42,7 +43,7 @@ class ExportedClassifier(nn.Module):
 
     def __init__(self, classifier: SmsClassifier) -> None:
         super().__init__()
-        self.encoder = classifier.encoder
+        self.encoder, self.labels = classifier.encoder, classifier.labels
         head = classifier.head
         self.head = nn.Linear(head.in_features, head.out_features)
         with torch.no_grad():
@@ -50,10 +51,24 @@ class ExportedClassifier(nn.Module):
             self.head.bias.copy_(head.bias - head.weight @ (classifier.mean / classifier.sd))
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Return logits (batch, labels) of ids (batch, length), all of one length."""
+        """Return logits (batch, labels + signs) of ids (batch, length), all of one length."""
         hidden = self.encoder(input_ids=input_ids).last_hidden_state
         logits: Tensor = self.head(hidden.mean(1))
         return logits
+
+
+def with_sign_head(classifier: SmsClassifier, signs: int) -> SmsClassifier:
+    """Return `classifier` with `signs` outputs behind those of the labels, untrained ones where it has another number."""
+    old = classifier.head
+    if old.out_features == classifier.labels + signs:
+        return classifier
+    new = SmsClassifier(classifier.encoder, classifier.labels, signs, classifier.dropout.p)
+    new.mean.copy_(classifier.mean)
+    new.sd.copy_(classifier.sd)
+    with torch.no_grad():
+        new.head.weight[: classifier.labels] = old.weight[: classifier.labels]
+        new.head.bias[: classifier.labels] = old.bias[: classifier.labels]
+    return new
 
 
 def mean_pool(encoder: BertModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The prefilter: a linear model over hashed pairs and triples of characters and of sounds, so cheap that it can see every message.
 
-It knows two answers, "surely ordinary" and "don't know". Its threshold is set so that a given share of ordinary traffic goes on,
-and what the first steps lose is measured with its bound (train/packing/cascade.py). What it can't know, it lets through: many characters that the tokenizer does not
-know, or a message that the normaliser had to undo disguises in. Of what it lets through its score is a second opinion
-beside the networks' (model/decision.py).
+It knows three answers: "surely ordinary" by its first score, which separates ordinary messages from all others; else "surely
+lawful" by its second, which separates lawful collection from threats; else "don't know". Thresholds are set so that a given share
+of ordinary traffic goes on and next to no threat is stopped as lawful; what the first steps lose is measured with its bound
+(train/packing/cascade.py). What it can't know, it lets through: many characters that the tokenizer does not
+know, or a message that the normaliser had to undo disguises in. Of what it lets through its first score is a second
+opinion beside the networks' (model/decision.py).
 
 A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs of
 characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false positives on
@@ -89,22 +91,34 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def prefilter_scores(weights: NDArray[np.float32], texts: Codes) -> NDArray[np.float32]:
-    """Return the score of each text: higher is less surely ordinary.
+    """Return both scores of each text (2, n) by `weights` (2, BUCKETS): higher is less surely ordinary, less surely lawful.
 
     The sum of the weights over the square root of their number, so that length alone says little; of a long text that
     of its worst window, so that politeness by the yard drowns no threat. What comes before or after a text in `texts`
     has no part in it.
     """
-    # In float64 sums of half-precision weights are exact, whatever their order, and so is a difference of two.
-    each = weights[features(texts.points)].reshape(_FEATURES, -1).sum(0, dtype=np.float64)
-    if texts.lengths.max(initial=0) <= 2 * _STEP:
-        return np.asarray(
-            np.add.reduceat(each, texts.starts) / np.sqrt(_FEATURES * texts.lengths) + weights[-1], np.float32
-        )
-    sums = np.concatenate([[0.0], each.cumsum()])
+    hashes = features(texts.points)
+    long = texts.lengths.max(initial=0) > 2 * _STEP
+    score = _window_scores if long else _whole_scores
+    return np.stack([score(each, hashes, texts) for each in weights])
+
+
+def _whole_scores(weights: NDArray[np.float32], hashes: NDArray[np.int64], texts: Codes) -> NDArray[np.float32]:
+    sums = np.add.reduceat(_at_points(weights, hashes), texts.starts)
+    return np.asarray(sums / np.sqrt(_FEATURES * texts.lengths) + weights[-1], np.float32)
+
+
+def _window_scores(weights: NDArray[np.float32], hashes: NDArray[np.int64], texts: Codes) -> NDArray[np.float32]:
+    sums = np.concatenate([[0.0], _at_points(weights, hashes).cumsum()])
     first, last, windows = _windows(texts)
     scores = (sums[last] - sums[first]) / np.sqrt(_FEATURES * (last - first))
     return np.asarray(np.maximum.reduceat(scores, windows) + weights[-1], np.float32)
+
+
+def _at_points(weights: NDArray[np.float32], hashes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the sum of the weights of the features that begin at each point (n,)."""
+    # In float64 sums of half-precision weights are exact, whatever their order, and so is a difference of two.
+    return np.asarray(weights[hashes].reshape(_FEATURES, -1).sum(0, dtype=np.float64))
 
 
 def _windows(texts: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

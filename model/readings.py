@@ -1,4 +1,4 @@
-"""Readings, steps 5 to 7 of cleaning: parts of a character put together, spellings written out, dialect turned to Mandarin.
+"""Readings, steps 6 to 8 of cleaning: parts of a character put together, spellings written out, dialect turned to Mandarin.
 
 Each reads by a closed table what honest text in Mandarin does not hold, and is quick to see that a message holds none.
 """
@@ -15,7 +15,7 @@ def _lines(name: str) -> Iterator[list[str]]:
     return (line.split(" ") for line in table.splitlines())
 
 
-# ---- step 5: reassemble
+# ---- step 6: reassemble
 
 _PARTS: dict[str, str] = {}
 # What honest text holds, such as 车专, is put together only where a character before or after it makes a word with it.
@@ -77,7 +77,7 @@ def _reduce(done: list[Edit], text: str) -> list[Edit]:
     return []
 
 
-# ---- step 6: spell out
+# ---- step 7: spell out
 
 
 def _spellings() -> dict[str, list[tuple[str, str, str]]]:
@@ -129,7 +129,7 @@ def _is_beside_han(text: str, start: int, end: int) -> bool:
     return bool(_HAN.search(text[max(0, start - 2) : start].strip()[-1:] + text[end : end + 2].strip()[:1]))
 
 
-# ---- step 7: to Mandarin
+# ---- step 8: to Mandarin
 
 
 def _dialect() -> tuple[dict[str, str], set[str]]:

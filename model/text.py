@@ -4,16 +4,17 @@ The steps, each a function from text to a list of edits, run in this order:
 
 1. fold: character by character to compatibility forms (full-width, circled, mathematical letters, radicals),
    simplified Chinese and lower case; invisible characters, combining marks and private use are dropped
-2. space: white space becomes one space, none at the ends
-3. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
-4. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
-5. reassemble: the parts of a character, one after another, become that character (口乎死亻尔)
-6. spell out: pinyin and initials beside Han characters become the word that they stand for (bao光, 爆txl)
-7. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
-8. mask: links, numbers and amounts become placeholders (model/masks.py)
+2. undecorate: laughter, tone particles and faces are dropped (model/decoration.py)
+3. space: white space becomes one space, none at the ends
+4. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
+5. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
+6. reassemble: the parts of a character, one after another, become that character (口乎死亻尔)
+7. spell out: pinyin and initials beside Han characters become the word that they stand for (bao光, 爆txl)
+8. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
+9. mask: links, numbers and amounts become placeholders (model/masks.py)
 
-Steps 5 to 7 are in model/readings.py. When one of them changed something, steps 2 to 7 run again until nothing changes:
-what one makes another may read.
+Steps 6 to 8 are in model/readings.py. When step 2 or one of them changed something, steps 2 to 8 run again until nothing
+changes, 32 times at most: what one makes another may read.
 
 Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
 The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from jingyin.model.decoration import undecorate
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD, fold_edits
 from jingyin.model.masks import Edit, mask
@@ -75,15 +77,16 @@ def clean(text: str) -> CleanText:
 
 def _run(text: str, edits: dict[str, int], follow: Callable[[list[Edit]], None] | None = None) -> str:
     """Run the steps on folded `text`, count what they do in `edits`, and tell `follow` of every change."""
-    again = True
-    while again:
+    for _ in range(_ROUNDS):
         again = False
         for step in _STEPS:
             if changes := step(text, edits):
                 if follow:
                     follow(changes)
                 text = _splice(text, changes)
-                again = again or step in _READINGS
+                again = again or step in _REPEATED
+        if not again:
+            break
     masked = list(mask(text, edits))
     if follow:
         follow(masked)
@@ -122,7 +125,7 @@ def _trace(original: str) -> list[tuple[int, int]]:
     return offsets
 
 
-# ---- steps 2 to 4: space, gaps
+# ---- steps 3 to 5: space, gaps
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _SPACES = re.compile(" {2,}|^ | $")
@@ -149,5 +152,6 @@ def _close(text: str, edits: dict[str, int]) -> list[Edit]:
     return [(m.start(), m.end(), "") for m in _GAP.finditer(text)] if " " in text else []
 
 
-_READINGS: tuple[_Step, ...] = (reassemble, spell_out, to_mandarin)
-_STEPS: tuple[_Step, ...] = (_space, _close_gaps, _close, *_READINGS)
+_STEPS: tuple[_Step, ...] = (undecorate, _space, _close_gaps, _close, reassemble, spell_out, to_mandarin)
+_REPEATED = frozenset((reassemble, spell_out, to_mandarin))
+_ROUNDS = 32  # faces in faces ([[[微笑]微笑]微笑]) take one each: a long message of them would hold a gateway up

@@ -12,6 +12,7 @@ from typing import Any
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
+from jingyin.model.signs import name_of
 
 CONFIG = """<View>
   <Text name="text" value="$text"/>
@@ -32,6 +33,11 @@ def task(data: Mapping[str, Any], suggestion: str, score: float, model: str) -> 
     choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [suggestion]}}
     prediction = {"model_version": model, "score": round(score, 4), "result": [choice]}
     return {"data": dict(data), "predictions": [prediction]}
+
+
+def with_signs(reason: str, signs: Sequence[str]) -> str:
+    """Return why a person is asked, with the Chinese names of the `signs` that the verdict gives as its reasons."""
+    return "; ".join([reason, *([", ".join(name_of(sign, "zh") for sign in signs)] if signs else [])])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from jingyin.model.bundle import GOLDEN_TOLERANCE, PIECES, Bundle, Network
 from jingyin.model.decision import risk_logit
 from jingyin.model.errors import BundleError
+from jingyin.model.labels import LABELS
 from jingyin.model.pieces import PieceTokenizer
 from jingyin.model.text import CleanString
 from jingyin.model.tokenizer import END, START, SmsTokenizer
@@ -20,8 +22,15 @@ MAX_WINDOWS = 8
 """A longer message is read in this many windows at most: the first ones, and the last."""
 
 
+class Reading(NamedTuple):
+    """What a network says of a message: logits (labels,), and those of signs, () for a network without."""
+
+    logits: NDArray[np.float64]
+    signs: NDArray[np.float64]
+
+
 class NetworkReader:
-    """One network of a bundle with the tokenizer that it reads by: clean text -> logits, one message at a time.
+    """One network of a bundle with the tokenizer that it reads by: clean text -> Reading, one message at a time.
 
     Dynamic int8 takes its activation scales from the whole batch, so a batch would change a verdict with its
     neighbours; and on a CPU batching short messages buys nothing. Hence batches of one, without padding.
@@ -37,19 +46,20 @@ class NetworkReader:
         (ids,) = self._tokenizer.encode([text])
         return ids
 
-    def read(self, text: CleanString) -> NDArray[np.float64]:
-        """Return the logits (labels,) of a clean text: of its riskiest window, where it takes several."""
+    def read(self, text: CleanString) -> Reading:
+        """Return what the network says of a clean text: of its riskiest window, where it takes several."""
         return self.read_ids(self.encode(text))
 
-    def read_ids(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """Return the logits (labels,) of token ids of any length."""
+    def read_ids(self, ids: Sequence[int]) -> Reading:
+        """Return what the network says of token ids of any length."""
         each = np.concatenate([self.run(window) for window in windows(ids, self.network.max_tokens)])
-        return np.asarray(each[risk_logit(each).argmax()] if len(each) > 1 else each[0], np.float64)
+        best = each[risk_logit(each[:, : len(LABELS)]).argmax()] if len(each) > 1 else each[0]
+        return Reading(np.asarray(best[: len(LABELS)], np.float64), np.asarray(best[len(LABELS) :], np.float64))
 
     def run(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Return the logits (1, labels) of the ids of one window."""
-        (logits,) = self._session.run(None, {"input_ids": np.array([ids], np.int64)})
-        return np.asarray(logits, np.float32)
+        """Return the outputs (1, labels + signs) for the ids of one window."""
+        (outputs,) = self._session.run(None, {"input_ids": np.array([ids], np.int64)})
+        return np.asarray(outputs, np.float32)
 
     def check(self, bundle: Bundle) -> None:
         """Raise BundleError unless the golden messages get their logits on this machine."""

@@ -4,7 +4,6 @@ The way of a message: clean text, then the cache, then the prefilter, then the n
 reading what the one before is not certain of (model/decision.py).
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, default_path, read_bundle
-from jingyin.model.decision import Decision, decide, fuse, fused_logit, reads_on, risk_logit
+from jingyin.model.decision import Decision, decide, fuse, fused_logit, reads_on
 from jingyin.model.labels import Span, Verdict
 from jingyin.model.prefilter import (
     code_points,
@@ -26,16 +25,13 @@ from jingyin.model.prefilter import (
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.serve.cache import Cache
+from jingyin.serve.explain import LEAST_RISK, Explanation, explain
 from jingyin.serve.networks import NetworkReader, open_networks
 from jingyin.serve.pool import score_in_processes
 from jingyin.serve.stream import CHUNK, chunks
 
 # tokenizers' own threads fight with ours and warn after a fork; one message is too short to share out.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-_EVIDENCE_RISK = 0.05  # a message of less risk has no evidence
-_EVIDENCE_WORDS = 256  # words that are tried, at most
-_EVIDENCE_WEIGHT = 0.1  # share of the odds that a word must bear to be shown
 
 
 class Scorer:
@@ -48,8 +44,11 @@ class Scorer:
         self._networks = networks
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
-        self._threshold = bundle.manifest.prefilter.threshold if prefilter else -np.inf
-        self._stopped = decide(bundle.manifest, np.array(bundle.manifest.prefilter.probabilities), "prefilter")
+        stops = bundle.manifest.prefilter
+        self._stopping = [
+            (stop.threshold, decide(bundle.manifest, np.array(stop.probabilities), "prefilter"))
+            for stop in (stops.ordinary, stops.lawful)
+        ]
 
     @classmethod
     def load(
@@ -83,11 +82,11 @@ class Scorer:
         key = _cache_key(cleaned)
         if (kept := self.cache.get(key)) is not None:
             return self._verdict(cleaned, kept[0], from_cache=True)
-        ((score, share),) = self._prefilter([cleaned])
-        if not self._stops(score, share, cleaned):
+        ((scores, share),) = self._prefilter([cleaned])
+        if (stopped := self._stopped(scores, share, cleaned)) is None:
             return None
-        self.cache.put(key, (self._stopped, share))
-        return self._verdict(cleaned, self._stopped, from_cache=False)
+        self.cache.put(key, (stopped, share))
+        return self._verdict(cleaned, stopped, from_cache=False)
 
     def score_many(self, texts: Iterable[str], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
@@ -110,24 +109,21 @@ class Scorer:
     def explain(self, text: str) -> list[Span]:
         """Return the words without which the odds of risk fall by a tenth or more, in order of position.
 
-        Word occlusion (Zeiler & Fergus 2014): model.onnx runs once for each of the first 256 words, and its own odds are
-        compared. A message of risk below 0.05 has no evidence.
+        A message of risk below 0.05 has no evidence.
         """
-        cleaned = clean(text)
+        return self.explanation(text).risk
+
+    def explain_reasons(self, text: str) -> dict[str, list[Span]]:
+        """Return for each reason of the verdict, by its sign, the words without which its odds fall by a tenth or more."""
+        return self.explanation(text).reasons
+
+    def explanation(self, text: str) -> Explanation:
+        """Return what `explain` and `explain_reasons` do, in the time of one of them: model.onnx runs once a word."""
         (found,) = self.decisions([text])
-        if found.risk < _EVIDENCE_RISK:
-            return []
+        if found.risk < LEAST_RISK:
+            return Explanation([], {})
         reader = next((each for each in self._networks if each.network.file == "model.onnx"), self._networks[-1])
-        ids = self._tokenizer.encode([cleaned.text])[0]
-        slope = sum(reader.network.fusion.weights)
-        whole = risk_logit(reader.read_ids(ids))
-        spans = []
-        for i, (start, end) in enumerate(self._tokenizer.words(cleaned)[:_EVIDENCE_WORDS], 1):
-            without = risk_logit(reader.read_ids([*ids[:i], *ids[i + 1 :]]))
-            weight = 1 - math.exp(min(0.0, slope * float(without - whole)))
-            if weight >= _EVIDENCE_WEIGHT:
-                spans.append(Span(start, end, text[start:end], round(weight, 4)))
-        return spans
+        return explain(reader, self._tokenizer, text, self.bundle.manifest.signs, found.reasons)
 
     def decisions(self, texts: Sequence[str]) -> list[Decision]:
         """Decide on messages without making verdicts; none depends on what was scored before, `stage` included.
@@ -156,38 +152,44 @@ class Scorer:
     def _decide_new(self, new: Mapping[str, CleanText]) -> dict[str, tuple[Decision, float]]:
         """Decide on clean texts by their keys, and remember it; with each its share of unknown characters."""
         decided: dict[str, tuple[Decision, float]] = {}
-        for (key, each), (score, share) in zip(new.items(), self._prefilter(new.values()), strict=True):
-            stops = self._stops(score, share, each)
-            decided[key] = (self._stopped if stops else self._read(each, score)), share
+        for (key, each), (scores, share) in zip(new.items(), self._prefilter(new.values()), strict=True):
+            decided[key] = self._stopped(scores, share, each) or self._read(each, scores[0]), share
             self.cache.put(key, decided[key])
         return decided
 
-    def _prefilter(self, cleaned: Iterable[CleanText]) -> Iterable[tuple[float, float]]:
-        """Return of each message the prefilter's score and the share of characters that it can't know."""
+    def _prefilter(self, cleaned: Iterable[CleanText]) -> Iterable[tuple[list[float], float]]:
+        """Return of each message the prefilter's scores and the share of characters that it can't know."""
         texts = code_points([each.text for each in cleaned])
-        scores = prefilter_scores(self.bundle.prefilter_weights, texts).tolist()
+        scores = prefilter_scores(self.bundle.prefilter_weights, texts).T.tolist()
         return zip(scores, unknown_shares(self._known, texts).tolist(), strict=True)
 
-    def _stops(self, score: float, share: float, cleaned: CleanText) -> bool:
-        return score < self._threshold and not is_opaque(share, cleaned.edits)
+    def _stopped(self, scores: Sequence[float], share: float, cleaned: CleanText) -> Decision | None:
+        """Return the prefilter's decision, or None if a network must read the message."""
+        if not self.uses_prefilter or is_opaque(share, cleaned.edits):
+            return None
+        found = zip(scores, self._stopping, strict=True)
+        return next((decision for score, (threshold, decision) in found if score < threshold), None)
 
     def _read(self, cleaned: CleanText, score: float) -> Decision:
         """Let the networks read a message, one after another until one is certain."""
         read: list[NDArray[np.float64]] = []
+        signs: NDArray[np.float64] = np.empty(0)
         for reader in self._networks:
             network = reader.network
-            read.append(reader.read(cleaned.text))
+            reading = reader.read(cleaned.text)
+            read.append(reading.logits)
+            signs = reading.signs if len(reading.signs) else signs
             if self.uses_prefilter and not reads_on(
                 network.threshold, network.certain, float(fused_logit(network.fusion, score, read))
             ):
                 break
-        return decide(self.bundle.manifest, fuse(network.fusion, score, read), "network")
+        return decide(self.bundle.manifest, fuse(network.fusion, score, read), "network", signs)
 
     def _verdict(self, cleaned: CleanText, decision: Decision, *, from_cache: bool) -> Verdict:
-        label, probabilities, risk, action, stage = decision
+        label, probabilities, risk, action, stage, reasons = decision
         bundle = self.bundle.manifest.id
         return Verdict(
-            label, dict(probabilities), risk, action, "cache" if from_cache else stage, cleaned.edits, bundle
+            label, dict(probabilities), risk, action, "cache" if from_cache else stage, cleaned.edits, bundle, reasons
         )
 
 

@@ -5,6 +5,7 @@ r"""Relabelling on Spark: the columns of `jingyin relabel`, row for row the same
 
     python -m jingyin.serve.spark --master 'local[*]' INPUT OUTPUT
 
+With --campaigns OUTPUT has the rows that are not to pass, and with each the id of its campaign (campaigns/spark.py).
 The workers need the packages that jingyin needs, and jingyin: installed, or its wheel as --py-files, with the bundle
 in it. spark-submit wants a file:
 
@@ -25,7 +26,7 @@ if _missing:
     raise ConfigError(f"relabelling on Spark needs {', '.join(_missing)}; run: pip install 'jingyin[spark]'")
 
 import pyarrow as pa  # noqa: E402  needs what was just checked
-from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402
+from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402
 
 from jingyin.model.labels import LABELS  # noqa: E402
 from jingyin.serve.relabel.columns import NAMES, verdict_columns  # noqa: E402
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _PROBABILITIES = StructType([StructField(label, DoubleType()) for label in LABELS])
 _VERDICT = (StringType(), DoubleType(), StringType(), _PROBABILITIES, StringType(), StringType())
-_TYPES = (*_VERDICT, IntegerType(), IntegerType(), DoubleType())
+_TYPES = (*_VERDICT, IntegerType(), IntegerType(), DoubleType(), ArrayType(StringType()))
 _SLICE = 4096
 
 
@@ -46,10 +47,7 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
     One scorer a Python worker, kept between batches. `bundle` is a folder that every worker sees, by default the one
     in the package. Raises ConfigError when there is no such column, or it holds no strings.
     """
-    if text_column not in df.columns:
-        raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")
-    if not isinstance(df.schema[text_column].dataType, StringType):
-        raise ConfigError(f"column {text_column!r} is {df.schema[text_column].dataType.simpleString()}, wanted string")
+    check_text(df, text_column)
     kept = df.drop(*NAMES)
     schema = StructType([*kept.schema.fields, *map(StructField, NAMES, _TYPES)])
 
@@ -62,6 +60,14 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
                 yield pa.record_batch([*rows.columns, *columns], [*rows.schema.names, *NAMES])
 
     return kept.mapInArrow(score, schema)
+
+
+def check_text(df: "DataFrame", text_column: str) -> None:
+    """Raise ConfigError when a data frame has no such column, or it holds no strings."""
+    if text_column not in df.columns:
+        raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")
+    if not isinstance(df.schema[text_column].dataType, StringType):
+        raise ConfigError(f"column {text_column!r} is {df.schema[text_column].dataType.simpleString()}, wanted string")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,6 +93,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--bundle", help="a bundle folder that every worker sees; by default the one in the package")
     parser.add_argument("--format", default="parquet", choices=["parquet", "orc", "json"])
+    parser.add_argument(
+        "--campaigns", action="store_true", help="keep what is not to pass, with the id of its campaign"
+    )
     parser.add_argument("--master", help="by default what spark-submit or Spark's configuration says")
     return parser.parse_args(arguments)
 
@@ -94,6 +103,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _run(session: "SparkSession", options: argparse.Namespace) -> None:
     df = session.read.format(options.format).load(options.input)
     scored = score_dataframe(df, options.text_column, bundle=options.bundle)
+    if options.campaigns:
+        from jingyin.serve.campaigns.spark import group_dataframe
+
+        scored = group_dataframe(scored.where("jingyin_action <> 'pass'").persist(), options.text_column)
     scored.write.format(options.format).save(options.output)
 
 

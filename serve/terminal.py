@@ -2,25 +2,69 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
+from jingyin.model.errors import ConfigError
 from jingyin.model.labels import Span, Verdict
+from jingyin.model.signs import LANGUAGES, Language, name_of
+from jingyin.serve.explain import Explanation
 
 _COLOURS = {"pass": typer.colors.GREEN, "review": typer.colors.YELLOW, "block": typer.colors.RED}
+_WORDS = 3  # of a reason that people see: those that bear most of it
+_REASONS = {"zh": ("原因：", "，", "、"), "en": ("reasons: ", ", ", ", ")}  # heading, between reasons, between words
 
 
-def render(text: str, verdict: Verdict, spans: Sequence[Span], *, as_json: bool, with_evidence: bool) -> str:
-    """Return one JSON line, or two lines for people: the verdict, and the message with its evidence in red."""
+def language_of(wanted: str | None, environment: Mapping[str, str]) -> Language:
+    """Return the language to speak: the one that is `wanted`, else Chinese where the terminal's locale is, else English.
+
+    POSIX ranks the variables that name the locale. Raises ConfigError for another language.
+    """
+    if wanted is None:
+        names = ("LC_ALL", "LC_MESSAGES", "LANG")
+        locale = next((found for name in names if (found := environment.get(name))), "")
+        return "zh" if locale.lower().startswith("zh") else "en"
+    for language in LANGUAGES:
+        if language == wanted:
+            return language
+    raise ConfigError(f"language {wanted!r} is unknown; known are {', '.join(LANGUAGES)}")
+
+
+def render(
+    text: str, verdict: Verdict, explanation: Explanation | None, *, language: Language, as_json: bool = False
+) -> str:
+    """Return one JSON line, or lines for people: the verdict with the message, its evidence in red; below it, the reasons.
+
+    Without an `explanation` there is neither evidence nor the words that bear most of a reason.
+    """
     if as_json:
-        content = verdict.as_dict()
-        if with_evidence:
-            content["evidence"] = [asdict(span) for span in spans]
-        return _json({"text": text, **content})
+        return _json({"text": text, **_content(verdict, explanation)})
     action = typer.style(f"{verdict.action:<6}", fg=_COLOURS[verdict.action], bold=True)
-    return f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(_printable(text), spans)}"
+    shown, spans = _printable(text), explanation.risk if explanation else ()
+    line = f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(shown, spans)}"
+    return f"{line}\n{_reasons(verdict, explanation, language)}" if verdict.reasons else line
+
+
+def _content(verdict: Verdict, explanation: Explanation | None) -> dict[str, Any]:
+    content: dict[str, Any] = verdict.as_dict()
+    if explanation is not None:
+        content["evidence"] = [asdict(span) for span in explanation.risk]
+        for reason in content["reasons"]:
+            reason["spans"] = [asdict(span) for span in explanation.reasons.get(reason["sign"], ())]
+    return content
+
+
+def _reasons(verdict: Verdict, explanation: Explanation | None, language: Language) -> str:
+    heading, between, joint = _REASONS[language]
+    named = []
+    for reason in verdict.reasons:
+        spans = explanation.reasons.get(reason.sign, ()) if explanation else ()
+        words = joint.join(_printable(span.text) for span in sorted(spans, key=lambda span: -span.weight)[:_WORDS])
+        named.append(f"{name_of(reason.sign, language)} {reason.confidence:.0%}" + (f" ({words})" if words else ""))
+    return f"{'':14}{heading}{between.join(named)}"
 
 
 def _json(content: object) -> str:

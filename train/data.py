@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
+from jingyin.train.corpus.signs import UNKNOWN, sign_targets
 from jingyin.train.corpus.store import SPLITS
 
 Encode = Callable[[Sequence[CleanText]], list[list[int]]]
@@ -22,7 +23,8 @@ Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 class Rows:
     """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from.
 
-    `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy.
+    `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as in
+    corpus/signs.py.
     """
 
     cleaned: list[CleanText]
@@ -32,6 +34,7 @@ class Rows:
     families: list[str]
     sources: list[str]
     cases: list[str]
+    signs: list[str]
 
     def __len__(self) -> int:
         return len(self.cleaned)
@@ -42,6 +45,7 @@ class Rows:
         return Rows(
             [self.cleaned[i] for i in pick], self.labels[index], self.weights[index], self.messages[index],
             [self.families[i] for i in pick], [self.sources[i] for i in pick], [self.cases[i] for i in pick],
+            [self.signs[i] for i in pick],
         )  # fmt: skip
 
     def and_(self, others: "Rows") -> "Rows":
@@ -51,6 +55,7 @@ class Rows:
             self.cleaned + others.cleaned, np.concatenate([self.labels, others.labels]),
             np.concatenate([self.weights, others.weights]), np.concatenate([self.messages, others.messages + first]),
             self.families + others.families, self.sources + others.sources, self.cases + others.cases,
+            self.signs + others.signs,
         )  # fmt: skip
 
     def drawn(self, rows: int | None, seed: int) -> "Rows":
@@ -80,6 +85,7 @@ def read_split(corpus: Path, split: str) -> Rows:
         table["family"],
         table["source"],
         table["case"],
+        table["signs"],
     )
 
 
@@ -95,6 +101,7 @@ def unlabelled(cleaned: list[CleanText]) -> Rows:
         nothing,
         ["unlabelled"] * count,
         nothing,
+        [UNKNOWN] * count,
     )
 
 
@@ -102,6 +109,12 @@ def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
     """Return target distributions (n, labels): 1 - smoothing on the label, the rest spread evenly."""
     rest = smoothing / len(LABELS)
     return (np.eye(len(LABELS), dtype=np.float32)[labels] * (1 - smoothing) + rest).astype(np.float32)
+
+
+def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
+    """Return for each row and sign 1, 0 or, where nobody knows, NaN (n, signs)."""
+    known = {each: sign_targets(each) for each in set(rows.signs)}
+    return np.stack([known[each] for each in rows.signs])
 
 
 def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:

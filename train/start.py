@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import BertConfig, BertModel
 
+from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.network import SmsClassifier
 from jingyin.model.text import CleanText
@@ -27,17 +28,25 @@ class Start:
 
 
 def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
-    """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept."""
+    """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept.
+
+    Raises ConfigError when it has fewer layers, or reads fewer tokens, than the recipe wants.
+    """
     start = _load(recipe, encoder, texts)
-    if not isinstance(recipe, Classify) or recipe.hidden is None:
-        return start
-    return Start(_smaller(start.encoder, recipe.hidden, recipe), start.vocabulary)
+    if isinstance(recipe, Classify) and recipe.hidden is not None:
+        return Start(_smaller(start.encoder, recipe.hidden, recipe), start.vocabulary)
+    if (positions := start.encoder.config.max_position_embeddings) < recipe.max_tokens:
+        raise ConfigError(
+            f"max_tokens is {recipe.max_tokens}, but encoder {encoder!r} has positions for {positions}; write at most "
+            f"max_tokens: {positions} in the recipe, or name an encoder that reads longer messages"
+        )
+    return start
 
 
 def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     folder = Path(encoder)
     if is_bundle(encoder):
-        classifier, vocabulary = classifier_of_bundle(encoder)
+        classifier, vocabulary = classifier_of_bundle(encoder, recipe.network)
         return Start(classifier.encoder, vocabulary, classifier)
     if is_classifier(folder):
         classifier, vocabulary = load_classifier(folder)

@@ -12,7 +12,7 @@ M = TypeVar("M")
 
 
 def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
-    """Read a YAML file by a schema; an empty file is an empty mapping. Raises ConfigError that lists every fault, with its key."""
+    """Read a YAML file by a schema; an empty file is an empty mapping. Raises ConfigError that lists every error, with its key."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -26,5 +26,5 @@ def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
     try:
         return schema.validate_python({} if content is None else content)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc'][-2:])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"recipe {path} has {len(faults)} fault(s):\n" + "\n".join(faults)) from None
+        errors = [f"  {'.'.join(map(str, e['loc'][-2:])) or 'recipe'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"recipe {path} has {len(errors)} error(s):\n" + "\n".join(errors)) from None

@@ -3,7 +3,7 @@
 job.py        campaigns(): checks, the passes, the end
 gather.py     first pass: the rows that are chosen, scored and cleaned, in shards;  choose.py  what a worker does
 times.py      times of messages, however a column holds them
-minhash.py    signatures of clean texts;  group.py  locality-sensitive hashing, and union of what is alike
+minhash.py    signatures of clean texts;  group.py  groups of what is alike;  spark.py  the same groups on a cluster
 members.py    rows, distinct texts and campaigns as arrays
 template.py   what the messages of a campaign share, and its slots
 figures.py    counts by campaign;  table.py  campaigns.parquet and members.parquet
@@ -17,10 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from jingyin.model.errors import ConfigError
 
-_missing = [name for name in ("jinja2", "pyarrow") if find_spec(name) is None]
-if _missing:
-    raise ConfigError(f"campaigns need {', '.join(_missing)}; run: pip install 'jingyin[batch]'")
-
 if TYPE_CHECKING:
     from jingyin.serve.campaigns.job import Report, campaigns
 
@@ -28,7 +24,9 @@ __all__ = ["Report", "campaigns"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  what the home holds
-    """Import job.py when it is asked for: a scoring process needs none of it."""
+    """Import job.py when it is asked for: scoring processes and Spark's need none of it, nor what it needs."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if missing := [each for each in ("jinja2", "pyarrow") if find_spec(each) is None]:
+        raise ConfigError(f"campaigns need {', '.join(missing)}; run: pip install 'jingyin[batch]'")
     return getattr(import_module(f"{__name__}.job"), name)

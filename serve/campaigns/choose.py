@@ -16,7 +16,7 @@ class Chosen(NamedTuple):
     """n chosen rows of a block: their indices (n,), clean texts, and for each (n,) what is known of it.
 
     `keys` are 64-bit hashes of the clean texts, equal for equal ones; `labels` count LABELS; bit i of `disguises` says
-    that the normaliser undid DISGUISES[i].
+    that the normaliser undid DISGUISES[i]; `reasons` are the signs of a verdict, surest first.
     """
 
     indices: NDArray[np.int32]
@@ -25,13 +25,14 @@ class Chosen(NamedTuple):
     labels: NDArray[np.int8]
     risks: NDArray[np.float64]
     disguises: NDArray[np.uint8]
+    reasons: list[list[str]]
 
 
 def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
     """Score texts and choose those that are flagged, not to pass, or with `every` all."""
     data, starts = texts
     scorer = scorer_of(*bundle)
-    indices, cleaned, labels, risks, disguises = [], [], [], [], []
+    indices, cleaned, labels, risks, disguises, reasons = [], [], [], [], [], []
     for i, (clean, found, _, _) in enumerate(
         scorer.measured([data[start:end].decode() for start, end in pairwise(starts.tolist())])
     ):
@@ -41,6 +42,7 @@ def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
             labels.append(LABELS.index(found.label))
             risks.append(found.risk)
             disguises.append(sum(1 << bit for bit, kind in enumerate(DISGUISES) if clean.edits.get(kind)))
+            reasons.append([reason.sign for reason in found.reasons])
     return Chosen(
         np.array(indices, np.int32),
         cleaned,
@@ -48,6 +50,7 @@ def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
         np.array(labels, np.int8),
         np.array(risks, np.float64),
         np.array(disguises, np.uint8),
+        reasons,
     )
 
 

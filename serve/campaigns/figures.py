@@ -1,4 +1,4 @@
-"""Counts by campaign: labels, risk, senders and receivers, times, disguises."""
+"""Counts by campaign: labels, risk, reasons, senders and receivers, times, disguises."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ _HOURLY = 3 * DAY  # a campaign of at most so long is counted by the hour, a lon
 
 TIMELINE = pa.struct({"start": TIME, "rows": pa.int64(), "disguised": pa.int64()})
 DISGUISE = pa.struct({"kind": pa.string(), "rows": pa.int64(), "first": TIME, "last": TIME})
+REASON = pa.struct({"sign": pa.string(), "rows": pa.int64()})
 
 
 def figures(parts: Sequence[Path], members: Members) -> dict[str, pa.Array]:
@@ -39,6 +40,7 @@ def figures(parts: Sequence[Path], members: Members) -> dict[str, pa.Array]:
         **_risks(campaign, read_column(parts, "risk").combine_chunks(), count),
         "timeline": _timeline(campaign, times, disguises, span, count),
         "disguises": _disguises(campaign, times, disguises, count),
+        "reasons": _reasons(campaign, read_column(parts, "reasons").combine_chunks(), count),
     }
 
 
@@ -104,6 +106,15 @@ def _disguises(campaign: NDArray[np.int32], times: pa.Array, disguises: NDArray[
     found = pa.concat_tables(tables).sort_by([("campaign", "ascending"), ("count_all", "descending")])
     fields = [found[name] for name in ("kind", "count_all", "time_min", "time_max")]
     return _lists(found["campaign"].to_numpy(), fields, DISGUISE, count)
+
+
+def _reasons(campaign: NDArray[np.int32], reasons: pa.Array, count: int) -> pa.Array:
+    """Count the rows whose verdict gives a sign as a reason, the commonest sign first."""
+    of_row = pa.array(campaign).take(pc.list_parent_indices(reasons))
+    rows = pa.table({"campaign": of_row, "sign": pc.list_flatten(reasons)})
+    found = rows.filter(pc.greater_equal(of_row, 0)).group_by(["campaign", "sign"]).aggregate([([], "count_all")])
+    found = found.sort_by([("campaign", "ascending"), ("count_all", "descending"), ("sign", "ascending")])
+    return _lists(found["campaign"].to_numpy(), (found["sign"], found["count_all"]), REASON, count)
 
 
 def _lists(campaign: NDArray[np.int32], fields: Sequence[Any], kind: pa.StructType, count: int) -> pa.Array:

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
     {
         "source": pa.int32(), "row": pa.int64(), "key": pa.uint64(), "text": pa.large_string(),
         "clean": pa.large_string(), "label": pa.int8(), "risk": pa.float64(), "disguises": pa.uint8(),
-        "time": TIME, "sender": pa.large_string(), "receiver": pa.large_string(),
+        "reasons": pa.list_(pa.large_string()), "time": TIME, "sender": pa.large_string(), "receiver": pa.large_string(),
     }
 )  # fmt: skip
 """The columns of a shard; `source` counts the input files, `row` the rows of one as relabel does."""
@@ -141,7 +141,8 @@ class _Shard:
                 pa.array(np.full(len(indices), source, np.int32)), pa.array(numbers), pa.array(chosen.keys),
                 texts(block, self._job.columns.text).take(indices).cast(pa.large_string()),
                 pa.array(chosen.cleaned, pa.large_string()), pa.array(chosen.labels), pa.array(chosen.risks),
-                pa.array(chosen.disguises), self._times(source, there, numbers),
+                pa.array(chosen.disguises), pa.array(chosen.reasons, pa.list_(pa.large_string())),
+                self._times(source, there, numbers),
                 _names(there, self._job.columns.sender), _names(there, self._job.columns.receiver),
             ],
             SCHEMA,

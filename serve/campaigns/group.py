@@ -1,8 +1,10 @@
-"""Groups of texts that are alike: locality-sensitive hashing, one band at a time, and union of what is alike.
+"""Groups of texts that are alike: locality-sensitive hashing, one band at a time, and connected components.
 
 One band at a time takes a sort and no index, so memory stays at the signatures and a few arrays. Texts that share a
-bucket are compared with its first one and with their neighbour. Their groups become one only if what stands for the
-groups is akin too, so that a chain of likenesses does not tie unlike messages together.
+bucket are compared with its first one and with their neighbour; those that are alike are connected. The commonest text
+of a component stands for it. What is not akin to that text is grouped once more without the rest, so that a chain of
+likenesses does not tie unlike messages together. Nothing depends on an order of bands or pairs: Spark, which takes them
+as they come, finds the same groups (spark.py).
 """
 
 import numpy as np
@@ -14,18 +16,31 @@ ALIKE = 0.4
 """Estimated Jaccard similarity of character pairs from which two texts are alike. Filled slots and disguises leave most
 copies of one template between 0.4 and 0.8."""
 AKIN = 0.25
-"""The same for the texts that stand for two groups; messages of different templates share less than 0.2."""
+"""The same for a text and the one that stands for its group; messages of different templates share less than 0.2."""
 
 
-def groups(found: NDArray[np.uint16]) -> NDArray[np.int32]:
-    """Return for signatures (n, HASHES) the smallest number of each text's group (n,)."""
+def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return for signatures (n, HASHES) the number of the text that stands for each text's group (n,).
+
+    `rows` (n,) counts the messages that have a text: the text of most stands for a group, of equals the first.
+    """
+    stands = np.empty(len(found), np.int32)
+    left, here = np.arange(len(found), dtype=np.int32), found
+    while len(left):
+        chosen = _commonest(_components(here), rows[left])
+        stands[left] = left[chosen]
+        left = left[similarity(here, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
+        here = found[left]
+    return stands
+
+
+def _components(found: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """Return the smallest number of each text's component (n,)."""
     parent = np.arange(len(found), dtype=np.int32)
     for band in range(BANDS):
         for one, other in _candidates(band_keys(found, band)):
-            ends = _roots(parent, one), _roots(parent, other)
-            apart = np.flatnonzero(ends[0] != ends[1])
-            akin = apart[similarity(found, ends[0][apart], ends[1][apart]) >= AKIN]
-            near = akin[similarity(found, one[akin], other[akin]) >= ALIKE]
+            apart = np.flatnonzero(_roots(parent, one) != _roots(parent, other))
+            near = apart[similarity(found, one[apart], other[apart]) >= ALIKE]
             _union(parent, one[near], other[near])
     return _roots(parent, np.arange(len(found), dtype=np.int32))
 
@@ -38,6 +53,12 @@ def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArr
     starts = np.flatnonzero(np.concatenate([[True], ~same]))
     first = starts[np.searchsorted(starts, later, side="right") - 1]
     return [(order[later], order[first]), (order[later], order[later - 1])]
+
+
+def _commonest(components: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return of each text's component (n,) the text that has most rows, of equals the first."""
+    order = np.lexsort((-rows, components)).astype(np.int32)
+    return order[np.searchsorted(components[order], components)]
 
 
 def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -32,7 +32,8 @@ from jingyin.serve.relabel.writing import no_room
 class Report:
     """What a run did: rows read, rows chosen, rows in campaigns, campaigns, rejects by reason, the bundle.
 
-    `tasks` counts those written for Label Studio; `answers` is what an export of it brought, None without one.
+    `signs` counts those that the bundle knows: with none no campaign has reasons. `tasks` counts those written for Label
+    Studio; `answers` is what an export of it brought, None without one.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Report:
     campaigns: int
     rejects: dict[str, int]
     bundle: str
+    signs: int
     tasks: int = 0
     answers: Answers | None = None
 
@@ -99,7 +101,8 @@ def campaigns(
         for file in [*out.glob("part-*"), out / "_ranked"]:  # after the report, which says that they have served
             file.unlink(missing_ok=True)
         tasks = write_tasks(Path(label_studio), out, read.manifest.id) if label_studio else 0
-        return Report(**finished, tasks=tasks, answers=take_answers(Path(answers), out) if answers else None)
+        found = take_answers(Path(answers), out) if answers else None
+        return Report(**finished, signs=len(read.manifest.signs), tasks=tasks, answers=found)
 
 
 def _check_call(out: Path, tasks: str | Path | None, min_rows: int, encoding: str) -> None:

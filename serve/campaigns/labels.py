@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from jingyin.model.errors import InputError
 from jingyin.serve.campaigns.gather import PARQUET
 from jingyin.serve.campaigns.table import CAMPAIGNS, MEMBER, MEMBERS_FILE
-from jingyin.serve.label_studio import read_annotations, task
+from jingyin.serve.label_studio import read_annotations, task, with_signs
 from jingyin.serve.relabel.writing import as_json, aside, writer
 
 LONGEST = 1_000
 """Characters of a message that finetune takes."""
 
-_COLUMNS = ["campaign", "rows", "texts", "senders", "receivers", "label", "label_share", "risk", "template", "examples"]
+_SHOWN = ("campaign", "rows", "texts", "senders", "receivers", "template")
+_COLUMNS = [*_SHOWN, "label", "label_share", "risk", "examples", "reasons"]
 
 
 class Answers(NamedTuple):
@@ -60,10 +61,12 @@ def _task(row: dict[str, Any], bundle: str) -> dict[str, Any]:
     ]
     numbers = ", ".join(f"{number:,} {name}" for number, name in counts if number is not None)
     others = "".join(f"\n{text}" for text in row["examples"][1:])
+    reasons = [each["sign"] for each in row["reasons"]]
     data = {
         "text": row["examples"][0],
-        "reason": f"{numbers}; risk {row['risk']:.0%}\n{row['template']}{others}",
-        **{name: row[name] for name in ("campaign", "rows", "texts", "senders", "receivers", "template")},
+        "reason": with_signs(f"{numbers}; risk {row['risk']:.0%}", reasons) + f"\n{row['template']}{others}",
+        **{name: row[name] for name in _SHOWN},
+        "reasons": reasons,
     }
     return task(data, row["label"], row["label_share"], f"jingyin {bundle}")
 
@@ -95,12 +98,12 @@ def _write_labels(out: Path, labels: dict[str, str]) -> int:
     names, answers = pa.array(list(labels), pa.string()), pa.array(list(labels.values()), pa.string())
     count = 0
     with (
-        pq.ParquetFile(out / MEMBERS_FILE, read_dictionary=["file", "campaign"]) as members,
+        pq.ParquetFile(out / MEMBERS_FILE, read_dictionary=["file"]) as members,
         aside(out / "labels.parquet") as file,
         writer(PARQUET, file, schema) as sink,
     ):
         for batch in members.iter_batches():
-            answer = answers.take(pc.index_in(batch.column("campaign").cast(pa.string()), names))
+            answer = answers.take(pc.index_in(batch.column("campaign"), names))
             kept = batch.append_column("label", answer).filter(answer.is_valid())
             count += kept.num_rows
             sink.write(pa.record_batch([kept[field.name].cast(field.type) for field in schema], schema))

@@ -1,7 +1,7 @@
 """Rows, distinct texts and campaigns as arrays, over the shards of the first pass.
 
 Distinct texts are numbered by their keys, so neither the order of the input nor its cut into files changes a group or
-its id. A row takes 12 bytes here, a distinct text 220, most of it its signature.
+its id, which is the key of its commonest text. A row takes 12 bytes here, a distinct text 220, most of it its signature.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,13 +41,13 @@ def find_members(parts: Sequence[Path], min_rows: int) -> Members:
         read_column(parts, "key").to_numpy(), return_index=True, return_inverse=True, return_counts=True
     )
     text = text.astype(np.int32)
-    roots = groups(_signed(parts, first))
-    rows = np.bincount(roots, counts, minlength=len(roots)).astype(np.int64)
+    stands = groups(_signed(parts, first), counts)
+    rows = np.bincount(stands, counts, minlength=len(stands)).astype(np.int64)
     kept = np.flatnonzero(rows >= min_rows)
     kept = kept[np.lexsort((kept, -rows[kept]))]
-    numbers = np.full(len(roots), -1, np.int32)
+    numbers = np.full(len(stands), -1, np.int32)
     numbers[kept] = np.arange(len(kept), dtype=np.int32)
-    of_text = numbers[roots]
+    of_text = numbers[stands]
     return Members(of_text[text], of_text, first, counts, keys, [f"{key:016x}" for key in keys[kept].tolist()])
 
 

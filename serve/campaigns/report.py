@@ -8,30 +8,36 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
 
+from jingyin.model.signs import LANGUAGES, name_of
 from jingyin.serve.campaigns.figures import DAY, HOUR
-from jingyin.serve.campaigns.table import CAMPAIGNS
+from jingyin.serve.campaigns.members import pick
+from jingyin.serve.campaigns.table import CAMPAIGNS, SCHEMA
 from jingyin.serve.relabel.writing import aside
 
 SHOWN = 100
 """Campaigns in each of the two tables."""
+_REASONS = 6  # of a campaign that are shown
 _LENGTH = 400  # characters of an example that are shown
 _WIDTH, _HEIGHT = 640, 60  # of a timeline, in pixels
 
 
 def write_report(out: Path, facts: dict[str, Any]) -> None:
     """Write report.html from campaigns.parquet in the folder `out`; `facts` are rows read and chosen, and the bundle."""
-    table = pq.read_table(out / CAMPAIGNS)
-    riskiest = pc.sort_indices(table, [("risk", "descending"), ("rows", "descending")])[:SHOWN]
-    largest = [_shown(row) for row in table.slice(0, SHOWN).to_pylist()]
-    known = {each["campaign"]: each for each in largest}
-    risky = [known.get(row["campaign"]) or _shown(row) for row in table.take(riskiest).to_pylist()]
-    details = list({each["campaign"]: each for each in [*largest, *risky]}.values())
+    ranks = pq.read_table(out / CAMPAIGNS, columns=["risk", "rows"])
+    largest = range(min(SHOWN, len(ranks)))
+    riskiest = pc.sort_indices(ranks, [("risk", "descending"), ("rows", "descending")])[:SHOWN].to_pylist()
+    wanted = np.union1d(largest, riskiest).astype(np.int64)
+    details: dict[int, dict[str, Any]] = {}
+    for part, batch in pick([out / CAMPAIGNS], wanted, SCHEMA.names):
+        details |= zip(wanted[part].tolist(), map(_shown, batch.to_pylist()), strict=True)
     template = files("jingyin.serve.campaigns").joinpath("report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
     content = page.render(
-        tables=[("size", largest), ("risk", risky)], details=details, campaigns=table.num_rows,
-        members=pc.sum(table["rows"]).as_py() or 0, facts=facts, width=_WIDTH, height=_HEIGHT,
+        tables=[(by, [details[i] for i in rows]) for by, rows in (("size", largest), ("risk", riskiest))],
+        details=details.values(), campaigns=len(ranks), members=pc.sum(ranks["rows"]).as_py() or 0, facts=facts,
+        width=_WIDTH, height=_HEIGHT,
     )  # fmt: skip
     with aside(out / "report.html") as file:
         file.write(content.encode("utf-8", "replace"))
@@ -40,7 +46,12 @@ def write_report(out: Path, facts: dict[str, Any]) -> None:
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     examples = [_printable(text[:_LENGTH]) + ("…" if len(text) > _LENGTH else "") for text in row["examples"]]
     pieces = [{**piece, "text": _printable(piece["text"])} for piece in row["pieces"]]
-    return {**row, "examples": examples, "pieces": pieces, "bars": bars(row["timeline"])}
+    reasons = [{**reason, **{each: name_of(reason["sign"], each) for each in LANGUAGES}} for reason in row["reasons"]]
+    timeline = row["timeline"]
+    return {
+        **row, "examples": examples, "pieces": pieces, "reasons": reasons[:_REASONS], "bars": bars(timeline),
+        "daily": _unit(_starts(timeline)) == DAY, "peak": max((each["rows"] for each in timeline), default=0),
+    }  # fmt: skip
 
 
 def _printable(text: str) -> str:
@@ -52,9 +63,8 @@ def bars(timeline: list[dict[str, Any]]) -> list[tuple[float, float, float, floa
     """Return a bar for each hour or day of a timeline: left, width, height, and height of the disguised part, in pixels."""
     if not timeline:
         return []
-    starts = np.array([each["start"] for each in timeline], "datetime64[us]").astype(np.int64)
-    unit = DAY if not (starts % DAY).any() and len(starts) > 1 else HOUR
-    places = (starts - starts[0]) // unit
+    starts = _starts(timeline)
+    places = (starts - starts[0]) // _unit(starts)
     width = min(24.0, _WIDTH / (places[-1] + 1))
     scale = _HEIGHT / max(each["rows"] for each in timeline)
     return [
@@ -62,3 +72,12 @@ def bars(timeline: list[dict[str, Any]]) -> list[tuple[float, float, float, floa
          round(each["disguised"] * scale, 2))
         for place, each in zip(places.tolist(), timeline, strict=True)
     ]  # fmt: skip
+
+
+def _starts(timeline: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """Return when the hours or days of a timeline begin, in microseconds since 1970."""
+    return np.array([each["start"] for each in timeline], "datetime64[us]").astype(np.int64)
+
+
+def _unit(starts: NDArray[np.int64]) -> int:
+    return DAY if not (starts % DAY).any() and len(starts) > 1 else HOUR

@@ -15,7 +15,8 @@ def lines(report: Report, output: Path, *, as_json: bool) -> Iterator[str]:
         yield json.dumps({**asdict(report), "answers": answers}, ensure_ascii=False)
         return
     yield f"{report.members:,} of {report.chosen:,} rows ({report.rows:,} read) lie in {report.campaigns:,} campaigns"
-    yield f"report: {output / 'report.html'}; bundle {report.bundle}"
+    unreasoned = "" if report.signs else ", which has no signs, so no campaign has reasons"
+    yield f"report: {output / 'report.html'}; bundle {report.bundle}{unreasoned}"
     for reason, rows in sorted(report.rejects.items()):
         yield f"{rows:,} rows rejected: {reason}; see {output / '_rejects.csv'}"
     if report.tasks:

@@ -1,8 +1,8 @@
 """What the messages of a campaign share: one of them, with slots where the others differ.
 
-Each message is aligned to the pivot, the commonest one, by longest matching blocks (difflib). A character of the pivot
-is fixed when most messages have it; other characters, and places where many put something in, are slots. Masked
-numbers and links are slots of a kind.
+Each message is aligned to the pivot, the commonest one, by what they share at both ends, and between by longest
+matching blocks (difflib). A character of the pivot is fixed when most messages have it; other characters, and places
+where many put something in, are slots. Masked numbers and links are slots of a kind.
 """
 
 from collections.abc import Sequence
@@ -47,13 +47,25 @@ def template(texts: Sequence[str]) -> list[Piece]:
 
 def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None:
     """Count the characters of the pivot that another text has, and the places where it has something more."""
+    start = _shared(pivot, other)  # most of a copy is equal at both ends: difflib, which is slow, gets what is between
+    tail = _shared(pivot[start:][::-1], other[start:][::-1])
+    end = len(pivot) - tail
+    for i in (*range(start), *range(end, len(pivot))):
+        kept[i] += 1
     at = there = 0
-    for block in SequenceMatcher(None, pivot, other, autojunk=False).get_matching_blocks():
+    between = SequenceMatcher(None, pivot[start:end], other[start : len(other) - tail], autojunk=False)
+    for block in between.get_matching_blocks():
         if block.b > there and block.a == at:
-            inserted[at] += 1
-        for i in range(block.a, block.a + block.size):
+            inserted[start + at] += 1
+        for i in range(start + block.a, start + block.a + block.size):
             kept[i] += 1
         at, there = block.a + block.size, block.b + block.size
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts share at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _pieces(pivot: str, fixed: list[bool], gaps: list[bool]) -> list[Piece]:

@@ -21,6 +21,8 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 SCORE_SECONDS = 0.2
 """Longest wait for a verdict, unless told otherwise; jingyin's own deadline is 50 ms."""
 SMSBOX_SECONDS = 30
+REASONS = ("scored", "burst", "conversation", "deadline", "error")
+"""What jingyin gives as the reason of an action."""
 MAX_BODY = 1 << 20
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -106,7 +108,7 @@ class Filter(BaseHTTPRequestHandler):
                 return self.on_failure, f"status {status}"
             verdict = json.loads(reply)
             action, reason = verdict["action"], verdict["reason"]
-            known = action in ("pass", "review", "block") and reason in ("scored", "deadline", "error")
+            known = action in ("pass", "review", "block") and reason in REASONS
             return (action, reason) if known else (self.on_failure, "no verdict")
         except Exception as error:  # whatever it is, the message must not be lost with it
             return self.on_failure, type(error).__name__

@@ -6,6 +6,7 @@
     guard.py      what surrounds each route: request id, key, errors, metrics;  service.py  what every route uses
     batcher.py    the queue and the one inference thread;  admission.py  how many requests may be under way
     deployment.py the bundle in use, its reload and its shadow;  burst.py  what is suspicious only in bulk
+    joined.py     what is a threat only behind the messages before it;  conversation.py  which those are
     settings.py   environment, YAML and flags;  keys.py, newkey.py  API keys;  metrics.py, logs.py  what operators see
 
 The base package imports without any of it.

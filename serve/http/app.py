@@ -1,6 +1,7 @@
 """The application: its routes, their description, and the page for people at /."""
 
 import hashlib
+import json
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from jingyin.model.errors import JingyinError
+from jingyin.model.signs import SIGNS
 from jingyin.serve.http import open_inference, schema
 from jingyin.serve.http.deployment import Deployment, Load
 from jingyin.serve.http.errors import on_fault, on_http_error, on_jingyin_error
@@ -84,7 +86,12 @@ async def _reload(request: Request) -> dict[str, str]:
     return {"bundle": await anyio.to_thread.run_sync(service.reload)}
 
 
-PAGE = files("jingyin.serve.http").joinpath("page.html").read_text(encoding="utf-8")
+def _with_signs(page: str) -> str:
+    known = {sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS}
+    return page.replace('"SIGNS"', json.dumps(known, ensure_ascii=False))
+
+
+PAGE = _with_signs(files("jingyin.serve.http").joinpath("page.html").read_text(encoding="utf-8"))
 """The page for people: one file, nothing from elsewhere."""
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
+from jingyin.serve.http.conversation import JoinedText
 from jingyin.serve.http.deployment import Deployment
 from jingyin.serve.http.logs import log, where
 from jingyin.serve.http.metrics import Metrics
@@ -81,7 +82,8 @@ class Batcher:
         """Score the messages of one request until `deadline`, a time of the event loop.
 
         Messages without a verdict by then are answered "deadline". Raises BusyError at once if they don't fit the
-        queue, or if what waits already would, at the present pace, take half of the time until the deadline.
+        queue, or if what waits already would, at the present pace, take half of the time until the deadline. A
+        JoinedText is neither cached nor counted as a message, nor seen by the shadow.
         """
         if len(texts) == 1 and (verdict := self._without_network(texts[0])) is not None:
             return [verdict]
@@ -110,8 +112,9 @@ class Batcher:
     def _without_network(self, text: str) -> Verdict | None:
         if len(text) > INLINE_CHARACTERS:
             return None
+        scorer = self._deployment.uncached if isinstance(text, JoinedText) else self._deployment.scorer
         try:
-            verdict = self._deployment.scorer.score_without_network(text)
+            verdict = scorer.score_without_network(text)
         except Exception:
             return None  # the thread will fail too, and tells why
         if verdict is not None:
@@ -164,8 +167,8 @@ class Batcher:
             return
         if job.timer is not None:
             job.timer.cancel()
-        for outcome in job.outcomes:
-            if isinstance(outcome, str):
+        for text, outcome in zip(job.texts, job.outcomes, strict=True):
+            if isinstance(outcome, str) and not isinstance(text, JoinedText):
                 self._metrics.unscored(outcome).inc()
         job.future.set_result(list(job.outcomes))
 
@@ -175,14 +178,25 @@ class Batcher:
         while (batch := self._inbox.get()) is not None:
             start = perf_counter()
             texts = [job.texts[i] for job, i in batch]
-            outcomes = score_all(self._deployment.scorer, texts)
+            outcomes = self._score_batch(texts)
             seconds = perf_counter() - start
             self._loop.call_soon_threadsafe(self._finish, batch, outcomes, seconds)
             self._count(texts, outcomes)
 
+    def _score_batch(self, texts: Sequence[str]) -> Sequence[Outcome]:
+        joined = [text for text in texts if isinstance(text, JoinedText)]
+        if not joined:
+            return score_all(self._deployment.scorer, texts)
+        alone = [text for text in texts if not isinstance(text, JoinedText)]
+        of_alone = iter(score_all(self._deployment.scorer, alone) if alone else ())
+        of_joined = iter(score_all(self._deployment.uncached, joined))
+        return [next(of_joined if isinstance(text, JoinedText) else of_alone) for text in texts]
+
     def _count(self, texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
         scored = [
-            (text, outcome) for text, outcome in zip(texts, outcomes, strict=True) if not isinstance(outcome, str)
+            (text, outcome)
+            for text, outcome in zip(texts, outcomes, strict=True)
+            if not isinstance(outcome, str) and not isinstance(text, JoinedText)
         ]
         verdicts = [outcome for _, outcome in scored]
         self._metrics.count_verdicts(verdicts)

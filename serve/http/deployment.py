@@ -1,11 +1,13 @@
 """The bundle in use: its reload without a gap, and its shadow."""
 
+import copy
 import queue
 from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
+from jingyin.serve.cache import Cache
 from jingyin.serve.http.logs import log, where
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.scorer import Scorer
@@ -23,6 +25,8 @@ class ReloadBusyError(JingyinError):
 
 class Deployment:
     """The scorer that answers and, if there is one, the shadow that is only counted. Safe to share between threads.
+
+    `uncached` is the scorer that answers, but for its cache: it remembers nothing.
 
     A reload has two steps, so that several processes can do it all or none: `prepare` loads and checks beside what is
     in use, `commit` uses what was prepared.
@@ -93,6 +97,8 @@ class Deployment:
 
     def _use(self, scorer: Scorer, shadow: Scorer | None) -> None:
         self.scorer, self.shadow = scorer, shadow
+        self.uncached = copy.copy(scorer)
+        self.uncached.cache = Cache(0)
         for id_and_role in self._in_use:
             self._metrics.bundle.labels(*id_and_role).set(0)
         self._in_use = [(self.bundle_id, "deployed")]

@@ -58,6 +58,8 @@ class Metrics:
             "jingyin_near_duplicates", "Before a suspicious message.", buckets=_SIZES, registry=self.registry
         )
         self.burst_held = Counter("jingyin_burst_held", "Messages held for their burst.", registry=self.registry)
+        self.joined = self._counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
+        self.conversation_bytes = self._gauge("conversation_bytes", "Memory of messages of conversations.")
 
     def count_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Count the messages of a batch."""

@@ -1,8 +1,8 @@
 """The Open Inference Protocol v2 over HTTP, with its binary tensor extension, for KServe and Triton clients.
 
-In: one BYTES tensor of n messages. Out, n rows each: `action`, `label`, `reason` (BYTES), `risk` (FP32) and
-`probabilities` (FP32, n x labels). A row without a verdict has a reason other than "scored", label "", risk and
-probabilities 0.
+In: one BYTES tensor of n messages. Out, n rows each: `action`, `label`, `reason`, `reasons` (BYTES), `risk` (FP32) and
+`probabilities` (FP32, n x labels). `reasons` are ids of signs, surest first, with commas between them. A row without a
+verdict has a reason other than "scored", label and reasons "", risk and probabilities 0.
 """
 
 import struct
@@ -24,11 +24,12 @@ from jingyin.serve.http.service import Service, json_response, read_body
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 _BINARY = "binary_tensor_data"
 _LENGTH = "inference-header-content-length"
-Output = Literal["action", "label", "reason", "risk", "probabilities"]
+Output = Literal["action", "label", "reason", "reasons", "risk", "probabilities"]
 _OUTPUTS: dict[Output, str] = {
     "action": "BYTES",
     "label": "BYTES",
     "reason": "BYTES",
+    "reasons": "BYTES",
     "risk": "FP32",
     "probabilities": "FP32",
 }
@@ -182,6 +183,8 @@ def _response(ask: InferRequest, service: Service, results: list[Name], wanted: 
 def _values(name: str, results: list[Name]) -> list[Any]:
     if name == "probabilities":
         return [p for result in results for p in ((result[name] or {}).values() or [0.0] * len(LABELS))]
+    if name == "reasons":
+        return [",".join(reason["sign"] for reason in result[name]) for result in results]
     nothing: Any = 0.0 if name == "risk" else ""
     return [nothing if result[name] is None else result[name] for result in results]
 

@@ -7,6 +7,7 @@ are more refusals than it allows, connections are not read for a while after the
 A request line with its headers may have MAX_HEAD bytes; what is longer is answered 431 and its connection closed.
 """
 
+import asyncio
 from asyncio import Transport
 from typing import Any
 
@@ -118,6 +119,12 @@ class Protocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
         else:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give the place of an answered request free; its task, within which this is called, ends a moment later."""
+        if (task := asyncio.current_task()) is not None:
+            self.tasks.discard(task)
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""

@@ -38,11 +38,10 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers) -> None:
 
 def _serve_alone(settings: Settings, load: LoadFrom) -> None:
     app, service = create_app(settings, partial(load, settings.bundle, settings.shadow))
-    server = make_server(app, service)
     with _listening(settings) as listener:
-        at = address(settings, listener)
-        log("serving", address=at, keys=bool(settings.keys), workers=1, bundle=service.deployment.bundle_id)
-        server.run([listener])
+        at, keys = address(settings, listener), bool(settings.keys)
+        started = partial(log, "serving", address=at, keys=keys, workers=1, bundle=service.deployment.bundle_id)
+        make_server(app, service, started).run([listener])
 
 
 @contextmanager

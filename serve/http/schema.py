@@ -2,9 +2,20 @@
 
 import json
 from base64 import b64decode
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import Action, Stage
@@ -20,6 +31,9 @@ Header = Annotated[
     str, Field(pattern=_BASE64, max_length=344, description="user data header with its length octet, base64")
 ]
 REQUEST_ID = r"^[A-Za-z0-9._-]{1,64}$"
+Conversation = Annotated[
+    str, Field(min_length=1, max_length=128, description="the gateway's own name for sender and receiver together")
+]
 
 T = TypeVar("T")
 
@@ -37,7 +51,7 @@ class _In(BaseModel):
 
 
 class _Ask(_In):
-    explain: bool = Field(False, description="add evidence; slow, at most 16 messages")
+    explain: bool = Field(False, description="add evidence, of the risk and of each reason; slow, at most 16 messages")
     request_id: str | None = Field(
         None, pattern=REQUEST_ID, description="echoed and logged; else the header X-Request-Id"
     )
@@ -46,7 +60,13 @@ class _Ask(_In):
     )
 
 
-class ScoreText(_Ask):
+class _AskOne(_Ask):
+    conversation: Conversation | None = Field(
+        None, repr=False, description="used if the service keeps conversations, else ignored"
+    )
+
+
+class ScoreText(_AskOne):
     """One message."""
 
     text: str
@@ -56,6 +76,15 @@ class ScoreTexts(_Ask):
     """Several messages; the answer holds `results` in the same order."""
 
     texts: list[str]
+    conversations: list[Conversation | None] | None = Field(
+        None, repr=False, description="one for each of the texts, null for a message without"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.conversations is not None and len(self.conversations) != len(self.texts):
+            raise PydanticCustomError("conversations", "conversations must be as many as texts; give null for none")
+        return self
 
 
 class SmsPart(_In):
@@ -65,13 +94,13 @@ class SmsPart(_In):
     udh: Header = ""
 
 
-class ScorePayload(_Ask, SmsPart):
+class ScorePayload(_AskOne, SmsPart):
     """One short message as a gateway holds it."""
 
     coding: Coding
 
 
-class ScoreParts(_Ask):
+class ScoreParts(_AskOne):
     """The parts of one concatenated message, in any order; missing ones are done without."""
 
     parts: list[SmsPart] = Field(min_length=1, max_length=255)
@@ -102,12 +131,23 @@ REQUEST: TypeAdapter[ScoreText | ScoreTexts | ScorePayload | ScoreParts] = TypeA
 
 
 class Evidence(BaseModel):
-    """`text` is message[start:end], counted in Unicode characters; `weight` is the share of the odds of risk that goes without it."""
+    """`text` is message[start:end], counted in Unicode characters; `weight` is the share of the odds that goes without it.
+
+    They are the odds of the risk, or those of a reason.
+    """
 
     start: int
     end: int
     text: str
     weight: float
+
+
+class Reason(BaseModel):
+    """A sign that the message shows, and how surely; `spans`, with `explain` alone, are null when they were not ready in time."""
+
+    sign: str = Field(description="an id of train/corpus/LABELS.md, say exposure")
+    confidence: float = Field(description="0 to 1")
+    spans: list[Evidence] | None = None
 
 
 class SmsReading(BaseModel):
@@ -121,17 +161,20 @@ class SmsReading(BaseModel):
 class Result(BaseModel):
     """A verdict, or, when `reason` is "deadline" or "error", the action that was set for such cases and nothing else.
 
-    "burst" holds for review what the model alone lets pass; `near_duplicates` came before it.
+    "burst" holds for review what the model alone lets pass; `near_duplicates` came before it. With "conversation" the
+    verdict is that on the message behind those before it, which has a stronger action than its own. `reasons` are those
+    of a verdict that the model itself does not let pass, surest first; none where the bundle has no signs.
     """
 
     action: Action
-    reason: Literal["scored", "burst", "deadline", "error"]
+    reason: Literal["scored", "burst", "conversation", "deadline", "error"]
     label: str | None
     risk: float | None
     probabilities: dict[str, float] | None
     stage: Stage | None
     edits: dict[str, int]
     bundle: str
+    reasons: list[Reason]
     evidence: list[Evidence] | None = None
     sms: SmsReading | None = None
     near_duplicates: int | None = None

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jingyin.model.labels import Span
+from jingyin.serve.explain import Explanation
 from jingyin.serve.http.schema import ScoreParts, ScorePayload, ScoreText, ScoreTexts, parse, segments
 from jingyin.serve.http.service import MAX_EXPLAINED, Service, TooLargeError, json_response, read_body
 from jingyin.serve.sms import Message, reassemble
@@ -26,11 +27,11 @@ async def score(request: Request) -> Response:
         raise TooLargeError(f"{len(texts)} messages came with explain, at most {MAX_EXPLAINED} were wanted; send fewer")
     if sms:
         _count(service, sms)
-    outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms)
+    outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms, _conversations(ask))
     results = [service.result(outcome) for outcome in outcomes]
     if ask.explain:
-        for result, spans in zip(results, await service.explainer.explain(texts), strict=True):
-            result["evidence"] = _evidence(spans)
+        for result, found in zip(results, await service.explainer.explain(texts), strict=True):
+            _add_evidence(result, found)
     request_id = scope["jingyin.id"]
     if isinstance(ask, ScoreTexts):
         return json_response({"request_id": request_id, "results": results})
@@ -48,6 +49,12 @@ def _texts(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> tuple[lis
     return [message.text], message
 
 
+def _conversations(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> list[str | None] | None:
+    if isinstance(ask, ScoreTexts):
+        return ask.conversations
+    return None if ask.conversation is None else [ask.conversation]
+
+
 def _count(service: Service, sms: Message) -> None:
     counter = service.metrics.sms
     if sms.partial:
@@ -58,7 +65,12 @@ def _count(service: Service, sms: Message) -> None:
         counter("undecodable_byte").inc(sms.undecodable)
 
 
-def _evidence(spans: list[Span] | None) -> list[dict[str, Any]] | None:
-    if spans is None:
-        return None
+def _add_evidence(result: dict[str, Any], found: Explanation | None) -> None:
+    """Add the evidence of the risk, and to each reason its own; null for what was not ready in time."""
+    result["evidence"] = None if found is None else _plain(found.risk)
+    for reason in result["reasons"]:
+        reason["spans"] = None if found is None else _plain(found.reasons.get(reason["sign"], []))
+
+
+def _plain(spans: list[Span]) -> list[dict[str, Any]]:
     return [{"start": span.start, "end": span.end, "text": span.text, "weight": span.weight} for span in spans]

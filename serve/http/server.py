@@ -5,6 +5,7 @@ import gc
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
@@ -19,6 +20,7 @@ from jingyin.serve.http.settings import Settings
 
 QUIET_SECONDS = 1.0
 """How long idle connections stay open at the end: their clients may be about to send."""
+POLL_SECONDS = 0.02
 
 SWITCH_SECONDS = 0.00005
 """How long the event loop may keep the inference thread from the interpreter, which it needs some times for each message.
@@ -27,9 +29,12 @@ Python's 5 ms are two messages; with 0.5 ms the network's messages took three ti
 single calls was 30 ms instead of 12."""
 
 
-def make_server(app: Guard, service: Service) -> "Server":
-    """Return a server that is ready to `run` on a socket in this process; raises ConfigError as server_config does."""
-    server = Server(server_config(service.settings, app, service), service)
+def make_server(app: Guard, service: Service, started: Callable[[], None]) -> "Server":
+    """Return a server that is ready to `run` on a socket in this process; raises ConfigError as server_config does.
+
+    It calls `started` once it answers and heeds signals: a SIGTERM before that ends the process at once.
+    """
+    server = Server(server_config(service.settings, app, service), service, started)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is loaded stays: a full collection would stop the service for 30 ms to find that out
     return server
@@ -69,15 +74,18 @@ class Server(uvicorn.Server):
     It runs until SIGTERM or SIGINT, then answers what was taken; SIGHUP reloads the bundle.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._service = service
+        self._say_started = started
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and listen to SIGHUP."""
+        """Start, listen to SIGHUP, and tell that it has started."""
         await super().startup(sockets)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        if self.started:
+            self._say_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the end; unlike uvicorn don't die of the signal after a clean one."""
@@ -91,11 +99,12 @@ class Server(uvicorn.Server):
         """
         self._service.draining = True
         log("draining", connections=len(self.server_state.connections))
+        await asyncio.sleep(POLL_SECONDS)  # who has connected already is accepted
         for server in self.servers:
             server.close()
         end = asyncio.get_running_loop().time() + min(QUIET_SECONDS, self._service.settings.drain_seconds)
         while self.server_state.connections and asyncio.get_running_loop().time() < end and not self.force_exit:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_SECONDS)
         await super().shutdown(sockets)
 
     def _reload(self) -> None:

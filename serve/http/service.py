@@ -11,11 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jingyin.model.errors import JingyinError
-from jingyin.model.labels import Span, Verdict
+from jingyin.model.labels import Verdict
+from jingyin.serve.explain import Explanation
 from jingyin.serve.http.admission import Admission
 from jingyin.serve.http.batcher import Batcher, BusyError, Outcome
 from jingyin.serve.http.burst import Bursts, CountedVerdict
+from jingyin.serve.http.conversation import Conversations
 from jingyin.serve.http.deployment import Deployment
+from jingyin.serve.http.joined import JoinedTexts, RaisedVerdict
 from jingyin.serve.http.keys import Keys
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.http.settings import Settings
@@ -35,7 +38,7 @@ class Explainer:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")
         self._waiting = 0
 
-    async def explain(self, texts: Sequence[str]) -> list[list[Span] | None]:
+    async def explain(self, texts: Sequence[str]) -> list[Explanation | None]:
         """Return the evidence of each message, None for what was not ready in EXPLAIN_SECONDS. Raises BusyError."""
         if self._waiting + len(texts) > MAX_EXPLAINED:
             raise BusyError(
@@ -58,8 +61,8 @@ class Explainer:
         """Forget what waits and end the thread after what runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _explain(self, text: str) -> list[Span]:
-        return self._deployment.scorer.explain(text)
+    def _explain(self, text: str) -> Explanation:
+        return self._deployment.scorer.explanation(text)
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Service:
     draining: bool = False
     admission: Admission = field(init=False)
     batcher: Batcher = field(init=False)
+    joined: JoinedTexts | None = field(init=False)
     explainer: Explainer = field(init=False)
     reload: Callable[[], str] = field(init=False)
 
@@ -87,8 +91,10 @@ class Service:
     def start(self) -> None:
         """Start the threads; needs the running event loop."""
         self.batcher = Batcher(self.deployment, self.metrics, queue=self.settings.queue, wait_ms=self.settings.wait_ms)
+        kept = self.settings.conversations
+        self.joined = JoinedTexts(Conversations(kept), self.batcher, self.metrics) if kept else None
         self.explainer = Explainer(self.deployment)
-        self._note_cache_again()
+        self._tend()
 
     def stop(self) -> None:
         """End the threads; every request must have been answered."""
@@ -102,23 +108,39 @@ class Service:
         for what in ("cache_hits", "cache_misses", "used", "budget"):
             self.metrics.cache.labels(what).set(getattr(cache, what))
 
-    def _note_cache_again(self) -> None:
-        """Do so each second: another worker may answer /metrics."""
+    def _tend(self) -> None:
+        """Do so each second, since another worker may answer /metrics, and forget old messages, also if none come."""
         self.note_cache()
-        self._timer = asyncio.get_running_loop().call_later(NOTE_SECONDS, self._note_cache_again)
+        if self.joined:
+            self.joined.expire(NOTE_SECONDS)
+        self._timer = asyncio.get_running_loop().call_later(NOTE_SECONDS, self._tend)
 
-    async def score(self, texts: list[str], arrival: float, deadline_ms: int | None) -> list[Outcome]:
-        """Score until the deadline, counted from `arrival`, a time of the event loop."""
+    async def score(
+        self,
+        texts: list[str],
+        arrival: float,
+        deadline_ms: int | None,
+        conversations: Sequence[str | None] | None = None,
+    ) -> list[Outcome]:
+        """Score until the deadline, counted from `arrival`, a time of the event loop.
+
+        `conversations` are the keys of the messages' conversations, None for a message without.
+        """
         limit = self.settings.max_texts
         if len(texts) > limit:
             raise TooLargeError(
                 f"{len(texts)} messages came, at most {limit} were wanted; send them in several requests"
             )
         late = True
+        deadline = arrival + (deadline_ms or self.settings.deadline_ms) / 1000
         try:
-            outcomes = await self.batcher.score(texts, arrival + (deadline_ms or self.settings.deadline_ms) / 1000)
+            outcomes = await self.batcher.score(texts, deadline)
             late = "deadline" in outcomes
-            return self._with_bursts(texts, outcomes)
+            outcomes = self._with_bursts(texts, outcomes)
+            if self.joined and conversations:
+                outcomes = await self.joined.judge(conversations, texts, outcomes, deadline)
+                late = late or asyncio.get_running_loop().time() >= deadline
+            return outcomes
         finally:
             if len(texts) == 1 and deadline_ms is None:  # others say more about themselves than about the load
                 self.admission.note(late=late)
@@ -141,16 +163,19 @@ class Service:
     def result(self, outcome: Outcome) -> dict[str, Any]:
         """Return an outcome as plain JSON types; see schema.Result."""
         if isinstance(outcome, Verdict):
-            counted = outcome if isinstance(outcome, CountedVerdict) else None
+            alone = outcome.alone if isinstance(outcome, RaisedVerdict) else outcome
+            counted = alone if isinstance(alone, CountedVerdict) else None
+            reason = "burst" if counted and counted.held else "scored"
             return {
                 "action": outcome.action,
-                "reason": "burst" if counted and counted.held else "scored",
+                "reason": reason if alone is outcome else "conversation",
                 "label": outcome.label,
                 "risk": outcome.risk,
                 "probabilities": outcome.probabilities,
                 "stage": outcome.stage,
                 "edits": outcome.edits,
                 "bundle": outcome.bundle,
+                "reasons": [{"sign": each.sign, "confidence": each.confidence} for each in outcome.reasons],
                 **({"near_duplicates": counted.near_duplicates} if counted else {}),
             }
         nothing = dict.fromkeys(("label", "risk", "probabilities", "stage"))
@@ -160,6 +185,7 @@ class Service:
             **nothing,
             "edits": {},
             "bundle": self.deployment.bundle_id,
+            "reasons": [],
         }
 
 

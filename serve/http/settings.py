@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.burst import BurstSettings
+from jingyin.serve.http.conversation import ConversationSettings
 
 PREFIX = "JINGYIN_SERVE_"
 
@@ -69,6 +70,8 @@ class Settings(BaseSettings):
 
     burst: BurstSettings | None = None
     """Hold what is only suspicious when it comes in bulk, see burst.py; off by default."""
+    conversations: ConversationSettings | None = None
+    """Read the messages of one conversation as one text too, see conversation.py; off by default."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None

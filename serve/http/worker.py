@@ -33,15 +33,14 @@ def work(
     take_over_logging()
     try:
         app, service = create_app(settings, partial(load, *folders))
-        server = make_server(app, service)
+        link = Link(pipe, service.deployment, load)
+        server = make_server(app, service, partial(link.send, "ready", service.deployment.bundle_id))
     except JingyinError as error:
         pipe.send(("failed", error))
         return
     if replaces:
         service.metrics.replaced.inc()
-    link = Link(pipe, service.deployment, load)
     service.reload = link.reload
-    link.send("ready", service.deployment.bundle_id)
     link.start()
     server.run([listener])
 

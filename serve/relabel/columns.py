@@ -1,6 +1,6 @@
-"""Decisions and measures as columns: the same nine for files, `datasets` and Spark."""
+"""Decisions and measures as columns: the same ten for files, `datasets` and Spark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,16 @@ FIELDS = (
     pa.field("jingyin_length", pa.int32()),
     pa.field("jingyin_hits", pa.int32()),
     pa.field("jingyin_unknown", pa.float64()),
+    pa.field("jingyin_reasons", pa.list_(pa.string())),
 )
 """What is added to each row; columns of these names that are there already are replaced.
 
 `jingyin_stage` is what decided first, "prefilter" or "network". A scorer's "cache" would depend on what it had seen
-before, and a run that was killed and resumed would differ from one that was not. The last three are what
+before, and a run that was killed and resumed would differ from one that was not. The three after the bundle are what
 `jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; disguises
 that the normaliser undid (prefilter.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
-as the prefilter counts it: the start of the message is one more character, a known one.
+as the prefilter counts it: the start of the message is one more character, a known one. `jingyin_reasons` are ids of
+signs, surest first; a message that passes has none.
 """
 
 NAMES = tuple(field.name for field in FIELDS)
@@ -49,18 +51,28 @@ def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Arra
 
 def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
     """Return an array for each of FIELDS; each different decision is converted once and then taken."""
-    table: list[Sequence[Any]] = [
-        [each.label for each in decisions.different],
-        [each.risk for each in decisions.different],
-        [each.action for each in decisions.different],
-        [each.probabilities for each in decisions.different],
-        [each.stage for each in decisions.different],
-        [bundle] * len(decisions.different),
-    ]
+    different = decisions.different
+    decided: dict[str, Sequence[Any]] = {
+        "jingyin_label": [each.label for each in different],
+        "jingyin_risk": [each.risk for each in different],
+        "jingyin_action": [each.action for each in different],
+        "jingyin_probabilities": [each.probabilities for each in different],
+        "jingyin_stage": [each.stage for each in different],
+        "jingyin_bundle": [bundle] * len(different),
+        "jingyin_reasons": [[reason.sign for reason in each.reasons] for each in different],
+    }
+    measured: dict[str, NDArray[Any]] = {
+        "jingyin_length": decisions.lengths,
+        "jingyin_hits": decisions.edits,
+        "jingyin_unknown": decisions.unknown,
+    }
     take = _array(decisions.indices, pa.int32())
-    columns = [_array(values, field.type).take(take) for values, field in zip(table, FIELDS[:6], strict=True)]
-    measures: tuple[NDArray[Any], ...] = (decisions.lengths, decisions.edits, decisions.unknown)
-    return [*columns, *(_array(values, field.type) for values, field in zip(measures, FIELDS[6:], strict=True))]
+    return [
+        _array(decided[field.name], field.type).take(take)
+        if field.name in decided
+        else _array(measured[field.name], field.type)
+        for field in FIELDS
+    ]
 
 
 def _with_nulls(columns: Sequence[pa.Array], texts: Sequence[str | None]) -> list[pa.Array]:
@@ -71,19 +83,26 @@ def _with_nulls(columns: Sequence[pa.Array], texts: Sequence[str | None]) -> lis
 
 
 def _array(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """Return strings, numbers or structs (dicts) as an array without nulls.
+    """Return strings, numbers, structs (dicts) or lists as an array without nulls.
 
     pa.array would do, but it imports pandas where that is installed, to ask whether a list is a Series: 35 MB.
     """
     if pa.types.is_struct(kind):
         parts = [_array([value[field.name] for value in values], field.type) for field in kind]
         return pa.StructArray.from_arrays(parts, fields=list(kind))
+    if pa.types.is_list(kind):
+        items = _array([item for value in values for item in value], kind.value_type)
+        return pa.ListArray.from_arrays(_array(_ends(values), pa.int32()), items, type=kind)
     if pa.types.is_string(kind):
         encoded = [value.encode() for value in values]
-        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-        return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+        return pa.StringArray.from_buffers(len(values), pa.py_buffer(_ends(encoded)), pa.py_buffer(b"".join(encoded)))
     numbers = np.asarray(values, np.int32 if pa.types.is_int32(kind) else np.float64)
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _ends(values: Iterable[Sized]) -> NDArray[np.int32]:
+    """Return where each value begins among all items, and the last ends."""
+    return np.cumsum([0, *map(len, values)], dtype=np.int32)
 
 
 def scorer_columns(

@@ -34,7 +34,8 @@ class Report:
     """What a run did: rows written, rejects by reason, the bundle; with a comparison, what changed.
 
     `changes` holds "moved", "table" (older label -> new label -> rows) and "families" (name -> [rows, moved]).
-    `tasks` counts those written for Label Studio; `resumed` the shards that an earlier run had finished.
+    `tasks` counts those written for Label Studio; `resumed` the shards that an earlier run had finished; `signs` those that
+    the bundle knows: with none no row has reasons.
     """
 
     rows: int
@@ -43,6 +44,7 @@ class Report:
     changes: dict[str, Any] = field(default_factory=dict)
     tasks: int = 0
     resumed: int = 0
+    signs: int = 0
 
 
 def relabel(
@@ -97,7 +99,7 @@ def relabel(
                 _write_shards(job, journal, _scored(job, pool, sources, journal.last), progress=progress)
             finished = _finish(job, journal, tasks, picked, read.manifest.id)
         (out / "_ranked").unlink(missing_ok=True)
-        return Report(**finished, resumed=journal.resumed)
+        return Report(**finished, resumed=journal.resumed, signs=len(read.manifest.signs))
 
 
 def _check_call(out: Path, tasks: Path | None, sample: int | None, encoding: str) -> int:

@@ -158,4 +158,5 @@ def _verdict(verdicts: dict[str, pa.Array], row: int) -> dict[str, Any]:
         "label": label,
         "sure": verdicts["jingyin_probabilities"][row].as_py()[label],
         "action": verdicts["jingyin_action"][row].as_py(),
+        "reasons": verdicts["jingyin_reasons"][row].as_py(),
     }

@@ -15,7 +15,8 @@ def lines(report: Report, output: Path, *, as_json: bool) -> Iterator[str]:
         yield json.dumps(asdict(report), ensure_ascii=False)
         return
     resumed = f", {report.resumed} shards of them from an earlier run" if report.resumed else ""
-    yield f"{report.rows:,} rows in {output}, bundle {report.bundle}{resumed}"
+    unreasoned = "" if report.signs else ", which has no signs, so no row has reasons"
+    yield f"{report.rows:,} rows in {output}, bundle {report.bundle}{unreasoned}{resumed}"
     for reason, rows in sorted(report.rejects.items()):
         yield f"{rows:,} rows rejected: {reason}; see {output / '_rejects.csv'}"
     if report.changes:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from jingyin.serve.label_studio import task
+from jingyin.serve.label_studio import task, with_signs
 from jingyin.serve.relabel.writing import as_json, aside
 
 DEFAULT_SAMPLE = 1000
@@ -32,5 +32,6 @@ def _pick(rows: Iterable[bytes], sample: int) -> Iterator[bytes]:
 
 def _task(row: dict[str, Any], bundle: str) -> dict[str, Any]:
     reason = f"was {row['before']}, is {row['label']}" if "before" in row else "near a threshold"
-    data = {**row, "row": f"{row['input']}:{row['row']}", "label": row.get("before"), "reason": reason}
+    shown = {"row": f"{row['input']}:{row['row']}", "reason": with_signs(reason, row["reasons"])}
+    data = {**row, **shown, "label": row.get("before")}
     return task(data, row["label"], row["sure"], f"jingyin {bundle}")

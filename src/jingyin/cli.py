@@ -4,8 +4,10 @@ Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 done but rows were
 standard error.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -33,17 +35,23 @@ def score(
     messages: Annotated[list[str], typer.Argument(help="Messages, or '-' for one a line from standard input.")],
     bundle: BundleOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the words that make the risk.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the words that make the risk, and those of each reason.")
+    ] = False,
+    lang: Annotated[
+        str | None, typer.Option("--lang", help="Of the reasons: zh or en; by default the terminal's.")
+    ] = None,
 ) -> None:
-    """Score messages: label, risk, action, and on request the evidence."""
+    """Score messages: label, risk, action; the reasons of what is flagged; on request the evidence."""
     from jingyin.serve.scorer import Scorer
-    from jingyin.serve.terminal import render
+    from jingyin.serve.terminal import language_of, render
 
+    language = language_of(lang, os.environ)
     scorer = Scorer.load(bundle)
     for text in _lines() if messages == ["-"] else messages:
         verdict = scorer.score(text)
-        spans = scorer.explain(text) if explain else []
-        typer.echo(render(text, verdict, spans, as_json=json, with_evidence=explain))  # colours for terminals only
+        explanation = scorer.explanation(text) if explain else None
+        typer.echo(render(text, verdict, explanation, language=language, as_json=json))  # colours for terminals only
 
 
 @app.command()
@@ -361,7 +369,7 @@ def _lines() -> Iterator[str]:
 def main() -> None:
     """Run the command line; the entry point of the `jingyin` command."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a lone surrogate in a message must not end the work
     try:
         app()

@@ -22,6 +22,7 @@ from jingyin.train.evaluate.latency import Latency, bare_scorer, latencies, size
 from jingyin.train.evaluate.messages import Messages, read_messages
 from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.results import Evaluation
+from jingyin.train.evaluate.signs import sign_results, why_left_out
 from jingyin.train.evaluate.situations import situations
 
 ATTACKED = 100
@@ -61,6 +62,9 @@ def evaluate(
     with _CONSOLE.status("intervals"):
         results = judging.system_results(judged, latency, messages)
         differences = [judging.difference(judged[0], baseline, messages) for baseline in judged[1:]]
+    with _CONSOLE.status("signs"):
+        signless = why_left_out(scorer.bundle, messages)
+        signs = None if signless else sign_results(scorer.bundle, judged[0], messages)
     block = scorer.bundle.manifest.block.risk
     families, slices = judging.slice_results(judged[0], block, messages)
     wrong = judging.errors(judged[0], messages)
@@ -77,12 +81,13 @@ def evaluate(
         families=families,
         slices=slices,
         situations=situations(judged[0], block, messages, set(trained.cases)) if trained else [],
+        signs=signs,
         evasion=evasion,
         attack=attacked,
         errors={
             kind: [judging.error_row(judged[0], block, messages, row) for row in rows] for kind, rows in wrong.items()
         },
-        notes=[] if trained else [_UNTRAINED.format(name=training.name)],
+        notes=[note for note in ("" if trained else _UNTRAINED.format(name=training.name), signless) if note],
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")

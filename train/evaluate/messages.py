@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from jingyin.model.decision import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
+from jingyin.model.signs import SIGN_IDS
+from jingyin.train.corpus.signs import UNKNOWN, unknown_ids
 
 BENIGN = ("ordinary", "lawful_collection")
 """Labels whose rows count as false positives when they are flagged; other_threat is neither benign nor flagged."""
@@ -32,8 +34,9 @@ Row = dict[str, Any]
 class Messages:
     """Labelled messages: label indices (n,), and of each its family, source, group and case ("" for none).
 
-    Messages of one group are alike: where they differ in label they are a minimal pair. `where` names file and row,
-    `left_out` counts rows that are not scored, `files` gives the sha256 of each file.
+    Messages of one group are alike: where they differ in label they are a minimal pair. `signs` are as in
+    corpus/signs.py, "?" for a message of which nobody said any. `where` names file and row, `left_out` counts rows that
+    are not scored, `files` gives the sha256 of each file.
     """
 
     texts: list[str]
@@ -42,6 +45,7 @@ class Messages:
     sources: list[str]
     groups: list[str]
     cases: list[str]
+    signs: list[str]
     where: list[str]
     left_out: int
     files: dict[str, str]
@@ -67,15 +71,15 @@ class Messages:
 
         return Messages(
             some(self.texts), self.labels[index], some(self.families), some(self.sources), some(self.groups),
-            some(self.cases), some(self.where), self.left_out, self.files,
+            some(self.cases), some(self.signs), some(self.where), self.left_out, self.files,
         )  # fmt: skip
 
 
 def read_messages(paths: Sequence[Path]) -> Messages:
-    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair`, `case` of all `paths`.
+    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair`, `case`, `signs` of all `paths`.
 
-    Raises InputError that names the file and row for a missing text, a missing or unknown label, and one that names
-    the labels of which no row is left to score.
+    Raises InputError that names the file and row for a missing text, a missing or unknown label, unknown signs, and one
+    that names the labels of which no row is left to score.
     """
     found = [(path, number, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
     scored = [(path, number, row) for path, number, row in found if not any(row.get(key) for key in NOT_SCORED)]
@@ -90,6 +94,7 @@ def read_messages(paths: Sequence[Path]) -> Messages:
         sources=[str(row.get("source") or path.stem) for path, _, row in scored],
         groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
         cases=[str(row.get("case") or "") for row in rows],
+        signs=[row.get("signs") or UNKNOWN for row in rows],
         where=[f"{path.name}:{number}" for path, number, _ in scored],
         left_out=len(found) - len(scored),
         files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
@@ -133,6 +138,12 @@ def _check(row: Row, where: str) -> None:
         raise InputError(f"{where}: no label; every row needs 'label', one of {', '.join(LABELS)}")
     if row["label"] not in LABELS:
         raise InputError(f"{where}: unknown label {str(row['label'])[:40]!r}; known: {', '.join(LABELS)}")
+    signs = row.get("signs") or UNKNOWN
+    if not isinstance(signs, str):
+        raise InputError(f"{where}: 'signs' is a {type(signs).__name__}; write ids of signs with commas between them")
+    if unknown := unknown_ids(signs):
+        named = ", ".join(each[:40] for each in unknown)
+        raise InputError(f"{where}: unknown signs {named!r}; known: {', '.join(SIGN_IDS)}")
 
 
 def _refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:

@@ -10,11 +10,13 @@ from markupsafe import Markup
 
 from jingyin.model.bundle import Manifest
 from jingyin.model.labels import LABELS
+from jingyin.model.signs import name_of
 from jingyin.train.evaluate import plots
 from jingyin.train.evaluate.figures import Rate
 from jingyin.train.evaluate.judge import SHOWN, Judged, split
 from jingyin.train.evaluate.messages import Messages
-from jingyin.train.evaluate.results import AtRate, Evaluation, EvasionResult
+from jingyin.train.evaluate.results import AtRate, Evaluation, EvasionResult, MacroF1
+from jingyin.train.evaluate.signs import FEWEST
 
 _TITLES = {
     "false_positives": "Benign messages that reach review",
@@ -51,7 +53,8 @@ def write_report(
     page = render(
         "report.html", title="jingyin evaluation", e=evaluation, m=manifest, model=evaluation.systems[0],
         rows=len(messages), labels=LABELS, plots=pictures, errors=errors, shown=SHOWN,
-        evasion=_by_family(evaluation.evasion), at_rate=_at_rate,
+        evasion=_by_family(evaluation.evasion), at_rate=_at_rate, macro_f1=macro_f1, fewest_signs=FEWEST,
+        name_of=name_of,
     )  # fmt: skip
     path.write_text(page, encoding="utf-8")
 
@@ -73,6 +76,11 @@ def render(template: str, **values: object) -> str:
 def printable(text: str) -> str:
     """Replace what UTF-8 or a page can't hold, lone surrogates and control characters, by U+FFFD."""
     return "".join(c if c.isprintable() or c in "\n\u3000\u200b" else "\ufffd" for c in text)
+
+
+def macro_f1(mean: MacroF1) -> str:
+    """Write a mean F1, a dash for one over no signs."""
+    return "–" if mean.value is None else f"{mean.value:.3f}"
 
 
 def _pct(share: float) -> str:

@@ -116,6 +116,55 @@ class Situation:
 
 
 @dataclass(frozen=True)
+class SignResult:
+    """One sign on rows whose signs people read: `shown` rows show it, the network gives it to `given`, `right` are both.
+
+    Precision, recall and F1 are 0 to 1, 0 where they have no rows. `missed` counts, of the flagged rows that show it,
+    those that pass.
+    """
+
+    sign: str
+    shown: int
+    given: int
+    right: int
+    precision: float
+    recall: float
+    f1: float
+    missed: Rate
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """The mean F1 of so many `signs`; None where there are none."""
+
+    signs: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class SignPair:
+    """Two signs that `shown` rows show together, and the `given` rows to which the network gives both."""
+
+    signs: tuple[str, str]
+    shown: int
+    given: int
+
+
+@dataclass(frozen=True)
+class SignsResult:
+    """Signs on `rows` rows whose signs people read: all of them, the most frequent first, and the most frequent pairs.
+
+    `frequent` is over the signs with enough rows to tell, `commonest` over the first ten.
+    """
+
+    rows: int
+    signs: list[SignResult]
+    frequent: MacroF1
+    commonest: MacroF1
+    pairs: list[SignPair]
+
+
+@dataclass(frozen=True)
 class DressingResult:
     """One head or tail on the same messages: flagged ones that then pass, benign ones that then are flagged."""
 
@@ -170,7 +219,10 @@ class ErrorRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of it. `files` gives the sha256 of each data file, `counts` the rows of each label."""
+    """All of it. `files` gives the sha256 of each data file, `counts` the rows of each label.
+
+    `signs` is None where there are none to judge; one of the `notes` then says why.
+    """
 
     bundle: str
     files: dict[str, str]
@@ -184,6 +236,7 @@ class Evaluation:
     families: list[Slice]
     slices: list[Slice]
     situations: list[Situation]
+    signs: SignsResult | None
     evasion: list[EvasionResult]
     attack: AttackResult
     errors: dict[str, list[ErrorRow]]

@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jingyin.train.evaluate.figures import Rate
-from jingyin.train.evaluate.results import AtRate, AttackResult, Evaluation
+from jingyin.train.evaluate.report import macro_f1
+from jingyin.train.evaluate.results import AtRate, AttackResult, Evaluation, SignsResult
 
 
 def print_summary(evaluation: Evaluation, console: Console) -> None:
@@ -27,6 +28,8 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
             f"{part.name}: {threats}benign at review {_rate(part.innocents_review)}, "
             f"macro-recall {part.macro_recall:.3f}"
         )
+    if evaluation.signs:
+        _print_signs(evaluation.signs, console)
     for held_out, name in ((False, "trained"), (True, "held-out")):
         rows = [e for e in evaluation.evasion if e.system == model.name and e.held_out is held_out]
         console.print(f"evasion, {name} families: " + ", ".join(f"{e.family} {e.recall_after.value:.0%}" for e in rows))
@@ -47,6 +50,17 @@ def _print_attack(attack: AttackResult, console: Console) -> None:
     )
     tries = ", ".join(f"{_share(each.passed)} at {each.tries}" for each in attack.sender)
     console.print(f"passes with a head or tail: mean {attack.mean_passed:.1%}, {dressed}; lazy sender, tries: {tries}")
+
+
+def _print_signs(signs: SignsResult, console: Console) -> None:
+    """Print macro-F1 of the signs, and those that the most missed threats show."""
+    means = ", ".join(
+        f"macro-F1 {macro_f1(mean)} over the {mean.signs} {name}"
+        for mean, name in ((signs.frequent, "frequent"), (signs.commonest, "commonest"))
+    )
+    worst = sorted(signs.signs, key=lambda each: -each.missed.count)[:3]
+    missed = ", ".join(f"{each.sign} {_rate(each.missed)}" for each in worst)
+    console.print(f"signs on {signs.rows} annotated messages: {means}; missed threats show {missed}")
 
 
 def _share(rate: Rate) -> str:

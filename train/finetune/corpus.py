@@ -23,8 +23,8 @@ from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.corpus.stats import corpus_tables
 from jingyin.train.corpus.store import SPLITS, Row
 from jingyin.train.finetune.alike import SIMILAR, pairs_across
+from jingyin.train.finetune.deduplicate import is_flagged
 from jingyin.train.finetune.read import SIDES, Labelled
-from jingyin.train.finetune.settle import is_flagged
 
 REPLAY = 4000
 """Authored training messages that are trained on again; four times as many as the own ones where that is more."""
@@ -51,6 +51,11 @@ ordinary ones).
 Splits = dict[str, list[Row]]
 
 
+def replayed(own: int) -> int:
+    """Return how many authored messages are trained on again beside so many own ones."""
+    return max(REPLAY, 4 * own)
+
+
 def authored_corpus(folder: Path) -> Splits:
     """Return the authored messages in their splits of the default corpus, built into `folder` unless they are there."""
     if not store.is_built(folder):
@@ -67,7 +72,7 @@ def write_corpus(
 ) -> Splits:  # fmt: skip
     """Write the corpus folder; near-duplicates never lie in two splits. Returns its rows."""
     rng = Random(seed)
-    splits = {split: _some(authored[split], HELD_OUT.get(split, max(REPLAY, 4 * len(own))), rng) for split in SPLITS}
+    splits = {split: _some(authored[split], HELD_OUT.get(split, replayed(len(own))), rng) for split in SPLITS}
     placed = _place(own, authored["train"], splits)
     labels = _full_labels(own, incumbent)
     for row, label, split in zip(own, labels, placed, strict=True):

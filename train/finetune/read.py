@@ -1,4 +1,4 @@
-"""Reads labelled messages of one's own: CSV, JSON lines, Parquet, or a folder that Hugging Face's datasets saved."""
+"""Reads labelled messages of one's own: CSV, JSON lines, Parquet, a Label Studio export, or a folder that datasets saved."""
 
 import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import LABELS
+from jingyin.serve.label_studio import read_annotations
 from jingyin.serve.relabel.block import START
 from jingyin.serve.relabel.inputs import find
 from jingyin.serve.relabel.lines import TOO_LONG
@@ -70,15 +71,15 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> list[Labe
     Raises InputError that lists the rows that can't be used, each with what to do; ConfigError for columns that are not
     there.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     rows = []
     for raw in _raws(data, columns, columns.label, out):
         label = columns.meanings.get(str(raw.label), str(raw.label))
         if fault := raw.fault or _text_fault(raw.text) or _label_fault(raw.label, label):
-            faults.append(f"{raw.where}: {fault}")
+            errors.append(f"{raw.where}: {fault}")
         else:
             rows.append(Labelled(str(raw.text), label, raw.where))
-    _refuse(faults)
+    _refuse(errors)
     return rows
 
 
@@ -89,10 +90,10 @@ def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> list[st
     return [str(raw.text) for raw in raws if not _text_fault(raw.text)]
 
 
-def _refuse(faults: Sequence[str]) -> None:
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise InputError(f"{len(faults)} row(s) can't be used:\n" + "\n".join(faults[:_SHOWN]) + more)
+def _refuse(errors: Sequence[str]) -> None:
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise InputError(f"{len(errors)} row(s) can't be used:\n" + "\n".join(errors[:_SHOWN]) + more)
 
 
 def _text_fault(text: object) -> str:
@@ -126,7 +127,21 @@ def _raws(data: Sequence[str], columns: Columns, label: str | None, out: Path) -
     for folder in folders:
         yield from _dataset_rows(Path(folder), columns.text, label)
     for path in find(files, out) if files else ():
-        yield from _file_rows(path, columns, label)
+        yield from _answers(path) if label and _is_export(path) else _file_rows(path, columns, label)
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file is one JSON array, as Label Studio exports it; otherwise .json holds one object a line."""
+    if path.suffix != ".json":
+        return False
+    with path.open("rb") as file:
+        return file.read(64).lstrip().startswith(b"[")
+
+
+def _answers(path: Path) -> Iterator[_Raw]:
+    """Yield the answers of an export; tasks without one, and those that got two, are left out."""
+    for number, (text, label) in enumerate(read_annotations(path).labels.items(), 1):
+        yield _Raw(f"{path}: answer {number}", text, label)
 
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:

@@ -12,15 +12,15 @@ finetune.json   all of it for machines; written last
 
 import json
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from jingyin.model.bundle import Manifest, default_path, read_bundle
 from jingyin.model.labels import LABELS
@@ -28,15 +28,16 @@ from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import SPLITS
-from jingyin.train.data import Rows, read_split
+from jingyin.train.data import Rows, read_split, signs_of_rows
 from jingyin.train.finetune.corpus import authored_corpus, write_corpus
-from jingyin.train.finetune.estimate import seconds
+from jingyin.train.finetune.deduplicate import deduplicate, is_flagged
+from jingyin.train.finetune.estimate import Stopwatch, seconds
 from jingyin.train.finetune.folder import begun_with, open_run
 from jingyin.train.finetune.judge import decide
 from jingyin.train.finetune.read import Columns, Labelled, read_labelled, read_unlabelled
 from jingyin.train.finetune.report import Count, compare, write_report
-from jingyin.train.finetune.settle import is_flagged, settle
 from jingyin.train.finetune.teach import SCHEDULE, incumbent_says, targets, train_network, training_rows
+from jingyin.train.loop import Schedule
 from jingyin.train.packing.cascade import is_traffic
 from jingyin.train.packing.dequantise import classifier_of_bundle
 from jingyin.train.packing.pack import pack_finetuned
@@ -63,32 +64,38 @@ class Outcome:
 
 def finetune(
     data: Sequence[str], out: Path, columns: Columns, *, benign: Sequence[str] = (), bundle: Path | None = None,
-    fresh: bool = False, tell: Callable[[str], object] = print,
+    replay: Path | None = None, seed: int = SCHEDULE.seed, fresh: bool = False, tell: Callable[[str], object] = print,
 ) -> Outcome:  # fmt: skip
     """Fine-tune `bundle` (by default the package's) on labelled `data`, and leave bundle, report and decision in `out`.
 
-    `benign` are files of unlabelled traffic of one's own, for thresholds; `tell` is given lines for people. The same call goes
-    on after a kill; a finished run is kept, and with `fresh` replaced. Raises InputError for rows that can't be used, ConfigError
-    for a folder of another kind or begun otherwise, BundleError for a bundle that can't be gone on with.
+    `benign` are files of unlabelled traffic of one's own, for thresholds; `replay` is a corpus folder in place of the package's
+    authored messages; `tell` is given lines for people. The same call goes on after a kill; a finished run is kept, and with
+    `fresh` replaced. Raises InputError for rows that can't be used, ConfigError for a folder of another kind or begun otherwise,
+    BundleError for a bundle that can't be gone on with.
     """
     PartialState(cpu=not torch.cuda.is_available())
-    incumbent = bundle or default_path()
-    rows = settle(read_labelled(data, columns, out))
+    incumbent, schedule, watch = bundle or default_path(), replace(SCHEDULE, seed=seed), Stopwatch()
+    rows = deduplicate(read_labelled(data, columns, out))
     traffic = read_unlabelled(benign, columns, out)
-    begun = begun_with(data, benign, columns, incumbent, out)
+    begun = {**begun_with(data, benign, columns, incumbent, out), "seed": seed}
     open_run(out, begun, fresh=fresh)
     if (out / _DONE).is_file():
         tell(f"{out}: finished before, kept; --fresh replaces it")
         return _finished(out)
-    began = time.monotonic()
     _tell_plan(rows, traffic, incumbent, tell)
-    corpus = _corpus(rows, traffic, incumbent, out)
-    loss = _train(incumbent, corpus, out)
-    facts = {**begun, **_facts(corpus), "metrics": {"loss": loss}}
-    manifest = _pack(incumbent, corpus, out, facts)
-    outcome = _judge(incumbent, manifest, corpus, out)
+    with watch.step("corpus"):
+        corpus = _corpus(rows, traffic, incumbent, replay, seed, out)
+    with watch.step("incumbent"):
+        target = _targets(incumbent, corpus, out)
+    with watch.step("training"):
+        loss = _train(incumbent, corpus, target, schedule, out)
+    facts = {**begun, **_facts(corpus, schedule), "metrics": {"loss": loss}}
+    with watch.step("packing"):
+        manifest = _pack(incumbent, corpus, out, facts)
+    with watch.step("judging"):
+        outcome = _judge(incumbent, manifest, corpus, out)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
-    content = {**facts, "bundle": manifest.id, "seconds": round(time.monotonic() - began, 1), **asdict(outcome)}
+    content = {**facts, "bundle": manifest.id, "seconds": watch.seconds, **asdict(outcome)}
     (out / _DONE).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return outcome
 
@@ -115,33 +122,41 @@ def _all_networks(bundle: Path) -> Scorer:
     return Scorer.load(bundle, prefilter=False, cache_bytes=0)
 
 
-def _corpus(rows: Sequence[Labelled], traffic: Sequence[str], incumbent: Path, out: Path) -> Path:
+def _corpus(
+    rows: Sequence[Labelled], traffic: Sequence[str], incumbent: Path, replay: Path | None, seed: int, out: Path
+) -> Path:
     folder = out / "corpus"
     if not store.is_built(folder):
-        write_corpus(rows, traffic, authored_corpus(out / "authored"), _all_networks(incumbent), folder, SCHEDULE.seed)
+        authored = store.read(replay) if replay else authored_corpus(out / "authored")
+        write_corpus(rows, traffic, authored, _all_networks(incumbent), folder, seed)
     return folder
 
 
-def _facts(corpus: Path) -> dict[str, object]:
+def _facts(corpus: Path, schedule: Schedule) -> dict[str, object]:
     return {
         "command": command(),
-        "seed": SCHEDULE.seed,
-        "schedule": asdict(SCHEDULE),
+        "schedule": asdict(schedule),
         "data_sha256": {split: file_sha256(corpus / f"{split}.parquet") for split in SPLITS},
         "training_rows": dict(Counter(read_split(corpus, "train").sources).most_common()),
         "versions": versions(),
     }
 
 
-def _train(incumbent: Path, corpus: Path, out: Path) -> float:
+def _targets(incumbent: Path, corpus: Path, out: Path) -> NDArray[np.float32]:
+    """Return what each training row is to give: a distribution over the labels, and of signs what is known."""
+    rows = read_split(corpus, "train")
+    target = targets(rows, incumbent_says(incumbent, rows, out))
+    return np.concatenate([target, signs_of_rows(rows)], axis=1)
+
+
+def _train(incumbent: Path, corpus: Path, target: NDArray[np.float32], schedule: Schedule, out: Path) -> float:
     """Leave the fine-tuned classifier in `out`, unless it is there; returns the loss of its last epoch."""
     file = out / "loss.json"
     if not (is_classifier(out) and file.is_file()):
-        rows = read_split(corpus, "train")
         model, vocabulary = classifier_of_bundle(str(incumbent))
         encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
-        target = targets(rows, incumbent_says(incumbent, rows))
-        loss = train_network(model, training_rows(rows, target, encode), out)
+        target = target[:, : model.head.out_features]  # a network without signs has outputs for the labels alone
+        loss = train_network(model, training_rows(read_split(corpus, "train"), target, encode), schedule, out)
         save_classifier(model, vocabulary, out)
         file.write_text(json.dumps(loss), encoding="utf-8")
     return float(json.loads(file.read_text(encoding="utf-8")))
@@ -151,12 +166,12 @@ def _pack(incumbent: Path, corpus: Path, out: Path, facts: dict[str, object]) ->
     """Write the bundle: networks, a prefilter that knows the own messages too, fusion, and thresholds."""
     bundle = read_bundle(incumbent)
     train = read_split(corpus, "train")
-    weights = tune_prefilter(
-        bundle.prefilter_weights, [each.text for each in train.cleaned], train.labels != _ORDINARY
-    )  # fmt: skip
+    ordinary, lawful = bundle.prefilter_weights
+    tuned = tune_prefilter(ordinary, [each.text for each in train.cleaned], train.labels != _ORDINARY)
+    weights = np.stack([tuned, lawful.astype(np.float16)])
     review, block = _rates(Scorer.load(incumbent, cache_bytes=0), read_split(corpus, "calibration"))
     recipe = Calibrate(
-        stage="calibrate", corpus=corpus.name, seed=SCHEDULE.seed, review_rate=review, block_rate=block,
+        stage="calibrate", corpus=corpus.name, review_rate=review, block_rate=block,
         passed=bundle.manifest.passed,
     )  # fmt: skip
     return pack_finetuned(out, incumbent, weights, recipe, corpus, {**facts, "recipe": recipe.model_dump(mode="json")})

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from jingyin.model.decision import with_risk
 from jingyin.model.network import SmsClassifier
 from jingyin.train.data import Encode, Rows, examples, one_hot
+from jingyin.train.finetune.deduplicate import is_flagged
 from jingyin.train.finetune.read import SIDES
-from jingyin.train.finetune.settle import is_flagged
-from jingyin.train.loop import Schedule, cross_entropy, fit
-from jingyin.train.stages.classify import soft_labels, without_dropout
+from jingyin.train.loop import Schedule, fit, labels_and_signs
+from jingyin.train.stages.classify import TEACHERS, without_dropout
+from jingyin.train.teachers import soft_labels
 
 SMOOTHING = 0.02
 DISTILLATION_WEIGHT = 0.5
@@ -22,6 +23,8 @@ OWN_SHARE = 0.25
 """Own messages are repeated until they are this share of an epoch, but at most MOST_REPEATS times."""
 
 MOST_REPEATS = 8
+SIGNS_WEIGHT = 0.3
+"""How much signs count beside labels, where the network has outputs for them; own messages say nothing of signs."""
 
 SCHEDULE = Schedule(
     epochs=3, tokens=2560, learning_rate=1e-4, warmup=0.1, head_rate=3.0, precision="bf16", seed=1
@@ -45,10 +48,10 @@ def targets(rows: Rows, soft: NDArray[np.float32]) -> NDArray[np.float32]:
     return out.astype(np.float32)
 
 
-def incumbent_says(bundle: Path, rows: Rows) -> NDArray[np.float32]:
+def incumbent_says(bundle: Path, rows: Rows, run: Path) -> NDArray[np.float32]:
     """Return the incumbent's probabilities (n, labels); of a disguised copy those of the message that it was made from."""
     _, plain, message = np.unique(rows.messages, return_index=True, return_inverse=True)
-    return soft_labels([str(bundle)], [rows.cleaned[i] for i in plain])[message]
+    return soft_labels([str(bundle)], [rows.cleaned[i] for i in plain], run / TEACHERS)[message]
 
 
 def repeated(rows: Rows) -> NDArray[np.int64]:
@@ -70,6 +73,6 @@ def training_rows(rows: Rows, target: NDArray[np.float32], encode: Encode) -> Da
     return numbered.remove_columns("message").add_column("message", messages)
 
 
-def train_network(model: SmsClassifier, rows: Dataset, run: Path) -> float:
+def train_network(model: SmsClassifier, rows: Dataset, schedule: Schedule, run: Path) -> float:
     """Train a classifier in place, going on from a checkpoint in `run`; returns the mean loss of the last epoch."""
-    return fit(without_dropout(model), rows, run, SCHEDULE, cross_entropy)
+    return fit(without_dropout(model), rows, run, schedule, labels_and_signs(model.labels, SIGNS_WEIGHT))

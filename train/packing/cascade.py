@@ -4,7 +4,9 @@ Every number comes from the int8 networks and the decision code that are served 
 messages in their windows included.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from jingyin.model.bundle import Calibration, Network, Prefilter, Threshold
+from jingyin.model.bundle import Calibration, Network, Prefilter, Stop, Threshold
 from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, reads_on, softmax
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, is_opaque, known_characters, prefilter_scores, unknown_shares
@@ -29,31 +31,32 @@ from jingyin.train.packing.thresholds import (
 )
 from jingyin.train.recipes import Calibrate, Classify
 
-_ORDINARY = LABELS.index("ordinary")
-_BENIGN = [_ORDINARY, LABELS.index("lawful_collection")]
+_ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
+_BENIGN = [_ORDINARY, _LAWFUL]
 _CHOSEN = ("authored", "own")  # sources whose messages were written or picked: no sample of traffic
-_MARGIN = 1.0  # log-odds
 _FEWEST = 300  # real messages from which thresholds can be set on them alone
 
 
 @dataclass(frozen=True)
 class _Readings:
-    """What all steps say of rows (n): prefilter scores (n,), whether it may not judge (n,), and each network's logits."""
+    """What all steps say of rows (n): the prefilter's scores (2, n), whether it may not judge (n,), each network's logits."""
 
     rows: Rows
-    scores: NDArray[np.float32]
+    prefilter: NDArray[np.float32]
     opaque: NDArray[np.bool_]
     logits: list[NDArray[np.float64]]
 
-    def take(self, index: NDArray[np.int64]) -> "_Readings":
-        return _Readings(self.rows.take(index), self.scores[index], self.opaque[index], [x[index] for x in self.logits])
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The prefilter's first scores (n,), which fusion weighs in."""
+        return np.asarray(self.prefilter[0], np.float32)
 
 
 @dataclass
 class _Steps:
-    """The fitted steps: the prefilter's threshold and, for each network, fusion and how far it lets messages go on."""
+    """The fitted steps: the prefilter's two thresholds and, for each network, fusion and how far it lets messages go on."""
 
-    prefilter: float
+    prefilter: tuple[float, float]
     networks: list[Network] = field(default_factory=list)
 
 
@@ -62,10 +65,10 @@ def fit_cascade(
 ) -> dict[str, object]:
     """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
 
-    `weights` (BUCKETS,) are the prefilter's. Returns the manifest's parts that were fitted.
+    `weights` (2, BUCKETS) are the prefilter's. Returns the manifest's parts that were fitted.
     """
     readings = _read(folder, networks, weights, read_split(corpus, "calibration"))
-    steps = _fit_steps(networks, readings, recipe.passed)
+    steps = _fit_steps(networks, readings, recipe)
     probabilities, depth = _served(steps, readings)
     review, block = _thresholds(recipe, readings.rows, probabilities)
     full = fuse(steps.networks[-1].fusion, readings.scores, readings.logits)
@@ -81,7 +84,10 @@ def fit_cascade(
     ordinary = is_traffic(readings.rows)
     return {
         "review": review, "block": block, "loss": loss,
-        "prefilter": Prefilter(threshold=steps.prefilter, probabilities=_mean_verdict(full, depth, labels)),
+        "prefilter": Prefilter(
+            ordinary=Stop(threshold=steps.prefilter[0], probabilities=_mean_verdict(full, depth, labels, _ORDINARY)),
+            lawful=Stop(threshold=steps.prefilter[1], probabilities=_mean_verdict(full, depth, labels, _LAWFUL)),
+        ),
         "networks": tuple(steps.networks),
         "passed": tuple(float((depth[ordinary] > i).mean()) for i in range(len(steps.networks))),
         "calibration": Calibration(
@@ -92,13 +98,17 @@ def fit_cascade(
 
 
 def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
-    """Train on all rows of the training split, disguised and dressed copies included.
+    """Return weights (2, BUCKETS) trained on all rows of the training split, disguised and dressed copies included.
 
-    It separates the ordinary from all else, so that what it stops is rightly called ordinary.
+    The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second, trained on
+    that rest alone, what is lawful from threats.
     """
     rows = recipe.rows if isinstance(recipe, Classify) else None
     train = read_split(corpus, "train").drawn(rows, recipe.seed)
-    return train_prefilter([each.text for each in train.cleaned], train.labels != _ORDINARY, recipe.seed)
+    texts, other = [each.text for each in train.cleaned], train.labels != _ORDINARY
+    rest = np.flatnonzero(other)
+    first = train_prefilter(texts, other, recipe.seed)
+    return np.stack([first, train_prefilter([texts[i] for i in rest], train.labels[rest] != _LAWFUL, recipe.seed)])
 
 
 def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], rows: Rows) -> _Readings:
@@ -111,8 +121,10 @@ def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.float16
     logits = []
     for network, tokenizer in zip(networks, tokenizers, strict=True):
         reader = NetworkReader(folder, network, tokenizer)
-        progress = tqdm(rows.cleaned, desc=network.file, unit=" rows", disable=None)
-        logits.append(np.array([reader.read(each.text) for each in progress]))
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # a session runs outside the interpreter's lock
+            readings = pool.map(reader.read, (each.text for each in rows.cleaned))
+            progress = tqdm(readings, desc=network.file, total=len(rows), unit=" rows", disable=None)
+            logits.append(np.array([each.logits for each in progress]))
     return _Readings(rows, prefilter_scores(weights.astype(np.float32), codes), opaque, logits)
 
 
@@ -123,16 +135,20 @@ def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     return real if real.sum() >= _FEWEST else benign
 
 
-def _fit_steps(networks: Sequence[Network], readings: _Readings, passed: Sequence[float]) -> _Steps:
+def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classify | Calibrate) -> _Steps:
     """Fit fusions on all rows, and bounds so that each network reads its share of ordinary messages.
 
-    What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's by _MARGIN.
+    What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's.
     """
     flagged = np.isin(readings.rows.labels, FLAGGED_INDEX)
     ordinary = is_traffic(readings.rows)
-    scores = np.where(readings.opaque, np.inf, readings.scores)
-    steps = _Steps(share_threshold(scores[ordinary], passed[0]))
-    reached = scores >= steps.prefilter
+    passed, scores = recipe.passed, np.where(readings.opaque, np.inf, readings.prefilter)
+    first = share_threshold(scores[0][ordinary], passed[0])
+    second = scores[1][flagged & (scores[0] >= first)]
+    # Where the first score stops all threats, the second is set by none and stops nothing.
+    stops = share_threshold(second, 1 - recipe.lawful_loss) if len(second) else float(scores[1].min())
+    steps = _Steps((first, stops))
+    reached = _reached(steps, readings)
     for i, network in enumerate(networks):
         fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged)
         threshold, certain = None, None
@@ -141,19 +157,24 @@ def _fit_steps(networks: Sequence[Network], readings: _Readings, passed: Sequenc
             here = ordinary & reached
             threshold = share_threshold(risks[here], min(1.0, passed[i + 1] * ordinary.sum() / max(1, here.sum())))
             if network.file == "model.onnx":
-                certain = float(risks[ordinary].max()) + _MARGIN
+                certain = float(np.nextafter(risks[ordinary].max(), np.inf))
             reached = reached & reads_on(threshold, certain, risks)
         bounds = {"fusion": fusion, "threshold": threshold, "certain": certain}
         steps.networks.append(network.model_copy(update=bounds))
     return steps
 
 
+def _reached(steps: _Steps, readings: _Readings) -> NDArray[np.bool_]:
+    """Return whether the prefilter lets a message go on (n,)."""
+    return readings.opaque | (readings.prefilter >= np.array(steps.prefilter)[:, None]).all(0)
+
+
 def _served(steps: _Steps, readings: _Readings) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the probabilities (n, labels) that are served, and how many networks read each row (n,)."""
-    goes_on = readings.opaque | (readings.scores >= steps.prefilter)
+    goes_on = _reached(steps, readings)
     depth = np.zeros(len(readings.scores), np.int64)
     out = np.zeros_like(readings.logits[0])
-    out[:, _ORDINARY] = 1.0
+    out[:, _ORDINARY] = 1.0  # no threat, in whatever kind
     for i, network in enumerate(steps.networks):
         found = fuse(network.fusion, readings.scores, readings.logits[: i + 1])
         out[goes_on] = found[goes_on]
@@ -169,10 +190,14 @@ def _main_depth(networks: Sequence[Network]) -> int:
     return names.index("model.onnx") + 1 if "model.onnx" in names else 1
 
 
-def _mean_verdict(full: NDArray[np.float64], depth: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[float, ...]:
-    """Return the mean of the networks' verdicts on ordinary rows that the prefilter stops."""
-    stopped = (depth == 0) & (labels == _ORDINARY)
-    mean = full[stopped].mean(0) if stopped.any() else full[labels == _ORDINARY].mean(0)
+def _mean_verdict(
+    full: NDArray[np.float64], depth: NDArray[np.int64], labels: NDArray[np.int64], label: int
+) -> tuple[float, ...]:
+    """Return the mean of the networks' verdicts on rows of a label that the prefilter stops, or on all of that label."""
+    own = labels == label
+    stopped = own & (depth == 0)
+    rows = full[stopped] if stopped.any() else full[own]
+    mean = rows.mean(0) if len(rows) else np.eye(len(LABELS))[label]
     return tuple(map(float, mean))
 
 

@@ -34,29 +34,25 @@ def bundle_folder(name: str) -> Path:
     return default_path() if name == "bundle" else Path(name)
 
 
-def classifier_of_bundle(name: str) -> tuple[SmsClassifier, Vocabulary]:
-    """Return model.onnx of a bundle as a classifier, with its vocabulary; raises BundleError if it is of another make."""
+def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier, Vocabulary]:
+    """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if it is of another make."""
     bundle = read_bundle(bundle_folder(name))
-    network = next((each for each in bundle.manifest.networks if each.file == MODEL), None)
+    network = next((each for each in bundle.manifest.networks if each.file == f"{which}.onnx"), None)
     if network is None:
-        raise BundleError(f"bundle {bundle.manifest.id} has no {MODEL} to go on with; name another bundle")
+        raise BundleError(f"bundle {bundle.manifest.id} has no {which}.onnx to go on with; name another bundle")
     try:
-        return dequantised(bundle.path / MODEL), _vocabulary(bundle, network)
+        return dequantised(bundle.path / network.file), _vocabulary(bundle, network)
     except (KeyError, ValueError, IndexError, OSError) as error:
-        raise _strange(bundle, error) from None
+        raise BundleError(
+            f"{network.file} of bundle {bundle.manifest.id} is not of the form that the exporter writes "
+            f"({type(error).__name__}); start from a run folder, or from a bundle of this version"
+        ) from None
 
 
 def _vocabulary(bundle: Bundle, network: Network) -> Vocabulary:
     if network.vocabulary == "pieces":
         return Vocabulary(pieces=PieceTokenizer.from_file(bundle.path / PIECES))
     return Vocabulary.of_lexicon((bundle.path / "lexicon.txt").read_text(encoding="utf-8"))
-
-
-def _strange(bundle: Bundle, error: Exception) -> BundleError:
-    return BundleError(
-        f"{MODEL} of bundle {bundle.manifest.id} is not of the form that the exporter writes ({type(error).__name__}); "
-        "start from a run folder, or from a bundle of this version"
-    )
 
 
 def dequantised(file: Path) -> SmsClassifier:
@@ -73,7 +69,8 @@ def dequantised(file: Path) -> SmsClassifier:
         intermediate_size=layers[0][6].shape[1], max_position_embeddings=len(positions),
         layer_norm_eps=_attribute(graph, "LayerNormalization", "epsilon"),
     )  # fmt: skip
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS))
+    outputs = len(head[1])
+    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), outputs - len(LABELS))
     state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
     state |= {"embeddings.LayerNorm.weight": norms[0], "embeddings.LayerNorm.bias": norms[1]}
     state |= {"embeddings.token_type_embeddings.weight": np.zeros((2, words.shape[1]), np.float32)}
@@ -82,7 +79,7 @@ def dequantised(file: Path) -> SmsClassifier:
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
         # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
-        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == len(LABELS) else head[0].T))
+        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == outputs else head[0].T))
         model.head.bias.copy_(torch.tensor(head[1]))
     return model.eval()
 

@@ -14,6 +14,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from jingyin.model.bundle import Golden
 from jingyin.model.errors import BundleError
+from jingyin.model.labels import LABELS
 from jingyin.model.network import ExportedClassifier, SmsClassifier
 from jingyin.serve.networks import open_session as open_session
 from jingyin.train.packing.graph import classifier_graph
@@ -25,7 +26,7 @@ lost here is not lost unseen; below this the graph is broken rather than rounded
 
 
 def export_fp32(classifier: SmsClassifier, path: Path, samples: Sequence[list[int]]) -> None:
-    """Write the classifier as ONNX: input_ids (batch, length) int64 -> logits (batch, labels) float32.
+    """Write the classifier as ONNX: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
 
     Raises BundleError if it differs from torch by more than FP32_TOLERANCE on `samples`, lists of token ids.
     """
@@ -54,7 +55,7 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
         # Shape inference knows nothing of onnxruntime's own operators.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
     )  # fmt: skip
-    labels = [run(open_session(path), samples).argmax(1) for path in (fp32, int8)]
+    labels = [run(open_session(path), samples)[:, : len(LABELS)].argmax(1) for path in (fp32, int8)]
     agreement = float((labels[0] == labels[1]).mean())
     if agreement < MIN_AGREEMENT:
         raise BundleError(
@@ -65,7 +66,7 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
 
 
 def run(session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Return the logits (n, labels) of messages, one at a time as the scorer runs them."""
+    """Return the logits (n, labels + signs) of messages, one at a time as the scorer runs them."""
     rows: list[Any] = [session.run(None, {"input_ids": np.array([ids], np.int64)})[0] for ids in messages]
     return np.concatenate(rows)
 

@@ -23,7 +23,7 @@ _OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
 
 
 def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
-    """Return the graph: input_ids (batch, length) int64 -> logits (batch, labels) float32.
+    """Return the graph: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
 
     Raises ConfigError for an encoder that is no plain BERT with GELU.
     """

@@ -31,6 +31,7 @@ from jingyin.train.packing.bundle_card import write_card
 from jingyin.train.packing.cascade import fit_cascade, train_prefilter_on
 from jingyin.train.packing.dequantise import MODEL
 from jingyin.train.packing.export import export_fp32, golden, open_session, quantize
+from jingyin.train.packing.sign_scales import fit_signs
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
 from jingyin.train.start import encoder_of
@@ -102,7 +103,7 @@ def pack_finetuned(
 ) -> Manifest:
     """Write `run`/bundle: the networks of `bundle` but for model.onnx, which is the classifier in `run`.
 
-    `weights` (BUCKETS,) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares that each
+    `weights` (2, BUCKETS) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares that each
     network reads. Raises as `repack` does.
     """
     read = read_bundle(bundle)
@@ -177,7 +178,9 @@ def _finish(
     provenance: dict[str, object],
 ) -> Manifest:  # fmt: skip
     """Add to the networks in `folder` what turns their outputs into verdicts."""
-    parts = {"labels": LABELS, **fit_cascade(folder, networks, weights, recipe, corpus), "provenance": provenance}
+    fitted = fit_cascade(folder, networks, weights, recipe, corpus)
+    signs = fit_signs(folder, networks, corpus)
+    parts = {"labels": LABELS, **fitted, "signs": signs, "provenance": provenance}
     np.savez_compressed(folder / "prefilter.npz", weights=weights)
     write_card(folder / "card.md", parts)
     return write_bundle(folder, parts)

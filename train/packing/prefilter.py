@@ -13,13 +13,16 @@ from jingyin.model.prefilter import BUCKETS, code_points, features
 
 
 def train_prefilter(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
-    """Return prefilter weights (BUCKETS,) that separate the clean texts to let through, `flagged` (n,), from the rest.
+    """Return weights (BUCKETS,) of one score, which separate the clean texts to let through, `flagged` (n,), from the rest.
 
-    By labels and not by what a network says: the score is a second opinion, which fusion weighs in.
+    By labels and not by what a network says: the score is a second opinion, which fusion weighs in. Where all texts are on one
+    side all weights are 0.
     """
+    weights = np.zeros(BUCKETS, np.float16)
+    if flagged.all() or not flagged.any():
+        return weights
     model = LogisticRegression(C=30.0, class_weight="balanced", max_iter=300, random_state=seed, solver="liblinear")
     model.fit(_matrix(texts), flagged)
-    weights = np.zeros(BUCKETS, np.float16)
     weights[:-1] = model.coef_[0].astype(np.float16)
     weights[-1] = np.float16(model.intercept_[0])
     return weights

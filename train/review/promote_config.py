@@ -46,5 +46,5 @@ _CONFIG: TypeAdapter[PromoteConfig] = TypeAdapter(PromoteConfig)
 
 
 def load_config(path: Path) -> PromoteConfig:
-    """Read a configuration; raises ConfigError that lists all of its faults."""
+    """Read a configuration; raises ConfigError that lists all of its errors."""
     return read_yaml(path, _CONFIG)

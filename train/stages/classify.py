@@ -6,24 +6,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 
-from jingyin.model.decision import FLAGGED_INDEX, risk_logit, softmax
-from jingyin.model.network import SmsClassifier, mean_pool
-from jingyin.model.text import CleanText, clean
-from jingyin.serve.scorer import Scorer
+from jingyin.model.decision import FLAGGED_INDEX, risk_logit
+from jingyin.model.labels import LABELS
+from jingyin.model.network import SmsClassifier, with_sign_head
+from jingyin.model.signs import SIGNS
+from jingyin.model.text import clean
 from jingyin.train.clauses import clauses
-from jingyin.train.data import Rows, examples, one_hot, read_split, unlabelled
-from jingyin.train.loop import Schedule, cross_entropy, fit, predict
-from jingyin.train.packing.dequantise import bundle_folder, is_bundle
+from jingyin.train.data import Rows, examples, one_hot, read_split, signs_of_rows, unlabelled
+from jingyin.train.loop import Schedule, fit, labels_and_signs, predict
 from jingyin.train.packing.pack import pack_runs
 from jingyin.train.recipes import Classify
-from jingyin.train.saved import load_classifier, save_classifier
+from jingyin.train.saved import save_classifier
+from jingyin.train.sign_head import Pooled, fit_sign_head
 from jingyin.train.stages.job import Job, StageResult
 from jingyin.train.start import encoder_of, new_classifier, start_from
+from jingyin.train.teachers import label_logits, soft_labels
 
+TEACHERS = "teachers"
+"""Folder among the run folders where what teachers say is kept."""
 STANDARD_MESSAGES = 512
 """Training messages from which the head's standardisation is measured."""
 
@@ -36,19 +39,24 @@ def run_classify(job: Job[Classify]) -> StageResult:
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
-    train, target = _taught(recipe, teachers, train, out / "soft.npy")
+    train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
+    model = with_sign_head(without_dropout(new_classifier(start)), len(SIGNS) if recipe.signs else 0)
+    if recipe.signs:
+        target = np.concatenate([target, signs_of_rows(train)], axis=1)
     rows = examples(train, encode, target)
-    model = without_dropout(new_classifier(start))
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     schedule = Schedule(
         recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
     )  # fmt: skip
-    loss = fit(model, rows, out, schedule, cross_entropy)
+    loss = fit(model, rows, out, schedule, labels_and_signs(len(LABELS), recipe.signs))
+    if recipe.signs:
+        plain = np.unique(train.messages, return_index=True)[1]
+        fit_sign_head(model, [rows["ids"][i] for i in plain.tolist()], signs_of_rows(train.take(plain)))
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out)
     validation = read_split(corpus, "validation")
-    found = {"loss": loss, **metrics(predict(model, encode(validation.cleaned)), validation.labels)}
+    found = {"loss": loss, **metrics(label_logits(model, encode(validation.cleaned)), validation.labels)}
     if recipe.bundle and PartialState().is_main_process:
         pack_runs({"model": out}, recipe, corpus, out, {**job.facts, "metrics": found})
     return found
@@ -70,12 +78,11 @@ def without_dropout(model: SmsClassifier) -> SmsClassifier:
     return model
 
 
-def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, soft_file: Path) -> tuple[Rows, NDArray[np.float32]]:
+def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
     """Return what to train on, and its targets: labels, mixed with the teachers' probabilities if there are any.
 
     Teachers read each message as it stands, and its disguised and dressed copies get what they said of that: a copy is to be
-    judged as the message is. They label clauses of messages too, which have their probabilities alone. What they said is kept in
-    `soft_file`.
+    judged as the message is. They label clauses of messages too, which have their probabilities alone.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
@@ -86,12 +93,7 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, soft_file: Pa
         text.original for text, source in zip(plain.cleaned, plain.sources, strict=True) if source == "authored"
     ]
     pieces = unlabelled([clean(text) for text in clauses(authored, recipe.clauses, recipe.seed)])
-    if not soft_file.is_file():
-        soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned])
-        if PartialState().is_main_process:
-            np.save(soft_file, soft)
-        PartialState().wait_for_everyone()
-    soft = np.load(soft_file)
+    soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned], kept)
     mixed = (1 - recipe.distillation_weight) * target + recipe.distillation_weight * soft[message]
     return rows.and_(pieces), np.concatenate([mixed, soft[len(plain) :]]).astype(np.float32)
 
@@ -102,42 +104,3 @@ def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
     pooled = torch.tensor(predict(Pooled(model), [ids[i] for i in chosen]))
     model.mean.copy_(pooled.mean(0))
     model.sd.copy_(pooled.std(0).clamp_min(1e-4) if len(pooled) > 1 else torch.ones_like(model.sd))
-
-
-class Pooled(torch.nn.Module):
-    """A classifier up to its pooled hidden state (batch, hidden)."""
-
-    def __init__(self, classifier: SmsClassifier) -> None:
-        super().__init__()
-        self.encoder = classifier.encoder
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean of the last hidden states over the mask."""
-        return mean_pool(self.encoder, input_ids, attention_mask)
-
-
-def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText]) -> NDArray[np.float32]:
-    """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
-
-    A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the work,
-    each taking every n-th text.
-    """
-    processes = PartialState()
-    own = texts[processes.process_index :: processes.num_processes]
-    each = [_bundle_logits(name, own) if is_bundle(name) else _run_logits(Path(name), own) for name in teachers]
-    soft = np.empty((len(texts), each[0].shape[1]), np.float32)
-    for index, part in enumerate(gather_object([softmax(np.mean(each, axis=0))])):
-        soft[index :: processes.num_processes] = part
-    return soft
-
-
-def _run_logits(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float64]:
-    model, vocabulary = load_classifier(run)
-    encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
-    return np.asarray(predict(model, encode(texts)), np.float64)
-
-
-def _bundle_logits(name: str, texts: Sequence[CleanText]) -> NDArray[np.float64]:
-    scorer = Scorer.load(bundle_folder(name), prefilter=False, cache_bytes=0)
-    found = [list(verdict.probabilities.values()) for verdict in scorer.score_many(text.text for text in texts)]
-    return np.asarray(np.log(np.maximum(np.array(found), 1e-6)), np.float64)

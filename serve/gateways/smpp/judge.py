@@ -19,6 +19,8 @@ from jingyin.serve.sms import Segment
 MOST_FAILURES = 10
 """After as many in a row jingyin is not asked for REST_SECONDS: a hung one would else slow every window down."""
 REST_SECONDS = 1.0
+REASONS = ("scored", "burst", "conversation", "deadline", "error")
+"""What jingyin gives as the reason of an action."""
 
 _KEEP_ALIVE = 2.0  # less than any server's: a connection must not be closed under a question
 _CONNECTIONS = 64
@@ -80,7 +82,7 @@ class Judge:
         except aiohttp.ClientConnectionError:  # a connection that jingyin closed as it ended or was replaced
             verdict = await self._post(question)
         action, reason = verdict["action"], verdict["reason"]
-        if action not in ("pass", "review", "block") or reason not in ("scored", "deadline", "error"):
+        if action not in ("pass", "review", "block") or reason not in REASONS:
             raise ValueError("no verdict")
         return Outcome(action, reason)
 

@@ -1,4 +1,4 @@
-"""Looks at one's own rows as a whole: contradictions, doubles, and whether there are enough to learn from."""
+"""Deduplicates one's own rows: refuses contradictions, and rows too few to learn from."""
 
 from collections.abc import Sequence
 
@@ -18,26 +18,26 @@ def is_flagged(label: str) -> bool:
     return label in FLAGGED or label == SIDES[0]
 
 
-def settle(rows: Sequence[Labelled]) -> list[Labelled]:
+def deduplicate(rows: Sequence[Labelled]) -> list[Labelled]:
     """Return each message once, by its clean text: that is all that a network sees of it.
 
     Of a message that comes with a label and with no more than flagged or not, the label stays. Raises InputError for
     messages of one clean text whose labels differ, for fewer than FEWEST messages, and for one label alone.
     """
     kept: dict[str, Labelled] = {}
-    faults = []
+    errors = []
     for row in rows:
         text = clean(row.text).text
         first = kept.get(text)
         if first is None or (first.label in SIDES and row.label not in SIDES and _agree(first.label, row.label)):
             kept[text] = row
         elif not _agree(first.label, row.label):
-            faults.append(f"{row.where}: {row.label}, but {first.where}, the same message, is {first.label}")
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+            errors.append(f"{row.where}: {row.label}, but {first.where}, the same message, is {first.label}")
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         raise InputError(
-            f"{len(faults)} message(s) have two labels; settle which is right (what differs in numbers, links or "
-            "disguise alone is one message to a network):\n" + "\n".join(faults[:_SHOWN]) + more
+            f"{len(errors)} message(s) have two labels; decide which is right (what differs in numbers, links or "
+            "disguise alone is one message to a network):\n" + "\n".join(errors[:_SHOWN]) + more
         )
     _refuse_poor(list(kept.values()))
     return list(kept.values())
