@@ -1,6 +1,9 @@
-"""Shared by all tests: a clean environment, and the bundle that the package holds."""
+"""Shared by all tests: a clean environment, the bundle that the package holds, and toy bundles."""
 
 import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,6 +13,17 @@ from jingyin import Scorer
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("jingyin", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("jingyin")
+
+if os.environ.get("JINGYIN_REQUIRE_EXTERNAL") == "1":  # .ci/run has installed every package: none may be missing
+    pytest.MonkeyPatch().setattr(pytest, "importorskip", lambda package, **_: import_module(package))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what trains, serves or needs another program: `pytest -m "not slow"` leaves all of it out."""
+    for item in items:
+        if any(item.get_closest_marker(kind) for kind in ("train", "service", "external")):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +37,28 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def scorer() -> Scorer:
     """The default bundle's scorer, loaded once."""
     return Scorer.load()
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a toy bundle; see toy_bundle.py."""
+    pytest.importorskip("onnx", reason="needs onnx: pip install 'jingyin[train]'")
+    from tests.toy_bundle import write_toy_bundle
+
+    return lambda **options: write_toy_bundle(tmp_path_factory.mktemp("bundle"), **options)
+
+
+SIGNS = {"曝光": "exposure", "全村": "exposure", "轰炸": "flooding", "赎金": "demand_money", "坐牢": "false_police"}
+"""Words of toy messages and the signs that they show."""
+
+
+@pytest.fixture(scope="session")
+def signed_bundle(make_bundle: Callable[..., Path]) -> Path:
+    """A toy bundle with signs."""
+    return make_bundle(signs=SIGNS)
+
+
+@pytest.fixture(scope="session")
+def signed(signed_bundle: Path) -> Scorer:
+    """The scorer of a toy bundle with signs."""
+    return Scorer.load(signed_bundle)

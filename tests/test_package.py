@@ -1,12 +1,16 @@
+import json
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import jingyin
+from jingyin.model.bundle import default_path
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +51,17 @@ for package in (jingyin.model, jingyin.serve):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_constraints_are_the_versions_of_the_default_bundle() -> None:
+    lines = (ROOT / "configs" / "default" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    provenance = json.loads((default_path() / "manifest.json").read_text(encoding="utf-8"))["provenance"]
+    made_with = {**provenance["versions"], **provenance["export_versions"]}
+    del made_with["jingyin"]
+    assert {name: pinned.get(name) for name in made_with} == {name: v.split("+")[0] for name, v in made_with.items()}
+    declared = {Requirement(line).name: Requirement(line).specifier for line in requires("jingyin") or ()}
+    assert all(version in declared[name] for name, version in pinned.items())
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ All but fusion, which is what bundles have, see the logits of the bundle's last 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,10 @@ def log_likelihood(probabilities: Array, labels: NDArray[np.int64]) -> float:
 
 
 def temperature(scores: Array, logits: Array, labels: NDArray[np.int64]) -> Calibrator:
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         lambda t: -log_likelihood(softmax(logits / t), labels), bounds=(0.1, 10), method="bounded"
-    ).x
-    return lambda _, new: softmax(new / found)
+    )
+    return lambda _, new: softmax(new / found.x)
 
 
 def vector(scores: Array, logits: Array, labels: NDArray[np.int64]) -> Calibrator:
@@ -70,9 +71,9 @@ def fusion(scores: Array, logits: Array, labels: NDArray[np.int64]) -> Calibrato
 def main(folder: Path, corpus: Path) -> None:
     bundle, rows = read_bundle(folder), read_split(corpus, "calibration")
     network = open_networks(bundle)[-1]
-    logits = np.array([network.read(each.text) for each in rows.cleaned])
+    logits = np.array([network.read(each.text).logits for each in rows.cleaned])
     codes = code_points([each.text for each in rows.cleaned])
-    scores = prefilter_scores(bundle.prefilter_weights, codes).astype(np.float64)
+    scores = prefilter_scores(bundle.prefilter_weights, codes)[0].astype(np.float64)
     folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(logits, rows.labels))
     ways = {"temperature": temperature, "vector": vector, "isotonic": isotonic, "fusion": fusion}
     for name, fit in {"none": lambda *_: lambda _, new: softmax(new), **ways}.items():

@@ -45,7 +45,12 @@ def _pipeline() -> Any:
 
     torch.set_num_threads(1)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(default_path() / "tokenizer.json"), model_max_length=192)
-    layers = {"num_hidden_layers": 4, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
-    config = BertConfig(vocab_size=len(tokenizer), num_labels=len(LABELS), **layers)
+    layers: dict[str, Any] = {
+        "num_hidden_layers": 4,
+        "hidden_size": 384,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    }
+    config = BertConfig(vocab_size=len(tokenizer), id2label=dict(enumerate(LABELS)), **layers)
     network = BertForSequenceClassification(config).eval()
     return pipeline("text-classification", model=network, tokenizer=tokenizer, device="cpu")

@@ -80,7 +80,12 @@ def _network(run: Path | None) -> Any:
     torch.set_num_threads(1)
     if run is not None:
         return load_classifier(run)[0]
-    shape = {"num_hidden_layers": 4, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    shape: dict[str, Any] = {
+        "num_hidden_layers": 4,
+        "hidden_size": 384,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    }
     config = BertConfig(vocab_size=_tokenizer().vocab_size, max_position_embeddings=MAX_TOKENS, **shape)
     return SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS)).eval()
 

@@ -35,10 +35,10 @@ def profile(messages: dict[str, list[str]]) -> None:
     read = [each.text for each in cleaned]
     _stage("cache", 1, read, remember)
 
-    def judge(some: Sequence[str]) -> list[float]:
+    def judge(some: Sequence[str]) -> list[list[float]]:
         codes = code_points(some)
         unknown_shares(scorer._known, codes)
-        return prefilter_scores(scorer.bundle.prefilter_weights, codes).tolist()
+        return prefilter_scores(scorer.bundle.prefilter_weights, codes).T.tolist()
 
     _stage("prefilter", 1, read, judge)
     _networks(scorer, passed)

@@ -15,6 +15,8 @@ from jingyin.model.bundle import (
     Manifest,
     Network,
     Prefilter,
+    SignScale,
+    Stop,
     Threshold,
     default_path,
     manifest_id,
@@ -27,12 +29,17 @@ THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, false_positi
 NETWORK = Network(
     file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(score=0.3, weights=(0.6,), bias=-1.4)
 )
+STOP = Stop(threshold=-2, probabilities=(1, 0, 0, 0, 0))
+SIGNS = {
+    "flooding": SignScale(slope=1.5, bias=-0.5, threshold=0.6, precision=0.92, found=40),
+    "exposure": SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0),
+}
 PARTS = {
     "labels": LABELS,
     "review": THRESHOLD,
     "block": THRESHOLD,
     "calibration": Calibration(ece_before=0.03, ece_after=0.01, rows=400),
-    "prefilter": Prefilter(threshold=-2, probabilities=(1, 0, 0, 0, 0)),
+    "prefilter": Prefilter(ordinary=STOP, lawful=STOP),
     "networks": (NETWORK,),
     "passed": (0.2,),
     "loss": {"in corpus": Loss(lost=0, flagged=50, bound=0.06)},
@@ -50,7 +57,7 @@ def bundle(tmp_path: Path) -> Path:
         (folder / name).write_text(f"stand-in for {name}", encoding="utf-8")
     golden = '[{"file": "model.onnx", "ids": [2, 9, 3], "logits": [1, 0, 0, 0, 0]}]'
     (folder / "golden.json").write_text(golden, encoding="utf-8")
-    np.savez_compressed(folder / "prefilter.npz", weights=np.array([0.5, -1], np.float16))
+    np.savez_compressed(folder / "prefilter.npz", weights=np.array([[0.5, -1], [2, 0]], np.float16))
     write_bundle(folder, PARTS)
     return folder
 
@@ -89,9 +96,16 @@ def test_what_is_written_is_read(bundle):
     assert read.manifest.labels == LABELS
     assert read.manifest.networks == (NETWORK,)
     assert (read.golden[0].file, read.golden[0].ids) == ("model.onnx", [2, 9, 3])
-    assert read.prefilter_weights.tolist() == [0.5, -1]
+    assert read.prefilter_weights.tolist() == [[0.5, -1], [2, 0]]
     assert read.prefilter_weights.dtype == np.float32
     assert set(read.manifest.files) == set(ALL_FILES)
+
+
+def test_signs_keep_their_order(bundle):
+    assert read_bundle(bundle).manifest.signs == {}
+    for signs in (SIGNS, dict(reversed(SIGNS.items()))):
+        write_bundle(bundle, {**PARTS, "signs": signs})
+        assert list(read_bundle(bundle).manifest.signs.items()) == list(signs.items())
 
 
 def test_the_id_is_a_hash_of_all_the_rest(bundle):
@@ -127,12 +141,12 @@ def test_no_bundle_at_all(tmp_path):
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 
 
-@pytest.mark.parametrize("version", [0, 1, 5, 7, None, "6"])
+@pytest.mark.parametrize("version", [0, 1, 6, 8, None, "7"])
 def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 6; make it anew with `jingyin train "
+        f"bundle small has format version {version!r}, this jingyin reads 7; make it anew with `jingyin train "
         "configs/calibrate.yaml`, or install the jingyin that wrote it",
     )
 
@@ -147,7 +161,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 6}', "ValidationError"),
+        ('{"format_version": 7}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )
@@ -189,9 +203,9 @@ def with_networks(*files: str) -> dict[str, object]:
 def test_a_cascade_of_three_networks(bundle):
     for name in ("tiny.onnx", "verifier.onnx", "pieces.json"):
         (bundle / name).write_text(f"stand-in for {name}", encoding="utf-8")
-    networks = with_networks("tiny.onnx", "model.onnx", "verifier.onnx")["networks"]
+    tiny, model = (NETWORK.model_copy(update={"file": file}) for file in ("tiny.onnx", "model.onnx"))
     pieces = NETWORK.model_copy(update={"file": "verifier.onnx", "vocabulary": "pieces"})
-    written = write_bundle(bundle, {**PARTS, "networks": (*networks[:2], pieces)})
+    written = write_bundle(bundle, {**PARTS, "networks": (tiny, model, pieces)})
     assert set(written.files) == {*ALL_FILES, "tiny.onnx", "verifier.onnx", "pieces.json"}
     assert [each.file for each in read_bundle(bundle).manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
     (bundle / "pieces.json").unlink()

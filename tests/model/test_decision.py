@@ -3,19 +3,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike
 
-from jingyin.model.bundle import Calibration, Fusion, Loss, Manifest, Network, Prefilter, Threshold
+from jingyin.model.bundle import Calibration, Fusion, Loss, Manifest, Network, Prefilter, SignScale, Stop, Threshold
 from jingyin.model.decision import (
     FLAGGED_INDEX,
     decide,
     fuse,
     fused_logit,
     reads_on,
+    reasons_of,
     risk_logit,
+    sign_confidence,
     softmax,
     with_risk,
 )
-from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.model.labels import FLAGGED, LABELS, Reason
 
 LOGITS = arrays(np.float64, (3, 5), elements=st.floats(-30, 30))
 ODDS = arrays(np.float64, (3,), elements=st.floats(-30, 30))
@@ -25,10 +28,11 @@ def threshold(risk: float) -> Threshold:
     return Threshold(risk=risk, target=0.01, bound=0.01, rows=400, false_positives=0)
 
 
+STOP = Stop(threshold=0, probabilities=(1, 0, 0, 0, 0))
 MANIFEST = Manifest(
-    format_version=6, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
+    format_version=7, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
-    prefilter=Prefilter(threshold=0, probabilities=(1, 0, 0, 0, 0)),
+    prefilter=Prefilter(ordinary=STOP, lawful=STOP),
     networks=(Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(score=0, weights=(1,), bias=0)),),
     passed=(0.1,), loss={"in corpus": Loss(lost=0, flagged=1, bound=1)}, provenance={}, files={},
 )  # fmt: skip
@@ -101,3 +105,40 @@ def test_actions_begin_at_their_thresholds(risk: float, action: str):
     assert (decision.action, decision.risk, decision.stage) == (action, risk, "network")
     assert decision.label == ("pay_to_stop" if risk >= 0.5 and risk > 1 - risk else "ordinary")
     assert list(decision.probabilities) == list(LABELS)
+
+
+def scale(threshold: float, slope: float = 1.0, bias: float = 0.0) -> SignScale:
+    return SignScale(slope=slope, bias=bias, threshold=threshold, precision=0.9, found=10)
+
+
+SIGNED = MANIFEST.model_copy(
+    update={"signs": {"flooding": scale(0.5), "exposure": scale(0.9), "visit": scale(0.5, slope=2.0, bias=-1.0)}}
+)
+
+
+def test_reasons_reach_their_threshold_surest_first():
+    half = np.log(3)  # of odds 3: confidence 0.75
+    found = reasons_of(SIGNED, [half, half, half])
+    assert [reason.sign for reason in found] == ["visit", "flooding"]
+    assert [reason.confidence for reason in found] == pytest.approx([1 / (1 + np.exp(1) / 9), 0.75])
+    assert reasons_of(SIGNED, [0.0, -9.0, -9.0]) == (Reason("flooding", 0.5),)
+    assert [reason.sign for reason in reasons_of(SIGNED, [2.0, 2.0, 1.5])] == ["flooding", "visit"]  # equals by place
+
+
+@pytest.mark.parametrize("signs", [(), np.zeros(0)])
+def test_no_reasons_without_signs(signs: ArrayLike):
+    assert reasons_of(SIGNED, signs) == ()
+    assert reasons_of(MANIFEST, np.zeros(3)) == ()
+
+
+@given(arrays(np.float64, (4,), elements=st.floats(-1e6, 1e6)))
+def test_confidences_are_from_0_to_1_and_rise_with_the_logit(logits: np.ndarray):
+    found = sign_confidence(scale(0.5, slope=3.0, bias=-2.0), np.sort(logits))
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (np.diff(found) >= 0).all()
+
+
+@pytest.mark.parametrize(("risk", "wanted"), [(0.499, ()), (0.5, (Reason("flooding", 0.5),))])
+def test_only_what_does_not_pass_has_reasons(risk: float, wanted: tuple[Reason, ...]):
+    assert decide(SIGNED, np.array([1 - risk, 0, 0, risk, 0]), "network", [0.0, -9.0, -9.0]).reasons == wanted
+    assert decide(SIGNED, np.array([1 - risk, 0, 0, risk, 0]), "prefilter").reasons == ()

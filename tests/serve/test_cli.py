@@ -35,7 +35,7 @@ def jingyin(monkeypatch, capfd, scorer):
 
 def test_one_line_a_message(jingyin):
     code, out, err = jingyin("score", THREAT, CHAT)
-    first, second = out.splitlines()
+    first, second = (line for line in out.splitlines() if not line.startswith(" "))
     assert (code, err) == (0, "")
     assert first.split()[0] in ("review", "block")
     assert first.split()[2:] == ["pay_to_stop", THREAT]
@@ -46,9 +46,8 @@ def test_one_line_a_message(jingyin):
 def test_colours_are_for_terminals(jingyin, monkeypatch):
     assert "\x1b" not in jingyin("score", "--explain", THREAT)[1]
     monkeypatch.setenv("FORCE_COLOR", "1")
-    coloured = render(
-        THREAT, Scorer.load().score(THREAT), Scorer.load().explain(THREAT), as_json=False, with_evidence=True
-    )
+    scorer = Scorer.load()
+    coloured = render(THREAT, scorer.score(THREAT), scorer.explanation(THREAT), language="en")
     assert "\x1b[31m\x1b[4m" in coloured
 
 
@@ -57,7 +56,7 @@ def test_json_lines(jingyin, scorer):
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [row["text"] for row in rows] == [THREAT, CHAT]
-    fields = ["text", "label", "probabilities", "risk", "action", "stage", "edits", "bundle"]
+    fields = ["text", "label", "probabilities", "risk", "action", "stage", "edits", "bundle", "reasons"]
     assert [list(row) for row in rows] == [fields, fields]
     assert rows[0]["risk"] == scorer.score(THREAT).risk
     assert rows[0]["bundle"] == scorer.bundle.manifest.id
@@ -82,6 +81,32 @@ def test_json_evidence_points_into_the_original(jingyin):
     for span in row["evidence"]:
         assert list(span) == ["start", "end", "text", "weight"]
         assert row["text"][span["start"] : span["end"]] == span["text"]
+
+
+def test_reasons_in_the_language_of_the_terminal(jingyin, monkeypatch, signed_bundle):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    ask = ("score", "--bundle", str(signed_bundle), "今天曝光你", "今天回家吃饭")
+    flagged, reasons, passed = jingyin(*ask)[1].splitlines()
+    assert (flagged.split()[0], passed.split()[0]) == ("block", "pass")
+    assert reasons == "              原因：告知他人 99%"
+    assert jingyin(*ask, "--lang", "en")[1].splitlines()[1] == "              reasons: tells others 99%"
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    assert jingyin(*ask, "--explain")[1].splitlines()[1] == "              reasons: tells others 99% (曝光)"
+
+
+def test_reasons_in_json(jingyin, signed_bundle):
+    ask = ("score", "--json", "--bundle", str(signed_bundle), "今天曝光你", "今天回家吃饭")
+    flagged, passed = (json.loads(line) for line in jingyin(*ask)[1].splitlines())
+    assert flagged["reasons"] == [{"sign": "exposure", "confidence": pytest.approx(0.99330715)}]
+    assert passed["reasons"] == []
+    flagged = json.loads(jingyin(*ask, "--explain")[1].splitlines()[0])
+    (reason,) = flagged["reasons"]
+    assert reason["spans"] == [{"start": 2, "end": 4, "text": "曝光", "weight": 0.9999}]
+    assert flagged["evidence"][0]["text"] == "曝光"
+
+
+def test_a_language_that_signs_have_no_names_in(jingyin):
+    assert jingyin("score", "--lang", "fr", CHAT) == (2, "", "jingyin: language 'fr' is unknown; known are zh, en\n")
 
 
 def test_standard_input_line_by_line(jingyin):

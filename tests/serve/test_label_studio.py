@@ -5,7 +5,7 @@ import pytest
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.serve.label_studio import CONFIG, apply_annotations, read_annotations, task
+from jingyin.serve.label_studio import CONFIG, apply_annotations, read_annotations, task, with_signs
 
 DATA = {"text": "好", "label": None, "row": "a.jsonl:1", "reason": "near a threshold"}
 
@@ -29,6 +29,13 @@ def test_a_task_suggests_a_label_by_the_names_of_the_interface() -> None:
     assert choice == {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": ["ordinary"]}}
     assert f'<Choices name="{choice["from_name"]}" toName="{choice["to_name"]}"' in CONFIG
     assert [f'<Choice value="{label}"/>' in CONFIG for label in LABELS] == [True] * len(LABELS)
+
+
+def test_signs_are_named_behind_the_reason_of_a_task() -> None:
+    assert with_signs("near a threshold", ["exposure", "deadline", "new_sign"]) == (
+        "near a threshold; 告知他人, 限时升级, new_sign"
+    )
+    assert with_signs("near a threshold", []) == "near a threshold"
 
 
 def test_annotations_of_one_label_count_and_others_are_counted(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,9 +20,11 @@ if not shutil.which("java"):
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
+from tests.serve.free_ports import free_ports
 
 from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
+from jingyin.serve.campaigns import campaigns
 from jingyin.serve.relabel import relabel
 
 pytestmark = [
@@ -95,13 +96,23 @@ def test_local_two(archive: Path, local: list[dict[str, Any]]) -> None:
     assert read(out) == local
 
 
+def test_campaigns_of_what_is_not_to_pass(archive: Path, local: list[dict[str, Any]], tmp_path: Path) -> None:
+    campaigns([archive], tmp_path / "local", processes=1)
+    members = pq.read_table(tmp_path / "local" / "members.parquet").to_pylist()
+    wanted = {int(Path(row["file"]).stem) * 50 + row["row"] - 1: row["campaign"] for row in members}
+    assert wanted
+    done = run(spark_command("--master", "local[2]", "--campaigns", archive, tmp_path / "spark"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = read(tmp_path / "spark")
+    assert all(row.pop("jingyin_campaign") == wanted.get(row["id"]) for row in found)
+    assert found == [row for row in local if row["jingyin_action"] != "pass"]
+
+
 @contextmanager
 def standalone() -> Iterator[str]:
     """Start a master and two workers of one core; yield the master's URL when both are there."""
     home = Path(pyspark.__file__).parent
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     url = f"spark://127.0.0.1:{port}"
     classes = [["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]]
     classes += [
@@ -176,6 +187,20 @@ def test_null_texts_have_null_verdicts(session: Any) -> None:
     first, second = score_dataframe(df, "sms").collect()
     assert first["jingyin_label"] == "pay_to_stop"
     assert second.asDict() == dict.fromkeys(first.asDict()) | {"id": 2}
+
+
+def test_reasons_are_those_of_the_local_engine(session: Any, signed_bundle: Path) -> None:
+    from jingyin.serve.spark import score_dataframe
+
+    texts = ["曝光你，赎金", None, "回家吃饭"]
+    df = session.createDataFrame(list(enumerate(texts)), "id int, text string")
+    scored = score_dataframe(df, bundle=str(signed_bundle))
+    assert scored.columns[-1] == "jingyin_reasons"
+    assert [row["jingyin_reasons"] for row in scored.orderBy("id").collect()] == [
+        ["exposure", "demand_money"],
+        None,
+        [],
+    ]
 
 
 def test_wrong_columns(session: Any) -> None:

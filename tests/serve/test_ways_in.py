@@ -38,24 +38,24 @@ FIELDS = ("label", "risk", "action", "probabilities", "bundle")
 Verdicts = list[dict[str, Any]]
 
 
-def by_score(folder: Path) -> Verdicts:
-    return [Scorer.load().score(text).as_dict() for text in MESSAGES]
+def by_score(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
+    return [Scorer.load(bundle).score(text).as_dict() for text in messages]
 
 
-def by_score_many(folder: Path) -> Verdicts:
-    return [verdict.as_dict() for verdict in Scorer.load().score_many(MESSAGES)]
+def by_score_many(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
+    return [verdict.as_dict() for verdict in Scorer.load(bundle).score_many(messages)]
 
 
-def by_processes(folder: Path) -> Verdicts:
-    return [verdict.as_dict() for verdict in Scorer.load().score_many(MESSAGES, processes=2)]
+def by_processes(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
+    return [verdict.as_dict() for verdict in Scorer.load(bundle).score_many(messages, processes=2)]
 
 
-def by_http(folder: Path) -> Verdicts:
-    with InThread(load=lambda: (Scorer.load(), None), deadline_ms=60_000) as server:
+def by_http(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
+    with InThread(load=lambda: (Scorer.load(bundle), None), deadline_ms=60_000) as server:
         url = f"http://127.0.0.1:{server.port}/v1/score"
-        alone = [ask(url, {"text": text}) for text in MESSAGES]
+        alone = [ask(url, {"text": text}) for text in messages]
         assert [{**each, "request_id": None, "stage": None} for each in alone] == [
-            {**each, "request_id": None, "stage": None} for each in ask(url, {"texts": MESSAGES})["results"]
+            {**each, "request_id": None, "stage": None} for each in ask(url, {"texts": messages})["results"]
         ]
         return alone
 
@@ -65,19 +65,28 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
         return json.load(response)  # type: ignore[no-any-return]
 
 
-def by_relabel(folder: Path) -> Verdicts:
+def by_relabel(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
     pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'jingyin[batch]'")
     from jingyin.serve.relabel import relabel
 
-    relabel([archive(folder)], folder / "out.parquet", processes=1)
+    relabel([archive(folder, messages)], folder / "out.parquet", bundle=bundle, processes=1)
     return relabelled(folder / "out.parquet")
 
 
-def by_spark(folder: Path) -> Verdicts:
+def by_spark(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
     pytest.importorskip("pyspark", reason="needs pyspark: pip install 'jingyin[spark]'")
     if not shutil.which("java"):
         pytest.skip("needs Java 17")
-    command = [sys.executable, "-m", "jingyin.serve.spark", "--master", "local[1]", archive(folder), folder / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "jingyin.serve.spark",
+        "--master",
+        "local[1]",
+        archive(folder, messages),
+        folder / "out",
+    ]
+    command += ["--bundle", bundle] if bundle else []
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
@@ -85,11 +94,11 @@ def by_spark(folder: Path) -> Verdicts:
     return relabelled(folder / "out")
 
 
-def archive(folder: Path) -> Path:
+def archive(folder: Path, messages: list[str]) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"id": list(range(len(MESSAGES))), "text": MESSAGES}), folder / "in.parquet")
+    pq.write_table(pa.table({"id": list(range(len(messages))), "text": messages}), folder / "in.parquet")
     return folder / "in.parquet"
 
 
@@ -116,9 +125,25 @@ def test_the_messages_are_of_several_kinds(wanted: Verdicts) -> None:
 SPARK = pytest.param(by_spark, marks=[pytest.mark.external, pytest.mark.slow])
 
 
-@pytest.mark.parametrize("way", [by_score, by_score_many, by_processes, by_http, by_relabel, SPARK])
-def test_the_same_verdicts(way: Callable[[Path], Verdicts], wanted: Verdicts, tmp_path: Path) -> None:
-    found = way(tmp_path)
-    assert [{name: each[name] for name in FIELDS} for each in found] == [
-        {name: each[name] for name in FIELDS} for each in wanted
-    ]
+WAYS = [by_score, by_score_many, by_processes, by_http, by_relabel, SPARK]
+Way = Callable[[Path, list[str], Path | None], Verdicts]
+
+
+def compared(verdicts: Verdicts) -> Verdicts:
+    """Return what the ways must agree on; columns hold of a reason its sign alone."""
+    signs = [[each if isinstance(each, str) else each["sign"] for each in verdict["reasons"]] for verdict in verdicts]
+    kept = [{name: verdict[name] for name in FIELDS} for verdict in verdicts]
+    return [{**each, "signs": found} for each, found in zip(kept, signs, strict=True)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_verdicts(way: Way, wanted: Verdicts, tmp_path: Path) -> None:
+    assert compared(way(tmp_path, MESSAGES, None)) == compared(wanted)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_reasons(way: Way, signed_bundle: Path, signed: Scorer, tmp_path: Path) -> None:
+    messages = ["赎金，曝光你", "回家吃饭", "曝\u200b光", "单位", "", "今天轰炸，全村曝光"]
+    wanted = [signed.score(text) for text in messages]
+    assert [len(verdict.reasons) for verdict in wanted] == [2, 0, 1, 0, 0, 2]
+    assert compared(way(tmp_path, messages, signed_bundle)) == compared([verdict.as_dict() for verdict in wanted])

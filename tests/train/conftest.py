@@ -1,23 +1,17 @@
-"""A small made-up corpus, the run of configs/tiny.yaml on it, and toy bundles that add up weights of known words."""
+"""A small made-up corpus, the run of configs/tiny.yaml on it, and rows that toy bundles can be judged on."""
 
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper, numpy_helper
+from tests.toy_bundle import FILLER, WORDS, MakeBundle
 
 from jingyin.cli import main
-from jingyin.model.bundle import Calibration, Fusion, Loss, Network, Prefilter, Threshold, write_bundle
-from jingyin.model.labels import LABELS
-from jingyin.model.prefilter import BUCKETS
-from jingyin.model.tokenizer import START, SmsTokenizer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import Row
 
@@ -101,18 +95,9 @@ def tiny_run(write_recipe: Write, tmp_path_factory: pytest.TempPathFactory) -> P
     return out / "tiny"
 
 
-# ---- toy bundles, and rows that they can be judged on
+# ---- rows that toy bundles can be judged on
 
-WORDS = {
-    "lawful_collection": ("账单", "缴费", "利息", "征信"),
-    "debt_threat": ("曝光", "全村", "坐牢", "单位"),
-    "pay_to_stop": ("轰炸", "封口", "赎金", "差评"),
-    "other_threat": ("小心", "等着", "弄死", "报复"),
-}
-FILLER = "今明后天早上午晚我你他们去吃饭看书电影公园学校买菜回家一起走吧好的"
 ROWS = {"ordinary": 200, "lawful_collection": 120, "debt_threat": 60, "pay_to_stop": 60, "other_threat": 30}
-
-MakeBundle = Callable[..., Path]
 
 
 def toy_message(label: str, number: int) -> str:
@@ -146,65 +131,5 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """Write a bundle that adds up word weights: it knows WORDS but the `unknown` ones, and takes `alarms` for threats."""
-
-    def make(
-        *,
-        unknown: tuple[str, ...] = (),
-        alarms: Mapping[str, str] | None = None,
-        labels: tuple[str, ...] = LABELS,
-        padding: int = 0,
-        provenance: Mapping[str, object] | None = None,
-    ) -> Path:
-        path = tmp_path_factory.mktemp("bundle")
-        lexicon = [word for words in WORDS.values() for word in words] + sorted(set(FILLER))
-        meant = {word: label for label, words in WORDS.items() for word in words if word not in unknown} | dict(
-            alarms or {}
-        )
-        text = "".join(f"{word} {100 if len(word) > 1 else 10} n\n" for word in lexicon)
-        tokenizer = SmsTokenizer.from_lexicon(text)
-        tokenizer.backend.save(str(path / "tokenizer.json"))
-        (path / "lexicon.txt").write_text(text, encoding="utf-8")
-        weights = np.zeros((tokenizer.size, len(labels)), np.float32)
-        weights[START, 0] = 4
-        for word, label in meant.items():
-            weights[tokenizer.backend.token_to_id(word), LABELS.index(label)] = 9
-        _write_network(path / "model.onnx", weights)
-        np.savez_compressed(path / "prefilter.npz", weights=np.zeros(BUCKETS, np.float16))
-        logits = [0.0] * len(labels)
-        logits[0] = 4.0
-        golden = {"file": "model.onnx", "ids": [START], "logits": logits}
-        (path / "golden.json").write_text(json.dumps([golden]), encoding="utf-8")
-        (path / "card.md").write_text("toy" + " " * padding, encoding="utf-8")
-        threshold = Threshold(risk=0.5, target=0.01, bound=0.01, rows=300, false_positives=0)
-        fusion = Fusion(score=0.0, weights=(1.0,), bias=0.0)
-        write_bundle(path, {
-            "labels": labels, "review": threshold, "block": threshold.model_copy(update={"risk": 0.9}),
-            "calibration": Calibration(ece_before=0.02, ece_after=0.01, rows=300),
-            "prefilter": Prefilter(threshold=-1.0, probabilities=(0.2,) * 5),
-            "networks": (Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=fusion),),
-            "passed": (1.0,), "loss": {"in corpus": Loss(lost=0, flagged=1, bound=1.0)}, "provenance": provenance or {},
-        })  # fmt: skip
-        return path
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def bundle(make_bundle: MakeBundle) -> Path:
     return make_bundle()
-
-
-def _write_network(path: Path, weights: np.ndarray) -> None:
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["weights", "input_ids"], ["each"]),
-            helper.make_node("ReduceSum", ["each", "axis"], ["logits"], keepdims=0),
-        ],
-        "toy",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", weights.shape[1]])],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([1], np.int64), "axis")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)

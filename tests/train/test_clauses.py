@@ -22,10 +22,10 @@ def test_pieces_are_made_of_whole_clauses() -> None:
 
 def test_half_of_the_pieces_come_before_one_of_another_text() -> None:
     found = clauses(["一，二", "三，四"] * 500, 1.0, seed=1)
-    alone, joined = [piece for piece in found if len(piece) <= 2], [piece for piece in found if len(piece) > 2]
-    assert len(alone) + len(joined) == 1000
+    alone, of_two = [piece for piece in found if len(piece) <= 2], [piece for piece in found if len(piece) > 2]
+    assert len(alone) + len(of_two) == 1000
     assert set(alone) >= {"一，", "二", "三，", "四"}
-    assert {len(piece) for piece in joined} <= {3, 4}
+    assert {len(piece) for piece in of_two} <= {3, 4}
 
 
 def test_share_and_seed() -> None:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from jingyin.model.errors import InputError
-from jingyin.train.loop import Schedule, _rate, cross_entropy, fit, predict
+from jingyin.train.loop import Schedule, _rate, cross_entropy, fit, labels_and_signs, predict
 
 pytestmark = pytest.mark.train
 
@@ -18,10 +18,10 @@ SCHEDULE = Schedule(epochs=3, tokens=64, learning_rate=0.05, warmup=0.1, head_ra
 class Bag(nn.Module):
     """Token ids -> logits of the mean of their embeddings."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int = 40) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.words = nn.Embedding(40, 8)
+        self.words = nn.Embedding(words, 8)
         self.head = nn.Linear(8, 2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -45,8 +45,9 @@ def test_it_learns(tmp_path):
     assert list((tmp_path / "a" / "events").glob("events.out.tfevents.*"))
 
 
-def test_a_run_that_was_broken_off_gives_what_a_whole_one_gives(tmp_path, monkeypatch):
-    whole, broken = Bag(), Bag()
+@pytest.mark.parametrize("words", [40, 400], ids=["few words", "more words than a batch has tokens"])
+def test_a_run_that_was_broken_off_gives_what_a_whole_one_gives(tmp_path, words):
+    whole, broken = Bag(words), Bag(words)
     loss = fit(whole, rows(), tmp_path / "whole", SCHEDULE, cross_entropy)
     calls = 0
 
@@ -59,7 +60,7 @@ def test_a_run_that_was_broken_off_gives_what_a_whole_one_gives(tmp_path, monkey
 
     with pytest.raises(KeyboardInterrupt):
         fit(broken, rows(), tmp_path / "broken", SCHEDULE, fails)
-    again = Bag()
+    again = Bag(words)
     assert fit(again, rows(), tmp_path / "broken", SCHEDULE, cross_entropy) == pytest.approx(loss, abs=1e-12)
     for name, weights in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], weights)
@@ -90,6 +91,33 @@ def test_the_rate_warms_up_and_falls_as_a_cosine():
 def test_cross_entropy_of_soft_targets():
     logits, target = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     assert cross_entropy(logits, target).tolist() == pytest.approx([math.log(2), math.log(1 + math.exp(-2))])
+
+
+def test_signs_count_their_weight_and_unknown_ones_nothing():
+    output = torch.tensor([[2.0, 0.0, 0.0, 3.0], [2.0, 0.0, 1.0, 3.0]], requires_grad=True)
+    unknown = math.nan
+    target = torch.tensor([[1.0, 0.0, 1.0, unknown], [1.0, 0.0, 0.0, 1.0]])
+    found = labels_and_signs(2, 0.5)(output, target)
+    labels = math.log(1 + math.exp(-2))
+    signs = (math.log(2), math.log(1 + math.exp(1)) + math.log(1 + math.exp(-3)))
+    assert found.tolist() == pytest.approx([labels + 0.5 * each for each in signs])
+    found.sum().backward()
+    assert output.grad is not None
+    assert output.grad[0, 3] == 0
+    assert output.grad.isfinite().all()
+    # -(1 - p) for a sign that is there at p = 0.5, times the weight
+    assert output.grad[0, 2] == -0.25
+
+
+def test_a_row_of_which_no_sign_is_known_counts_its_labels_alone():
+    output, target = torch.tensor([[1.0, 0.0, 4.0]]), torch.tensor([[0.0, 1.0, math.nan]])
+    found = labels_and_signs(2, 0.5)(output, target)
+    assert found.tolist() == cross_entropy(output[:, :2], target[:, :2]).tolist()
+
+
+def test_without_signs_it_is_the_loss_of_the_labels():
+    output, target = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert labels_and_signs(2, 0.0)(output, target).tolist() == cross_entropy(output, target).tolist()
 
 
 def test_predictions_come_in_the_order_of_the_rows():

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from jingyin.model.bundle import read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
+from jingyin.train.stages.classify import TEACHERS
 
 pytestmark = pytest.mark.train
 
@@ -45,7 +47,7 @@ def test_the_bundle_judges_what_it_learned(tiny_run):
     assert scorer.score("想让手机安静，转三百到这个号，不转接着打").label == "pay_to_stop"
     assert scorer.score("再不还钱，就把你的事发给全村，看你怎么做人").label == "debt_threat"
     assert scorer.score("周末，一起去爬山，记得穿厚点").action == "pass"
-    evidence = scorer.bundle.manifest.provenance
+    evidence: dict[str, Any] = scorer.bundle.manifest.provenance
     assert evidence["metrics"] == metrics(tiny_run)
     assert evidence["int8_agreement"]["model.onnx"] >= 0.99
 
@@ -104,9 +106,10 @@ def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, corpus, tmp_pat
     assert [os.stat(tmp_path / name / "run.json").st_mtime_ns for name in ("align", "teacher")] == before
     assert "align: finished before, kept\nteacher: finished before, kept\n" in capsys.readouterr().out
     assert Scorer.load(last / "bundle").score("想让手机安静，转三百到这个号，钱到就停").label == "pay_to_stop"
-    soft, messages = np.load(last / "soft.npy"), len({row.template for row in store.read(corpus)["train"]})
-    assert 1.35 < len(soft) / messages < 1.65  # the messages, and clauses of half of them
-    assert soft.sum(1) == pytest.approx(1, abs=1e-5)
+    (kept,) = (tmp_path / TEACHERS).iterdir()
+    said, messages = np.load(kept), len({row.template for row in store.read(corpus)["train"]})
+    assert 1.35 < len(said) / messages < 1.65  # the messages, and clauses of half of them
+    assert said.shape[1] == 5
 
 
 def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, monkeypatch):
@@ -114,7 +117,7 @@ def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, mo
     student = write_recipe("pupil", teachers=["stage:mentor"], epochs=1, bundle=False)
     train([teacher, student], tmp_path)
     (tmp_path / "pupil" / "metrics.json").unlink()
-    monkeypatch.setattr("jingyin.train.stages.classify.soft_labels", None)
+    monkeypatch.setattr("jingyin.train.teachers._of_run", None)
     train([teacher, student], tmp_path)
     assert metrics(tmp_path / "pupil")["macro_f1"] > 0
 
@@ -152,8 +155,9 @@ def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, cor
         assert made.manifest.files[file] == again.manifest.files[file]
     assert np.array_equal(made.prefilter_weights, again.prefilter_weights)  # of the same corpus and seed
     assert (made.manifest.review.target, again.manifest.review.target) == (0.2, 0.4)
-    assert again.manifest.provenance["metrics"] == metrics(tiny_run)
-    assert again.manifest.provenance["calibrated"]["recipe"]["review_rate"] == 0.4
+    evidence: dict[str, Any] = again.manifest.provenance
+    assert evidence["metrics"] == metrics(tiny_run)
+    assert evidence["calibrated"]["recipe"]["review_rate"] == 0.4
     assert "Prefilter, fusion and thresholds were made anew." in (again.path / "card.md").read_text(encoding="utf-8")
 
 

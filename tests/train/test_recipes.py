@@ -69,7 +69,7 @@ def test_defaults(tmp_path):
 def test_three_mistakes_are_told_at_once(tmp_path):
     path = write(tmp_path, {**GOOD, "layers": 0, "epochs": "many", "learning_rat": 0.1})
     wanted = (
-        f"recipe {path} has 3 fault(s):\n"
+        f"recipe {path} has 3 error(s):\n"
         "  classify.layers: Input should be greater than or equal to 1\n"
         "  classify.epochs: Input should be a valid number, unable to parse string as a number\n"
         "  classify.learning_rat: Extra inputs are not permitted"
@@ -86,8 +86,8 @@ def test_three_mistakes_are_told_at_once(tmp_path):
             "'pretrain' found using 'stage' does not match any of the expected tags: 'align', 'classify', 'calibrate'",
         ),
         ({"corpus": "c"}, "recipe: Unable to extract tag using discriminator 'stage'"),
-        (["stage", "classify"], "1 fault"),
-        (None, "1 fault"),
+        (["stage", "classify"], "1 error"),
+        (None, "1 error"),
         (
             {**GOOD, "passed": [0.5, 0.1]},
             "a bundle of one network has one share in passed; for more networks use stage",

@@ -65,7 +65,7 @@ def test_copies_with_edits_are_one_group_and_other_messages_none() -> None:
     campaigns = ["".join(rng.choices(HAN, k=30)) for _ in range(20)]
     texts = [edited(text, rng.randrange(4), rng) for text in campaigns for _ in range(30)]
     texts += ["".join(rng.choices(HAN, k=30)) for _ in range(400)]
-    found = groups(signatures(texts)).tolist()
+    found = groups(signatures(texts), np.ones(len(texts), np.int64)).tolist()
     assert found[:600] == [i // 30 * 30 for i in range(600)]
     assert found[600:] == list(range(600, 1000))
 
@@ -74,7 +74,7 @@ def test_a_chain_of_likenesses_does_not_tie_unlike_messages() -> None:
     rng = Random(3)
     base = "".join(rng.choices(HAN, k=400))
     texts = [base[i : i + 60] for i in range(0, 340, 6)]  # each shares nine tenths with the next
-    found = groups(signatures(texts))
+    found = groups(signatures(texts), np.ones(len(texts), np.int64))
     assert found[0] == found[1]
     assert len(set(found.tolist())) > 3
 
@@ -82,6 +82,6 @@ def test_a_chain_of_likenesses_does_not_tie_unlike_messages() -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["", "a", "还钱", THREAT, THREAT + "!"]), max_size=12))
 def test_equal_texts_are_of_one_group_whose_first_stands_for_it(texts: list[str]) -> None:
-    found = groups(signatures(texts)).tolist()
+    found = groups(signatures(texts), np.ones(len(texts), np.int64)).tolist()
     assert all(found[i] <= found[texts.index(text)] <= i for i, text in enumerate(texts))
     assert all(found[group] == group for group in found)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from tests.serve.campaigns.campaigns_helpers import OTHERS, START, Run, members,
 from jingyin import Scorer
 from jingyin.cli import main
 from jingyin.model.errors import InputError, JingyinError
-from jingyin.serve.campaigns import gather
+from jingyin.serve.campaigns import gather, summary
 from jingyin.serve.relabel import lines
 
 FINAL = ("campaigns.parquet", "members.parquet", "report.html")
@@ -96,6 +97,45 @@ def test_disguises_and_when_they_were_seen(tmp_path: Path, run: Run) -> None:
         {"kind": "gaps", "rows": 1, "first": datetime(2018, 3, 6), "last": datetime(2018, 3, 6)},
     ]
     assert [each["disguised"] for each in found["timeline"]] == [0, 0, 1, 1, 1, 1]
+
+
+SHOWN = [
+    *({"text": f"今天曝光你，今晚回家看电影{'，赎金' if n < 4 else ''}"} for n in range(6)),
+    *({"text": "我们一起走吧，明天早上公园见"} for _ in range(3)),
+]
+
+
+def test_reasons_are_counted_the_commonest_first(
+    tmp_path: Path, run: Run, signed_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [[{"sign": "exposure", "rows": 6}, {"sign": "demand_money", "rows": 4}], []]
+    archive = write(tmp_path / "in.jsonl", SHOWN)
+    assert run(archive, tmp_path / "out", bundle=signed_bundle).signs == 4
+    assert [row["reasons"] for row in table(tmp_path / "out")] == wanted
+    monkeypatch.setattr(lines, "ROWS", 2)
+    monkeypatch.setattr(gather, "SHARD_ROWS", 2)
+    run(archive, tmp_path / "parts", bundle=signed_bundle)
+    assert [row["reasons"] for row in table(tmp_path / "parts")] == wanted
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert text.count("reasons: ") == 1
+    shown = re.sub("<[^>]*>", "", text)
+    assert "reasons: 告知他人 tells others (100% of them); 索要钱财 demands money (67% of them)" in shown
+
+
+def test_tasks_have_the_reasons_of_their_campaign(tmp_path: Path, run: Run, signed_bundle: Path) -> None:
+    tasks = tmp_path / "tasks.json"
+    run(write(tmp_path / "in.jsonl", SHOWN), tmp_path / "out", bundle=signed_bundle, label_studio=tasks)
+    first, second = (each["data"] for each in json.loads(tasks.read_text(encoding="utf-8")))
+    assert (first["reasons"], second["reasons"]) == (["exposure", "demand_money"], [])
+    assert first["reason"].splitlines()[0].endswith("%; 告知他人, 索要钱财")
+
+
+def test_a_bundle_without_signs_says_so(tmp_path: Path, run: Run, make_bundle: Callable[..., Path]) -> None:
+    report = run(write(tmp_path / "in.jsonl", SHOWN), tmp_path / "out", bundle=make_bundle())
+    assert [row["reasons"] for row in table(tmp_path / "out")] == [[], []]
+    found = list(summary.lines(report, tmp_path / "out", as_json=False))
+    assert found[1].endswith(", which has no signs, so no campaign has reasons")
+    assert "reasons: " not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 class KilledError(BaseException):

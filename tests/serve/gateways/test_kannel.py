@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote_to_bytes, urlencode
 from urllib.request import urlopen
 
 import pytest
+from tests.serve.free_ports import free_ports
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.serve.gateways.kannel import make_server, question
@@ -76,9 +77,20 @@ class _Smsbox(BaseHTTPRequestHandler):
         pass
 
 
-def _run(server: ThreadingHTTPServer) -> str:
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}"
+@contextmanager
+def _running(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Run a server in one thread and yield its URL.
+
+    The thread ends before the socket closes: one that polled on would keep the next socket of that number open.
+    """
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    with server:
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _get(url: str) -> tuple[int, bytes]:
@@ -90,17 +102,23 @@ def _get(url: str) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def test_blocks_hands_on_and_fails_open(capfd: pytest.CaptureFixture[str]) -> None:
-    smsbox = ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox)
-    with InThread(deadline_ms=3_000) as jingyin, smsbox:
-        filters = [make_server(0, _run(smsbox), f"http://127.0.0.1:{port}", seconds=5) for port in (jingyin.port, 1)]
-        served, alone = map(_run, filters)
+@pytest.fixture
+def smsbox() -> Iterator[str]:
+    """Stands for smsbox at this URL; _Smsbox.taken holds what it was asked."""
+    _Smsbox.taken.clear()
+    with _running(ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox)) as url:
+        yield url
+
+
+def test_blocks_hands_on_and_fails_open(smsbox: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        InThread(deadline_ms=3_000) as jingyin,
+        _running(make_server(0, smsbox, f"http://127.0.0.1:{jingyin.port}", seconds=5)) as served,
+        _running(make_server(0, smsbox, "http://127.0.0.1:1", seconds=5)) as alone,
+    ):
         assert _get(f"{served}/cgi-bin/sendsms?text={quote(GREETING)}") == (202, b"0: Accepted for delivery")
         assert _get(f"{served}/cgi-bin/sendsms?text={quote(THREAT)}") == (403, b"Blocked")
         assert _get(f"{alone}/cgi-bin/sendsms?text={quote(THREAT)}") == (202, b"0: Accepted for delivery")
-        for each in (*filters, smsbox):
-            each.shutdown()
-            each.server_close()
     assert _Smsbox.taken == [f"/cgi-bin/sendsms?text={quote(text)}" for text in (GREETING, THREAT)]
     log = capfd.readouterr().err
     assert '{"event": "sendsms", "action": "block", "reason": "scored"}' in log
@@ -108,29 +126,19 @@ def test_blocks_hands_on_and_fails_open(capfd: pytest.CaptureFixture[str]) -> No
     assert quote("呼") not in log
 
 
-@pytest.fixture
-def smsbox() -> Iterator[str]:
-    """Stands for smsbox at this URL; _Smsbox.taken holds what it was asked."""
-    _Smsbox.taken.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox) as server:
-        yield _run(server)
-        server.shutdown()
-
-
 @contextmanager
 def _filter(smsbox: str, jingyin: int, on_failure: str = "pass") -> Iterator[Callable[[bytes], bytes]]:
     """Run a filter; yield a function that sends it raw bytes and returns all that it answers."""
-    with make_server(0, smsbox, f"http://127.0.0.1:{jingyin}", seconds=5, on_failure=on_failure) as server:
-        _run(server)
+    server = make_server(0, smsbox, f"http://127.0.0.1:{jingyin}", seconds=5, on_failure=on_failure)
 
-        def send(request: bytes) -> bytes:
-            with socket.create_connection(server.server_address[:2], timeout=10) as connection:
-                connection.sendall(request)
-                connection.shutdown(socket.SHUT_WR)
-                return b"".join(iter(lambda: connection.recv(65_536), b""))
+    def send(request: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
 
+    with _running(server):
         yield send
-        server.shutdown()
 
 
 def _raw(target: bytes) -> bytes:
@@ -249,16 +257,8 @@ group = sms-service
 keyword = default
 catch-all = true
 max-messages = 0
-get-url = "http://127.0.0.1:{filter}/cgi-bin/sendsms?username=user&password=secret&from=%p&to=%P&coding=%c&udh=%u&text=%b"
+get-url = "{filter}/cgi-bin/sendsms?username=user&password=secret&from=%p&to=%P&coding=%c&udh=%u&text=%b"
 """
-
-
-def _free_ports(names: str) -> dict[str, int]:
-    sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in names.split()}
-    ports = {name: each.getsockname()[1] for name, each in sockets.items()}
-    for each in sockets.values():
-        each.close()
-    return ports
 
 
 def _until(ready: Callable[[], Any], what: str) -> Any:
@@ -275,10 +275,10 @@ def _until(ready: Callable[[], Any], what: str) -> Any:
 class Kannel:
     """bearerbox and smsbox with a fake SMSC: `phone` sends and receives lines "from to type text"."""
 
-    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
-        self.sendsms = f"http://127.0.0.1:{ports['filter']}/cgi-bin/sendsms?username=user&password=secret&"
+    def __init__(self, folder: Path, ports: dict[str, int], filtering: str) -> None:
+        self.sendsms = f"{filtering}/cgi-bin/sendsms?username=user&password=secret&"
         config = folder / "kannel.conf"
-        config.write_text(_CONFIG.format(folder=folder, **ports))
+        config.write_text(_CONFIG.format(folder=folder, filter=filtering, **ports))
         self.boxes = [self._start("bearerbox", config)]
         self.phone = _until(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
         self.boxes.append(self._start("smsbox", config))
@@ -311,17 +311,16 @@ class Kannel:
 def kannel(tmp_path: Path) -> Iterator[Kannel]:
     if not (shutil.which("bearerbox") and shutil.which("smsbox")):
         pytest.skip("Kannel is not installed (Debian package kannel)")
-    ports = _free_ports("admin smsbox smsc sendsms filter")
-    with InThread(deadline_ms=3_000) as jingyin:
-        filtering = make_server(
-            ports["filter"], f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}", seconds=5
-        )
-        _run(filtering)
-        started = Kannel(tmp_path, ports)
+    ports: dict[str, int] = dict(zip(("admin", "smsbox", "smsc", "sendsms"), free_ports(4), strict=True))
+    with (
+        InThread(deadline_ms=3_000) as jingyin,
+        _running(
+            make_server(0, f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}", seconds=5)
+        ) as filtering,
+    ):
+        started = Kannel(tmp_path, ports, filtering)
         yield started
         started.stop()
-        filtering.shutdown()
-        filtering.server_close()
 
 
 @pytest.mark.external

@@ -234,13 +234,18 @@ def test_requests_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(
         answer = world.smsc.answer
         world.smsc.answer = lambda data: b"" if head(data)[0] == SUBMIT else answer(data)  # it answers late
         esme.send(submit("慢" * 50, 2), submit(THREAT, 3))
-        await asyncio.sleep(0.03)
+        (session,) = world.proxy._sessions.values()
+        while len(session._unanswered) < 2:
+            await asyncio.sleep(0)
         draining = asyncio.create_task(world.proxy.drain())
-        await asyncio.sleep(0.03)
+        while not session._draining:
+            await asyncio.sleep(0)
         esme.send(submit(GREETING, 4), pdu(ENQUIRE, b"", 5))
         assert await esme.answers(3) == {3: 0x45, 4: 0x58, 5: 0}
         assert not draining.done()
-        world.smsc.writers[0].write(answer(world.smsc.received[1]))
+        while not world.smsc.submitted():
+            await asyncio.sleep(0.01)
+        world.smsc.writers[0].write(pdu(SUBMIT | RESPONSE, b"id\0", 2))
         assert head(await esme.read()) == (SUBMIT | RESPONSE, 0, 2)
         asked = head(await esme.read())
         assert asked[0] == UNBIND
@@ -256,5 +261,5 @@ def test_requests_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(
 
 
 def test_the_metrics_hold_no_text() -> None:
-    labels = {value for sample in MESSAGES.collect()[0].samples for value in sample.labels.values()}
+    labels = {value for metric in MESSAGES.collect() for sample in metric.samples for value in sample.labels.values()}
     assert all(label.isascii() for label in labels)

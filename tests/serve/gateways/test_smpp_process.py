@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from tests.serve.free_ports import free_ports
 from tests.serve.gateways.smpp_fakes import (
     ENQUIRE,
     GREETING,
@@ -57,11 +58,6 @@ def proxy(smsc: int, jingyin: int, *more: str) -> Iterator[tuple[subprocess.Pope
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=20)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def until(ready, what: str, seconds: float = 30):
@@ -114,7 +110,7 @@ def test_sigterm_loses_nothing() -> None:
 
 
 def test_metrics() -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     with (
         proxy(1, 1, "--metrics", f"127.0.0.1:{port}"),
         urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
@@ -176,7 +172,7 @@ concatenation = true
 @contextmanager
 def kannel(folder: Path, proxy_port: int) -> Iterator[str]:
     """Run bearerbox and smsbox; yield the URL to send by."""
-    ports = {name: free_port() for name in ("admin", "smsbox", "sendsms")}
+    ports = dict(zip(("admin", "smsbox", "sendsms"), free_ports(3), strict=True))
     config = folder / "kannel.conf"
     config.write_text(_KANNEL.format(folder=folder, proxy=proxy_port, **ports))
     boxes = []

@@ -18,7 +18,8 @@ import httpx
 import uvicorn
 
 from jingyin.model.errors import BundleError
-from jingyin.model.labels import LABELS, Span, Verdict
+from jingyin.model.labels import LABELS, Reason, Span, Verdict
+from jingyin.serve.explain import Explanation
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.listening import bind
 from jingyin.serve.http.server import server_config
@@ -30,7 +31,7 @@ SECRET = "绝密短信内容13800138000"
 
 
 class FakeScorer:
-    """Blocks what holds 死; sleeps a millisecond for each 慢, fails on 坏, needs no network for what holds 快."""
+    """Blocks what holds 死, for the reason `insult`; sleeps a millisecond for each 慢, fails on 坏, needs no network for 快."""
 
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
@@ -44,7 +45,8 @@ class FakeScorer:
         risk = 0.75 if self.mark in text else 0.25
         probabilities = dict.fromkeys(LABELS, 0.0) | {"pay_to_stop": risk, "ordinary": 1 - risk}
         label, action = ("pay_to_stop", "block") if risk > 0.5 else ("ordinary", "pass")
-        return Verdict(label, probabilities, risk, action, "network", {"gaps": 1}, self.bundle.manifest.id)
+        reasons = (Reason("insult", 0.875),) if action == "block" else ()
+        return Verdict(label, probabilities, risk, action, "network", {"gaps": 1}, self.bundle.manifest.id, reasons)
 
     def score_without_network(self, text: str) -> Verdict | None:
         return self.score(text) if "快" in text else None
@@ -52,8 +54,10 @@ class FakeScorer:
     def score_many(self, texts: Iterable[str]) -> Iterator[Verdict]:
         return map(self.score, list(texts))
 
-    def explain(self, text: str) -> list[Span]:
-        return [Span(i, i + 1, "死", 0.5) for i, c in enumerate(text) if c == "死"]
+    def explanation(self, text: str) -> Explanation:
+        time.sleep(0.001 * text.count("慢"))
+        spans = [Span(i, i + 1, "死", 0.5) for i, c in enumerate(text) if c == "死"]
+        return Explanation(spans, {"insult": spans[-1:]} if spans else {})
 
 
 def load(*_: Path | None) -> tuple[FakeScorer, None]:

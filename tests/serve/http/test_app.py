@@ -2,12 +2,15 @@ import asyncio
 import json
 import struct
 from base64 import b64encode
+from dataclasses import asdict
 from typing import Any
 
 import httpx
 import pytest
 from tests.serve.http.http_fakes import SECRET, FakeScorer, run
 
+from jingyin import Scorer
+from jingyin.serve.http import schema, service
 from jingyin.serve.http.service import Service
 
 
@@ -29,7 +32,7 @@ def test_one_message() -> None:
     assert response.json() == {
         "request_id": "a-1", "action": "block", "reason": "scored", "label": "pay_to_stop", "risk": 0.75,
         "probabilities": {"ordinary": 0.25, "lawful_collection": 0, "debt_threat": 0, "pay_to_stop": 0.75, "other_threat": 0},
-        "stage": "network", "edits": {"gaps": 1}, "bundle": "fake",
+        "stage": "network", "edits": {"gaps": 1}, "bundle": "fake", "reasons": [{"sign": "insult", "confidence": 0.875}],
     }  # fmt: skip
 
 
@@ -44,6 +47,39 @@ def test_evidence_comes_on_request_only() -> None:
     assert "evidence" not in ask({"text": "死"}).json()
     spans = ask({"texts": ["呼死", "好"], "explain": True}).json()["results"]
     assert [result["evidence"] for result in spans] == [[{"start": 1, "end": 2, "text": "死", "weight": 0.5}], []]
+
+
+def test_reasons_always_come_and_their_evidence_on_request() -> None:
+    assert [result["reasons"] for result in ask({"texts": ["死", "好"]}).json()["results"]] == [
+        [{"sign": "insult", "confidence": 0.875}], [],
+    ]  # fmt: skip
+    (reason,) = ask({"text": "死死", "explain": True}).json()["reasons"]
+    span = {"start": 1, "end": 2, "text": "死", "weight": 0.5}
+    assert reason == {"sign": "insult", "confidence": 0.875, "spans": [span]}
+
+
+def test_evidence_that_is_not_ready_in_time_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "EXPLAIN_SECONDS", 0.01)
+    answer = ask({"text": "死" + "慢" * 100, "explain": True, "deadline_ms": 9_000}).json()
+    assert answer["evidence"] is None
+    assert answer["reasons"] == [{"sign": "insult", "confidence": 0.875, "spans": None}]
+
+
+def test_reasons_of_a_bundle_are_those_of_its_scorer(signed: Scorer) -> None:
+    text = "今天曝光你，赎金"
+    answer = ask({"text": text, "explain": True, "deadline_ms": 60_000}, load=lambda: (signed, None)).json()
+    verdict, spans = signed.score(text), signed.explain_reasons(text)
+    assert answer["reasons"] == [
+        {**asdict(reason), "spans": [asdict(span) for span in spans[reason.sign]]} for reason in verdict.reasons
+    ]
+    assert [reason["sign"] for reason in answer["reasons"]] == ["exposure", "demand_money"]
+
+
+def test_answers_are_as_the_schema_says() -> None:
+    for body in ({"text": "死", "explain": True}, {"text": "坏"}, {"text": "慢" * 300, "deadline_ms": 10}):
+        schema.ScoreOne.model_validate_json(ask(body).content, strict=True)
+    (last,) = ask({"texts": ["坏"]}).json()["results"]
+    assert (last["reason"], last["reasons"]) == ("error", [])
 
 
 def test_payload_as_the_gateway_holds_it() -> None:
@@ -65,7 +101,9 @@ def test_parts_are_reassembled_across_a_cut_character() -> None:
 def test_a_header_names_the_request_unless_it_could_hold_a_message() -> None:
     async def call(client: httpx.AsyncClient, _: Service) -> list[str]:
         sent = [b"trace.7", SECRET.encode(), b"x" * 65]
-        responses = [await client.post("/v1/score", json={"text": ""}, headers={"x-request-id": each}) for each in sent]
+        responses = [
+            await client.post("/v1/score", json={"text": ""}, headers=[(b"x-request-id", each)]) for each in sent
+        ]
         return [response.headers["x-request-id"] for response in responses]
 
     first, second, third = run(call)
@@ -134,6 +172,7 @@ def test_a_missed_deadline_is_answered_in_time_and_counted(action: str) -> None:
 
     body, taken, metrics = run(call, on_deadline=action)
     assert (body["action"], body["reason"], body["label"], body["risk"]) == (action, "deadline", None, None)
+    assert body["reasons"] == []
     assert 0.025 < taken < 0.29
     assert 'jingyin_unscored_total{reason="deadline"} 1.0' in metrics
 
@@ -271,6 +310,7 @@ def test_infer_in_json() -> None:
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert outputs["action"] == {"name": "action", "datatype": "BYTES", "shape": [2], "data": ["pass", "block"]}
     assert outputs["risk"]["data"] == [0.25, 0.75]
+    assert outputs["reasons"]["data"] == ["", "insult"]
     assert outputs["probabilities"]["shape"] == [2, 5]
     assert outputs["probabilities"]["data"] == [0.75, 0, 0, 0.25, 0, 0.25, 0, 0, 0.75, 0]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.serve.http.http_fakes import run
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.labels import LABELS, Verdict
+from jingyin.model.labels import LABELS, Action, Verdict
 from jingyin.model.text import clean
 from jingyin.serve.http import burst
 from jingyin.serve.http.burst import BurstCounter, Bursts, BurstSettings, CountedVerdict
@@ -34,11 +34,17 @@ def edited(text: str, rate: float, rng: Random) -> str:
     return "".join(rng.choice(kinds)(c) if rng.random() < rate else c for c in text)
 
 
-def verdict(risk: float, action: str = "pass") -> Verdict:
+def verdict(risk: float, action: Action = "pass") -> Verdict:
     rest = dict.fromkeys(LABELS, (1 - risk) / 4) | {"debt_threat": risk}
     return Verdict(
         label="debt_threat", probabilities=rest, risk=risk, action=action, stage="network", edits={}, bundle="b"
     )
+
+
+def counted(bursts: Bursts, given_: Verdict, text: str = THREAT) -> CountedVerdict:
+    judged = bursts.judge(text, given_, 0.0)
+    assert isinstance(judged, CountedVerdict)
+    return judged
 
 
 def test_equal_messages_are_counted_one_by_one() -> None:
@@ -135,8 +141,7 @@ def test_each_process_has_a_salt_of_its_own() -> None:
 
 def test_a_suspicious_message_is_held_when_more_than_so_many_came() -> None:
     bursts = Bursts(BurstSettings(risk=0.2, count=3))
-    judged = [bursts.judge(THREAT, verdict(0.25), 0.0) for _ in range(6)]
-    assert all(isinstance(each, CountedVerdict) for each in judged)
+    judged = [counted(bursts, verdict(0.25)) for _ in range(6)]
     assert [(each.near_duplicates, each.held, each.action) for each in judged] == [
         (0, False, "pass"), (1, False, "pass"), (2, False, "pass"), (3, False, "pass"), (4, True, "review"),
         (5, True, "review"),
@@ -151,24 +156,24 @@ def test_masked_numbers_and_undone_disguises_make_no_difference() -> None:
         "还款2391.07元到6222029876543210",
         "还​款2391.07元到6222029876543210",
     ):
-        judged = bursts.judge(text, verdict(0.5), 0.0)
+        judged = counted(bursts, verdict(0.5), text)
     assert judged.near_duplicates == 2
 
 
 def test_messages_of_less_risk_are_left_as_they_are() -> None:
     bursts, given_ = Bursts(BurstSettings(count=1)), verdict(0.19)
     assert all(bursts.judge(THREAT, given_, 0.0) is given_ for _ in range(5))
-    assert bursts.judge(THREAT, verdict(0.2), 0.0).near_duplicates == 0
+    assert counted(bursts, verdict(0.2)).near_duplicates == 0
 
 
 def test_what_is_blocked_stays_blocked() -> None:
     bursts = Bursts(BurstSettings(count=1))
-    judged = [bursts.judge(THREAT, verdict(0.99, "block"), 0.0) for _ in range(4)]
+    judged = [counted(bursts, verdict(0.99, "block")) for _ in range(4)]
     assert [(each.action, each.held) for each in judged] == [("block", False)] * 4
 
 
 @pytest.mark.parametrize("wrong", [{"risk": 0}, {"risk": 1.1}, {"count": 0}, {"window_seconds": 0}, {"counts": 3}])
-def test_wrong_settings(wrong: dict[str, float]) -> None:
+def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         BurstSettings(**wrong)
 

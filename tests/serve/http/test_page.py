@@ -13,6 +13,8 @@ import pytest
 from tests.serve.http.http_fakes import InThread
 from websockets.sync.client import connect
 
+from jingyin.model.signs import SIGNS
+
 pytestmark = pytest.mark.service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -24,6 +26,16 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     assert not re.search(r"https?://|src=|@import|url\(", PAGE)
     assert "default-src 'none'" in PAGE_HEADERS["content-security-policy"]
     assert "unsafe" not in PAGE_HEADERS["content-security-policy"]
+
+
+def test_the_page_names_every_sign() -> None:
+    from jingyin.serve.http.app import PAGE
+
+    (held,) = re.findall(r"^const SIGNS = (.*);  //", PAGE, re.MULTILINE)
+    assert json.loads(held) == {
+        sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS
+    }
+    assert "</" not in held  # nothing in it ends the script
 
 
 def test_the_page_can_be_off() -> None:
@@ -101,7 +113,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 @pytest.mark.external
 def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: Path) -> None:
-    hostile = "😀<img src=x onerror='window.bad=1'><b>死</b>"
+    hostile = "😀<img src=x onerror='window.bad=1'><b>死</b>死"
     with InThread() as server:
         browser.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
         browser.until("document.activeElement && document.activeElement.id === 'text'")
@@ -113,9 +125,21 @@ def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: 
         assert "放行" in seen[0][1]
         assert "拦截" in seen[1][1]
         assert hostile in seen[1][1]
-        assert browser.run("[...document.querySelectorAll('mark')].map(m => m.innerText)") == ["死"]
+        assert browser.run("[...document.querySelectorAll('mark')].map(m => m.innerText)") == ["死", "死"]
         assert browser.run("window.bad === undefined && document.querySelectorAll('img, article b').length === 0")
+        chip = "document.querySelector('.block .chip')"
+        assert browser.run(f"[{chip}.innerText, {chip}.title]") == ["侮辱 88%", "insults or humiliates the reader"]
+        assert browser.run("document.querySelectorAll('.pass .chip').length") == 0
+        browser.run(f"{chip}.click()")
+        assert browser.run(f"{chip}.getAttribute('aria-pressed')") == "true"
+        marked = browser.run("[...document.querySelectorAll('mark')].map(m => m.innerText)")
+        assert marked == ["死"]  # the reason's alone
+        assert "标出的词说明所选原因" in browser.run("document.querySelector('.block').innerText")
+        browser.run(f"{chip}.click()")
+        assert browser.run("document.querySelectorAll('mark').length") == 2
+        assert "标出的词使风险升高" in browser.run("document.querySelector('.block').innerText")
         browser.run("document.getElementById('language').click()")
+        assert browser.run(f"{chip}.innerText") == "insults 88%"
         assert "pay-to-stop extortion" in browser.run("document.querySelectorAll('article')[1].innerText")
         assert browser.run("document.documentElement.lang") == "en"
         (tmp_path / "page.png").write_bytes(b64decode(browser.call("Page.captureScreenshot")["data"]))

@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,13 +42,13 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ({"queue": 10}, "queue is smaller than max_texts"),
     ],
 )
-def test_what_does_not_go_together(flags: dict[str, str], error: str) -> None:
+def test_what_does_not_go_together(flags: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         load_settings(**flags)
 
 
 @pytest.mark.parametrize("flags", [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "allow_open": True}])
-def test_addresses_that_need_no_key(flags: dict[str, str]) -> None:
+def test_addresses_that_need_no_key(flags: dict[str, Any]) -> None:
     load_settings(**flags)
 
 
@@ -55,7 +56,7 @@ def test_addresses_that_need_no_key(flags: dict[str, str]) -> None:
     ("flags", "public"),
     [({}, False), ({"host": "0.0.0.0", "uds": "s"}, False), ({"host": "0.0.0.0", "allow_open": True}, True)],
 )
-def test_who_can_connect(flags: dict[str, str], public: bool) -> None:
+def test_who_can_connect(flags: dict[str, Any], public: bool) -> None:
     assert load_settings(**flags).is_public is public
 
 

@@ -57,6 +57,7 @@ def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Her
         "label": "pay_to_stop",
         "sure": threat.probabilities["pay_to_stop"],
         "action": threat.action,
+        "reasons": [reason.sign for reason in threat.reasons],
         "before": "ordinary",
         "family": "call_bombing",
         "text": THREAT,
@@ -109,7 +110,7 @@ def test_tasks_of_moved_rows(labelled: Path, tmp_path: Path, here: Here) -> None
         assert task["data"]["text"] in (CHAT, THREAT)
         assert task["data"]["reason"].startswith("was ")
         (choice,) = task["predictions"][0]["result"]
-        assert choice["value"]["choices"] == [task["data"]["reason"].rsplit(" ", 1)[1]]
+        assert choice["value"]["choices"] == [task["data"]["reason"].split("; ")[0].rsplit(" ", 1)[1]]
         assert 0 <= task["predictions"][0]["score"] <= 1
     here(labelled, tmp_path / "again.parquet", compare="label", label_studio=file, sample=2)
     assert json.loads(file.read_text(encoding="utf-8")) == first
@@ -120,7 +121,21 @@ def test_tasks_without_a_comparison_are_rows_to_review(labelled: Path, tmp_path:
     tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
     review = [row for row in pq.read_table(tmp_path / "out.parquet").to_pylist() if row["jingyin_action"] == "review"]
     assert len(tasks) == len(review)
-    assert all(task["data"]["reason"] == "near a threshold" for task in tasks)
+    assert all(task["data"]["reason"].startswith("near a threshold") for task in tasks)
+
+
+def test_tasks_and_moved_rows_have_the_reasons(tmp_path: Path, here: Here, signed_bundle: Path) -> None:
+    data = {"text": ["赎金，曝光你", "单位"], "label": ["ordinary", "ordinary"]}
+    pq.write_table(pa.table(data), tmp_path / "in.parquet")
+    options = {"bundle": signed_bundle, "compare": "label", "label_studio": tmp_path / "tasks.json"}
+    here(tmp_path / "in.parquet", tmp_path / "out.parquet", **options)
+    found = [each["data"] for each in json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))]
+    assert {each["text"]: (each["reasons"], each["reason"]) for each in found} == {
+        data["text"][0]: (["exposure", "demand_money"], "was ordinary, is debt_threat; 告知他人, 索要钱财"),
+        data["text"][1]: ([], "was ordinary, is debt_threat"),
+    }
+    moved = [json.loads(line) for line in (tmp_path / "out.parquet" / "_moved.jsonl").read_text("utf-8").splitlines()]
+    assert [each["reasons"] for each in moved] == [each["reasons"] for each in found]
 
 
 def test_sorting_keeps_the_order_of_equal_risks_over_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

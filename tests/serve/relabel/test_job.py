@@ -2,6 +2,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from jingyin.cli import main
 from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
 from jingyin.serve.relabel import relabel, scorer_columns
-from jingyin.serve.relabel.columns import NAMES, verdict_columns
+from jingyin.serve.relabel.columns import FIELDS, NAMES, verdict_columns
+from jingyin.serve.relabel.summary import lines
 from jingyin.serve.relabel.workers import _pack
 
 
@@ -27,7 +29,7 @@ def read(out: Path, kind: str = "parquet") -> list[dict]:
         return [
             json.loads(line) for file in sorted(out.glob("part-*")) for line in file.read_text("utf-8").splitlines()
         ]
-    return pa.dataset.dataset(out, format=kind).to_table().to_pylist()
+    return pyarrow.dataset.dataset(out, format=kind).to_table().to_pylist()
 
 
 def test_verdicts_are_those_of_the_scorer_and_columns_are_kept(
@@ -45,6 +47,7 @@ def test_verdicts_are_those_of_the_scorer_and_columns_are_kept(
         assert row["jingyin_stage"] in ("prefilter", "network")
         assert row["jingyin_bundle"] == verdict.bundle
         assert row["jingyin_length"] == len(clean(before["text"]).text)
+        assert row["jingyin_reasons"] == [reason.sign for reason in verdict.reasons]
 
 
 MEASURED = {
@@ -61,9 +64,53 @@ MEASURED = {
 def test_measures_of_messages_are_the_same_from_the_cache(scorer: Scorer) -> None:
     wanted = [list(column) for column in zip(*MEASURED.values(), strict=True)]
     for texts in (list(MEASURED), [f"{text}" for text in MEASURED]):
-        assert [column.to_pylist() for column in verdict_columns(scorer, texts)[-3:]] == wanted
+        columns = dict(zip(NAMES, verdict_columns(scorer, texts), strict=True))
+        found = [columns[name].to_pylist() for name in ("jingyin_length", "jingyin_hits", "jingyin_unknown")]
+        assert found == wanted
     for text, (_, edits, _) in MEASURED.items():
         assert is_disguised(clean(text).edits) == (edits >= 2)  # the prefilter counts the same kinds
+
+
+SHOWN = ("曝光你，赎金", None, "回家吃饭", "轰炸", "", "赎金")
+SIGNS = [["exposure", "demand_money"], None, [], ["flooding"], [], ["demand_money"]]
+
+
+def test_reasons_are_lists_of_signs_in_the_last_column(signed: Scorer) -> None:
+    assert NAMES[-1] == "jingyin_reasons"
+    columns = verdict_columns(signed, SHOWN)
+    assert [column.type for column in columns] == [field.type for field in FIELDS]
+    assert columns[-1].to_pylist() == SIGNS
+    assert columns[0].to_pylist() == [text if text is None else signed.score(text).label for text in SHOWN]
+    for texts in ([], [None, None], ["回家吃饭"] * 3, ["轰炸"]):  # a column without rows, texts, items, or other rows
+        found = verdict_columns(signed, texts)[-1]
+        found.validate(full=True)
+        assert found.to_pylist() == [SIGNS[SHOWN.index(text)] for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_reasons_go_out_in_every_format_and_are_replaced(
+    signed_bundle: Path, tmp_path: Path, here: Here, kind: str
+) -> None:
+    data = pa.table({"text": [text for text in SHOWN if text is not None], "jingyin_reasons": ["old"] * 5})
+    pq.write_table(data, tmp_path / "in.parquet")
+    report = here(tmp_path / "in.parquet", tmp_path / f"out.{kind}", bundle=signed_bundle)
+    assert (report.rows, report.signs) == (5, 4)
+    found = [row["jingyin_reasons"] for row in read(tmp_path / f"out.{kind}", kind.removesuffix("l"))]
+    wanted = [signs for signs in SIGNS if signs is not None]
+    assert found == ([json.dumps(signs) for signs in wanted] if kind == "csv" else wanted)
+    assert here([tmp_path / f"out.{kind}"], tmp_path / "again.parquet", bundle=signed_bundle).rows == 5
+    assert [row["jingyin_reasons"] for row in read(tmp_path / "again.parquet")] == wanted
+
+
+def test_a_bundle_without_signs_says_so(
+    make_bundle: Callable[..., Path], archive: Path, tmp_path: Path, here: Here, signed_bundle: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    first, *_ = lines(here(archive, out, bundle=make_bundle()), out, as_json=False)
+    assert first.endswith(", which has no signs, so no row has reasons")
+    assert {len(row["jingyin_reasons"]) for row in read(out)} == {0}
+    first, *_ = lines(here(archive, out, bundle=signed_bundle, fresh=True), out, as_json=False)
+    assert "no signs" not in first
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
@@ -115,7 +162,7 @@ def test_shards_of_several_files_are_one_dataset_in_input_order(archive: Path, t
 
 @pytest.mark.external
 def test_duckdb_reads_the_shards_in_order(archive: Path, tmp_path: Path, here: Here) -> None:
-    duckdb = pytest.importorskip("duckdb", reason="needs duckdb")
+    duckdb = pytest.importorskip("duckdb", reason="needs duckdb: pip install 'jingyin[external]'")
     here(archive, tmp_path / "out.parquet")
     found = duckdb.sql(f"select id from read_parquet('{tmp_path}/out.parquet/part-*.parquet')").fetchall()
     assert [n for (n,) in found] == list(range(150))
@@ -156,13 +203,21 @@ def test_gb18030(tmp_path: Path, here: Here) -> None:
 
 
 def test_datasets_map(archive: Path, scorer: Scorer) -> None:
-    datasets = pytest.importorskip("datasets", reason="needs datasets")
+    datasets = pytest.importorskip("datasets", reason="needs datasets: pip install 'jingyin[train]'")
     data = datasets.Dataset.from_dict({"text": [THREAT, None, "你好"]})
     scored = data.map(scorer_columns, batched=True, batch_size=2)
     assert scored["jingyin_label"] == [scorer.score(THREAT).label, None, scorer.score("你好").label]
     assert scored[0]["jingyin_probabilities"] == scorer.score(THREAT).probabilities
     assert scored[1]["jingyin_risk"] is None
     assert scored["jingyin_length"] == [24, None, 2]  # a masked amount is one character
+    assert scored["jingyin_reasons"] == [[reason.sign for reason in scorer.score(THREAT).reasons], None, []]
+
+
+def test_datasets_map_has_reasons_of_a_bundle_with_signs(signed_bundle: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs datasets: pip install 'jingyin[train]'")
+    data = datasets.Dataset.from_dict({"sms": list(SHOWN)})
+    options = {"text_column": "sms", "bundle": str(signed_bundle)}
+    assert data.map(scorer_columns, batched=True, batch_size=2, fn_kwargs=options)["jingyin_reasons"] == SIGNS
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | int | None:

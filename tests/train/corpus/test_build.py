@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.corpus import store
-from jingyin.train.corpus.build import build, group_records
+from jingyin.train.corpus import signs, store
+from jingyin.train.corpus.build import build, group_records, source_key
 from jingyin.train.corpus.check import check
 from jingyin.train.corpus.corpus_recipe import load_recipe
 from jingyin.train.corpus.evade import HELD_OUT
@@ -73,7 +73,7 @@ def test_rows(corpus, tmp_path):
     assert len({r.template for r in rows}) == 500
     assert not any(SLOT.search(r.text) for r in rows)
     assert not any(r.evasion for split in store.SPLITS[1:] for r in splits[split])
-    weights: dict[str, float] = defaultdict(float)
+    weights: dict[tuple[str, str], float] = defaultdict(float)
     for r in rows:
         weights[r.source, r.template] += r.weight
         assert r.evasion not in HELD_OUT
@@ -99,6 +99,68 @@ def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_p
     assert framed.items() <= authored.items()
     assert set(framed.values()) == set(authored.values())
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
+
+
+def test_accompanied_copies_stand_beside_short_everyday_messages_of_the_training_split(corpus, tmp_path):
+    chats = [f"{word}{mark}" for word in "春夏秋冬风花雪月" for mark in ("来吗", "好不好", "呀")]
+    lines = [{"text": text, "user": f"v{i}"} for i, text in enumerate(chats)]
+    write(tmp_path / "nus.jsonl", [*lines, {"text": "这一条有十七个字所以不会放在别的旁边", "user": "w"}])
+    corpus.write_text(corpus.read_text() + "accompanied: 0.5\nevasion: {share: 0}\n")
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    copies = [r for r in splits["train"] if r.evasion == "accompanied"]
+    plain = defaultdict(set)
+    for r in splits["train"]:
+        if not r.evasion:
+            plain[r.template].add(r.text)
+    neighbours = {r.text for r in splits["train"] if r.source == "nus" and not r.evasion and len(r.text) <= 16}
+    assert neighbours
+    assert neighbours < set(chats)
+    assert 0.4 < len(copies) / len(plain) < 0.6
+    assert {r.source for r in copies} == {"authored", "nus"}
+    assert {r.label for r in copies} == {r.label for r in splits["train"]}
+    for r in copies:
+        around = {n for n in neighbours if r.text.startswith(n) or r.text.endswith(n)}
+        assert any(text.rstrip("。，,.") in r.text for text in plain[r.template])
+        assert around
+    assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
+
+
+def test_without_everyday_messages_there_are_no_accompanied_copies(corpus, tmp_path):
+    corpus.write_text(f"authored: {tmp_path}/authored\naccompanied: 1.0\n")
+    build(corpus, tmp_path / "out")
+    assert not [r for r in store.read(tmp_path / "out")["train"] if r.evasion == "accompanied"]
+
+
+def test_signs_go_with_every_copy_and_the_card_counts_them(corpus, tmp_path, monkeypatch):
+    templates = [
+        json.loads(line)["text"] for line in (tmp_path / "authored" / "a.jsonl").read_text("utf-8").splitlines()
+    ]
+    lines = [{"row": signs.row_id(text), "signs": ["visit", "joke"]} for text in templates[:30]]
+    write(tmp_path / "signs.jsonl", lines)
+    monkeypatch.setattr(signs, "ANNOTATED", tmp_path / "signs.jsonl")
+    monkeypatch.setattr(signs, "_annotated", signs._annotated.__wrapped__)
+    build(corpus, tmp_path / "out")
+    rows = [r for found in store.read(tmp_path / "out").values() for r in found]
+    assert {r.signs for r in rows if r.template in templates[:30]} == {"visit,joke"}
+    assert {r.signs for r in rows if r.template not in templates[:30]} == {"?"}
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "People read those of\n30 messages." in card
+    assert "People read the signs of 30 of 500 messages:" in card
+
+
+def test_the_key_of_a_corpus_changes_with_what_it_is_made_of(corpus, tmp_path, monkeypatch):
+    keys = [source_key(corpus), source_key(corpus)]
+    for name in ("ANNOTATED", "OF_FAMILIES"):
+        other = tmp_path / name
+        other.write_bytes(getattr(signs, name).read_bytes() + b"\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(signs, name, other)
+            keys.append(source_key(corpus))
+    write(tmp_path / "authored" / "b.jsonl", [row("又一条")])
+    keys.append(source_key(corpus))
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
 
 
 def test_pairs_and_users_stay_on_one_side(corpus, tmp_path):
@@ -188,7 +250,7 @@ def test_all_faults_of_a_recipe_at_once(tmp_path):
         "drawz: 3\ndraws: 0\nsplits: {train: 0.9}\nevasion: {families: [emoji]}\n"
         "public: [{kind: tweets, path: nowhere.txt}]\n"
     )
-    with pytest.raises(ConfigError, match=r"has 6 fault\(s\)") as error:
+    with pytest.raises(ConfigError, match=r"has 6 error\(s\)") as error:
         load_recipe(recipe)
     for part in ("drawz", "draws", "add up to 1.2", "['emoji'] can't be used", "unknown kind 'tweets'", "nowhere.txt"):
         assert part in str(error.value)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus import store
+from jingyin.train.corpus import signs, store
 from jingyin.train.corpus.check import check
 from jingyin.train.corpus.series import skeleton
 from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs
@@ -56,7 +56,7 @@ def test_series_are_found_and_two_of_a_kind_are_none(tmp_path):
 
 def test_likeness_across_files(tmp_path):
     one = write(tmp_path / "a.jsonl", {"text": "你欠的钱今天晚上六点以前必须还清", "label": "debt_threat"})
-    other = write(tmp_path / "b.jsonl", {"text": "你欠的钱今天晚上六点以前必须还清啊", "label": "debt_threat"})
+    other = write(tmp_path / "b.jsonl", {"text": "你欠的钱今天晚上六点以前必须还清吧", "label": "debt_threat"})
     assert check([one, other]) == [f"{other}:1: 0.93 like {one}:1; rewrite or drop one"]
 
 
@@ -70,13 +70,17 @@ def test_a_case_in_two_splits_is_a_fault(tmp_path):
 
 def test_leaks_and_bad_rows_of_a_built_corpus(tmp_path):
     splits = {split: [] for split in store.SPLITS}
-    splits["train"] = [ROW, replace(ROW, text=" ", label="x", weight=0.0, group="g2", template="别的话13800138000")]
+    splits["train"] = [
+        ROW,
+        replace(ROW, text=" ", label="x", weight=0.0, group="g2", template="别的话13800138000", signs="jest"),
+    ]
     splits["test"] = [ROW, replace(ROW, group="g3", template="晚上回家吃饭吧")]
     store.write(splits, {}, "card", tmp_path / "out")
     faults = [fault.removeprefix(f"{tmp_path}/out") for fault in check([tmp_path / "out"])]
     assert faults == [
         "/train.parquet: row 1: unknown label 'x'; known: ordinary, lawful_collection, debt_threat, pay_to_stop, "
         "other_threat",
+        "/train.parquet: row 1: unknown signs jest; build the corpus again",
         "/train.parquet: row 1: no text; build the corpus again",
         "/train.parquet: row 1: weight 0.0; weights are above 0",
         "/train.parquet: row 1: a number as long as a phone's or an id's in its template; put a slot there",
@@ -93,14 +97,20 @@ def test_a_damaged_corpus_is_a_fault(tmp_path):
     assert fault.endswith("test.parquet can't be read as Parquet; build the corpus again")
 
 
-def test_stats_of_authored_messages(tmp_path):
+def test_stats_of_authored_messages(tmp_path, monkeypatch):
     path = write(
         tmp_path / "a.jsonl",
         {"text": "给钱就停", "label": "pay_to_stop", "case": "B07", "writer": "w1"},
         {"text": "给钱就停止轰炸", "label": "pay_to_stop", "pair": "p"},
         {"text": "谁给钱就停", "label": "ordinary", "pair": "p"},
     )
+    monkeypatch.setattr(
+        signs, "_annotated", lambda: {signs.row_id("给钱就停"): "demand_money,visit", signs.row_id("谁给钱就停"): "-"}
+    )
     table = stats(path)
+    assert "People read the signs of 2 of 3 messages:" in table
+    for sign, ordinary, pay in (("demand_money", 0, 1), ("visit", 0, 1), ("none", 1, 0)):
+        assert f"| {sign} | {ordinary} | 0 | 0 | {pay} | 0 | 1 |" in table
     assert "| pay_to_stop | 2 | 4 | 6 | 7 | 50% |" in table
     assert "| plain | 1 | 0 | 0 | 2 | 0 | 3 |" in table
     assert "| B07 | 0 | 0 | 0 | 1 | 0 | 1 |" in table

@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -229,7 +230,7 @@ def test_a_hugging_face_baseline_is_judged_by_its_labels(tmp_path):
     backend = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "还钱": 2}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": 3,
         "hidden_size": 8,
         "num_hidden_layers": 1,

@@ -62,6 +62,23 @@ def test_a_folder_that_datasets_saved(tmp_path):
     assert found[0].where == f"{tmp_path}/two/train: row 1"
 
 
+def test_answers_of_label_studio(tmp_path):
+    tasks = [
+        {"data": {"text": text}, "annotations": [{"result": [{"type": "choices", "value": {"choices": [label]}}]}]}
+        for text, label in [*ROWS[:2], ("再看看", "ordinary"), ("再看看", "debt_threat")]
+    ]
+    tasks[2]["annotations"] += tasks[3]["annotations"]  # two people, two answers
+    tasks[3] = {"data": {"text": "没人看过"}, "annotations": []}
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    found = read(path)
+    assert as_rows(found) == ROWS[:2]
+    assert found[0].where == f"{path}: answer 1"
+    path.write_text(json.dumps([{"text": "no task"}]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"export\.json is no Label Studio export"):
+        read(path)
+
+
 def test_columns_and_labels_of_another_scheme(tmp_path):
     path = jsonl(tmp_path, {"sms": "转三百", "spam": 1}, {"sms": "吃面", "spam": 0})
     meanings = parse_meanings(["1=flagged", "0=not_flagged"])

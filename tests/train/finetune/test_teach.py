@@ -16,7 +16,7 @@ def rows(*kinds: tuple[str, str, str], messages: list[int] | None = None) -> Row
     return Rows(
         [clean(f"第{i}条") for i in range(count)], np.array([LABELS.index(label) for _, _, label in kinds]),
         np.ones(count, np.float32), np.array(messages or range(count)), [family for _, family, _ in kinds],
-        [source for source, _, _ in kinds], [""] * count,
+        [source for source, _, _ in kinds], [""] * count, ["?"] * count,
     )  # fmt: skip
 
 

@@ -18,10 +18,10 @@ from jingyin.train.packing.prefilter import _matrix, train_prefilter, tune_prefi
 
 def scored(*scores: float) -> tuple[np.ndarray, list[str]]:
     """Return weights, and a text of one character for each wanted score."""
-    weights = np.zeros(BUCKETS, np.float16)
+    weights = np.zeros((1, BUCKETS), np.float16)
     texts = {score: chr(0x4E00 + i) for i, score in enumerate(sorted(set(scores)))}
     for score, text in texts.items():
-        weights[features(code_points([text])[0])[1]] = score * 2  # one of eight features: that of text and end
+        weights[0, features(code_points([text])[0])[1]] = score * 2  # one of eight features: that of text and end
     return weights, [texts[score] for score in scores]
 
 
@@ -36,10 +36,15 @@ def test_the_prefilter_learns_what_is_flagged():
     weights = train_prefilter(plain + risky, np.arange(300) >= 150, seed=1)
     assert weights.dtype == np.float16
     assert weights.shape == (BUCKETS,)
-    found = prefilter_scores(weights.astype(np.float32), code_points(plain + risky))
+    (found,) = prefilter_scores(weights.astype(np.float32)[None], code_points(plain + risky))
     assert (found[150:] > 0).mean() > 0.95
     assert (found[:150] < 0).mean() > 0.95
     assert np.array_equal(weights, train_prefilter(plain + risky, np.arange(300) >= 150, seed=1))
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_texts_of_one_side_alone_teach_nothing(flagged):
+    assert not train_prefilter(["明天见", "后天见"], np.array([flagged, flagged]), seed=1).any()
 
 
 def test_what_is_tuned_keeps_what_was_known():
@@ -50,7 +55,8 @@ def test_what_is_tuned_keeps_what_was_known():
     tuned = tune_prefilter(weights, [*plain[:75], *risky[:75], *new[:30]], np.arange(180) >= 75)
     assert tuned.dtype == np.float16
     before, after = (
-        prefilter_scores(each.astype(np.float32), code_points(plain + risky + new)) for each in (weights, tuned)
+        prefilter_scores(each.astype(np.float32)[None], code_points(plain + risky + new))[0]
+        for each in (weights, tuned)
     )
     assert (after[-30:] > before[-30:]).all()  # unseen ones of the new kind
     held = np.r_[75:150, 225:300]
@@ -71,9 +77,14 @@ def test_what_sounds_alike_shares_the_features_of_its_sounds():
 def test_training_and_serving_count_the_same_features():
     rng = np.random.default_rng(1)
     texts = ["", *(drawn(rng, 10, 5000, length) for length in (1, 2, 7, 30)), "😀"]
-    weights = rng.normal(size=BUCKETS).astype(np.float32)
+    weights = rng.normal(size=(2, BUCKETS)).astype(np.float32)
     together = prefilter_scores(weights, code_points(texts))
-    np.testing.assert_allclose(_matrix(texts) @ weights[:-1] + weights[-1], together, rtol=0, atol=1e-4)
+    assert together.shape == (2, len(texts))
+    for each, found in zip(weights, together, strict=True):
+        np.testing.assert_allclose(_matrix(texts) @ each[:-1] + each[-1], found, rtol=0, atol=1e-4)
+
+
+WEIGHTS = np.random.default_rng(2).normal(size=(2, BUCKETS)).astype(np.float16).astype(np.float32)
 
 
 @given(
@@ -84,9 +95,8 @@ def test_training_and_serving_count_the_same_features():
 )
 @settings(deadline=None)
 def test_a_score_depends_on_no_neighbour(texts):
-    weights = np.random.default_rng(2).normal(size=BUCKETS).astype(np.float16).astype(np.float32)
-    alone = np.concatenate([prefilter_scores(weights, code_points([text])) for text in texts])
-    assert np.array_equal(prefilter_scores(weights, code_points(texts)), alone)
+    alone = np.concatenate([prefilter_scores(WEIGHTS, code_points([text])) for text in texts], axis=1)
+    assert np.array_equal(prefilter_scores(WEIGHTS, code_points(texts)), alone)
 
 
 def test_share_of_unknown_characters():
@@ -95,7 +105,7 @@ def test_share_of_unknown_characters():
 
 
 @pytest.mark.parametrize(
-    ("share", "hits", "opaque"),
+    ("share", "edits", "opaque"),
     [
         (0, {}, False),
         (0, {"gaps": 1}, False),
@@ -106,26 +116,40 @@ def test_share_of_unknown_characters():
         (0.11, {}, True),
     ],
 )
-def test_what_the_prefilter_must_not_judge(share, hits, opaque):
-    assert is_opaque(share, hits) is opaque
+def test_what_the_prefilter_must_not_judge(share, edits, opaque):
+    assert is_opaque(share, edits) is opaque
 
 
-def test_a_score_at_the_threshold_passes(tiny_run, monkeypatch):
+@pytest.mark.train
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_score_at_the_threshold_passes(tiny_run, monkeypatch, which):
     scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
     text = "明天下午三点老地方见,记得带伞"
-    (score,) = prefilter_scores(scorer.bundle.prefilter_weights, code_points([text]))
+    score = prefilter_scores(scorer.bundle.prefilter_weights, code_points([text]))[which, 0]
+    stopping = [(-np.inf, decision) for _, decision in scorer._stopping]
     for threshold, stage in ((float(score), "network"), (float(np.nextafter(score, np.float32(99))), "prefilter")):
-        monkeypatch.setattr(scorer, "_threshold", threshold)
+        stopping[which] = (threshold, stopping[which][1])
+        monkeypatch.setattr(scorer, "_stopping", stopping)
         assert scorer.decisions([text])[0].stage == stage
+
+
+@pytest.mark.train
+def test_what_both_scores_stop_is_ordinary(tiny_run, monkeypatch):
+    scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
+    (ordinary, lawful) = (decision for _, decision in scorer._stopping)
+    monkeypatch.setattr(scorer, "_stopping", [(np.inf, ordinary), (np.inf, lawful)])
+    assert scorer.decisions(["明天见"]) == [ordinary]
+    monkeypatch.setattr(scorer, "_stopping", [(-np.inf, ordinary), (np.inf, lawful)])
+    assert scorer.decisions(["明天见"]) == [lawful]
 
 
 @pytest.mark.parametrize("length", [0, 60, 150, 240, 1000])
 def test_length_drowns_no_threat(length: int) -> None:
     weights, (threat,) = scored(8.0)
-    weights[features(code_points([threat * 2])[0])[1]] = 16  # the pair that it makes with itself
+    weights[0, features(code_points([threat * 2])[0])[1]] = 16  # the pair that it makes with itself
     polite = "您" * 1000
     alone, (hidden,) = (
-        prefilter_scores(weights.astype(np.float32), code_points([t]))
+        prefilter_scores(weights.astype(np.float32), code_points([t]))[0]
         for t in (threat, polite[:length] + threat * 40 + polite)
     )
     assert hidden > alone[0]

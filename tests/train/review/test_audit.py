@@ -134,7 +134,7 @@ def test_rank_within_class_takes_turns_between_classes():
 
 
 def test_golden_quality_is_that_of_cleanlab():
-    pytest.importorskip("cleanlab")
+    pytest.importorskip("cleanlab", reason="needs cleanlab: pip install 'jingyin[train]'")
     from cleanlab.rank import get_label_quality_scores
 
     probabilities = np.array([[0.1, 0.9], [0.8, 0.2]])

@@ -67,8 +67,8 @@ def test_the_report_holds_plots_and_no_text(tmp_path):
 
 
 def test_a_measure_that_an_archive_lacks_is_named_and_the_others_compared(tmp_path):
-    paths = [archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2, without=("jingyin_hits",))]
-    report = drift(*paths, tmp_path / "out")
+    before, after = archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2, without=("jingyin_hits",))
+    report = drift(before, after, tmp_path / "out")
     assert report.missing == ["jingyin_hits"]
     assert list(summary(report))[-1] == "not compared, missing: jingyin_hits"
     assert len(report.drifts) == 4

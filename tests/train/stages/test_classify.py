@@ -9,21 +9,26 @@ from jingyin.model.network import SmsClassifier
 from jingyin.train.data import read_split
 from jingyin.train.encoder import random_encoder
 from jingyin.train.saved import is_classifier, load_classifier
-from jingyin.train.stages.classify import metrics, soft_labels, standardise
+from jingyin.train.stages.classify import metrics, standardise
+from jingyin.train.teachers import soft_labels
 
 
-def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(tiny_run: Path, corpus: Path) -> None:
+@pytest.mark.train
+def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(
+    tiny_run: Path, corpus: Path, tmp_path: Path
+) -> None:
     texts = read_split(corpus, "test").cleaned
-    network, bundle = soft_labels([str(tiny_run)], texts), soft_labels([str(tiny_run / "bundle")], texts)
+    network, bundle = (soft_labels([str(each)], texts, tmp_path) for each in (tiny_run, tiny_run / "bundle"))
     assert bundle.sum(1) == pytest.approx(1, abs=1e-5)
     assert bundle.argmax(1).tolist() == network.argmax(1).tolist()  # but for int8 and the fused risk
 
 
-def test_several_teachers_agree_on_the_mean_of_their_log_odds(tiny_run: Path, corpus: Path) -> None:
+@pytest.mark.train
+def test_several_teachers_agree_on_the_mean_of_their_log_odds(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
     texts = read_split(corpus, "test").cleaned
-    alone, twice = soft_labels([str(tiny_run)], texts), soft_labels([str(tiny_run)] * 2, texts)
+    alone, twice = (soft_labels([str(tiny_run)] * times, texts, tmp_path) for times in (1, 2))
     np.testing.assert_allclose(twice, alone, atol=1e-6)
-    both = soft_labels([str(tiny_run), str(tiny_run / "bundle")], texts)
+    both = soft_labels([str(tiny_run), str(tiny_run / "bundle")], texts, tmp_path)
     assert both.sum(1) == pytest.approx(1, abs=1e-5)
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from jingyin.model.errors import InputError
+from jingyin.train.finetune.deduplicate import FEWEST, deduplicate, is_flagged
 from jingyin.train.finetune.read import Labelled
-from jingyin.train.finetune.settle import FEWEST, is_flagged, settle
 
 FILLER = [Labelled(f"第{chr(0x4E00 + i)}条", "ordinary", f"filler {i}") for i in range(FEWEST)]
 
@@ -13,7 +13,7 @@ def test_each_message_is_kept_once_with_its_fullest_label():
         Labelled("转 三百 给我", "pay_to_stop", "b"),
         Labelled("转五百给我", "flagged", "c"),
     ]
-    assert settle([*rows, *FILLER]) == [rows[1], *FILLER]  # sums of one size are one clean text
+    assert deduplicate([*rows, *FILLER]) == [rows[1], *FILLER]  # sums of one size are one clean text
 
 
 def test_one_message_with_two_labels():
@@ -21,7 +21,7 @@ def test_one_message_with_two_labels():
     with pytest.raises(
         InputError, match=r"^1 message\(s\) have two labels; .*\nb: ordinary, but a, the same message, is pay_to_stop$"
     ):
-        settle([*rows, *FILLER])
+        deduplicate([*rows, *FILLER])
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ def test_one_message_with_two_labels():
 )
 def test_labels_that_contradict(one, other):
     with pytest.raises(InputError, match="have two labels"):
-        settle([Labelled("甲", one, "a"), Labelled("甲", other, "b"), *FILLER])
+        deduplicate([Labelled("甲", one, "a"), Labelled("甲", other, "b"), *FILLER])
 
 
 def test_too_few():
     rows = [Labelled("甲乙", "flagged", "a"), *FILLER[:4]]
     with pytest.raises(InputError, match=r"^5 different message\(s\); wanted at least 20, .*: label more"):
-        settle(rows)
+        deduplicate(rows)
 
 
 def test_one_label_alone():
     with pytest.raises(InputError, match=r"^all 20 messages have the label ordinary; add messages of another label"):
-        settle(FILLER)
+        deduplicate(FILLER)
 
 
 def test_what_makes_risk():

@@ -1,0 +1,100 @@
+"""Toy bundles, whose network adds up weights of known words; they need onnx to be written."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from jingyin.model.bundle import (
+    Calibration,
+    Fusion,
+    Loss,
+    Network,
+    Prefilter,
+    SignScale,
+    Stop,
+    Threshold,
+    write_bundle,
+)
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import BUCKETS
+from jingyin.model.tokenizer import START, SmsTokenizer
+
+MakeBundle = Callable[..., Path]
+
+WORDS = {
+    "lawful_collection": ("账单", "缴费", "利息", "征信"),
+    "debt_threat": ("曝光", "全村", "坐牢", "单位"),
+    "pay_to_stop": ("轰炸", "封口", "赎金", "差评"),
+    "other_threat": ("小心", "等着", "弄死", "报复"),
+}
+FILLER = "今明后天早上午晚我你他们去吃饭看书电影公园学校买菜回家一起走吧好的"
+
+_STOP = Stop(threshold=-1.0, probabilities=(0.2,) * 5)  # the prefilter's scores are 0: it stops nothing
+_ALONE, _WORD = -4.0, 9.0  # a sign's logit without its words, and what each of them adds
+
+
+def write_toy_bundle(
+    path: Path,
+    *,
+    unknown: tuple[str, ...] = (),
+    alarms: Mapping[str, str] | None = None,
+    labels: tuple[str, ...] = LABELS,
+    signs: Mapping[str, str] | None = None,
+    padding: int = 0,
+    provenance: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a bundle to the folder `path`, and return it.
+
+    It knows WORDS but the `unknown` ones, and takes `alarms` (word -> label) for threats. `signs` (word -> sign) gives it
+    these signs, in this order: each of confidence 0.993 with one of its words, and a reason from 0.5 on.
+    """
+    lexicon = [word for words in WORDS.values() for word in words] + sorted(set(FILLER))
+    text = "".join(f"{word} {100 if len(word) > 1 else 10} n\n" for word in lexicon)
+    tokenizer = SmsTokenizer.from_lexicon(text)
+    tokenizer.backend.save(str(path / "tokenizer.json"))
+    (path / "lexicon.txt").write_text(text, encoding="utf-8")
+    named = tuple(dict.fromkeys((signs or {}).values()))
+    weights = np.zeros((tokenizer.size, len(labels) + len(named)), np.float32)
+    weights[START, 0], weights[START, len(labels) :] = 4, _ALONE
+    meant = {word: label for label, words in WORDS.items() for word in words if word not in unknown} | dict(
+        alarms or {}
+    )
+    for word, label in meant.items():
+        weights[tokenizer.backend.token_to_id(word), LABELS.index(label)] = 9
+    for word, sign in (signs or {}).items():
+        weights[tokenizer.backend.token_to_id(word), len(labels) + named.index(sign)] = _WORD
+    _write_network(path / "model.onnx", weights)
+    np.savez_compressed(path / "prefilter.npz", weights=np.zeros((2, BUCKETS), np.float16))
+    golden = {"file": "model.onnx", "ids": [START], "logits": weights[START].tolist()}
+    (path / "golden.json").write_text(json.dumps([golden]), encoding="utf-8")
+    (path / "card.md").write_text("toy" + " " * padding, encoding="utf-8")
+    threshold = Threshold(risk=0.5, target=0.01, bound=0.01, rows=300, false_positives=0)
+    fusion = Fusion(score=0.0, weights=(1.0,), bias=0.0)
+    scale = SignScale(slope=1.0, bias=0.0, threshold=0.5, precision=1.0, found=10)
+    write_bundle(path, {
+        "labels": labels, "review": threshold, "block": threshold.model_copy(update={"risk": 0.9}),
+        "calibration": Calibration(ece_before=0.02, ece_after=0.01, rows=300),
+        "prefilter": Prefilter(ordinary=_STOP, lawful=_STOP),
+        "networks": (Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=fusion),),
+        "passed": (1.0,), "signs": dict.fromkeys(named, scale), "loss": {"in corpus": Loss(lost=0, flagged=1, bound=1.0)},
+        "provenance": provenance or {},
+    })  # fmt: skip
+    return path
+
+
+def _write_network(path: Path, weights: np.ndarray) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["weights", "input_ids"], ["each"]),
+            helper.make_node("ReduceSum", ["each", "axis"], ["logits"], keepdims=0),
+        ],
+        "toy",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", weights.shape[1]])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([1], np.int64), "axis")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)

@@ -1,0 +1,73 @@
+"""A copy of the installed package by links, with other contents: few made-up messages, lax conditions, a toy bundle.
+
+With its folder on PYTHONPATH every `jingyin` command, and every process that it starts, takes these for the package's own.
+"""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from random import Random
+
+import yaml
+from tests.train.conftest import FILLER, PHRASES
+
+import jingyin
+from jingyin.train.corpus.authored import FOLDERS
+
+MESSAGES = {"ordinary": 500, "lawful_collection": 250, "debt_threat": 250, "pay_to_stop": 250, "other_threat": 120}
+CORPUS = {
+    "seed": 20,
+    "draws": 1,
+    "evasion": {"share": 0.3},
+    "splits": {"train": 0.4, "validation": 0.2, "calibration": 0.2, "test": 0.2},
+}
+CONDITIONS = {
+    "data": ["runs/corpus/test.parquet"],
+    "traffic": {"review": 0.5, "block": 0.5},
+    "plain": {"flagged": 0.0, "passed": 0.0},
+    "nonsense": 10,
+    "family_slack": {"review": 1.0, "block": 1.0},
+    "latency_ratio": 100.0,
+    "size_ratio": 10.0,
+}
+
+
+def make_package(folder: Path) -> Path:
+    """Make `folder`/jingyin, all but its bundle; returns where that belongs."""
+    package, here = Path(jingyin.__file__).parent, folder / "jingyin"
+    _link(package, here, without=("model", "train", "configs"))
+    _link(package / "model", here / "model", without=("default",))
+    _link(package / "train", here / "train", without=("corpus",))
+    _link(package / "train" / "corpus", here / "train" / "corpus", without=FOLDERS)
+    _link(package / "configs", here / "configs", without=("corpus.yaml", "promote.yaml", "default"))
+    _write_messages(here / "train" / "corpus")
+    (here / "configs" / "default").mkdir()
+    for name, content in (("corpus", CORPUS), ("default/corpus", CORPUS), ("promote", CONDITIONS)):
+        (here / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return here / "model" / "default"
+
+
+def _link(source: Path, target: Path, without: Collection[str]) -> None:
+    target.mkdir(parents=True)
+    for each in source.iterdir():
+        if each.name not in without:
+            (target / each.name).symlink_to(each.resolve())
+
+
+def _write_messages(folder: Path) -> None:
+    """Write made-up messages, dealt out to all folders; none is like another one."""
+    rng = Random(5)
+    rows = [
+        {"text": _message(label, rng), "label": label, "family": f"{label}_{number % 3}", "voice": "plain"}
+        for label, count in MESSAGES.items()
+        for number in range(count)
+    ]
+    for number, name in enumerate(FOLDERS):
+        (folder / name).mkdir()
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows[number :: len(FOLDERS)]]
+        (folder / name / "made_up.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _message(label: str, rng: Random) -> str:
+    before, after = ("".join(rng.choices(FILLER, k=rng.randint(5, 12))) for _ in range(2))
+    return "，".join((before, *map(rng.choice, PHRASES[label]), after))

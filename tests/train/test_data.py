@@ -1,0 +1,37 @@
+import numpy as np
+
+from jingyin.model.signs import SIGN_IDS
+from jingyin.model.text import clean
+from jingyin.train.corpus import store
+from jingyin.train.data import Rows, read_split, signs_of_rows, unlabelled
+
+
+def signed(*signs: str) -> Rows:
+    plain = unlabelled([clean("好")] * len(signs))
+    return Rows(plain.cleaned, plain.labels, plain.weights, plain.messages, plain.families, plain.sources, plain.cases,
+                list(signs))  # fmt: skip
+
+
+def test_signs_of_rows_are_1_0_or_unknown():
+    found = signs_of_rows(signed("joke,visit", "-", "?", "joke,!visit,?", "-"))
+    assert found.shape == (5, len(SIGN_IDS))
+    assert found.dtype == np.float32
+    joke, visit = SIGN_IDS.index("joke"), SIGN_IDS.index("visit")
+    assert np.nansum(found[0]) == found[0, joke] + found[0, visit] == 2
+    assert not np.isnan(found[0]).any()
+    assert (found[[1, 4]] == 0).all()
+    assert np.isnan(found[2]).all()
+    assert (found[3, joke], found[3, visit], np.isnan(found[3]).sum()) == (1, 0, len(SIGN_IDS) - 2)
+
+
+def test_signs_go_with_their_rows():
+    rows = signed("joke", "-", "visit")
+    assert rows.take(np.array([2, 0])).signs == ["visit", "joke"]
+    assert rows.and_(signed("?")).signs == ["joke", "-", "visit", "?"]
+    assert unlabelled([clean("好")]).signs == ["?"]
+
+
+def test_signs_are_read_from_the_corpus(tmp_path):
+    row = store.Row("好", "ordinary", "chat", "plain", "authored", "g", "好", "", 1.0, signs="joke")
+    store.write({split: [row] for split in store.SPLITS}, {}, "", tmp_path / "out")
+    assert read_split(tmp_path / "out", "test").signs == ["joke"]
