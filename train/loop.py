@@ -17,13 +17,12 @@ from accelerate import Accelerator
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from jingyin.model.errors import InputError
 from jingyin.train.batches import one_variant_each, pad, token_batches
-from jingyin.train.optimizer import clip, optimizers, sparse_words
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs (batch, ...) and targets (batch, ...) -> the loss of each row (batch,)."""
@@ -75,9 +74,20 @@ def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: L
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # _step casts: stages differ
-    with sparse_words(model, schedule.tokens, accelerator.device) as words:
-        trained = optimizers(model, words, schedule.learning_rate, schedule.head_rate)
-        return _Run(accelerator, model, trained, train, out, schedule, loss).to_the_end()
+    if accelerator.device.type == "cpu":
+        _attend_by_products(model)
+    run = _Run(accelerator, model, train, out, schedule, loss)
+    return run.to_the_end()
+
+
+def _attend_by_products(model: nn.Module) -> None:
+    """Compute attention as two products and a softmax, in place of PyTorch's fused kernel.
+
+    On a CPU that kernel's backward pass over short messages takes a third of a step of 4 layers (train/LOG.md).
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
 
 
 @dataclass
@@ -93,16 +103,15 @@ class _Run:
     """A run under way; `plan` is the rows of every step, fixed by seed and data alone."""
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, optimizers: Sequence[Optimizer], train: Dataset, out: Path,
-        schedule: Schedule, loss: Loss,
-    ) -> None:  # fmt: skip
+        self, accelerator: Accelerator, model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss
+    ) -> None:
         self.accelerator, self.schedule, self.loss_of, self.out = accelerator, schedule, loss, out
         self.ids: list[list[int]] = train["ids"][:]
         self.target = torch.tensor(np.array(train["target"][:], np.float32))
         self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
         self.plan, self.last_epoch = _plan(self.ids, np.array(train["message"][:]), schedule)
         torch.manual_seed(schedule.seed + accelerator.process_index)
-        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, schedule))
         self.progress = _Progress()
 
     def to_the_end(self) -> float:
@@ -128,23 +137,21 @@ class _Run:
 
     def _step(self, rows: Sequence[int]) -> float:
         progress, schedule = self.progress, self.schedule
-        rate = _rate(progress.step, len(self.plan), schedule.warmup)
-        for group in (group for each in self.optimizers for group in each.param_groups):
-            group["lr"] = group["base_lr"] * rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan), schedule.warmup)
         own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         share = list(own or rows[:1])  # a process without a row reads one that counts nothing
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
             output = self.model(ids.to(device), mask.to(device))
-        losses = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
+        each = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
         # Gradients of processes are averaged, so each process's part of the sum counts as many times as there are processes.
-        loss = losses.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
+        loss = each.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
         self.accelerator.backward(loss)
-        clip(self.model.parameters(), 1.0)
-        for each in self.optimizers:
-            each.step()
-            each.zero_grad()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         progress.step += 1
         value = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if progress.step > self.last_epoch:
@@ -194,6 +201,16 @@ def _plan(ids: Sequence[Sequence[int]], messages: NDArray[np.int64], schedule: S
         before = len(plan)
         plan += batches[: max(1, round(len(batches) * min(1.0, schedule.epochs - epoch)))]
     return plan, before
+
+
+def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW, fused, with the head's learning rate times `head_rate`."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    head = [p for name, p in trained if name.startswith("head.")]
+    rest = [p for name, p in trained if not name.startswith("head.")]
+    rate = schedule.learning_rate
+    groups = [{"params": rest, "base_lr": rate}, {"params": head, "base_lr": rate * schedule.head_rate}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, weight_decay=0.01, fused=True)
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

@@ -33,7 +33,7 @@ from pyspark.sql.types import LongType, StructField, StructType
 CAMPAIGN = "jingyin_campaign"
 """The column of ids, null for a row that is in no campaign."""
 _KEY = "jingyin_key"
-_SIGN = np.uint64(1 << 63)  # Spark's integers are signed: with the first bit turned they keep the order of the keys
+_LEAST = -(1 << 63)  # Spark's integers are signed: keys are moved down by so much, and keep their order
 
 _Batches = Iterable[pa.RecordBatch]
 
@@ -52,8 +52,8 @@ def group_dataframe(df: "DataFrame", text_column: str = "text", *, min_rows: int
     def keys(batches: _Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             texts = batch.column(text_column).to_pylist()
-            found = [None if text is None else key_of(clean(text).text) for text in texts]
-            column = pa.array([None if key is None else (key ^ 1 << 63) - (1 << 63) for key in found], pa.int64())
+            found = [None if text is None else key_of(clean(text).text) + _LEAST for text in texts]
+            column = pa.array(found, pa.int64())
             yield pa.record_batch([*batch.columns, column], [*batch.schema.names, _KEY])
 
     keyed = kept.mapInArrow(keys, StructType([*kept.schema.fields, StructField(_KEY, LongType())]))
@@ -67,7 +67,7 @@ def _named(groups: "DataFrame", min_rows: int) -> "DataFrame":
     """Return for (key, rows, stands) the ids of the keys whose group has so many rows."""
     size = F.sum("rows").over(Window.partitionBy("stands"))
     large = groups.withColumn("size", size).where(F.col("size") >= min_rows)
-    name = F.lower(F.lpad(F.hex(F.col("stands").bitwiseXOR(F.lit(-(1 << 63)))), 16, "0"))
+    name = F.lower(F.lpad(F.hex(F.col("stands").bitwiseXOR(F.lit(_LEAST))), 16, "0"))
     return large.select(F.col("key").alias(_KEY), name.alias(CAMPAIGN))
 
 

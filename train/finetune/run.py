@@ -22,8 +22,9 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from jingyin.model.bundle import Manifest, default_path, read_bundle
+from jingyin.model.bundle import Bundle, Manifest, default_path, read_bundle
 from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
@@ -169,10 +170,11 @@ def _pack(incumbent: Path, corpus: Path, out: Path, facts: dict[str, object]) ->
     ordinary, lawful = bundle.prefilter_weights
     tuned = tune_prefilter(ordinary, [each.text for each in train.cleaned], train.labels != _ORDINARY)
     weights = np.stack([tuned, lawful.astype(np.float16)])
-    review, block = _rates(Scorer.load(incumbent, cache_bytes=0), read_split(corpus, "calibration"))
+    calibration = read_split(corpus, "calibration")
+    review, block = _rates(Scorer.load(incumbent, cache_bytes=0), calibration)
     recipe = Calibrate(
         stage="calibrate", corpus=corpus.name, review_rate=review, block_rate=block,
-        passed=bundle.manifest.passed,
+        passed=_passed(bundle, calibration),
     )  # fmt: skip
     return pack_finetuned(out, incumbent, weights, recipe, corpus, {**facts, "recipe": recipe.model_dump(mode="json")})
 
@@ -191,6 +193,19 @@ def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:
         for each in (manifest.review, manifest.block)
     ]
     return min(rates[0], _MOST_RATE), min(rates[1], _MOST_RATE)
+
+
+def _passed(incumbent: Bundle, calibration: Rows) -> tuple[float, ...]:
+    """Return the share of ordinary messages that each network is to read.
+
+    Those of the incumbent, or for the first network what the incumbent's prefilter does not stop as ordinary among these: to
+    stop more would be to stop threats too. What it stops as lawful has no part in it.
+    """
+    ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
+    scores = prefilter_scores(incumbent.prefilter_weights, code_points([each.text for each in ordinary.cleaned]))
+    goes_on = float((scores[0] >= incumbent.manifest.prefilter.ordinary.threshold).mean())
+    first, *others = incumbent.manifest.passed
+    return max(first, goes_on), *others
 
 
 def _judge(incumbent: Path, manifest: Manifest, corpus: Path, out: Path) -> Outcome:

@@ -144,10 +144,10 @@ def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classif
     ordinary = is_traffic(readings.rows)
     passed, scores = recipe.passed, np.where(readings.opaque, np.inf, readings.prefilter)
     first = share_threshold(scores[0][ordinary], passed[0])
-    second = scores[1][flagged & (scores[0] >= first)]
-    # Where the first score stops all threats, the second is set by none and stops nothing.
-    stops = share_threshold(second, 1 - recipe.lawful_loss) if len(second) else float(scores[1].min())
-    steps = _Steps((first, stops))
+    threats = scores[1][flagged & (scores[0] >= first)]
+    # What the second score takes for a threat itself, above 0, is never stopped as lawful.
+    second = min(0.0, share_threshold(threats, 1 - recipe.lawful_loss)) if len(threats) else float(scores[1].min())
+    steps = _Steps((first, second))
     reached = _reached(steps, readings)
     for i, network in enumerate(networks):
         fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged)
@@ -155,7 +155,8 @@ def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classif
         if i + 1 < len(networks):
             risks = fused_logit(fusion, readings.scores, readings.logits[: i + 1])
             here = ordinary & reached
-            threshold = share_threshold(risks[here], min(1.0, passed[i + 1] * ordinary.sum() / max(1, here.sum())))
+            if here.any():
+                threshold = share_threshold(risks[here], min(1.0, passed[i + 1] * ordinary.sum() / here.sum()))
             if network.file == "model.onnx":
                 certain = float(np.nextafter(risks[ordinary].max(), np.inf))
             reached = reached & reads_on(threshold, certain, risks)

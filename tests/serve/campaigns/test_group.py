@@ -79,6 +79,24 @@ def test_a_chain_of_likenesses_does_not_tie_unlike_messages() -> None:
     assert len(set(found.tolist())) > 3
 
 
+def test_the_commonest_text_stands_for_a_group_and_of_equals_the_first() -> None:
+    rng = Random(4)
+    texts = [edited(THREAT, 2, rng) for _ in range(6)]
+    assert groups(signatures(texts), np.array([1, 3, 1, 9, 9, 2])).tolist() == [3] * 6
+    assert groups(signatures(texts), np.ones(6, np.int64)).tolist() == [0] * 6
+
+
+def test_the_order_of_the_texts_changes_no_group() -> None:
+    rng = Random(5)
+    base = "".join(rng.choices(HAN, k=300))
+    texts = [base[start : start + 60] for start in range(0, 240, 6)]
+    rows = np.array(rng.sample(range(100), len(texts)))
+    order = rng.sample(range(len(texts)), len(texts))
+    found = groups(signatures(texts), rows)
+    again = groups(signatures([texts[i] for i in order]), rows[order])
+    assert [order[i] for i in again] == found[order].tolist()
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["", "a", "还钱", THREAT, THREAT + "!"]), max_size=12))
 def test_equal_texts_are_of_one_group_whose_first_stands_for_it(texts: list[str]) -> None:

@@ -17,6 +17,7 @@ from jingyin import Scorer
 from jingyin.cli import main
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.serve.campaigns import gather, summary
+from jingyin.serve.campaigns import table as tables
 from jingyin.serve.relabel import lines
 
 FINAL = ("campaigns.parquet", "members.parquet", "report.html")
@@ -224,6 +225,21 @@ def test_a_task_a_campaign_and_its_answer_for_all_rows(archive: Path, tmp_path: 
     }  # fmt: skip
 
 
+def test_finetune_reads_one_message_a_campaign(archive: Path, tmp_path: Path, run: Run) -> None:
+    from jingyin.train.finetune.read import Columns, read_labelled  # the extra `train`
+
+    out, tasks = tmp_path / "out", tmp_path / "tasks.json"
+    run(archive, out, label_studio=tasks)
+    written = json.loads(tasks.read_text(encoding="utf-8"))
+    for each, label in zip(written, ("debt_threat", "ordinary"), strict=True):
+        each["annotations"] = [{"result": [{"type": "choices", "value": {"choices": [label]}}]}]
+    (tmp_path / "export.json").write_text(json.dumps(written), encoding="utf-8")
+    assert run(archive, out, answers=tmp_path / "export.json").answers == (2, 60, 0, 0)
+    found = read_labelled([str(out / "finetune.jsonl")], Columns(), tmp_path / "run")
+    examples = [row["examples"][0] for row in table(out)]
+    assert [(row.text, row.label) for row in found] == list(zip(examples, ("debt_threat", "ordinary"), strict=True))
+
+
 def test_answers_about_other_campaigns(archive: Path, tmp_path: Path, run: Run) -> None:
     result = [{"type": "choices", "value": {"choices": ["ordinary"]}}]
     export = tmp_path / "export.json"
@@ -273,6 +289,13 @@ def test_parquet_with_dictionaries_and_numbers_for_senders(tmp_path: Path, run: 
     run(tmp_path / "in.parquet", tmp_path / "out", text_column="sms", sender="who", time="when")
     (found,) = table(tmp_path / "out")
     assert (found["senders"], found["receivers"], found["first_seen"]) == (2, None, START)
+
+
+def test_templates_are_written_in_blocks(archive: Path, tmp_path: Path, run: Run, monkeypatch) -> None:
+    run(archive, tmp_path / "whole")
+    monkeypatch.setattr(tables, "_BLOCK", 1)
+    run(archive, tmp_path / "blocks")
+    assert table(tmp_path / "blocks") == table(tmp_path / "whole")
 
 
 def test_messages_like_no_other_are_no_campaign(tmp_path: Path, run: Run) -> None:

@@ -52,6 +52,8 @@ def test_what_the_report_shows(archive: Path, tmp_path: Path, run: Run, columns:
     assert "3 senders, 40 receivers" in text
     assert all(example in text for example in threats["examples"])
     assert "2018-03-01 08:00:00 to 2018-03-02 23:00:00" in text
+    assert "rows an hour, at most 1" in text
+    assert "rows a day, at most 1" in text
     assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").count("<svg") == 2
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.serve.free_ports import free_ports
 from tests.train.finetune.toy_package import make_package
 
-from jingyin.model.bundle import read_bundle
+from jingyin.model.bundle import read_bundle, write_bundle
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.train, pytest.mark.service,
@@ -83,10 +83,20 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     default = make_package(package)
     reader = Reader(tmp_path_factory.mktemp("reader"), package)
     reader.paste("jingyin train configs/tiny.yaml --out toy")
-    shutil.move(reader.folder / "toy" / "tiny" / "bundle", default)
+    toy = reader.folder / "toy" / "tiny" / "bundle"
+    _leave_some_to_review(toy)
+    shutil.move(toy, default)
     yield reader
     if (pid := reader.folder / "serve.pid").is_file():
         subprocess.run(["kill", pid.read_text().strip()], check=False, capture_output=True)
+
+
+def _leave_some_to_review(bundle: Path) -> None:
+    """Set the threshold to block so high that flagged messages are reviewed: toy messages are too easy to be near a threshold."""
+    manifest = read_bundle(bundle).manifest
+    block = manifest.block.model_copy(update={"risk": 0.9999})
+    parts = manifest.model_copy(update={"block": block}).model_dump(mode="json")
+    write_bundle(bundle, {name: part for name, part in parts.items() if name not in ("format_version", "id", "files")})
 
 
 def wait(until: Callable[[], object]) -> None:

@@ -26,7 +26,7 @@ CONDITIONS = {
     "traffic": {"review": 0.5, "block": 0.5},
     "plain": {"flagged": 0.0, "passed": 0.0},
     "nonsense": 10,
-    "family_slack": {"review": 1.0, "block": 1.0},
+    "family_slack": {"review": 0.99, "block": 0.99},
     "latency_ratio": 100.0,
     "size_ratio": 10.0,
 }
@@ -69,5 +69,7 @@ def _write_messages(folder: Path) -> None:
 
 
 def _message(label: str, rng: Random) -> str:
+    """Make up a message; a fifth of its parts is another label's, so that some messages lie near a threshold."""
     before, after = ("".join(rng.choices(FILLER, k=rng.randint(5, 12))) for _ in range(2))
-    return "，".join((before, *map(rng.choice, PHRASES[label]), after))
+    shown = [label if rng.random() < 0.8 else rng.choice(list(PHRASES)) for _ in PHRASES[label]]
+    return "，".join((before, *(rng.choice(PHRASES[each][i]) for i, each in enumerate(shown)), after))

@@ -65,7 +65,7 @@ def test_near_duplicates_with_two_labels_are_both_shown(audited):
     both = [each for each in found if each.kind == "contradiction"]
     assert [each.where for each in both] == [f"{path}:471", f"{path}:472"]
     assert [each.suggestion for each in both] == ["other_threat", "ordinary"]
-    assert both[0].reason == f"89% like {path}:472, which has another label"
+    assert both[0].reason == f"100% like {path}:472, which has another label"
 
 
 def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated(data, bundle, tmp_path):

@@ -119,7 +119,7 @@ def test_bundles_of_different_labels_are_refused_by_name(bundle, make_bundle, co
 def test_a_configuration_with_faults_lists_them_all(bundle, tmp_path):
     path = tmp_path / "promote.yaml"
     path.write_text("data: []\nfamily_slack: {review: 2, block: 0}\nlatency_ratio: 1\nspeed: 3\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"has 7 fault\(s\)") as caught:
+    with pytest.raises(ConfigError, match=r"has 7 error\(s\)") as caught:
         promote(bundle, bundle, path, tmp_path / "decision.json")
     for key in ("data", "family_slack.review", "size_ratio", "speed", "traffic", "plain", "nonsense"):
         assert key in str(caught.value)
