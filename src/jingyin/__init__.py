@@ -5,7 +5,7 @@ Scorer.load().score("...").action  # "pass", "review" or "block"
 """
 
 from jingyin.model.errors import BundleError, ConfigError, InputError, JingyinError
-from jingyin.model.labels import ACTIONS, LABELS, Span, Verdict
+from jingyin.model.labels import ACTIONS, LABELS, Reason, Span, Verdict
 from jingyin.serve.scorer import Scorer
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "InputError",
     "JingyinError",
+    "Reason",
     "Scorer",
     "Span",
     "Verdict",

@@ -36,8 +36,9 @@ from jingyin.train.teachers import label_logits
 
 LEARNING_RATE = 2e-4
 TOKENS = 2560
-VALIDATION = 1500  # rows, at most
-WARM = 8  # batches that are not counted: the first ones pay for memory, and say how fast the machine is
+MOST = 20_000  # messages, at most
+VALIDATION = 1000  # rows, at most
+WARM = 4  # batches that are not counted: the first ones pay for memory, and say how fast the machine is
 LOSS = labels_and_signs(len(LABELS), 0.1)
 
 
@@ -112,12 +113,12 @@ def seconds(name: str, model: SmsClassifier, task: Task) -> float:
 
 
 def prepare(given: argparse.Namespace) -> tuple[SmsClassifier, Encode, Task]:
-    """Return the network, untouched, how its vocabulary encodes, and as many rows as there are, one variant a message."""
+    """Return the network, untouched, how its vocabulary encodes, and as many rows as a machine can need, one a message."""
     recipe = Classify(
         stage="classify", corpus=str(given.corpus), encoder=given.encoder, layers=given.layers, hidden=given.hidden,
         epochs=given.epochs,
     )  # fmt: skip
-    rows = _plain(read_split(given.corpus, "train"))
+    rows = _plain(read_split(given.corpus, "train")).drawn(MOST, 0)
     start = start_from(recipe, given.encoder, rows.cleaned)
     encode = encoder_of(start.vocabulary, min(recipe.max_tokens, start.encoder.config.max_position_embeddings))
     model = with_sign_head(without_dropout(new_classifier(start)), len(SIGNS))
