@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 START_SECONDS = 300
 """For three processes that load the bundle: 1 s on a calm machine, minutes on one that is busy with other things."""
 END_SECONDS = 20
@@ -35,6 +37,7 @@ def runs(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "stream.py"
     script.write_text(STREAM, encoding="utf-8")

@@ -32,6 +32,7 @@ def traffic(templates: int, seed: int) -> list[str]:
     return messages
 
 
+@pytest.mark.slow
 def test_the_cache_changes_no_verdict() -> None:
     messages = traffic(40, seed=1) * 2
     with_cache, without = Scorer.load(), Scorer.load(cache_bytes=0)
@@ -49,6 +50,7 @@ def test_a_disguised_message_gets_no_decision_that_the_prefilter_made() -> None:
     assert scorer.score(plain).stage == "cache"
 
 
+@pytest.mark.slow
 def test_a_long_stream_leaves_nothing_behind() -> None:
     scorer = Scorer.load(cache_bytes=200_000)
     scorer._stopping[0] = np.inf, scorer._stopping[0][1]  # the network has no part in this
@@ -65,6 +67,7 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
     assert len(scorer.cache) < 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_what_was_read_before_a_fault_is_answered_in_order(
@@ -82,6 +85,7 @@ def test_what_was_read_before_a_fault_is_answered_in_order(
     assert seen == [without_stage(scorer.score(message)) for message in messages]
 
 
+@pytest.mark.slow
 def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, messages = Scorer.load(prefilter=False), [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 20)]
     wanted = [without_stage(verdict) for verdict in scorer.score_many(messages)]

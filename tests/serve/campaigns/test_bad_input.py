@@ -41,6 +41,7 @@ def test_empty_messages_are_alike(tmp_path: Path, run: Run) -> None:
     assert list(members(tmp_path / "out").values()) == [[1, 2, 3]]
 
 
+@pytest.mark.slow
 def test_rows_of_100_000_characters(tmp_path: Path, run: Run) -> None:
     rng = Random(1)
     long = "".join(rng.choices(HAN, k=100_000))

@@ -249,6 +249,7 @@ def test_answers_about_other_campaigns(archive: Path, tmp_path: Path, run: Run) 
     assert not (tmp_path / "out" / "finetune.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, run: Run) -> None:
     run(archive, tmp_path / "one")
     run(archive, tmp_path / "two", processes=2)
@@ -264,6 +265,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | in
     return 0
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     data = rows()
     data[3]["at"] = "gestern"

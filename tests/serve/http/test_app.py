@@ -223,6 +223,7 @@ def test_a_message_that_fails_on_the_event_loop_is_answered_all_the_same() -> No
     assert ask({"text": "快坏"}).json()["reason"] == "error"
 
 
+@pytest.mark.slow
 def test_many_at_once_are_all_answered_in_few_batches() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[int, float]:
         responses = await asyncio.gather(

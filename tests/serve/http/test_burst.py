@@ -71,6 +71,7 @@ def test_counts_fade_by_e_in_a_window() -> None:
     assert counter.count(THREAT, 600.0) == pytest.approx(100 / np.e, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_steady_stream_has_the_count_of_a_sliding_window_for_ever() -> None:
     counter = BurstCounter(10)
     found = [counter.count(THREAT, second / 2) for second in range(20_000)]  # past the range of a float's exponent
@@ -95,6 +96,7 @@ def test_thirty_percent_of_random_edits_escape() -> None:
     assert np.median([counter.count(edited(THREAT, 0.3, rng), 0.0) for _ in range(50)]) < 20
 
 
+@pytest.mark.slow
 def test_different_messages_neither_grow_it_nor_count_as_near() -> None:
     rng, counter = Random(2), BurstCounter(600)
     size, found = counter._cells.itemsize * len(counter._cells), []
@@ -105,6 +107,7 @@ def test_different_messages_neither_grow_it_nor_count_as_near() -> None:
     assert max(found) < 10
 
 
+@pytest.mark.slow
 def test_a_full_array_still_tells_a_burst_from_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(burst, "CELLS", 2_503)
     rng, counter = Random(3), BurstCounter(600)

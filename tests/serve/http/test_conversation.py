@@ -164,6 +164,7 @@ def test_a_million_conversations_do_not_grow_it(monkeypatch: pytest.MonkeyPatch)
     assert max(sizes)[1] <= 1 << 20
 
 
+@pytest.mark.slow
 def test_it_takes_no_more_memory_than_it_says() -> None:
     kept = conversations(megabytes=4)
     clean("甲")  # what it loads once is not of the conversations

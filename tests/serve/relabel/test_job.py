@@ -121,6 +121,7 @@ def test_texts_are_packed_for_workers_whatever_part_of_an_array_they_are(kind: p
         assert [data[start:end].decode() for start, end in pairwise(starts.tolist())] == part.to_pylist()
 
 
+@pytest.mark.slow
 def test_a_worker_needs_no_arrow_and_relabel_no_pandas(archive: Path, tmp_path: Path) -> None:
     code = "import sys, jingyin.serve.relabel.decisions; assert 'pyarrow' not in sys.modules; "
     code += "from jingyin.serve.relabel import relabel; relabel([sys.argv[1]], sys.argv[2], processes=1); "
@@ -128,6 +129,7 @@ def test_a_worker_needs_no_arrow_and_relabel_no_pandas(archive: Path, tmp_path: 
     subprocess.run([sys.executable, "-c", code, str(archive), str(tmp_path / "out.parquet")], check=True)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here: Here) -> None:
     here(archive, tmp_path / "one.parquet")
     relabel([archive], tmp_path / "two.parquet", processes=2)

@@ -93,6 +93,7 @@ def test_nothing_there(tmp_path):
         load(tmp_path / "none.jsonl")
 
 
+@pytest.mark.slow
 def test_the_messages_in_the_package_are_sound():
     assert [fault for folder in default_folders() for fault in scan(folder)[1]] == []
 

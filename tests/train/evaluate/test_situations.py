@@ -4,6 +4,8 @@ import pytest
 
 from jingyin.train.evaluate.evaluation import evaluate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def evaluated(bundle, data, tmp_path_factory):
@@ -28,7 +30,6 @@ def evaluated(bundle, data, tmp_path_factory):
     return evaluate(bundle, [folder / "test.jsonl"], folder / "out", folder / "train.jsonl", []), folder / "out"
 
 
-@pytest.mark.slow
 def test_unseen_cases_stand_apart_from_rows_like_training_and_from_real_traffic(evaluated):
     found, _ = evaluated
     assert [(each.name, each.rows) for each in found.situations] == [

@@ -29,6 +29,7 @@ def drawn(rng: np.random.Generator, low: int, high: int, length: int) -> str:
     return "".join(map(chr, 0x4E00 + rng.integers(low, high, length)))
 
 
+@pytest.mark.slow
 def test_the_prefilter_learns_what_is_flagged():
     rng = np.random.default_rng(0)
     plain = [drawn(rng, 10, 60, 8) for _ in range(150)]
@@ -47,6 +48,7 @@ def test_texts_of_one_side_alone_teach_nothing(flagged):
     assert not train_prefilter(["明天见", "后天见"], np.array([flagged, flagged]), seed=1).any()
 
 
+@pytest.mark.slow
 def test_what_is_tuned_keeps_what_was_known():
     rng = np.random.default_rng(0)
     plain, risky = ([drawn(rng, low, low + 50, 8) for _ in range(150)] for low in (10, 40))

@@ -58,6 +58,7 @@ def test_nothing_reaches_a_threshold_that_certain_benign_rows_would_reach():
     assert found.false_positives == 0
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=60, max_size=200),
     st.floats(0.05, 0.3),
@@ -84,6 +85,7 @@ def test_too_few_benign_rows_are_refused_with_the_number_needed():
         choose_threshold(np.zeros(500), ["a"] * 500, target=0.001, floor=0.5)
 
 
+@pytest.mark.slow
 def test_the_bound_holds_on_new_rows_at_least_nineteen_times_in_twenty():
     rng = np.random.default_rng(0)
     rates = []

@@ -52,6 +52,7 @@ def audited(data, bundle, tmp_path_factory):
     return path, wrong, audit([path], folder / "out", bundle), folder / "out"
 
 
+@pytest.mark.slow
 def test_wrong_labels_come_first_with_the_right_one_suggested(audited):
     _, wrong, found, _ = audited
     suspects = [each for each in found if each.kind == "suspect"]
@@ -60,6 +61,7 @@ def test_wrong_labels_come_first_with_the_right_one_suggested(audited):
     assert places[0] in wrong
 
 
+@pytest.mark.slow
 def test_near_duplicates_with_two_labels_are_both_shown(audited):
     path, _, found, _ = audited
     both = [each for each in found if each.kind == "contradiction"]
@@ -68,6 +70,7 @@ def test_near_duplicates_with_two_labels_are_both_shown(audited):
     assert both[0].reason == f"100% like {path}:472, which has another label"
 
 
+@pytest.mark.slow
 def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated(data, bundle, tmp_path):
     starts = {
         "今天晚上我们一起去公园门口看电影再回家吃饭": "p1",
@@ -95,6 +98,7 @@ def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated
     assert {row["text"] for row in twins[:4]} <= {messages.texts[i] for rows in pairs(messages) for i in rows}
 
 
+@pytest.mark.slow
 def test_rows_to_label_next_are_without_label_and_not_alike(audited):
     _, _, found, _ = audited
     rows = [each for each in found if each.kind == "next"]
@@ -102,6 +106,7 @@ def test_rows_to_label_next_are_without_label_and_not_alike(audited):
     assert {each.label for each in rows} == {None}
 
 
+@pytest.mark.slow
 def test_tasks_are_label_studios_and_the_figures_hold_no_text(audited):
     _, _, found, out = audited
     tasks = json.loads((out / "tasks.json").read_text("utf-8"))
@@ -112,6 +117,7 @@ def test_tasks_are_label_studios_and_the_figures_hold_no_text(audited):
     assert (out / "audit.json").read_text("utf-8").isascii()
 
 
+@pytest.mark.slow
 def test_answers_come_back_into_the_rows_and_the_rest_stays(audited, tmp_path):
     path, _, _, out = audited
     first, second, third, *_ = json.loads((out / "tasks.json").read_text("utf-8"))
@@ -177,6 +183,7 @@ def test_exports_that_cannot_be_used_are_refused(content, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_audits_and_takes_answers(data, bundle, tmp_path, monkeypatch, capsys):
     def run(*extra):
         monkeypatch.setattr(sys, "argv", ["jingyin", "audit", str(data), "--out", str(tmp_path), *extra])

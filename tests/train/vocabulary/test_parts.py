@@ -1,5 +1,7 @@
 from importlib.resources import files
 
+import pytest
+
 from jingyin.train.vocabulary.parts import EXTRA, candidates, dictionary, parts_table
 
 
@@ -16,6 +18,7 @@ def test_a_way_of_another_character_is_none() -> None:
     assert found == {("扌戈", "找"), ("金戋", "钱")}
 
 
+@pytest.mark.slow
 def test_what_is_honest_is_put_together_only_beside_what_shows_it() -> None:
     table = parts_table(["汽车专业的人开车专门来", "车专入会", "一三五六八"] * 2)
     assert table["扌戈"] == ("找", None)
