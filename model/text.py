@@ -13,8 +13,8 @@ The steps, each a function from text to a list of edits, run in this order:
 8. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
 9. mask: links, numbers and amounts become placeholders (model/masks.py)
 
-Steps 6 to 8 are in model/readings.py. When step 2 or one of them changed something, steps 2 to 8 run again until nothing
-changes, 32 times at most: what one makes another may read.
+Steps 6 to 8 are in model/readings.py. When one of them changed something, or decoration came to light, steps 2 to 8 run
+again until nothing changes, 32 times at most: what one makes another may read.
 
 Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
 The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
@@ -78,14 +78,15 @@ def clean(text: str) -> CleanText:
 def _run(text: str, edits: dict[str, int], follow: Callable[[list[Edit]], None] | None = None) -> str:
     """Run the steps on folded `text`, count what they do in `edits`, and tell `follow` of every change."""
     for _ in range(_ROUNDS):
-        again = False
+        changed = again = False
         for step in _STEPS:
             if changes := step(text, edits):
                 if follow:
                     follow(changes)
                 text = _splice(text, changes)
-                again = again or step in _REPEATED
-        if not again:
+                changed, again = True, again or step in _REPEATED
+        # Few messages hold decoration that comes to light: to look is cheaper than another round for all that hold any.
+        if not again and not (changed and undecorate(text, {})):
             break
     masked = list(mask(text, edits))
     if follow:
@@ -154,4 +155,4 @@ def _close(text: str, edits: dict[str, int]) -> list[Edit]:
 
 _STEPS: tuple[_Step, ...] = (undecorate, _space, _close_gaps, _close, reassemble, spell_out, to_mandarin)
 _REPEATED = frozenset((reassemble, spell_out, to_mandarin))
-_ROUNDS = 32  # faces in faces ([[[微笑]微笑]微笑]) take one each: a long message of them would hold a gateway up
+_ROUNDS = 32  # faces in faces ([[微笑]微笑]) take one each: a long message of them would hold a gateway up

@@ -114,6 +114,11 @@ def test_what_decoration_hid_is_read():
     assert clean("还钱哈\u200b哈～😊").text == "还钱"
 
 
+@pytest.mark.parametrize("text", ["[[[微笑]微笑]微笑]还钱", "还钱:哈)", "[快.哭.了]还钱", "还钱(+++哈)"])
+def test_decoration_that_comes_to_light_goes_too(text):
+    assert clean(text).text == "还钱"
+
+
 def test_offsets_pass_over_what_was_dropped():
     assert clean("哈哈，还😊钱哈").offsets == [(3, 4), (5, 6)]
 
