@@ -15,6 +15,7 @@ from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.evaluate.messages import Messages
+from jingyin.train.evaluate.verdicts import verdicts
 
 _BATCH = 32
 
@@ -39,9 +40,9 @@ def served(scorer: Scorer) -> System:
     """Return a bundle as it serves, prefilter and windows included; it flags what it would review or block."""
 
     def judge(texts: Sequence[str]) -> Scores:
-        verdicts = list(scorer.score_many(texts))
-        probabilities = np.array([[v.probabilities[label] for label in LABELS] for v in verdicts])
-        return Scores(np.array([v.risk for v in verdicts]), probabilities)
+        found = verdicts(scorer, texts)
+        probabilities = np.array([[each.probabilities[label] for label in LABELS] for each in found])
+        return Scores(np.array([each.risk for each in found]), probabilities)
 
     return System("jingyin", judge, scorer.bundle.manifest.review.risk)
 

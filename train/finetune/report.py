@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Threshold
-from jingyin.model.decision import FLAGGED_INDEX, Decision
-from jingyin.model.labels import LABELS
+from jingyin.model.decision import FLAGGED_INDEX
+from jingyin.model.labels import LABELS, Verdict
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.store import Row
+from jingyin.train.evaluate.verdicts import verdicts
 from jingyin.train.finetune.corpus import TRAFFIC
 from jingyin.train.finetune.read import SIDES
 
@@ -48,7 +49,7 @@ class Count:
 def compare(before: Scorer, after: Scorer, rows: Sequence[Row]) -> list[Count]:
     """Let both bundles decide on held-out rows, and count by source."""
     texts = [row.text for row in rows]
-    decided = before.decisions(texts), after.decisions(texts)
+    decided = verdicts(before, texts), verdicts(after, texts)
     flags = [np.array([each.action != "pass" for each in side]) for side in decided]
     right = [_right(rows, side) for side in decided]
     counts = []
@@ -72,7 +73,7 @@ def _flagged() -> list[str]:
     return [LABELS[i] for i in FLAGGED_INDEX]
 
 
-def _right(rows: Sequence[Row], decided: Sequence[Decision]) -> NDArray[np.bool_]:
+def _right(rows: Sequence[Row], decided: Sequence[Verdict]) -> NDArray[np.bool_]:
     return np.array([each.label == row.label for row, each in zip(rows, decided, strict=True)])
 
 

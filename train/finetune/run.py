@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, Manifest, default_path, read_bundle
 from jingyin.model.labels import LABELS
-from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import SPLITS
 from jingyin.train.data import Rows, read_split, signs_of_rows
+from jingyin.train.evaluate.verdicts import verdicts
 from jingyin.train.finetune.corpus import authored_corpus, write_corpus
 from jingyin.train.finetune.deduplicate import deduplicate, is_flagged
 from jingyin.train.finetune.estimate import Stopwatch, seconds
@@ -39,7 +39,7 @@ from jingyin.train.finetune.read import Columns, Labelled, read_labelled, read_u
 from jingyin.train.finetune.report import Count, compare, write_report
 from jingyin.train.finetune.teach import SCHEDULE, incumbent_says, targets, train_network, training_rows
 from jingyin.train.loop import Schedule
-from jingyin.train.packing.cascade import is_traffic
+from jingyin.train.packing.cascade import is_traffic, read_shares
 from jingyin.train.packing.dequantise import classifier_of_bundle
 from jingyin.train.packing.pack import pack_finetuned
 from jingyin.train.packing.prefilter import tune_prefilter
@@ -52,6 +52,7 @@ from jingyin.train.start import encoder_of
 _DONE = "finetune.json"
 _ORDINARY = LABELS.index("ordinary")
 _MOST_RATE = 0.999
+_MEASURED = 1500  # messages on which it is measured how far they go in the incumbent
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,7 @@ def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:
     Those of the incumbent, or, where there are too few ordinary messages to show them on, the bound that it keeps on these.
     """
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
-    decided = incumbent.decisions([each.original for each in ordinary.cleaned])
-    risks = np.array([each.risk for each in decided])
+    risks = np.array([each.risk for each in verdicts(incumbent, [each.original for each in ordinary.cleaned])])
     manifest = incumbent.bundle.manifest
     rates = [
         max(each.target, upper_bound(int((risks >= each.risk).sum()), len(risks)))
@@ -198,14 +198,12 @@ def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:
 def _passed(incumbent: Bundle, calibration: Rows) -> tuple[float, ...]:
     """Return the share of ordinary messages that each network is to read.
 
-    Those of the incumbent, or for the first network what the incumbent's prefilter does not stop as ordinary among these: to
-    stop more would be to stop threats too. What it stops as lawful has no part in it.
+    Those of the incumbent, or what the incumbent's networks read of these, which may be harder than traffic: to stop more would
+    be to stop threats too.
     """
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
-    scores = prefilter_scores(incumbent.prefilter_weights, code_points([each.text for each in ordinary.cleaned]))
-    goes_on = float((scores[0] >= incumbent.manifest.prefilter.ordinary.threshold).mean())
-    first, *others = incumbent.manifest.passed
-    return max(first, goes_on), *others
+    here = read_shares(incumbent, ordinary.drawn(_MEASURED, SCHEDULE.seed))
+    return tuple(map(max, incumbent.manifest.passed, here))
 
 
 def _judge(incumbent: Path, manifest: Manifest, corpus: Path, out: Path) -> Outcome:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from jingyin.model.bundle import Calibration, Network, Prefilter, Stop, Threshold
+from jingyin.model.bundle import Bundle, Calibration, Network, Prefilter, Stop, Threshold
 from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, reads_on, softmax
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, is_opaque, known_characters, prefilter_scores, unknown_shares
@@ -97,6 +98,19 @@ def fit_cascade(
     }  # fmt: skip
 
 
+def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
+    """Return the share of `rows` that each network of a bundle reads.
+
+    Of the first network what the prefilter does not stop as ordinary, as in recipes: what it stops as lawful it might read too.
+    """
+    manifest = bundle.manifest
+    readings = _read(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
+    stops = manifest.prefilter.ordinary.threshold, manifest.prefilter.lawful.threshold
+    _, depth = _served(_Steps(stops, list(manifest.networks)), readings)
+    first = readings.opaque | (readings.scores >= stops[0])
+    return float(first.mean()), *(float((depth > i).mean()) for i in range(1, len(manifest.networks)))
+
+
 def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
     """Return weights (2, BUCKETS) trained on all rows of the training split, disguised and dressed copies included.
 
@@ -111,7 +125,7 @@ def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np
     return np.stack([first, train_prefilter([texts[i] for i in rest], train.labels[rest] != _LAWFUL, recipe.seed)])
 
 
-def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], rows: Rows) -> _Readings:
+def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.floating[Any]], rows: Rows) -> _Readings:
     """Let every step read every row, as it is served."""
     tokenizers = tokenizers_of(folder, networks)
     codes = code_points([each.text for each in rows.cleaned])

@@ -12,6 +12,7 @@ from jingyin.train.corpus.nonsense import nonsense
 from jingyin.train.evaluate.figures import Bools
 from jingyin.train.evaluate.messages import BENIGN, Messages, read_rows
 from jingyin.train.evaluate.situations import traffic
+from jingyin.train.evaluate.verdicts import verdicts
 from jingyin.train.packing.thresholds import upper_bound
 from jingyin.train.review.checks import Check, Side
 from jingyin.train.review.promote_config import PlainRates, PromoteConfig, Rates
@@ -65,4 +66,4 @@ def _nonsense_check(scorer: Scorer, lines: int) -> Check:
 
 
 def _flagged(scorer: Scorer, texts: list[str]) -> Bools:
-    return np.array([verdict.action != "pass" for verdict in scorer.score_many(texts)], np.bool_)
+    return np.array([verdict.action != "pass" for verdict in verdicts(scorer, texts)], np.bool_)
