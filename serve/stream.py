@@ -5,7 +5,7 @@ from itertools import islice
 
 from jingyin.model.errors import InputError
 
-CHUNK = 256
+CHUNK = 512
 """Messages that are read ahead at most."""
 
 
