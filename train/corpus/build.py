@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -50,21 +51,25 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 2
+CORPUS_VERSION = 3
 """Counts up when the same recipe and files make another corpus than before."""
+
+_TABLES = files("jingyin.train.corpus").joinpath("tables")
 
 
 def source_key(config_path: Path) -> str:
-    """Return a hash of all that makes a corpus.
+    """Return a hash of all that makes a corpus, wherever it lies.
 
-    That is the recipe, the authored files and their signs, size and time of public files, and CORPUS_VERSION.
+    That is the recipe, the authored files and their signs, the tables of slots, dresses and disguises, size and time of public
+    files, and CORPUS_VERSION.
     """
     recipe = load_recipe(config_path)
-    digest = hashlib.sha256(f"{CORPUS_VERSION} {recipe.model_dump_json()}".encode())
+    settings = recipe.model_dump_json(exclude={"authored": True, "public": {"__all__": {"path"}}})
+    digest = hashlib.sha256(f"{CORPUS_VERSION} {settings}".encode())
     for path in recipe.authored:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    for table in (signs.ANNOTATED, signs.OF_FAMILIES):
+    for table in (signs.ANNOTATED, signs.OF_FAMILIES, *sorted(_TABLES.iterdir(), key=lambda each: each.name)):
         digest.update(table.read_bytes())
     for source in recipe.public:
         for file in sorted(source.path.rglob("*")) if source.path.is_dir() else [source.path]:
