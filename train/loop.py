@@ -49,21 +49,6 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return -(target * output.log_softmax(-1)).sum(-1)
 
 
-def labels_and_signs(labels: int, weight: float) -> Loss:
-    """Return the loss of outputs whose first `labels` are those of the labels, the rest signs, which count `weight` as much.
-
-    Targets hold the labels' distribution and 1, 0 or NaN for each sign: what nobody knows counts nothing.
-    """
-
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        signs = target[:, labels:]
-        known = ~signs.isnan()
-        each = nn.functional.binary_cross_entropy_with_logits(output[:, labels:], signs.nan_to_num(), reduction="none")
-        return cross_entropy(output[:, :labels], target[:, :labels]) + weight * (each * known).sum(-1)
-
-    return loss
-
-
 def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
     """Train `model` in place on what data.examples gives; returns the mean loss of the last epoch's steps.
 

@@ -82,8 +82,8 @@ class Classify(_Training, _Rates):
     """Share of the teachers' probabilities in the target; the rest is the row's own label."""
     clauses: float = Field(default=0.0, ge=0, le=1)
     """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
-    signs: float = Field(default=0.0, ge=0)
-    """How much the loss of signs (model/signs.py) counts beside that of the labels; 0: the network has no outputs for them."""
+    signs: bool = False
+    """Whether the network gets outputs for signs (model/signs.py), trained when the labels are learnt."""
     bundle: bool = True
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS
-from jingyin.model.network import SmsClassifier
+from jingyin.model.network import SmsClassifier, new_sign_head
 from jingyin.model.pieces import PieceTokenizer
 from jingyin.model.tokenizer import SmsTokenizer
 
@@ -96,7 +96,8 @@ def load_classifier(out: Path) -> tuple[SmsClassifier, Vocabulary]:
         raise ConfigError(f"{out} holds no {_WEIGHTS}; name the run folder of a classify stage, or a bundle")
     config = BertConfig.from_pretrained(out / "encoder")
     weights = load_file(out / _WEIGHTS)
-    signs = len(weights["head.bias"]) - len(LABELS)
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), signs)
+    encoder = BertModel(config, add_pooling_layer=False)
+    signs = weights.get("sign_head.value.bias")
+    model = SmsClassifier(encoder, len(LABELS), None if signs is None else new_sign_head(encoder, len(signs)))
     model.load_state_dict(weights)
     return model.eval(), load_vocabulary(out / "encoder")

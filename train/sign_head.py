@@ -1,52 +1,76 @@
-"""Fits the outputs of signs on a trained encoder: a logistic regression each.
+"""Trains the outputs of signs on a trained encoder, which stays as it is: signs cost the labels nothing.
 
-The loss of signs in training shapes the encoder; their outputs learn too slowly there, since most signs are rare.
+Trained together with the labels, at any weight, an encoder of four layers named signs no better (train/LOG.md).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from torch import nn
 
-from jingyin.model.network import SmsClassifier, mean_pool
-from jingyin.train.loop import predict
+from jingyin.model.network import SignHead, SmsClassifier, all_states, new_sign_head, sign_states
+from jingyin.train.batches import pad, token_batches
+from jingyin.train.corpus.signs import is_annotated
+from jingyin.train.data import Encode, Rows, signs_of_rows
 
-_STRENGTH = 0.3  # inverse weight of the penalty; 0.01 and 0.05 found fewer on held-out rows
-_FEWEST = 5  # rows on either side
-
-
-class Pooled(torch.nn.Module):
-    """A classifier up to its pooled hidden state (batch, hidden)."""
-
-    def __init__(self, classifier: SmsClassifier) -> None:
-        super().__init__()
-        self.encoder = classifier.encoder
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean of the last hidden states over the mask."""
-        return mean_pool(self.encoder, input_ids, attention_mask)
+_EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
 
 
-def fit_sign_head(model: SmsClassifier, ids: Sequence[Sequence[int]], signs: NDArray[np.float32]) -> None:
-    """Fit the outputs of signs on token ids and what is known of their signs (n, signs), NaN for unknown; in place.
+def fit_sign_head(model: SmsClassifier, rows: Rows, encode: Encode, seed: int) -> SignHead:
+    """Return a sign head trained on the messages among `rows` whose signs people read; copies of them are left out."""
+    plain = rows.take(np.unique(rows.messages, return_index=True)[1])
+    read = plain.take(np.flatnonzero([is_annotated(each) for each in plain.signs]))
+    inputs = _Inputs(model, encode(read.cleaned))
+    targets = torch.tensor(signs_of_rows(read))
+    torch.manual_seed(seed)
+    head = new_sign_head(model.encoder, targets.shape[1])
+    with torch.no_grad():
+        head.value.bias.copy_(_log_odds(targets))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
+    plan = inputs.plan(seed)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(plan)))
+    for step in plan:
+        logits = head(*inputs.batch(step))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[step]) * targets.shape[1]
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return head.eval()
 
-    A sign that too few rows show, or too few don't, keeps its weights.
-    """
-    some = np.flatnonzero(~np.isnan(signs).all(1))
-    pooled = predict(Pooled(model), [ids[i] for i in some.tolist()])
-    features = (pooled - model.mean.numpy()) / model.sd.numpy()
-    # A network that goes on from a bundle has standardised features folded into its head: they come in their own scale.
-    mean, sd = features.mean(0), np.maximum(features.std(0), 1e-6)
-    features = (features - mean) / sd
-    for column, targets in enumerate(signs[some].T, model.labels):
-        known = ~np.isnan(targets)
-        there = targets[known] > 0
-        if min(there.sum(), (~there).sum()) < _FEWEST:
-            continue
-        fitted = LogisticRegression(C=_STRENGTH, max_iter=300).fit(features[known], there)
-        with torch.no_grad():
-            weight = fitted.coef_[0] / sd
-            model.head.weight[column] = torch.tensor(weight, dtype=torch.float32)
-            model.head.bias[column] = float(fitted.intercept_[0] - weight @ mean)
+
+class _Inputs:
+    """What a sign head reads of messages: computed once, since the encoder does not change."""
+
+    def __init__(self, model: SmsClassifier, ids: Sequence[Sequence[int]]) -> None:
+        self.ids = ids
+        self.lengths = np.array([len(each) for each in ids])
+        self.states: list[torch.Tensor] = [torch.empty(0)] * len(ids)
+        model.eval()
+        batches = token_batches(self.lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for rows in batches:
+                padded, mask = pad([ids[i] for i in rows])
+                states = sign_states(all_states(model.encoder, padded, mask)).to(torch.bfloat16)
+                for row, found in zip(rows, states, strict=True):
+                    self.states[row] = found[: self.lengths[row]].clone()
+
+    def plan(self, seed: int) -> list[list[int]]:
+        """Return the rows of every step of all epochs."""
+        rng = np.random.default_rng(seed)
+        order = np.arange(len(self.ids))
+        return [rows for _ in range(_EPOCHS) for rows in token_batches(self.lengths, order, _TOKENS, rng)]
+
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states (batch, length, states), ids and mask (batch, length)."""
+        padded, mask = pad([self.ids[i] for i in rows])
+        states = torch.zeros(*padded.shape, self.states[rows[0]].shape[-1])
+        for place, row in enumerate(rows):
+            states[place, : self.lengths[row]] = self.states[row].float()
+        return states, padded, mask
+
+
+def _log_odds(targets: torch.Tensor) -> torch.Tensor:
+    """Return for each sign the log-odds that a message shows it, counting one message more on either side."""
+    return torch.log((targets.sum(0) + 1) / ((1 - targets).sum(0) + 1))

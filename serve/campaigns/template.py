@@ -79,23 +79,23 @@ def _pieces(pivot: str, fixed: list[bool], gaps: list[bool]) -> list[Piece]:
             parts.append(Piece(readable(character), slot=True) if character in _MASKS else Piece(character, slot=False))
     if gaps[-1]:
         parts.append(VARIES)
-    return _joined(_joined(parts, shortest=1), shortest=_SHORTEST)
+    return _merged(_merged(parts, shortest=1), shortest=_SHORTEST)
 
 
-def _joined(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
+def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
     """Join fixed characters to pieces, and slots that touch; what is too short between two varying slots joins them."""
     runs: list[Piece] = []
     for slot, group in groupby(parts, key=lambda part: part.slot):
         run = list(group)
         runs += run if slot else [Piece("".join(part.text for part in run), slot=False)]
-    joined: list[Piece] = []
+    merged: list[Piece] = []
     for i, piece in enumerate(runs):
         lone = not piece.slot and len(piece.text) < shortest and 0 < i < len(runs) - 1
         if lone and runs[i - 1] == VARIES == runs[i + 1]:
             continue
-        if piece != VARIES or not joined or joined[-1] != VARIES:
-            joined.append(piece)
-    return joined
+        if piece != VARIES or not merged or merged[-1] != VARIES:
+            merged.append(piece)
+    return merged
 
 
 def written(pieces: Sequence[Piece]) -> str:

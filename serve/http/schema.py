@@ -52,6 +52,7 @@ class _In(BaseModel):
 
 class _Ask(_In):
     explain: bool = Field(False, description="add evidence, of the risk and of each reason; slow, at most 16 messages")
+    reasons: bool = Field(True, description="name the signs of what is not let pass; false leaves them out")
     request_id: str | None = Field(
         None, pattern=REQUEST_ID, description="echoed and logged; else the header X-Request-Id"
     )
@@ -205,30 +206,30 @@ class MalformedError(InputError):
 
 
 def parse(body: bytes) -> ScoreText | ScoreTexts | ScorePayload | ScoreParts:
-    """Validate the body of /v1/score; raises MalformedError or InputError with all faults."""
+    """Validate the body of /v1/score; raises MalformedError or InputError with all errors."""
     return read_json(REQUEST, body, skip=1)
 
 
 def read_json(kind: TypeAdapter[T], body: bytes, *, skip: int = 0) -> T:
-    """Validate a body; raises MalformedError or InputError with all faults.
+    """Validate a body; raises MalformedError or InputError with all errors.
 
-    `skip` is the number of leading steps of a fault's place that name a kind of request and no field.
+    `skip` is the number of leading steps of an error's place that name a kind of request and no field.
     """
     try:
         return kind.validate_json(body)
     except ValidationError as error:
-        fault = error
+        first = error
     repaired = _without_lone_surrogates(body)
     if repaired is None:
-        raise explain_faults(fault, skip) from None
+        raise explain_errors(first, skip) from None
     try:
         return kind.validate_json(repaired)
     except ValidationError as error:
-        raise explain_faults(error, skip) from None
+        raise explain_errors(error, skip) from None
 
 
 def _without_lone_surrogates(body: bytes) -> bytes | None:
-    """Return the body with "?" for lone surrogates, which are no JSON for pydantic, or None if they aren't the fault.
+    """Return the body with "?" for lone surrogates, which are no JSON for pydantic, or None if they aren't what is wrong.
 
     Whoever writes a message can put one in, and a refusal would be a way past the filter.
     """
@@ -240,15 +241,15 @@ def _without_lone_surrogates(body: bytes) -> bytes | None:
         return None
 
 
-def explain_faults(error: ValidationError, skip: int) -> InputError:
-    """Put validation faults into words, without input: pydantic quotes it by default."""
-    faults = error.errors(include_input=False, include_url=False, include_context=False)
-    if faults[0]["type"] == "json_invalid":
-        return MalformedError(f"the body is no JSON: {faults[0]['msg']}")
-    return InputError("; ".join(_fault(fault["loc"][skip:], fault["type"], fault["msg"]) for fault in faults[:5]))
+def explain_errors(error: ValidationError, skip: int) -> InputError:
+    """Put validation errors into words, without input: pydantic quotes it by default."""
+    errors = error.errors(include_input=False, include_url=False, include_context=False)
+    if errors[0]["type"] == "json_invalid":
+        return MalformedError(f"the body is no JSON: {errors[0]['msg']}")
+    return InputError("; ".join(_in_words(each["loc"][skip:], each["type"], each["msg"]) for each in errors[:5]))
 
 
-def _fault(place: tuple[int | str, ...], kind: str, message: str) -> str:
+def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:
     # The name of an unknown field comes from the client and could hold anything, so only its parents are named.
     known = place[:-1] if kind == "extra_forbidden" else place
     named = ".".join(map(str, known))

@@ -29,6 +29,9 @@ async def score(request: Request) -> Response:
         _count(service, sms)
     outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms, _conversations(ask))
     results = [service.result(outcome) for outcome in outcomes]
+    if not ask.reasons:
+        for result in results:
+            result["reasons"] = []
     if ask.explain:
         for result, found in zip(results, await service.explainer.explain(texts), strict=True):
             _add_evidence(result, found)

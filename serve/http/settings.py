@@ -81,17 +81,17 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        faults = []
+        errors = []
         if self.is_public and not self.keys and not self.allow_open:
-            faults.append("host is a public address and there is no key file: set keys, or allow_open if that is meant")
+            errors.append("host is a public address and there is no key file: set keys, or allow_open if that is meant")
         if bool(self.tls_certificate) != bool(self.tls_key):
-            faults.append("tls_certificate and tls_key go together: set both or none")
+            errors.append("tls_certificate and tls_key go together: set both or none")
         if self.tls_client_ca and not self.tls_certificate:
-            faults.append("tls_client_ca needs tls_certificate and tls_key")
+            errors.append("tls_client_ca needs tls_certificate and tls_key")
         if self.queue < self.max_texts:
-            faults.append("queue is smaller than max_texts: the largest request would always be refused")
-        if faults:
-            raise ValueError("; ".join(faults))
+            errors.append("queue is smaller than max_texts: the largest request would always be refused")
+        if errors:
+            raise ValueError("; ".join(errors))
         return self
 
     @property
@@ -108,7 +108,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:  # noqa: ANN401  fields of Settings
-    """Read the settings; flags that are None count as not given. Raises ConfigError that lists all faults."""
+    """Read the settings; flags that are None count as not given. Raises ConfigError that lists all errors."""
     given = {name: value for name, value in flags.items() if value is not None}
     names = [name[len(PREFIX) :] for name in os.environ if name.startswith(PREFIX)]
     if unknown := sorted(name for name in names if name.lower() not in Settings.model_fields):
@@ -132,5 +132,5 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 
 
 def _faults(error: ValidationError) -> str:
-    faults = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(": ".join(filter(None, (".".join(map(str, f["loc"])), f["msg"]))) for f in faults)
+    errors = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, f["loc"])), f["msg"]))) for f in errors)

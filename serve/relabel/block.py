@@ -16,7 +16,7 @@ START: Position = (0, 0, 0)
 
 
 class Reject(NamedTuple):
-    """A row that can't be scored: its number in the file, from 1 (JSON: the line), and the kind of fault."""
+    """A row that can't be scored: its number in the file, from 1 (JSON: the line), and why."""
 
     row: int
     reason: str

@@ -97,9 +97,9 @@ def cut(records: Iterator[Record], at: Position, build: Build, share: Callable[[
 
     def block(end: int) -> Block:
         batch, misfits = build(values)
-        faults = [Reject(numbers[index], reason) for index, reason in misfits.items()]
+        misread = [Reject(numbers[index], reason) for index, reason in misfits.items()]
         kept = [number for index, number in enumerate(numbers) if index not in misfits]
-        return Block(batch, kept, sorted([*rejects, *faults]), (end, row, 0), share())
+        return Block(batch, kept, sorted([*rejects, *misread]), (end, row, 0), share())
 
     end, begun = offset, row
     for value, reason, end in records:

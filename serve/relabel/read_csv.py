@@ -27,7 +27,7 @@ class _Feed:
         self._encoding = encoding
         self._again: deque[Line] = deque()
         self._taken: list[Line] = []
-        self.fault: str | None = None
+        self.error: str | None = None
 
     def __iter__(self) -> "_Feed":
         return self
@@ -36,16 +36,16 @@ class _Feed:
         line, end = self._again.popleft() if self._again else next(self._lines)
         self._taken.append((line, end))
         if len(line) == MAX_LINE:
-            self.fault = self.fault or TOO_LONG
+            self.error = self.error or TOO_LONG
         try:
             return line.decode(self._encoding)
         except UnicodeDecodeError:
-            self.fault = self.fault or f"not {self._encoding.upper()}"
+            self.error = self.error or f"not {self._encoding.upper()}"
             return line.decode(self._encoding, "surrogateescape")
 
     def complete(self, lines: int | None = None) -> int:
         """End a record of so many of the lines taken, by default all, and return the offset after it."""
-        taken, self._taken, self.fault = self._taken, [], None
+        taken, self._taken, self.error = self._taken, [], None
         kept = taken[:lines]
         self._again.extendleft(reversed(taken[len(kept) :]))
         return kept[-1][1]
@@ -60,10 +60,10 @@ def _records(lines: Iterator[Line], encoding: str, width: int | None) -> Iterato
         except StopIteration:
             return
         except csv.Error:
-            fault = feed.fault or "malformed CSV"
-            yield Record(None, fault, feed.complete(1))
+            error = feed.error or "malformed CSV"
+            yield Record(None, error, feed.complete(1))
             continue
-        wrong = feed.fault or (width and fields and len(fields) != width and "wrong number of fields") or None
+        wrong = feed.error or (width and fields and len(fields) != width and "wrong number of fields") or None
         yield Record(None if wrong else fields or None, wrong, feed.complete())
 
 

@@ -115,16 +115,16 @@ def blocks(sources: Sequence[Source], at: Position, text_column: str) -> Iterato
 def without_rejects(block: Block, text_column: str) -> Block:
     """Turn rows without a text, or with bytes that are not UTF-8 in any column of strings, into rejects."""
     batch = block.batch
-    faults = dict.fromkeys(_nulls(batch.column(text_column)), "null text")
+    rejected = dict.fromkeys(_nulls(batch.column(text_column)), "null text")
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_dictionary(column.type) and is_text(column.type):
             column = column.dictionary_decode()
         if name == text_column or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            faults |= dict.fromkeys(_undecodable(column), "not UTF-8")
-    if not faults:
+            rejected |= dict.fromkeys(_undecodable(column), "not UTF-8")
+    if not rejected:
         return block
-    kept = [row for row in range(batch.num_rows) if row not in faults]
-    rejects = [Reject(block.numbers[row], reason) for row, reason in faults.items()]
+    kept = [row for row in range(batch.num_rows) if row not in rejected]
+    rejects = [Reject(block.numbers[row], reason) for row, reason in rejected.items()]
     return block._replace(
         batch=batch.take(pa.array(kept, pa.int64())),
         numbers=[block.numbers[row] for row in kept],

@@ -351,12 +351,12 @@ def check_corpus(
     """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
     from jingyin.train.corpus.check import check
 
-    faults = check(paths or ())
-    for fault in faults:
-        typer.echo(fault, err=True)
-    if faults:
+    errors = check(paths or ())
+    for error in errors:
+        typer.echo(error, err=True)
+    if errors:
         raise typer.Exit(1)
-    typer.echo("no faults")
+    typer.echo("no errors")
 
 
 def _lines() -> Iterator[str]:

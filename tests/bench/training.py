@@ -23,12 +23,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from jingyin.model.labels import LABELS
-from jingyin.model.network import SmsClassifier, with_sign_head
-from jingyin.model.signs import SIGNS
+from jingyin.model.network import SmsClassifier
 from jingyin.train.batches import pad
-from jingyin.train.data import Encode, Rows, examples, one_hot, read_split, signs_of_rows
-from jingyin.train.loop import Schedule, fit, labels_and_signs
+from jingyin.train.data import Encode, Rows, examples, one_hot, read_split
+from jingyin.train.loop import Schedule, cross_entropy, fit
 from jingyin.train.recipes import Classify
 from jingyin.train.stages.classify import metrics, standardise, without_dropout
 from jingyin.train.start import encoder_of, new_classifier, start_from
@@ -39,7 +37,6 @@ TOKENS = 2560
 MOST = 20_000  # messages, at most
 VALIDATION = 1000  # rows, at most
 WARM = 4  # batches that are not counted: the first ones pay for memory, and say how fast the machine is
-LOSS = labels_and_signs(len(LABELS), 0.1)
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,19 @@ class Task:
 
 def ours(model: SmsClassifier, task: Task, folder: Path) -> None:
     """Train by jingyin.train.loop, checkpoints and events included."""
-    fit(model, task.rows, folder, Schedule(task.epochs, TOKENS, LEARNING_RATE, 0.06, 10.0, "bf16", task.seed), LOSS)
+    fit(
+        model,
+        task.rows,
+        folder,
+        Schedule(task.epochs, TOKENS, LEARNING_RATE, 0.06, 10.0, "bf16", task.seed),
+        cross_entropy,
+    )
 
 
 class _Trainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         target = inputs.pop("target")
-        loss = LOSS(model(**inputs).float(), target).mean()
+        loss = cross_entropy(model(**inputs).float(), target).mean()
         return (loss, {}) if return_outputs else loss
 
 
@@ -96,7 +99,7 @@ def bare(model: SmsClassifier, task: Task, _: Path) -> None:
             padded, mask = pad([ids[i] for i in some])
             with torch.autocast(device.type, torch.bfloat16):
                 output = model(padded.to(device), mask.to(device))
-            LOSS(output.float(), target[some].to(device)).mean().backward()
+            cross_entropy(output.float(), target[some].to(device)).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -121,9 +124,9 @@ def prepare(given: argparse.Namespace) -> tuple[SmsClassifier, Encode, Task]:
     rows = _plain(read_split(given.corpus, "train")).drawn(MOST, 0)
     start = start_from(recipe, given.encoder, rows.cleaned)
     encode = encoder_of(start.vocabulary, min(recipe.max_tokens, start.encoder.config.max_position_embeddings))
-    model = with_sign_head(without_dropout(new_classifier(start)), len(SIGNS))
-    target = np.concatenate([one_hot(rows.labels, recipe.label_smoothing), signs_of_rows(rows)], axis=1)
-    data = examples(rows, encode, target)
+    model = without_dropout(new_classifier(start))
+    model.sign_head = None
+    data = examples(rows, encode, one_hot(rows.labels, recipe.label_smoothing))
     if start.classifier is None:
         standardise(model, data["ids"][:], 0)
     batch = max(1, round(TOKENS / float(np.mean([len(ids) for ids in data["ids"][:]]))))

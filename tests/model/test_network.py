@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'jingyin[train]'")
 
-from jingyin.model.network import ExportedClassifier, SmsClassifier, with_sign_head  # noqa: E402
+from jingyin.model.network import ExportedClassifier, SignHead, SmsClassifier, new_sign_head, state_indices  # noqa: E402
 from jingyin.train.encoder import random_encoder  # noqa: E402
 
 IDS = torch.tensor([[2, 17, 33, 5, 3]])
@@ -13,32 +13,49 @@ MASK = torch.ones_like(IDS)
 
 @pytest.fixture(scope="module")
 def trained() -> SmsClassifier:
-    """A classifier of five labels and two signs whose head and standardisation are not those of a new one."""
+    """A classifier of five labels and two signs whose heads and standardisation are not those of a new one."""
     torch.manual_seed(0)
-    model = SmsClassifier(random_encoder().model, 5, 2, dropout=0.3)
-    torch.nn.init.normal_(model.head.weight)
-    torch.nn.init.normal_(model.head.bias)
+    encoder = random_encoder().model
+    model = SmsClassifier(encoder, 5, new_sign_head(encoder, 2), dropout=0.3)
+    for weights in (*model.head.parameters(), *model.sign_head.parameters()):
+        torch.nn.init.normal_(weights)
     model.mean.copy_(torch.randn(64))
     model.sd.copy_(torch.rand(64) + 0.5)
     return model.eval()
 
 
 def test_the_outputs_of_signs_stand_behind_those_of_the_labels(trained):
-    assert (trained.labels, trained.head.out_features) == (5, 7)
-    assert trained(IDS, MASK).shape == (1, 7)
+    whole = trained(IDS, MASK)
+    assert whole.shape == (1, 7)
+    head, trained.sign_head = trained.sign_head, None
+    try:
+        torch.testing.assert_close(trained(IDS, MASK), whole[:, :5])
+    finally:
+        trained.sign_head = head
 
 
-@pytest.mark.parametrize("signs", [0, 4])
-def test_another_number_of_signs_leaves_the_labels_as_they_are(trained, signs):
-    other = with_sign_head(trained, signs).eval()
-    assert (other.labels, other.head.out_features, other.dropout.p) == (5, 5 + signs, 0.3)
-    assert other.encoder is trained.encoder
-    torch.testing.assert_close(other(IDS, MASK)[:, :5], trained(IDS, MASK)[:, :5])
-    assert (other(IDS, MASK)[:, 5:] == 0).all()  # untrained: every sign as likely as not
+def test_an_untrained_sign_head_finds_each_sign_as_likely_as_not(trained):
+    head = new_sign_head(trained.encoder, 3)
+    torch.nn.init.zeros_(head.value.bias)
+    assert head(torch.randn(1, 5, 3 * 64), IDS, MASK).tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_the_same_number_of_signs_leaves_the_classifier_as_it_is(trained):
-    assert with_sign_head(trained, 2) is trained
+def test_a_sign_head_adds_what_attention_finds_and_the_weights_of_words():
+    head = SignHead(states=1, words=4, signs=1)
+    with torch.no_grad():
+        head.query.weight.fill_(1.0)
+        head.value.weight.fill_(2.0)
+        head.value.bias.fill_(0.5)
+        head.words.weight.copy_(torch.tensor([[0.0], [1.0], [10.0], [100.0]]))
+    states, ids = torch.tensor([[[0.0], [1.0], [9.0]]]), torch.tensor([[1, 2, 3]])
+    found = head(states, ids, torch.tensor([[1, 1, 0]]))  # the third is padding
+    e = torch.e
+    assert found.item() == pytest.approx(2 * e / (1 + e) + 0.5 + 11)
+
+
+@pytest.mark.parametrize(("layers", "indices"), [(1, [0]), (2, [0, 1]), (4, [0, 2, 3]), (12, [0, 6, 11])])
+def test_a_sign_head_reads_the_words_the_middle_and_the_last_layer_but_one(layers, indices):
+    assert state_indices(layers) == indices
 
 
 def test_what_is_exported_has_the_standardisation_in_its_head(trained):

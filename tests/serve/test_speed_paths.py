@@ -87,7 +87,10 @@ def test_what_was_read_before_a_fault_is_answered_in_order(
 
 @pytest.mark.slow
 def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer, messages = Scorer.load(prefilter=False), [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 99)]  # some fold to one character
+    scorer, messages = (
+        Scorer.load(prefilter=False),
+        [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 99)],
+    )  # some fold to one character
     wanted = [without_stage(verdict) for verdict in scorer.score_many(messages)]
     fresh, runs = Scorer.load(prefilter=False), 0
     run = fresh._networks[0].run

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from jingyin.model.errors import InputError
-from jingyin.train.loop import Schedule, _rate, cross_entropy, fit, labels_and_signs, predict
+from jingyin.train.loop import Schedule, _rate, cross_entropy, fit, predict
 
 pytestmark = pytest.mark.train
 
@@ -90,33 +90,6 @@ def test_the_rate_warms_up_and_falls_as_a_cosine():
 def test_cross_entropy_of_soft_targets():
     logits, target = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     assert cross_entropy(logits, target).tolist() == pytest.approx([math.log(2), math.log(1 + math.exp(-2))])
-
-
-def test_signs_count_their_weight_and_unknown_ones_nothing():
-    output = torch.tensor([[2.0, 0.0, 0.0, 3.0], [2.0, 0.0, 1.0, 3.0]], requires_grad=True)
-    unknown = math.nan
-    target = torch.tensor([[1.0, 0.0, 1.0, unknown], [1.0, 0.0, 0.0, 1.0]])
-    found = labels_and_signs(2, 0.5)(output, target)
-    labels = math.log(1 + math.exp(-2))
-    signs = (math.log(2), math.log(1 + math.exp(1)) + math.log(1 + math.exp(-3)))
-    assert found.tolist() == pytest.approx([labels + 0.5 * each for each in signs])
-    found.sum().backward()
-    assert output.grad is not None
-    assert output.grad[0, 3] == 0
-    assert output.grad.isfinite().all()
-    # -(1 - p) for a sign that is there at p = 0.5, times the weight
-    assert output.grad[0, 2] == -0.25
-
-
-def test_a_row_of_which_no_sign_is_known_counts_its_labels_alone():
-    output, target = torch.tensor([[1.0, 0.0, 4.0]]), torch.tensor([[0.0, 1.0, math.nan]])
-    found = labels_and_signs(2, 0.5)(output, target)
-    assert found.tolist() == cross_entropy(output[:, :2], target[:, :2]).tolist()
-
-
-def test_without_signs_it_is_the_loss_of_the_labels():
-    output, target = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    assert labels_and_signs(2, 0.0)(output, target).tolist() == cross_entropy(output, target).tolist()
 
 
 def test_predictions_come_in_the_order_of_the_rows():

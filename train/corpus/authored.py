@@ -47,33 +47,33 @@ def default_folders() -> tuple[Path, ...]:
 def load(path: Path) -> list[Record]:
     """Return the messages of a JSON lines file, or of all such files below a folder, in order of name.
 
-    Raises InputError that lists the faults, each with its file, line and what to do, those of signs.jsonl too.
+    Raises InputError that lists the errors, each with its file, line and what to do, those of signs.jsonl too.
     """
-    records, faults = scan(path)
-    if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise InputError("authored messages can't be used:\n" + "\n".join(faults[:_SHOWN]) + more)
+    records, errors = scan(path)
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise InputError("authored messages can't be used:\n" + "\n".join(errors[:_SHOWN]) + more)
     return [replace(record, signs=signs_of(record.text, record.family)) for record in records]
 
 
 def scan(path: Path) -> tuple[list[Record], list[str]]:
-    """Return the sound messages below `path`, not yet with their signs, and a sentence for each fault."""
+    """Return the sound messages below `path`, not yet with their signs, and a sentence for each error."""
     paths = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    faults: list[str] = []
+    errors: list[str] = []
     records: list[Record] = []
     for file in paths:
-        for where, line in _lines(file, faults):
-            fault = _fault(line)
-            if isinstance(fault, str):
-                faults.append(f"{where}: {fault}")
+        for where, line in _lines(file, errors):
+            row = _row_or_error(line)
+            if isinstance(row, str):
+                errors.append(f"{where}: {row}")
             else:
-                records.append(_record(fault, where))
-    if not records and not faults:
-        faults.append(f"{path}: no authored messages here; give a folder with .jsonl files or one such file")
-    return records, faults + _set_faults(records)
+                records.append(_record(row, where))
+    if not records and not errors:
+        errors.append(f"{path}: no authored messages here; give a folder with .jsonl files or one such file")
+    return records, errors + _set_errors(records)
 
 
-def _lines(path: Path, faults: list[str]) -> Iterator[tuple[str, bytes]]:
+def _lines(path: Path, errors: list[str]) -> Iterator[tuple[str, bytes]]:
     try:
         with path.open("rb") as file:
             number = 0
@@ -81,16 +81,16 @@ def _lines(path: Path, faults: list[str]) -> Iterator[tuple[str, bytes]]:
                 number += 1
                 where = f"{path}:{number}"
                 if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                    faults.append(f"{where}: line over {_LONGEST_LINE:,} bytes; put one message a line")
+                    errors.append(f"{where}: line over {_LONGEST_LINE:,} bytes; put one message a line")
                     while line and not line.endswith(b"\n"):
                         line = file.readline(_LONGEST_LINE)
                 elif line.strip():
                     yield where, line
     except OSError as error:
-        faults.append(f"{path}: can't be read ({error.strerror}); check the path")
+        errors.append(f"{path}: can't be read ({error.strerror}); check the path")
 
 
-def _fault(line: bytes) -> dict[str, str] | str:
+def _row_or_error(line: bytes) -> dict[str, str] | str:
     """Return the row in a line, or what is wrong with it."""
     try:
         row = json.loads(line.decode("utf-8"))
@@ -100,10 +100,10 @@ def _fault(line: bytes) -> dict[str, str] | str:
         return 'not JSON; write one object a line, such as {"text": ..., "label": ...}'
     if not isinstance(row, dict):
         return f"a JSON {type(row).__name__}, not an object; write one object a line"
-    return _row_fault(row) or row
+    return _row_error(row) or row
 
 
-def _row_fault(row: dict[str, Any]) -> str | None:
+def _row_error(row: dict[str, Any]) -> str | None:
     if unknown := sorted(row.keys() - _FIELDS):
         return f"unknown field {unknown[0]!r}; known: {', '.join(sorted(_FIELDS))}"
     if (field := next((each for each in _NEEDED if not _is_filled(row.get(each))), None)) is not None:
@@ -142,20 +142,20 @@ def _record(row: dict[str, str], where: str) -> Record:
     )
 
 
-def _set_faults(records: list[Record]) -> list[str]:
+def _set_errors(records: list[Record]) -> list[str]:
     """Find what single rows don't show: a text that comes twice, a pair that is none."""
-    faults = []
+    errors = []
     first: dict[str, str] = {}
     pairs: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.text in first:
-            faults.append(f"{record.where}: the same text as {first[record.text]}; drop one")
+            errors.append(f"{record.where}: the same text as {first[record.text]}; drop one")
         first.setdefault(record.text, record.where)
         if record.group:
             pairs[record.group].append(record)
     for name, rows in pairs.items():
         if len(rows) != 2:
-            faults.append(f"{rows[0].where}: pair {name!r} has {len(rows)} rows; a pair id belongs to two")
+            errors.append(f"{rows[0].where}: pair {name!r} has {len(rows)} rows; a pair id belongs to two")
         elif rows[0].label == rows[1].label:
-            faults.append(f"{rows[0].where}: pair {name!r} has one label; the rows of a pair differ in label")
-    return faults
+            errors.append(f"{rows[0].where}: pair {name!r} has one label; the rows of a pair differ in label")
+    return errors

@@ -23,49 +23,51 @@ _PERSONAL = re.compile(r"\d{7}|\d{3,4}(?:[ -]\d{3,4}){2}")
 
 
 def check(paths: Sequence[Path] = ()) -> list[str]:
-    """Return a sentence for each fault, naming file and line, in authored messages or built corpora.
+    """Return a sentence for each error, naming file and line, in authored messages or built corpora.
 
     Looks for: schema, labels, duplicates, likeness within a label, series, two labels for one text, numbers of
     people, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked,
     and with them signs.jsonl: rows of no message, ids that come twice, unknown signs.
     """
     if not paths:
-        records, faults = _scan(authored.default_folders())
-        return faults + _authored(records) + signs.faults(frozenset(signs.row_id(record.text) for record in records))
+        records, errors = _scan(authored.default_folders())
+        return (
+            errors + _authored(records) + signs.find_errors(frozenset(signs.row_id(record.text) for record in records))
+        )
     built = [path for path in paths if store.is_built(path)]
-    records, faults = _scan([path for path in paths if path not in built])
-    return faults + _authored(records) + [fault for path in built for fault in _built(path)]
+    records, errors = _scan([path for path in paths if path not in built])
+    return errors + _authored(records) + [error for path in built for error in _built(path)]
 
 
 def _scan(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     records: list[Record] = []
-    faults: list[str] = []
+    errors: list[str] = []
     for path in paths:
         found, wrong = authored.scan(path)
         records += found
-        faults += wrong
-    return records, faults
+        errors += wrong
+    return records, errors
 
 
 def _authored(records: Sequence[Record]) -> list[str]:
-    faults = [
+    errors = [
         f"{record.where}: a number as long as a phone's or an id's; put a slot such as {{phone}} there"
         for record in records
         if _PERSONAL.search(SLOT.sub("", record.text))
     ]
-    return faults + _alike(records) + _series(records)
+    return errors + _alike(records) + _series(records)
 
 
 def _alike(records: Sequence[Record]) -> list[str]:
     texts = [bare(record.text) for record in records]
-    faults = []
+    errors = []
     for i, j, alike in similar_pairs(texts, SIMILAR):
         one, other = records[i], records[j]
         if one.label == other.label:
-            faults.append(f"{other.where}: {alike:.2f} like {one.where}; rewrite or drop one")
+            errors.append(f"{other.where}: {alike:.2f} like {one.where}; rewrite or drop one")
         elif texts[i] == texts[j]:
-            faults.append(f"{other.where}: the text of {one.where} with another label; settle which is right")
-    return faults
+            errors.append(f"{other.where}: the text of {one.where} with another label; settle which is right")
+    return errors
 
 
 def _series(records: Sequence[Record]) -> list[str]:
@@ -86,14 +88,14 @@ def _built(folder: Path) -> list[str]:
         splits = store.read(folder)
     except InputError as error:
         return [str(error)]
-    faults = []
+    errors = []
     for split, rows in splits.items():
         where = folder / f"{split}.parquet"
-        faults += [f"{where}: row {i}: {fault}" for i, row in enumerate(rows) for fault in _row_faults(row)]
-    return faults + _leaks(folder, splits)
+        errors += [f"{where}: row {i}: {error}" for i, row in enumerate(rows) for error in _row_errors(row)]
+    return errors + _leaks(folder, splits)
 
 
-def _row_faults(row: Row) -> Iterable[str]:
+def _row_errors(row: Row) -> Iterable[str]:
     if row.label not in LABELS:
         yield f"unknown label {row.label!r}; known: {', '.join(LABELS)}"
     if unknown := signs.unknown_ids(row.signs):
@@ -111,16 +113,16 @@ def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
     seen: dict[str, set[str]] = defaultdict(set)
     cases: dict[str, set[str]] = defaultdict(set)
     home: dict[str, str] = {}
-    faults = []
+    errors = []
     for split, rows in splits.items():
         for row in rows:
             seen[row.group].add(split)
             cases[row.case].add(split)
             if home.setdefault(row.template, split) != split:
-                faults.append(f"{folder}: one template in {home[row.template]} and {split}; build it again")
+                errors.append(f"{folder}: one template in {home[row.template]} and {split}; build it again")
     cases.pop("", None)
     for what, homes in (("group", seen), ("case", cases)):
-        faults += [
+        errors += [
             f"{folder}: {what} {name} in {', '.join(sorted(sides))}; build it again"
             for name, sides in homes.items()
             if len(sides) > 1
@@ -128,5 +130,5 @@ def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
     names = list(home.values())
     for i, j, alike in similar_pairs([bare(template) for template in home], SIMILAR):
         if names[i] != names[j]:
-            faults.append(f"{folder}: templates {alike:.2f} alike in {names[i]} and {names[j]}; build it again")
-    return faults
+            errors.append(f"{folder}: templates {alike:.2f} alike in {names[i]} and {names[j]}; build it again")
+    return errors

@@ -107,5 +107,5 @@ _RECIPE: TypeAdapter[CorpusRecipe] = TypeAdapter(CorpusRecipe)
 
 
 def load_recipe(path: Path) -> CorpusRecipe:
-    """Read a recipe; raises ConfigError that lists all of its faults."""
+    """Read a recipe; raises ConfigError that lists all of its errors."""
     return read_yaml(path, _RECIPE)

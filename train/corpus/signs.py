@@ -60,16 +60,16 @@ def sign_targets(signs: str) -> NDArray[np.float32]:
     return target
 
 
-def faults(ids: frozenset[str] | None = None) -> list[str]:
-    """Return a sentence for each fault of signs.jsonl; with the `ids` of all messages in the package also for rows of none."""
+def find_errors(ids: frozenset[str] | None = None) -> list[str]:
+    """Return a sentence for each error of signs.jsonl; with the `ids` of all messages in the package also for rows of none."""
     wrong: list[str] = []
     seen: set[str] = set()
     for number, row in enumerate(_rows(), 1):
-        wrong += [f"signs.jsonl:{number}: {fault}" for fault in _row_faults(row, seen, ids)]
+        wrong += [f"signs.jsonl:{number}: {error}" for error in _row_errors(row, seen, ids)]
     return wrong
 
 
-def _row_faults(row: _Row | None, seen: set[str], ids: frozenset[str] | None) -> Iterator[str]:
+def _row_errors(row: _Row | None, seen: set[str], ids: frozenset[str] | None) -> Iterator[str]:
     """Yield what is wrong with a row; `seen` are the ids of those before it."""
     if row is None:
         yield 'not such a row as {"row": "9ad32340e68f8436", "signs": ["joke"]}; write one a line'
@@ -102,8 +102,8 @@ def _row(line: str) -> _Row | None:
 
 @cache
 def _annotated() -> dict[str, str]:
-    """Return the annotated signs by message id; "-" stands for none. Raises InputError that lists all faults."""
-    if wrong := faults():
+    """Return the annotated signs by message id; "-" stands for none. Raises InputError that lists all errors."""
+    if wrong := find_errors():
         raise InputError("the signs of authored messages can't be used:\n" + "\n".join(wrong))
     return {row[0]: ",".join(row[1]) or "-" for row in _rows() if row}
 

@@ -28,7 +28,7 @@ from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import SPLITS
-from jingyin.train.data import Rows, read_split, signs_of_rows
+from jingyin.train.data import Rows, read_split
 from jingyin.train.evaluate.verdicts import verdicts
 from jingyin.train.finetune.corpus import authored_corpus, write_corpus
 from jingyin.train.finetune.deduplicate import deduplicate, is_flagged
@@ -145,10 +145,9 @@ def _facts(corpus: Path, schedule: Schedule) -> dict[str, object]:
 
 
 def _targets(incumbent: Path, corpus: Path, out: Path) -> NDArray[np.float32]:
-    """Return what each training row is to give: a distribution over the labels, and of signs what is known."""
+    """Return what each training row is to give: a distribution over the labels."""
     rows = read_split(corpus, "train")
-    target = targets(rows, incumbent_says(incumbent, rows, out))
-    return np.concatenate([target, signs_of_rows(rows)], axis=1)
+    return targets(rows, incumbent_says(incumbent, rows, out))
 
 
 def _train(incumbent: Path, corpus: Path, target: NDArray[np.float32], schedule: Schedule, out: Path) -> float:
@@ -157,7 +156,6 @@ def _train(incumbent: Path, corpus: Path, target: NDArray[np.float32], schedule:
     if not (is_classifier(out) and file.is_file()):
         model, vocabulary = classifier_of_bundle(str(incumbent))
         encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
-        target = target[:, : model.head.out_features]  # a network without signs has outputs for the labels alone
         loss = train_network(model, training_rows(read_split(corpus, "train"), target, encode), schedule, out)
         save_classifier(model, vocabulary, out)
         file.write_text(json.dumps(loss), encoding="utf-8")

@@ -11,7 +11,7 @@ from jingyin.model.network import SmsClassifier
 from jingyin.train.data import Encode, Rows, examples, one_hot
 from jingyin.train.finetune.deduplicate import is_flagged
 from jingyin.train.finetune.read import SIDES
-from jingyin.train.loop import Schedule, fit, labels_and_signs
+from jingyin.train.loop import Schedule, cross_entropy, fit
 from jingyin.train.stages.classify import TEACHERS, without_dropout
 from jingyin.train.teachers import soft_labels
 
@@ -23,9 +23,6 @@ OWN_SHARE = 0.25
 """Own messages are repeated until they are this share of an epoch, but at most MOST_REPEATS times."""
 
 MOST_REPEATS = 8
-SIGNS_WEIGHT = 0.3
-"""How much signs count beside labels, where the network has outputs for them; own messages say nothing of signs."""
-
 SCHEDULE = Schedule(
     epochs=3, tokens=2560, learning_rate=1e-4, warmup=0.1, head_rate=3.0, precision="bf16", seed=1
 )  # fmt: skip
@@ -74,5 +71,11 @@ def training_rows(rows: Rows, target: NDArray[np.float32], encode: Encode) -> Da
 
 
 def train_network(model: SmsClassifier, rows: Dataset, schedule: Schedule, run: Path) -> float:
-    """Train a classifier in place, going on from a checkpoint in `run`; returns the mean loss of the last epoch."""
-    return fit(without_dropout(model), rows, run, schedule, labels_and_signs(model.labels, SIGNS_WEIGHT))
+    """Train a classifier in place, going on from a checkpoint in `run`; returns the mean loss of the last epoch.
+
+    A sign head stays as it is: its encoder moves little, and own messages say nothing of signs.
+    """
+    signs, model.sign_head = model.sign_head, None
+    loss = fit(without_dropout(model), rows, run, schedule, cross_entropy)
+    model.sign_head = signs
+    return loss

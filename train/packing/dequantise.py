@@ -16,12 +16,15 @@ from transformers import BertConfig, BertModel
 from jingyin.model.bundle import PIECES, Bundle, Network, default_path, read_bundle
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
-from jingyin.model.network import SmsClassifier
+from jingyin.model.network import SignHead, SmsClassifier
 from jingyin.model.pieces import PieceTokenizer
 from jingyin.train.saved import Vocabulary
 
 MODEL = "model.onnx"
 """The main network: the one that training goes on with."""
+
+_HEAD_CONSTANTS, _SIGN_CONSTANTS = 2, 4
+"""Of the graph that packing/graph.py writes, behind the twelve of each layer."""
 
 
 def is_bundle(name: str) -> bool:
@@ -61,7 +64,8 @@ def dequantised(file: Path) -> SmsClassifier:
     constants = _constants(graph)
     words, positions = constants.pop(0), constants.pop(0)
     norms = [constants.pop(0), constants.pop(0)]
-    head = [constants.pop(), constants.pop()][::-1]
+    signs = [constants.pop() for _ in range(_SIGN_CONSTANTS)][::-1] if len(constants) % 12 > _HEAD_CONSTANTS else []
+    head = [constants.pop() for _ in range(_HEAD_CONSTANTS)][::-1]
     layers = [constants[i : i + 12] for i in range(0, len(constants), 12)]
     config = BertConfig(
         vocab_size=len(words), hidden_size=words.shape[1], num_hidden_layers=len(layers),
@@ -69,8 +73,7 @@ def dequantised(file: Path) -> SmsClassifier:
         intermediate_size=layers[0][6].shape[1], max_position_embeddings=len(positions),
         layer_norm_eps=_attribute(graph, "LayerNormalization", "epsilon"),
     )  # fmt: skip
-    outputs = len(head[1])
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), outputs - len(LABELS))
+    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), _sign_head(signs))
     state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
     state |= {"embeddings.LayerNorm.weight": norms[0], "embeddings.LayerNorm.bias": norms[1]}
     state |= {"embeddings.token_type_embeddings.weight": np.zeros((2, words.shape[1]), np.float32)}
@@ -79,9 +82,19 @@ def dequantised(file: Path) -> SmsClassifier:
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
         # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
-        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == outputs else head[0].T))
-        model.head.bias.copy_(torch.tensor(head[1]))
+        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == len(head[1]) else head[0].T)[: len(LABELS)])
+        model.head.bias.copy_(torch.tensor(head[1])[: len(LABELS)])
     return model.eval()
+
+
+def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
+    """Return the sign head of these constants, None for none."""
+    if not constants:
+        return None
+    query, value, bias, words = (torch.tensor(each) for each in constants)
+    head = SignHead(len(query), *words.shape)
+    head.load_state_dict({"query.weight": query.T, "value.weight": value.T, "value.bias": bias, "words.weight": words})
+    return head
 
 
 def _layer(values: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertLayer, BertOutput, BertSelfOutput
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.network import ExportedClassifier
+from jingyin.model.network import ExportedClassifier, SignHead, state_indices
 
 _CONTRIB = "com.microsoft"  # onnxruntime's own operators, since 1.15
 _OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
@@ -41,15 +41,28 @@ def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
     length = graph.node("Shape", "input_ids", start=1, end=2)
     positions = graph.node("Slice", positions, graph.constant(np.array([0])), length)
     words = graph.node("Gather", graph.constant(_array(embeddings.word_embeddings.weight)), "input_ids")
-    hidden = graph.norm(graph.node("Add", words, positions), embeddings.LayerNorm)
+    states = [graph.norm(graph.node("Add", words, positions), embeddings.LayerNorm)]
     for layer in cast(Iterable[BertLayer], classifier.encoder.encoder.layer):
-        hidden = _layer(graph, hidden, layer, config.num_attention_heads)
-    pooled = graph.node("ReduceMean", hidden, graph.constant(np.array([1])), keepdims=0)
+        states.append(_layer(graph, states[-1], layer, config.num_attention_heads))
+    pooled = graph.node("ReduceMean", states[-1], graph.constant(np.array([1])), keepdims=0)
     head = classifier.head
     logits = graph.node(
         "Gemm", pooled, graph.constant(_array(head.weight)), graph.constant(_array(head.bias)), transB=1
     )
-    return graph.model(logits, head.out_features)
+    if classifier.sign_head is None:
+        return graph.model(logits, head.out_features)
+    read = [states[i] for i in state_indices(config.num_hidden_layers)]
+    signs = _signs(graph, graph.node("Concat", *read, axis=-1), classifier.sign_head)
+    return graph.model(graph.node("Concat", logits, signs, axis=-1), head.out_features + classifier.sign_head.signs)
+
+
+def _signs(graph: "_Graph", states: str, head: SignHead) -> str:
+    """Add a sign head, as SignHead.forward computes it without a mask; returns its logits (batch, signs)."""
+    query = graph.node("MatMul", states, graph.constant(_array(head.query.weight).T))
+    attention = graph.node("Softmax", query, axis=1)
+    found = graph.node("Mul", attention, graph.dense(states, head.value))
+    words = graph.node("Gather", graph.constant(_array(head.words.weight)), "input_ids")
+    return graph.node("ReduceSum", graph.node("Add", found, words), graph.constant(np.array([1])), keepdims=0)
 
 
 def _layer(graph: "_Graph", hidden: str, layer: BertLayer, heads: int) -> str:

@@ -25,7 +25,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.labels import LABELS
-from jingyin.model.network import ExportedClassifier, SmsClassifier, with_sign_head
+from jingyin.model.network import ExportedClassifier, SmsClassifier
 from jingyin.model.text import CleanString, clean
 from jingyin.model.tokenizer import END, PAD, START, UNKNOWN
 from jingyin.train.corpus.authored import default_folders, load
@@ -54,7 +54,7 @@ def export_transformers(bundle: Path, out: Path) -> float:
         raise ConfigError(f"{out} is there; name a new folder, or remove it first")
     manifest = read_bundle(bundle).manifest
     classifier, vocabulary = classifier_of_bundle(str(bundle))
-    classifier = with_sign_head(classifier, 0)  # transformers' pipeline takes one kind of output
+    classifier.sign_head = None  # transformers' pipeline takes one kind of output
     model = as_bart(classifier)
     tokenizer = as_tokenizer(vocabulary, classifier.encoder.config.max_position_embeddings)
     distance = _distance(classifier, vocabulary, model, tokenizer)

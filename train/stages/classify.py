@@ -8,19 +8,18 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
+from transformers import BertModel
 
 from jingyin.model.decision import FLAGGED_INDEX, risk_logit
-from jingyin.model.labels import LABELS
-from jingyin.model.network import SmsClassifier, with_sign_head
-from jingyin.model.signs import SIGNS
+from jingyin.model.network import SmsClassifier, mean_pool
 from jingyin.model.text import clean
 from jingyin.train.clauses import clauses
-from jingyin.train.data import Rows, examples, one_hot, read_split, signs_of_rows, unlabelled
-from jingyin.train.loop import Schedule, fit, labels_and_signs, predict
+from jingyin.train.data import Rows, examples, one_hot, read_split, unlabelled
+from jingyin.train.loop import Schedule, cross_entropy, fit, predict
 from jingyin.train.packing.pack import pack_runs
 from jingyin.train.recipes import Classify
 from jingyin.train.saved import save_classifier
-from jingyin.train.sign_head import Pooled, fit_sign_head
+from jingyin.train.sign_head import fit_sign_head
 from jingyin.train.stages.job import Job, StageResult
 from jingyin.train.start import encoder_of, new_classifier, start_from
 from jingyin.train.teachers import label_logits, soft_labels
@@ -40,19 +39,17 @@ def run_classify(job: Job[Classify]) -> StageResult:
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
-    model = with_sign_head(without_dropout(new_classifier(start)), len(SIGNS) if recipe.signs else 0)
-    if recipe.signs:
-        target = np.concatenate([target, signs_of_rows(train)], axis=1)
+    model = without_dropout(new_classifier(start))
+    model.sign_head = None  # trained anew below
     rows = examples(train, encode, target)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     schedule = Schedule(
         recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
     )  # fmt: skip
-    loss = fit(model, rows, out, schedule, labels_and_signs(len(LABELS), recipe.signs))
+    loss = fit(model, rows, out, schedule, cross_entropy)
     if recipe.signs:
-        plain = np.unique(train.messages, return_index=True)[1]
-        fit_sign_head(model, [rows["ids"][i] for i in plain.tolist()], signs_of_rows(train.take(plain)))
+        model.sign_head = fit_sign_head(model, train, encode, recipe.seed)
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out)
     validation = read_split(corpus, "validation")
@@ -101,6 +98,18 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -
 def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
     """Set the head's mean and sd from pooled outputs of STANDARD_MESSAGES messages, in place."""
     chosen = np.random.default_rng(seed).permutation(len(ids))[:STANDARD_MESSAGES]
-    pooled = torch.tensor(predict(Pooled(model), [ids[i] for i in chosen]))
+    pooled = torch.tensor(predict(_Pooled(model.encoder), [ids[i] for i in chosen]))
     model.mean.copy_(pooled.mean(0))
     model.sd.copy_(pooled.std(0).clamp_min(1e-4) if len(pooled) > 1 else torch.ones_like(model.sd))
+
+
+class _Pooled(torch.nn.Module):
+    """An encoder up to its pooled hidden state (batch, hidden)."""
+
+    def __init__(self, encoder: BertModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the last hidden states over the mask."""
+        return mean_pool(self.encoder, input_ids, attention_mask)

@@ -58,6 +58,12 @@ def test_reasons_always_come_and_their_evidence_on_request() -> None:
     assert reason == {"sign": "insult", "confidence": 0.875, "spans": [span]}
 
 
+def test_reasons_are_left_out_where_they_are_not_wanted() -> None:
+    assert ask({"text": "死", "reasons": False, "explain": True}).json()["reasons"] == []
+    assert [len(result["reasons"]) for result in ask({"texts": ["死"], "reasons": True}).json()["results"]] == [1]
+    assert ask({"text": "死", "reasons": "no"}).status_code == 422
+
+
 def test_evidence_that_is_not_ready_in_time_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "EXPLAIN_SECONDS", 0.01)
     answer = ask({"text": "死" + "慢" * 100, "explain": True, "deadline_ms": 9_000}).json()
@@ -159,7 +165,7 @@ def test_other_media_types_routes_and_methods() -> None:
     assert run(call) == [415, 404, 405]
 
 
-# ---- deadline, faults, refusal
+# ---- deadline, errors, refusal
 
 
 @pytest.mark.parametrize("action", ["pass", "block"])

@@ -25,7 +25,7 @@ def test_the_example_names_every_setting_that_has_a_default_worth_showing() -> N
     assert load_settings(REPOSITORY / "configs/serve.yaml") == Settings()
 
 
-def test_all_faults_at_once(tmp_path: Path) -> None:
+def test_all_errors_at_once(tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
     path.write_text("prot: 1\ndeadline_ms: soon\n")
     with pytest.raises(ConfigError, match=r"(?s)deadline_ms: .*valid integer.*wait_ms: .*prot: Extra"):

@@ -29,7 +29,7 @@ def test_a_folder_is_read_in_order_of_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "fault"),
+    ("row", "error"),
     [
         ("{", "not JSON"),
         ("[1]", "a JSON list, not an object"),
@@ -46,13 +46,13 @@ def test_a_folder_is_read_in_order_of_name(tmp_path):
         (json.dumps(ROW | {"text": "\ud800"}), "half a surrogate pair"),
     ],
 )
-def test_a_bad_row_is_named_with_file_and_line(tmp_path, row, fault):
+def test_a_bad_row_is_named_with_file_and_line(tmp_path, row, error):
     path = write(tmp_path / "a.jsonl", ROW, row)
     _, (found,) = scan(path)
-    assert found.startswith(f"{path}:2: {fault}")
+    assert found.startswith(f"{path}:2: {error}")
 
 
-def test_all_faults_come_at_once_and_hold_no_text(tmp_path):
+def test_all_errors_come_at_once_and_hold_no_text(tmp_path):
     path = write(tmp_path / "a.jsonl", *[ROW | {"label": "x", "text": f"秘密{i}"} for i in range(30)])
     with pytest.raises(InputError, match=r"a\.jsonl:20: .*\n\.\.\. and 10 more") as error:
         load(path)
@@ -62,9 +62,9 @@ def test_all_faults_come_at_once_and_hold_no_text(tmp_path):
 def test_wrong_encoding_and_endless_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes("短信".encode("gbk") + b"\n" + b"x" * 1_000_000 + b"\n" + json.dumps(ROW).encode())
-    records, faults = scan(path)
+    records, errors = scan(path)
     assert len(records) == 1
-    assert faults == [
+    assert errors == [
         f"{path}:1: not UTF-8; save the file as UTF-8",
         f"{path}:2: line over 10,000 bytes; put one message a line",
     ]
@@ -95,11 +95,11 @@ def test_nothing_there(tmp_path):
 
 @pytest.mark.slow
 def test_the_messages_in_the_package_are_sound():
-    assert [fault for folder in default_folders() for fault in scan(folder)[1]] == []
+    assert [error for folder in default_folders() for error in scan(folder)[1]] == []
 
 
 def test_case_and_writer_are_kept(tmp_path):
     path = write(tmp_path / "a.jsonl", ROW | {"case": "B07", "writer": "w2"}, ROW | {"text": "甲"})
     assert [(record.case, record.writer) for record in load(path)] == [("B07", "w2"), ("", "unknown")]
-    _, (fault,) = scan(write(tmp_path / "b.jsonl", ROW | {"case": 7}))
-    assert fault.endswith("b.jsonl:1: 'case' is no string; write one, or leave it out")
+    _, (error,) = scan(write(tmp_path / "b.jsonl", ROW | {"case": 7}))
+    assert error.endswith("b.jsonl:1: 'case' is no string; write one, or leave it out")

@@ -244,7 +244,7 @@ def test_a_bad_row_stops_the_build(corpus, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_all_faults_of_a_recipe_at_once(tmp_path):
+def test_all_errors_of_a_recipe_at_once(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "drawz: 3\ndraws: 0\nsplits: {train: 0.9}\nevasion: {families: [emoji]}\n"

@@ -49,7 +49,7 @@ def test_series_are_found_and_two_of_a_kind_are_none(tmp_path):
         {"text": "一百块，不给就差评", "label": "pay_to_stop"},
         {"text": "50块不给就差评", "label": "pay_to_stop"},
     )
-    assert [fault for fault in check([path]) if " like " not in fault] == [
+    assert [error for error in check([path]) if " like " not in error] == [
         f"{path}:1: 3 messages differ in names, numbers or places alone, the last is {path}:3; keep one"
     ]
 
@@ -76,8 +76,8 @@ def test_leaks_and_bad_rows_of_a_built_corpus(tmp_path):
     ]
     splits["test"] = [ROW, replace(ROW, group="g3", template="晚上回家吃饭吧")]
     store.write(splits, {}, "card", tmp_path / "out")
-    faults = [fault.removeprefix(f"{tmp_path}/out") for fault in check([tmp_path / "out"])]
-    assert faults == [
+    errors = [error.removeprefix(f"{tmp_path}/out") for error in check([tmp_path / "out"])]
+    assert errors == [
         "/train.parquet: row 1: unknown label 'x'; known: ordinary, lawful_collection, debt_threat, pay_to_stop, "
         "other_threat",
         "/train.parquet: row 1: unknown signs jest; build the corpus again",
@@ -93,8 +93,8 @@ def test_leaks_and_bad_rows_of_a_built_corpus(tmp_path):
 def test_a_damaged_corpus_is_a_fault(tmp_path):
     store.write({split: [ROW] for split in store.SPLITS}, {}, "", tmp_path / "out")
     (tmp_path / "out" / "test.parquet").write_bytes(b"PAR1")
-    (fault,) = check([tmp_path / "out"])
-    assert fault.endswith("test.parquet can't be read as Parquet; build the corpus again")
+    (error,) = check([tmp_path / "out"])
+    assert error.endswith("test.parquet can't be read as Parquet; build the corpus again")
 
 
 def test_stats_of_authored_messages(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.signs import SIGN_IDS, SIGNS
 from jingyin.train.corpus import authored, signs
 from jingyin.train.corpus.check import check
-from jingyin.train.corpus.signs import faults, is_annotated, row_id, shown, sign_targets, signs_of, unknown_ids
+from jingyin.train.corpus.signs import find_errors, is_annotated, row_id, shown, sign_targets, signs_of, unknown_ids
 
 KNOWN = ", ".join(SIGN_IDS)
 
@@ -84,7 +84,7 @@ def test_ids_that_are_no_signs():
     assert unknown_ids("jokes,!visits,joke,jokes") == ["jokes", "visits"]
 
 
-def test_all_faults_of_a_file_come_at_once(annotate):
+def test_all_errors_of_a_file_come_at_once(annotate):
     annotate(
         {"row": "aa", "signs": ["joke", "jest", "fun"]},
         {"row": "bb", "signs": ["visit"]},
@@ -100,8 +100,8 @@ def test_all_faults_of_a_file_come_at_once(annotate):
         f"signs.jsonl:3: unknown signs !joke, ?, visit,joke; known: {KNOWN}",
         *(f"signs.jsonl:{number}: {form}" for number in (4, 5, 6)),
     ]
-    assert faults() == wrong
-    assert [each for each in faults(frozenset(("aa",))) if each not in wrong] == [
+    assert find_errors() == wrong
+    assert [each for each in find_errors(frozenset(("aa",))) if each not in wrong] == [
         "signs.jsonl:2: no message has the id bb; remove the line"
     ]
     with pytest.raises(InputError, match=r"signs of authored messages can't be used:\n(signs\.jsonl:.*\n?){6}$"):
@@ -123,7 +123,7 @@ def test_the_check_of_the_package_names_them_and_that_of_a_file_does_not(annotat
 
 
 def test_the_signs_of_the_package_are_sound():
-    assert faults() == []
+    assert find_errors() == []
     families = signs._of_families()
     assert [signs_ for signs_ in families.values() if unknown_ids(signs_)] == []
     assert not any(is_annotated(signs_) for signs_ in families.values())

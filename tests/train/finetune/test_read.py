@@ -127,7 +127,7 @@ def test_fifty_megabytes_in_one_cell(tmp_path, kind):
         read(path)
 
 
-def test_more_faults_than_are_shown(tmp_path):
+def test_more_errors_than_are_shown(tmp_path):
     path = csv(tmp_path, *["吃面,spam"] * 25)
     with pytest.raises(InputError, match=r"^25 row\(s\) can't be used:(?s:.*)\n\.\.\. and 5 more$"):
         read(path)

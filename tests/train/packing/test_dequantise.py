@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError
-from jingyin.model.network import SmsClassifier
+from jingyin.model.network import SmsClassifier, new_sign_head
 from jingyin.model.text import clean
 from jingyin.train.packing import dequantise, export
 from jingyin.train.packing.dequantise import bundle_folder, classifier_of_bundle, dequantised, is_bundle
@@ -27,8 +27,12 @@ def network(heads: int, signs: int = 0) -> SmsClassifier:
         vocab_size=900, hidden_size=48, num_hidden_layers=3, num_attention_heads=heads, intermediate_size=96,
         max_position_embeddings=64, layer_norm_eps=1e-7,
     )  # fmt: skip
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), 5, signs)
+    encoder = BertModel(config, add_pooling_layer=False)
+    model = SmsClassifier(encoder, 5, new_sign_head(encoder, signs) if signs else None)
     torch.nn.init.normal_(model.head.weight)
+    if model.sign_head:
+        for weights in model.sign_head.parameters():
+            torch.nn.init.normal_(weights, std=0.1)
     torch.nn.init.normal_(model.encoder.embeddings.token_type_embeddings.weight)
     return model.eval()
 
@@ -47,7 +51,7 @@ def test_a_network_is_given_back_but_for_the_rounding_of_its_weights(heads, sign
     config = whole.encoder.config
     assert (config.num_attention_heads, config.num_hidden_layers, config.intermediate_size) == (heads, 3, 96)
     assert config.layer_norm_eps == pytest.approx(1e-7)
-    assert (whole.labels, whole.head.out_features) == (5, 5 + signs)
+    assert (whole.sign_head.signs if whole.sign_head else 0) == signs
     np.testing.assert_allclose(logits(whole, SAMPLES), logits(model, SAMPLES), atol=1e-4)
 
 
@@ -57,7 +61,8 @@ def test_the_head_of_signs_is_given_back_from_int8(tmp_path):
     export.export_fp32(model, fp32, SAMPLES[:20])
     export.quantize(fp32, int8, SAMPLES)
     whole = dequantised(int8)
-    assert (whole.labels, whole.head.out_features) == (5, 12)
+    assert whole.sign_head is not None
+    assert whole.sign_head.signs == 7
     assert np.abs(logits(whole, SAMPLES) - logits(model, SAMPLES)).max() < 0.5
     assert np.abs(logits(whole, SAMPLES) - export.run(export.open_session(int8), SAMPLES)).max() < 0.5
 

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from jingyin.model.errors import BundleError, ConfigError
-from jingyin.model.network import ExportedClassifier, SmsClassifier
+from jingyin.model.network import ExportedClassifier, SmsClassifier, new_sign_head
 from jingyin.serve.networks import open_session
 from jingyin.train.batches import pad
 from jingyin.train.packing import export
@@ -25,9 +25,10 @@ def network(seed: int, **changes: object) -> SmsClassifier:
     torch.manual_seed(seed)
     settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, **changes}
     config = BertConfig(vocab_size=90, max_position_embeddings=64, **settings)
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), 5)
-    torch.nn.init.normal_(model.head.weight)
-    torch.nn.init.normal_(model.head.bias)
+    encoder = BertModel(config, add_pooling_layer=False)
+    model = SmsClassifier(encoder, 5, new_sign_head(encoder, 3))
+    for weights in (*model.head.parameters(), *model.sign_head.parameters()):
+        torch.nn.init.normal_(weights)
     model.mean.normal_()
     model.sd.uniform_(0.5, 2)
     return model.eval()
@@ -46,7 +47,7 @@ def logits_of(model: SmsClassifier, messages: list[list[int]]) -> np.ndarray:
 
 def test_onnx_is_torch(fp32):
     found = export.run(open_session(fp32), SAMPLES)
-    assert found.shape == (50, 5)
+    assert found.shape == (50, 8)
     assert found.dtype == np.float32
     # Torch sees a padded batch with its standardisation apart, ONNX one message at a time with it folded in.
     np.testing.assert_allclose(found, logits_of(network(0), SAMPLES), atol=1e-4)

@@ -116,7 +116,7 @@ def test_bundles_of_different_labels_are_refused_by_name(bundle, make_bundle, co
     assert not (tmp_path / "decision.json").exists()
 
 
-def test_a_configuration_with_faults_lists_them_all(bundle, tmp_path):
+def test_a_configuration_with_errors_lists_them_all(bundle, tmp_path):
     path = tmp_path / "promote.yaml"
     path.write_text("data: []\nfamily_slack: {review: 2, block: 0}\nlatency_ratio: 1\nspeed: 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"has 7 error\(s\)") as caught:
