@@ -64,7 +64,7 @@ def isotonic(scores: Array, logits: Array, labels: NDArray[np.int64]) -> Calibra
 
 
 def fusion(scores: Array, logits: Array, labels: NDArray[np.int64]) -> Calibrator:
-    fitted = fit_fusion(scores, [logits], np.isin(labels, FLAGGED_INDEX))
+    fitted = fit_fusion(scores, [logits], np.isin(labels, FLAGGED_INDEX), labels == LABELS.index("ordinary"))
     return lambda others, new: fuse(fitted, others, [new])
 
 

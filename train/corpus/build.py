@@ -25,6 +25,7 @@ from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.corpus.store import SPLITS, Row
 
+_DRESSES = 2  # of a message: there are hundreds of heads and tails, and an epoch shows one variant
 EVERYDAY = frozenset(("nus",))
 """Sources of everyday chat: short messages of theirs are put beside others."""
 
@@ -51,7 +52,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 3
+CORPUS_VERSION = 4
 """Counts up when the same recipe and files make another corpus than before."""
 
 _TABLES = files("jingyin.train.corpus").joinpath("tables")
@@ -205,7 +206,7 @@ def _copies(
     # A lazy sender does both: some of what is dressed is disguised.
     worn = [*plain, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
-        yield dress(rng.choice(worn), rng), "dressed"
+        yield from [(dress(rng.choice(worn), rng), "dressed") for _ in range(_DRESSES)]
     if neighbours and rng.random() < recipe.accompanied:
         yield beside(rng.choice(worn), rng.choice(neighbours), rng), "accompanied"
 

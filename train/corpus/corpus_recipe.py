@@ -86,7 +86,7 @@ class CorpusRecipe(_Model):
 
     `authored` is a file or folder of authored messages or a list of them, by default both in the package.
     `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that of all
-    training messages that get one with a head or a tail, `accompanied` with a short everyday message beside it (dress.py).
+    training messages that get two with a head or a tail, `accompanied` with a short everyday message beside it (dress.py).
     """
 
     seed: int = 0

@@ -164,7 +164,7 @@ def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classif
     steps = _Steps((first, second))
     reached = _reached(steps, readings)
     for i, network in enumerate(networks):
-        fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged)
+        fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged, ordinary)
         threshold, certain = None, None
         if i + 1 < len(networks):
             risks = fused_logit(fusion, readings.scores, readings.logits[: i + 1])

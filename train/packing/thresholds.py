@@ -17,36 +17,46 @@ Floats = NDArray[np.floating[Any]]
 
 _PENALTY = 1e-3
 _CLIP = 8.0
+_TRAFFIC, _INNOCENT = 30.0, 3.0  # train/LOG.md compares
 
 
-def fit_fusion(scores: Floats, logits: Sequence[Floats], flagged: NDArray[np.bool_]) -> Fusion:
+def fit_fusion(
+    scores: Floats, logits: Sequence[Floats], flagged: NDArray[np.bool_], traffic: NDArray[np.bool_]
+) -> Fusion:
     """Fit how the prefilter's scores (n,) and each network's logits (n, labels) make the risk that `flagged` (n,) shows.
 
-    A logistic regression without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none of
-    them was trained on. Raises InputError when all rows are on one side.
+    Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none of them
+    was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents: `traffic` (n,)
+    counts thirty times, other innocents three times. The second makes a probability of the sum, all rows counting alike (Platt
+    1999). Raises InputError when all rows are on one side.
     """
     if flagged.all() or not flagged.any():
         raise InputError(
             f"the calibration split has {int(flagged.sum())} flagged messages of {len(flagged)}; both kinds are wanted: "
             "add authored rows to the corpus"
         )
-    columns = np.column_stack(
-        [scores, *(np.clip(risk_logit(each), -_CLIP, _CLIP) for each in logits), np.ones(len(scores))]
-    )
+    columns = np.column_stack([scores, *(np.clip(risk_logit(each), -_CLIP, _CLIP) for each in logits)])
+    counted = np.where(flagged, 1.0, np.where(traffic, _TRAFFIC, _INNOCENT))
+    proportions, _ = _regression(columns, flagged, counted)
+    scale, bias = _regression((columns @ proportions)[:, None], flagged, np.ones(len(flagged)))
+    weights = scale[0] * proportions
+    return Fusion(score=float(weights[0]), weights=tuple(map(float, weights[1:])), bias=bias)
+
+
+def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) -> tuple[NDArray[np.float64], float]:
+    """Return weights (columns,), none below 0, and bias of a logistic regression in which rows count `counted` (n,) times."""
     signs = np.where(flagged, 1.0, -1.0)
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        margins = signs * (columns @ weights)
-        slope = -signs / (1 + np.exp(np.clip(margins, -700, 700))) / len(signs)
-        value = float(np.logaddexp(0, -margins).mean() + _PENALTY * (weights[:-1] ** 2).sum())
-        return value, columns.T @ slope + 2 * _PENALTY * np.append(weights[:-1], 0)
-
     width = columns.shape[1]
-    bounds = [(0, None)] * (width - 1) + [(None, None)]
-    found = minimize(
-        loss, np.append(np.full(width - 1, 1 / (width - 1)), 0), jac=True, bounds=bounds, method="L-BFGS-B"
-    ).x
-    return Fusion(score=float(found[0]), weights=tuple(map(float, found[1:-1])), bias=float(found[-1]))
+
+    def loss(given: Floats) -> tuple[float, Floats]:
+        margins = signs * (columns @ given[:-1] + given[-1])
+        slope = -signs * counted / (1 + np.exp(np.clip(margins, -700, 700))) / len(signs)
+        value = float((counted * np.logaddexp(0, -margins)).mean() + _PENALTY * (given[:-1] ** 2).sum())
+        return value, np.append(columns.T @ slope + 2 * _PENALTY * given[:-1], slope.sum())
+
+    start = np.append(np.full(width, 1 / width), 0)
+    found = minimize(loss, start, jac=True, bounds=[(0, None)] * width + [(None, None)], method="L-BFGS-B").x
+    return found[:-1], float(found[-1])
 
 
 def share_threshold(values: Floats, share: float) -> float:

@@ -115,7 +115,8 @@ def test_the_fusion_finds_weights_and_bias():
     first, second, scores = rng.normal(-2, 3, 50_000), rng.normal(-2, 3, 50_000), rng.normal(0, 2, 50_000)
     clipped = [np.clip(each, -8, 8) for each in (first, second)]
     wanted = 0.3 * scores + 0.6 * clipped[0] + 0.2 * clipped[1] - 1
-    found = fit_fusion(scores, [as_logits(first), as_logits(second)], rng.random(50_000) < 1 / (1 + np.exp(-wanted)))
+    flagged, traffic = rng.random(50_000) < 1 / (1 + np.exp(-wanted)), rng.random(50_000) < 0.3
+    found = fit_fusion(scores, [as_logits(first), as_logits(second)], flagged, traffic)
     assert (found.score, *found.weights, found.bias) == pytest.approx((0.3, 0.6, 0.2, -1), rel=0.1)
 
 
@@ -123,15 +124,29 @@ def test_no_step_counts_against_what_it_says():
     rng = np.random.default_rng(1)
     good, bad = rng.normal(0, 2, 5000), rng.normal(0, 2, 5000)
     flagged = rng.random(5000) < 1 / (1 + np.exp(-(good - bad)))
-    found = fit_fusion(np.zeros(5000), [as_logits(good), as_logits(bad)], flagged)
+    found = fit_fusion(np.zeros(5000), [as_logits(good), as_logits(bad)], flagged, ~flagged)
     assert found.weights[0] > 0.5
     assert found.weights[1] == 0
+
+
+def test_proportions_are_fitted_where_traffic_is_rather_than_where_most_rows_are():
+    rng = np.random.default_rng(2)
+    flagged, traffic = np.arange(6000) < 3000, np.arange(6000) >= 5700
+    first = np.where(flagged, 1.5, np.where(traffic, 1.0, -1.5)) + rng.normal(0, 1, 6000)  # taken in by traffic
+    second = np.where(flagged, 1.0, np.where(traffic, -1.5, 0.5)) + rng.normal(0, 1, 6000)  # knows it
+    logits = [as_logits(first), as_logits(second)]
+    told, untold = (
+        fit_fusion(np.zeros(6000), logits, flagged, marked) for marked in (traffic, np.zeros(6000, np.bool_))
+    )
+    assert told.weights[1] / told.weights[0] > 1.5 * untold.weights[1] / untold.weights[0]
+    risk = 1 / (1 + np.exp(-(told.bias + told.weights[0] * first + told.weights[1] * second)))
+    assert risk.mean() == pytest.approx(0.5, abs=0.01)  # still a probability over all rows
 
 
 @pytest.mark.parametrize("flagged", [[False] * 5, [True] * 5])
 def test_a_fusion_wants_both_kinds(flagged: list[bool]):
     with pytest.raises(InputError, match=rf"^the calibration split has {sum(flagged)} flagged messages of 5; both"):
-        fit_fusion(np.zeros(5), [np.zeros((5, 5))], np.array(flagged))
+        fit_fusion(np.zeros(5), [np.zeros((5, 5))], np.array(flagged), np.zeros(5, np.bool_))
 
 
 def test_a_share_of_the_values_reaches_the_threshold():
