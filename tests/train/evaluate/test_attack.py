@@ -61,7 +61,7 @@ def test_what_flags_everything_lets_nothing_pass_and_pays_for_it(data):
 
 def test_passing_shares_are_of_each_text():
     toy = system(lambda text: "曝光" in text and not text.endswith("哈"))
-    assert passing_shares(toy, [THREAT, "曝光你", "明天见"]).tolist() == pytest.approx([2 / 40, 2 / 40, 1.0])
+    assert passing_shares(toy, [THREAT, "曝光你", "明天见"]).tolist() == pytest.approx([1 / 40, 1 / 40, 1.0])
 
 
 def test_a_message_is_cut_behind_the_comma_nearest_to_its_middle():
@@ -100,7 +100,7 @@ def test_the_last_clause_goes_first_and_politeness_is_polite():
 
 
 def test_a_sender_learns_which_edit_passes():
-    sender = LazySender(lambda text: "您" in text, 1)  # only politeness gets through
+    sender = LazySender(lambda text: "您" in text, 4)  # only politeness gets through
     found = [sender.tries(THREAT + "，" + THREAT) for _ in range(5)]
     assert found == [9, 1, 1, 1, 1]
 
