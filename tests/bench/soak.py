@@ -1,0 +1,412 @@
+"""Soak test of `jingyin serve`: ten minutes of steady mixed traffic over loopback while one thing after another fails.
+
+    python tests/bench/soak.py                          authored messages, nine minutes and the preparation
+    python tests/bench/soak.py FILE... --minutes 1      ordinary messages of your own; phases get shorter in proportion
+
+Phases, with the steady traffic (soak_client.py) in all of them:
+
+    steady      nothing else
+    reload      the bundle is read again, by POST /admin/reload and by SIGHUP
+    bad reload  the same after half of the network's file is gone: 500, and the old bundle answers on
+    kill        kill -9 of one worker; connections may break
+    slow        100 clients that send one byte a second, half of them only in the body; wanted is 408
+    idle        2,000 connections that send nothing; wanted is 408
+    full queue  waves of 1,000 single messages and 80 batches of 64 at once; wanted are some 503, with Retry-After
+    full disk   no room for the log, which gets lines from mistaken requests and reloads
+    SIGTERM     under load; connections may break
+
+The service logs to standard error, and takes no path. So that goes to a file, in a tmpfs of 32 MB where root can mount
+one, which is filled up for `full disk`. Elsewhere that phase has a service of its own, with /dev/full for its log.
+
+Verdicts are compared with those of a scorer in this process. Exits 1 if an answer is wrong or missing, a connection
+broke where none may, the log holds a message of 8 characters or more, the service ended before its time, or memory
+(PSS of all its processes) grew by more than 3% from two minutes to the end. A shorter run than four minutes shows memory,
+and does not judge it: its first fifth is no steady state.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory, gettempdir
+
+import psutil
+import traffic
+from soak_client import Ask, Client, Mix, Tally, Verdicts
+
+from jingyin import Scorer
+from jingyin.model.bundle import default_path
+
+MOST_MINUTES = 9.0
+RATE, CONNECTIONS = 50.0, 32
+IDLE, SLOW, WAVE, BATCHES = 2_000, 100, 1_000, 80
+GROWTH = 0.03
+JUDGED_MINUTES = 4.0
+MAY_BREAK = ("kill", "SIGTERM")
+SHARES = {
+    "steady": 0.06, "reload": 0.08, "bad reload": 0.08, "kill": 0.12, "slow": 0.18, "idle": 0.18, "full queue": 0.1,
+    "full disk": 0.14, "SIGTERM": 0.06,
+}  # fmt: skip
+"""Of the run; the first look at memory is two minutes of nine after its start, at the end of `bad reload`."""
+
+
+class Service:
+    """`jingyin serve` in a process of its own, which logs to `log`; `port` is known once it serves."""
+
+    def __init__(self, folder: Path, log: Path, workers: int, read_seconds: float) -> None:
+        self.log = log
+        flags = ["--port", "0", "--workers", workers, "--keys", folder / "keys", "--bundle", folder / "bundle"]
+        command = [Path(sys.executable).with_name("jingyin"), "serve", *flags]
+        (folder / "serve.yaml").write_text(f"read_seconds: {read_seconds}\n")
+        with log.open("ab") as errors:
+            self.process = psutil.Popen([*map(str, command), "--config", str(folder / "serve.yaml")], stderr=errors)
+
+    async def serving(self) -> None:
+        """Wait until it answers."""
+        await until(lambda: not self.runs or self.port, 100)
+        if not self.runs:
+            raise SystemExit(f"the service did not start:\n{self.log.read_text()}")
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def port(self) -> int:
+        """Ask the system, not the log, which may be full."""
+        return next((c.laddr.port for c in self.process.net_connections("tcp") if c.status == "LISTEN"), 0)
+
+    def workers(self) -> set[int]:
+        return {child.pid for child in self.process.children() if "spawn_main" in _command(child)}
+
+    def megabytes(self) -> float:
+        """Return the memory of all processes, where shared pages count once."""
+        rollups = [Path(f"/proc/{p.pid}/smaps_rollup") for p in (self.process, *self.process.children(recursive=True))]
+        return sum(int(re.findall(r"^Pss: +(\d+)", file.read_text(), re.MULTILINE)[0]) for file in rollups) / 1024
+
+    def events(self, event: str) -> list[float]:
+        """Return the times of a kind of log line."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if f'"event":"{event}"' in line]
+        return [json.loads(line)["time"] for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just died
+        return ""
+
+
+async def until(check: Callable[[], object], seconds: float) -> bool:
+    """Return whether `check` came true in time."""
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+class Soak:
+    """One run: its phases are methods that return what they have to say, faults go to `faults`."""
+
+    def __init__(
+        self, folder: Path, *, mounted: bool, mix: Mix, verdicts: Verdicts, options: argparse.Namespace
+    ) -> None:
+        self.folder = folder
+        self.mounted = mounted
+        self.mix = mix
+        self.tally = Tally()
+        self.faults: list[str] = []
+        self.memory: list[float] = []
+        self.seconds = options.minutes * 60
+        self.read_seconds = min(10.0, self.seconds * SHARES["slow"] / 3)
+        self._verdicts = verdicts
+        self._workers = options.workers
+
+    def start(self, log: Path) -> Service:
+        return Service(self.folder, log, self._workers, self.read_seconds)
+
+    async def run(self) -> None:
+        self.service = self.start(self.folder / "log" / "service")
+        try:
+            await self.service.serving()
+            bundle = json.loads((self.folder / "bundle" / "manifest.json").read_text())["id"]
+            self.client = Client(self.service.port, bundle, self._verdicts, self.tally)
+            traffic = asyncio.create_task(self.client.steady(iter(self.mix), RATE, CONNECTIONS))
+            await self._phases()
+            await traffic
+        finally:
+            if self.service.runs:
+                self.service.process.kill()
+                self.service.process.wait(10)
+
+    async def _phases(self) -> None:
+        steps: dict[str, Callable[[float], Awaitable[str]]] = {
+            "steady": self._steady, "reload": self._reload, "bad reload": self._bad_reload, "kill": self._kill,
+            "slow": self._slow, "idle": self._idle, "full queue": self._queue, "full disk": self._disk,
+            "SIGTERM": self._end,
+        }  # fmt: skip
+        end = time.monotonic()
+        for name, step in steps.items():
+            self.tally.phase = name
+            end += SHARES[name] * self.seconds
+            print(f"{name:10}  {await step(end)}", flush=True)
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
+            if name != "SIGTERM" and not self.service.runs:
+                await self._revive(name)
+            if name in ("bad reload", "full disk"):
+                self.memory.append(self.service.megabytes())
+
+    async def _revive(self, name: str) -> None:
+        """Go on with a new service after one that ended by a fault, so that later phases are seen too."""
+        self.faults.append(f"the service ended in phase {name} with {self.service.process.returncode}")
+        self.service = self.start(self.service.log)
+        await self.service.serving()
+        self.client.port = self.service.port
+
+    # ---- phases
+
+    async def _steady(self, end: float) -> str:
+        return f"{RATE:.0f} requests a second, {self.service.megabytes():.0f} MB"
+
+    async def _reload(self, end: float, status: int = 200, event: str = "reloaded") -> str:
+        """Reload twice; the service's supervisor logs a line for each."""
+        start, before = time.monotonic(), len(self.service.events(event))
+        await self.client.ask(self.mix.reload(status))
+        posted = time.monotonic() - start
+        self.service.process.send_signal(signal.SIGHUP)
+        if not await until(lambda: len(self.service.events(event)) >= before + 2, 30):
+            self.faults.append(f"{self.tally.phase}: SIGHUP and POST left not two lines {event}")
+        return f"POST answered after {posted:.2f} s, SIGHUP done {time.monotonic() - start - posted:.2f} s later"
+
+    async def _bad_reload(self, end: float) -> str:
+        network = self.folder / "bundle" / "model.onnx"
+        whole = network.read_bytes()
+        network.write_bytes(whole[: len(whole) // 2])
+        try:
+            return await self._reload(end, 500, "reload_failed")
+        finally:
+            network.write_bytes(whole)
+
+    async def _kill(self, end: float) -> str:
+        before = self.service.workers()
+        if len(before) < 2:
+            return "left out: one worker serves without a supervisor"
+        ready, start = len(self.service.events("worker_ready")), time.time()
+        psutil.Process(min(before)).kill()
+        back = await until(lambda: len(self.service.workers() - before) == 1, 30)
+        replaced = time.time() - start
+        if not back or not await until(lambda: len(self.service.events("worker_ready")) > ready, 60):
+            self.faults.append("kill: the worker was not replaced")
+            return "not replaced"
+        answering = self.service.events("worker_ready")[-1] - start
+        return f"a new process after {replaced:.2f} s, which answers after {answering:.2f} s"
+
+    async def _slow(self, end: float) -> str:
+        def clients() -> Iterator[Awaitable[None]]:
+            for number in range(SLOW):
+                ask = self.mix.slow()
+                yield self.client.drip(ask, ask.data.index(b"\r\n\r\n") + 4 if number % 2 else 1)
+
+        return f"{SLOW} clients, {await self._rounds(clients, end)} times"
+
+    async def _idle(self, end: float) -> str:
+        ask = Ask("idle", b"", status=408)
+        rounds = await self._rounds(lambda: (self.client.drip(ask) for _ in range(IDLE)), end)
+        return f"{IDLE:,} connections, {rounds} times; {self.service.megabytes():.0f} MB"
+
+    async def _rounds(self, clients: Callable[[], Iterator[Awaitable[None]]], end: float) -> int:
+        """Have all clients at once be sent away, as often as there is time for."""
+        rounds = 0
+        while not rounds or time.monotonic() + self.read_seconds + 1 < end:
+            await asyncio.gather(*clients())
+            rounds += 1
+        return rounds
+
+    async def _queue(self, end: float) -> str:
+        waves = 0
+        while not waves or time.monotonic() + 2 < end:
+            go = asyncio.Event()
+            asks = [self.mix.single("burst") for _ in range(WAVE)] + [self.mix.batch("burst 64", 64)] * BATCHES
+            sending = [asyncio.create_task(self.client.ask(ask, alone=True, go=go)) for ask in asks]
+            await asyncio.sleep(0.5)  # until all are connected, so that they really come at once
+            go.set()
+            await asyncio.gather(*sending)
+            waves += 1
+            await asyncio.sleep(0.5)
+        if not self.tally.total("refused", "full queue"):
+            self.faults.append("full queue: nothing was refused; make the waves larger")
+        return f"{waves} waves"
+
+    async def _disk(self, end: float) -> str:
+        if not self.mounted:
+            return await self._disk_of_another(end)
+        filler = self.folder / "log" / "filler"
+        fill(filler)
+        try:
+            said = await self._with_full_log(self.service, end)
+        finally:
+            filler.unlink()
+        size = self.service.log.stat().st_size
+        await asyncio.sleep(0.1)
+        await self.client.ask(self.mix.mistake())
+        if not await until(lambda: self.service.log.stat().st_size > size, 5):
+            self.faults.append("full disk: the log did not go on when there was room again")
+        return said
+
+    async def _disk_of_another(self, end: float) -> str:
+        other = self.start(Path("/dev/full"))
+        usual = self.client.port
+        try:
+            if not await until(lambda: not other.runs or other.port, 60) or not other.runs:
+                self.faults.append("full disk: the service does not start when its log is full")
+                return "did not start"
+            self.client.port = other.port
+            return await self._with_full_log(other, end)
+        finally:
+            self.client.port = usual
+            if other.runs:
+                other.process.terminate()
+
+    async def _with_full_log(self, service: Service, end: float) -> str:
+        """Wait, ask for a reload, which logs in the supervisor, and wait again."""
+        left = max(2.0, end - time.monotonic())
+        await asyncio.sleep(left / 3)
+        await self.client.ask(self.mix.reload(200))
+        await asyncio.sleep(left / 3)
+        if not service.runs:
+            self.faults.append(f"full disk: the service ended with {service.process.returncode} at a reload")
+        return f"tmpfs {'full' if self.mounted else 'not mounted, /dev/full'}; service {'runs' if service.runs else 'ended'}"
+
+    async def _end(self, end: float) -> str:
+        await asyncio.sleep(max(0.0, end - time.monotonic()) / 2)
+        start = time.monotonic()
+        self.client.ending = True
+        self.service.process.terminate()
+        if not await until(lambda: not self.service.runs, 30):
+            self.faults.append("SIGTERM: the service did not end in 30 s")
+        elif self.service.process.returncode:
+            self.faults.append(f"SIGTERM: exit code {self.service.process.returncode}")
+        self.client.ended.set()
+        return f"ended after {time.monotonic() - start:.2f} s with {self.service.process.returncode}"
+
+
+def fill(file: Path) -> None:
+    """Write until there is no room, in ever smaller pieces: the log must not get a single byte more."""
+    with file.open("wb", buffering=0) as target:
+        size = 1 << 20
+        while size:
+            try:
+                target.write(bytes(size))
+            except OSError:
+                size //= 2
+
+
+def found(log: str, secrets: set[str]) -> int:
+    """Count what stands in the log, as it is or with its characters escaped."""
+    plain = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), log)
+    return sum(secret in log or secret in plain for secret in secrets if len(secret) >= 8)
+
+
+def print_table(tally: Tally) -> None:
+    columns = ("sent", *Tally.OUTCOMES, "wrong", "late")
+    print(f"\n{'':12}" + "".join(f"{column:>9}" for column in columns) + "   adds up   p99 of singles")
+    kinds = sorted({kind for _, kind, _ in tally.counts})
+    for phase, kind in [*((name, None) for name in SHARES), *((None, kind) for kind in kinds), (None, None)]:
+        row = "".join(f"{tally.total(column, phase, kind):9,}" for column in columns)
+        times = sorted(tally.times.get(phase or "", ()))
+        p99 = f"{times[int(0.99 * len(times))]:9.1f} ms" if times else ""
+        print(f"{phase or kind or 'all':12}{row}   {'yes' if tally.adds_up(phase, kind) else 'NO':7}{p99}")
+
+
+def judge(soak: Soak, minutes: float) -> list[str]:
+    """Print the tables, memory and what the log holds; return all faults."""
+    tally, faults = soak.tally, soak.faults
+    print_table(tally)
+    if not tally.adds_up():
+        faults.append("requests sent are not answers, refusals and broken connections together")
+    faults += [f"wrong: {what} ({count:,} times)" for what, count in tally.surprises.items()]
+    broken = {phase: tally.total("broken", phase) for phase in SHARES if phase not in MAY_BREAK}
+    faults += [f"{count:,} connections broke in phase {phase}" for phase, count in broken.items() if count]
+    early, late = soak.memory
+    growth = late / early - 1
+    print(
+        f"\nmemory {early:.0f} MB at {soak.seconds * 2 / 9 / 60:.1f} minutes, {late:.0f} MB at the end: {growth:+.1%}"
+    )
+    if growth > GROWTH and minutes >= JUDGED_MINUTES:
+        faults.append(f"memory grew by {growth:.1%}, at most {GROWTH:.0%} was wanted")
+    log = soak.service.log.read_text(errors="replace")
+    leaked, secrets = found(log, tally.secrets), sum(len(secret) >= 8 for secret in tally.secrets)
+    print(f"log of {len(log.splitlines()):,} lines: {leaked} of {secrets:,} messages and payloads found")
+    if leaked:
+        faults.append(f"{leaked} messages stand in the log")
+    return faults
+
+
+def prepare(folder: Path) -> str:
+    """Put bundle and key file into the folder, and return the key."""
+    shutil.copytree(default_path(), folder / "bundle")
+    (folder / "log").mkdir()
+    command = [sys.executable, "-m", "jingyin.serve.http.newkey", "soak", "admin"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    (folder / "keys").write_text(made.stdout)
+    return made.stderr.strip()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """Mount a tmpfs of 32 MB there if that may be; yield whether it could."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
+    mounted = bool(shutil.which("mount")) and not subprocess.run(command, capture_output=True, check=False).returncode
+    try:
+        yield mounted
+    finally:
+        if mounted:  # lazy: after a fault a worker may still be about to end
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def messages(files: list[Path], minutes: float) -> list[str]:
+    """Make distinct and templated messages, as many as the steady traffic sends."""
+    found = traffic.distinct(files, int(2_000 * minutes), seed=1) + traffic.templated(int(700 * minutes), seed=1)
+    Random(1).shuffle(found)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--minutes", type=float, default=MOST_MINUTES, help=f"0.5 to {MOST_MINUTES:.0f}")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    if not 0.5 <= options.minutes <= MOST_MINUTES:
+        parser.error(f"--minutes {options.minutes}: wanted 0.5 to {MOST_MINUTES:.0f}")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the service inherits it
+    texts = messages(options.files, options.minutes)
+    verdicts = {text: (v.label, v.action) for text, v in zip(texts, Scorer.load().score_many(texts), strict=True)}
+    with TemporaryDirectory(prefix="soak-") as name:
+        folder = Path(name)
+        mix = Mix(cycle(texts), prepare(folder))
+        with small_disk(folder / "log") as mounted:
+            soak = Soak(folder, mounted=mounted, mix=mix, verdicts=verdicts, options=options)
+            asyncio.run(soak.run())
+            kept = shutil.copy(soak.service.log, Path(gettempdir()) / "soak.log")
+            faults = judge(soak, options.minutes)
+    print("\n".join(["", *faults, f"{len(faults)} faults; the log is kept in {kept}"]))
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
