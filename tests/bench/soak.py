@@ -31,11 +31,8 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -44,9 +41,9 @@ from tempfile import TemporaryDirectory, gettempdir
 import psutil
 import traffic
 from soak_client import Ask, Client, Mix, Tally, Verdicts
+from soak_service import Service, fill, prepare, small_disk, until
 
 from jingyin import Scorer
-from jingyin.model.bundle import default_path
 
 MOST_MINUTES = 9.0
 RATE, CONNECTIONS = 50.0, 32
@@ -59,63 +56,6 @@ SHARES = {
     "full disk": 0.14, "SIGTERM": 0.06,
 }  # fmt: skip
 """Of the run; the first look at memory is two minutes of nine after its start, at the end of `bad reload`."""
-
-
-class Service:
-    """`jingyin serve` in a process of its own, which logs to `log`; `port` is known once it serves."""
-
-    def __init__(self, folder: Path, log: Path, workers: int, read_seconds: float) -> None:
-        self.log = log
-        flags = ["--port", "0", "--workers", workers, "--keys", folder / "keys", "--bundle", folder / "bundle"]
-        command = [Path(sys.executable).with_name("jingyin"), "serve", *flags]
-        (folder / "serve.yaml").write_text(f"read_seconds: {read_seconds}\n")
-        with log.open("ab") as errors:
-            self.process = psutil.Popen([*map(str, command), "--config", str(folder / "serve.yaml")], stderr=errors)
-
-    async def serving(self) -> None:
-        """Wait until it answers."""
-        await until(lambda: not self.runs or self.port, 100)
-        if not self.runs:
-            raise SystemExit(f"the service did not start:\n{self.log.read_text()}")
-
-    @property
-    def runs(self) -> bool:
-        return self.process.poll() is None
-
-    @property
-    def port(self) -> int:
-        """Ask the system, not the log, which may be full."""
-        return next((c.laddr.port for c in self.process.net_connections("tcp") if c.status == "LISTEN"), 0)
-
-    def workers(self) -> set[int]:
-        return {child.pid for child in self.process.children() if "spawn_main" in _command(child)}
-
-    def megabytes(self) -> float:
-        """Return the memory of all processes, where shared pages count once."""
-        rollups = [Path(f"/proc/{p.pid}/smaps_rollup") for p in (self.process, *self.process.children(recursive=True))]
-        return sum(int(re.findall(r"^Pss: +(\d+)", file.read_text(), re.MULTILINE)[0]) for file in rollups) / 1024
-
-    def events(self, event: str) -> list[float]:
-        """Return the times of a kind of log line."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if f'"event":"{event}"' in line]
-        return [json.loads(line)["time"] for line in lines if line.startswith("{") and line.endswith("}")]
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has just died
-        return ""
-
-
-async def until(check: Callable[[], object], seconds: float) -> bool:
-    """Return whether `check` came true in time."""
-    end = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > end:
-            return False
-        await asyncio.sleep(0.01)
-    return True
 
 
 class Soak:
@@ -141,7 +81,8 @@ class Soak:
     async def run(self) -> None:
         self.service = self.start(self.folder / "log" / "service")
         try:
-            await self.service.serving()
+            if not await self.service.serving():
+                raise SystemExit(f"the service did not start:\n{self.service.log.read_text()}")
             bundle = json.loads((self.folder / "bundle" / "manifest.json").read_text())["id"]
             self.client = Client(self.service.port, bundle, self._verdicts, self.tally)
             traffic = asyncio.create_task(self.client.steady(iter(self.mix), RATE, CONNECTIONS))
@@ -255,6 +196,7 @@ class Soak:
             return await self._disk_of_another(end)
         filler = self.folder / "log" / "filler"
         fill(filler)
+        fill(self.service.log)  # there is room in its last page
         try:
             said = await self._with_full_log(self.service, end)
         finally:
@@ -270,7 +212,7 @@ class Soak:
         other = self.start(Path("/dev/full"))
         usual = self.client.port
         try:
-            if not await until(lambda: not other.runs or other.port, 60) or not other.runs:
+            if not await other.serving():
                 self.faults.append("full disk: the service does not start when its log is full")
                 return "did not start"
             self.client.port = other.port
@@ -301,17 +243,6 @@ class Soak:
             self.faults.append(f"SIGTERM: exit code {self.service.process.returncode}")
         self.client.ended.set()
         return f"ended after {time.monotonic() - start:.2f} s with {self.service.process.returncode}"
-
-
-def fill(file: Path) -> None:
-    """Write until there is no room, in ever smaller pieces: the log must not get a single byte more."""
-    with file.open("wb", buffering=0) as target:
-        size = 1 << 20
-        while size:
-            try:
-                target.write(bytes(size))
-            except OSError:
-                size //= 2
 
 
 def found(log: str, secrets: set[str]) -> int:
@@ -349,32 +280,10 @@ def judge(soak: Soak, minutes: float) -> list[str]:
         faults.append(f"memory grew by {growth:.1%}, at most {GROWTH:.0%} was wanted")
     log = soak.service.log.read_text(errors="replace")
     leaked, secrets = found(log, tally.secrets), sum(len(secret) >= 8 for secret in tally.secrets)
-    print(f"log of {len(log.splitlines()):,} lines: {leaked} of {secrets:,} messages and payloads found")
+    print(f"log of {len(log.split()):,} lines: {leaked} of {secrets:,} messages and payloads found")
     if leaked:
         faults.append(f"{leaked} messages stand in the log")
     return faults
-
-
-def prepare(folder: Path) -> str:
-    """Put bundle and key file into the folder, and return the key."""
-    shutil.copytree(default_path(), folder / "bundle")
-    (folder / "log").mkdir()
-    command = [sys.executable, "-m", "jingyin.serve.http.newkey", "soak", "admin"]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
-    (folder / "keys").write_text(made.stdout)
-    return made.stderr.strip()
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a tmpfs of 32 MB there if that may be; yield whether it could."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
-    mounted = bool(shutil.which("mount")) and not subprocess.run(command, capture_output=True, check=False).returncode
-    try:
-        yield mounted
-    finally:
-        if mounted:  # lazy: after a fault a worker may still be about to end
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def messages(files: list[Path], minutes: float) -> list[str]:
