@@ -1,8 +1,10 @@
 """The bundle in use: its reload without a gap, and its shadow."""
 
 import copy
+import ctypes
 import queue
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock, Thread
 
 from jingyin.model.errors import JingyinError
@@ -74,12 +76,14 @@ class Deployment:
             self._use(*self._prepared)
             self._prepared = None
             self._metrics.reloads("done").inc()
+            _give_memory_back()
         return self.bundle_id
 
     def discard(self) -> None:
         """Give the reload up, and keep what is in use."""
         self._prepared = None
         self._metrics.reloads("failed").inc()
+        _give_memory_back()
 
     @property
     def bundle_id(self) -> str:
@@ -119,3 +123,9 @@ class Deployment:
             except Exception as error:  # a broken shadow must not end its thread, much less the service
                 self._metrics.shadow_lost.inc(len(texts))
                 log("shadow_failed", level="error", **where(error))
+
+
+def _give_memory_back() -> None:
+    """Let glibc return what it holds free: it kept a bundle's worth at each reload, 176 to 428 MB after eight of them."""
+    with suppress(OSError, AttributeError):  # another C library has no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,8 +1,10 @@
 """Structured logs: one JSON object a line on standard error, never with text of a message."""
 
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
 from typing import Literal
 
 import orjson
@@ -11,10 +13,14 @@ Level = Literal["info", "warning", "error"]
 
 
 def log(event: str, *, level: Level = "info", **fields: object) -> None:
-    """Write one line: time (seconds since 1970), level, event, and fields that the caller knows to hold no text."""
+    """Write one line: time (seconds since 1970), level, event, and fields that the caller knows to hold no text.
+
+    A line that can't be written (a full disk, a closed pipe) is lost: a log must not end what it tells of.
+    """
     line = orjson.dumps({"time": round(time.time(), 3), "level": level, "event": event, **fields}, default=str)
-    sys.stderr.buffer.write(line + b"\n")
-    sys.stderr.buffer.flush()
+    with suppress(OSError, ValueError):
+        # Past Python's buffer, which would keep what could not be written and fail with it again.
+        os.write(sys.stderr.fileno(), line + b"\n")
 
 
 def where(error: BaseException) -> dict[str, str]:

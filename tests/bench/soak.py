@@ -20,8 +20,8 @@ one, which is filled up for `full disk`. Elsewhere that phase has a service of i
 
 Verdicts are compared with those of a scorer in this process. Exits 1 if an answer is wrong or missing, a connection
 broke where none may, the log holds a message of 8 characters or more, the service ended before its time, or memory
-(PSS of all its processes) grew by more than 3% from two minutes to the end. A shorter run than four minutes shows memory,
-and does not judge it: its first fifth is no steady state.
+(PSS of all its processes) grew by more than 3% from two minutes to the end. A run of less than four minutes shows
+memory and does not judge it: its first fifth is no steady state.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import cycle
@@ -49,13 +50,16 @@ MOST_MINUTES = 9.0
 RATE, CONNECTIONS = 50.0, 32
 IDLE, SLOW, WAVE, BATCHES = 2_000, 100, 1_000, 80
 GROWTH = 0.03
+KEPT_LOG = Path(gettempdir()) / "soak.log"
 JUDGED_MINUTES = 4.0
+SPARE_SECONDS = 50.0
+"""What phases may take beyond their time, all together."""
 MAY_BREAK = ("kill", "SIGTERM")
 SHARES = {
-    "steady": 0.06, "reload": 0.08, "bad reload": 0.08, "kill": 0.12, "slow": 0.18, "idle": 0.18, "full queue": 0.1,
-    "full disk": 0.14, "SIGTERM": 0.06,
+    "steady": 0.03, "reload": 0.06, "bad reload": 0.05, "kill": 0.08, "slow": 0.2, "idle": 0.2, "full queue": 0.14,
+    "full disk": 0.16, "SIGTERM": 0.08,
 }  # fmt: skip
-"""Of the run; the first look at memory is two minutes of nine after its start, at the end of `bad reload`."""
+"""Of the run; the first look at memory is at two minutes of nine, after `kill`, since a new worker is small."""
 
 
 class Soak:
@@ -70,8 +74,9 @@ class Soak:
         self.tally = Tally()
         self.faults: list[str] = []
         self.memory: list[float] = []
+        self.revived = False
         self.seconds = options.minutes * 60
-        self.read_seconds = min(10.0, self.seconds * SHARES["slow"] / 3)
+        self.read_seconds = min(10.0, self.seconds * SHARES["slow"] / 4)
         self._verdicts = verdicts
         self._workers = options.workers
 
@@ -86,9 +91,13 @@ class Soak:
             bundle = json.loads((self.folder / "bundle" / "manifest.json").read_text())["id"]
             self.client = Client(self.service.port, bundle, self._verdicts, self.tally)
             traffic = asyncio.create_task(self.client.steady(iter(self.mix), RATE, CONNECTIONS))
-            await self._phases()
-            await traffic
+            async with asyncio.timeout(self.seconds + SPARE_SECONDS):
+                await self._phases()
+                await traffic
+        except TimeoutError:
+            raise SystemExit(f"not done after {self.seconds + SPARE_SECONDS:.0f} s: the machine is too busy") from None
         finally:
+            shutil.copy(self.service.log, KEPT_LOG)
             if self.service.runs:
                 self.service.process.kill()
                 self.service.process.wait(10)
@@ -107,14 +116,16 @@ class Soak:
             await asyncio.sleep(max(0.0, end - time.monotonic()))
             if name != "SIGTERM" and not self.service.runs:
                 await self._revive(name)
-            if name in ("bad reload", "full disk"):
+            if name in ("kill", "full disk"):
                 self.memory.append(self.service.megabytes())
 
     async def _revive(self, name: str) -> None:
         """Go on with a new service after one that ended by a fault, so that later phases are seen too."""
         self.faults.append(f"the service ended in phase {name} with {self.service.process.returncode}")
+        self.revived = True
         self.service = self.start(self.service.log)
-        await self.service.serving()
+        if not await self.service.serving():
+            raise SystemExit(f"the service ended in phase {name}, and does not start again; see {KEPT_LOG}")
         self.client.port = self.service.port
 
     # ---- phases
@@ -226,11 +237,13 @@ class Soak:
         """Wait, ask for a reload, which logs in the supervisor, and wait again."""
         left = max(2.0, end - time.monotonic())
         await asyncio.sleep(left / 3)
+        when = "at" if service.runs else "before"
         await self.client.ask(self.mix.reload(200))
         await asyncio.sleep(left / 3)
-        if not service.runs:
-            self.faults.append(f"full disk: the service ended with {service.process.returncode} at a reload")
-        return f"tmpfs {'full' if self.mounted else 'not mounted, /dev/full'}; service {'runs' if service.runs else 'ended'}"
+        if service.runs:
+            return f"{service.log} is full, the service runs"
+        self.faults.append(f"full disk: the service ended with {service.process.returncode} {when} a reload")
+        return f"{service.log} is full, the service ended"
 
     async def _end(self, end: float) -> str:
         await asyncio.sleep(max(0.0, end - time.monotonic()) / 2)
@@ -303,6 +316,7 @@ def main() -> int:
         parser.error(f"--minutes {options.minutes}: wanted 0.5 to {MOST_MINUTES:.0f}")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the service inherits it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that service and tmpfs go too
     texts = messages(options.files, options.minutes)
     verdicts = {text: (v.label, v.action) for text, v in zip(texts, Scorer.load().score_many(texts), strict=True)}
     with TemporaryDirectory(prefix="soak-") as name:
@@ -311,9 +325,8 @@ def main() -> int:
         with small_disk(folder / "log") as mounted:
             soak = Soak(folder, mounted=mounted, mix=mix, verdicts=verdicts, options=options)
             asyncio.run(soak.run())
-            kept = shutil.copy(soak.service.log, Path(gettempdir()) / "soak.log")
             faults = judge(soak, options.minutes)
-    print("\n".join(["", *faults, f"{len(faults)} faults; the log is kept in {kept}"]))
+    print("\n".join(["", *faults, f"{len(faults)} faults; the log is kept in {KEPT_LOG}"]))
     return bool(faults)
 
 

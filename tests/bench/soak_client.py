@@ -1,4 +1,4 @@
-"""The client of soak.py: requests of several kinds, a bounded number of connections, and what became of each request."""
+"""The client of soak.py: requests of several kinds, a bounded number of connections, what became of each request."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
-PATIENCE = 60.0
+PATIENCE = 20.0
 """Seconds after which a request without an answer is given up; it is in no column then, and sums differ."""
 KEPT_SECONDS = 3.0
 """Idle connections older than this are not used again: the service closes them after 5 s, perhaps as we send."""
@@ -115,6 +115,7 @@ class Tally:
 class Link:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    port: int
     used: float = 0.0
 
     @property
@@ -184,7 +185,7 @@ class Client:
             self._idle.append(link)
 
     async def drip(self, ask: Ask, at_once: int = 0) -> None:
-        """Send `at_once` bytes and then one a second, or nothing at all if there are none, until the service has enough."""
+        """Send `at_once` bytes and then one a second, or nothing at all if there are none, until it is sent away."""
         phase = self._tally.phase
         self._note(phase, ask, "sent")
         try:
@@ -204,13 +205,13 @@ class Client:
     async def _link(self) -> Link:
         while self._idle:
             link = self._idle.pop()
-            if link.is_usable:
+            if link.is_usable and link.port == self.port:
                 return link
             link.writer.close()
         return await self._connect()
 
     async def _connect(self) -> Link:
-        return Link(*await asyncio.open_connection("127.0.0.1", self.port))
+        return Link(*await asyncio.open_connection("127.0.0.1", self.port), self.port)
 
     def _note(self, phase: str, ask: Ask, *what: str) -> None:
         self._tally.counts.update((phase, ask.kind, each) for each in what)
