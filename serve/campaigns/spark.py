@@ -48,19 +48,22 @@ def group_dataframe(df: "DataFrame", text_column: str = "text", *, min_rows: int
     if min_rows < 1:
         raise ConfigError(f"a campaign of {min_rows} rows can't be; name a number from 1 on as min_rows")
     kept = df.drop(CAMPAIGN)
+    names = kept.columns
+    numbered = kept.toDF(*(f"column{i}" for i in range(len(names))))  # mapInArrow can't resolve a name with a dot
+    numbered_text = f"column{names.index(text_column)}"
 
     def keys(batches: _Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            texts = batch.column(text_column).to_pylist()
+            texts = batch.column(numbered_text).to_pylist()
             found = [None if text is None else key_of(clean(text).text) + _LEAST for text in texts]
             column = pa.array(found, pa.int64())
             yield pa.record_batch([*batch.columns, column], [*batch.schema.names, _KEY])
 
-    keyed = kept.mapInArrow(keys, StructType([*kept.schema.fields, StructField(_KEY, LongType())]))
+    keyed = numbered.mapInArrow(keys, StructType([*numbered.schema.fields, StructField(_KEY, LongType())]))
     there = keyed.where(F.col(_KEY).isNotNull()).groupBy(F.col(_KEY).alias("key"))
-    texts = there.agg(F.count("*").alias("rows"), F.first(F.col(f"`{text_column}`")).alias("text"))
+    texts = there.agg(F.count("*").alias("rows"), F.first(numbered_text).alias("text"))
     named = _named(_groups(texts.mapInArrow(_sign, "key long, rows long, signature binary")), min_rows)
-    return keyed.join(named, _KEY, "left").drop(_KEY)
+    return keyed.join(named, _KEY, "left").drop(_KEY).toDF(*names, CAMPAIGN)
 
 
 def _named(groups: "DataFrame", min_rows: int) -> "DataFrame":

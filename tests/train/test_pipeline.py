@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jingyin import Scorer
@@ -84,8 +86,11 @@ def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, w
     assert not (run / "classifier.safetensors").exists()
     (run / "checkpoint-new").mkdir(exist_ok=True)  # one that the kill cut short
     train([recipe], tmp_path)
-    assert metrics(run) == metrics(tiny_run)
-    assert (run / "classifier.safetensors").read_bytes() == (tiny_run / "classifier.safetensors").read_bytes()
+    # Not bit by bit: threads add up in another order once in some dozens of runs (a loss was off by 2e-9).
+    assert metrics(run) == pytest.approx(metrics(tiny_run), rel=1e-6)
+    found, wanted = (load_file(folder / "classifier.safetensors") for folder in (run, tiny_run))
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
 
 
 @pytest.mark.slow
