@@ -225,4 +225,5 @@ def _thresholds(
         family or source for family, source, keep in zip(rows.families, rows.sources, ordinary, strict=True) if keep
     ]
     review = choose_threshold(risks[ordinary], families, recipe.review_rate, recipe.review_floor)
-    return review, choose_threshold(risks[ordinary], families, recipe.block_rate, review.risk)
+    floor = max(review.risk, recipe.block_floor)
+    return review, choose_threshold(risks[ordinary], families, recipe.block_rate, floor)
