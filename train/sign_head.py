@@ -1,6 +1,6 @@
 """Trains the outputs of signs on a trained encoder, which stays as it is: signs cost the labels nothing.
 
-Trained together with the labels, at any weight, an encoder of four layers named signs no better (train/LOG.md).
+An encoder of four layers that was trained on signs named them no better than this head does (train/LOG.md).
 """
 
 from collections.abc import Sequence

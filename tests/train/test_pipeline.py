@@ -86,7 +86,7 @@ def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, w
     assert not (run / "classifier.safetensors").exists()
     (run / "checkpoint-new").mkdir(exist_ok=True)  # one that the kill cut short
     train([recipe], tmp_path)
-    # Not bit by bit: threads add up in another order once in some dozens of runs (a loss was off by 2e-9).
+    # Not bit by bit: on a busy machine a loss was off by 2e-9 once, as when threads add up in another order.
     assert metrics(run) == pytest.approx(metrics(tiny_run), rel=1e-6)
     found, wanted = (load_file(folder / "classifier.safetensors") for folder in (run, tiny_run))
     assert found.keys() == wanted.keys()
