@@ -1,9 +1,9 @@
 """Shared by all tests: a clean environment, the bundle that the package holds, and toy bundles."""
 
 import os
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,8 +14,26 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("jingyin", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("jingyin")
 
-if os.environ.get("JINGYIN_REQUIRE_EXTERNAL") == "1":  # .ci/run has installed every package: none may be missing
-    pytest.MonkeyPatch().setattr(pytest, "importorskip", lambda package, **_: import_module(package))
+REQUIRED = os.environ.get("JINGYIN_REQUIRE_EXTERNAL") == "1"
+"""Whether a skipped test is a failure: .ci/run has installed every package and program that tests look for."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """Fail what was skipped, where nothing may be missing."""
+    return _failed_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    """Fail modules that were skipped, where nothing may be missing."""
+    return _failed_if_skipped((yield))
+
+
+def _failed_if_skipped(report: Any) -> Any:
+    if REQUIRED and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, where JINGYIN_REQUIRE_EXTERNAL allows none: {report.longrepr}"
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

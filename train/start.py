@@ -46,11 +46,9 @@ def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText
 def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     folder = Path(encoder)
     if is_bundle(encoder):
-        classifier, vocabulary = classifier_of_bundle(encoder, recipe.network)
-        return Start(classifier.encoder, vocabulary, classifier)
+        return _going_on(recipe, *classifier_of_bundle(encoder, recipe.network))
     if is_classifier(folder):
-        classifier, vocabulary = load_classifier(folder)
-        return Start(classifier.encoder, vocabulary, classifier)
+        return _going_on(recipe, *load_classifier(folder))
     if (folder / "encoder").is_dir():
         model, vocabulary = load_encoder(folder)
         return Start(keep_layers(model, recipe.layers), vocabulary)
@@ -62,6 +60,11 @@ def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) ->
     lexicon = default_lexicon()
     words = SmsTokenizer.from_lexicon(lexicon)
     return Start(with_lexicon(pretrained, words, recipe.max_tokens), Vocabulary(words=words, lexicon=lexicon))
+
+
+def _going_on(recipe: Align | Classify, classifier: SmsClassifier, vocabulary: Vocabulary) -> Start:
+    keep_layers(classifier.encoder, recipe.layers)
+    return Start(classifier.encoder, vocabulary, classifier)
 
 
 def _smaller(encoder: BertModel, hidden: int, recipe: Classify) -> BertModel:

@@ -17,7 +17,7 @@ def trained() -> SmsClassifier:
     torch.manual_seed(0)
     encoder = random_encoder().model
     model = SmsClassifier(encoder, 5, new_sign_head(encoder, 2), dropout=0.3)
-    for weights in (*model.head.parameters(), *model.sign_head.parameters()):
+    for weights in (parameter for name, parameter in model.named_parameters() if "head" in name):
         torch.nn.init.normal_(weights)
     model.mean.copy_(torch.randn(64))
     model.sd.copy_(torch.rand(64) + 0.5)

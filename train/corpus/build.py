@@ -52,7 +52,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 4
+CORPUS_VERSION = 5
 """Counts up when the same recipe and files make another corpus than before."""
 
 _TABLES = files("jingyin.train.corpus").joinpath("tables")
@@ -137,12 +137,14 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     """Return the key of each record's group, 16 hex digits, and its split."""
     shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
+    unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
     keys: dict[int, str] = {}
     placed = []
     for record, group in zip(records, groups, strict=True):
         first = record.case or record.text if record.source == "authored" else record.group or record.text
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
-        split = _split(key, recipe.case_splits if group in of_case else shares.get(record.source, recipe.splits))
+        shared = recipe.case_splits if group in of_case else shares.get(record.source, recipe.splits)
+        split = "test" if group in unseen else _split(key, shared)
         placed.append((key[:16], split))
     return placed
 

@@ -87,6 +87,7 @@ class CorpusRecipe(_Model):
     `authored` is a file or folder of authored messages or a list of them, by default both in the package.
     `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that of all
     training messages that get two with a head or a tail, `accompanied` with a short everyday message beside it (dress.py).
+    What the `test_writers` wrote is test only, and so is what is grouped with it.
     """
 
     seed: int = 0
@@ -99,6 +100,7 @@ class CorpusRecipe(_Model):
     dressed: Share = 0.0
     accompanied: Share = 0.0
     nonsense: int = Field(0, ge=0)
+    test_writers: tuple[str, ...] = ()
     splits: Splits = Splits()
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
 

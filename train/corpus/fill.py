@@ -9,8 +9,17 @@ from jingyin.train.corpus.slots import SLOTS
 _Draw = Callable[[Random], str]
 
 
-def _number(rng: Random) -> str:
-    return str(rng.randint(1, 10 ** rng.choice((1, 2, 2, 3, 4)) - 1))
+# Largest values by the unit behind a number: "在 <#> 点" filled with 760 is like no traffic, and networks flag it.
+_LARGEST = {"秒": 59, "分": 59, "点": 23, "时": 23, "日": 31, "号": 31, "月": 12, "折": 9, "楼": 20, "万": 30, "岁": 80, "来": 60}
+
+
+def _number(rng: Random, unit: str) -> str:
+    return str(rng.randint(1, _LARGEST.get(unit) or 10 ** rng.choice((1, 2, 2, 3, 4)) - 1))
+
+
+def _numbered(text: str, mask: str, rng: Random) -> str:
+    """Fill each `mask` with a number that may stand before the unit behind it."""
+    return re.sub(rf"{mask}(?=\s*([{''.join(_LARGEST)}]?))", lambda match: _number(rng, match[1]), text)
 
 
 def _service(rng: Random) -> str:
@@ -18,7 +27,6 @@ def _service(rng: Random) -> str:
 
 
 _TAGS: dict[str, _Draw] = {
-    "#": _number,
     "DECIMAL": lambda rng: f"{rng.randint(0, 999)}.{rng.randint(1, 9)}",
     "TIME": SLOTS["time"],
     "DATE": SLOTS["date"],
@@ -32,7 +40,6 @@ _WORDS: dict[str, _Draw] = {
     "WECHAT": SLOTS["wechat"],
     "PHONE": _service,
     "PLACE": SLOTS["city"],
-    "DIGIT": _number,
     "NAME": SLOTS["name"],
     "BANK": SLOTS["bank"],
     "URL": SLOTS["link"],
@@ -46,12 +53,12 @@ _RUN = re.compile(r"(?<![A-Za-z])[xX](?![A-Za-z])|[xX]{2,}")
 
 def fill_tags(text: str, rng: Random) -> str:
     """Fill the masks of the NUS SMS Corpus: <#>, <DECIMAL>, <TIME> and so on."""
-    return _TAG.sub(lambda match: _TAGS[match[1]](rng), text)
+    return _TAG.sub(lambda match: _TAGS[match[1]](rng), _numbered(text, "<#>", rng))
 
 
 def fill_words(text: str, rng: Random) -> str:
     """Fill the masks of FBS: NAME, PLACE, DIGIT, URL, CELLPHONE and so on, upper case amid Chinese."""
-    return _WORD.sub(lambda match: _WORDS[match[0]](rng), text)
+    return _WORD.sub(lambda match: _WORDS[match[0]](rng), _numbered(text, "DIGIT", rng))
 
 
 def fill_digits(text: str, rng: Random) -> str:

@@ -80,7 +80,7 @@ def evaluate(
         differences=differences,
         families=families,
         slices=slices,
-        situations=situations(judged[0], block, messages, set(trained.cases)) if trained else [],
+        situations=situations(judged[0], block, messages, trained) if trained else [],
         signs=signs,
         evasion=evasion,
         attack=attacked,

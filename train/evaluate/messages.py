@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Messages:
-    """Labelled messages: label indices (n,), and of each its family, source, group and case ("" for none).
+    """Labelled messages: label indices (n,), and of each its family, source, group, case and writer ("" for none).
 
     Messages of one group are alike: where they differ in label they are a minimal pair. `signs` are as in
     corpus/signs.py, "?" for a message of which nobody said any. `where` names file and row, `left_out` counts rows that
@@ -45,6 +45,7 @@ class Messages:
     sources: list[str]
     groups: list[str]
     cases: list[str]
+    writers: list[str]
     signs: list[str]
     where: list[str]
     left_out: int
@@ -71,12 +72,12 @@ class Messages:
 
         return Messages(
             some(self.texts), self.labels[index], some(self.families), some(self.sources), some(self.groups),
-            some(self.cases), some(self.signs), some(self.where), self.left_out, self.files,
+            some(self.cases), some(self.writers), some(self.signs), some(self.where), self.left_out, self.files,
         )  # fmt: skip
 
 
 def read_messages(paths: Sequence[Path]) -> Messages:
-    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair`, `case`, `signs` of all `paths`.
+    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair`, `case`, `writer`, `signs` of all `paths`.
 
     Raises InputError that names the file and row for a missing text, a missing or unknown label, unknown signs, and one
     that names the labels of which no row is left to score.
@@ -94,6 +95,7 @@ def read_messages(paths: Sequence[Path]) -> Messages:
         sources=[str(row.get("source") or path.stem) for path, _, row in scored],
         groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
         cases=[str(row.get("case") or "") for row in rows],
+        writers=[str(row.get("writer") or "") for row in rows],
         signs=[row.get("signs") or UNKNOWN for row in rows],
         where=[f"{path.name}:{number}" for path, number, _ in scored],
         left_out=len(found) - len(scored),

@@ -1,6 +1,6 @@
-"""Rows of cases that training has not seen, which are what new threats are like, apart from rows like those it has."""
+"""Rows of cases and writers that training has not seen, which are what new threats are like, apart from rows like its own."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +12,31 @@ from jingyin.train.evaluate.judge import Judged
 from jingyin.train.evaluate.messages import Messages
 from jingyin.train.evaluate.results import Situation
 
-UNSEEN, LIKE, REAL = "unseen cases", "like training", "real traffic"
+UNSEEN, WRITERS, LIKE, REAL = "unseen cases", "unseen writers", "like training", "real traffic"
 
 
-def situations(model: Judged, block: float, messages: Messages, trained: Set[str]) -> list[Situation]:
-    """Return a result for each kind of situation that has rows; `trained` are the cases of the training rows.
+def situations(model: Judged, block: float, messages: Messages, trained: Messages) -> list[Situation]:
+    """Return a result for each kind of situation that has rows, by the training rows `trained`.
 
     `block` is the risk from which a message is blocked.
     """
     return [_situation(name, np.flatnonzero(rows), model, block, messages) for name, rows in kinds(messages, trained)]
 
 
-def kinds(messages: Messages, trained: Set[str]) -> Iterator[tuple[str, Bools]]:
+def kinds(messages: Messages, trained: Messages) -> Iterator[tuple[str, Bools]]:
     """Yield the kinds of situation that have rows, each with its rows (n,)."""
-    unseen = np.array([bool(case) and case not in trained for case in messages.cases], np.bool_)
-    real = traffic(messages) & ~unseen
-    for name, rows in ((UNSEEN, unseen), (LIKE, ~unseen & ~real), (REAL, real)):
+    unseen = _none_of(messages.cases, set(trained.cases))
+    by_others = _none_of(messages.writers, set(trained.writers)) & ~unseen
+    real = traffic(messages) & ~unseen & ~by_others
+    like = ~(unseen | by_others | real)
+    for name, rows in ((UNSEEN, unseen), (WRITERS, by_others), (LIKE, like), (REAL, real)):
         if rows.any():
             yield name, rows
+
+
+def _none_of(names: Sequence[str], seen: Set[str]) -> Bools:
+    """Return which of `names` (n,) are there, but not among the `seen`."""
+    return np.array([bool(name) and name not in seen for name in names], np.bool_)
 
 
 def traffic(messages: Messages) -> Bools:

@@ -66,6 +66,19 @@ def test_build_is_deterministic_and_passes_its_check(corpus, tmp_path):
     assert "| debt_threat | f |" in stats(tmp_path / "one")
 
 
+def test_what_a_test_writer_wrote_is_test_only_with_all_that_is_grouped_with_it(corpus, tmp_path):
+    start = sentence(Random(9))
+    mine = [row(sentence(Random(seed)), writer="w9") for seed in range(100, 120)]
+    pair = [row(start + "吧", pair="q", writer="w9"), row(start + "哼", "debt_threat", pair="q", writer="w1")]
+    write(tmp_path / "authored" / "b.jsonl", [*mine, *pair])
+    corpus.write_text(corpus.read_text() + "test_writers: [w9]\n")
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    assert {split for split, rows in splits.items() for r in rows if r.writer in ("w1", "w9")} == {"test"}
+    assert sum(r.writer in ("w1", "w9") for r in splits["test"]) == 22
+    assert splits["train"]
+
+
 def test_rows(corpus, tmp_path):
     build(corpus, tmp_path / "out")
     splits = store.read(tmp_path / "out")

@@ -27,7 +27,7 @@ def network(seed: int, **changes: object) -> SmsClassifier:
     config = BertConfig(vocab_size=90, max_position_embeddings=64, **settings)
     encoder = BertModel(config, add_pooling_layer=False)
     model = SmsClassifier(encoder, 5, new_sign_head(encoder, 3))
-    for weights in (*model.head.parameters(), *model.sign_head.parameters()):
+    for weights in (parameter for name, parameter in model.named_parameters() if "head" in name):
         torch.nn.init.normal_(weights)
     model.mean.normal_()
     model.sd.uniform_(0.5, 2)
