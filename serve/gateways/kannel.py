@@ -169,9 +169,16 @@ def _log(action: str, reason: str) -> None:
 
 
 def make_server(
-    port: int, smsbox: str, jingyin: str, *, key: str = "", seconds: float = SCORE_SECONDS, on_failure: str = "pass"
+    port: int,
+    smsbox: str,
+    jingyin: str,
+    *,
+    host: str = "127.0.0.1",
+    key: str = "",
+    seconds: float = SCORE_SECONDS,
+    on_failure: str = "pass",
 ) -> ThreadingHTTPServer:
-    """Return a filter on 127.0.0.1, to be run by serve_forever; it waits `seconds` for a verdict.
+    """Return a filter that listens on `host`, to be run by serve_forever; it waits `seconds` for a verdict.
 
     `on_failure`, "pass" or "block", is what becomes of a message without one.
     """
@@ -183,12 +190,13 @@ def make_server(
         "on_failure": on_failure,
     }
     handler = type("BoundFilter", (Filter,), bound)
-    return _Server(("127.0.0.1", port), handler)
+    return _Server((host, port), handler)
 
 
 def main() -> None:
     """Run the filter; the key, if jingyin wants one, comes from JINGYIN_KEY."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=13014)
     parser.add_argument("--smsbox", default="http://127.0.0.1:13013")
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080")
@@ -197,8 +205,9 @@ def main() -> None:
     given = parser.parse_args()
     key = os.environ.get("JINGYIN_KEY", "")
     server = make_server(
-        given.port, given.smsbox, given.jingyin, key=key, seconds=given.seconds, on_failure=given.on_failure
-    )
+        given.port, given.smsbox, given.jingyin,
+        host=given.host, key=key, seconds=given.seconds, on_failure=given.on_failure,
+    )  # fmt: skip
     server.serve_forever()
 
 

@@ -23,12 +23,12 @@ class _Model(BaseModel):
 
 
 class Splits(_Model):
-    """Shares of the groups; they add up to 1."""
+    """Shares of the groups; they add up to 1. One that is left out is 0."""
 
-    train: Share = 0.7
-    validation: Share = 0.1
-    calibration: Share = 0.1
-    test: Share = 0.1
+    train: Share = 0.0
+    validation: Share = 0.0
+    calibration: Share = 0.0
+    test: Share = 0.0
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -101,7 +101,7 @@ class CorpusRecipe(_Model):
     accompanied: Share = 0.0
     nonsense: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()
-    splits: Splits = Splits()
+    splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
 
 

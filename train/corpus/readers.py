@@ -167,7 +167,7 @@ def _cold(path: Path) -> Iterator[Raw]:
 SOURCES: dict[str, Source] = {
     "nus": Source(
         "NUS SMS Corpus (Chinese)",
-        "Chen and Kan 2013, Creating a Deployment, Public Short Message Service Corpus: The NUS SMS Corpus, "
+        "Chen and Kan 2013, Creating a Live, Public Short Message Service Corpus: The NUS SMS Corpus, "
         "Language Resources and Evaluation 47(2)",
         "none stated; asks to be cited",
         "ordinary",
