@@ -40,7 +40,7 @@ _RADICALS = dict(
 )
 # Enclosed letters without a compatibility form: 🅐 🅰 and the flag letters.
 _ENCLOSED = ((0x1F150, 26), (0x1F170, 26), (0x1F1E6, 26))
-_BLANKS = {"\u2800": " ", "\u3164": " ", "\u115f": "", "\u1160": "", "\uffa0": " ", "\u034f": ""}
+_BLANKS = {"\u2800": " ", "\u3164": " ", "\u115f": "", "\u1160": "", "\uffa0": " ", "\u034f": "", "\ufffd": ""}
 _DROPPED = {"Cc", "Cf", "Cs", "Co", "Mn", "Me"}
 
 

@@ -6,7 +6,7 @@ exact 1,783.52 is a debt, and the two mean different things here.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 Edit = tuple[int, int, str]
 """Replace text[start:end] by a string; edits of one step don't overlap and come in order."""
@@ -37,18 +37,21 @@ _CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台
 _MEASURE = "[个人年月天日次遍倍里米度岁分秒位名家户条封件只斤克吨平多字页公股票种份张台辆座所周火]"
 _MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1xxxxxxxxxx
 
+# Every run that is no match by itself is bounded: without, a message of one character over and over takes quadratic time.
+_SUBDOMAIN = "[a-z0-9-]{1,63}"
+_INTEGER = r"\d[\d,]{0,30}"
 _PATTERNS: tuple[tuple[str, str], ...] = (
-    ("email", r"[a-z0-9._+-]{1,64}@[a-z0-9-]+(?:\.[a-z0-9-]+)+"),
+    ("email", rf"[a-z0-9._+-]{{1,64}}@{_SUBDOMAIN}(?:\.{_SUBDOMAIN}){{1,8}}"),
     ("link", rf"(?:https?://|www\.)[a-z0-9._~:/?#@!$&'()*+;=%-]+"
-             rf"|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:{_TLD})(?![a-z0-9-])(?:[/?:][a-z0-9._~:/?#@!$&'*+;=%-]*)?"),
+             rf"|{_SUBDOMAIN}(?:\.{_SUBDOMAIN}){{0,8}}\.(?:{_TLD})(?![a-z0-9-])(?:[/?:][a-z0-9._~:/?#@!$&'*+;=%-]*)?"),
     ("datetime", r"(?:19|20)\d\d ?[-/.年] ?\d{1,2} ?[-/.月] ?\d{1,2}(?!\d)[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?"
                  r"|\d{1,2}月\d{1,2}[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?|\d{1,2}:\d\d(?::\d\d)?(?![\d:])"
                  r"|(?:19|20)\d\d年(?:\d{1,2}月)?"),
-    ("amount", rf"(?:[¥$]|rmb) ?\d[\d,]*(?:\.\d+)?(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
-               rf"|\d[\d,]*(?:\.\d+)? ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
-               rf"|\d+(?:\.\d+)? ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
-               rf"|[{_NUMERAL}]+[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
-               rf"|(?:[{_COUNTED}][百千万])+[{_COUNTED}]?(?!{_MEASURE}|[百千万亿])"),
+    ("amount", rf"(?:[¥$]|rmb) ?{_INTEGER}(?:\.\d{{1,30}})?(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
+               rf"|{_INTEGER}(?:\.\d{{1,30}})? ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
+               rf"|\d{{1,30}}(?:\.\d{{1,30}})? ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
+               rf"|[{_NUMERAL}]{{1,30}}[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
+               rf"|(?:[{_COUNTED}][百千万]){{1,10}}[{_COUNTED}]?(?!{_MEASURE}|[百千万亿])"),
     ("id_card", rf"\d{{6}}{_MASKED}{{8}}\d{{2,3}}[\dx](?![\d*x])|\d{{3,6}}[*x]{{7,14}}\d{{0,3}}[\dx]?(?![\d*x])"
                 r"|\d{15}(?!\d)"),
     ("phone", rf"(?:\+?86[ -]?)?1[3-9*x]{_MASKED}[ -]?{_MASKED}{{4}}[ -]?{_MASKED}{{4}}(?![\d*x])"
@@ -56,13 +59,23 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
               r"|[48]00[ -]?\d{3,4}[ -]?\d{3,4}(?!\d)|\(?0\d{2,3}\)?[ -]?\d{7,8}(?:[ -]?\d{1,5})?(?!\d)"
               r"|09\d{2}[ -]?\d{3}[ -]?\d{3}(?!\d)|\+\d{6,14}(?!\d)|(?:95\d{3,4}|100\d\d|123\d\d|9[67]\d{3,4})(?!\d)"),
     ("bank_card", r"\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}(?:[ -]?\d{1,3})?(?!\d)|\d{4,6}[*x]{4,12}\d{3,4}(?![\d*x])"),
-    ("number", r"\d[\d,]*\.\d+|\d{5,}|[a-z]{1,3}\d{5,}[a-z0-9]*"),
+    ("number", rf"{_INTEGER}\.\d+|\d{{5,}}|[a-z]{{1,3}}\d{{5,}}[a-z0-9]*"),
     ("small", r"\d{3,4}(?!\d)"),
     ("redacted", r"[x*×□#_]{2,}(?![a-z0-9])|[×□](?![a-z0-9])"),
 )  # fmt: skip
 
+# Behind letters (微信 is written wx, tel, phone before a number) only what is long enough to belong to somebody is a number.
+_PERSONAL = (*((f"{kind}_", pattern) for kind, pattern in _PATTERNS if kind in ("id_card", "phone", "bank_card")),
+             ("number_", r"\d{5,}"))  # fmt: skip
+
+
+def _any(patterns: Iterable[tuple[str, str]]) -> str:
+    return "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in patterns)
+
+
 _MASK = re.compile(
-    rf"(?=[\d¥$+(×□#_*a-z{_NUMERAL}])(?<![a-z0-9@])(?:" + "|".join(f"(?P<{k}>{p})" for k, p in _PATTERNS) + ")"
+    rf"(?=[\d¥$+(×□#_*a-z{_NUMERAL}])"
+    rf"(?:(?<![a-z0-9@])(?:{_any(_PATTERNS)})|(?<=[a-z@])(?=\d)(?:{_any(_PERSONAL)}))"
 )
 _CODE = re.compile(
     r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$"
@@ -93,7 +106,7 @@ def readable(text: str) -> str:
 
 
 def _placeholder(text: str, match: re.Match[str]) -> str | None:
-    kind, found = match.lastgroup, match[0]
+    kind, found = (match.lastgroup or "").rstrip("_"), match[0]
     if kind == "amount":
         return f"amount_{bucket(amount_value(found))}"
     if kind in ("small", "number") and found.isdigit():
@@ -106,6 +119,7 @@ def _placeholder(text: str, match: re.Match[str]) -> str | None:
 
 def bucket(value: float) -> str:
     """Name the bucket of an amount: its size, and whether it is round (at most two leading digits)."""
+    value = min(value, 1e15)  # 亿亿亿…元 and a number of 300 digits are infinite
     size = sum(value >= limit for limit in _MAGNITUDES)
     step = 10 ** max(1, len(str(int(value))) - 2)
     return _BUCKETS[size + (0 if value % step == 0 else len(_SIZES))]
