@@ -7,30 +7,37 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import cache
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jingyin.model.errors import BundleError, JingyinError
 from jingyin.model.labels import Verdict
 from jingyin.serve.stream import CHUNK, chunks
 
 if TYPE_CHECKING:
     from jingyin.serve.scorer import Scorer
 
-_worker: "Scorer"
+_ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
 
 
-def score_in_processes(start: tuple[Path, bool, int], texts: Iterable[str], processes: int) -> Iterator[Verdict]:
+def score_in_processes(
+    start: tuple[Path, bool, int], texts: Iterable[str], processes: int, wanted: str
+) -> Iterator[Verdict]:
     """Score `texts` in `processes` processes; at most two chunks a process are under way at a time.
 
     Each loads its own scorer by `start`: the bundle's folder, whether the prefilter is used, and the cache's bytes.
+    Raises BundleError when it can't be loaded, or has another id than `wanted`, JingyinError when a process ends early.
     """
     # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=start) as pool:
+    with unbroken(_ADVICE), ProcessPoolExecutor(processes, context, initializer=follow_parent) as pool:
         under_way: deque[Future[list[Verdict]]] = deque()
         for chunk, error in chunks(texts, CHUNK):
-            under_way.append(pool.submit(_score, chunk))
+            under_way.append(pool.submit(_score, start, wanted, chunk))
             while under_way and (error or len(under_way) > 2 * processes):
                 yield from under_way.popleft().result()
             if error is not None:
@@ -53,13 +60,30 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _start(bundle: Path, prefilter: bool, cache_bytes: int) -> None:
-    global _worker
-    follow_parent()
+@contextmanager
+def unbroken(advice: str) -> Iterator[None]:
+    """Turn the end of a worker before its work is done into a JingyinError with advice."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise JingyinError(f"a scoring process was killed, perhaps for want of memory; {advice}") from None
+
+
+def check_same(found: str, wanted: str | None) -> None:
+    """Raise BundleError when the bundle that a worker loaded has another id than the one that its parent read."""
+    if wanted not in (None, found):
+        raise BundleError(f"the bundle changed from {wanted} to {found} after it was read; start again")
+
+
+@cache
+def _scorer(bundle: Path, prefilter: bool, cache_bytes: int, wanted: str) -> "Scorer":
+    """Return this process's scorer, loaded with the first texts: from a pool's initializer no error comes through."""
     from jingyin.serve.scorer import Scorer
 
-    _worker = Scorer.load(bundle, prefilter=prefilter, cache_bytes=cache_bytes)
+    scorer = Scorer.load(bundle, prefilter=prefilter, cache_bytes=cache_bytes)
+    check_same(scorer.bundle.manifest.id, wanted)
+    return scorer
 
 
-def _score(texts: list[str]) -> list[Verdict]:
-    return list(_worker.score_many(texts))
+def _score(start: tuple[Path, bool, int], wanted: str, texts: list[str]) -> list[Verdict]:
+    return list(_scorer(*start, wanted).score_many(texts))

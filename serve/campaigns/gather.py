@@ -1,8 +1,6 @@
 """The first pass: the rows that are chosen, scored and cleaned, in shards that a run which was ended goes on after."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,11 +14,12 @@ from numpy.typing import NDArray
 from jingyin.model.errors import ConfigError
 from jingyin.serve.campaigns.choose import Chosen, choose
 from jingyin.serve.campaigns.times import TIME, check_time, read_times
-from jingyin.serve.relabel.block import Block
+from jingyin.serve.relabel.block import Block, share_read
 from jingyin.serve.relabel.inputs import Kind
 from jingyin.serve.relabel.journal import Journal, State
 from jingyin.serve.relabel.progress import Progress
 from jingyin.serve.relabel.reading import Source, blocks, texts
+from jingyin.serve.relabel.rejects import Rejects
 from jingyin.serve.relabel.workers import Workers
 from jingyin.serve.relabel.writing import aside, writer
 
@@ -61,10 +60,6 @@ class Job:
     sizes: list[int]
     columns: Columns
 
-    def share(self, source: int, block: Block) -> float:
-        """Return how much of the input, in bytes, has been read with a block, 0 to 1."""
-        return (sum(self.sizes[:source]) + block.share * self.sizes[source]) / sum(self.sizes)
-
 
 def check_columns(columns: Columns, schema: pa.Schema) -> None:
     """Raise ConfigError when a column that is named is not there, or can't hold what it should."""
@@ -98,10 +93,7 @@ class _Shard:
         self._journal = journal
         self._bar = bar
         self._rows = journal.last.rows
-        self._rejects = dict(journal.last.rejects)
-        self._listed = io.StringIO()
-        if not journal.states:
-            self._list(("input", "row", "reason"))
+        self._rejects = Rejects(journal)
 
     def write(self, items: _Items) -> None:
         path = self._job.out / f"part-{len(self._journal.states):05d}.parquet"
@@ -109,12 +101,12 @@ class _Shard:
             with writer(PARQUET, file, SCHEMA) as sink:
                 for (source, block), chosen in self._up_to_a_shard(items):
                     sink.write(self._add(source, block, chosen))
-            listed = self._listed.getvalue().encode("utf-8", "surrogateescape")
-            lengths = {"_rejects.csv": self._journal.append("_rejects.csv", listed)}
+            lengths = {"_rejects.csv": self._rejects.write()}
         self._journal.commit(
             State(
                 file=path.name, size=path.stat().st_size, position=(source, *block.next),
-                share=self._job.share(source, block), rows=self._rows, rejects=self._rejects, lengths=lengths,
+                share=share_read(self._job.sizes, source, block), rows=self._rows, rejects=self._rejects.counts,
+                lengths=lengths,
             )
         )  # fmt: skip
 
@@ -123,15 +115,15 @@ class _Shard:
         for item in items:
             yield item
             source, block = item[0]
-            self._bar.show(self._rows, self._job.share(source, block))
-            read += len(block.numbers) + len(block.rejects)
+            self._bar.show(self._rows, share_read(self._job.sizes, source, block))
+            read += block.records
             if read >= SHARD_ROWS:
                 return
 
     def _add(self, source: int, block: Block, chosen: Chosen) -> pa.RecordBatch:
         """Count a block and return its chosen rows."""
         for row, reason in block.rejects:
-            self._reject(source, row, reason)
+            self._rejects.add(self._job.sources[source].path, row, reason)
         self._rows += block.batch.num_rows
         indices = pa.array(chosen.indices)
         numbers = np.asarray(block.numbers, np.int64)[chosen.indices]
@@ -154,15 +146,8 @@ class _Shard:
         given = there.column(self._job.columns.time)
         found = read_times(given, self._job.columns.form)
         for row in pc.indices_nonzero(pc.and_(given.is_valid(), found.is_null())).to_pylist():
-            self._reject(source, int(numbers[row]), BAD_TIME)
+            self._rejects.add(self._job.sources[source].path, int(numbers[row]), BAD_TIME)
         return found
-
-    def _reject(self, source: int, row: int, reason: str) -> None:
-        self._rejects[reason] = self._rejects.get(reason, 0) + 1
-        self._list((self._job.sources[source].path, row, reason))
-
-    def _list(self, fields: Iterable[object]) -> None:
-        csv.writer(self._listed, lineterminator="\n").writerow(fields)
 
 
 def _names(there: pa.RecordBatch, column: str | None) -> pa.Array:

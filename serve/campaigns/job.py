@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.campaigns.gather import Columns, Job, check_columns, gather
-from jingyin.serve.campaigns.labels import Answers, take_answers, write_tasks
+from jingyin.serve.campaigns.labels import Answers, take_answers, tasks_of
 from jingyin.serve.campaigns.members import find_members
 from jingyin.serve.campaigns.report import write_report
 from jingyin.serve.campaigns.table import CAMPAIGNS, MEMBERS_FILE, write_tables
 from jingyin.serve.relabel.inputs import find, fingerprint
 from jingyin.serve.relabel.journal import Journal, open_journal, write_json
 from jingyin.serve.relabel.reading import check_encoding, open_sources
+from jingyin.serve.relabel.tasks import check_place, write_tasks
 from jingyin.serve.relabel.workers import system_memory, workers
 from jingyin.serve.relabel.writing import no_room
 
@@ -100,7 +101,7 @@ def campaigns(
             finished = _finish(out, files, journal, every=every, min_rows=min_rows, bundle=read.manifest.id)
         for file in [*out.glob("part-*"), out / "_ranked"]:  # after the report, which says that they have served
             file.unlink(missing_ok=True)
-        tasks = write_tasks(Path(label_studio), out, read.manifest.id) if label_studio else 0
+        tasks = write_tasks(Path(label_studio), tasks_of(out, read.manifest.id)) if label_studio else 0
         found = take_answers(Path(answers), out) if answers else None
         return Report(**finished, signs=len(read.manifest.signs), tasks=tasks, answers=found)
 
@@ -110,10 +111,8 @@ def _check_call(out: Path, tasks: str | Path | None, min_rows: int, encoding: st
         raise ConfigError(f"output {out} is a file; a folder is wanted")
     if min_rows < 1:
         raise ConfigError(f"a campaign of {min_rows} rows can't be; name a number from 1 on with --min-rows")
-    if tasks and (not Path(tasks).resolve().parent.is_dir() or out.resolve() in Path(tasks).resolve().parents):
-        raise ConfigError(
-            f"the file for Label Studio, {tasks}, must lie in a folder that exists, and not in the output"
-        )
+    if tasks:
+        check_place(Path(tasks), out)
     check_encoding(encoding)
 
 

@@ -35,14 +35,10 @@ class Answers(NamedTuple):
     open: int
 
 
-def write_tasks(path: Path, out: Path, bundle: str) -> int:
-    """Write a JSON array of tasks, one a campaign of the folder `out`, the largest first; return how many."""
-    count = 0
-    with aside(path) as file:
-        for count, row in enumerate(_campaigns(out), 1):
-            file.write((b",\n" if count > 1 else b"[\n") + as_json(_task(row, bundle)).encode())
-        file.write(b"\n]\n" if count else b"[]\n")
-    return count
+def tasks_of(out: Path, bundle: str) -> Iterator[dict[str, Any]]:
+    """Yield a task for each campaign of the folder `out`, the largest first."""
+    for row in _campaigns(out):
+        yield _task(row, bundle)
 
 
 def _campaigns(out: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from jingyin.serve.spark import check_text  # first: it says what is missing where there is no Spark, or no Arrow
+
+# isort: split
+
 import numpy as np
 import pyarrow as pa
 
@@ -20,7 +24,6 @@ from jingyin.model.text import clean
 from jingyin.serve.campaigns.choose import key_of
 from jingyin.serve.campaigns.group import AKIN, ALIKE
 from jingyin.serve.campaigns.minhash import BANDS, HASHES, band_keys, signatures, similarity
-from jingyin.serve.spark import check_text  # says what is missing where there is no Spark
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@
     writing.py    a shard, written aside and renamed
     journal.py    manifest, finished shards, lock: what makes a run resumable
     changes.py    what changed against an older label;  ranked.py  rows ordered by risk, in bounded memory
-    shard.py      one shard: its rows, and what they add to counts and side files
+    shard.py      one shard: its rows, and what they add to counts and side files;  rejects.py  rows left out
     tasks.py      rows for Label Studio;  progress.py  the bar;  summary.py  the report for people
 
 The base package imports without any of it.

@@ -34,3 +34,13 @@ class Block(NamedTuple):
     rejects: list[Reject]
     next: Position
     share: float
+
+    @property
+    def records(self) -> int:
+        """Rows read, rejects included."""
+        return len(self.numbers) + len(self.rejects)
+
+
+def share_read(sizes: Sequence[int], source: int, block: Block) -> float:
+    """Return how much of all inputs has been read with a block of input `source`, 0 to 1; `sizes` are theirs in bytes."""
+    return (sum(sizes[:source]) + block.share * sizes[source]) / sum(sizes)

@@ -27,16 +27,14 @@ class Changes:
     families: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, before: pa.Array, now: pa.Array, family: pa.Array | None) -> None:
-        """Count a block; raises InputError when `before` holds more than MAX_LABELS different values."""
-        names = family if family is not None else pa.nulls(len(now), pa.string())
+        """Count a block; raises InputError when `before` holds over MAX_LABELS different values, or `family` no names."""
+        names = families(family) if family is not None else pa.nulls(len(now), pa.string())
         groups = pa.table({"before": before, "now": now, "family": names}).group_by(["before", "now", "family"])
         for group in sorted(groups.aggregate([([], "count_all")]).to_pylist(), key=str):
             row = self.table.setdefault(group["before"], {})
             row[group["now"]] = row.get(group["now"], 0) + group["count_all"]
             if family is not None:
-                self._count_family(
-                    str(group["family"]), group["count_all"], moved=_moved(group["before"], group["now"])
-                )
+                self._count_family(group["family"], group["count_all"], moved=_moved(group["before"], group["now"]))
         if len(self.table) > MAX_LABELS:
             raise InputError(f"the column to compare has over {MAX_LABELS} different values: it holds no labels; name "
                              "another with --compare")  # fmt: skip
@@ -84,14 +82,21 @@ def _moved(before: str, now: str) -> bool:
 
 def older_labels(column: pa.Array) -> pa.Array:
     """Return the column to compare as strings, with NONE for nulls; raises InputError for lists and objects."""
+    return _names(column, "the column to compare", "labels; name another with --compare")
+
+
+def families(column: pa.Array) -> pa.Array:
+    """Return the column of families as strings, with NONE for nulls; raises InputError for lists and objects."""
+    return _names(column, f"the column {FAMILY!r}", "names to count changes by; rename it, or run without --compare")
+
+
+def _names(column: pa.Array, given: str, wanted: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     try:
         return pc.fill_null(column.cast(pa.string()), NONE)
     except pa.ArrowException:
-        raise InputError(
-            f"the column to compare is {column.type}, wanted labels; name another with --compare"
-        ) from None
+        raise InputError(f"{given} is {column.type}, wanted {wanted}") from None
 
 
 def moved_rows(before: pa.Array, now: pa.Array) -> list[int]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.decision import Decision
-from jingyin.model.errors import BundleError
 from jingyin.model.prefilter import DISGUISES
+from jingyin.serve.pool import check_same
 from jingyin.serve.scorer import Scorer
 
 WORKER_CACHE_BYTES = 32 << 20
@@ -69,8 +69,5 @@ def scorer_of(bundle: str | None, wanted: str | None = None) -> Scorer:
     Raises BundleError when the folder no longer holds the bundle whose id is `wanted`.
     """
     scorer = Scorer.load(bundle, cache_bytes=WORKER_CACHE_BYTES)
-    if wanted not in (None, scorer.bundle.manifest.id):
-        raise BundleError(
-            f"the bundle changed from {wanted} to {scorer.bundle.manifest.id} while the run began; run it again"
-        )
+    check_same(scorer.bundle.manifest.id, wanted)
     return scorer

@@ -44,9 +44,9 @@ def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
     Raises InputError when one is missing, empty or unreadable, ConfigError when it has something to do with `output`.
     """
     files = []
-    for each in inputs:
-        _keep_apart(Path(each), output)
-        files += _expand(str(each))
+    for path in (match for each in inputs for match in _matches(str(each))):
+        _keep_apart(path, output)
+        files += _of_folder(path) if path.is_dir() else [path]
     for file in files:
         kind_of(file)
         _check(file)
@@ -55,19 +55,21 @@ def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
     return files
 
 
-def _expand(name: str) -> list[Path]:
-    path = Path(name)
-    if path.is_dir():
-        found = sorted(_data_files(path))
-        if not found:
-            raise InputError(f"folder {name} holds no file to read; wanted {_SUFFIXES}")
-        return found
-    if path.exists():
-        return [path]
+def _matches(name: str) -> list[Path]:
+    """Return the file or folder of this name, or else those that it matches as a pattern, sorted by path."""
+    if Path(name).exists():
+        return [Path(name)]
     matched = sorted(Path(each) for each in glob.glob(name, recursive=True))
     if not matched:
         raise InputError(f"input {name} does not exist, and as a pattern it matches nothing")
-    return [file for each in matched for file in _expand(glob.escape(str(each)) if not each.exists() else str(each))]
+    return matched
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    found = sorted(_data_files(folder))
+    if not found:
+        raise InputError(f"folder {folder} holds no file to read; wanted {_SUFFIXES}")
+    return found
 
 
 def _data_files(folder: Path) -> Iterator[Path]:
@@ -85,7 +87,8 @@ def _data_files(folder: Path) -> Iterator[Path]:
 def _keep_apart(given: Path, output: Path) -> None:
     there, here = given.resolve(), output.resolve()
     if there == here:
-        raise ConfigError(f"input and output are both {given}; the input is never changed, name another output")
+        raise ConfigError(f"input and output are both {given}; the input is never changed, name another output, or a "
+                          "pattern that leaves it out")  # fmt: skip
     if there in here.parents and there.is_dir():
         raise ConfigError(f"output {output} lies in the input folder {given}; a second run would read it as input")
     if here in there.parents:

@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.relabel.block import share_read
 from jingyin.serve.relabel.columns import with_verdicts
 from jingyin.serve.relabel.inputs import Kind, find, fingerprint, kind_of, suffix_of
 from jingyin.serve.relabel.journal import Journal, State, open_journal, write_json
 from jingyin.serve.relabel.progress import Progress
 from jingyin.serve.relabel.ranked import merge
 from jingyin.serve.relabel.reading import Source, blocks, check_encoding, open_sources, texts
-from jingyin.serve.relabel.shard import Job, Scored, Shard, share
-from jingyin.serve.relabel.tasks import DEFAULT_SAMPLE, write_tasks
+from jingyin.serve.relabel.shard import Job, Scored, Shard
+from jingyin.serve.relabel.tasks import DEFAULT_SAMPLE, check_place, sampled, write_tasks
 from jingyin.serve.relabel.workers import Workers, system_memory, workers
 from jingyin.serve.relabel.writing import aside, no_room, writer
 
@@ -87,17 +88,20 @@ def relabel(
         "encoding": encoding,
         "compared column": compare,
         "tasks for Label Studio": picked,
+        "file for Label Studio": str(tasks.resolve()) if tasks else None,
         "output format": suffix_of(out),
         "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
     }
     with no_room(out), system_memory(), open_journal(out, facts, fresh=fresh) as journal:
+        _check_rejects(journal.last, strict=strict)
         finished = journal.report()
         if finished is None:
             journal.rewind()
-            _check_rejects(journal.last, strict=strict)
             with workers(processes or len(os.sched_getaffinity(0)), read) as pool:
                 _write_shards(job, journal, _scored(job, pool, sources, journal.last), progress=progress)
             finished = _finish(job, journal, tasks, picked, read.manifest.id)
+        elif tasks and not tasks.exists():
+            raise InputError(f"{tasks} is gone, and {out} is finished: its rows are not ranked again; run with --fresh")
         (out / "_ranked").unlink(missing_ok=True)
         return Report(**finished, resumed=journal.resumed, signs=len(read.manifest.signs))
 
@@ -109,10 +113,8 @@ def _check_call(out: Path, tasks: Path | None, sample: int | None, encoding: str
         raise ConfigError(f"output {out} is a file; a folder is wanted, in which the shards will lie")
     if sample is not None and (tasks is None or sample < 1):
         raise ConfigError("a sample is a number of tasks from 1 on, and needs a file for them: --label-studio FILE")
-    if tasks and (not tasks.resolve().parent.is_dir() or out.resolve() in tasks.resolve().parents):
-        raise ConfigError(
-            f"the file for Label Studio, {tasks}, must lie in a folder that exists, and not in the output"
-        )
+    if tasks:
+        check_place(tasks, out)
     check_encoding(encoding)
     return (sample or DEFAULT_SAMPLE) if tasks else 0
 
@@ -158,7 +160,7 @@ def _up_to(rows: int, scored: Iterator[Scored]) -> Iterator[Scored]:
     """Yield items until they have so many rows: always the same ones after a given position."""
     for item in scored:
         yield item
-        rows -= item.records
+        rows -= item.block.records
         if rows <= 0:
             return
 
@@ -166,7 +168,7 @@ def _up_to(rows: int, scored: Iterator[Scored]) -> Iterator[Scored]:
 def _shown(items: Iterator[Scored], bar: Progress, shard: Shard, job: Job) -> Iterator[Scored]:
     for item in items:
         yield item
-        bar.show(shard.rows, share(job, item))
+        bar.show(shard.rows, share_read(job.sizes, item.source, item.block))
 
 
 def _finish(job: Job, journal: Journal, tasks: Path | None, picked: int, bundle: str) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _finish(job: Job, journal: Journal, tasks: Path | None, picked: int, bundle:
         with aside(job.out / "_moved.jsonl") as file:
             file.writelines(line + b"\n" for line in merge(job.out / "_ranked", ends))
     if tasks:
-        written = write_tasks(tasks, merge(job.out / "_ranked", ends), picked, bundle)
+        written = write_tasks(tasks, sampled(merge(job.out / "_ranked", ends), picked, bundle))
     changes = last.changes if job.compare else {}
     report = {"rows": last.rows, "rejects": last.rejects, "bundle": bundle, "changes": changes, "tasks": written}
     write_json(job.out / "_report.json", report)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from jingyin.serve.relabel.writing import as_json
 
@@ -23,9 +24,10 @@ class Ranked:
         self.held: list[bytes] = []
         self._bytes = 0
 
-    def add(self, order: int, row: Mapping[str, object]) -> None:
+    def add(self, order: int, row: Mapping[str, Any]) -> None:
         """Add a row; its "risk", 0 to 1, says where it belongs."""
-        safety = struct.pack(">d", 1 - float(str(row["risk"]))).hex()  # bytes of positive doubles sort as they do
+        # Bytes of positive doubles sort as they do; a risk, a sum of probabilities, may round to just above 1.
+        safety = struct.pack(">d", max(0.0, 1 - row["risk"])).hex()
         line = f"{safety}{order:016d}{as_json(row)}\n".encode()
         self.held.append(line)
         self._bytes += len(line)

@@ -1,9 +1,10 @@
 """JSON, one object a line. The first block gives the columns their types; what does not fit them later is rejected."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,23 @@ def json_schema(path: Path, codec: str | None, encoding: str, text_column: str) 
     """Return the columns of the first rows. Raises no error for a row that is none: it will be rejected."""
     with Lines(path, codec) as lines:
         rows = [record.value for record in islice(_records(iter(lines), encoding), ROWS) if record.value]
-    names = dict.fromkeys(name for row in rows for name in row)
-    kinds = {name: _kind([row.get(name) for row in rows]) for name in names}
-    if text_column in kinds:
-        kinds[text_column] = pa.string()
-    return pa.schema(list(kinds.items()))
+    names = dict.fromkeys(name for row in rows for name in row if _is_utf8(name))
+    kinds = [pa.string() if name == text_column else _kind([row.get(name) for row in rows]) for name in names]
+    return pa.schema(list(zip(names, kinds, strict=True)))
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a key can name a column: half of a cut emoji, a lone surrogate, can't."""
+    return name.encode(errors="ignore").decode() == name
 
 
 def _kind(values: Sequence[Any]) -> pa.DataType:
-    """Return the type of a column: that of all values, or else of the first; strings when there is none."""
-    try:
-        found = pa.array(values).type
-    except _MISFIT:
-        found = pa.array([next(value for value in values if value is not None)]).type
-    return pa.string() if pa.types.is_null(found) else found
+    """Return the type of a column: that of all values, or else of the first that Arrow takes; strings when there is none."""
+    for tried in chain([values], ([value] for value in values if value is not None)):
+        with suppress(*_MISFIT):
+            found = pa.array(tried).type
+            return pa.string() if pa.types.is_null(found) else found
+    return pa.string()
 
 
 def json_blocks(path: Path, codec: str | None, encoding: str, schema: pa.Schema, at: Position) -> Iterator[Block]:
@@ -55,7 +59,8 @@ def json_blocks(path: Path, codec: str | None, encoding: str, schema: pa.Schema,
 
 
 def _build(rows: list[dict[str, Any]], schema: pa.Schema) -> tuple[pa.RecordBatch, dict[int, str]]:
-    misfits = {index: "unknown key" for index, row in enumerate(rows) if _loses(row, schema)}
+    kind = pa.struct(list(schema))
+    misfits = {index: "unknown key" for index, row in enumerate(rows) if _loses(row, kind)}
     if not _fit(rows, schema):
         misfits |= {index: "wrong type" for index, row in enumerate(rows) if not _fit([row], schema)}
     kept = [row for index, row in enumerate(rows) if index not in misfits]
@@ -70,10 +75,11 @@ def _fit(rows: list[dict[str, Any]], schema: pa.Schema) -> bool:
     return True
 
 
-def _loses(value: Mapping[str, Any], kind: pa.Schema | pa.StructType) -> bool:
-    """Whether an object has keys, in whatever depth of objects, that the columns lack: Arrow would drop them."""
-    known = set(kind.names)
-    return not known.issuperset(value) or any(
-        isinstance(inner, dict) and pa.types.is_struct(kind.field(name).type) and _loses(inner, kind.field(name).type)
-        for name, inner in value.items()
-    )
+def _loses(value: object, kind: pa.DataType) -> bool:
+    """Whether a value has keys, in whatever depth of objects and lists, that its type lacks: Arrow would drop them."""
+    if isinstance(value, dict) and pa.types.is_struct(kind):
+        known = set(kind.names)
+        return not known.issuperset(value) or any(_loses(inner, kind.field(name).type) for name, inner in value.items())
+    if isinstance(value, list) and pa.types.is_list(kind):
+        return any(_loses(inner, kind.value_type) for inner in value)
+    return False

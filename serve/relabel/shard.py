@@ -1,7 +1,5 @@
 """One shard: its rows, and what they add to the counts and side files."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jingyin.model.errors import InputError
-from jingyin.serve.relabel.block import Block
+from jingyin.serve.relabel.block import Block, share_read
 from jingyin.serve.relabel.changes import FAMILY, Changes, moved_rows, older_labels
 from jingyin.serve.relabel.columns import NAMES
 from jingyin.serve.relabel.inputs import kind_of, suffix_of
 from jingyin.serve.relabel.journal import Journal, State
 from jingyin.serve.relabel.ranked import Ranked
 from jingyin.serve.relabel.reading import texts
+from jingyin.serve.relabel.rejects import Rejects
 from jingyin.serve.relabel.writing import aside, writer
 
 
@@ -27,11 +26,6 @@ class Scored(NamedTuple):
     source: int
     block: Block
     verdicts: Sequence[pa.Array]
-
-    @property
-    def records(self) -> int:
-        """Rows read, rejects included."""
-        return len(self.block.numbers) + len(self.block.rejects)
 
 
 @dataclass(frozen=True)
@@ -60,16 +54,13 @@ class Shard:
         last = journal.last
         self._job = job
         self._journal = journal
-        self._rejected = io.StringIO()
+        self._rejects = Rejects(journal)
         self._ranked = Ranked()
         self._runs: list[int] = []
         self.rows = last.rows
-        self.rejects = dict(last.rejects)
         self.changes = Changes.from_dict(last.changes)
-        if not journal.states:
-            self._reject_line(("input", "row", "reason"))
 
-    def write(self, items: Iterable[Scored]) -> State:
+    def write(self, items: Iterable[Scored]) -> None:
         """Write the rows and commit them."""
         path = self._job.out / f"part-{len(self._journal.states):05d}{suffix_of(self._job.out)}"
         with aside(path) as file:
@@ -77,19 +68,19 @@ class Shard:
                 for item in items:
                     sink.write(self._add(item))
             lengths = self._side_files()
-        state = State(
-            file=path.name,
-            size=path.stat().st_size,
-            position=(item.source, *item.block.next),
-            share=share(self._job, item),
-            rows=self.rows,
-            rejects=self.rejects,
-            lengths=lengths,
-            runs=self._runs,
-            changes=self.changes.as_dict(),
+        self._journal.commit(
+            State(
+                file=path.name,
+                size=path.stat().st_size,
+                position=(item.source, *item.block.next),
+                share=share_read(self._job.sizes, item.source, item.block),
+                rows=self.rows,
+                rejects=self._rejects.counts,
+                lengths=lengths,
+                runs=self._runs,
+                changes=self.changes.as_dict(),
+            )
         )
-        self._journal.commit(state)
-        return state
 
     def _add(self, item: Scored) -> pa.RecordBatch:
         """Count a block and return its rows as they are written."""
@@ -106,11 +97,7 @@ class Shard:
         if self._job.strict:
             raise InputError(f"row {row} of {file} can't be scored: {reason}; mend it, or run without --strict to have "
                              "such rows listed and left out")  # fmt: skip
-        self.rejects[reason] = self.rejects.get(reason, 0) + 1
-        self._reject_line((file, row, reason))
-
-    def _reject_line(self, fields: Sequence[object]) -> None:
-        csv.writer(self._rejected, lineterminator="\n").writerow(fields)
+        self._rejects.add(file, row, reason)
 
     def _rank(self, item: Scored) -> None:
         job, batch = self._job, item.block.batch
@@ -142,13 +129,7 @@ class Shard:
         if self._ranked.held:
             self._end_run()
         ranked = self._runs[-1] if self._runs else self._journal.last.lengths.get("_ranked", 0)
-        rejected = self._journal.append("_rejects.csv", self._rejected.getvalue().encode("utf-8", "surrogateescape"))
-        return {"_rejects.csv": rejected, "_ranked": ranked}
-
-
-def share(job: Job, item: Scored) -> float:
-    """Return how much of the input, in bytes, has been read when an item has, 0 to 1."""
-    return (sum(job.sizes[: item.source]) + item.block.share * job.sizes[item.source]) / sum(job.sizes)
+        return {"_rejects.csv": self._rejects.write(), "_ranked": ranked}
 
 
 def _verdict(verdicts: dict[str, pa.Array], row: int) -> dict[str, Any]:

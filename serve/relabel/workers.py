@@ -4,7 +4,6 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -12,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from jingyin.model.bundle import Bundle
-from jingyin.model.errors import JingyinError
-from jingyin.serve.pool import follow_parent
+from jingyin.serve.pool import follow_parent, unbroken
 from jingyin.serve.relabel.columns import decision_columns
 from jingyin.serve.relabel.decisions import Packed, decide_packed, load
 
@@ -42,9 +40,9 @@ class Workers:
         for item, texts in stream:
             under_way.append((item, self._submit(work, texts)))
             if len(under_way) >= self._ahead:
-                yield self._take(under_way)
+                yield _take(under_way)
         while under_way:
-            yield self._take(under_way)
+            yield _take(under_way)
 
     def _submit(self, work: Callable[[tuple[str, str], Packed], R], texts: pa.Array) -> "Future[R]":
         if self._pool is not None:
@@ -53,15 +51,10 @@ class Workers:
         done.set_result(work(self._bundle, _pack(texts)))
         return done
 
-    def _take(self, under_way: "deque[tuple[T, Future[R]]]") -> tuple[T, R]:
-        item, future = under_way.popleft()
-        try:
-            return item, future.result()
-        except BrokenProcessPool:
-            raise JingyinError(
-                "a scoring process was killed, perhaps for want of memory; run the same command again, with fewer "
-                "--processes: it goes on"
-            ) from None
+
+def _take(under_way: "deque[tuple[T, Future[R]]]") -> tuple[T, R]:
+    item, future = under_way.popleft()
+    return item, future.result()
 
 
 @contextmanager
@@ -74,12 +67,13 @@ def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=follow_parent)
-    try:
-        for _ in range(processes):
-            pool.submit(load, which)  # a process starts with its first task: while the inputs are looked at
-        yield Workers(pool, 2 * processes + 1, which)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with unbroken("run the same command again, with fewer --processes: it goes on"):
+        try:
+            for _ in range(processes):
+                pool.submit(load, which)  # a process starts with its first task: while the inputs are looked at
+            yield Workers(pool, 2 * processes + 1, which)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -6,9 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from itertools import repeat
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+
+from jingyin.model.bundle import default_path, read_bundle
+from jingyin.model.errors import BundleError, JingyinError
+from jingyin.serve.pool import score_in_processes
 
 START_SECONDS = 300
 """For three processes that load the bundle: 1 s on a calm machine, minutes on one that is busy with other things."""
@@ -56,3 +63,23 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     while any(map(runs, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not list(filter(runs, workers))
+
+
+def test_workers_refuse_another_bundle_than_their_parent_read(signed_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"the bundle changed from 0123456789abcdef to [0-9a-f]{16} .*; start again"):
+        next(score_in_processes((signed_bundle, True, 0), ["你好"], 1, "0123456789abcdef"))
+
+
+def test_a_bundle_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=str(tmp_path)):
+        next(score_in_processes((tmp_path / "gone", True, 0), ["你好"], 1, "0123456789abcdef"))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said() -> None:
+    stream = score_in_processes((default_path(), True, 0), repeat("你好"), 2, read_bundle(default_path()).manifest.id)
+    next(stream)
+    for child in active_children():
+        child.kill()
+    with pytest.raises(JingyinError, match=r"a scoring process was killed, .*; score again in fewer processes"):
+        deque(stream, maxlen=0)

@@ -8,7 +8,7 @@ import pytest
 from tests.serve.relabel.relabel_helpers import THREAT, Here, contents, rows
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.serve.relabel import lines
+from jingyin.serve.relabel import lines, read_csv, read_json
 
 
 def rejects(out: Path) -> list[tuple[int, str]]:
@@ -64,8 +64,6 @@ JSON_CASES = {
 def test_broken_json_loses_only_the_broken_rows(
     tmp_path: Path, here: Here, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jingyin.serve.relabel import read_json
-
     monkeypatch.setattr(read_json, "ROWS", 1)  # the first line gives the types
     line, reason = JSON_CASES[case]
     good = '{{"id": "{}", "text": "你好"}}\n'
@@ -81,6 +79,42 @@ def test_broken_json_loses_only_the_broken_rows(
         here(tmp_path / "in.jsonl", tmp_path / "out.jsonl", strict=True)
 
 
+FIRST_ROWS = {
+    "half an emoji for a text": ('{"id": "1", "text": "\\ud83d"}', "wrong type"),
+    "half an emoji elsewhere": ('{"id": "1", "text": "好", "name": "\\ud83d"}', "wrong type"),
+    "half an emoji in a key": ('{"id": "1", "text": "好", "\\ud83d": 1}', "unknown key"),
+    "a number over 64 bits": (f'{{"id": "1", "text": "好", "n": {2**70}}}', "wrong type"),
+}
+
+
+@pytest.mark.parametrize("case", FIRST_ROWS)
+def test_a_first_row_that_arrow_refuses_is_rejected(tmp_path: Path, here: Here, case: str) -> None:
+    line, reason = FIRST_ROWS[case]
+    (tmp_path / "in.jsonl").write_text(f'{line}\n{{"id": "2", "text": "好"}}\n', encoding="utf-8")
+    here(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert rejects(tmp_path / "out.jsonl") == [(1, reason)]
+    assert ids(tmp_path / "out.jsonl") == ["2"]
+
+
+def test_the_first_value_that_arrow_takes_gives_the_type(tmp_path: Path) -> None:
+    lines_ = [f'{{"text": "好", "n": {n}}}\n' for n in (2**70, 5, '"x"')]
+    (tmp_path / "in.jsonl").write_text("".join(lines_), encoding="utf-8")
+    schema = read_json.json_schema(tmp_path / "in.jsonl", None, "utf-8", "text")
+    assert schema == pa.schema({"text": pa.string(), "n": pa.int64()})
+
+
+def test_a_new_key_in_a_list_of_objects_is_rejected(
+    tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_json, "ROWS", 1)  # the first line gives the types
+    parts = ('[{"a": 1}]', '[{"a": 1}, {"a": 2, "b": 3}]', "[]", "[null]")
+    lines_ = [f'{{"id": "{n}", "text": "好", "parts": {part}}}\n' for n, part in enumerate(parts, 1)]
+    (tmp_path / "in.jsonl").write_text("".join(lines_), encoding="utf-8")
+    here(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert rejects(tmp_path / "out.jsonl") == [(2, "unknown key")]
+    assert ids(tmp_path / "out.jsonl") == ["1", "3", "4"]
+
+
 def test_mixed_encodings_in_csv(tmp_path: Path, here: Here) -> None:
     (tmp_path / "in.csv").write_bytes("id,text\n1,你好\n".encode() + f"2,{THREAT}\n".encode("gbk") + "3,好\n".encode())
     here(tmp_path / "in.csv", tmp_path / "out.jsonl")
@@ -90,8 +124,6 @@ def test_mixed_encodings_in_csv(tmp_path: Path, here: Here) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_line_without_end(tmp_path: Path, here: Here, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jingyin.serve.relabel import read_csv, read_json
-
     for module in (lines, read_csv, read_json):
         monkeypatch.setattr(module, "MAX_LINE", 1000)
     bodies = {"csv": "id,text\n1,{0}\n2,好\n", "jsonl": '{{"id": "1", "text": "{0}"}}\n{{"id": "2", "text": "好"}}\n'}
@@ -176,6 +208,25 @@ def test_output_and_input_are_kept_apart(archive: Path, tmp_path: Path, here: He
     with pytest.raises(ConfigError, match="lies in the output folder"):
         here(folder / "in.parquet", folder)
     assert contents(folder) == {"in.parquet": before}
+
+
+def test_a_pattern_that_matches_the_output_is_refused(archive: Path, tmp_path: Path, here: Here) -> None:
+    out, pattern = tmp_path / "out.parquet", tmp_path / "*.parquet"
+    assert here(pattern, out).rows == 150
+    before = contents(out)
+    for fresh in (False, True):
+        with pytest.raises(ConfigError, match=r"input and output are both .*out.parquet; .* leaves it out"):
+            here(pattern, out, fresh=fresh)
+        with pytest.raises(ConfigError, match=r"input .*part-00000.parquet lies in the output folder"):
+            here(tmp_path / "*" / "*.parquet", out, fresh=fresh)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["gone.parquet", "*.parquet"])
+def test_a_link_to_nothing(archive: Path, tmp_path: Path, here: Here, name: str) -> None:
+    (tmp_path / "gone.parquet").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"gone.parquet can't be read: No such file or directory"):
+        here(tmp_path / name, tmp_path / "out.jsonl")
 
 
 def test_a_folder_of_someone_else_is_left_alone(archive: Path, tmp_path: Path, here: Here) -> None:

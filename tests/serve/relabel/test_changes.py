@@ -102,6 +102,20 @@ def test_families_are_bounded() -> None:
     assert sum(rows for rows, _ in changes.families.values()) == many
 
 
+def test_rows_without_a_family_are_none() -> None:
+    for names in (pa.array(["None", None, "x"]), pa.array(["None", None, "x"]).dictionary_encode()):
+        changes = Changes()
+        changes.add(pa.array(["a", "a", "b"]), pa.array(["b"] * 3), names)
+        assert changes.families == {"None": [1, 1], "(none)": [1, 1], "x": [1, 0]}
+
+
+def test_families_are_names() -> None:
+    with pytest.raises(
+        InputError, match=r"the column 'family' is list<.*>, wanted names to count changes by; rename it"
+    ):
+        Changes().add(pa.array(["a"]), pa.array(["b"]), pa.array([["x"]]))
+
+
 def test_tasks_of_moved_rows(labelled: Path, tmp_path: Path, here: Here) -> None:
     file = tmp_path / "tasks.json"
     assert here(labelled, tmp_path / "out.parquet", compare="label", label_studio=file, sample=2).tasks == 2
@@ -151,6 +165,15 @@ def test_sorting_keeps_the_order_of_equal_risks_over_runs(tmp_path: Path, monkey
     (tmp_path / "runs").write_bytes(data)
     found = [json.loads(line)["text"] for line in merge(tmp_path / "runs", ends)]
     assert found == [f"第{order}条\n" for order in (1, 8, 7, 0, 3, 6, 5, 2, 4)]
+
+
+def test_a_risk_that_rounds_above_1_is_the_highest(tmp_path: Path) -> None:
+    held = Ranked()
+    for order, risk in enumerate((0.5, 1 + 2**-52, 0.0)):
+        held.add(order, {"risk": risk})
+    data = held.run()
+    (tmp_path / "runs").write_bytes(data)
+    assert [json.loads(line)["risk"] for line in merge(tmp_path / "runs", [len(data)])] == [1 + 2**-52, 0.5, 0.0]
 
 
 def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from tests.serve.relabel.relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
 from jingyin.cli import main
+from jingyin.model.errors import JingyinError
 from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
 from jingyin.serve.relabel import relabel, scorer_columns
 from jingyin.serve.relabel.columns import FIELDS, NAMES, verdict_columns
 from jingyin.serve.relabel.summary import lines
-from jingyin.serve.relabel.workers import _pack
+from jingyin.serve.relabel.workers import _pack, workers
 
 
 def read(out: Path, kind: str = "parquet") -> list[dict]:
@@ -135,6 +137,12 @@ def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here
     relabel([archive], tmp_path / "two.parquet", processes=2)
     one, two = (next((tmp_path / name).glob("part-*")).read_bytes() for name in ("one.parquet", "two.parquet"))
     assert one == two
+
+
+@pytest.mark.slow
+def test_a_pool_that_breaks_at_any_step_says_how_to_go_on(scorer: Scorer) -> None:
+    with pytest.raises(JingyinError, match=r"a scoring process was killed, .* it goes on"), workers(2, scorer.bundle):
+        raise BrokenProcessPool("at submit, not at result")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".csv.gz", ".jsonl.zst", ".ndjson.gz", ".csv.zst"])

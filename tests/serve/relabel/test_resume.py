@@ -129,12 +129,36 @@ def test_torn_journal_line(archive: Path, tmp_path: Path, here: Here) -> None:
     assert contents(out) == contents(tmp_path / "whole.parquet")
 
 
+def test_a_journal_is_cut_at_its_own_line_breaks_alone(tmp_path: Path) -> None:
+    families = {"a\u2028b\u2029c\u0085d": [2, 1]}
+    state = journal.State(file="part-00000.jsonl", position=[0, 9, 1, 0], changes={"families": families})
+    journal.Journal(tmp_path).commit(state)
+    with (tmp_path / "_journal.jsonl").open("ab") as file:
+        file.write('{"file": "部'.encode()[:-1])  # torn within a character
+    assert journal.Journal(tmp_path).states == [state]
+
+
 def test_a_finished_run_is_only_reported(archive: Path, tmp_path: Path, here: Here) -> None:
     first = here(archive, tmp_path / "out.parquet")
     before = contents(tmp_path / "out.parquet")
     again = here(archive, tmp_path / "out.parquet")
     assert (again.rows, again.rejects) == (first.rows, first.rejects)
     assert contents(tmp_path / "out.parquet") == before
+
+
+def test_a_finished_run_says_what_it_does_not_do_again(archive: Path, tmp_path: Path, here: Here) -> None:
+    out, tasks = tmp_path / "out.parquet", tmp_path / "tasks.json"
+    first = here(archive, out, label_studio=tasks)
+    assert here(archive, out, label_studio=tasks).tasks == first.tasks
+    with pytest.raises(InputError, match="4 rows were rejected before this run was resumed with --strict"):
+        here(archive, out, label_studio=tasks, strict=True)
+    with pytest.raises(InputError, match="holds a run with other file for Label Studio"):
+        here(archive, out, label_studio=tmp_path / "others.json")
+    tasks.unlink()
+    with pytest.raises(InputError, match=r"tasks.json is gone, and .*out.parquet is finished: .* --fresh"):
+        here(archive, out, label_studio=tasks)
+    assert here(archive, out, label_studio=tasks, fresh=True).tasks == first.tasks
+    assert tasks.exists()
 
 
 def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, tmp_path: Path, here: Here) -> None:
