@@ -4,12 +4,12 @@ Off unless the settings have `burst`. A message whose risk is at least `burst.ri
 than `burst.count` near-duplicates came before it in the window, it gets the action review and the reason "burst".
 Messages of less risk are neither counted nor held, so bulk senders of codes and advertisements are not even looked at.
 
-The sketch of a message is its KEYS smallest trigram hashes (bottom-k, Broder 1997), over clean text, so that numbers,
-links and what the normaliser undoes make no difference. Each hash has a cell of one array of counts; no hash, key or
-text is kept. Near-duplicates share most of their smallest hashes, other messages few of them, so a low median of the
-cells says how many came before. What other messages left in the cells by collision is known on average and taken off
-(count-mean-min, Deng & Rafiei 2007). Counts fade exponentially: the newest weighs 1, one that is `window_seconds` old
-1/e, so that a steady stream has the count of a sliding window of that length.
+The sketch of a message is its KEYS smallest trigram hashes (bottom-k, Broder 1997), over the clean text of its first
+CHARACTERS, so that numbers, links and what the normaliser undoes make no difference. Each hash has a cell of one array
+of counts; no hash, key or text is kept. Near-duplicates share most of their smallest hashes, other messages few of
+them, so a low median of the cells says how many came before. What other messages left in the cells by collision is
+known on average and taken off (count-mean-min, Deng & Rafiei 2007). Counts fade exponentially: the newest weighs 1, one
+that is `window_seconds` old 1/e, so that a steady stream has the count of a sliding window of that length.
 
 The array is all the memory there is: 8 MiB, whatever comes. The hash is salted anew in each process, so nobody can
 prepare messages that collide. Each worker counts what it sees itself: behind a balancer n workers see a campaign's
@@ -30,6 +30,8 @@ from jingyin.model.text import clean
 
 KEYS = 8
 """Hashes of a sketch."""
+CHARACTERS = 500
+"""So much of each message is sketched: seven parts of an SMS. It is cleaned on the event loop, while others wait."""
 CELLS = 1_048_573
 """Counts that are kept, 8 bytes each; a prime, so that all bits of a hash choose the cell."""
 
@@ -121,7 +123,7 @@ class Bursts:
         """Return a CountedVerdict if the message is suspicious, held or not, and otherwise the verdict as it is."""
         if verdict.risk < self._settings.risk:
             return verdict
-        near = round(self._counter.count(clean(text).text, now))
+        near = round(self._counter.count(clean(text[:CHARACTERS]).text, now))
         held = near > self._settings.count and verdict.action == "pass"
         known = {each.name: getattr(verdict, each.name) for each in fields(verdict)}
         return CountedVerdict(

@@ -66,20 +66,22 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(scope["path"], key)
-            if refusal:
-                return await error_response(*refusal, scope["jingyin.id"])(scope, receive, answer)
-            route = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
-            if route is None:
-                return await self._app(scope, receive, answer)
-            response = await _answer(route, Request(scope, receive))
-            await response(scope, receive, answer)
+            await self._respond(scope, receive, answer, key)
         except Exception as error:
             log("fault", level="error", request=scope["jingyin.id"], **where(error))
             if not status:  # the layers of FastAPI answer their own
                 await (await on_fault(Request(scope), error))(scope, receive, answer)
         finally:
             self._record(scope, status, loop_time() - arrival)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
+        if refusal := self._refusal(scope["path"], key):
+            return await error_response(*refusal, scope["jingyin.id"])(scope, receive, send)
+        route = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+        if route is None:
+            return await self._app(scope, receive, send)
+        response = await _answer(route, Request(scope, receive))
+        return await response(scope, receive, send)
 
     def _refusal(self, path: str, presented: bytes) -> tuple[int, str] | None:
         keys = self._service.keys

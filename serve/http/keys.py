@@ -38,7 +38,7 @@ class Keys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = stamp(path)
         self._keys = read_keys(path)
         self._checked = time.monotonic()
 
@@ -57,10 +57,10 @@ class Keys:
         if now - self._checked < _CHECK_SECONDS:
             return
         self._checked = now
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        found = stamp(self._path)
+        if found == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = found
         try:
             self._keys = read_keys(self._path)
             log("keys_read", keys=len(self._keys))
@@ -99,7 +99,8 @@ def read_keys(path: Path) -> list[Key]:
     return keys
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when another file is at `path`, or other content; None if it can't be looked at."""
     try:
         found = path.stat()
     except OSError:

@@ -16,7 +16,7 @@ def bind(settings: Settings) -> socket.socket:
     try:
         return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
     except OSError as error:
-        at = settings.uds or f"{settings.host}:{settings.port}"
+        at = settings.uds or _host_and_port(settings.host, settings.port)
         raise ConfigError(
             f"can't listen on {at}: {error.strerror or error}; choose another, or end what holds it"
         ) from None
@@ -27,7 +27,11 @@ def address(settings: Settings, listener: socket.socket) -> str:
     if settings.uds:
         return f"unix:{settings.uds}"
     host, port = listener.getsockname()[:2]
-    return f"{'https' if settings.tls_certificate else 'http'}://{host}:{port}"
+    return f"{'https' if settings.tls_certificate else 'http'}://{_host_and_port(host, port)}"
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -15,10 +15,11 @@ Level = Literal["info", "warning", "error"]
 def log(event: str, *, level: Level = "info", **fields: object) -> None:
     """Write one line: time (seconds since 1970), level, event, and fields that the caller knows to hold no text.
 
-    A line that can't be written (a full disk, a closed pipe) is lost: a log must not end what it tells of.
+    A line that can't be written (a full disk, a closed pipe, a lone surrogate) is lost: a log must not end what it
+    tells of.
     """
-    line = orjson.dumps({"time": round(time.time(), 3), "level": level, "event": event, **fields}, default=str)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, orjson.JSONEncodeError):
+        line = orjson.dumps({"time": round(time.time(), 3), "level": level, "event": event, **fields}, default=str)
         # Past Python's buffer, which would keep what could not be written and fail with it again.
         os.write(sys.stderr.fileno(), line + b"\n")
 
@@ -33,7 +34,7 @@ def where(error: BaseException) -> dict[str, str]:
 
 
 class JsonHandler(logging.Handler):
-    """Puts what libraries log (uvicorn) into the same form; exceptions without their messages."""
+    """Puts what libraries log (uvicorn, asyncio) into the same form; exceptions without their messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -41,14 +42,17 @@ class JsonHandler(logging.Handler):
         level: Level = (
             "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
         )
-        # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be.
-        log("server", level=level, message=str(record.msg), logger=record.name, **fault)
+        # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be. asyncio
+        # has none, and fills its lines with the repr of what failed.
+        message = {} if record.name == "asyncio" else {"message": str(record.msg)}
+        log("server", level=level, logger=record.name, **message, **fault)
 
 
 def take_over_logging() -> None:
-    """Send uvicorn's log through `log`; its access log stays off, guard.py keeps ours."""
-    logger = logging.getLogger("uvicorn")
-    logger.handlers = [JsonHandler()]
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
+    """Send the logs of uvicorn and asyncio through `log`; uvicorn's access log stays off, guard.py keeps ours."""
+    for name in ("uvicorn", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [JsonHandler()]
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
     logging.getLogger("uvicorn.access").disabled = True

@@ -34,29 +34,16 @@ class Metrics:
         self.reloads = self._counter("reloads", "Reloads of the bundle.", "outcome")
         self.shadow = self._counter("shadow", "Action of the deployed bundle and of the shadow.", "deployed", "shadow")
         self.shadow_lost = Counter("jingyin_shadow_lost", "Messages that the shadow skipped.", registry=self.registry)
-        self.seconds = cache(
-            Histogram(
-                "jingyin_request_seconds",
-                "From headers to answer.",
-                ["route"],
-                buckets=_SECONDS,
-                registry=self.registry,
-            ).labels
-        )
-        self.batch = Histogram("jingyin_batch_messages", "Messages a batch.", buckets=_SIZES, registry=self.registry)
-        self.batch_seconds = Histogram(
-            "jingyin_batch_seconds", "Scoring time of a batch.", buckets=_SECONDS, registry=self.registry
-        )
+        self.seconds = cache(self._histogram("request_seconds", "From headers to answer.", _SECONDS, "route").labels)
+        self.batch = self._histogram("batch_messages", "Messages a batch.", _SIZES)
+        self.batch_seconds = self._histogram("batch_seconds", "Scoring time of a batch.", _SECONDS)
         self.queue = self._gauge("queue_messages", "Messages that wait.")
         self.cache = self._gauge("cache", "The cache of the bundle in use.", "what")
         self.bundle = self._gauge("bundle_info", "Workers that use a bundle.", "id", "role")
         self.replaced = Counter(
             "jingyin_workers_replaced", "Workers that took a dead one's place.", registry=self.registry
         )
-
-        self.near_duplicates = Histogram(
-            "jingyin_near_duplicates", "Before a suspicious message.", buckets=_SIZES, registry=self.registry
-        )
+        self.near_duplicates = self._histogram("near_duplicates", "Before a suspicious message.", _SIZES)
         self.burst_held = Counter("jingyin_burst_held", "Messages held for their burst.", registry=self.registry)
         self.joined = self._counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
         self.conversation_bytes = self._gauge("conversation_bytes", "Memory of messages of conversations.")
@@ -79,6 +66,9 @@ class Metrics:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         """Return a gauge that adds up over the workers that live."""
         return Gauge(f"jingyin_{name}", meaning, labels, registry=self.registry, multiprocess_mode="livesum")
+
+    def _histogram(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"jingyin_{name}", meaning, labels, buckets=bounds, registry=self.registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Callable[..., Counter]:
         return cache(Counter(f"jingyin_{name}", meaning, labels, registry=self.registry).labels)

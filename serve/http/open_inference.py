@@ -1,8 +1,9 @@
 """The Open Inference Protocol v2 over HTTP, with its binary tensor extension, for KServe and Triton clients.
 
 In: one BYTES tensor of n messages. Out, n rows each: `action`, `label`, `reason`, `reasons` (BYTES), `risk` (FP32) and
-`probabilities` (FP32, n x labels). `reasons` are ids of signs, surest first, with commas between them. A row without a
-verdict has a reason other than "scored", label and reasons "", risk and probabilities 0.
+`probabilities` (FP32, n x labels). `reasons` are ids of signs, surest first, with commas between them. A row with a
+verdict has the reason "scored", "burst" or "conversation"; one without has "deadline" or "error", label and reasons "",
+risk and probabilities 0.
 """
 
 import struct

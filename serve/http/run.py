@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from jingyin.serve.http.app import create_app
+from jingyin.serve.http.keys import stamp
 from jingyin.serve.http.listening import address, bind
 from jingyin.serve.http.logs import log, take_over_logging
 from jingyin.serve.http.server import make_server
@@ -47,8 +48,9 @@ def _serve_alone(settings: Settings, load: LoadFrom) -> None:
 @contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     with bind(settings) as listener:
+        ours = stamp(settings.uds) if settings.uds else None
         try:
             yield listener
         finally:
-            if settings.uds:
+            if settings.uds and stamp(settings.uds) == ours:  # else a successor has replaced it meanwhile
                 settings.uds.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What comes in and goes out of /v1/score, as pydantic models: for validation and for the OpenAPI document."""
 
 import json
+import re
 from base64 import b64decode
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -36,6 +37,7 @@ Conversation = Annotated[
 ]
 
 T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _whole(value: Any) -> Any:  # noqa: ANN401  any JSON
@@ -144,7 +146,7 @@ class Evidence(BaseModel):
 
 
 class Reason(BaseModel):
-    """A sign that the message shows, and how surely; `spans`, with `explain` alone, are null when they were not ready in time."""
+    """A sign that the message shows, and how surely; `spans` come with `explain`, and are null where `evidence` is."""
 
     sign: str = Field(description="an id of train/corpus/LABELS.md, say exposure")
     confidence: float = Field(description="0 to 1")
@@ -164,7 +166,8 @@ class Result(BaseModel):
 
     "burst" holds for review what the model alone lets pass; `near_duplicates` came before it. With "conversation" the
     verdict is that on the message behind those before it, which has a stronger action than its own. `reasons` are those
-    of a verdict that the model itself does not let pass, surest first; none where the bundle has no signs.
+    of a verdict that the model itself does not let pass, surest first; none where the bundle has no signs. `evidence`
+    is null when it was not ready in time, found no place among what waits for it, or failed.
     """
 
     action: Action
@@ -229,14 +232,14 @@ def read_json(kind: TypeAdapter[T], body: bytes, *, skip: int = 0) -> T:
 
 
 def _without_lone_surrogates(body: bytes) -> bytes | None:
-    """Return the body with "?" for lone surrogates, which are no JSON for pydantic, or None if they aren't what is wrong.
+    """Return the body with U+FFFD for lone surrogates, no JSON for pydantic, or None if they aren't what is wrong.
 
-    Whoever writes a message can put one in, and a refusal would be a way past the filter.
+    Whoever writes a message can put one in, and a refusal would be a way past the filter. Folding drops both alike.
     """
     if b"\\ud" not in body.lower():
         return None
     try:
-        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+        return _SURROGATE.sub("\ufffd", json.dumps(json.loads(body), ensure_ascii=False)).encode()
     except (ValueError, RecursionError):
         return None
 

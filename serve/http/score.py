@@ -69,7 +69,7 @@ def _count(service: Service, sms: Message) -> None:
 
 
 def _add_evidence(result: dict[str, Any], found: Explanation | None) -> None:
-    """Add the evidence of the risk, and to each reason its own; null for what was not ready in time."""
+    """Add the evidence of the risk, and to each reason its own; null where there is none."""
     result["evidence"] = None if found is None else _plain(found.risk)
     for reason in result["reasons"]:
         reason["spans"] = None if found is None else _plain(found.reasons.get(reason["sign"], []))

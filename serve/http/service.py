@@ -14,12 +14,13 @@ from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
 from jingyin.serve.explain import Explanation
 from jingyin.serve.http.admission import Admission
-from jingyin.serve.http.batcher import Batcher, BusyError, Outcome
+from jingyin.serve.http.batcher import Batcher, Outcome
 from jingyin.serve.http.burst import Bursts, CountedVerdict
 from jingyin.serve.http.conversation import Conversations
 from jingyin.serve.http.deployment import Deployment
 from jingyin.serve.http.joined import JoinedTexts, RaisedVerdict
 from jingyin.serve.http.keys import Keys
+from jingyin.serve.http.logs import log, where
 from jingyin.serve.http.metrics import Metrics
 from jingyin.serve.http.settings import Settings
 
@@ -39,13 +40,12 @@ class Explainer:
         self._waiting = 0
 
     async def explain(self, texts: Sequence[str]) -> list[Explanation | None]:
-        """Return the evidence of each message, None for what was not ready in EXPLAIN_SECONDS. Raises BusyError."""
-        if self._waiting + len(texts) > MAX_EXPLAINED:
-            raise BusyError(
-                f"at most {MAX_EXPLAINED} messages may wait for evidence; ask for fewer, or without explain"
-            )
-        if not texts:
-            return []
+        """Return the evidence of each message: None where it failed, or was not ready in EXPLAIN_SECONDS.
+
+        Where not all find a place it is None for all of them.
+        """
+        if not texts or self._waiting + len(texts) > MAX_EXPLAINED:
+            return [None] * len(texts)
         self._waiting += len(texts)
         loop = asyncio.get_running_loop()
         futures = [loop.run_in_executor(self._pool, self._explain, text) for text in texts]
@@ -61,8 +61,12 @@ class Explainer:
         """Forget what waits and end the thread after what runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _explain(self, text: str) -> Explanation:
-        return self._deployment.scorer.explanation(text)
+    def _explain(self, text: str) -> Explanation | None:
+        try:
+            return self._deployment.scorer.explanation(text)
+        except Exception as error:
+            log("evidence_failed", level="error", **where(error))
+            return None
 
 
 @dataclass
@@ -124,7 +128,8 @@ class Service:
     ) -> list[Outcome]:
         """Score until the deadline, counted from `arrival`, a time of the event loop.
 
-        `conversations` are the keys of the messages' conversations, None for a message without.
+        `conversations` are the keys of the messages' conversations, None for a message without. Raises TooLargeError if
+        there are more messages than the settings allow, BusyError as the batcher does.
         """
         limit = self.settings.max_texts
         if len(texts) > limit:
@@ -202,7 +207,11 @@ class MediaTypeError(JingyinError):
 
 
 async def read_body(request: Request, service: Service) -> bytes:
-    """Read a JSON body within the limit of size; protocol.py sees to the time."""
+    """Read a JSON body within the limit of size; protocol.py sees to the time.
+
+    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when the client goes away before
+    the end.
+    """
     kind = request.headers.get("content-type", "application/json")
     if not kind.startswith(("application/json", "application/octet-stream")):
         raise MediaTypeError("the body must be JSON; send it with Content-Type: application/json")

@@ -172,13 +172,17 @@ class Supervisor:
         return "done", str(replies[0][1])
 
     def _copy(self) -> Folders:
-        """Copy the bundle and the shadow aside; raises BundleError for what is no bundle."""
+        """Copy the bundle and the shadow aside; raises BundleError for what is none, OSError for what can't be copied."""
         aside = self._folder / f"{next(self._numbers)}"
         bundle, shadow = self._settings.bundle or default_path(), self._settings.shadow
         for each in filter(None, (bundle, shadow)):
             read_bundle(each)
-        shutil.copytree(bundle, aside / "bundle")
-        return aside / "bundle", shutil.copytree(shadow, aside / "shadow") if shadow else None
+        try:
+            shutil.copytree(bundle, aside / "bundle")
+            return aside / "bundle", shutil.copytree(shadow, aside / "shadow") if shadow else None
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)  # half a copy, at each try, would fill the disk for good
+            raise
 
     def _ask_all(self, what: str, content: object = None) -> Sequence[tuple[str, Any]]:
         for worker in self._workers:
@@ -218,6 +222,7 @@ class Supervisor:
         self._listener.close()
         for worker in self._workers:
             worker.process.terminate()
+            worker.pipe.close()  # who waits for a reload is told, and waits no longer
         end = monotonic() + self._settings.drain_seconds + END_SECONDS
         while (left := [w for w in self._workers if w.process.is_alive()]) and monotonic() < end:
             found = wait([signals, *(worker.process.sentinel for worker in left)], end - monotonic())

@@ -63,7 +63,10 @@ class Link(Thread):
             self._pipe.send((kind, content))
 
     def reload(self) -> str:
-        """Have all workers reload, or none; return the new bundle's id. Raises BundleError, ReloadBusyError."""
+        """Have all workers reload, or none; return the new bundle's id.
+
+        Raises BundleError if one refuses it or the service ends meanwhile, ReloadBusyError during another reload.
+        """
         if not self._asking.acquire(blocking=False):
             raise ReloadBusyError("a reload is under way; wait for it and ask again if the bundle changed since")
         try:
@@ -83,6 +86,7 @@ class Link(Thread):
             while True:
                 self._do(*self._pipe.recv())
         except (EOFError, OSError):
+            self._outcomes.put(("refused", "the service is ending; ask again"))  # for who may wait for one
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _do(self, what: str, content: Any) -> None:  # noqa: ANN401  by `what`

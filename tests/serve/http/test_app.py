@@ -10,6 +10,7 @@ import pytest
 from tests.serve.http.http_fakes import SECRET, FakeScorer, run
 
 from jingyin import Scorer
+from jingyin.serve.explain import Explanation
 from jingyin.serve.http import schema, service
 from jingyin.serve.http.service import Service
 
@@ -71,6 +72,33 @@ def test_evidence_that_is_not_ready_in_time_is_null(monkeypatch: pytest.MonkeyPa
     assert answer["reasons"] == [{"sign": "insult", "confidence": 0.875, "spans": None}]
 
 
+def test_evidence_that_fails_is_null_and_the_verdicts_stay(capfd: pytest.CaptureFixture[str]) -> None:
+    class Faltering(FakeScorer):
+        def explanation(self, text: str) -> Explanation:
+            if SECRET in text:
+                raise RuntimeError(f"can't explain {text}")
+            return super().explanation(text)
+
+    body = {"texts": [f"死{SECRET}", "死"], "explain": True}
+    failed, other = ask(body, load=lambda: (Faltering(), None)).json()["results"]
+    assert (failed["action"], failed["reason"], failed["evidence"]) == ("block", "scored", None)
+    assert failed["reasons"] == [{"sign": "insult", "confidence": 0.875, "spans": None}]
+    assert other["evidence"] == [{"start": 0, "end": 1, "text": "死", "weight": 0.5}]
+    log = capfd.readouterr().err
+    assert '"event":"evidence_failed","error":"RuntimeError"' in log
+    assert SECRET not in log
+
+
+def test_evidence_that_finds_no_place_is_null_and_the_verdicts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_EXPLAINED", 1)
+    response = ask({"texts": ["死", "好"], "explain": True})
+    assert response.status_code == 200
+    assert [(each["action"], each["evidence"]) for each in response.json()["results"]] == [
+        ("block", None),
+        ("pass", None),
+    ]
+
+
 def test_reasons_of_a_bundle_are_those_of_its_scorer(signed: Scorer) -> None:
     text = "今天曝光你，赎金"
     answer = ask({"text": text, "explain": True, "deadline_ms": 60_000}, load=lambda: (signed, None)).json()
@@ -119,6 +147,15 @@ def test_a_header_names_the_request_unless_it_could_hold_a_message() -> None:
 
 def test_a_lone_surrogate_is_no_way_past_the_filter() -> None:
     assert ask(b'{"text": "\\ud83d \\u6b7b"}').json()["action"] == "block"
+
+
+def test_a_lone_surrogate_is_dropped_as_the_scorer_drops_it_and_spans_keep_their_places(signed: Scorer) -> None:
+    answer = ask(b'{"text": "\\u8f70\\ud800\\u70b8"}', load=lambda: (signed, None)).json()
+    verdict = signed.score("轰\ud800炸")
+    assert answer["edits"] == verdict.edits == {"invisible": 1}
+    assert answer["risk"] == verdict.risk
+    spans = ask(b'{"text": "\\udfff\\u6b7b\\ud800\\u6b7b", "explain": true}').json()["evidence"]
+    assert [(span["start"], span["end"]) for span in spans] == [(1, 2), (3, 4)]
 
 
 @pytest.mark.parametrize(

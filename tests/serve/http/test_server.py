@@ -11,7 +11,7 @@ import pytest
 from tests.serve.http.http_fakes import SECRET, InThread, Process, post, read_all, receive
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.listening import bind
+from jingyin.serve.http.listening import address, bind
 from jingyin.serve.http.settings import load_settings
 
 pytestmark = pytest.mark.service
@@ -260,6 +260,14 @@ def test_a_taken_address_is_one_sentence() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"^can't listen on 127.0.0.1:{port}: Address already in use"):
             bind(load_settings(port=port))
+
+
+def test_an_ipv6_address_is_bracketed() -> None:
+    class Listener:
+        def getsockname(self) -> tuple[str, int, int, int]:
+            return "::1", 8080, 0, 0
+
+    assert address(load_settings(host="::1"), Listener()) == "http://[::1]:8080"  # type: ignore[arg-type]
 
 
 def test_the_base_package_needs_none_of_this() -> None:

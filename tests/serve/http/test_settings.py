@@ -99,6 +99,14 @@ def test_a_made_key_is_found_in_the_file(tmp_path: Path, capsys: pytest.CaptureF
     assert main([]) == main(["a", "root"]) == main(["a b"]) == 2
 
 
+@pytest.mark.parametrize("name", ["", "a#b", "#a", "a\n", "a b"])
+def test_a_name_that_the_file_would_not_give_back_gets_no_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "NAME is one word without #" in written.err
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [
