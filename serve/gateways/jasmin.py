@@ -16,6 +16,7 @@ try:
         features = getattr(pdu.params.get("esm_class"), "gsmFeatures", None) or ()
         has_header = part and any(feature.name == "UDHI_INDICATOR_SET" for feature in features)
         length = part[0] + 1 if has_header else 0
+        length = length if length <= len(part) else 0  # a header that says more than there is hides nothing
         header, payload = part[:length], payload + part[length:]
         pdu = getattr(pdu, "nextPdu", None)
     is_whole = hasattr(routable.pdu, "nextPdu")  # type: ignore[name-defined]  # noqa: F821

@@ -25,6 +25,16 @@ REASONS = ("scored", "burst", "conversation", "deadline", "error")
 """What jingyin gives as the reason of an action."""
 MAX_BODY = 1 << 20
 
+# Kannel converts by iconv, which has names of its own; those without a byte order mean the machine's, as UTF-16 does.
+_CODINGS = {
+    **dict.fromkeys(("UTF-16BE", "UTF16BE", "UCS-2BE", "UNICODEBIG"), "ucs2"),
+    **dict.fromkeys(("GBK", "GB2312"), "gbk"),
+    "BINARY": "latin1",
+}
+_CODECS = {
+    **dict.fromkeys(("UCS-2", "UCS2", "ISO-10646/UCS2", "UNICODE", "CSUNICODE"), "utf-16"),
+    **dict.fromkeys(("UCS-2LE", "UNICODELITTLE"), "utf-16-le"),
+}
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _NOT_IN_A_URL = re.compile(rb"[^ -~]")
 _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
@@ -34,7 +44,8 @@ def question(query: str) -> dict[str, Any]:
     """Turn a sendsms query into a question to /v1/score.
 
     Kannel's defaults: text is UTF-8 for coding 0, binary for 1, UTF-16BE for 2; `charset` overrules. Of a field that
-    comes several times Kannel takes the first.
+    comes several times Kannel takes the first. Raises LookupError or ValueError for a charset that can't be read here:
+    Kannel might read it, so its text must not be judged as if it were another.
     """
     # Latin-1 keeps every byte; what the bytes mean is decided below.
     given = parse_qs(query, keep_blank_values=True, encoding="latin-1")
@@ -43,14 +54,10 @@ def question(query: str) -> dict[str, Any]:
     charset = fields.get("charset", b"").decode("latin-1").upper() or {b"1": "BINARY", b"2": "UTF-16BE"}.get(
         coding, "UTF-8"
     )
-    wire = {"UTF-16BE": "ucs2", "BINARY": "latin1", "GBK": "gbk", "GB2312": "gbk"}.get(charset)
-    if wire:
+    if wire := _CODINGS.get(charset):
         udh = b64encode(fields.get("udh", b"")).decode()
         return {"payload": b64encode(text).decode(), "coding": wire, "udh": udh}
-    try:
-        return {"text": text.decode(charset, "replace")}
-    except (LookupError, ValueError):  # a charset that Python doesn't know, or one that is none of text
-        return {"text": text.decode("utf-8", "replace")}
+    return {"text": text.decode(_CODECS.get(charset, charset), "replace")}
 
 
 class Filter(BaseHTTPRequestHandler):

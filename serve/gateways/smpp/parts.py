@@ -5,7 +5,6 @@ are remembered for REMEMBER_SECONDS, so that a part that comes late is judged wi
 """
 
 import asyncio
-import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,10 +31,10 @@ class _Waiting:
 class _Message:
     total: int
     coding: str
-    expires: float
+    memory: asyncio.TimerHandle
     parts: dict[tuple[int, Segment], None] = field(default_factory=dict)  # a set in the order of arrival
     waiting: list[_Waiting] = field(default_factory=list)
-    timer: asyncio.TimerHandle | None = None
+    hold: asyncio.TimerHandle | None = None
 
     @property
     def size(self) -> int:
@@ -64,17 +63,21 @@ class Joiner:
         `key` tells messages apart. With `hold` the outcome waits for the other parts; `owner` may `hurry` it.
         """
         key = (key, part.reference, part.total, coding)
-        self._forget_old()
-        message = self._messages.setdefault(key, _Message(part.total, coding, time.monotonic() + REMEMBER_SECONDS))
-        self._add(message, part.number, segments)
         loop = asyncio.get_running_loop()
+        while self._bytes > MAX_BYTES:
+            self._end(next(iter(self._messages)))
+        if key not in self._messages:
+            memory = loop.call_later(REMEMBER_SECONDS, self._end, key)
+            self._messages[key] = _Message(part.total, coding, memory)
+        message = self._messages[key]
+        self._add(message, part.number, segments)
         waiting = _Waiting(part.number, owner, loop.create_future())
         message.waiting.append(waiting)
         HELD.inc()
         if message.is_whole or not hold:
             self._release(key)
-        elif message.timer is None:
-            message.timer = loop.call_later(self._hold, self._release, key)
+        elif message.hold is None:
+            message.hold = loop.call_later(self._hold, self._release, key)
         return waiting.outcome
 
     def hurry(self, owner: object) -> None:
@@ -91,25 +94,23 @@ class Joiner:
             del message.parts[next(iter(message.parts))]
         self._bytes += message.size - before
 
-    def _forget_old(self) -> None:
-        now = time.monotonic()
-        while self._messages:
-            key, message = next(iter(self._messages.items()))
-            if message.expires > now and self._bytes <= MAX_BYTES:
-                break
+    def _end(self, key: Hashable) -> None:
+        """Judge what still waits of a message, and forget it."""
+        if self._messages[key].waiting:
             self._release(key)
-            self._forget(key)
+        self._forget(key)
 
     def _forget(self, key: Hashable) -> None:
         if message := self._messages.pop(key, None):
+            message.memory.cancel()
             self._bytes -= message.size
 
     def _release(self, key: Hashable) -> None:
         """Judge a message as it is; a whole one is forgotten, as its reference may be used again."""
         message = self._messages[key]
-        if message.timer is not None:
-            message.timer.cancel()
-            message.timer = None
+        if message.hold is not None:
+            message.hold.cancel()
+            message.hold = None
         waiting, message.waiting = sorted(message.waiting, key=lambda each: each.number), []
         HELD.dec(len(waiting))
         segments = [segment for _, segment in message.parts]

@@ -38,10 +38,9 @@ class FrameError(InputError):
 
 
 class Pdu(NamedTuple):
-    """One PDU: its header, and all of its bytes."""
+    """One PDU: of its header what the proxy goes by, and all of its bytes."""
 
     command: int
-    status: int
     sequence: int
     data: bytes
 
@@ -66,10 +65,10 @@ async def read_pdu(reader: asyncio.StreamReader) -> Pdu | None:
             return None
         async with asyncio.timeout(READ_SECONDS):
             head += await reader.readexactly(HEADER.size - len(head))
-            length, command, status, sequence = HEADER.unpack(head)
+            length, command, _, sequence = HEADER.unpack(head)
             if not HEADER.size <= length <= MAX_PDU:
                 raise FrameError(f"a PDU says that it has {length} bytes; {HEADER.size} to {MAX_PDU} were wanted")
-            return Pdu(command, status, sequence, head + await reader.readexactly(length - HEADER.size))
+            return Pdu(command, sequence, head + await reader.readexactly(length - HEADER.size))
     except (ConnectionError, asyncio.IncompleteReadError):
         return None
 

@@ -117,7 +117,7 @@ class Session:
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             if not up.done():
-                return "smsc"
+                return _blame(down.exception(), "smsc")
             by = self._blame_esme(up.exception())
             await self._settle()
             self._smsc = None
@@ -137,7 +137,7 @@ class Session:
         if isinstance(error, FrameError):
             self._esme.write(generic_nack(INVALID_LENGTH))
             return "frame"
-        return "slow" if isinstance(error, TimeoutError) else "esme"
+        return "slow" if isinstance(error, TimeoutError) else _blame(error, "esme")
 
     # ---- both directions
 
@@ -226,6 +226,14 @@ class Session:
     def _answer(self, request: Pdu, status: int) -> None:
         self._unanswered.discard(request.sequence)
         self._esme.write(response(request, status))
+
+
+def _blame(error: BaseException | None, peer: str) -> str:
+    """Return `peer`, whose end it is; but "fault" for an error that no peer can cause, whose type is logged."""
+    if error is None or isinstance(error, (OSError, FrameError)):
+        return peer
+    log("session_failed", error=type(error).__name__)
+    return "fault"
 
 
 def _is_ours(pdu: Pdu) -> bool:

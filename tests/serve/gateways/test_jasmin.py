@@ -75,6 +75,8 @@ def _jingyin(monkeypatch: pytest.MonkeyPatch) -> Any:
         (pdu(b"hello", SimpleNamespace(schemeData=Default.SMSC_DEFAULT_ALPHABET)), (None, None)),
         (pdu(b"", None), (None, None)),
         (pdu(b"\xff", UCS2, udhi=True), (None, None)),  # a header that says more than there is
+        (pdu(b"\xff\x00\x03\x07" + THREAT, UCS2, udhi=True), BLOCKED),
+        (pdu(bytes((len(THREAT) + 2, 0)) + THREAT, UCS2, udhi=True), BLOCKED),  # by one byte
     ],
 )
 def test_statuses(first: Any, statuses: tuple[int | None, int | None]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote_to_bytes, urlencode
@@ -17,6 +18,7 @@ import pytest
 from tests.serve.free_ports import free_ports
 from tests.serve.http.http_fakes import InThread
 
+from jingyin.serve.gateways import kannel as program
 from jingyin.serve.gateways.kannel import make_server, question
 
 pytestmark = pytest.mark.service
@@ -34,10 +36,10 @@ GREETING = "妈，今晚回家吃饭，七点到"
         (urlencode({"text": "你好"}), {"text": "你好"}),
         (urlencode({"text": "你好", "coding": "2", "charset": "utf-8"}), {"text": "你好"}),
         ("text=%C4%E3&charset=windows-936&coding=2", {"text": "你"}),
-        ("text=%ff&charset=no-such", {"text": "\ufffd"}),
-        ("text=%ff&charset=hex", {"text": "\ufffd"}),
-        ("text=%ff&charset=undefined", {"text": "\ufffd"}),
-        ("text=%ff&charset=%00", {"text": "\ufffd"}),
+        ("text=%60O&charset=ucs-2le", {"text": "你"}),
+        ("text=%fe%ff%4f%60&charset=ucs2", {"text": "你"}),
+        ("text=%ff%fe%60%4f&charset=unicode", {"text": "你"}),
+        ("text=%ff&charset=utf-8", {"text": "\ufffd"}),
         ("text=a&text=b&text=", {"text": "a"}),
         ("text=&text=b", {"text": ""}),
         ("text=a;b", {"text": "a;b"}),
@@ -54,6 +56,9 @@ def test_text(query: str, wanted: dict[str, str]) -> None:
     ("query", "payload", "coding", "udh"),
     [
         ("text=O%60Y%7D&coding=2&udh=%05%00%03%07%02%01", b"O`Y}", "ucs2", b"\x05\x00\x03\x07\x02\x01"),
+        ("text=%4f%60&charset=UCS-2BE", b"O`", "ucs2", b""),
+        ("text=%4f%60&charset=utf16be", b"O`", "ucs2", b""),
+        ("text=%4f%60&charset=UnicodeBig", b"O`", "ucs2", b""),
         ("text=%c4%e3&charset=GBK&coding=2", b"\xc4\xe3", "gbk", b""),
         ("text=%00%ff&coding=1", b"\x00\xff", "latin1", b""),
     ],
@@ -61,6 +66,15 @@ def test_text(query: str, wanted: dict[str, str]) -> None:
 def test_payload(query: str, payload: bytes, coding: str, udh: bytes) -> None:
     asked = question(query)
     assert (b64decode(asked["payload"]), asked["coding"], b64decode(asked["udh"])) == (payload, coding, udh)
+
+
+UNREADABLE = ("no-such", "hex", "undefined", "%00", "EUC-TW", "UTF-8//IGNORE")
+
+
+@pytest.mark.parametrize("charset", UNREADABLE)
+def test_a_charset_that_cannot_be_read_here_is_not_taken_for_another(charset: str) -> None:
+    with pytest.raises((LookupError, ValueError)):
+        question(f"text=%4f%60&charset={charset}")
 
 
 class _Smsbox(BaseHTTPRequestHandler):
@@ -193,6 +207,35 @@ def test_without_a_verdict_a_message_passes_or_is_stopped_as_told(
     assert "secret" not in log
     assert "password" not in log
     assert "hello" not in log
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("pass", PASSED), ("block", STOPPED)])
+def test_a_message_in_an_unknown_charset_passes_or_is_stopped_as_told(
+    smsbox: str, on_failure: str, status: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port, on_failure) as send:
+        for charset in UNREADABLE:
+            assert send(_raw(f"/sendsms?text=hello&charset={charset}".encode())).startswith(status), charset
+        assert send(_raw(b"/sendsms?charset=UCS-2BE&text=" + quote(THREAT.encode("utf-16-be")).encode())).startswith(
+            STOPPED
+        )
+    assert len(_Smsbox.taken) == (len(UNREADABLE) if on_failure == "pass" else 0)
+    assert capfd.readouterr().err.count(f'"action": "{on_failure}", "reason": "LookupError"') >= 3
+
+
+def test_the_command_listens_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def make(*given: Any, **options: Any) -> Any:
+        with make_server(*given, **options) as server:
+            made.append(str(server.server_address[0]))
+        return SimpleNamespace(serve_forever=lambda: None)
+
+    monkeypatch.setattr(program, "make_server", make)
+    for host in ([], ["--host", "127.0.0.2"]):
+        monkeypatch.setattr("sys.argv", ["kannel", *host, "--port", "0"])
+        program.main()
+    assert made == ["127.0.0.1", "127.0.0.2"]
 
 
 def test_control_bytes_in_a_url_are_handed_on_escaped_and_never_printed(

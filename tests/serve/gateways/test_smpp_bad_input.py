@@ -26,6 +26,10 @@ from jingyin.serve.gateways.smpp.report import REGISTRY
 pytestmark = pytest.mark.service
 
 
+def ended(by: str) -> float:
+    return REGISTRY.get_sample_value("jingyin_smpp_sessions_ended_total", {"by": by}) or 0.0
+
+
 @pytest.fixture(autouse=True)
 def _silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     yield
@@ -168,6 +172,42 @@ def test_a_deluge_without_waiting_for_answers(monkeypatch: pytest.MonkeyPatch) -
         assert world.smsc.submitted() == list(range(2, 202))
 
     play(scenario)
+
+
+@pytest.mark.parametrize("faulty", ["_take", "_is_ours"])
+def test_a_fault_of_the_proxy_is_blamed_on_no_peer(
+    faulty: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: object) -> None:
+        raise KeyError("死")
+
+    async def scenario(world: World) -> None:
+        esme = await world.bound()
+        monkeypatch.setattr(session.Session if faulty == "_take" else session, faulty, fail)
+        esme.send(submit(GREETING, 2))
+        world.smsc.writers[0].write(pdu(ENQUIRE, b"", 9))
+        while await esme.read():
+            pass
+
+    before = {by: ended(by) for by in ("fault", "esme", "smsc")}
+    play(scenario)
+    assert {by: ended(by) - before[by] for by in before} == {"fault": 1, "esme": 0, "smsc": 0}
+    log = capfd.readouterr().err
+    assert '"event": "session_failed", "error": "KeyError"' in log
+    assert "死" not in log
+
+
+@pytest.mark.parametrize(("side", "by"), [("esme", "esme"), ("smsc", "smsc")])
+def test_a_peer_that_resets_its_connection_is_no_fault(side: str, by: str) -> None:
+    async def scenario(world: World) -> None:
+        esme = await world.bound()
+        (esme.writer if side == "esme" else world.smsc.writers[0]).transport.abort()
+        while ended(by) == before:
+            await asyncio.sleep(0.01)
+
+    before, faults = ended(by), ended("fault")
+    play(scenario)
+    assert ended("fault") == faults
 
 
 def test_nonsense_from_the_smsc_ends_the_session() -> None:

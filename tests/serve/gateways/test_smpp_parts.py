@@ -7,7 +7,10 @@ import pytest
 from tests.serve.gateways.smpp_fakes import THREAT, World, data_sm, play, sar, submit, tlv, udh
 
 from jingyin.serve.gateways.smpp import parts
+from jingyin.serve.gateways.smpp.judge import Outcome
+from jingyin.serve.gateways.smpp.parts import Joiner
 from jingyin.serve.gateways.smpp.report import HELD
+from jingyin.serve.sms import Part, Segment
 
 pytestmark = pytest.mark.service
 
@@ -164,3 +167,69 @@ def test_one_message_of_many_parts_is_bounded_too() -> None:
         assert answers[32] == 0x45
 
     play(scenario, hold=0.5)
+
+
+class _Counting:
+    """Stands for a judge: passes everything, and counts how often it is asked."""
+
+    asked = 0
+
+    async def outcome(self, segments: list[Segment], coding: str) -> Outcome:
+        self.asked += 1
+        return Outcome("pass", "scored")
+
+
+def test_parts_are_forgotten_after_their_time_without_another_message_or_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "REMEMBER_SECONDS", 0.1)
+    judge = _Counting()
+
+    async def scenario() -> None:
+        joiner = Joiner(judge, hold=0.01)  # type: ignore[arg-type]
+        await joiner.add("key", Part(7, 2, 1), [Segment(PLAIN)], "ucs2", object(), hold=True)
+        assert joiner._bytes == 502
+        while joiner._messages:
+            await asyncio.sleep(0.01)
+        assert (joiner._bytes, judge.asked) == (0, 1)
+        late = await joiner.add("key", Part(7, 2, 2), [Segment(PLAIN)], "ucs2", object(), hold=False)
+        assert (late.action, joiner._bytes, judge.asked) == ("pass", 502, 2)  # the first is gone
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_whole_message_leaves_nothing_behind() -> None:
+    async def scenario() -> None:
+        joiner = Joiner(_Counting(), hold=20)  # type: ignore[arg-type]
+        first = joiner.add("key", Part(7, 2, 2), [Segment(PLAIN)], "ucs2", object(), hold=True)
+        (message,) = joiner._messages.values()
+        other = joiner.add("key", Part(7, 2, 1), [Segment(PLAIN)], "ucs2", object(), hold=True)
+        assert {(await each).action for each in (first, other)} == {"pass"}
+        assert (joiner._messages, joiner._bytes, message.memory.cancelled()) == ({}, 0, True)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_what_still_waits_when_its_time_is_up_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "REMEMBER_SECONDS", 0.05)
+    judge = _Counting()
+
+    async def scenario() -> None:
+        joiner = Joiner(judge, hold=20)  # type: ignore[arg-type]
+        outcome = await joiner.add("key", Part(7, 2, 1), [Segment(PLAIN)], "ucs2", object(), hold=True)
+        assert (outcome.action, judge.asked, joiner._messages) == ("pass", 1, {})
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_making_room_asks_about_nothing_that_has_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MAX_BYTES", 1)
+    judge = _Counting()
+
+    async def scenario() -> None:
+        joiner = Joiner(judge, hold=20)  # type: ignore[arg-type]
+        for reference in range(5):
+            await joiner.add("key", Part(reference, 2, 1), [Segment(PLAIN)], "ucs2", object(), hold=False)
+        assert (judge.asked, len(joiner._messages)) == (5, 1)
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

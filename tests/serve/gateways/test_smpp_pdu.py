@@ -15,7 +15,8 @@ UCS2 = "你好".encode("utf-16-be")
 
 
 def parsed(data: bytes) -> Pdu:
-    return Pdu(*head(data), data)
+    command, _, sequence = head(data)
+    return Pdu(command, sequence, data)
 
 
 @pytest.mark.parametrize(
