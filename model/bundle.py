@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jingyin.model.errors import BundleError
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import BUCKETS
 
 FORMAT_VERSION = 7
 FILES = ("prefilter.npz", "tokenizer.json", "lexicon.txt", "golden.json", "card.md")
@@ -203,6 +205,19 @@ def default_path() -> Path:
 def read_bundle(path: Path) -> Bundle:
     """Read and verify a bundle; raises BundleError with what was found, what was wanted and what to do."""
     manifest = _read_manifest(path)
+    _check_files(path, manifest)
+    try:
+        golden = tuple(Golden.model_validate(row) for row in json.loads((path / "golden.json").read_text("utf-8")))
+        with (path / "prefilter.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            weights = arrays["weights"].astype(np.float32)
+    except Exception as error:  # json, pydantic, zipfile and numpy raise many kinds
+        raise BundleError(f"bundle {path.name} has unreadable parts ({type(error).__name__}); export it anew") from None
+    _check_prefilter(path.name, manifest.prefilter, weights)
+    return Bundle(path, manifest, golden, weights)
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    """Raise BundleError unless the files of a bundle are those of its manifest, which is as it was exported."""
     known = _files_of(manifest.networks)
     if set(manifest.files) != known:
         odd = sorted(known ^ set(manifest.files))
@@ -224,13 +239,20 @@ def read_bundle(path: Path) -> Bundle:
             )
     if manifest.id != manifest_id(manifest.model_dump(mode="json")):
         raise BundleError(f"manifest.json of bundle {path.name} was changed after export; export the bundle anew")
-    try:
-        golden = tuple(Golden.model_validate(row) for row in json.loads((path / "golden.json").read_text("utf-8")))
-        with (path / "prefilter.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            weights = arrays["weights"].astype(np.float32)
-    except Exception as error:  # json, pydantic, zipfile and numpy raise many kinds
-        raise BundleError(f"bundle {path.name} has unreadable parts ({type(error).__name__}); export it anew") from None
-    return Bundle(path, manifest, golden, weights)
+
+
+def _check_prefilter(bundle: str, prefilter: Prefilter, weights: NDArray[np.float32]) -> None:
+    """Raise BundleError unless both stops have a probability for each label, and both scores a weight for each bucket."""
+    for name, stop in (("ordinary", prefilter.ordinary), ("lawful", prefilter.lawful)):
+        if len(stop.probabilities) != len(LABELS):
+            raise BundleError(
+                f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for what is {name}; wanted "
+                f"{len(LABELS)}, one for each label; export it anew"
+            )
+    if weights.shape != (2, BUCKETS):
+        raise BundleError(
+            f"prefilter.npz of bundle {bundle} has weights of shape {weights.shape}; wanted {(2, BUCKETS)}; export it anew"
+        )
 
 
 def _files_of(networks: Sequence[Network]) -> set[str]:

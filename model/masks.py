@@ -39,7 +39,8 @@ _MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1
 
 # Every run that is no match by itself is bounded: without, a message of one character over and over takes quadratic time.
 _SUBDOMAIN = "[a-z0-9-]{1,63}"
-_INTEGER = r"\d[\d,]{0,30}"
+_INTEGER = r"\d[\d,]{0,30}(?!\d)"  # a longer run is no amount, and masked whole as a number
+_FRACTION = r"(?:\.\d{1,30}(?!\d))?"
 _PATTERNS: tuple[tuple[str, str], ...] = (
     ("email", rf"[a-z0-9._+-]{{1,64}}@{_SUBDOMAIN}(?:\.{_SUBDOMAIN}){{1,8}}"),
     ("link", rf"(?:https?://|www\.)[a-z0-9._~:/?#@!$&'()*+;=%-]+"
@@ -47,9 +48,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("datetime", r"(?:19|20)\d\d ?[-/.年] ?\d{1,2} ?[-/.月] ?\d{1,2}(?!\d)[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?"
                  r"|\d{1,2}月\d{1,2}[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?|\d{1,2}:\d\d(?::\d\d)?(?![\d:])"
                  r"|(?:19|20)\d\d年(?:\d{1,2}月)?"),
-    ("amount", rf"(?:[¥$]|rmb) ?{_INTEGER}(?:\.\d{{1,30}})?(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
-               rf"|{_INTEGER}(?:\.\d{{1,30}})? ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
-               rf"|\d{{1,30}}(?:\.\d{{1,30}})? ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
+    ("amount", rf"(?:[¥$]|rmb) ?{_INTEGER}{_FRACTION}(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
+               rf"|{_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
+               rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
                rf"|[{_NUMERAL}]{{1,30}}[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
                rf"|(?:[{_COUNTED}][百千万]){{1,10}}[{_COUNTED}]?(?!{_MEASURE}|[百千万亿])"),
     ("id_card", rf"\d{{6}}{_MASKED}{{8}}\d{{2,3}}[\dx](?![\d*x])|\d{{3,6}}[*x]{{7,14}}\d{{0,3}}[\dx]?(?![\d*x])"

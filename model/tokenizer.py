@@ -8,7 +8,7 @@ case, and they hold capitals.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,14 +31,16 @@ def default_lexicon() -> str:
 
 
 def parse_lexicon(lexicon: str) -> dict[str, int]:
-    """Return word -> frequency of a lexicon in jieba's userdict format (word, frequency, part of speech)."""
+    """Return word -> frequency of a lexicon in jieba's userdict format (word, frequency, part of speech).
+
+    Raises BundleError that names the line which is not of that format.
+    """
     entries: dict[str, int] = {}
     for number, line in enumerate(lexicon.splitlines(), 1):
         fields = line.split(" ")
-        if len(fields) not in (2, 3) or not fields[1].isdigit():
-            raise BundleError(
-                f"line {number} of the lexicon has {len(fields)} fields; wanted 'word frequency [part-of-speech]'"
-            )
+        fault = f"{len(fields)} fields" if len(fields) not in (2, 3) else "a frequency that is no number"
+        if len(fields) not in (2, 3) or not fields[1].isdecimal():
+            raise BundleError(f"line {number} of the lexicon has {fault}; wanted 'word frequency [part-of-speech]'")
         entries[fields[0]] = int(fields[1])
     return entries
 
@@ -94,9 +96,3 @@ class SmsTokenizer:
 
 def _original_range(cleaned: CleanText, start: int, end: int) -> tuple[int, int]:
     return cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
-
-
-def unknown_share(ids: Iterable[int]) -> float:
-    """Return the share of UNKNOWN among `ids`, 0 to 1; 0 for no ids."""
-    counted = list(ids)
-    return counted.count(UNKNOWN) / len(counted) if counted else 0.0

@@ -96,7 +96,7 @@ class Scorer:
         """
         if processes > 1:
             start = (self.bundle.path, self.uses_prefilter, self.cache.budget)
-            return score_in_processes(start, texts, processes)
+            return score_in_processes(start, texts, processes, self.bundle.manifest.id)
         return self._score_stream(texts)
 
     def _score_stream(self, texts: Iterable[str]) -> Iterator[Verdict]:
@@ -108,21 +108,32 @@ class Scorer:
     def explain(self, text: str) -> list[Span]:
         """Return the words without which the odds of risk fall by a tenth or more, in order of position.
 
-        A message of risk below 0.05 has no evidence.
+        A message of risk below 0.05 has no evidence. Only the first 256 words are tried.
         """
         return self.explanation(text).risk
 
     def explain_reasons(self, text: str) -> dict[str, list[Span]]:
-        """Return for each reason of the verdict, by its sign, the words without which its odds fall by a tenth or more."""
+        """Return for each reason of the verdict, by its sign, the words without which its odds fall by a tenth or more.
+
+        Only the first 256 words are tried: a reason that shows behind them has an empty list.
+        """
         return self.explanation(text).reasons
 
     def explanation(self, text: str) -> Explanation:
-        """Return what `explain` and `explain_reasons` do, in the time of one of them: model.onnx runs once a word."""
+        """Return what `explain` and `explain_reasons` do, in the time of one of them: one network runs once a word.
+
+        A bundle whose networks all read pieces has no evidence: words are those of the lexicon.
+        """
         (found,) = self.decisions([text])
-        if found.risk < LEAST_RISK:
+        if found.risk < LEAST_RISK or (reader := self._reader_of_words()) is None:
             return Explanation([], {})
-        reader = next((each for each in self._networks if each.network.file == "model.onnx"), self._networks[-1])
-        return explain(reader, self._tokenizer, text, self.bundle.manifest.signs, found.reasons)
+        reasons = found.reasons if reader.network.file == "model.onnx" else ()  # the signs are those of model.onnx
+        return explain(reader, self._tokenizer, text, self.bundle.manifest.signs, reasons)
+
+    def _reader_of_words(self) -> NetworkReader | None:
+        """Return the network that gives evidence: of those that read by the lexicon model.onnx, else the last."""
+        readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
+        return readers.get("model.onnx") or next(reversed(readers.values()), None)
 
     def decisions(self, texts: Sequence[str]) -> list[Decision]:
         """Decide on messages without making verdicts; none depends on what was scored before, `stage` included.

@@ -24,6 +24,7 @@ from jingyin.model.bundle import (
     sha256,
     write_bundle,
 )
+from jingyin.model.prefilter import BUCKETS
 
 THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, false_positives=0, families={"chat": (0, 400)})
 NETWORK = Network(
@@ -46,6 +47,8 @@ PARTS = {
     "provenance": {"command": "made by a test"},
 }
 ALL_FILES = (*FILES, "model.onnx")
+WEIGHTS = np.zeros((2, BUCKETS), np.float16)
+WEIGHTS[:, :2] = [[0.5, -1], [2, 0]]
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def bundle(tmp_path: Path) -> Path:
         (folder / name).write_text(f"stand-in for {name}", encoding="utf-8")
     golden = '[{"file": "model.onnx", "ids": [2, 9, 3], "logits": [1, 0, 0, 0, 0]}]'
     (folder / "golden.json").write_text(golden, encoding="utf-8")
-    np.savez_compressed(folder / "prefilter.npz", weights=np.array([[0.5, -1], [2, 0]], np.float16))
+    np.savez_compressed(folder / "prefilter.npz", weights=WEIGHTS)
     write_bundle(folder, PARTS)
     return folder
 
@@ -96,7 +99,7 @@ def test_what_is_written_is_read(bundle):
     assert read.manifest.labels == LABELS
     assert read.manifest.networks == (NETWORK,)
     assert (read.golden[0].file, read.golden[0].ids) == ("model.onnx", [2, 9, 3])
-    assert read.prefilter_weights.tolist() == [[0.5, -1], [2, 0]]
+    assert np.array_equal(read.prefilter_weights, WEIGHTS)
     assert read.prefilter_weights.dtype == np.float32
     assert set(read.manifest.files) == set(ALL_FILES)
 
@@ -195,6 +198,26 @@ def test_parts_that_were_broken_before_they_were_hashed(bundle, name, content, e
     refuses(bundle, f"bundle small has unreadable parts ({error}); export it anew")
 
 
+@pytest.mark.parametrize("shape", [(BUCKETS,), (1, BUCKETS), (2, 4), (3, BUCKETS)])
+def test_a_prefilter_of_another_shape(bundle, shape):
+    np.savez_compressed(bundle / "prefilter.npz", weights=np.zeros(shape, np.float16))
+    write_bundle(bundle, PARTS)
+    refuses(bundle, f"prefilter.npz of bundle small has weights of shape {shape}; wanted (2, 524288); export it anew")
+
+
+@pytest.mark.parametrize("name", ["ordinary", "lawful"])
+@pytest.mark.parametrize("probabilities", [(), (0.5, 0.5), (0.2,) * 6])
+def test_a_stop_without_a_probability_for_each_label(bundle, name, probabilities):
+    stop = STOP.model_copy(update={"probabilities": probabilities})
+    prefilter = Prefilter(ordinary=STOP, lawful=STOP).model_copy(update={name: stop})
+    write_bundle(bundle, {**PARTS, "prefilter": prefilter})
+    refuses(
+        bundle,
+        f"manifest.json of bundle small has {len(probabilities)} probabilities for what is {name}; wanted 5, one for each "
+        "label; export it anew",
+    )
+
+
 def with_networks(*files: str) -> dict[str, object]:
     """Return PARTS with a cascade of these networks."""
     return {**PARTS, "networks": tuple(NETWORK.model_copy(update={"file": file}) for file in files)}
@@ -268,6 +291,16 @@ def test_a_scorer_refuses_what_it_cannot_load(copy, name, message):
     (copy / name).write_bytes(b"{}")
     write_bundle(copy, parts_of(copy))
     with pytest.raises(BundleError, match=message):
+        Scorer.load(copy)
+
+
+@pytest.mark.parametrize("labels", [LABELS[:4], tuple(reversed(LABELS)), (*LABELS[:4], "menace")])
+def test_a_scorer_refuses_other_labels_and_labels_in_another_order(copy, labels):
+    manifest = write_bundle(copy, {**parts_of(copy), "labels": labels})
+    wanted = (
+        f"bundle {manifest.id} has labels {', '.join(labels)}; wanted {', '.join(LABELS)}, in this order: train one "
+    )
+    with pytest.raises(BundleError, match=f"^{re.escape(wanted)}"):
         Scorer.load(copy)
 
 

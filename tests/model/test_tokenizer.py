@@ -13,11 +13,9 @@ from jingyin.model.text import CleanString, clean
 from jingyin.model.tokenizer import (
     END,
     START,
-    UNKNOWN,
     SmsTokenizer,
     default_lexicon,
     parse_lexicon,
-    unknown_share,
 )
 
 with warnings.catch_warnings():
@@ -99,11 +97,6 @@ def test_words_reach_back_through_a_disguise(tokenizer: SmsTokenizer) -> None:
     assert "呼.死.你" in spans
 
 
-def test_unknown_share() -> None:
-    assert unknown_share([START, UNKNOWN, UNKNOWN, END]) == 0.5
-    assert unknown_share([]) == 0
-
-
 def test_every_character_of_a_word_is_in_the_lexicon() -> None:
     assert {c for word in WORDS for c in word} <= set(FREQUENCIES)
 
@@ -115,9 +108,20 @@ def test_survives_saving(tokenizer: SmsTokenizer, tmp_path: Path) -> None:
     assert read.encode([text]) == tokenizer.encode([text])
 
 
-def test_says_what_is_wrong() -> None:
-    with pytest.raises(BundleError, match="line 2 of the lexicon has 1 fields"):
-        parse_lexicon("你好 3 l\n坏\n")
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("坏", "1 fields"),
+        ("坏 1 n n", "4 fields"),
+        ("坏 n 1", "a frequency that is no number"),
+        ("坏 -1 n", "a frequency that is no number"),
+        ("坏 ² n", "a frequency that is no number"),
+    ],
+)
+def test_says_what_is_wrong(line: str, fault: str) -> None:
+    wanted = rf"^line 2 of the lexicon has {fault}; wanted 'word frequency \[part-of-speech\]'$"
+    with pytest.raises(BundleError, match=wanted):
+        parse_lexicon(f"你好 3 l\n{line}\n")
 
 
 def test_damaged_file(tmp_path: Path) -> None:

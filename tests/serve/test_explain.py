@@ -1,6 +1,7 @@
 """Evidence of toy bundles: what each word bears is known exactly."""
 
 from collections.abc import Callable
+from copy import copy
 from math import exp
 from pathlib import Path
 
@@ -97,3 +98,46 @@ def test_signs_change_nothing_else_of_a_verdict(signed: Scorer, make_bundle: Cal
 
 def test_reasons_are_plain_json_types_in_a_dict(signed: Scorer) -> None:
     assert signed.score("曝光").as_dict()["reasons"] == [{"sign": "exposure", "confidence": SURE}]
+
+
+def reading(scorer: Scorer, vocabulary: str, file: str = "model.onnx") -> NetworkReader:
+    """Return a reader like the scorer's only one that calls itself so."""
+    reader = copy(scorer._networks[0])
+    reader.network = reader.network.model_copy(update={"vocabulary": vocabulary, "file": file})
+    return reader
+
+
+def test_networks_of_pieces_alone_give_no_evidence(signed: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signed, "_networks", [reading(signed, "pieces")])
+    assert signed.score("曝光").action == "block"
+    assert signed.explanation("曝光") == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("networks", "wanted"),
+    [
+        ([("lexicon", "tiny.onnx"), ("lexicon", "model.onnx"), ("pieces", "verifier.onnx")], "model.onnx"),
+        ([("pieces", "model.onnx"), ("lexicon", "verifier.onnx")], "verifier.onnx"),
+        ([("lexicon", "tiny.onnx"), ("pieces", "verifier.onnx")], "tiny.onnx"),
+    ],
+)
+def test_evidence_comes_from_a_network_that_reads_words(
+    signed: Scorer, networks: list[tuple[str, str]], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def explain(reader: NetworkReader, *rest: object) -> None:
+        asked.append(reader.network.file)
+
+    monkeypatch.setattr("jingyin.serve.scorer.explain", explain)
+    signed.score("曝光")  # from now on the cache knows it
+    monkeypatch.setattr(signed, "_networks", [reading(signed, *each) for each in networks])
+    signed.explanation("曝光")
+    assert asked == [wanted]
+
+
+def test_a_network_without_signs_bears_the_risk_only(signed: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = signed.explanation("曝光")
+    assert list(whole.reasons) == ["exposure"]
+    monkeypatch.setattr(signed, "_networks", [reading(signed, "lexicon", "tiny.onnx")])
+    assert signed.explanation("曝光") == (whole.risk, {})

@@ -1,14 +1,17 @@
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from jingyin import LABELS, InputError, Scorer
+from jingyin.model.decision import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.serve.cache import Cache
 from jingyin.serve.networks import MAX_WINDOWS, windows
@@ -55,6 +58,11 @@ def test_a_verdict_for_every_string(scorer: Scorer, text: str) -> None:
 
 def test_a_hundred_thousand_characters(scorer: Scorer) -> None:
     assert scorer.score("今天天气不错，" * 14_000 + THREAT).label
+
+
+@pytest.mark.parametrize("amount", ["亿" * 39 + "元", "9" * 309 + "元", "￥" + "9" * 309, "1," * 400 + "元"])
+def test_amounts_beyond_every_float(scorer: Scorer, amount: str) -> None:
+    assert scorer.score(f"今晚转{amount}").probabilities
 
 
 @pytest.mark.parametrize("wrong", [b"bytes", None, 3])
@@ -177,14 +185,33 @@ def test_an_ordinary_message_has_no_evidence(scorer: Scorer) -> None:
 
 
 def test_cache_forgets_the_least_recently_used() -> None:
-    cache: Cache[int] = Cache(budget=1000)
+    cache: Cache[int] = Cache(budget=4_000)
     for number in range(10):
         cache.put(str(number), number)
         cache.get("0")
     assert cache.get("0") == 0
     assert cache.get("1") is None
-    assert cache.used <= 1000
-    assert len(cache) == cache.used // (cache.used // len(cache))
+    assert cache.used <= 4_000
+    assert len(cache) == 4
+
+
+@pytest.mark.parametrize("reasons", [0, 2])
+def test_the_cache_stays_within_its_budget_of_memory(scorer: Scorer, reasons: int) -> None:
+    manifest, probabilities = scorer.bundle.manifest, np.array([0.001, 0.001, 0.4, 0.597, 0.001])
+    budget = 1 << 20
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        cache: Cache[tuple[Decision, float]] = Cache(budget)
+        for number in range(2_000):
+            decision = decide(manifest, probabilities, "network", np.full(reasons, 20.0))
+            cache.put(f"再不还钱就把你欠钱的事{number}", (decision, number / 2_000))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(decision.reasons) == reasons
+    assert len(cache) < 2_000
+    assert 0.6 * budget < taken < 1.05 * budget
 
 
 def test_cache_of_no_bytes_remembers_nothing() -> None:
