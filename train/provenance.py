@@ -1,16 +1,20 @@
 """How a result came about: the command as given, versions, and hashes of what went in."""
 
 import hashlib
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-_VERSIONS = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "jieba", "numpy", "jingyin")
+_VERSIONS = (
+    "torch", "transformers", "accelerate", "datasets", "tokenizers", "jieba", "numpy", "scipy", "scikit-learn", "onnxruntime",
+    "jingyin",
+)  # fmt: skip
 
 
 def command() -> str:
-    """Return the command as it was given."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command as it was given, quoted for a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

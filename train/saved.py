@@ -83,6 +83,12 @@ def weights_of(out: Path) -> Path:
     return out / _WEIGHTS
 
 
+def trained_weights(out: Path) -> Path | None:
+    """Return the file of weights, a classifier's or an encoder's, in the run folder `out`; None where there is none."""
+    files = (weights_of(out), out / "encoder" / "model.safetensors")
+    return next((file for file in files if file.is_file()), None)
+
+
 def save_classifier(model: SmsClassifier, vocabulary: Vocabulary, out: Path) -> None:
     """Leave the weights in `out`, and the encoder's configuration and vocabulary in `out`/encoder."""
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / _WEIGHTS)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from jingyin.model.errors import InputError
 from jingyin.model.network import SignHead, SmsClassifier, all_states, new_sign_head, sign_states
 from jingyin.train.batches import pad, token_batches
 from jingyin.train.corpus.signs import is_annotated
@@ -17,10 +18,20 @@ from jingyin.train.data import Encode, Rows, signs_of_rows
 _EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
 
 
-def fit_sign_head(model: SmsClassifier, rows: Rows, encode: Encode, seed: int) -> SignHead:
-    """Return a sign head trained on the messages among `rows` whose signs people read; copies of them are left out."""
+def annotated_messages(rows: Rows) -> Rows:
+    """Return the messages among `rows` whose signs people read, without copies of them; raises InputError for none."""
     plain = rows.take(np.unique(rows.messages, return_index=True)[1])
-    read = plain.take(np.flatnonzero([is_annotated(each) for each in plain.signs]))
+    read = np.flatnonzero([is_annotated(each) for each in plain.signs])
+    if not len(read):
+        raise InputError(
+            f"none of {len(plain)} training messages has signs that people read, so that none can be learnt; leave signs out of "
+            "the recipe, or add authored messages to the corpus"
+        )
+    return plain.take(read)
+
+
+def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -> SignHead:
+    """Return a sign head trained on what annotated_messages gives; `model` is on the CPU, and so is the head."""
     inputs = _Inputs(model, encode(read.cleaned))
     targets = torch.tensor(signs_of_rows(read))
     torch.manual_seed(seed)
@@ -59,8 +70,11 @@ class _Inputs:
     def plan(self, seed: int) -> list[list[int]]:
         """Return the rows of every step of all epochs."""
         rng = np.random.default_rng(seed)
-        order = np.arange(len(self.ids))
-        return [rows for _ in range(_EPOCHS) for rows in token_batches(self.lengths, order, _TOKENS, rng)]
+        return [
+            rows
+            for _ in range(_EPOCHS)
+            for rows in token_batches(self.lengths, rng.permutation(len(self.ids)), _TOKENS, rng)
+        ]
 
     def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return states (batch, length, states), ids and mask (batch, length)."""

@@ -17,6 +17,8 @@ from jingyin.train.packing.dequantise import classifier_of_bundle, is_bundle
 from jingyin.train.recipes import Align, Classify
 from jingyin.train.saved import Vocabulary, is_classifier, load_classifier, load_encoder
 
+_HEAD = 32  # width of an attention head of a new small network
+
 
 @dataclass(frozen=True)
 class Start:
@@ -30,11 +32,12 @@ class Start:
 def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept.
 
-    Raises ConfigError when it has fewer layers, or reads fewer tokens, than the recipe wants.
+    A bundle's network, and what an earlier stage left, keep the vocabulary that they have. Raises ConfigError when the encoder
+    has fewer layers, or reads fewer tokens, than the recipe wants, and for a `hidden` that no network of its words can have.
     """
     start = _load(recipe, encoder, texts)
     if isinstance(recipe, Classify) and recipe.hidden is not None:
-        return Start(_smaller(start.encoder, recipe.hidden, recipe), start.vocabulary)
+        return Start(_smaller(start.encoder, encoder, recipe.hidden, recipe), start.vocabulary)
     if (positions := start.encoder.config.max_position_embeddings) < recipe.max_tokens:
         raise ConfigError(
             f"max_tokens is {recipe.max_tokens}, but encoder {encoder!r} has positions for {positions}; write at most "
@@ -67,11 +70,19 @@ def _going_on(recipe: Align | Classify, classifier: SmsClassifier, vocabulary: V
     return Start(classifier.encoder, vocabulary, classifier)
 
 
-def _smaller(encoder: BertModel, hidden: int, recipe: Classify) -> BertModel:
-    """Return a new encoder of the recipe's layers and `hidden` width, which knows the words of `encoder`."""
+def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> BertModel:
+    """Return a new encoder of the recipe's layers and `hidden` width, which knows the words of `encoder`, called `name`."""
+    if hidden > (width := encoder.config.hidden_size):
+        raise ConfigError(
+            f"hidden is {hidden}, but encoder {name!r} is {width} wide; write at most hidden: {width} in the recipe, or leave it "
+            "out to train the encoder itself"
+        )
+    heads = max(1, hidden // _HEAD)
+    if hidden % heads:
+        raise ConfigError(f"hidden is {hidden}, which {heads} attention heads can't share; write a multiple of {_HEAD}")
     config = BertConfig(
         vocab_size=encoder.config.vocab_size, hidden_size=hidden, num_hidden_layers=recipe.layers,
-        num_attention_heads=max(1, hidden // 32), intermediate_size=4 * hidden,
+        num_attention_heads=heads, intermediate_size=4 * hidden,
         max_position_embeddings=recipe.max_tokens,
     )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)

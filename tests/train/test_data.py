@@ -35,3 +35,12 @@ def test_signs_are_read_from_the_corpus(tmp_path):
     row = store.Row("好", "ordinary", "chat", "plain", "authored", "g", "好", "", 1.0, signs="joke")
     store.write({split: [row] for split in store.SPLITS}, {}, "", tmp_path / "out")
     assert read_split(tmp_path / "out", "test").signs == ["joke"]
+
+
+def test_drawn_rows_keep_their_order_so_that_a_message_comes_before_its_copies():
+    plain = unlabelled([clean(f"第{i}条") for i in range(100)])
+    drawn = plain.drawn(30, seed=1)
+    assert len(drawn) == 30
+    assert drawn.messages.tolist() == sorted(drawn.messages.tolist())
+    assert set(drawn.messages) == set(np.random.default_rng(1).permutation(100)[:30])
+    assert plain.drawn(None, seed=1) is plain

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jingyin import Scorer
-from jingyin.model.bundle import read_bundle, sha256
+from jingyin.model.bundle import default_path, read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
+from jingyin.train import pipeline
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
+from jingyin.train.recipes import Calibrate
 from jingyin.train.stages.classify import TEACHERS
 
 pytestmark = pytest.mark.train
@@ -197,6 +199,49 @@ def test_another_corpus_is_refused(write_recipe, tmp_path):
     (run / "corpus.txt").write_text("corpus-of-before\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"was begun with the corpus corpus-of-before, which is now built.*--fresh"):
         train([stage], tmp_path)
+
+
+def test_what_lies_behind_a_recipe_s_names_is_noted_and_compared(write_recipe, corpus, tmp_path):
+    first, second = (
+        write_recipe("first", epochs=1, bundle=False),
+        write_recipe("second", encoder="stage:first", epochs=1, bundle=False),
+    )
+    run = train([first, second], tmp_path)
+    weights = tmp_path / "first" / "classifier.safetensors"
+    fingerprint = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["fingerprint"]
+    noted = {f"corpus {corpus.name}": fingerprint, "stage:first": sha256(weights.read_bytes())}
+    assert json.loads((run / "begun.json").read_text(encoding="utf-8")) == noted
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(
+        ConfigError, match=r"second was begun when something else was in stage:first .*begun\.json.*--fresh"
+    ):
+        train([second], tmp_path)
+    for name, value in ((f"corpus {corpus.name}", "another"), ("bundle", "4b92bb0095926b69")):
+        (tmp_path / "first" / "begun.json").write_text(json.dumps({f"corpus {corpus.name}": fingerprint, name: value}))
+        with pytest.raises(ConfigError, match=rf"first was begun when something else was in {name} "):
+            train([first], tmp_path)
+    (tmp_path / "first" / "begun.json").unlink()  # begun before it was noted
+    train([first], tmp_path)
+
+
+def test_the_bundle_of_a_calibration_is_noted_by_the_name_that_it_has(tiny_run):
+    recipe = Calibrate(stage="calibrate", corpus="c", passed=(0.5,))
+    assert pipeline._sources(recipe, tiny_run.parent) == {"bundle": str(default_path())}
+    made = pipeline._sources(recipe.model_copy(update={"bundle": "stage:tiny"}), tiny_run.parent)
+    assert made == {"stage:tiny": str(tiny_run / "bundle")}
+    assert pipeline.bundle_ids(made) == {"stage:tiny": read_bundle(tiny_run / "bundle").manifest.id}
+    several = recipe.model_copy(update={"networks": {"model": "stage:tiny"}})
+    assert pipeline._sources(several, tiny_run.parent) == {"stage:tiny": str(tiny_run)}
+
+
+def test_a_corpus_next_to_the_recipe_comes_before_one_here(tmp_path, monkeypatch):
+    for folder in ("here", "beside"):
+        (tmp_path / folder / "built").mkdir(parents=True)
+    (tmp_path / "here" / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = tmp_path / "beside" / "r.yaml"
+    assert pipeline._corpus(recipe, "built", tmp_path) == tmp_path / "beside" / "built"
+    assert pipeline._corpus(recipe, "other", tmp_path) == Path("other")
 
 
 def test_fresh_replaces_a_run_folder_and_nothing_else(write_recipe, tmp_path):

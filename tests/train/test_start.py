@@ -6,7 +6,7 @@ from transformers import BertModel
 from jingyin.model.errors import ConfigError
 from jingyin.train.encoder import random_encoder
 from jingyin.train.recipes import Align, Classify
-from jingyin.train.saved import Vocabulary, save_encoder
+from jingyin.train.saved import Vocabulary, load_encoder, save_encoder
 from jingyin.train.start import start_from
 
 POSITIONS = 64
@@ -43,3 +43,22 @@ def test_a_new_small_network_has_positions_of_its_own(run: Path) -> None:
     recipe = Classify(stage="classify", corpus="c", layers=2, epochs=1, max_tokens=POSITIONS + 1, hidden=32)
     config = start_from(recipe, str(run), []).encoder.config
     assert (config.max_position_embeddings, config.hidden_size, config.num_hidden_layers) == (POSITIONS + 1, 32, 2)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        (100, "hidden is 100, which 3 attention heads can't share; write a multiple of 32"),
+        (96, "hidden is 96, but encoder '.*' is 64 wide; write at most hidden: 64 in the recipe, or leave it out"),
+    ],
+)
+def test_a_width_that_no_new_network_can_have(
+    run: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, message: str
+) -> None:
+    if hidden == 100:
+        wide = load_encoder(run)
+        wide[0].config.hidden_size = 128
+        monkeypatch.setattr("jingyin.train.start.load_encoder", lambda _: wide)
+    recipe = Classify(stage="classify", corpus="c", layers=2, epochs=1, hidden=hidden)
+    with pytest.raises(ConfigError, match=message):
+        start_from(recipe, str(run), [])

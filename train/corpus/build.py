@@ -48,7 +48,8 @@ def build(config_path: Path, out: Path) -> str:
     splits = _rows(kept, groups, recipe)
     fingerprint = store.fingerprint(splits)
     sources = [source.kind for source in recipe.public]
-    store.write(splits, recipe.model_dump(mode="json"), card(splits, sources, fingerprint), out)
+    told = card(splits, sources, recipe.evasion.families, fingerprint)
+    store.write(splits, recipe.model_dump(mode="json"), told, out)
     return fingerprint
 
 

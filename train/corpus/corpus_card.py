@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from jingyin.train.corpus.evade import HELD_OUT, TRAINING
+from jingyin.train.corpus.evade import HELD_OUT
 from jingyin.train.corpus.readers import SOURCES
 from jingyin.train.corpus.signs import is_annotated
 from jingyin.train.corpus.stats import corpus_tables
@@ -36,8 +36,8 @@ labels share. Training rows have disguised copies by these families: {training}.
 """
 
 
-def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], fingerprint: str) -> str:
-    """Return the card in Markdown: sources with citation and licence, counts, fingerprint."""
+def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Sequence[str], fingerprint: str) -> str:
+    """Return the card in Markdown: sources with citation and licence, families of disguises, counts, fingerprint."""
     lines = ["- authored: invented for jingyin; Apache-2.0"]
     for kind in dict.fromkeys(kinds):
         source = SOURCES[kind]
@@ -47,7 +47,7 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], fingerprint:
     return _CARD.format(
         fingerprint=fingerprint,
         annotated=len({row.template for rows in splits.values() for row in rows if is_annotated(row.signs)}),
-        training=", ".join(TRAINING),
+        training=", ".join(families),
         held_out=", ".join(HELD_OUT),
         sources="\n".join(lines),
         counts=corpus_tables(splits),

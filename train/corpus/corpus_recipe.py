@@ -1,5 +1,6 @@
 """What a corpus is built from: the recipe in YAML."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -84,9 +85,13 @@ class Evasion(_Model):
 class CorpusRecipe(_Model):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
-    `authored` is a file or folder of authored messages or a list of them, by default both in the package.
+    `authored` is a file or folder of authored messages or a list of them, by default all folders in the package (authored.py).
+    A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of `similarity` or more stay on one
+    side of a split; a public message so like an earlier one is left out.
     `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that of all
     training messages that get two with a head or a tail, `accompanied` with a short everyday message beside it (dress.py).
+    `nonsense` is how many lines of nonsense the training split gets as ordinary ones (nonsense.py).
+    `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     What the `test_writers` wrote is test only, and so is what is grouped with it.
     """
 
@@ -103,6 +108,16 @@ class CorpusRecipe(_Model):
     test_writers: tuple[str, ...] = ()
     splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
+
+    @field_validator("public")
+    @classmethod
+    def _each_kind_once(cls, public: tuple[Public, ...]) -> tuple[Public, ...]:
+        kinds = Counter(source.kind for source in public)
+        if twice := [kind for kind, count in kinds.items() if count > 1]:
+            raise ValueError(
+                f"{', '.join(twice)} in more than one entry; weight and splits go by kind: put the messages into one file"
+            )
+        return public
 
 
 _RECIPE: TypeAdapter[CorpusRecipe] = TypeAdapter(CorpusRecipe)

@@ -51,7 +51,7 @@ def draw(text: str, rng: Random) -> list[tuple[str, str]]:
 
 
 def _undouble(pieces: list[str]) -> str:
-    """Fusion literal text and values, dropping a word that a value and the text behind it both say."""
+    """Join literal text and values, dropping a word that a value and the text behind it both say."""
     text = pieces[0]
     for value, literal in zip(pieces[1::2], pieces[2::2], strict=True):
         seam = len(text) + len(value)

@@ -45,7 +45,8 @@ class Source:
 def read(kind: str, path: Path) -> Iterator[Record]:
     """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
 
-    Messages whose wholesale label is doubtful are left out. Raises InputError with file and line.
+    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with the
+    number of the message in it too.
     """
     source = SOURCES[kind]
     for number, raw in enumerate(read_raw(kind, path), 1):
@@ -54,7 +55,10 @@ def read(kind: str, path: Path) -> Iterator[Record]:
 
 
 def read_raw(kind: str, path: Path) -> Iterator[Raw]:
-    """Yield what the source `kind` at `path` says of each message, masks and all. Raises InputError with file and line."""
+    """Yield what the source `kind` at `path` says of each message, masks and all.
+
+    Raises InputError with the file, and with the line where a single line is wrong.
+    """
     source = SOURCES[kind]
     try:
         yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)

@@ -88,7 +88,7 @@ def _amount(rng: Random) -> str:
 
 
 def _price(rng: Random) -> str:
-    """Draw a round sum as said in chat, 50 to 100,000 yuan."""
+    """Draw a round sum as said in chat, 100 to 95,000 yuan."""
     digit, power = rng.randint(1, 9), rng.choice((2, 2, 2, 3, 3, 4))
     value = digit * 10**power
     unit = "百千万"[power - 2]

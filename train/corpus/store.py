@@ -26,8 +26,8 @@ class Row:
     """A row of a built corpus.
 
     `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion`
-    the family of its disguise, "framed" or ""; `group` never comes in two splits; the `weight`s of all rows made from
-    one message add up to the weight of its source; `pair` is the id of its minimal pair or "";
+    the family of its disguise, "framed", "dressed", "accompanied" or ""; `group` never comes in two splits; the `weight`s of
+    all rows made from one message add up to the weight of its source; `pair` is the id of its minimal pair or "";
     `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it demands and threatens (signs.py).
     """
 
@@ -57,6 +57,13 @@ def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
         for row in rows:
             digest.update(json.dumps([split, *astuple(row)], ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Return the fingerprint of a built corpus; "" of a folder that does not say."""
+    if not is_built(folder):
+        return ""
+    return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["fingerprint"])
 
 
 def refuse_other_folder(out: Path) -> None:

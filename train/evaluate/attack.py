@@ -20,7 +20,7 @@ from jingyin.train.evaluate.sender import TRIES, LazySender, edited, success
 from jingyin.train.evaluate.slices import sample_evenly
 
 ROWS = 300
-"""Flagged messages that are attacked, at most, and benign ones beside."""
+"""Flagged messages that are attacked, at most, and benign ones beside, at most as many."""
 
 AT_TRIES = (1, 3, TRIES)
 _SEED = 7
@@ -65,7 +65,7 @@ def dressings() -> list[Dressing]:
 
 
 def attack(system: System, flags: Bools, messages: Messages, rows: int = ROWS) -> AttackResult:
-    """Attack up to `rows` of the flagged messages that `system` flags, by `flags` (n,), and as many benign ones."""
+    """Attack up to `rows` of the flagged messages that `system` flags, by `flags` (n,), and up to `rows` benign ones."""
     threats = [messages.texts[i] for i in sample_evenly(messages, messages.flagged & flags, rows)]
     benign = [messages.texts[i] for i in sample_evenly(messages, messages.benign, rows)]
 

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from jingyin.model.bundle import read_bundle
+from jingyin.model.bundle import Bundle, read_bundle
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.serve.scorer import Scorer
@@ -21,7 +21,7 @@ from jingyin.train.evaluate.judge import RATES, Judged, judge
 from jingyin.train.evaluate.latency import Latency, bare_scorer, latencies, size, timed_sample
 from jingyin.train.evaluate.messages import Messages, read_messages
 from jingyin.train.evaluate.report import write_report
-from jingyin.train.evaluate.results import Evaluation
+from jingyin.train.evaluate.results import Evaluation, SignsResult
 from jingyin.train.evaluate.signs import sign_results, why_left_out
 from jingyin.train.evaluate.situations import situations
 
@@ -53,46 +53,62 @@ def evaluate(
         systems = [keywords(), *([ngrams(trained)] if trained else []), *map(hugging_face, baselines)]
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
         judged = _judge_all([served(scorer), *systems], messages)
+    wrong = judging.errors(judged[0], messages)
+    evaluation = _evaluation(scorer.bundle, judged, wrong, messages, trained)
+    if not trained:
+        evaluation = replace(evaluation, notes=[_UNTRAINED.format(name=training.name), *evaluation.notes])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+    write_report(out / "report.html", evaluation, judged, messages, wrong, scorer.bundle.manifest)
+    return evaluation
+
+
+def _evaluation(
+    bundle: Bundle,
+    judged: Sequence[Judged],
+    wrong: Mapping[str, Sequence[int]],
+    messages: Messages,
+    trained: Messages | None,
+) -> Evaluation:
+    """Return all figures of what was `judged`, the bundle first; `wrong` gives the rows of each error list."""
+    model, block = judged[0], bundle.manifest.block.risk
     with _CONSOLE.status("timing"):
-        network, prefilter_stops, latency = _latencies(bundle, systems, messages)
+        network, prefilter_stops, latency = _latencies(bundle.path, [each.system for each in judged[1:]], messages)
     with _CONSOLE.status("evasion"):
         evasion = judging.evasion_results(judged, disturb(messages), messages)
     with _CONSOLE.status("attack"):
-        attacked = attack(judged[0].system, judged[0].flags, messages, ATTACKED)
+        attacked = attack(model.system, model.flags, messages, ATTACKED)
     with _CONSOLE.status("intervals"):
         results = judging.system_results(judged, latency, messages)
-        differences = [judging.difference(judged[0], baseline, messages) for baseline in judged[1:]]
+        differences = [judging.difference(model, baseline, messages) for baseline in judged[1:]]
     with _CONSOLE.status("signs"):
-        signless = why_left_out(scorer.bundle, messages)
-        signs = None if signless else sign_results(scorer.bundle, judged[0], messages)
-    block = scorer.bundle.manifest.block.risk
-    families, slices = judging.slice_results(judged[0], block, messages)
-    wrong = judging.errors(judged[0], messages)
-    evaluation = Evaluation(
-        bundle=scorer.bundle.manifest.id,
+        signs, notes = _signs(bundle, model, messages)
+    families, slices = judging.slice_results(model, block, messages)
+    return Evaluation(
+        bundle=bundle.manifest.id,
         files=messages.files,
         counts=dict(Counter(LABELS[i] for i in messages.labels)),
         left_out=messages.left_out,
-        bytes=size(bundle),
+        bytes=size(bundle.path),
         network_latency=network,
         prefilter_stops=prefilter_stops,
         systems=results,
         differences=differences,
         families=families,
         slices=slices,
-        situations=situations(judged[0], block, messages, trained) if trained else [],
+        situations=situations(model, block, messages, trained) if trained else [],
         signs=signs,
         evasion=evasion,
         attack=attacked,
-        errors={
-            kind: [judging.error_row(judged[0], block, messages, row) for row in rows] for kind, rows in wrong.items()
-        },
-        notes=[note for note in ("" if trained else _UNTRAINED.format(name=training.name), signless) if note],
+        errors={kind: [judging.error_row(model, block, messages, row) for row in rows] for kind, rows in wrong.items()},
+        notes=notes,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
-    write_report(out / "report.html", evaluation, judged, messages, wrong, scorer.bundle.manifest)
-    return evaluation
+
+
+def _signs(bundle: Bundle, model: Judged, messages: Messages) -> tuple[SignsResult | None, list[str]]:
+    """Return what is said of signs, and notes: why nothing is."""
+    reason = why_left_out(bundle, messages)
+    return (None, [reason]) if reason else (sign_results(bundle, model, messages), [])
 
 
 def open_bundle(path: Path) -> Scorer:

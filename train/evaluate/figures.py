@@ -1,4 +1,8 @@
-"""The arithmetic of judging: rates with bounds, recall at a false-positive rate, differences between two systems."""
+"""The arithmetic of judging: rates with bounds, recall at a false-positive rate, differences between two systems.
+
+Intervals and tests take rows as independent. Rows of one situation are not, and a test split has dozens of each unseen
+case: what is said of those is too narrow. recalls_at alone draws whole groups.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +17,7 @@ from jingyin.model.errors import InputError
 from jingyin.train.packing.thresholds import rows_needed
 
 Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 REPLICATES = 1000
@@ -21,7 +26,7 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Rate:
-    """`count` of `rows` and the two-sided 95% interval of that share (Clopper & Pearson 1934); 0 to 1."""
+    """`count` of independent `rows`, and the two-sided 95% interval of that share (Clopper & Pearson 1934); 0 to 1."""
 
     count: int
     rows: int
@@ -41,7 +46,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Paired:
-    """One system against another on the same rows: rows that only one of them has right, and McNemar's exact p."""
+    """One system against another on the same independent rows: those that only one has right, and McNemar's exact p."""
 
     only_first: int
     only_second: int
@@ -49,7 +54,7 @@ class Paired:
 
 
 def rate(flags: Bools) -> Rate:
-    """Return the share of true among `flags` (n,); of no rows it is 0, between 0 and 1."""
+    """Return the share of true among `flags` (n,) of independent rows; of no rows it is 0, between 0 and 1."""
     count, rows = int(flags.sum()), len(flags)
     if not rows:
         return Rate(0, 0, 0.0, 0.0, 1.0)
@@ -78,22 +83,31 @@ def recall_at(benign: Floats, flagged: Floats, target: float) -> float:
     return float((flagged >= threshold_at(benign, int(target * len(benign)))).mean())
 
 
-def recalls_at(systems: Sequence[tuple[Floats, Floats]], targets: Sequence[float]) -> NDArray[np.float64]:
+def recalls_at(
+    systems: Sequence[tuple[Floats, Floats]], groups: tuple[Ints, Ints], targets: Sequence[float]
+) -> NDArray[np.float64]:
     """Return recalls (1 + REPLICATES, systems, targets): first the figures, then their bootstrap replicates.
 
-    Each system is (benign risks, flagged risks) of the same rows. A replicate draws benign and flagged rows anew, the
-    same ones for all systems, and sets the threshold anew: so intervals know that the threshold is an estimate too,
-    and differences between systems are paired (Efron & Tibshirani 1993).
+    Each system is (benign risks, flagged risks) of the same rows, `groups` are their (benign, flagged) groups' numbers. A
+    replicate draws groups anew, since rows of one are not independent, the benign and the flagged ones apart and the same
+    ones for all systems, and sets the threshold anew: so intervals know that the threshold is an estimate too, and
+    differences between systems are paired (Efron & Tibshirani 1993).
     """
     rng = np.random.default_rng(_SEED)
-    benign_rows, flagged_rows = len(systems[0][0]), len(systems[0][1])
+    numbered = [np.unique(each, return_inverse=True)[1] for each in groups]
     out = np.empty((1 + REPLICATES, len(systems), len(targets)))
     for replicate in range(1 + REPLICATES):
-        some = rng.integers(0, benign_rows, benign_rows) if replicate else np.arange(benign_rows)
-        others = rng.integers(0, flagged_rows, flagged_rows) if replicate else np.arange(flagged_rows)
+        some, others = (_drawn(each, rng) if replicate else np.arange(len(each)) for each in numbered)
         for i, (benign, flagged) in enumerate(systems):
             out[replicate, i] = [recall_at(benign[some], flagged[others], target) for target in targets]
     return out
+
+
+def _drawn(groups: Ints, rng: np.random.Generator) -> Ints:
+    """Return the rows of as many groups as there are, drawn with replacement; `groups` (n,) are 0, 1, ... by row."""
+    count = int(groups.max()) + 1
+    times = np.bincount(rng.integers(0, count, count), minlength=count)
+    return np.repeat(np.arange(len(groups)), times[groups])
 
 
 def estimate(replicates: NDArray[np.float64]) -> Estimate:
@@ -103,7 +117,7 @@ def estimate(replicates: NDArray[np.float64]) -> Estimate:
 
 
 def share_difference(first: Bools, second: Bools) -> Estimate:
-    """Return how much more often `first` (n,) is true than `second` on the same rows, with its interval.
+    """Return how much more often `first` (n,) is true than `second` on the same independent rows, with its interval.
 
     The interval is that of paired shares with a half added to either count (Agresti & Min 2005): unlike Wald's it
     does not shrink to nothing where the two never differ, and unlike a bootstrap's it needs no draws.
@@ -119,7 +133,7 @@ def share_difference(first: Bools, second: Bools) -> Estimate:
 
 
 def mcnemar(first: Bools, second: Bools) -> Paired:
-    """Compare two systems by which rows (n,) each has right: the exact test (McNemar 1947)."""
+    """Compare two systems by which independent rows (n,) each has right: the exact test (McNemar 1947)."""
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     apart = only_first + only_second
     return Paired(only_first, only_second, float(binomtest(only_first, apart).pvalue) if apart else 1.0)

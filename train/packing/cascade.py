@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from jingyin.model.bundle import Bundle, Calibration, Network, Prefilter, Stop, Threshold
 from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, reads_on, softmax
+from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, is_opaque, known_characters, prefilter_scores, unknown_shares
 from jingyin.model.tokenizer import SmsTokenizer
@@ -35,7 +36,8 @@ from jingyin.train.recipes import Calibrate, Classify
 _ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
 _BENIGN = [_ORDINARY, _LAWFUL]
 _CHOSEN = ("authored", "own")  # sources whose messages were written or picked: no sample of traffic
-_FEWEST = 300  # real messages from which thresholds can be set on them alone
+FEWEST_REAL = 300
+"""Real messages from which thresholds can be set on them alone."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,24 @@ def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
     benign = np.isin(rows.labels, _BENIGN)
     real = benign & np.array([source not in _CHOSEN for source in rows.sources])
-    return real if real.sum() >= _FEWEST else benign
+    return real if real.sum() >= FEWEST_REAL else benign
 
 
 def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classify | Calibrate) -> _Steps:
     """Fit fusions on all rows, and bounds so that each network reads its share of ordinary messages.
 
-    What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's.
+    What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's. Raises
+    InputError when more ordinary messages than the first network is to read are such that the prefilter may not judge them.
     """
     flagged = np.isin(readings.rows.labels, FLAGGED_INDEX)
     ordinary = is_traffic(readings.rows)
     passed, scores = recipe.passed, np.where(readings.opaque, np.inf, readings.prefilter)
+    if (opaque := float(readings.opaque[ordinary].mean())) > passed[0]:
+        raise InputError(
+            f"the prefilter may not judge {opaque:.2%} of the {int(ordinary.sum())} ordinary calibration messages, which are "
+            f"disguised or in characters that it does not know; the first share in passed is {passed[0]:.2%}: raise it above the "
+            "former, or take such messages out of the corpus"
+        )
     first = share_threshold(scores[0][ordinary], passed[0])
     threats = scores[1][flagged & (scores[0] >= first)]
     # What the second score takes for a threat itself, above 0, is never stopped as lawful.

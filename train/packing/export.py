@@ -16,7 +16,7 @@ from jingyin.model.bundle import Golden
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
 from jingyin.model.network import ExportedClassifier, SmsClassifier
-from jingyin.serve.networks import open_session as open_session
+from jingyin.serve.networks import open_session
 from jingyin.train.packing.graph import classifier_graph
 
 FP32_TOLERANCE = 1e-4

@@ -26,11 +26,12 @@ from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import default_lexicon
+from jingyin.serve.networks import open_session
 from jingyin.train.data import read_split
 from jingyin.train.packing.bundle_card import write_card
 from jingyin.train.packing.cascade import fit_cascade, train_prefilter_on
 from jingyin.train.packing.dequantise import MODEL
-from jingyin.train.packing.export import export_fp32, golden, open_session, quantize
+from jingyin.train.packing.export import export_fp32, golden, quantize
 from jingyin.train.packing.sign_scales import fit_signs
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
@@ -66,7 +67,7 @@ def pack_runs(
 ) -> Manifest:
     """Write `out`/bundle from classifiers in run folders, by their place in the cascade; returns its manifest."""
     folder = _emptied(out / "bundle")
-    samples = read_split(corpus, "calibration").cleaned[:AGREEMENT_SAMPLES]
+    samples = _samples(corpus, recipe.seed)
     order = sorted(runs, key=lambda name: NETWORK_FILES.index(f"{name}.onnx"))
     packed = [_export(runs[name], folder / f"{name}.onnx", samples) for name in order]
     if not (
@@ -109,13 +110,18 @@ def pack_finetuned(
     read = read_bundle(bundle)
     _refuse_unlike(read, recipe)
     folder = _copied(read, run)
-    packed = _export(run, folder / MODEL, read_split(corpus, "calibration").cleaned[:AGREEMENT_SAMPLES])
+    packed = _export(run, folder / MODEL, _samples(corpus, recipe.seed))
     kept = [each for each in read.golden if each.file != MODEL]
     _write_golden(folder, [*kept, *packed.golden])
     agreement = {**cast(dict[str, float], read.manifest.provenance["int8_agreement"]), MODEL: packed.agreement}
     facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
     networks = [packed.network if each.file == MODEL else each for each in read.manifest.networks]
     return _finish(networks, weights, recipe, corpus, folder, facts)
+
+
+def _samples(corpus: Path, seed: int) -> list[CleanText]:
+    """Return the messages on which int8 is compared with fp32, drawn: rows of one label lie together."""
+    return read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, seed).cleaned
 
 
 def _refuse_unlike(bundle: Bundle, recipe: Calibrate) -> None:

@@ -28,7 +28,8 @@ def fit_fusion(
     Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none of them
     was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents: `traffic` (n,)
     counts thirty times, other innocents three times. The second makes a probability of the sum, all rows counting alike (Platt
-    1999). Raises InputError when all rows are on one side.
+    1999). What is then measured on these same rows, thresholds' bounds and the calibration error, is in-sample as far as the
+    fusion goes. Raises InputError when all rows are on one side.
     """
     if flagged.all() or not flagged.any():
         raise InputError(
@@ -60,8 +61,11 @@ def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) ->
 
 
 def share_threshold(values: Floats, share: float) -> float:
-    """Return the value that a `share` of `values` (n,) reaches."""
-    return float(np.quantile(values, 1 - share))
+    """Return a finite value that a `share` of `values` (n,) reaches; infinite ones reach it even if they are more than that."""
+    finite = values[np.isfinite(values)]
+    # Between two infinities np.quantile finds no number: just above all others stands for them.
+    top = np.nextafter(finite.max(initial=-np.inf), np.inf)
+    return float(np.quantile(np.minimum(values, top), 1 - share))
 
 
 def loss_of(lost: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> Loss:
@@ -91,8 +95,9 @@ def choose_threshold(risks: Floats, families: Sequence[str], target: float, floo
     """Return the lowest risk, at least `floor`, at which the rate among benign `risks` (n,) is bounded by `target`.
 
     The bound holds although the threshold is chosen on the same rows: the rate above the k-th largest of n risks has the
-    beta distribution that Clopper and Pearson's bound inverts (Wilks 1941), and k depends on n and `target` alone. It
-    speaks of traffic mixed as `families` are here. Raises InputError, with the number of rows needed, when there are too
+    beta distribution that Clopper and Pearson's bound inverts (Wilks 1941), and k depends on n and `target` alone. That
+    the fusion behind the risks was fitted on these rows too it does not make up for: of its few weights it knows nothing.
+    It speaks of traffic mixed as `families` are here. Raises InputError, with the number of rows needed, when there are too
     few to support the target.
     """
     rows = len(risks)

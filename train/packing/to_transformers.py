@@ -164,7 +164,7 @@ def as_tokenizer(vocabulary: Vocabulary, max_tokens: int) -> PreTrainedTokenizer
 
 
 def clean_texts(count: int) -> list[CleanString]:
-    """Return clean authored messages, drawn always alike, of all labels and lengths."""
+    """Return `count` clean authored messages of the package, drawn from all of them by a seed that is always the same."""
     records = [record for folder in default_folders() for record in load(folder)]
     rng = Random(0)
     return [clean(expand(record.text, rng)).text for record in rng.sample(records, count)]

@@ -15,15 +15,8 @@ from jingyin.train.evaluate.attack import passing_shares
 from jingyin.train.evaluate.baselines import served
 from jingyin.train.evaluate.evaluation import open_bundle
 from jingyin.train.evaluate.evasion import Disturbed, disturb, flags_before_and_after
-from jingyin.train.evaluate.figures import (
-    Bools,
-    Estimate,
-    estimate,
-    mean_difference,
-    recalls_at,
-    share_difference,
-)
-from jingyin.train.evaluate.judge import RATES, Judged, flag_pairs, judge, label_pairs, split
+from jingyin.train.evaluate.figures import Bools, Estimate, estimate, mean_difference, share_difference
+from jingyin.train.evaluate.judge import RATES, Judged, bootstrap_recalls, flag_pairs, judge, label_pairs
 from jingyin.train.evaluate.latency import bare_scorer, latencies, size, timed_sample
 from jingyin.train.evaluate.messages import Messages
 from jingyin.train.evaluate.slices import families, sample_evenly
@@ -96,7 +89,7 @@ def _recall_checks(new: Judged, old: Judged, messages: Messages) -> Iterator[Che
     for label in FLAGGED:
         rows = messages.labels == LABELS.index(label)
         yield _not_lower(f"recall: {label}", new.flags[rows], old.flags[rows])
-    recalls = recalls_at([split(each.scores.risks, messages) for each in (new, old)], RATES)
+    recalls = bootstrap_recalls((new, old), messages)
     for i, target in enumerate(RATES):
         if messages.benign.sum() >= rows_needed(target):
             change = estimate(recalls[:, 0, i] - recalls[:, 1, i])

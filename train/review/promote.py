@@ -41,7 +41,7 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     refuse_few(int(messages.benign.sum()), RATES)
     new, old = (Side.of(path, messages) for path in (candidate, incumbent))
     checks = [
-        Check("rows that set no threshold", passed=True, reason=reason),
+        Check("unused rows", passed=True, reason=reason),
         *requirement_checks(new, messages, config),
         *comparison_checks(new, old, messages, config),
     ]

@@ -6,37 +6,21 @@ are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are 
 and the next differ by a fraction of what all have in common.
 """
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import BertModel
 
-from jingyin.model.network import mean_pool
-from jingyin.train.data import Rows, examples, read_split
-from jingyin.train.encoder import load_pretrained, with_own_pieces
-from jingyin.train.loop import Schedule, fit, predict
+from jingyin.model.text import CleanText
+from jingyin.train.data import Encode, examples, read_split
+from jingyin.train.encoder import Pooled, load_pretrained, with_own_pieces
+from jingyin.train.loop import Schedule, fit, predict, without_dropout
 from jingyin.train.recipes import Align
 from jingyin.train.saved import Vocabulary, save_encoder
 from jingyin.train.stages.job import Job, StageResult
 from jingyin.train.start import encoder_of, start_from
-
-
-class _Pooled(nn.Module):
-    """An encoder whose output is its pooled hidden state (batch, hidden), less `mean` and over `sd` (hidden,)."""
-
-    mean: Tensor
-    sd: Tensor
-
-    def __init__(self, encoder: BertModel) -> None:
-        super().__init__()
-        self.encoder = encoder
-        hidden: int = encoder.config.hidden_size
-        self.register_buffer("mean", torch.zeros(hidden))
-        self.register_buffer("sd", torch.ones(hidden))
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return (mean_pool(self.encoder, input_ids, attention_mask) - self.mean) / self.sd
 
 
 def distance(output: Tensor, target: Tensor) -> Tensor:
@@ -53,16 +37,14 @@ def run_align(job: Job[Align]) -> StageResult:
     torch.manual_seed(recipe.seed)
     train = read_split(job.corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(job.corpus, "validation")
-    wanted = [_original(recipe, rows) for rows in (train, validation)]
+    original, read = _original(recipe, train.cleaned)
+    wanted = [torch.tensor(predict(original, read(rows.cleaned))) for rows in (train, validation)]
     mean, sd = wanted[0].mean(0), wanted[0].std(0).clamp_min(1e-4)
     start = start_from(recipe, recipe.encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
-    model = _Pooled(start.encoder)
+    model = without_dropout(Pooled(start.encoder))  # a vector to match leaves nothing to overfit
     model.mean.copy_(mean)
     model.sd.copy_(sd)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # a vector to match leaves nothing to overfit
     rows: Dataset = examples(train, encode, ((wanted[0] - mean) / sd).numpy())
     schedule = Schedule(
         recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, 1.0, recipe.precision, recipe.seed
@@ -75,9 +57,11 @@ def run_align(job: Job[Align]) -> StageResult:
     return {"loss": loss, "cosine": cosine}
 
 
-def _original(recipe: Align, rows: Rows) -> Tensor:
-    """Return the pooled outputs (n, hidden) of the original encoder with all of its layers and its own pieces."""
-    texts = [each.text for each in rows.cleaned]
+def _original(recipe: Align, cleaned: Sequence[CleanText]) -> tuple[Pooled, Encode]:
+    """Return the original encoder with all of its layers, and what gives it the pieces of its own that it reads.
+
+    Those are the ones that come more than once in `cleaned`, the training messages; the rest is read as smaller ones.
+    """
+    texts = [each.text for each in cleaned]
     model, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
-    encode = encoder_of(Vocabulary(pieces=pieces), recipe.max_tokens)
-    return torch.tensor(predict(_Pooled(model), encode(rows.cleaned)))
+    return Pooled(model), encoder_of(Vocabulary(pieces=pieces), recipe.max_tokens)

@@ -8,18 +8,18 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
-from transformers import BertModel
 
 from jingyin.model.decision import FLAGGED_INDEX, risk_logit
-from jingyin.model.network import SmsClassifier, mean_pool
+from jingyin.model.network import SmsClassifier
 from jingyin.model.text import clean
 from jingyin.train.clauses import clauses
 from jingyin.train.data import Rows, examples, one_hot, read_split, unlabelled
-from jingyin.train.loop import Schedule, cross_entropy, fit, predict
+from jingyin.train.encoder import Pooled
+from jingyin.train.loop import Schedule, cross_entropy, fit, predict, without_dropout
 from jingyin.train.packing.pack import pack_runs
 from jingyin.train.recipes import Classify
 from jingyin.train.saved import save_classifier
-from jingyin.train.sign_head import fit_sign_head
+from jingyin.train.sign_head import annotated_messages, fit_sign_head
 from jingyin.train.stages.job import Job, StageResult
 from jingyin.train.start import encoder_of, new_classifier, start_from
 from jingyin.train.teachers import label_logits, soft_labels
@@ -36,6 +36,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     encoder, teachers = job.run_of(recipe.encoder), [job.run_of(name) for name in recipe.teachers]
     torch.manual_seed(recipe.seed)
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
+    signed = annotated_messages(train) if recipe.signs else None
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
@@ -48,8 +49,8 @@ def run_classify(job: Job[Classify]) -> StageResult:
         recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
     )  # fmt: skip
     loss = fit(model, rows, out, schedule, cross_entropy)
-    if recipe.signs:
-        model.sign_head = fit_sign_head(model, train, encode, recipe.seed)
+    if signed is not None:  # on the CPU, where a few thousand messages take seconds: training may have moved the model
+        model.sign_head = fit_sign_head(model.cpu(), signed, encode, recipe.seed)
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out)
     validation = read_split(corpus, "validation")
@@ -65,14 +66,6 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
         "macro_f1": float(f1_score(labels, logits.argmax(1), average="macro")),
         "flagged_ap": float(average_precision_score(np.isin(labels, FLAGGED_INDEX), risk_logit(logits))),
     }
-
-
-def without_dropout(model: SmsClassifier) -> SmsClassifier:
-    """Switch dropout off, in place: over a few epochs nothing overfits, and its random numbers take a sixth of the time."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
@@ -98,18 +91,6 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -
 def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
     """Set the head's mean and sd from pooled outputs of STANDARD_MESSAGES messages, in place."""
     chosen = np.random.default_rng(seed).permutation(len(ids))[:STANDARD_MESSAGES]
-    pooled = torch.tensor(predict(_Pooled(model.encoder), [ids[i] for i in chosen]))
+    pooled = torch.tensor(predict(Pooled(model.encoder), [ids[i] for i in chosen]))
     model.mean.copy_(pooled.mean(0))
     model.sd.copy_(pooled.std(0).clamp_min(1e-4) if len(pooled) > 1 else torch.ones_like(model.sd))
-
-
-class _Pooled(torch.nn.Module):
-    """An encoder up to its pooled hidden state (batch, hidden)."""
-
-    def __init__(self, encoder: BertModel) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean of the last hidden states over the mask."""
-        return mean_pool(self.encoder, input_ids, attention_mask)

@@ -1,5 +1,6 @@
 """What every stage is given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -7,6 +8,8 @@ from typing import Generic, TypeVar
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError
 from jingyin.train.packing.dequantise import bundle_folder, is_bundle
+from jingyin.train.provenance import file_sha256
+from jingyin.train.saved import trained_weights
 
 R = TypeVar("R")
 
@@ -25,17 +28,28 @@ class Job(Generic[R]):
     facts: dict[str, object]
 
     def run_of(self, name: str) -> str:
-        """Return the run folder of a "stage:NAME", or `name` itself; raises ConfigError when that stage has not run."""
-        if not name.startswith("stage:"):
-            return name
-        folder = self.out / name.removeprefix("stage:")
-        if not (folder / "metrics.json").is_file():
-            raise ConfigError(
-                f"{name} has left nothing in {self.out}; run its recipe first, or in the same command before this one"
-            )
-        return str(folder)
+        """Return what `name` means among the run folders, as the function does."""
+        return run_of(name, self.out)
 
 
-def bundle_ids(names: list[str]) -> dict[str, str]:
-    """Return the id of each bundle among `names`: what lies at a path may change."""
-    return {name: read_bundle(bundle_folder(name)).manifest.id for name in names if is_bundle(name)}
+def run_of(name: str, out: Path) -> str:
+    """Return the folder in `out` of a "stage:NAME", or `name` itself; raises ConfigError when that stage has not run."""
+    if not name.startswith("stage:"):
+        return name
+    folder = out / name.removeprefix("stage:")
+    if not (folder / "metrics.json").is_file():
+        raise ConfigError(
+            f"{name} has left nothing in {out}; run its recipe first, or in the same command before this one"
+        )
+    return str(folder)
+
+
+def bundle_ids(sources: Mapping[str, str]) -> dict[str, str]:
+    """Return the id of each bundle among `sources`, name -> place: what lies at a place may change."""
+    return {name: read_bundle(bundle_folder(at)).manifest.id for name, at in sources.items() if is_bundle(at)}
+
+
+def weights_sha256(sources: Mapping[str, str]) -> dict[str, str]:
+    """Return the hash of the weights of each run folder among `sources`, name -> place."""
+    files = {name: trained_weights(Path(at)) for name, at in sources.items()}
+    return {name: file_sha256(file) for name, file in files.items() if file}

@@ -10,7 +10,7 @@ from jingyin.train.corpus import signs, store
 from jingyin.train.corpus.build import build, group_records, source_key
 from jingyin.train.corpus.check import check
 from jingyin.train.corpus.corpus_recipe import load_recipe
-from jingyin.train.corpus.evade import HELD_OUT
+from jingyin.train.corpus.evade import HELD_OUT, TRAINING
 from jingyin.train.corpus.expand import SLOT
 from jingyin.train.corpus.record import Record
 from jingyin.train.corpus.stats import stats
@@ -265,8 +265,29 @@ def test_all_errors_of_a_recipe_at_once(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"has 6 error\(s\)") as error:
         load_recipe(recipe)
-    for part in ("drawz", "draws", "add up to 1.2", "['emoji'] can't be used", "unknown kind 'tweets'", "nowhere.txt"):
+    for part in ("drawz", "draws", "add up to 0.9", "['emoji'] can't be used", "unknown kind 'tweets'", "nowhere.txt"):
         assert part in str(error.value)
+
+
+def test_a_kind_that_comes_twice_is_refused(corpus, tmp_path):
+    source = f"{{kind: jsonl, path: {tmp_path}/nus.jsonl, weight: WEIGHT}}"
+    corpus.write_text(f"public: [{source.replace('WEIGHT', '1')}, {source.replace('WEIGHT', '3')}]\n")
+    with pytest.raises(
+        ConfigError, match="jsonl in more than one entry; weight and splits go by kind: put the messages into"
+    ):
+        load_recipe(corpus)
+
+
+def test_the_card_names_the_families_of_the_recipe(corpus, tmp_path):
+    corpus.write_text(f"{corpus.read_text()}evasion: {{families: [{TRAINING[1]}]}}\n")
+    build(corpus, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"disguised copies by these families: {TRAINING[1]}. Held out" in card
+
+
+def test_a_folder_tells_the_fingerprint_of_its_corpus(corpus, tmp_path):
+    assert store.fingerprint_of(tmp_path) == ""
+    assert build(corpus, tmp_path / "out") == store.fingerprint_of(tmp_path / "out")
 
 
 def test_a_recipe_that_is_no_yaml(tmp_path):

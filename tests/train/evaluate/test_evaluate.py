@@ -139,7 +139,7 @@ def test_the_figures_hold_no_text(evaluated):
     content = (folder / "evaluation.json").read_text(encoding="utf-8")
     assert content.isascii()
     assert json.loads(content)["errors"]["false_positives"] == [
-        {"where": "test.jsonl:471", "label": "ordinary", "family": "<b>", "predicted": "debt_threat", "action": "block",
+        {"where": f"{folder.parent / 'test.jsonl'}:471", "label": "ordinary", "family": "<b>", "predicted": "debt_threat", "action": "block",
          "risk": pytest.approx(found.errors["false_positives"][0].risk)},
     ]  # fmt: skip
 
@@ -166,7 +166,7 @@ def test_parquet_and_json_lines_read_alike(tmp_path):
     assert one.texts == other.texts
     assert one.labels.tolist() == other.labels.tolist() == [0, 1, 2, 3, 4]
     assert one.groups == other.groups == ["g"] * 5
-    assert other.where[1] == "rows.parquet:2"
+    assert other.where[1] == f"{tmp_path / 'rows.parquet'}:2"
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,22 @@ def test_recall_at_a_rate():
 def test_replicates_are_paired_so_that_a_system_never_differs_from_itself():
     rng = np.random.default_rng(1)
     system = (rng.random(300), rng.random(50) + 0.5)
-    recalls = recalls_at([system, system], (0.01, 0.1))
+    recalls = recalls_at([system, system], (np.arange(300), np.arange(50)), (0.01, 0.1))
     assert recalls.shape == (1001, 2, 2)
     assert (recalls[:, 0] == recalls[:, 1]).all()
     found = estimate(recalls[:, 0, 1])
     assert found.low < found.value < found.high
+
+
+def test_replicates_draw_whole_groups_of_benign_and_of_flagged_rows():
+    benign, flagged = np.arange(100) / 100, np.array([2.0] * 10 + [-1.0] * 30)
+    groups = (np.array([7] * 50 + [3] * 50), np.array([5] * 10 + [9] * 30))
+    recalls = recalls_at([(benign, flagged)], groups, (0.01,))[:, 0, 0]
+    assert recalls[0] == 0.25
+    assert set(recalls[1:]) == {0.0, 0.25, 1.0}  # both flagged groups once, or one of them twice
+    # Where a half of the benign is drawn twice, its highest risk comes twice, and one in a hundred may be reached: none is.
+    second = recalls_at([(benign, benign)], (groups[0], np.zeros(100, np.int64)), (0.01,))[:, 0, 0]
+    assert set(second) == {0.01, 0.0, 0.5}
 
 
 def test_golden_mcnemar():

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,46 @@ def test_a_finished_run_is_kept(finetuned, tiny_run, data):
     assert outcome.promote
     other = Columns("sms", "spam", {"1": "pay_to_stop", "0": "ordinary"})
     with pytest.raises(
-        ConfigError, match=r"was begun with other data, columns or bundle .*--fresh, or name another --out"
+        ConfigError,
+        match=r"was begun with other data, columns, bundle, seed or replay .*--fresh, or name another --out",
     ):
         finetune([str(data)], finetuned, other, bundle=tiny_run / "bundle")
+
+
+def test_floors_and_the_loss_of_lawful_messages_are_those_that_the_incumbent_was_last_calibrated_by(
+    bundle, corpus, tmp_path, monkeypatch
+):
+    last = {"review_floor": 0.75, "block_floor": 0.97, "lawful_loss": 0.003}
+    first = dict.fromkeys(last, 0.1)
+    read, found = read_bundle(bundle), []
+    monkeypatch.setattr(run, "tune_prefilter", lambda weights, *_: weights)
+    monkeypatch.setattr(run, "_rates", lambda *_: (0.02, 0.01))
+    monkeypatch.setattr(run, "_passed", lambda *_: (0.5,))
+    monkeypatch.setattr(run, "pack_finetuned", lambda *given: found.append(given[3]))
+    for provenance in ({"recipe": last}, {"recipe": first, "calibrated": {"recipe": last}}, {}):
+        told = replace(read, manifest=read.manifest.model_copy(update={"provenance": provenance}))
+        monkeypatch.setattr(run, "read_bundle", lambda _, told=told: told)
+        run._pack(bundle, corpus, tmp_path, {})
+    assert [(each.review_floor, each.block_floor, each.lawful_loss) for each in found] == [
+        (0.75, 0.97, 0.003), (0.75, 0.97, 0.003), (0.5, 0.5, 0.002),
+    ]  # fmt: skip
+    assert {(each.review_rate, each.block_rate, each.passed) for each in found} == {(0.02, 0.01, (0.5,))}
+
+
+def test_a_run_is_begun_with_its_replay(bundle, corpus, data, tmp_path, monkeypatch):
+    begun = []
+
+    def open_run(_, given, **__):
+        begun.append(given)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(run, "open_run", open_run)
+    columns = Columns("sms", "spam", {"1": "flagged", "0": "not_flagged"})
+    for replay in (None, corpus):
+        with pytest.raises(ConfigError, match="seen"):
+            finetune([str(data)], tmp_path / "out", columns, bundle=bundle, replay=replay)
+    assert begun[1] == {**begun[0], "replay": store.fingerprint_of(corpus)}
+    assert "replay" not in begun[0]
 
 
 def test_a_folder_of_something_else_is_never_touched(tmp_path, data, tiny_run):

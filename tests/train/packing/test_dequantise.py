@@ -11,6 +11,7 @@ from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError
 from jingyin.model.network import SmsClassifier, new_sign_head
 from jingyin.model.text import clean
+from jingyin.serve.networks import open_session
 from jingyin.train.packing import dequantise, export
 from jingyin.train.packing.dequantise import bundle_folder, classifier_of_bundle, dequantised, is_bundle
 from jingyin.train.saved import load_classifier
@@ -64,12 +65,12 @@ def test_the_head_of_signs_is_given_back_from_int8(tmp_path):
     assert whole.sign_head is not None
     assert whole.sign_head.signs == 7
     assert np.abs(logits(whole, SAMPLES) - logits(model, SAMPLES)).max() < 0.5
-    assert np.abs(logits(whole, SAMPLES) - export.run(export.open_session(int8), SAMPLES)).max() < 0.5
+    assert np.abs(logits(whole, SAMPLES) - export.run(open_session(int8), SAMPLES)).max() < 0.5
 
 
 def test_the_dequantised_network_answers_as_the_int8_one(tiny_run):
     file = tiny_run / "bundle" / "model.onnx"
-    session, model = export.open_session(file), dequantised(file)
+    session, model = open_session(file), dequantised(file)
     vocabulary = model.encoder.config.vocab_size
     samples = [[2, *(i % (vocabulary - 4) + 4 for i in ids[1:-1]), 3] for ids in SAMPLES]
     int8, float32 = export.run(session, samples), logits(model, samples)

@@ -158,3 +158,20 @@ def test_a_share_of_the_values_reaches_the_threshold():
 def test_what_is_lost_is_counted_among_the_flagged_alone():
     found = loss_of(np.array([True, True, False, False]), np.array([True, False, True, False]))
     assert (found.lost, found.flagged, found.bound) == (1, 2, upper_bound(1, 2))
+
+
+def test_infinite_values_reach_a_finite_threshold():
+    values = np.concatenate([np.arange(8) / 8, [np.inf, np.inf]])
+    assert share_threshold(values, 0.5) == np.quantile(np.concatenate([np.arange(8) / 8, [9, 9]]), 0.5) == 0.5625
+    above = np.nextafter(7 / 8, 1)
+    for share in (0.0, 0.1, 0.15):  # between two infinities, or nearer to one than to the largest finite value
+        assert share_threshold(values, share) == above
+    assert share_threshold(values, 0.2) == 7 / 8  # 0.2 of the way to infinity
+    assert np.isfinite(share_threshold(np.full(5, np.inf), 0.5))
+
+
+@given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40), st.floats(0, 1))
+def test_a_threshold_of_finite_values_is_their_quantile_to_the_bit(values, share):
+    for kind in (np.float32, np.float64):
+        given_values = np.array(values, kind)
+        assert share_threshold(given_values, share) == float(np.quantile(given_values, 1 - share))

@@ -203,14 +203,20 @@ def test_rows_that_set_the_incumbents_thresholds_are_left_out(make_bundle, judge
     )
     decision = promote(old, old, path, tmp_path / "decision.json")
     reasons = {check.name: check.reason for check in decision.checks}
-    assert reasons["rows that set no threshold"] == "10 of 470 rows left out: they set thresholds"
+    assert reasons["unused rows"] == (
+        "10 of 470 rows left out: bundles were made with them; train, validation, calibration of "
+        f"{decision.candidate}: not near the data, so their rows can't be told"
+    )
     assert reasons["review: all benign"].startswith("of 310 benign messages 0 ")
 
 
 def test_a_calibration_split_that_is_not_there_is_said(bundle, config, tmp_path):
-    (check, *_) = promote(bundle, bundle, config, tmp_path / "decision.json").checks
-    assert check.reason.startswith("0 of 470 rows left out: they set thresholds; the calibration split of ")
-    assert check.reason.endswith(" is not near the data, so its rows can't be told")
+    decision = promote(bundle, bundle, config, tmp_path / "decision.json")
+    check = decision.checks[0]
+    assert check.reason == (
+        f"0 of 470 rows left out: bundles were made with them; train, validation, calibration of {decision.candidate}: not "
+        "near the data, so their rows can't be told"
+    )
 
 
 def test_data_that_a_bundle_was_made_with_is_refused(bundle, make_bundle, judged_on, config, tmp_path):
@@ -218,6 +224,6 @@ def test_data_that_a_bundle_was_made_with_is_refused(bundle, make_bundle, judged
     made = make_bundle(provenance={"data_sha256": {"calibration": split, "test": "x"}})
     for sides in ((made, bundle), (bundle, made)):
         with pytest.raises(
-            InputError, match=r"^test\.jsonl is the calibration split that bundle \w+ was made with; name the"
+            InputError, match=r"test\.jsonl is the calibration split that bundle \w+ was made with; name the"
         ):
             promote(*sides, config, tmp_path / "decision.json")

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from jingyin.model.errors import ConfigError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.network import SmsClassifier
 from jingyin.train.data import read_split
 from jingyin.train.encoder import random_encoder
+from jingyin.train.recipes import Classify
 from jingyin.train.saved import is_classifier, load_classifier
-from jingyin.train.stages.classify import metrics, standardise
+from jingyin.train.stages import classify
+from jingyin.train.stages.classify import metrics, run_classify, standardise
+from jingyin.train.stages.job import Job
 from jingyin.train.teachers import soft_labels
 
 
@@ -56,3 +59,27 @@ def test_metrics() -> None:
     wrong = metrics(logits[[0, 0, 0, 3, 4]], np.arange(5))
     assert wrong["macro_f1"] == pytest.approx((0.5 + 0 + 0 + 1 + 1) / 5)
     assert wrong["flagged_ap"] < 1
+
+
+def test_a_corpus_without_signs_ends_before_training(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classify, "start_from", None)
+    recipe = Classify(stage="classify", corpus="c", encoder="random", layers=1, epochs=1, signs=True)
+    with pytest.raises(InputError, match="none of 253 training messages has signs that people read"):
+        run_classify(Job(recipe, corpus, tmp_path, tmp_path, {}))
+
+
+@pytest.mark.slow
+def test_signs_are_learnt_where_their_inputs_are(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    cpu = SmsClassifier.cpu
+    monkeypatch.setattr(SmsClassifier, "cpu", lambda model: moved.append("cpu") or cpu(model))
+    monkeypatch.setattr(classify, "annotated_messages", lambda rows: rows)
+    monkeypatch.setattr(classify, "fit", lambda *_: moved.append("fit") or 0.0)
+    monkeypatch.setattr(classify, "fit_sign_head", lambda model, *_: moved.append("signs"))
+    recipe = Classify(
+        stage="classify", corpus="c", encoder="random", layers=1, epochs=1, max_tokens=64, signs=True, bundle=False
+    )
+    run_classify(Job(recipe, corpus, tmp_path, tmp_path, {}))
+    assert moved == ["fit", "cpu", "signs"]

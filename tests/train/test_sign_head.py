@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from jingyin.model.errors import InputError
+from jingyin.model.network import SmsClassifier
+from jingyin.model.text import clean
+from jingyin.train.data import Rows, unlabelled
+from jingyin.train.encoder import random_encoder
+from jingyin.train.sign_head import _EPOCHS, _Inputs, annotated_messages
+
+
+def rows(*signs: str, messages: list[int]) -> Rows:
+    plain = unlabelled([clean(f"第{i}条") for i in range(len(signs))])
+    return Rows(plain.cleaned, plain.labels, plain.weights, np.array(messages), plain.families, plain.sources, plain.cases,
+                list(signs))  # fmt: skip
+
+
+def test_only_messages_that_people_read_teach_signs_and_none_of_their_copies():
+    found = annotated_messages(rows("joke", "joke", "?", "-", messages=[0, 0, 1, 2]))
+    assert [each.original for each in found.cleaned] == ["第0条", "第3条"]
+
+
+def test_without_one_there_is_nothing_to_learn():
+    with pytest.raises(
+        InputError, match=r"none of 2 training messages has signs that people read.*leave signs out of the"
+    ):
+        annotated_messages(rows("?", "!joke,?", messages=[0, 1]))
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    ids = [[2, 5, 6, 3]] * 20
+    plan = _Inputs(SmsClassifier(random_encoder().model, 5), ids).plan(seed=1)
+    assert len(plan) == _EPOCHS
+    assert all(sorted(step) == list(range(20)) for step in plan)
+    assert len({tuple(step) for step in plan}) == _EPOCHS
