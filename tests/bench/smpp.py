@@ -15,7 +15,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -88,39 +89,42 @@ async def compare(kind: str, messages: Sequence[str], window: int, direct: int, 
     print(f"{kind}: the proxy adds {added:.2f} ms to the median (wanted at most 3)", flush=True)
 
 
-def start(command: Sequence[str], field: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a program that says on its first line where it listens; return it and its port."""
+@contextmanager
+def started(command: Sequence[str], field: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a program that says on its first lines where it listens; yield it and its port, and stop it in the end."""
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    while line := process.stderr.readline():
-        said = json.loads(line)
-        if field in said:
-            return process, int(str(said[field]).rpartition(":")[2])
-    raise SystemExit(f"{command[1]} did not start")
+    try:
+        assert process.stderr is not None
+        said = next((line for each in process.stderr if field in (line := json.loads(each))), None)
+        if said is None:
+            raise SystemExit(f"{command[1]} did not start")
+        yield process, int(str(said[field]).rpartition(":")[2])
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 async def run(files: Sequence[Path], count: int, bundle: list[str]) -> None:
     listener = await asyncio.start_server(smsc, "127.0.0.1", 0)
     direct = listener.sockets[0].getsockname()[1]
-    jingyin, port = start(["-c", "from jingyin.cli import main; main()", "serve", "--port", "0", *bundle], "address")
-    while True:
-        try:
-            urlopen(f"http://127.0.0.1:{port}/healthz").close()
-            break
-        except OSError:
-            await asyncio.sleep(0.1)
-    addresses = ["--smsc", f"127.0.0.1:{direct}", "--jingyin", f"http://127.0.0.1:{port}"]
-    proxy, through = start(["-m", "jingyin.serve.gateways.smpp", "--port", "0", *addresses], "port")
-    kinds = {"distinct": traffic.distinct(files, count, seed=1), "templated": traffic.templated(count, seed=1)}
-    print(f"{'milliseconds':26} window      p50      p99   messages/s  refused")
-    for kind, messages in kinds.items():
-        for window in (1, 10):
-            await compare(kind, messages, window, direct, through)
-    jingyin.terminate()
-    jingyin.wait(30)
-    await compare("jingyin is down", kinds["distinct"], 10, direct, through)
-    proxy.terminate()
-    proxy.wait(30)
+    serve = ["-c", "from jingyin.cli import main; main()", "serve", "--port", "0", *bundle]
+    with started(serve, "address") as (jingyin, port):
+        while True:
+            try:
+                urlopen(f"http://127.0.0.1:{port}/healthz").close()
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+        addresses = ["--smsc", f"127.0.0.1:{direct}", "--jingyin", f"http://127.0.0.1:{port}"]
+        with started(["-m", "jingyin.serve.gateways.smpp", "--port", "0", *addresses], "port") as (_, through):
+            kinds = {"distinct": traffic.distinct(files, count, seed=1), "templated": traffic.templated(count, seed=1)}
+            print(f"{'milliseconds':26} window      p50      p99   messages/s  refused")
+            for kind, messages in kinds.items():
+                for window in (1, 10):
+                    await compare(kind, messages, window, direct, through)
+            jingyin.terminate()
+            jingyin.wait(30)
+            await compare("jingyin is down", kinds["distinct"], 10, direct, through)
     listener.close()
 
 

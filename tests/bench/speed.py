@@ -37,7 +37,6 @@ MEASURED = (
     ("HF pipeline", "distinct", 100),
 )
 CALLS = {"HF pipeline": 100, "onnxruntime fp32, padded": 100, "jingyin, worst case": 200}
-YARDSTICKS = ("jieba.lcut", "HF pipeline")
 
 
 def main() -> None:
