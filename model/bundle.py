@@ -271,7 +271,7 @@ def _read_manifest(path: Path) -> Manifest:
     file = path / "manifest.json"
     if not file.is_file():
         raise BundleError(
-            f"{path} is no bundle: it has no manifest.json; name a folder that `jingyin train` wrote (RUN/bundle)"
+            f"{path} is no bundle: it {'has no manifest.json' if path.exists() else 'does not exist'}; name a folder that `jingyin train` wrote (RUN/bundle)"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -14,8 +14,9 @@ from jingyin.model.signs import LANGUAGES, Language, name_of
 from jingyin.serve.explain import Explanation
 
 _COLOURS = {"pass": typer.colors.GREEN, "review": typer.colors.YELLOW, "block": typer.colors.RED}
-_WORDS = 3  # of a reason that people see: those that bear most of it
+_WORDS = 3  # of a reason, or of the risk, that people see: those that bear most of it
 _REASONS = {"zh": ("原因：", "，", "、"), "en": ("reasons: ", ", ", ", ")}  # heading, between reasons, between words
+_EVIDENCE = {"zh": "依据：", "en": "words: "}
 
 
 def language_of(wanted: str | None, environment: Mapping[str, str]) -> Language:
@@ -44,8 +45,12 @@ def render(
         return _json({"text": text, **_content(verdict, explanation)})
     action = typer.style(f"{verdict.action:<6}", fg=_COLOURS[verdict.action], bold=True)
     shown, spans = _printable(text), explanation.risk if explanation else ()
-    line = f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(shown, spans)}"
-    return f"{line}\n{_reasons(verdict, explanation, language)}" if verdict.reasons else line
+    lines = [f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(shown, spans)}"]
+    if spans:  # in red above, which a pipe does not show
+        lines.append(f"{'':14}{_EVIDENCE[language]}{_words(spans, language)}")
+    if verdict.reasons:
+        lines.append(_reasons(verdict, explanation, language))
+    return "\n".join(lines)
 
 
 def _content(verdict: Verdict, explanation: Explanation | None) -> dict[str, Any]:
@@ -58,13 +63,18 @@ def _content(verdict: Verdict, explanation: Explanation | None) -> dict[str, Any
 
 
 def _reasons(verdict: Verdict, explanation: Explanation | None, language: Language) -> str:
-    heading, between, joint = _REASONS[language]
+    heading, between, _ = _REASONS[language]
     named = []
     for reason in verdict.reasons:
         spans = explanation.reasons.get(reason.sign, ()) if explanation else ()
-        words = joint.join(_printable(span.text) for span in sorted(spans, key=lambda span: -span.weight)[:_WORDS])
+        words = _words(spans, language)
         named.append(f"{name_of(reason.sign, language)} {reason.confidence:.0%}" + (f" ({words})" if words else ""))
     return f"{'':14}{heading}{between.join(named)}"
+
+
+def _words(spans: Sequence[Span], language: Language) -> str:
+    heaviest = sorted(spans, key=lambda span: -span.weight)[:_WORDS]
+    return _REASONS[language][2].join(_printable(span.text) for span in heaviest)
 
 
 def _json(content: object) -> str:

@@ -349,6 +349,7 @@ def check_corpus(
     ] = None,
 ) -> None:
     """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
+    from jingyin.train.corpus.authored import default_folders
     from jingyin.train.corpus.check import check
 
     errors = check(paths or ())
@@ -356,7 +357,7 @@ def check_corpus(
         typer.echo(error, err=True)
     if errors:
         raise typer.Exit(1)
-    typer.echo("no errors")
+    typer.echo(f"no errors in {', '.join(map(str, paths or [default_folders()[0].parent]))}")
 
 
 def _lines() -> Iterator[str]:

@@ -299,9 +299,9 @@ def judge(soak: Soak, minutes: float) -> list[str]:
     return faults
 
 
-def messages(files: list[Path], minutes: float) -> list[str]:
-    """Make distinct and templated messages, as many as the steady traffic sends."""
-    found = traffic.distinct(files, int(2_000 * minutes), seed=1) + traffic.templated(int(700 * minutes), seed=1)
+def messages(files: list[Path]) -> list[str]:
+    """Make distinct and templated messages, which come again and again: memory is not to grow by what the cache keeps."""
+    found = traffic.distinct(files, 2_000, seed=1) + traffic.templated(700, seed=1)
     Random(1).shuffle(found)
     return found
 
@@ -317,7 +317,7 @@ def main() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the service inherits it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that service and tmpfs go too
-    texts = messages(options.files, options.minutes)
+    texts = messages(options.files)
     verdicts = {text: (v.label, v.action) for text, v in zip(texts, Scorer.load().score_many(texts), strict=True)}
     with TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)

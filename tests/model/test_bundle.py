@@ -139,7 +139,8 @@ def test_a_damaged_file(bundle, name):
 def test_no_bundle_at_all(tmp_path):
     wanted = "is no bundle: it has no manifest.json; name a folder that `jingyin train` wrote (RUN/bundle)"
     refuses(tmp_path, f"{tmp_path} {wanted}")
-    refuses(tmp_path / "gone", f"{tmp_path / 'gone'} {wanted}")
+    gone = "is no bundle: it does not exist; name a folder that `jingyin train` wrote (RUN/bundle)"
+    refuses(tmp_path / "gone", f"{tmp_path / 'gone'} {gone}")
     (tmp_path / "file").touch()
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 

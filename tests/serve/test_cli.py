@@ -91,7 +91,8 @@ def test_reasons_in_the_language_of_the_terminal(jingyin, monkeypatch, signed_bu
     assert reasons == "              原因：告知他人 99%"
     assert jingyin(*ask, "--lang", "en")[1].splitlines()[1] == "              reasons: tells others 99%"
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    assert jingyin(*ask, "--explain")[1].splitlines()[1] == "              reasons: tells others 99% (曝光)"
+    explained = ["              words: 曝光", "              reasons: tells others 99% (曝光)"]
+    assert jingyin(*ask, "--explain")[1].splitlines()[1:3] == explained
 
 
 def test_reasons_in_json(jingyin, signed_bundle):
@@ -189,7 +190,7 @@ def test_verbs_of_training_need_their_extra():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("jingyin: jingyin.train needs torch")
-    assert done.stderr.endswith("pip install 'jingyin[train]'\n")
+    assert done.stderr.endswith("pip install 'jingyin[train]' (in a clone: pip install -e '.[train]')\n")
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
     assert (done.returncode, "score" in done.stdout) == (0, True)
 

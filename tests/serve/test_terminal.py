@@ -66,6 +66,12 @@ def test_a_reason_with_the_words_that_bear_most_of_it() -> None:
     assert found.splitlines()[1].strip() == "原因：告知他人 99% ( 村、里、诉)，限时升级 50%"
 
 
+def test_the_words_that_bear_most_of_the_risk() -> None:
+    spans = [Span(0, 2, "告诉", 0.1), Span(2, 4, "村里", 0.6), Span(4, 5, "人", 0.3), Span(5, 6, "钱", 0.2)]
+    found = unstyle(render("告诉村里人钱", verdict(), Explanation(spans, {}), language="en"))
+    assert found.splitlines()[1:] == [f"{'':14}words: 村里, 人, 钱"]
+
+
 def test_a_sign_that_this_version_does_not_know_is_shown_by_its_id() -> None:
     assert render("x", verdict(Reason("new_sign", 1.0)), None, language="zh").endswith("原因：new_sign 100%")
 
@@ -73,4 +79,4 @@ def test_a_sign_that_this_version_does_not_know_is_shown_by_its_id() -> None:
 def test_a_scored_message(signed: Scorer) -> None:
     text = "今天曝光你"
     found = render(text, signed.score(text), signed.explanation(text), language="en")
-    assert found.splitlines()[1] == f"{'':14}reasons: tells others {1 / (1 + exp(-5)):.0%} (曝光)"
+    assert found.splitlines()[2] == f"{'':14}reasons: tells others {1 / (1 + exp(-5)):.0%} (曝光)"

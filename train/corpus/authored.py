@@ -66,6 +66,10 @@ def scan(path: Path) -> tuple[list[Record], list[str]]:
             row = _row_or_error(line)
             if isinstance(row, str):
                 errors.append(f"{where}: {row}")
+            elif (folder := file.parent.name) in LABELS and folder != row["label"]:
+                errors.append(
+                    f"{where}: label {row['label']!r} in the folder {folder}; move the row, or mend its label"
+                )
             else:
                 records.append(_record(row, where))
     if not records and not errors:
@@ -121,6 +125,8 @@ def _row_error(row: dict[str, Any]) -> str | None:
     unknown_slots = [slot for slot in SLOT.findall(row["text"]) if slot not in SLOTS]
     if unknown_slots:
         return f"unknown slot {{{unknown_slots[0]}}}; known: {', '.join(sorted(SLOTS))}"
+    if {"{", "}"} & set(SLOT.sub("", row["text"])):
+        return "a brace that belongs to no slot; write {name}, or leave it out"
     return None
 
 

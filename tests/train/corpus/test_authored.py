@@ -42,6 +42,8 @@ def test_a_folder_is_read_in_order_of_name(tmp_path):
         (ROW | {"lable": "x"}, "unknown field 'lable'"),
         (ROW | {"pair": 3}, "'pair' is no string"),
         (ROW | {"text": "{phne}"}, "unknown slot {phne}"),
+        (ROW | {"text": "转{amount来"}, "a brace that belongs to no slot"),
+        (ROW | {"text": "转{amount}}来"}, "a brace that belongs to no slot"),
         (ROW | {"text": "长" * 1_001}, "a text of 1,001 characters"),
         (json.dumps(ROW | {"text": "\ud800"}), "half a surrogate pair"),
     ],
@@ -50,6 +52,13 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path, row, error):
     path = write(tmp_path / "a.jsonl", ROW, row)
     _, (found,) = scan(path)
     assert found.startswith(f"{path}:2: {error}")
+
+
+def test_a_row_lies_in_the_folder_of_its_label(tmp_path):
+    (tmp_path / "debt_threat").mkdir()
+    path = write(tmp_path / "debt_threat" / "violence.jsonl", ROW | {"label": "ordinary"})
+    _, (found,) = scan(tmp_path)
+    assert found == f"{path}:1: label 'ordinary' in the folder debt_threat; move the row, or mend its label"
 
 
 def test_all_errors_come_at_once_and_hold_no_text(tmp_path):
