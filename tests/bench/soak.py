@@ -9,6 +9,7 @@ Phases, with the steady traffic (soak_client.py) in all of them:
     reload      the bundle is read again, by POST /admin/reload and by SIGHUP
     bad reload  the same after half of the network's file is gone: 500, and the old bundle answers on
     kill        kill -9 of one worker; connections may break
+    warm        a round of `idle` and one of `full queue`: what load at its height takes is no growth later
     slow        100 clients that send one byte a second, half of them only in the body; wanted is 408
     idle        2,000 connections that send nothing; wanted is 408
     full queue  waves of 1,000 single messages and 80 batches of 64 at once; wanted are some 503, with Retry-After
@@ -56,10 +57,10 @@ SPARE_SECONDS = 50.0
 """What phases may take beyond their time, all together."""
 MAY_BREAK = ("kill", "SIGTERM")
 SHARES = {
-    "steady": 0.03, "reload": 0.06, "bad reload": 0.05, "kill": 0.08, "slow": 0.2, "idle": 0.2, "full queue": 0.14,
-    "full disk": 0.16, "SIGTERM": 0.08,
+    "steady": 0.03, "reload": 0.04, "bad reload": 0.03, "kill": 0.04, "warm": 0.08, "slow": 0.18, "idle": 0.2,
+    "full queue": 0.16, "full disk": 0.16, "SIGTERM": 0.08,
 }  # fmt: skip
-"""Of the run; the first look at memory is at two minutes of nine, after `kill`, since a new worker is small."""
+"""Of the run; the first look at memory is at two minutes of nine, after `warm`, since a new worker is small."""
 
 
 class Soak:
@@ -105,7 +106,7 @@ class Soak:
     async def _phases(self) -> None:
         steps: dict[str, Callable[[float], Awaitable[str]]] = {
             "steady": self._steady, "reload": self._reload, "bad reload": self._bad_reload, "kill": self._kill,
-            "slow": self._slow, "idle": self._idle, "full queue": self._queue, "full disk": self._disk,
+            "warm": self._warm, "slow": self._slow, "idle": self._idle, "full queue": self._queue, "full disk": self._disk,
             "SIGTERM": self._end,
         }  # fmt: skip
         end = time.monotonic()
@@ -116,7 +117,7 @@ class Soak:
             await asyncio.sleep(max(0.0, end - time.monotonic()))
             if name != "SIGTERM" and not self.service.runs:
                 await self._revive(name)
-            if name in ("kill", "full disk"):
+            if name in ("warm", "full disk"):
                 self.memory.append(self.service.megabytes())
 
     async def _revive(self, name: str) -> None:
@@ -174,6 +175,10 @@ class Soak:
 
         return f"{SLOW} clients, {await self._rounds(clients, end)} times"
 
+    async def _warm(self, end: float) -> str:
+        await self._idle(0.0)
+        return await self._queue(end)
+
     async def _idle(self, end: float) -> str:
         ask = Ask("idle", b"", status=408)
         rounds = await self._rounds(lambda: (self.client.drip(ask) for _ in range(IDLE)), end)
@@ -198,8 +203,8 @@ class Soak:
             await asyncio.gather(*sending)
             waves += 1
             await asyncio.sleep(0.5)
-        if not self.tally.total("refused", "full queue"):
-            self.faults.append("full queue: nothing was refused; make the waves larger")
+        if not self.tally.total("refused", self.tally.phase):
+            self.faults.append(f"{self.tally.phase}: nothing was refused; make the waves larger")
         return f"{waves} waves"
 
     async def _disk(self, end: float) -> str:

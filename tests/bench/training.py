@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
@@ -109,6 +110,7 @@ LOOPS: dict[str, Callable[[SmsClassifier, Task, Path], None]] = {"jingyin": ours
 
 def seconds(name: str, model: SmsClassifier, task: Task) -> float:
     """Train `model` in place by the loop of that name, and return how long it took."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one, and loops want different ones
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         LOOPS[name](model, task, Path(folder))
