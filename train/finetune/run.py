@@ -38,7 +38,7 @@ from jingyin.train.finetune.folder import begun_with, open_run
 from jingyin.train.finetune.judge import decide
 from jingyin.train.finetune.read import Columns, Labelled, read_labelled, read_unlabelled
 from jingyin.train.finetune.report import Count, compare, write_report
-from jingyin.train.finetune.teach import SCHEDULE, incumbent_says, targets, train_network, training_rows
+from jingyin.train.finetune.teach import SCHEDULE, incumbent_says, repeated, targets, train_network, training_rows
 from jingyin.train.loop import Schedule
 from jingyin.train.packing.cascade import is_traffic, read_shares
 from jingyin.train.packing.dequantise import classifier_of_bundle
@@ -170,7 +170,8 @@ def _pack(incumbent: Path, corpus: Path, out: Path, facts: dict[str, object]) ->
     bundle = read_bundle(incumbent)
     train = read_split(corpus, "train")
     ordinary, lawful = bundle.prefilter_weights
-    tuned = tune_prefilter(ordinary, [each.text for each in train.cleaned], train.labels != _ORDINARY)
+    texts = [each.text for each in train.cleaned]
+    tuned = tune_prefilter(ordinary, texts, train.labels != _ORDINARY, repeated(train))
     weights = np.stack([tuned, lawful.astype(np.float16)])
     calibration = read_split(corpus, "calibration")
     review, block = _rates(Scorer.load(incumbent, cache_bytes=0), calibration)

@@ -24,7 +24,7 @@ OWN_SHARE = 0.25
 
 MOST_REPEATS = 8
 SCHEDULE = Schedule(
-    epochs=3, tokens=2560, learning_rate=1e-4, warmup=0.1, head_rate=3.0, precision="bf16", seed=1
+    epochs=4, tokens=2560, learning_rate=3e-4, warmup=0.1, head_rate=3.0, precision="bf16", seed=1
 )  # fmt: skip
 
 _SURE = float(np.log((1 - SMOOTHING) / SMOOTHING))

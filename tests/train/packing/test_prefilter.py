@@ -54,7 +54,8 @@ def test_what_is_tuned_keeps_what_was_known():
     plain, risky = ([drawn(rng, low, low + 50, 8) for _ in range(150)] for low in (10, 40))
     new = [drawn(rng, 200, 230, 8) for _ in range(60)]
     weights = train_prefilter(plain + risky, np.arange(300) >= 150, seed=1)
-    tuned = tune_prefilter(weights, [*plain[:75], *risky[:75], *new[:30]], np.arange(180) >= 75)
+    times = np.where(np.arange(180) < 150, 1, 3)
+    tuned = tune_prefilter(weights, [*plain[:75], *risky[:75], *new[:30]], np.arange(180) >= 75, times)
     assert tuned.dtype == np.float16
     before, after = (
         prefilter_scores(each.astype(np.float32)[None], code_points(plain + risky + new))[0]
