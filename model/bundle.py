@@ -270,9 +270,8 @@ def _files_of(networks: Sequence[Network]) -> set[str]:
 def _read_manifest(path: Path) -> Manifest:
     file = path / "manifest.json"
     if not file.is_file():
-        raise BundleError(
-            f"{path} is no bundle: it {'has no manifest.json' if path.exists() else 'does not exist'}; name a folder that `jingyin train` wrote (RUN/bundle)"
-        )
+        fault = "has no manifest.json" if path.exists() else "does not exist"
+        raise BundleError(f"{path} is no bundle: it {fault}; name a folder that `jingyin train` wrote (RUN/bundle)")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.get("format_version")

@@ -37,7 +37,7 @@ _CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台
 _MEASURE = "[个人年月天日次遍倍里米度岁分秒位名家户条封件只斤克吨平多字页公股票种份张台辆座所周火]"
 _MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1xxxxxxxxxx
 
-# Every run that is no match by itself is bounded: without, a message of one character over and over takes quadratic time.
+# Runs are bounded. Without bounds a message of one character over and over takes quadratic time.
 _SUBDOMAIN = "[a-z0-9-]{1,63}"
 _INTEGER = r"\d[\d,]{0,30}(?!\d)"  # a longer run is no amount, and masked whole as a number
 _FRACTION = r"(?:\.\d{1,30}(?!\d))?"
@@ -65,7 +65,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("redacted", r"[x*×□#_]{2,}(?![a-z0-9])|[×□](?![a-z0-9])"),
 )  # fmt: skip
 
-# Behind letters (微信 is written wx, tel, phone before a number) only what is long enough to belong to somebody is a number.
+# Right behind letters (wx13812345678, mate300) only what is as long as a personal number is masked.
 _PERSONAL = (*((f"{kind}_", pattern) for kind, pattern in _PATTERNS if kind in ("id_card", "phone", "bank_card")),
              ("number_", r"\d{5,}"))  # fmt: skip
 

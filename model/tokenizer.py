@@ -38,8 +38,9 @@ def parse_lexicon(lexicon: str) -> dict[str, int]:
     entries: dict[str, int] = {}
     for number, line in enumerate(lexicon.splitlines(), 1):
         fields = line.split(" ")
-        fault = f"{len(fields)} fields" if len(fields) not in (2, 3) else "a frequency that is no number"
-        if len(fields) not in (2, 3) or not fields[1].isdecimal():
+        counted = len(fields) in (2, 3)
+        if not counted or not fields[1].isdecimal():
+            fault = "a frequency that is no number" if counted else f"{len(fields)} fields"
             raise BundleError(f"line {number} of the lexicon has {fault}; wanted 'word frequency [part-of-speech]'")
         entries[fields[0]] = int(fields[1])
     return entries

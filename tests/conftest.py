@@ -32,10 +32,8 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 def _failed_if_skipped(report: Any) -> Any:
     if REQUIRED and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
-        report.outcome, report.longrepr = (
-            "failed",
-            f"skipped, where JINGYIN_REQUIRE_EXTERNAL allows none: {report.longrepr}",
-        )
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where JINGYIN_REQUIRE_EXTERNAL allows none: {report.longrepr}"
     return report
 
 

@@ -45,8 +45,8 @@ def open_run(out: Path, begun: dict[str, object], *, fresh: bool) -> None:
         shutil.rmtree(out)
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != begun:
         raise ConfigError(
-            f"{out} was begun with other data, columns, bundle, seed or replay (see its {_BEGUN}); replace it with --fresh, or name "
-            "another --out"
+            f"{out} was begun with other data, columns, bundle, seed or replay (see its {_BEGUN}); replace it with "
+            "--fresh, or name another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(begun, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

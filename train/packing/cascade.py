@@ -162,9 +162,9 @@ def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classif
     passed, scores = recipe.passed, np.where(readings.opaque, np.inf, readings.prefilter)
     if (opaque := float(readings.opaque[ordinary].mean())) > passed[0]:
         raise InputError(
-            f"the prefilter may not judge {opaque:.2%} of the {int(ordinary.sum())} ordinary calibration messages, which are "
-            f"disguised or in characters that it does not know; the first share in passed is {passed[0]:.2%}: raise it above the "
-            "former, or take such messages out of the corpus"
+            f"the prefilter may not judge {opaque:.2%} of the {int(ordinary.sum())} ordinary calibration messages, which "
+            f"are disguised or in characters that it does not know; the first share in passed is {passed[0]:.2%}: raise "
+            "it above the former, or take such messages out of the corpus"
         )
     first = share_threshold(scores[0][ordinary], passed[0])
     threats = scores[1][flagged & (scores[0] >= first)]

@@ -28,7 +28,7 @@ def train_prefilter(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int)
     return weights
 
 
-_TUNING_PENALTY = 2e-5  # with 2e-3 nothing moved: of a new kind of threats 0.1 points more went on, now 4
+_TUNING_PENALTY = 2e-5  # 2e-3 lost: it let no more threats of a new kind through than before (train/LOG.md)
 _TUNING_STEPS = 100
 
 
