@@ -1,10 +1,10 @@
 """The bundle: a folder that holds everything a scorer needs, and the proof that it is whole.
 
-    manifest.json   format version, id, labels, thresholds with their evidence, cascade, provenance, sha256 of every file
+    manifest.json   format version, id, labels, thresholds with evidence, cascade, provenance, sha256 of every file
     prefilter.npz   weights of the prefilter for hashed pairs and triples of characters and of sounds
     tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) int64 to logits (1, labels)
     model.onnx      float32, behind which model.onnx may have those of signs: the first reads what the prefilter lets
-    verifier.onnx   through, each other one what the one before is not certain of; the manifest names those that are there
+    verifier.onnx   through, each other one what the one before is not certain of; the manifest names those there
     lexicon.txt     the vocabulary of tiny and model, in jieba's userdict format
     tokenizer.json  the same, compiled
     pieces.json     the tokenizer of a network whose vocabulary is the pretrained encoder's pieces
@@ -53,8 +53,8 @@ class _Model(BaseModel):
 class Threshold(_Model):
     """A risk from which an action is taken, and the evidence for it.
 
-    `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of that rate
-    (Clopper-Pearson), `target` the rate that was asked for. `families` gives false positives and rows of each family.
+    `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of
+    that rate (Clopper-Pearson), `target` the rate asked for. `families` gives false positives and rows of each.
     """
 
     risk: float
@@ -68,7 +68,7 @@ class Threshold(_Model):
 class Calibration(_Model):
     """Expected calibration errors of the probabilities, 0 to 1, on `rows` rows of the calibration split.
 
-    `ece_before` is that of the last network that reads a message alone, `ece_after` that of the cascade as it is served.
+    `ece_before` is that of the last network that reads a message alone, `ece_after` that of the cascade as served.
     """
 
     ece_before: float
@@ -79,8 +79,8 @@ class Calibration(_Model):
 class Fusion(_Model):
     """How what has been read of a message becomes one risk (model/decision.py).
 
-    Log-odds of the risk = `bias` + `score` x the prefilter's score + the sum of `weights` x the log-odds of each network
-    that has read the message, in the order of the cascade.
+    Log-odds of the risk = `bias` + `score` x the prefilter's score + the sum of `weights` x the log-odds of each
+    network that has read the message, in the order of the cascade.
     """
 
     score: float
@@ -114,16 +114,17 @@ class Stop(_Model):
 
 
 class Prefilter(_Model):
-    """What the prefilter stops: by its first score what is `ordinary`; of the rest, by its second, what is `lawful` collection."""
+    """What the prefilter stops: by its first score the `ordinary`; of the rest, by its second, `lawful` collection."""
 
     ordinary: Stop
     lawful: Stop
 
 
 class SignScale(_Model):
-    """How a sign's logit becomes a confidence, 1 / (1 + exp(-(`slope` x logit + `bias`))), and from which one it is a reason.
+    """How a sign's logit becomes a confidence, and from which confidence on it is a reason.
 
-    `precision` is that of the sign at `threshold` on `found` of the held-out messages on which both were set.
+    The confidence is 1 / (1 + exp(-(`slope` x logit + `bias`))). `precision` is that of the sign at `threshold` on
+    `found` of the held-out messages on which both were set.
     """
 
     slope: float
@@ -136,8 +137,8 @@ class SignScale(_Model):
 class Loss(_Model):
     """What the first steps of the cascade lose.
 
-    Of `flagged` threats that would be reviewed or blocked if every network read every message, `lost` are not; `bound` is the
-    one-sided 95% upper bound of that share (Clopper-Pearson).
+    Of `flagged` threats that would be reviewed or blocked if every network read every message, `lost` are not; `bound`
+    is the one-sided 95% upper bound of that share (Clopper-Pearson).
     """
 
     lost: int
@@ -148,9 +149,9 @@ class Loss(_Model):
 class Manifest(_Model):
     """The content of manifest.json.
 
-    `networks` are the cascade's, in order; `loss` holds the bound "in corpus" and, where there are test-only cases, "on unseen
-    situations"; `passed` is the share of ordinary calibration messages that each network reads. `signs` are those of model.onnx, in
-    the order of its outputs; empty where it has none.
+    `networks` are the cascade's, in order; `loss` holds the bound "in corpus" and, where there are test-only cases, "on
+    unseen situations"; `passed` is the share of ordinary calibration messages that each network reads. `signs` are
+    those of model.onnx, in the order of its outputs; empty where it has none.
     """
 
     format_version: int
@@ -178,7 +179,7 @@ class Golden(_Model):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all there and have the right hashes; `prefilter_weights` (2, BUCKETS) are of both scores."""
+    """A bundle with all files there and of the right hashes; `prefilter_weights` (2, BUCKETS) are of both scores."""
 
     path: Path
     manifest: Manifest
@@ -222,7 +223,8 @@ def _check_files(path: Path, manifest: Manifest) -> None:
     if set(manifest.files) != known:
         odd = sorted(known ^ set(manifest.files))
         raise BundleError(
-            f"manifest.json of bundle {path.name} names other files than a bundle has ({', '.join(odd)}); export it anew"
+            f"manifest.json of bundle {path.name} names other files than a bundle has ({', '.join(odd)}); "
+            "export it anew"
         )
     if extra := sorted({file.name for file in path.iterdir()} - known - {"manifest.json"}):
         raise BundleError(
@@ -242,16 +244,17 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 
 
 def _check_prefilter(bundle: str, prefilter: Prefilter, weights: NDArray[np.float32]) -> None:
-    """Raise BundleError unless both stops have a probability for each label, and both scores a weight for each bucket."""
+    """Raise BundleError unless both stops have a probability per label, and both scores a weight per bucket."""
     for name, stop in (("ordinary", prefilter.ordinary), ("lawful", prefilter.lawful)):
         if len(stop.probabilities) != len(LABELS):
             raise BundleError(
-                f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for what is {name}; wanted "
-                f"{len(LABELS)}, one for each label; export it anew"
+                f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for what is {name}; "
+                f"wanted {len(LABELS)}, one for each label; export it anew"
             )
     if weights.shape != (2, BUCKETS):
         raise BundleError(
-            f"prefilter.npz of bundle {bundle} has weights of shape {weights.shape}; wanted {(2, BUCKETS)}; export it anew"
+            f"prefilter.npz of bundle {bundle} has weights of shape {weights.shape}; wanted {(2, BUCKETS)}; "
+            "export it anew"
         )
 
 

@@ -1,6 +1,6 @@
 """The decision: from the prefilter's score and the networks' logits to probabilities, label, risk and action.
 
-Everything that decides goes through here: the scorer, calibration, evaluation. What thresholds are set on is what is served.
+Everything that decides goes through here: scorer, calibration, evaluation. Thresholds are set on what is served.
 
 Networks err on different messages: each is now and then sure of nonsense, and of another one. So a message that several
 have read has one risk of them all (fusion; train/LOG.md): the log-odds of each, weighted, add up, a product of experts
@@ -65,7 +65,7 @@ def fused_logit(fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike]) 
 
 
 def fuse(fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike]) -> Floats:
-    """Return probabilities (n, labels): the fused risk, and within it and beside it the networks' weighted proportions."""
+    """Return probabilities (n, labels): the fused risk; within and beside it the networks' weighted proportions."""
     each = [weight * np.asarray(found, np.float64) for weight, found in zip(fusion.weights, logits, strict=True)]
     return with_risk(np.sum(each, axis=0), fused_logit(fusion, scores, logits))
 
@@ -103,7 +103,7 @@ def decide(manifest: Manifest, probabilities: Floats, stage: Stage, signs: Array
 
 
 def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
-    """Return the signs whose confidence reaches their threshold, surest first, by their logits (signs,); none for none."""
+    """Return the signs whose confidence reaches their threshold, surest first, by logits (signs,); none for none."""
     found = zip(manifest.signs.items(), np.asarray(signs, np.float64), strict=False)
     reasons = [
         Reason(sign, confidence)

@@ -1,8 +1,9 @@
 """Decoration: what a message holds for its tone alone, which anybody can put on any message.
 
-Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A classifier that
-sees them learns that who laughs does not threaten, and is then defeated by 哈 at the end: it must not see them. What has
-a meaning of its own stays: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of things (💰 stands for a word).
+Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A classifier
+that sees them learns that who laughs does not threaten, and is then defeated by 哈 at the end: it must not see them.
+What has a meaning of its own stays: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of things (💰 stands for a
+word).
 """
 
 import re
@@ -13,8 +14,8 @@ from jingyin.model.masks import Edit
 
 _NAMES = files("jingyin.model").joinpath("tables/faces.txt").read_text(encoding="utf-8").split()  # WeChat's and QQ's
 _PICTURES = (
-    "\U0001f600-\U0001f64f\U0001f910-\U0001f917\U0001f920-\U0001f92f\U0001f970-\U0001f97a\u2639-\u263b\u2661\u2665\u2764"
-    "\U0001f493-\U0001f49f\U0001f44b-\U0001f450\U0001f338-\U0001f33b\U0001f490"
+    "\U0001f600-\U0001f64f\U0001f910-\U0001f917\U0001f920-\U0001f92f\U0001f970-\U0001f97a\u2639-\u263b\u2661\u2665"
+    "\u2764\U0001f493-\U0001f49f\U0001f44b-\U0001f450\U0001f338-\U0001f33b\U0001f490"
 )
 _MARKS_OF_FACES = (
     r"\([^()\w ]{2,6}[^()\w ,.!?:;]\)|\(?\^+[_.o-]?\^+\)?|\(\^[a-z_]\^\)|>_?<|=_=|-_-(?:\|\|)?|@_@|[:;]-?[()]"
@@ -29,7 +30,10 @@ _MARKS = " ,.!?;:。、~"
 
 
 def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Drop decoration from folded text, and the marks after one that the message begins with; one that is nothing else stays."""
+    """Drop decoration from folded text, and the marks after one that the message begins with.
+
+    A message that is nothing else stays.
+    """
     found: list[Edit] = []
     at, leads = 0, True
     for start, end in _decorations(text):

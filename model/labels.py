@@ -18,7 +18,7 @@ Stage = Literal["cache", "prefilter", "network"]
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a message is flagged: a sign (model/signs.py) by its id, and the `confidence` that the message shows it, 0 to 1."""
+    """Why a message is flagged: the id of a sign (model/signs.py), and the `confidence` that it is there, 0 to 1."""
 
     sign: str
     confidence: float
@@ -51,8 +51,8 @@ class Verdict:
 class Span:
     """A piece of evidence: `text` is message[start:end] of the ORIGINAL message.
 
-    `weight` is the share of the odds that goes when the word is taken out, 0.1 to 1: 0.5 halves them. They are those of the
-    risk, or those of a reason.
+    `weight` is the share of the odds that goes when the word is taken out, 0.1 to 1: 0.5 halves them. They are those of
+    the risk, or those of a reason.
     """
 
     start: int

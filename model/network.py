@@ -10,8 +10,8 @@ from transformers import BertModel
 class SignHead(nn.Module):
     """Logits of signs (model/signs.py): by what the encoder's states say where a sign's attention looks, and by words.
 
-    "Wide and deep" (Cheng et al. 2016): states find what a sign means, a weight a word what it is usually said with. It reads
-    lower states beside the words themselves, because the last one keeps little but the label.
+    "Wide and deep" (Cheng et al. 2016): states find what a sign means, a weight a word what it is usually said with. It
+    reads lower states beside the words themselves, because the last one keeps little but the label.
     """
 
     def __init__(self, states: int, words: int, signs: int) -> None:
@@ -29,7 +29,10 @@ class SignHead(nn.Module):
         return self.value.out_features
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits (batch, signs) of states (batch, length, states) and ids; the mask (batch, length) is 1 for tokens."""
+        """Return logits (batch, signs) of states (batch, length, states) and ids.
+
+        The mask (batch, length) is 1 for tokens.
+        """
         kept = attention_mask.unsqueeze(-1).bool()
         attention = self.query(states).masked_fill(~kept, -torch.inf).softmax(1)
         words = self.words(input_ids).masked_fill(~kept, 0.0)
@@ -63,7 +66,7 @@ class SmsClassifier(nn.Module):
         self.register_buffer("sd", torch.ones(hidden))
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the mean of the last hidden states (batch, hidden) over what `attention_mask` (batch, length) keeps."""
+        """Return the mean of last hidden states (batch, hidden) over what `attention_mask` (batch, length) keeps."""
         return mean_pool(self.encoder, input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ def state_indices(layers: int) -> list[int]:
 
 
 def sign_states(states: Sequence[Tensor]) -> Tensor:
-    """Return what a sign head reads (batch, length, states) of all states (batch, length, hidden), the embeddings first."""
+    """Return what a sign head reads (batch, length, states) of all states (batch, length, hidden), embeddings first."""
     return torch.cat([states[i] for i in state_indices(len(states) - 1)], -1)
 
 

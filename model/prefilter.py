@@ -1,17 +1,17 @@
-"""The prefilter: a linear model over hashed pairs and triples of characters and of sounds, so cheap that it can see every message.
+"""The prefilter: a linear model over hashed pairs and triples of characters and sounds, cheap enough for every message.
 
-It knows three answers: "surely ordinary" by its first score, which separates ordinary messages from all others; else "surely
-lawful" by its second, which separates lawful collection from threats; else "don't know". Thresholds are set so that a given share
-of ordinary traffic goes on and next to no threat is stopped as lawful; what the first steps lose is measured with its bound
-(train/packing/cascade.py). What it can't know, it lets through: many characters that the tokenizer does not
-know, or a message that the normaliser had to undo disguises in. Of what it lets through its first score is a second
-opinion beside the networks' (model/decision.py).
+It knows three answers: "surely ordinary" by its first score, which separates ordinary messages from all others; else
+"surely lawful" by its second, which separates lawful collection from threats; else "don't know". Thresholds are set so
+that a given share of ordinary traffic goes on and next to no threat is stopped as lawful; what the first steps lose is
+measured with its bound (train/packing/cascade.py). What it can't know, it lets through: many characters that the
+tokenizer does not know, or a message that the normaliser had to undo disguises in. Of what it lets through its first
+score is a second opinion beside the networks' (model/decision.py).
 
-A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs of
-characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false positives on
-real chat (train/LOG.md): 钱 alone says too little. Words and pairs of words were as good and no better (0.6% to 1% of flagged
-messages lost: 5.6% against 6.4% of ordinary ones passed), and to have them the tokenizer must read every message, which takes
-longer than all else before the network.
+A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs
+of characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false
+positives on real chat (train/LOG.md): 钱 alone says too little. Words and pairs of words were as good and no better
+(0.6% to 1% of flagged messages lost: 5.6% against 6.4% of ordinary ones passed), and to have them the tokenizer must
+read every message, which takes longer than all else before the network.
 """
 
 import sys
@@ -26,8 +26,8 @@ BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
 DISGUISES = ("disguised", "invisible", "gaps", "reassembled", "spelled")
-"""Kinds of the normaliser's edits that count as disguise. Traditional characters are an honest way to write, and masks are
-in most messages."""
+"""Kinds of the normaliser's edits that count as disguise. Traditional characters are an honest way to write, and masks
+are in most messages."""
 
 _MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # Knuth's multiplicative hash, and two odd numbers of murmur's
 _FEATURES = 4  # for each character: the pair and the triple that it begins, of characters and of sounds
@@ -69,9 +69,9 @@ def code_points(texts: Sequence[str]) -> Codes:
 
 
 def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the buckets of `points` (n + 1,): n of pairs, n of pairs of sounds, then as many of triples; all share the buckets.
+    """Return the buckets of `points` (n + 1,): n of pairs, n of pairs of sounds, then as many of triples.
 
-    A triple ends with its text: after a line feed comes another, whatever the next text begins with.
+    All share the buckets. A triple ends with its text: after a line feed comes another, whatever the next begins with.
     """
     # Written in place: for one message alone what counts is the number of calls.
     each = np.empty((2, len(points)), np.int64)
@@ -91,7 +91,7 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def prefilter_scores(weights: NDArray[np.float32], texts: Codes) -> NDArray[np.float32]:
-    """Return both scores of each text (2, n) by `weights` (2, BUCKETS): higher is less surely ordinary, less surely lawful.
+    """Return both scores (2, n) of texts by `weights` (2, BUCKETS): higher is less surely ordinary, less surely lawful.
 
     The sum of the weights over the square root of their number, so that length alone says little; of a long text that
     of its worst window, so that politeness by the yard drowns no threat. What comes before or after a text in `texts`

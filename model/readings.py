@@ -1,4 +1,4 @@
-"""Readings, steps 6 to 8 of cleaning: parts of a character put together, spellings written out, dialect turned to Mandarin.
+"""Readings, steps 6 to 8 of cleaning: parts of characters joined, spellings written out, dialect turned to Mandarin.
 
 Each reads by a closed table what honest text in Mandarin does not hold, and is quick to see that a message holds none.
 """

@@ -1,7 +1,8 @@
 """Signs: what a message demands, what it threatens and how it speaks; the reasons that a verdict gives.
 
-A sign of *demand* or *pressure* is what the sender himself wants or threatens. A message that only tells of it, warns of it, jokes
-about it or sells it has the sign of that frame instead. Examples on either side are in train/corpus/LABELS.md.
+A sign of *demand* or *pressure* is what the sender himself wants or threatens. A message that only tells of it, warns
+of it, jokes about it or sells it has the sign of that frame instead. Examples on either side are in
+train/corpus/LABELS.md.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A sign: its id, its name in Chinese and English, and where it stands in law or industry rules ("" where not stated)."""
+    """A sign: its id, its name in Chinese and English, and where law or industry rules state it ("" for nowhere)."""
 
     id: str
     group: Group
@@ -34,22 +35,30 @@ SIGNS = (
     Sign("demand_advantage", "demand", "索要其他好处", "demands something else",
          "wants a review removed, a resignation, an apology, sex, goods, silence"),
     Sign("demand_repayment", "demand", "要求还款", "demands repayment", "wants a debt or bill paid, real or claimed"),
-    Sign("demand_contact", "demand", "要求联系", "demands contact", "tells the reader to call back, add an account or come, to settle"),
-    Sign("flooding", "pressure", "轰炸骚扰", "floods with calls or messages", "calls or messages in masses, now or threatened", _COLLECTION),
+    Sign("demand_contact", "demand", "要求联系", "demands contact",
+         "tells the reader to call back, add an account or come, to settle"),
+    Sign("flooding", "pressure", "轰炸骚扰", "floods with calls or messages",
+         "calls or messages in masses, now or threatened", _COLLECTION),
     Sign("exposure", "pressure", "告知他人", "tells others",
          "tells contacts, family, employer, school, village or the public", _CONVENTION),
     Sign("false_police", "pressure", "假借公安", "poses as or threatens with police",
          "police, a criminal case, a wanted list or prison as pressure to pay"),
     Sign("false_court", "pressure", "假借司法", "poses as a court or lawyer",
          "court, lawyer or enforcement beyond what the law allows, or plainly false"),
-    Sign("visit", "pressure", "上门", "comes to the door", "comes to home, workplace, school or village, or says that it knows where that is"),
+    Sign("visit", "pressure", "上门", "comes to the door",
+         "comes to home, workplace, school or village, or says that it knows where that is"),
     Sign("violence", "pressure", "暴力", "threatens violence", "beating, killing, injuring", _COLLECTION),
-    Sign("family_harm", "pressure", "牵连家人", "harms the family", "harm or trouble for family or children, their school or career"),
-    Sign("sexual_shaming", "pressure", "性羞辱", "shames sexually", "intimate or defaced pictures, sexual insult or coercion"),
+    Sign("family_harm", "pressure", "牵连家人", "harms the family",
+         "harm or trouble for family or children, their school or career"),
+    Sign("sexual_shaming", "pressure", "性羞辱", "shames sexually",
+         "intimate or defaced pictures, sexual insult or coercion"),
     Sign("data_leak", "pressure", "泄露隐私", "leaks data", "leaks other private or business data, chats, secrets"),
-    Sign("hostage", "pressure", "扣押财物", "holds something back", "a device, account, thing, animal or person is held, locked or destroyed"),
-    Sign("denunciation", "pressure", "举报抹黑", "denounces", "reports to authorities or media, bad reviews, bad publicity"),
-    Sign("attack_service", "pressure", "攻击经营", "attacks a service or shop", "attacks a site, network, shop or business"),
+    Sign("hostage", "pressure", "扣押财物", "holds something back",
+         "a device, account, thing, animal or person is held, locked or destroyed"),
+    Sign("denunciation", "pressure", "举报抹黑", "denounces",
+         "reports to authorities or media, bad reviews, bad publicity"),
+    Sign("attack_service", "pressure", "攻击经营", "attacks a service or shop",
+         "attacks a site, network, shop or business"),
     Sign("explosion_poison", "pressure", "爆炸投毒", "threatens with bomb, fire or poison", "bomb, fire or poison"),
     Sign("insult", "pressure", "侮辱", "insults", "insults or humiliates the reader"),
     Sign("deadline", "pressure", "限时升级", "sets a deadline", "a time limit or rising price after which it gets worse"),

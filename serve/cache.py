@@ -1,8 +1,8 @@
 """The cache: verdicts already given, by clean text.
 
 Exact, not approximate: the network sees nothing but the clean text, so equal clean texts have equal verdicts; only a
-disguised message, which the prefilter may not judge, has a key of its own. Messages that differ only in numbers, links or
-amounts of one bucket share an entry.
+disguised message, which the prefilter may not judge, has a key of its own. Messages that differ only in numbers, links
+or amounts of one bucket share an entry.
 """
 
 import sys
@@ -11,8 +11,8 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
-# What an entry takes beside its key, slot of the OrderedDict included, as tracemalloc measures it: about 600 bytes for a
-# network's decision, 800 with two reasons. Those of the prefilter are shared and take less.
+# What an entry takes beside its key, slot of the OrderedDict included, as tracemalloc measures it: about 600 bytes for
+# a network's decision, 800 with two reasons. Those of the prefilter are shared and take less.
 _ENTRY_BYTES = 800
 
 

@@ -1,7 +1,7 @@
 """Evidence: the words that bear the risk of a message, and those that bear each of its reasons.
 
-Word occlusion (Zeiler & Fergus 2014): a network reads the message again without each word, and its own odds of risk and of each
-sign are compared with those of the whole message.
+Word occlusion (Zeiler & Fergus 2014): a network reads the message again without each word, and its own odds of risk and
+of each sign are compared with those of the whole message.
 """
 
 import math
@@ -39,7 +39,7 @@ def explain(
     signs: Mapping[str, SignScale],
     reasons: Sequence[Reason],
 ) -> Explanation:
-    """Explain the risk of `text` and the `reasons` of its verdict by a network, which reads it once for each of 256 words.
+    """Explain the risk of `text` and `reasons` of its verdict by a network that reads it once for each of 256 words.
 
     `tokenizer` is the network's; `signs` are those of its outputs, in their order.
     """
@@ -60,7 +60,7 @@ def explain(
 
 
 def _spans(text: str, words: Sequence[tuple[int, int]], slope: float, odds: Sequence[float]) -> list[Span]:
-    """Return the words that bear enough of `odds`: log-odds, before `slope`, of the whole message and without each word."""
+    """Return the words that bear enough of `odds`: log-odds, before `slope`, of the message and without each word."""
     spans = []
     for (start, end), without in zip(words, odds[1:], strict=True):
         weight = 1 - math.exp(min(0.0, slope * (without - odds[0])))

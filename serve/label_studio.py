@@ -58,7 +58,8 @@ def read_annotations(path: Path) -> Annotations:
         raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{path} is no Label Studio export ({type(error).__name__}); export the project as JSON, not JSON-MIN or CSV"
+            f"{path} is no Label Studio export ({type(error).__name__}); "
+            "export the project as JSON, not JSON-MIN or CSV"
         ) from None
     unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
     if unknown:

@@ -80,8 +80,8 @@ def open_networks(bundle: Bundle, threads: int = 1) -> list[NetworkReader]:
     networks = bundle.manifest.networks
     if bundle.manifest.labels != LABELS:
         raise BundleError(
-            f"bundle {bundle.manifest.id} has labels {', '.join(bundle.manifest.labels)}; wanted {', '.join(LABELS)}, in "
-            "this order: train one on these labels, or install the jingyin that wrote it"
+            f"bundle {bundle.manifest.id} has labels {', '.join(bundle.manifest.labels)}; wanted {', '.join(LABELS)}, "
+            "in this order: train one on these labels, or install the jingyin that wrote it"
         )
     tokenizers = tokenizers_of(bundle.path, networks)
     readers = [NetworkReader(bundle.path, *each, threads) for each in zip(networks, tokenizers, strict=True)]

@@ -1,7 +1,7 @@
 """The scorer: message -> verdict, the one behind every way into jingyin.
 
-The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade one after another, each
-reading what the one before is not certain of (model/decision.py).
+The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade one after
+another, each reading what the one before is not certain of (model/decision.py).
 """
 
 import os
@@ -61,8 +61,9 @@ class Scorer:
         """Load and check a bundle, by default the one in the package.
 
         `threads` is onnxruntime's for one message; several one-thread processes beat one scorer with many threads.
-        `prefilter=False` sends every message to all networks; `cache_bytes=0` remembers nothing. Both are for comparison.
-        Raises BundleError when the bundle is missing, damaged, of another format, or gives other answers here.
+        `prefilter=False` sends every message to all networks; `cache_bytes=0` remembers nothing. Both are for
+        comparison. Raises BundleError when the bundle is missing, damaged, of another format, or gives other answers
+        here.
         """
         read = read_bundle(Path(bundle) if bundle is not None else default_path())
         return cls(read, open_networks(read, threads), prefilter=prefilter, cache_bytes=cache_bytes)
@@ -72,10 +73,10 @@ class Scorer:
         return self._score_chunk([text])[0]
 
     def score_without_network(self, text: str) -> Verdict | None:
-        """Return the verdict that `score` would give if cache or prefilter has it, else None: a network must read the message.
+        """Return `score`'s verdict if cache or prefilter has it, else None: a network must read the message.
 
-        Takes tens of microseconds for a message of usual length, where a network takes up to milliseconds. The cache counts a
-        miss here and another when what was not answered is scored.
+        Takes tens of microseconds for a message of usual length, where a network takes up to milliseconds. The cache
+        counts a miss here and another when what was not answered is scored.
         """
         cleaned = clean(text)
         key = _cache_key(cleaned)
@@ -143,9 +144,10 @@ class Scorer:
         return [decision for _, decision, _, _ in self.measured(texts)]
 
     def measured(self, texts: Sequence[str]) -> Iterator[tuple[CleanText, Decision, float, bool]]:
-        """Yield each message cleaned, its decision, its share of unknown characters, and whether it came from the cache.
+        """Yield each message cleaned, its decision, its share of unknown characters, and whether the cache had it.
 
-        The share is the one that the prefilter goes by (model/prefilter.py), from 0 to 1; messages of one clean text have one.
+        The share is the one that the prefilter goes by (model/prefilter.py), from 0 to 1; messages of one clean text
+        have one.
         """
         cleaned = [clean(text) for text in texts]
         keys = [_cache_key(each) for each in cleaned]
@@ -190,8 +192,8 @@ class Scorer:
     def _read(self, cleaned: Sequence[CleanText], scores: Sequence[float]) -> list[Decision]:
         """Let the networks read messages, each until one is certain of it.
 
-        A network reads all of its messages in a row, so that its weights come from memory once a chunk: networks in turn for
-        every message took a tenth longer on templated traffic, where few messages reach them.
+        A network reads all of its messages in a row, so that its weights come from memory once a chunk: networks in
+        turn for every message took a tenth longer on templated traffic, where few messages reach them.
         """
         readings: list[list[Reading]] = [[] for _ in cleaned]
         decided: dict[int, Decision] = {}

@@ -20,7 +20,7 @@ _EVIDENCE = {"zh": "依据：", "en": "words: "}
 
 
 def language_of(wanted: str | None, environment: Mapping[str, str]) -> Language:
-    """Return the language to speak: the one that is `wanted`, else Chinese where the terminal's locale is, else English.
+    """Return the language to speak: the one `wanted`, else Chinese where the terminal's locale is, else English.
 
     POSIX ranks the variables that name the locale. Raises ConfigError for another language.
     """
@@ -37,7 +37,7 @@ def language_of(wanted: str | None, environment: Mapping[str, str]) -> Language:
 def render(
     text: str, verdict: Verdict, explanation: Explanation | None, *, language: Language, as_json: bool = False
 ) -> str:
-    """Return one JSON line, or lines for people: the verdict with the message, its evidence in red; below it, the reasons.
+    """Return one JSON line, or lines for people: verdict and message, its evidence in red; below it, the reasons.
 
     Without an `explanation` there is neither evidence nor the words that bear most of a reason.
     """

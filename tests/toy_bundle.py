@@ -49,8 +49,8 @@ def write_toy_bundle(
 ) -> Path:
     """Write a bundle to the folder `path`, and return it.
 
-    It knows WORDS but the `unknown` ones, and takes `alarms` (word -> label) for threats. `signs` (word -> sign) gives it
-    these signs, in this order: each of confidence 0.993 with one of its words, and a reason from 0.5 on.
+    It knows WORDS but the `unknown` ones, and takes `alarms` (word -> label) for threats. `signs` (word -> sign) gives
+    it these signs, in this order: each of confidence 0.993 with one of its words, and a reason from 0.5 on.
     """
     lexicon = [word for words in WORDS.values() for word in words] + sorted(set(FILLER))
     text = "".join(f"{word} {100 if len(word) > 1 else 10} n\n" for word in lexicon)
@@ -80,7 +80,8 @@ def write_toy_bundle(
         "calibration": Calibration(ece_before=0.02, ece_after=0.01, rows=300),
         "prefilter": Prefilter(ordinary=_STOP, lawful=_STOP),
         "networks": (Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=fusion),),
-        "passed": (1.0,), "signs": dict.fromkeys(named, scale), "loss": {"in corpus": Loss(lost=0, flagged=1, bound=1.0)},
+        "passed": (1.0,), "signs": dict.fromkeys(named, scale),
+        "loss": {"in corpus": Loss(lost=0, flagged=1, bound=1.0)},
         "provenance": provenance or {},
     })  # fmt: skip
     return path

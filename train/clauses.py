@@ -12,7 +12,7 @@ _CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")
 
 
 def clauses(texts: Sequence[str], share: float, seed: int) -> list[str]:
-    """Return pieces of about `share` of the texts: some but not all clauses, half of them before a piece of another text.
+    """Return pieces of about `share` of the texts: some, not all clauses, half of them before a piece of another text.
 
     Texts of one clause give none. The same seed cuts alike.
     """

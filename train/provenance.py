@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 _VERSIONS = (
-    "torch", "transformers", "accelerate", "datasets", "tokenizers", "jieba", "numpy", "scipy", "scikit-learn", "onnxruntime",
-    "jingyin",
+    "torch", "transformers", "accelerate", "datasets", "tokenizers", "jieba", "numpy", "scipy", "scikit-learn",
+    "onnxruntime", "jingyin",
 )  # fmt: skip
 
 

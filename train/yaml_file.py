@@ -12,7 +12,7 @@ M = TypeVar("M")
 
 
 def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
-    """Read a YAML file by a schema; an empty file is an empty mapping. Raises ConfigError that lists every error, with its key."""
+    """Read a YAML file by a schema; an empty one is an empty mapping. Raises ConfigError with every error and key."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

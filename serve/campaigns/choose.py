@@ -55,5 +55,5 @@ def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
 
 
 def key_of(cleaned: str) -> int:
-    """Return the 64-bit key of a clean text. Two of ten million different ones share a key with a chance of 1 in 400,000."""
+    """Return a clean text's 64-bit key. Of ten million different texts two share one with a chance of 1 in 400,000."""
     return int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "little")

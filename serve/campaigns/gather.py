@@ -32,7 +32,8 @@ SCHEMA = pa.schema(
     {
         "source": pa.int32(), "row": pa.int64(), "key": pa.uint64(), "text": pa.large_string(),
         "clean": pa.large_string(), "label": pa.int8(), "risk": pa.float64(), "disguises": pa.uint8(),
-        "reasons": pa.list_(pa.large_string()), "time": TIME, "sender": pa.large_string(), "receiver": pa.large_string(),
+        "reasons": pa.list_(pa.large_string()), "time": TIME, "sender": pa.large_string(),
+        "receiver": pa.large_string(),
     }
 )  # fmt: skip
 """The columns of a shard; `source` counts the input files, `row` the rows of one as relabel does."""

@@ -69,7 +69,7 @@ def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.in
 
 
 def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> None:
-    """Put each pair into one group, whose smallest number stands for it: hooking and jumping (Shiloach & Vishkin 1982)."""
+    """Put each pair into one group, which its smallest number names: hooking and jumping (Shiloach & Vishkin 1982)."""
     while len(one):
         one, other = _roots(parent, one), _roots(parent, other)
         apart = one != other

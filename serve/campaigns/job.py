@@ -33,8 +33,8 @@ from jingyin.serve.relabel.writing import no_room
 class Report:
     """What a run did: rows read, rows chosen, rows in campaigns, campaigns, rejects by reason, the bundle.
 
-    `signs` counts those that the bundle knows: with none no campaign has reasons. `tasks` counts those written for Label
-    Studio; `answers` is what an export of it brought, None without one.
+    `signs` counts those that the bundle knows: with none no campaign has reasons. `tasks` counts those written for
+    Label Studio; `answers` is what an export of it brought, None without one.
     """
 
     rows: int
@@ -67,7 +67,7 @@ def campaigns(
     processes: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """Group the near-duplicates among the flagged rows of `inputs`, or with `every` among all, into the folder `output`.
+    """Group near-duplicates among the flagged rows of `inputs`, or with `every` among all, into the folder `output`.
 
     `sender`, `receiver` and `time` name columns to count by; `time_format` (strptime) is how text writes times, by
     default ISO 8601. Fewer than `min_rows` rows that are alike are no campaign. Rows that can't be scored are left out,

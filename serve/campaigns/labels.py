@@ -83,7 +83,8 @@ def take_answers(export: Path, out: Path) -> Answers:
                 file.write(as_json(line).encode() + b"\n")
         if strangers := len(found.labels) - len(labels):
             raise InputError(
-                f"{strangers} answers of {export} are about no campaign of {out}; name the folder that the tasks came from"
+                f"{strangers} answers of {export} are about no campaign of {out}; "
+                "name the folder that the tasks came from"
             )
     rows = _write_labels(out, labels)
     return Answers(len(labels), rows, found.disputed, found.open)

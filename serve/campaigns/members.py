@@ -1,7 +1,7 @@
 """Rows, distinct texts and campaigns as arrays, over the shards of the first pass.
 
 Distinct texts are numbered by their keys, so neither the order of the input nor its cut into files changes a group or
-its id, which is the key of its commonest text. A row takes 12 bytes here, a distinct text 220, most of it its signature.
+its id, which is the key of its commonest text. A row takes 12 bytes here, a distinct text 220, mostly its signature.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ _BATCH = 1 << 14
 class Members:
     """n rows, d distinct texts, c campaigns; the campaigns by size, largest first.
 
-    `campaigns` (n,) and `campaign_of_text` (d,) count campaigns, -1 for none; `first` (d,) is the row in which a text is
-    first, `counts` (d,) its rows, `keys` (d,) its key; `ids` name the campaigns.
+    `campaigns` (n,) and `campaign_of_text` (d,) count campaigns, -1 for none; `first` (d,) is the row in which a text
+    is first, `counts` (d,) its rows, `keys` (d,) its key; `ids` name the campaigns.
     """
 
     campaigns: NDArray[np.int32]

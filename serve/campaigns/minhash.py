@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from jingyin.model.prefilter import code_points
 
 BANDS, ROWS = 32, 3
-"""Two texts meet in a band with a chance of 1 - (1 - J^ROWS)^BANDS: 99% at a Jaccard similarity J of 0.5, 23% at 0.2."""
+"""Two texts meet in a band with chance 1 - (1 - J^ROWS)^BANDS: 99% at a Jaccard similarity J of 0.5, 23% at 0.2."""
 HASHES = BANDS * ROWS
 
 _CHARACTERS = 1 << 15  # hashed at a time, so that they stay in the processor's cache
@@ -23,7 +23,7 @@ _MULTIPLIERS = np.random.default_rng(21).integers(0, 1 << 63, HASHES, np.uint64)
 
 
 def signatures(texts: Sequence[str]) -> NDArray[np.uint16]:
-    """Return the signatures (n, HASHES) of clean texts. Pairs begin before the first character and end after the last."""
+    """Return signatures (n, HASHES) of clean texts. Pairs begin before the first character and end after the last."""
     found = np.empty((len(texts), HASHES), np.uint16)
     start = size = 0
     for i, text in enumerate(texts):

@@ -24,7 +24,7 @@ _WIDTH, _HEIGHT = 640, 60  # of a timeline, in pixels
 
 
 def write_report(out: Path, facts: dict[str, Any]) -> None:
-    """Write report.html from campaigns.parquet in the folder `out`; `facts` are rows read and chosen, and the bundle."""
+    """Write report.html from campaigns.parquet in folder `out`; `facts` are rows read and chosen, and the bundle."""
     ranks = pq.read_table(out / CAMPAIGNS, columns=["risk", "rows"])
     largest = range(min(SHOWN, len(ranks)))
     riskiest = pc.sort_indices(ranks, [("risk", "descending"), ("rows", "descending")])[:SHOWN].to_pylist()
@@ -60,7 +60,7 @@ def _printable(text: str) -> str:
 
 
 def bars(timeline: list[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
-    """Return a bar for each hour or day of a timeline: left, width, height, and height of the disguised part, in pixels."""
+    """Return a bar per hour or day of a timeline: left, width, height, height of the disguised part, in pixels."""
     if not timeline:
         return []
     starts = _starts(timeline)

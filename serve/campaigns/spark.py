@@ -42,7 +42,7 @@ _Batches = Iterable[pa.RecordBatch]
 
 
 def group_dataframe(df: "DataFrame", text_column: str = "text", *, min_rows: int = 2) -> "DataFrame":
-    """Return `df` with the column `jingyin_campaign`, replacing one that is there: as campaigns() with `every` names them.
+    """Return `df` with the column `jingyin_campaign`, new or replaced: as campaigns() with `every` names them.
 
     Runs jobs until the groups are found; `df` is read there and once more when the result is, so persist what is dear
     to make. Raises ConfigError when there is no such column, or it holds no strings, or for `min_rows` below 1.
@@ -91,7 +91,7 @@ def _groups(left: "DataFrame") -> "DataFrame":
 
 
 def _alike(texts: "DataFrame") -> "DataFrame":
-    """Return the pairs (high, low) of texts that share a band key and are alike: with the first of it, and the one before."""
+    """Return pairs (high, low) of texts alike that share a band key: each with the first of it and the one before."""
     banded = texts.select("key", "signature").mapInArrow(_bands, "band int, bucket long, key long")
     bucket = Window.partitionBy("band", "bucket").orderBy("key")
     met = banded.select("key", F.array(F.first("key").over(bucket), F.lag("key").over(bucket)).alias("met"))
@@ -102,7 +102,7 @@ def _alike(texts: "DataFrame") -> "DataFrame":
 
 
 def _components(pairs: "DataFrame") -> "DataFrame":
-    """Return of each text that is in a pair (high, low) the lowest of its component: key, lowest; not of the lowest itself."""
+    """Return, for each text in a pair (high, low), the lowest of its component: key, lowest; not for the lowest."""
     stars, known = pairs.localCheckpoint(), None
     while (now := stars.agg(F.count("*"), F.bit_xor(F.xxhash64("high", "low"))).first()) != known:
         known = now

@@ -31,10 +31,10 @@ SCHEMA = pa.schema(
         "reasons": pa.list_(REASON),
     }
 )  # fmt: skip
-"""Rows by size, largest first. `texts` are different clean texts; `senders`, `receivers` and the times are null where no
-column names them. `label` is that of most rows, `label_share` their share; `risk` is the mean. `pieces` is the template
-cut into fixed text and slots. `examples` are the commonest messages as they came. `reasons` count the rows whose verdict
-gives a sign, the commonest sign first."""
+"""Rows by size, largest first. `texts` are different clean texts; `senders`, `receivers` and the times are null where
+no column names them. `label` is that of most rows, `label_share` their share; `risk` is the mean. `pieces` is the
+template cut into fixed text and slots. `examples` are the commonest messages as they came. `reasons` count the rows
+whose verdict gives a sign, the commonest sign first."""
 
 MEMBER = pa.schema(
     {
@@ -79,7 +79,7 @@ def _write_members(path: Path, parts: Sequence[Path], files: Sequence[Path], mem
 
 
 def _wordings(parts: Sequence[Path], members: Members) -> Iterator[dict[str, pa.Array]]:
-    """Yield template, pieces and examples of the campaigns in order, from their commonest texts: a dictionary a block."""
+    """Yield template, pieces and examples of campaigns in order, from their commonest texts: a dictionary a block."""
     order = np.lexsort((members.keys, -members.counts, members.campaign_of_text))
     order = order[members.campaign_of_text[order] >= 0]
     starts = np.searchsorted(members.campaign_of_text[order], np.arange(len(members.ids) + 1))
@@ -106,7 +106,7 @@ def _block(texts: list[str], cleaned: list[str], ends: list[int]) -> dict[str, p
 def _texts(
     parts: Sequence[Path], rows: NDArray[np.int64], shown: NDArray[np.bool_]
 ) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return the messages, those that are `shown`, and clean texts, as far as they are aligned; and where each row is."""
+    """Return the messages, those `shown`, and clean texts, as far as they are aligned; and where each row is."""
     order = np.argsort(rows)
     schema = pa.schema({"text": pa.large_string(), "clean": pa.large_string()})
     batches = []

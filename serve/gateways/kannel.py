@@ -161,7 +161,10 @@ def _escape(byte: re.Match[bytes]) -> bytes:
 def _call(
     base: SplitResult, method: str, target: str, body: bytes | None, headers: Mapping[str, str], seconds: float
 ) -> tuple[int, bytes]:
-    """Return status and body of an answer. `base` gives scheme, host and path prefix; raises OSError, HTTPException, ValueError."""
+    """Return status and body of an answer; `base` gives scheme, host and path prefix.
+
+    Raises OSError, HTTPException, ValueError.
+    """
     connection = (HTTPSConnection if base.scheme == "https" else HTTPConnection)(base.netloc, timeout=seconds)
     try:
         connection.request(method, base.path + target, body, headers)
@@ -172,7 +175,8 @@ def _call(
 
 
 def _log(action: str, reason: str) -> None:
-    print(json.dumps({"event": "sendsms", "action": action, "reason": reason}), file=sys.stderr, flush=True)  # noqa: T201
+    line = json.dumps({"event": "sendsms", "action": action, "reason": reason})
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def make_server(

@@ -2,7 +2,7 @@
 
     run.py        one process, or several: supervisor.py minds them, each runs worker.py;  listening.py  the socket
     server.py     an event loop that serves, drains and ends;  protocol.py  limits of a connection
-    app.py        the application;  score.py, open_inference.py  its routes that score;  schema.py, openapi.py  their bodies
+    app.py        application;  score.py, open_inference.py  its routes that score;  schema.py, openapi.py  their bodies
     guard.py      what surrounds each route: request id, key, errors, metrics;  service.py  what every route uses
     batcher.py    the queue and the one inference thread;  admission.py  how many requests may be under way
     deployment.py the bundle in use, its reload and its shadow;  burst.py  what is suspicious only in bulk

@@ -1,7 +1,7 @@
 """The micro-batcher: requests queue on the event loop, one thread scores.
 
-A single message that cache or prefilter can decide never queues: on a calm service handing it over to the thread and back
-takes longer than deciding, and it need not wait for a message that the network reads.
+A single message that cache or prefilter can decide never queues: on a calm service handing it over to the thread and
+back takes longer than deciding, and it need not wait for a message that the network reads.
 
 All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, scores it and posts it
 back. A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.

@@ -1,7 +1,7 @@
 """Bursts: a wording that the model alone finds only suspicious is held when many messages are nearly the same.
 
-Off unless the settings have `burst`. A message whose risk is at least `burst.risk` is counted; if it would pass and more
-than `burst.count` near-duplicates came before it in the window, it gets the action review and the reason "burst".
+Off unless the settings have `burst`. A message whose risk is at least `burst.risk` is counted; if it would pass and
+more than `burst.count` near-duplicates came before it in the window, it gets the action review and the reason "burst".
 Messages of less risk are neither counted nor held, so bulk senders of codes and advertisements are not even looked at.
 
 The sketch of a message is its KEYS smallest trigram hashes (bottom-k, Broder 1997), over the clean text of its first

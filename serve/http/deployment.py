@@ -126,6 +126,6 @@ class Deployment:
 
 
 def _give_memory_back() -> None:
-    """Let glibc return what it holds free: it kept a bundle's worth at each reload, 176 to 428 MB after eight of them."""
+    """Let glibc return what it holds free: it kept a bundle's worth at each reload, 176 to 428 MB after eight."""
     with suppress(OSError, AttributeError):  # another C library has no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)

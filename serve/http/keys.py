@@ -91,7 +91,8 @@ def read_keys(path: Path) -> list[Key]:
             or fields[2:] not in ([], ["admin"])
         ):
             raise ConfigError(
-                f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with python -m jingyin.serve.http.newkey NAME"
+                f"line {number} of key file {path} must be: NAME SHA256 [admin]; "
+                "make one with python -m jingyin.serve.http.newkey NAME"
             )
         keys.append(Key(fields[0], fields[1].encode(), len(fields) == 3))
     if not keys:

@@ -47,7 +47,7 @@ class Protocol(HttpToolsProtocol):
     counts requests, `_idle` is true between them.
     """
 
-    def __init__(self, *args: Any, settings: Settings, service: Service, **named: Any) -> None:  # noqa: ANN401  uvicorn's
+    def __init__(self, *args: Any, settings: Settings, service: Service, **named: Any) -> None:  # noqa: ANN401  uvicorn
         super().__init__(*args, **named)
         self._settings = settings
         self._refused = service.metrics.refused

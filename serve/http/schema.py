@@ -134,7 +134,7 @@ REQUEST: TypeAdapter[ScoreText | ScoreTexts | ScorePayload | ScoreParts] = TypeA
 
 
 class Evidence(BaseModel):
-    """`text` is message[start:end], counted in Unicode characters; `weight` is the share of the odds that goes without it.
+    """`text` is message[start:end], in Unicode characters; `weight` is the share of the odds that goes without it.
 
     They are the odds of the risk, or those of a reason.
     """

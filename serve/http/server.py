@@ -23,10 +23,10 @@ QUIET_SECONDS = 1.0
 POLL_SECONDS = 0.02
 
 SWITCH_SECONDS = 0.00005
-"""How long the event loop may keep the inference thread from the interpreter, which it needs some times for each message.
+"""How long the event loop may keep the inference thread from the interpreter, which it needs some times a message.
 
-Python's 5 ms are two messages; with 0.5 ms the network's messages took three times as long beside a busy loop, and the p99 of
-single calls was 30 ms instead of 12."""
+Python's 5 ms are two messages; with 0.5 ms the network's messages took three times as long beside a busy loop, and the
+p99 of single calls was 30 ms instead of 12."""
 
 
 def make_server(app: Guard, service: Service, started: Callable[[], None]) -> "Server":

@@ -32,7 +32,7 @@ NOTE_SECONDS = 1.0
 
 
 class Explainer:
-    """Evidence on request: slow (a run of the network for each word), so it has a thread and a time limit of its own."""
+    """Evidence on request: slow (a run of the network per word), so it has a thread and a time limit of its own."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment

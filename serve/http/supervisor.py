@@ -172,7 +172,7 @@ class Supervisor:
         return "done", str(replies[0][1])
 
     def _copy(self) -> Folders:
-        """Copy the bundle and the shadow aside; raises BundleError for what is none, OSError for what can't be copied."""
+        """Copy bundle and shadow aside; raises BundleError for what is none, OSError for what can't be copied."""
         aside = self._folder / f"{next(self._numbers)}"
         bundle, shadow = self._settings.bundle or default_path(), self._settings.shadow
         for each in filter(None, (bundle, shadow)):

@@ -42,5 +42,5 @@ class Block(NamedTuple):
 
 
 def share_read(sizes: Sequence[int], source: int, block: Block) -> float:
-    """Return how much of all inputs has been read with a block of input `source`, 0 to 1; `sizes` are theirs in bytes."""
+    """Return how much of all inputs is read with a block of input `source`, 0 to 1; `sizes` are theirs in bytes."""
     return (sum(sizes[:source]) + block.share * sizes[source]) / sum(sizes)

@@ -27,7 +27,7 @@ class Changes:
     families: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, before: pa.Array, now: pa.Array, family: pa.Array | None) -> None:
-        """Count a block; raises InputError when `before` holds over MAX_LABELS different values, or `family` no names."""
+        """Count a block; raises InputError for over MAX_LABELS distinct values in `before`, or no names in `family`."""
         names = families(family) if family is not None else pa.nulls(len(now), pa.string())
         groups = pa.table({"before": before, "now": now, "family": names}).group_by(["before", "now", "family"])
         for group in sorted(groups.aggregate([([], "count_all")]).to_pylist(), key=str):

@@ -35,8 +35,8 @@ class Report:
     """What a run did: rows written, rejects by reason, the bundle; with a comparison, what changed.
 
     `changes` holds "moved", "table" (older label -> new label -> rows) and "families" (name -> [rows, moved]).
-    `tasks` counts those written for Label Studio; `resumed` the shards that an earlier run had finished; `signs` those that
-    the bundle knows: with none no row has reasons.
+    `tasks` counts those written for Label Studio; `resumed` the shards that an earlier run had finished; `signs` those
+    that the bundle knows: with none no row has reasons.
     """
 
     rows: int

@@ -18,7 +18,8 @@ class Progress:
         now = monotonic()
         if self._shown and now >= self._due:
             self._due = now + 0.25
-            print(f"\r{self._line(rows, share, now - self._begun)}\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+            line = self._line(rows, share, now - self._begun)
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
 
     def _line(self, rows: int, share: float, seconds: float) -> str:
         rate = (rows - self._start[0]) / max(seconds, 1e-9)

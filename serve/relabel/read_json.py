@@ -44,7 +44,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _kind(values: Sequence[Any]) -> pa.DataType:
-    """Return the type of a column: that of all values, or else of the first that Arrow takes; strings when there is none."""
+    """Return the type of a column: that of all values, else of the first that Arrow takes; strings if there is none."""
     for tried in chain([values], ([value] for value in values if value is not None)):
         with suppress(*_MISFIT):
             found = pa.array(tried).type

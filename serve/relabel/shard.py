@@ -30,7 +30,10 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same through a run. `sizes` are the bytes of the input files, `ranks` gathers the rows to review for Label Studio."""
+    """What stays the same through a run.
+
+    `sizes` are the bytes of the input files, `ranks` gathers the rows to review for Label Studio.
+    """
 
     out: Path
     files: Sequence[Path]

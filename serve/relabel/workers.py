@@ -35,7 +35,7 @@ class Workers:
     def map(
         self, work: Callable[[tuple[str, str], Packed], R], stream: Iterator[tuple[T, pa.Array]]
     ) -> Iterator[tuple[T, R]]:
-        """Yield each item of `stream` with what `work` makes, in a process, of the bundle and the item's texts; in order."""
+        """Yield in order each item of `stream` with what `work`, in a process, makes of the bundle and its texts."""
         under_way: deque[tuple[T, Future[R]]] = deque()
         for item, texts in stream:
             under_way.append((item, self._submit(work, texts)))
@@ -59,7 +59,7 @@ def _take(under_way: "deque[tuple[T, Future[R]]]") -> tuple[T, R]:
 
 @contextmanager
 def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
-    """Start processes, each with a scorer of its own; they end with the context, or with this process. One is this one."""
+    """Start processes, each with its own scorer; they end with the context, or with this process. One is this one."""
     which = str(bundle.path), bundle.manifest.id
     if processes == 1:
         yield Workers(None, 1, which)

@@ -57,7 +57,8 @@ def no_room(what: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise JingyinError(
-            f"{what} can't be written: {error.strerror or error}; see to that and run the same command again: it goes on"
+            f"{what} can't be written: {error.strerror or error}; "
+            "see to that and run the same command again: it goes on"
         ) from None
 
 

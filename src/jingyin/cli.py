@@ -149,7 +149,8 @@ def serve(
 
     settings = load_settings(
         config, host=host, port=port, uds=uds, bundle=bundle, shadow=shadow, keys=keys, allow_open=allow_open,
-        workers=workers, deadline_ms=deadline_ms, on_deadline=on_deadline, page=page, tls_certificate=tls_certificate, tls_key=tls_key,
+        workers=workers, deadline_ms=deadline_ms, on_deadline=on_deadline, page=page,
+        tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
     run_server(settings)
 
@@ -189,7 +190,7 @@ def finetune(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
-    """Fine-tune a bundle on your own labelled messages; the same command goes on after a kill. Ends with promote's decision."""
+    """Fine-tune a bundle on your own labelled messages; run again, it goes on. Ends with promote's decision."""
     from jingyin.train.finetune.read import Columns, parse_meanings
     from jingyin.train.finetune.run import finetune as run
 

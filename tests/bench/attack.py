@@ -2,8 +2,8 @@
 
 DATA is .parquet or .jsonl with text and label. Of up to 300 flagged messages that the bundle flags: how many pass with
 each of forty heads and tails, after 1, 3 and 10 tries of a greedy search that sees only whether a message passes, and
-in two halves; and of up to 300 benign messages, how many are flagged when they get the same. Brackets hold 95% intervals
-(Clopper & Pearson 1934). Seeds are fixed; about three minutes.
+in two halves; and of up to 300 benign messages, how many are flagged when they get the same. Brackets hold 95%
+intervals (Clopper & Pearson 1934). Seeds are fixed; about three minutes.
 """
 
 import sys

@@ -4,8 +4,9 @@
     python tests/bench/campaigns.py day CORPUS... --threats FILE       recall and false alarms with and without `burst`
     python tests/bench/campaigns.py edits                              at which rate of edits copies escape the counter
 
-The archive of `scale`: 2,000 messages of CORPUS, by default authored ones, the r-th with a share like 1/r (Zipf). One row
-in five is a new copy, with names of its own before and after it; the others repeat one. FOLDER keeps archive and output.
+The archive of `scale`: 2,000 messages of CORPUS, by default authored ones, the r-th with a share like 1/r (Zipf). One
+row in five is a new copy, with names of its own before and after it; the others repeat one. FOLDER keeps archive and
+output.
 """
 
 import argparse
@@ -59,8 +60,9 @@ def scale(rows: int, folder: Path, corpora: Sequence[Path], bundle: Path | None)
     if process.returncode:
         sys.exit(f"jingyin campaigns ended with {process.returncode}")
     seconds = time.monotonic() - begun
-    print(f"{rows:,} rows, {pq.read_metadata(out / 'campaigns.parquet').num_rows:,} campaigns, {seconds:.0f} s: scoring "
-          f"{scored:.0f}, grouping {grouped - scored:.0f}, tables {seconds - grouped:.0f}; peak {peak / 1e6:.0f} MB RSS")  # fmt: skip
+    print(f"{rows:,} rows, {pq.read_metadata(out / 'campaigns.parquet').num_rows:,} campaigns, {seconds:.0f} s: "
+          f"scoring {scored:.0f}, grouping {grouped - scored:.0f}, tables {seconds - grouped:.0f}; "
+          f"peak {peak / 1e6:.0f} MB RSS")  # fmt: skip
 
 
 def make(rows: int, file: Path, corpora: Sequence[Path]) -> None:
@@ -112,7 +114,8 @@ def edits() -> None:
                 counter.count(_edited(rate, rng), 0.0)
             found += [counter.count(_edited(rate, rng), 0.0) > 20 for _ in range(10)]
         print(
-            f"{rate:.0%} of characters changed in each copy: {np.mean(found):.0%} of the copies count more than 20 of 100"
+            f"{rate:.0%} of characters changed in each copy: {np.mean(found):.0%} of the copies count more than 20 "
+            "of 100"
         )
     counter, text = BurstCounter(600), clean(THREAT).text
     begun = time.thread_time()

@@ -99,14 +99,18 @@ def table(name: str, sent: Sequence[Sent], stopped: Sequence[bool]) -> None:
     before = [held.index(True) for held in threats if any(held)]
     mostly = sum(np.mean(held) >= 0.5 for held in threats)
     bulk = [held for campaign, held in by_campaign.items() if campaign.startswith("bulk")]
-    print(f"{name:<14} threats stopped {np.mean(by_kind['threat']):.1%} of messages, {mostly} of {len(threats)} campaigns at "
-          f"least half, {len(threats) - len(before)} never; copies before the first held: median {np.median(before):.0f}, "
-          f"90% {np.quantile(before, 0.9):.0f}; false: {sum(by_kind[''])} of {len(by_kind['']):,} ordinary, "
-          f"{sum(by_kind['bulk'])} of {len(by_kind['bulk']):,} bulk, {sum(map(any, bulk))} of {len(bulk)} senders")  # fmt: skip
+    print(f"{name:<14} threats stopped {np.mean(by_kind['threat']):.1%} of messages, {mostly} of {len(threats)} "
+          f"campaigns at least half, {len(threats) - len(before)} never; copies before the first held: "
+          f"median {np.median(before):.0f}, 90% {np.quantile(before, 0.9):.0f}; "
+          f"false: {sum(by_kind[''])} of {len(by_kind['']):,} ordinary, {sum(by_kind['bulk'])} of "
+          f"{len(by_kind['bulk']):,} bulk, {sum(map(any, bulk))} of {len(bulk)} senders")  # fmt: skip
 
 
 def agreement(name: str, sent: Sequence[Sent]) -> None:
-    """Print how groups agree with the truth: purity, inverse purity, adjusted Rand index; ordinary messages are each alone."""
+    """Print how groups agree with the truth: purity, inverse purity, adjusted Rand index.
+
+    Ordinary messages are each alone.
+    """
     keys: dict[str, int] = {}
     texts = [keys.setdefault(clean(each.text).text, len(keys)) for each in sent]
     found = groups(signatures(list(keys)), np.bincount(texts))[texts].tolist()

@@ -1,15 +1,17 @@
 """Whether fine-tuning helps: recall on threats of a new kind, and on all others, before and after.
 
     python tests/bench/finetune.py families OUT     # the bundle is trained without three families of threats
-    python tests/bench/finetune.py dialect OUT      # the bundle of the package, and 100 messages in a dialect that it lacks
+    python tests/bench/finetune.py dialect OUT      # the package's bundle, and 100 messages in a dialect that it lacks
 
-Each cell of a table is one fine-tuning (`jingyin finetune`) with a seed and a number of messages, in a run folder of its own
-below OUT: the same command goes on after a kill. What is counted was trained on by neither bundle: held-out messages of the new
-kind, and the test split of the authored messages. Flagged means reviewed or blocked, by each bundle's own thresholds.
+Each cell of a table is one fine-tuning (`jingyin finetune`) with a seed and a number of messages, in a run folder of
+its own below OUT: the same command goes on after a kill. What is counted was trained on by neither bundle: held-out
+messages of the new kind, and the test split of the authored messages. Flagged means reviewed or blocked, by each
+bundle's own thresholds.
 
-families    takes the families' rows out of the authored corpus, trains a bundle on the rest, and fine-tunes it with 50, 200 and 500
-            of their training messages and as many innocents of the corpus, which it knows: from one side alone nothing is learnt
-dialect     data/dialect_train.jsonl, 100 invented messages in the dialect of Sichuan, and data/dialect_test.jsonl, 60 others
+families    takes the families' rows out of the authored corpus, trains a bundle on the rest, and fine-tunes it with 50,
+            200 and 500 of their training messages and as many innocents of the corpus, which it knows: from one side
+            alone nothing is learnt
+dialect     data/dialect_train.jsonl, 100 invented messages in Sichuan dialect, and data/dialect_test.jsonl, 60 others
 """
 
 import argparse
@@ -114,7 +116,7 @@ def _base(given: argparse.Namespace, corpus: Path) -> Path:
 
 
 class _Table:
-    """Fine-tunes `bundle`, with replay from the corpus folder `replay`, and counts what is flagged of held-out `texts`."""
+    """Fine-tunes `bundle`, with replay from corpus folder `replay`, and counts what is flagged of held-out `texts`."""
 
     def __init__(self, out: Path, bundle: Path, replay: Path, texts: Texts) -> None:
         self.out, self.bundle, self.replay, self.texts = out, bundle, replay, texts

@@ -4,7 +4,7 @@
     python tests/bench/smpp.py FILE... --bundle B    ordinary messages and a bundle of your own
 
 The SMSC and the ESMEs are in this process and do nothing else, the proxy and `jingyin serve` are one each. Each row is
-a closed loop: WINDOW requests are unanswered at any time. Rounds go direct, proxy, direct, ...; the best of each counts.
+a closed loop: WINDOW requests are unanswered at any time. Rounds: direct, proxy, direct, ...; the best of each counts.
 """
 
 import argparse

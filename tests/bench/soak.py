@@ -106,8 +106,8 @@ class Soak:
     async def _phases(self) -> None:
         steps: dict[str, Callable[[float], Awaitable[str]]] = {
             "steady": self._steady, "reload": self._reload, "bad reload": self._bad_reload, "kill": self._kill,
-            "warm": self._warm, "slow": self._slow, "idle": self._idle, "full queue": self._queue, "full disk": self._disk,
-            "SIGTERM": self._end,
+            "warm": self._warm, "slow": self._slow, "idle": self._idle, "full queue": self._queue,
+            "full disk": self._disk, "SIGTERM": self._end,
         }  # fmt: skip
         end = time.monotonic()
         for name, step in steps.items():
@@ -305,7 +305,7 @@ def judge(soak: Soak, minutes: float) -> list[str]:
 
 
 def messages(files: list[Path]) -> list[str]:
-    """Make distinct and templated messages, which come again and again: memory is not to grow by what the cache keeps."""
+    """Make distinct and templated messages that come again and again: memory is not to grow by what the cache keeps."""
     found = traffic.distinct(files, 2_000, seed=1) + traffic.templated(700, seed=1)
     Random(1).shuffle(found)
     return found

@@ -140,7 +140,8 @@ def _print_memory(work: partial[None], core: int) -> None:
         print(f"{name:34}{worker.pipe.recv()[1]:>8.0f}", flush=True)
         worker.close()
     base = (
-        "import time; t = time.perf_counter(); from jingyin import Scorer; s = Scorer.load(); t = time.perf_counter() - t;"
+        "import time; t = time.perf_counter(); from jingyin import Scorer; s = Scorer.load(); "
+        "t = time.perf_counter() - t;"
         "import resource; s.score('你好'); print(t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     runs = [subprocess.run([sys.executable, "-c", base], check=True, capture_output=True, text=True) for _ in range(5)]

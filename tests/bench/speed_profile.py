@@ -72,7 +72,8 @@ def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
         took.setdefault(stage, []).append((time.perf_counter() - started) * 1e6)
     for stage, micros in took.items():
         print(
-            f"one call, answered by the {stage}: p50 {np.quantile(micros, 0.5):.0f} us, p99 {np.quantile(micros, 0.99):.0f} us"
+            f"one call, answered by the {stage}: "
+            f"p50 {np.quantile(micros, 0.5):.0f} us, p99 {np.quantile(micros, 0.99):.0f} us"
         )
 
 

@@ -1,10 +1,11 @@
-"""Rows a second of training: our loop, transformers' Trainer, and a bare PyTorch loop; the same network, rows and machine.
+"""Rows a second of training: our loop, transformers' Trainer, a bare PyTorch loop; the same network, rows and machine.
 
     python tests/bench/training.py CORPUS --encoder bundle --layers 4
 
-The loops take turns, each turn with a seed of its own and in another order, so that a busy machine slows all alike; medians
-of the turns are shown. All three see every row once an epoch in bf16, in batches of as many rows on average. Average precision
-of the risk on validation rows says whether what is faster learns as well. So many rows are taken that it takes about --seconds.
+The loops take turns, each turn with a seed of its own and in another order, so that a busy machine slows all alike;
+medians of the turns are shown. All three see every row once an epoch in bf16, in batches of as many rows on average.
+Average precision of the risk on validation rows says whether what is faster learns as well. So many rows are taken that
+it takes about --seconds.
 """
 
 import argparse
@@ -118,7 +119,7 @@ def seconds(name: str, model: SmsClassifier, task: Task) -> float:
 
 
 def prepare(given: argparse.Namespace) -> tuple[SmsClassifier, Encode, Task]:
-    """Return the network, untouched, how its vocabulary encodes, and as many rows as a machine can need, one a message."""
+    """Return the network, untouched, how its vocabulary encodes, and as many rows as a machine needs, one a message."""
     recipe = Classify(
         stage="classify", corpus=str(given.corpus), encoder=given.encoder, layers=given.layers, hidden=given.hidden,
         epochs=given.epochs,

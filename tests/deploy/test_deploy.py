@@ -1,4 +1,4 @@
-"""The files of deploy/ against the programs that read them, where they are installed, and against the code's metrics."""
+"""The files of deploy/ against the programs that read them, where installed, and against the code's metrics."""
 
 import json
 import re

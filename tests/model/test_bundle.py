@@ -131,8 +131,8 @@ def test_a_damaged_file(bundle, name):
     (bundle / name).write_bytes(b"other")
     refuses(
         bundle,
-        f"{name} of bundle small has sha256 {sha256(b'other')[:12]}, the manifest wants {wanted}: the file is damaged or "
-        "was changed; copy the bundle again or export it anew",
+        f"{name} of bundle small has sha256 {sha256(b'other')[:12]}, the manifest wants {wanted}: "
+        "the file is damaged or was changed; copy the bundle again or export it anew",
     )
 
 
@@ -214,8 +214,8 @@ def test_a_stop_without_a_probability_for_each_label(bundle, name, probabilities
     write_bundle(bundle, {**PARTS, "prefilter": prefilter})
     refuses(
         bundle,
-        f"manifest.json of bundle small has {len(probabilities)} probabilities for what is {name}; wanted 5, one for each "
-        "label; export it anew",
+        f"manifest.json of bundle small has {len(probabilities)} probabilities for what is {name}; "
+        "wanted 5, one for each label; export it anew",
     )
 
 

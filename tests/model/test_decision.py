@@ -33,7 +33,9 @@ MANIFEST = Manifest(
     format_version=7, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
     prefilter=Prefilter(ordinary=STOP, lawful=STOP),
-    networks=(Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(score=0, weights=(1,), bias=0)),),
+    networks=(
+        Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(score=0, weights=(1,), bias=0)),
+    ),
     passed=(0.1,), loss={"in corpus": Loss(lost=0, flagged=1, bound=1)}, provenance={}, files={},
 )  # fmt: skip
 

@@ -144,8 +144,8 @@ def test_only_decoration_and_marks_go(text):
 @pytest.mark.slow  # ten seconds of the processor together
 @pytest.mark.parametrize(
     "kind",
-    ["哈", "哈走", "哈,", "😊", "😊走", "哈😊", "~", "[", "[微笑]", "[微", "(", "(+", "^", "^_", "h", "h ", "xd", "t_", ":", ":)", ">", "=_", "-_-|",
-     " ", "。", "走", "口", "bao"],
+    ["哈", "哈走", "哈,", "😊", "😊走", "哈😊", "~", "[", "[微笑]", "[微", "(", "(+", "^", "^_", "h", "h ", "xd", "t_", ":", ":)",
+     ">", "=_", "-_-|", " ", "。", "走", "口", "bao"],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["走", ""])
 def test_a_hundred_thousand_characters_of_any_kind_take_linear_time(kind, end):

@@ -37,7 +37,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> jieba.Tokenizer:
     path = tmp_path_factory.mktemp("lexicon") / "lexicon.txt"
     path.write_text(LEXICON, encoding="utf-8")
     peer = jieba.Tokenizer(dictionary=str(path))
-    peer.tmp_dir = str(path.parent)  # pyright: ignore[reportAttributeAccessIssue]  its type is that of its default, None
+    peer.tmp_dir = str(path.parent)  # pyright: ignore[reportAttributeAccessIssue]  it has the type of its default, None
     peer.initialize()
     return peer
 

@@ -1,4 +1,5 @@
 import time
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -126,7 +127,9 @@ def test_any_bytes_are_read_and_never_raise(payload: bytes, coding: str, udh: by
 
 
 @given(UNICODE.filter(bool), st.randoms(), st.booleans(), st.integers(1, 20))
-def test_parts_reassemble_in_any_order_even_when_characters_are_cut(text: str, random, wide: bool, size: int) -> None:  # type: ignore[no-untyped-def]
+def test_parts_reassemble_in_any_order_even_when_characters_are_cut(
+    text: str, random: Random, wide: bool, size: int
+) -> None:
     payload = text.encode("utf-16-be")
     pieces = [payload[i : i + size] for i in range(0, len(payload), size)][:255]
     whole = b"".join(pieces).decode("utf-16-be", "ignore") if len(pieces) == 255 else text

@@ -11,8 +11,8 @@ from jingyin.train.sign_head import _EPOCHS, _Inputs, annotated_messages
 
 def rows(*signs: str, messages: list[int]) -> Rows:
     plain = unlabelled([clean(f"第{i}条") for i in range(len(signs))])
-    return Rows(plain.cleaned, plain.labels, plain.weights, np.array(messages), plain.families, plain.sources, plain.cases,
-                list(signs))  # fmt: skip
+    return Rows(plain.cleaned, plain.labels, plain.weights, np.array(messages), plain.families, plain.sources,
+                plain.cases, list(signs))  # fmt: skip
 
 
 def test_only_messages_that_people_read_teach_signs_and_none_of_their_copies():

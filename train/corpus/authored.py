@@ -1,14 +1,15 @@
 """Reads the authored messages: JSON lines in FOLDERS, one message a line.
 
     authored/     written from imagination
-    adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found among them by
-                  simple models
+    adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found
+                  among them by simple models
     cases/        written from real cases, described without their words; one file a family of cases
     reworded/     threats in an innocent's dress, in dialect, in half a sentence, and innocents in the same
     traffic/      ordinary messages of the kinds that a network is wrongly sure of
 
-Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, an id that the two messages of a minimal pair share;
-`case`, the real case behind a message; `writer`, who wrote it ("unknown" for rows from before it was noted).
+Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, an id that the two messages of a minimal
+pair share; `case`, the real case behind a message; `writer`, who wrote it ("unknown" for rows from before it was
+noted).
 """
 
 import json

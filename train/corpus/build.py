@@ -62,8 +62,8 @@ _TABLES = files("jingyin.train.corpus").joinpath("tables")
 def source_key(config_path: Path) -> str:
     """Return a hash of all that makes a corpus, wherever it lies.
 
-    That is the recipe, the authored files and their signs, the tables of slots, dresses and disguises, size and time of public
-    files, and CORPUS_VERSION.
+    That is the recipe, the authored files and their signs, the tables of slots, dresses and disguises, size and time of
+    public files, and CORPUS_VERSION.
     """
     recipe = load_recipe(config_path)
     settings = recipe.model_dump_json(exclude={"authored": True, "public": {"__all__": {"path"}}})
@@ -88,8 +88,8 @@ def bare(template: str) -> str:
 def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
     """Drop public messages like an earlier one; return the rest, and the group of each as a number.
 
-    A group holds authored messages that are alike, the rows of a minimal pair, those of one case, or one user's messages.
-    Public messages are dropped rather than grouped: greetings would chain all users into one group.
+    A group holds authored messages that are alike, the rows of a minimal pair, those of one case, or one user's
+    messages. Public messages are dropped rather than grouped: greetings would chain all users into one group.
     """
     texts = [bare(record.text) for record in _track(records, "cleaning")]
     groups = Groups(len(records))

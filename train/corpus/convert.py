@@ -19,11 +19,12 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")  # by which readers.read knows such a file
 
 
 def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
-    """Write the messages of the public corpus `kind` at `source` to `out`, one JSON object a line; returns their number.
+    """Write messages of the public corpus `kind` at `source` to `out`, one JSON object a line; returns their number.
 
-    Masks stay as published: they are filled anew when a corpus is built. Empty messages are left out, and with `only` those of
-    another label of the source's own. The same source gives the same bytes, packed or not; a file at `out` is replaced by a
-    whole one or not at all. Raises ConfigError for an unknown kind or suffix, InputError with file and line for a bad source.
+    Masks stay as published: they are filled anew when a corpus is built. Empty messages are left out, and with `only`
+    those of another label of the source's own. The same source gives the same bytes, packed or not; a file at `out` is
+    replaced by a whole one or not at all. Raises ConfigError for an unknown kind or suffix, InputError with file and
+    line for a bad source.
     """
     if kind not in PUBLIC:
         raise ConfigError(f"unknown kind {kind!r}; known: {', '.join(PUBLIC)}")

@@ -85,11 +85,12 @@ class Evasion(_Model):
 class CorpusRecipe(_Model):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
-    `authored` is a file or folder of authored messages or a list of them, by default all folders in the package (authored.py).
-    A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of `similarity` or more stay on one
-    side of a split; a public message so like an earlier one is left out.
-    `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that of all
-    training messages that get two with a head or a tail, `accompanied` with a short everyday message beside it (dress.py).
+    `authored` is a file or folder of authored messages or a list of them, by default all folders in the package
+    (authored.py). A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of
+    `similarity` or more stay on one side of a split; a public message so like an earlier one is left out.
+    `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that
+    of all training messages that get two with a head or a tail, `accompanied` with a short everyday message beside it
+    (dress.py).
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (nonsense.py).
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     What the `test_writers` wrote is test only, and so is what is grouped with it.
@@ -115,7 +116,8 @@ class CorpusRecipe(_Model):
         kinds = Counter(source.kind for source in public)
         if twice := [kind for kind, count in kinds.items() if count > 1]:
             raise ValueError(
-                f"{', '.join(twice)} in more than one entry; weight and splits go by kind: put the messages into one file"
+                f"{', '.join(twice)} in more than one entry; "
+                "weight and splits go by kind: put the messages into one file"
             )
         return public
 

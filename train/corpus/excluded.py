@@ -1,4 +1,4 @@
-"""Public messages that are no ordinary ones though their corpus is: known by hashes, since no text of theirs is kept here.
+"""Public messages that are no ordinary ones though their corpus is: known by hashes, since their text is not kept here.
 
 Each was read: fake judicial notices with a demand among the spam, real menaces among the comments (train/LOG.md).
 """

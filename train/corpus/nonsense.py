@@ -1,6 +1,7 @@
-"""Nonsense that a gateway sees every day: test lines, keyboard mash, cut-off bytes, random characters. None of it may be flagged.
+"""Nonsense that gateways see daily: test lines, keyboard mash, cut-off bytes, random characters. None may be flagged.
 
-A network is sure of some nonsense unless it has seen such; the lines are made by a seed, so that training and tests have others.
+A network is sure of some nonsense unless it has seen such; the lines are made by a seed, so that training and tests
+have others.
 """
 
 from collections.abc import Callable, Iterator

@@ -45,8 +45,8 @@ class Source:
 def read(kind: str, path: Path) -> Iterator[Record]:
     """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
 
-    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with the
-    number of the message in it too.
+    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
+    the number of the message in it too.
     """
     source = SOURCES[kind]
     for number, raw in enumerate(read_raw(kind, path), 1):
@@ -187,7 +187,12 @@ SOURCES: dict[str, Source] = {
         fill_words,
     ),
     "sms800k": Source(
-        "800k SMS spam set", "labelled Chinese SMS of 2015, author unknown", "none stated", "ordinary", _sms800k, fill_digits
+        "800k SMS spam set",
+        "labelled Chinese SMS of 2015, author unknown",
+        "none stated",
+        "ordinary",
+        _sms800k,
+        fill_digits,
     ),
     "cold": Source(
         "COLD",

@@ -1,7 +1,7 @@
-"""Which signs (model/signs.py) an authored message shows: signs.jsonl, read by people; for other messages what their family implies.
+"""Which signs (model/signs.py) a message shows: an authored one by signs.jsonl, read by people; others by their family.
 
-A row's signs are one string: ids with commas between them; "?" at the end says that signs which are not named may be there too,
-"!id" that this one is not.
+A row's signs are one string: ids with commas between them; "?" at the end says that signs which are not named may be
+there too, "!id" that this one is not.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def row_id(text: str) -> str:
 
 
 def signs_of(text: str, family: str) -> str:
-    """Return the signs of an authored message: as annotated, else what nearly all annotated messages of its family show."""
+    """Return the signs of an authored message: as annotated, else what nearly all annotated ones of its family show."""
     return _annotated().get(row_id(text)) or _of_families().get(family, UNKNOWN)
 
 
@@ -61,7 +61,7 @@ def sign_targets(signs: str) -> NDArray[np.float32]:
 
 
 def find_errors(ids: frozenset[str] | None = None) -> list[str]:
-    """Return a sentence for each error of signs.jsonl; with the `ids` of all messages in the package also for rows of none."""
+    """Return a sentence per error of signs.jsonl; with `ids`, those of all packaged messages, also for rows of none."""
     wrong: list[str] = []
     seen: set[str] = set()
     for number, row in enumerate(_rows(), 1):

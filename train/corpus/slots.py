@@ -152,8 +152,9 @@ def _phone(rng: Random) -> str:
 def _handle(rng: Random) -> str:
     sound = rng.choice(("ak", "xiao", "lao", "zz", "wx", "ok", "mm", "dd", "feng", "yun", "long", "hui", "jun"))
     return rng.choice((
-        f"{sound}{_digits(rng, rng.randint(3, 6))}", f"{sound}_{_digits(rng, 4)}", f"{sound}{rng.choice(_LETTERS)}{_digits(rng, 4)}",
-        _mobile(rng), f"{sound}-{rng.choice(_LETTERS)}{_digits(rng, 3)}",
+        f"{sound}{_digits(rng, rng.randint(3, 6))}", f"{sound}_{_digits(rng, 4)}",
+        f"{sound}{rng.choice(_LETTERS)}{_digits(rng, 4)}", _mobile(rng),
+        f"{sound}-{rng.choice(_LETTERS)}{_digits(rng, 3)}",
     ))  # fmt: skip
 
 

@@ -26,9 +26,10 @@ class Row:
     """A row of a built corpus.
 
     `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion`
-    the family of its disguise, "framed", "dressed", "accompanied" or ""; `group` never comes in two splits; the `weight`s of
-    all rows made from one message add up to the weight of its source; `pair` is the id of its minimal pair or "";
-    `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it demands and threatens (signs.py).
+    the family of its disguise, "framed", "dressed", "accompanied" or ""; `group` never comes in two splits; the
+    `weight`s of all rows made from one message add up to the weight of its source; `pair` is the id of its minimal pair
+    or ""; `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it demands and threatens
+    (signs.py).
     """
 
     text: str

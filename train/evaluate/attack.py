@@ -65,7 +65,7 @@ def dressings() -> list[Dressing]:
 
 
 def attack(system: System, flags: Bools, messages: Messages, rows: int = ROWS) -> AttackResult:
-    """Attack up to `rows` of the flagged messages that `system` flags, by `flags` (n,), and up to `rows` benign ones."""
+    """Attack up to `rows` flagged messages that `system` flags, by `flags` (n,), and up to `rows` benign ones."""
     threats = [messages.texts[i] for i in sample_evenly(messages, messages.flagged & flags, rows)]
     benign = [messages.texts[i] for i in sample_evenly(messages, messages.benign, rows)]
 

@@ -73,8 +73,8 @@ def refuse_few(benign: int, rates: Sequence[float]) -> None:
     """Raise InputError, with the number needed, when `benign` rows can't bound the highest of `rates`."""
     if benign < rows_needed(max(rates)):
         raise InputError(
-            f"{benign} benign rows (ordinary, lawful_collection) can't support a false-positive rate of {max(rates):g}; "
-            f"wanted at least {rows_needed(max(rates))}: add benign messages to the data"
+            f"{benign} benign rows (ordinary, lawful_collection) can't support a false-positive rate of "
+            f"{max(rates):g}; wanted at least {rows_needed(max(rates))}: add benign messages to the data"
         )
 
 
@@ -88,9 +88,9 @@ def recalls_at(
 ) -> NDArray[np.float64]:
     """Return recalls (1 + REPLICATES, systems, targets): first the figures, then their bootstrap replicates.
 
-    Each system is (benign risks, flagged risks) of the same rows, `groups` are their (benign, flagged) groups' numbers. A
-    replicate draws groups anew, since rows of one are not independent, the benign and the flagged ones apart and the same
-    ones for all systems, and sets the threshold anew: so intervals know that the threshold is an estimate too, and
+    Each system is (benign risks, flagged risks) of the same rows, `groups` are their (benign, flagged) groups' numbers.
+    A replicate draws groups anew, since rows of one are not independent, the benign and the flagged ones apart and the
+    same ones for all systems, and sets the threshold anew: so intervals know that the threshold is an estimate too, and
     differences between systems are paired (Efron & Tibshirani 1993).
     """
     rng = np.random.default_rng(_SEED)

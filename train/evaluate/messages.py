@@ -81,17 +81,17 @@ class Messages:
 
         return Messages(
             some(self.texts), some(self.templates), self.labels[index], some(self.families), some(self.sources),
-            some(self.groups), some(self.pairs), some(self.cases), some(self.writers), some(self.signs), some(self.where),
-            self.left_out, self.files,
+            some(self.groups), some(self.pairs), some(self.cases), some(self.writers), some(self.signs),
+            some(self.where), self.left_out, self.files,
         )  # fmt: skip
 
 
 def read_messages(paths: Sequence[Path]) -> Messages:
-    """Read `text`, `label` and, where there, `template`, `family`, `source`, `group`, `pair`, `case`, `writer`, `signs`.
+    """Read `text`, `label` and, if there, `template`, `family`, `source`, `group`, `pair`, `case`, `writer`, `signs`.
 
-    The rows are those of all `paths`. A pair without a group is a group. Raises InputError that names the file and row for
-    a missing text, a missing or unknown label, unknown signs, and one that names the labels of which no row is left to
-    score.
+    The rows are those of all `paths`. A pair without a group is a group. Raises InputError that names the file and row
+    for a missing text, a missing or unknown label, unknown signs, and one that names the labels of which no row is left
+    to score.
     """
     found = [(path, number, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
     scored = [(path, number, row) for path, number, row in found if not any(row.get(key) for key in NOT_SCORED)]

@@ -117,7 +117,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class SignResult:
-    """One sign on rows whose signs people read: `shown` rows show it, the network gives it to `given`, `right` are both.
+    """One sign on rows whose signs people read: `shown` show it, the network gives it to `given`, `right` are both.
 
     Precision, recall and F1 are 0 to 1, 0 where they have no rows. `missed` counts, of the flagged rows that show it,
     those that pass.

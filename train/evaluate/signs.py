@@ -1,4 +1,4 @@
-"""Signs on rows whose signs people read: how often the network is right, which come together, which the missed threats show."""
+"""Signs on rows whose signs people read: how often the network is right, which co-occur, which missed threats show."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -44,8 +44,8 @@ def why_left_out(bundle: Bundle, messages: Messages) -> str:
 def sign_results(bundle: Bundle, model: Judged, messages: Messages) -> SignsResult:
     """Judge the signs of a bundle, at its thresholds, on the messages whose signs people read.
 
-    The network reads them all, those too that the cascade stops before it, and those that pass: such a frame as a joke is
-    why a message passes. Raises BundleError when no network of the bundle has signs.
+    The network reads them all, those too that the cascade stops before it, and those that pass: such a frame as a joke
+    is why a message passes. Raises BundleError when no network of the bundle has signs.
     """
     rows = np.flatnonzero([is_annotated(each) for each in messages.signs])
     read = messages.take(rows)

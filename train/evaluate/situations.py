@@ -1,4 +1,4 @@
-"""Rows of cases and writers that training has not seen, which are what new threats are like, apart from rows like its own."""
+"""Rows of cases and writers that training has not seen, as new threats are, apart from rows like its own."""
 
 from collections.abc import Iterator, Sequence, Set
 
@@ -42,9 +42,9 @@ def _none_of(names: Sequence[str], seen: Set[str]) -> Bools:
 def traffic(messages: Messages) -> Bools:
     """Return which rows (n,) are benign messages that people sent, of public corpora or one's own: ordinary traffic.
 
-    On a built corpus they are those of packing/cascade.is_traffic where that has enough. It takes all sources but two, and
-    all benign rows for want of real ones, to have rows to set thresholds on; but files to judge on may be of any source,
-    and what is shown as real traffic must be known to be it.
+    On a built corpus they are those of packing/cascade.is_traffic where that has enough. It takes all sources but two,
+    and all benign rows for want of real ones, to have rows to set thresholds on; but files to judge on may be of any
+    source, and what is shown as real traffic must be known to be it.
     """
     return messages.benign & np.array([source in SOURCES for source in messages.sources], np.bool_)
 

@@ -13,7 +13,7 @@ _PART = 64  # messages
 def verdicts(scorer: Scorer, texts: Sequence[str]) -> list[Verdict]:
     """Return the verdicts of `score_many`, in the order of `texts`.
 
-    Networks run outside the interpreter's lock, so that threads share one scorer, where processes would each load the bundle.
+    Networks run outside the interpreter's lock, so threads share one scorer; processes would each load the bundle.
     """
     parts = [texts[start : start + _PART] for start in range(0, len(texts), _PART)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from jingyin.train.corpus.similar import jaccard, shingles
 
 SIMILAR = 0.5
-"""Jaccard of character 4-grams from which two messages are near-duplicates, as in the corpus (configs/default/corpus.yaml)."""
+"""Jaccard of character 4-grams from which two messages are near-duplicates, as in configs/default/corpus.yaml."""
 
 
 def pairs_across(few: Sequence[str], many: Sequence[str]) -> Iterator[tuple[int, int]]:

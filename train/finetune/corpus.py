@@ -1,6 +1,7 @@
 """The corpus of a fine-tuning: one's own messages, a replay of authored ones, and traffic of one's own.
 
-Authored messages keep the split that they have in the default corpus: what the shipped bundle was trained on is never tested on.
+Authored messages keep the split that they have in the default corpus: what the shipped bundle was trained on is never
+tested on.
 """
 
 import hashlib
@@ -43,8 +44,8 @@ SHARES = {"test": 0.2, "calibration": 0.1}
 _TRAFFIC_TEST = 0.4
 _CARD = """# Corpus of a fine-tuning run
 
-Sources: own (labelled messages of one's own), authored (invented for jingyin), jsonl (own messages without labels, taken for
-ordinary ones).
+Sources: own (labelled messages of one's own), authored (invented for jingyin), jsonl (own messages without labels,
+taken for ordinary ones).
 
 {counts}
 """
@@ -68,8 +69,8 @@ def authored_corpus(folder: Path) -> Splits:
 
 
 def write_corpus(
-    own: Sequence[Labelled], traffic: Sequence[str], authored: Mapping[str, Sequence[Row]], incumbent: Scorer, folder: Path,
-    seed: int,
+    own: Sequence[Labelled], traffic: Sequence[str], authored: Mapping[str, Sequence[Row]], incumbent: Scorer,
+    folder: Path, seed: int,
 ) -> Splits:  # fmt: skip
     """Write the corpus folder; near-duplicates never lie in two splits. Returns its rows."""
     rng = Random(seed)
@@ -92,7 +93,7 @@ def _some(rows: Sequence[Row], messages: int, rng: Random) -> list[Row]:
 
 
 def _place(own: Sequence[Labelled], seen: Sequence[Row], splits: Splits) -> list[str]:
-    """Return the split of each own message, and take authored held-out rows out of `splits` that are like one elsewhere.
+    """Return the split of each own message; take authored held-out rows out of `splits` that are like one elsewhere.
 
     What is like an authored training message is trained on: the incumbent has seen its like.
     """
@@ -125,7 +126,10 @@ def _shares(groups: Sequence[int], texts: Sequence[str], known: set[int]) -> lis
 
 
 def _full_labels(own: Sequence[Labelled], incumbent: Scorer) -> list[str]:
-    """Return a label of the five for each row: of rows with a side alone, the one of that side that the incumbent gives most."""
+    """Return a label of the five for each row.
+
+    A row with a side alone gets the label of that side that the incumbent gives most.
+    """
     half = [row for row in own if row.label in SIDES]
     decided = {row.where: each for row, each in zip(half, incumbent.decisions([r.text for r in half]), strict=True)}
     return [

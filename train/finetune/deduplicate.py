@@ -50,11 +50,11 @@ def _agree(one: str, other: str) -> bool:
 def _refuse_poor(rows: Sequence[Labelled]) -> None:
     if len(rows) < FEWEST:
         raise InputError(
-            f"{len(rows)} different message(s); wanted at least {FEWEST}, and some hundred to learn much: label more, say "
-            "the tasks of `jingyin relabel --label-studio`"
+            f"{len(rows)} different message(s); wanted at least {FEWEST}, and some hundred to learn much: "
+            "label more, say the tasks of `jingyin relabel --label-studio`"
         )
     if len(labels := {row.label for row in rows}) == 1:
         raise InputError(
-            f"all {len(rows)} messages have the label {labels.pop()}; add messages of another label, those that look most "
-            "like them: from one label alone nothing can be told apart"
+            f"all {len(rows)} messages have the label {labels.pop()}; add messages of another label, "
+            "those that look most like them: from one label alone nothing can be told apart"
         )

@@ -1,4 +1,4 @@
-"""How long a fine-tuning will take here, measured on a few messages before the work begins; and how long its steps took."""
+"""How long a fine-tuning will take here, measured on a few messages before it begins; and how long its steps took."""
 
 import os
 import time
@@ -38,7 +38,7 @@ class Stopwatch:
 def seconds(
     scorer: Scorer, model: SmsClassifier, ids: Sequence[list[int]], texts: Sequence[str], traffic: int
 ) -> float:
-    """Return the seconds that fine-tuning on `texts`, whose token ids are `ids`, takes beside `traffic` messages of traffic.
+    """Return the seconds that fine-tuning on `texts` of token ids `ids` takes beside `traffic` messages of traffic.
 
     `scorer` lets all networks read; a batch of `model` is timed on a copy.
     """

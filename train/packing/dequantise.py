@@ -1,7 +1,7 @@
 """A bundle's network as one that can be trained: its int8 weights times their scales.
 
-What int8 rounded away is gone: of 1,000 messages the dequantised network gives the label of the int8 one on all but a few
-(train/LOG.md has the number), and a step of training moves further than the rounding did.
+What int8 rounded away is gone: of 1,000 messages the dequantised network gives the label of the int8 one on all but a
+few (train/LOG.md has the number), and a step of training moves further than the rounding did.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def bundle_folder(name: str) -> Path:
 
 
 def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier, Vocabulary]:
-    """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if it is of another make."""
+    """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if of another make."""
     bundle = read_bundle(bundle_folder(name))
     network = next((each for each in bundle.manifest.networks if each.file == f"{which}.onnx"), None)
     if network is None:
@@ -121,7 +121,7 @@ def _attribute(graph: onnx.GraphProto, operator: str, name: str) -> float:
 
 
 def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
-    """Return the graph's float constants in the order that packing/graph.py made them, words first, int8 ones dequantised."""
+    """Return the graph's float constants in packing/graph.py's order, words first, int8 ones dequantised."""
     stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     found: dict[int, NDArray[np.float32]] = {}
     for name, value in stored.items():

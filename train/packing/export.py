@@ -21,8 +21,8 @@ from jingyin.train.packing.graph import classifier_graph
 
 FP32_TOLERANCE = 1e-4
 MIN_AGREEMENT = 0.97
-"""Smallest share of messages on which int8 and fp32 must give the same label. Fusion and thresholds are fitted on int8, so what is
-lost here is not lost unseen; below this the graph is broken rather than rounded."""
+"""Smallest share of messages on which int8 and fp32 must give the same label. Fusion and thresholds are fitted on int8,
+so what is lost here is not lost unseen; below this the graph is broken rather than rounded."""
 
 
 def export_fp32(classifier: SmsClassifier, path: Path, samples: Sequence[list[int]]) -> None:

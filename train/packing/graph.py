@@ -1,8 +1,8 @@
 """Writes the classifier as an ONNX graph by hand.
 
-A traced BERT has 333 nodes, most of which compute shapes. This one has 68: query, key and value in one product, attention
-in one node, no mask, because a message comes alone and unpadded. It runs faster, and needs no exporter that follows
-transformers' code through its versions; export.py compares it with torch.
+A traced BERT has 333 nodes, most of which compute shapes. This one has 68: query, key and value in one product,
+attention in one node, no mask, because a message comes alone and unpadded. It runs faster, and needs no exporter that
+follows transformers' code through its versions; export.py compares it with torch.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Makes a bundle of trained networks: their files, then all that turns their outputs into verdicts (packing/cascade.py)."""
+"""Makes a bundle of trained networks: their files, then what turns their outputs into verdicts (packing/cascade.py)."""
 
 import json
 import shutil
@@ -85,7 +85,8 @@ def pack_runs(
 def repack(bundle: Path, recipe: Calibrate, corpus: Path, out: Path, provenance: dict[str, object]) -> Manifest:
     """Write `out`/bundle with the networks of `bundle` and all else made anew; returns its manifest.
 
-    Raises ConfigError for shares of another number of networks, BundleError for a bundle that does not say how it was trained.
+    Raises ConfigError for shares of another number of networks, BundleError for a bundle that does not say how it was
+    trained.
     """
     read = read_bundle(bundle)
     _refuse_unlike(read, recipe)
@@ -104,8 +105,8 @@ def pack_finetuned(
 ) -> Manifest:
     """Write `run`/bundle: the networks of `bundle` but for model.onnx, which is the classifier in `run`.
 
-    `weights` (2, BUCKETS) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares that each
-    network reads. Raises as `repack` does.
+    `weights` (2, BUCKETS) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares
+    that each network reads. Raises as `repack` does.
     """
     read = read_bundle(bundle)
     _refuse_unlike(read, recipe)
@@ -128,8 +129,8 @@ def _refuse_unlike(bundle: Bundle, recipe: Calibrate) -> None:
     manifest = bundle.manifest
     if len(recipe.passed) != len(manifest.networks):
         raise ConfigError(
-            f"bundle {manifest.id} has {len(manifest.networks)} network(s), passed has {len(recipe.passed)} share(s); give "
-            "one for each"
+            f"bundle {manifest.id} has {len(manifest.networks)} network(s), passed has {len(recipe.passed)} share(s); "
+            "give one for each"
         )
     if missing := sorted(_TRAINED - set(manifest.provenance)):
         raise BundleError(

@@ -13,10 +13,10 @@ from jingyin.model.prefilter import BUCKETS, code_points, features
 
 
 def train_prefilter(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
-    """Return weights (BUCKETS,) of one score, which separate the clean texts to let through, `flagged` (n,), from the rest.
+    """Return weights (BUCKETS,) of one score that separate clean texts to let through, `flagged` (n,), from the rest.
 
-    By labels and not by what a network says: the score is a second opinion, which fusion weighs in. Where all texts are on one
-    side all weights are 0.
+    By labels and not by what a network says: the score is a second opinion, which fusion weighs in. Where all texts are
+    on one side all weights are 0.
     """
     weights = np.zeros(BUCKETS, np.float16)
     if flagged.all() or not flagged.any():
@@ -35,10 +35,10 @@ _TUNING_STEPS = 100
 def tune_prefilter(
     weights: NDArray[np.floating[Any]], texts: Sequence[str], flagged: NDArray[np.bool_], times: NDArray[np.int64]
 ) -> NDArray[np.float16]:
-    """Return prefilter weights (BUCKETS,) that also separate the `flagged` ones of clean `texts`, and else stay as they are.
+    """Return prefilter weights (BUCKETS,) that also separate the `flagged` of clean `texts`, and else stay as they are.
 
-    Logistic regression whose weights are drawn to `weights` instead of to 0: of features that `texts` do not hold, nothing
-    that was learnt is lost. Each text counts `times` (n,), and both sides alike.
+    Logistic regression whose weights are drawn to `weights` instead of to 0: of features that `texts` do not hold,
+    nothing that was learnt is lost. Each text counts `times` (n,), and both sides alike.
     """
     matrix = _matrix(texts)
     before = weights.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Calibrates signs: how sure a sign's logit is (Platt 1999), and from which confidence a verdict gives it as a reason."""
+"""Calibrates signs: how sure a sign's logit is (Platt 1999), and from which confidence verdicts give it as a reason."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Calibration: how the steps of the cascade are fused and how far each reads, and thresholds with the evidence for them."""
+"""Calibration: how steps of the cascade are fused, how far each reads, and thresholds with the evidence for them."""
 
 import math
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ _TRAFFIC, _INNOCENT = 30.0, 3.0  # train/LOG.md compares
 def fit_fusion(
     scores: Floats, logits: Sequence[Floats], flagged: NDArray[np.bool_], traffic: NDArray[np.bool_]
 ) -> Fusion:
-    """Fit how the prefilter's scores (n,) and each network's logits (n, labels) make the risk that `flagged` (n,) shows.
+    """Fit how prefilter scores (n,) and each network's logits (n, labels) make the risk that `flagged` (n,) shows.
 
-    Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none of them
-    was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents: `traffic` (n,)
-    counts thirty times, other innocents three times. The second makes a probability of the sum, all rows counting alike (Platt
-    1999). What is then measured on these same rows, thresholds' bounds and the calibration error, is in-sample as far as the
-    fusion goes. Raises InputError when all rows are on one side.
+    Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none
+    of them was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents:
+    `traffic` (n,) counts thirty times, other innocents three times. The second makes a probability of the sum, all rows
+    counting alike (Platt 1999). What is then measured on these same rows, thresholds' bounds and the calibration error,
+    is in-sample as far as the fusion goes. Raises InputError when all rows are on one side.
     """
     if flagged.all() or not flagged.any():
         raise InputError(
-            f"the calibration split has {int(flagged.sum())} flagged messages of {len(flagged)}; both kinds are wanted: "
-            "add authored rows to the corpus"
+            f"the calibration split has {int(flagged.sum())} flagged messages of {len(flagged)}; both kinds are "
+            "wanted: add authored rows to the corpus"
         )
     columns = np.column_stack([scores, *(np.clip(risk_logit(each), -_CLIP, _CLIP) for each in logits)])
     counted = np.where(flagged, 1.0, np.where(traffic, _TRAFFIC, _INNOCENT))
@@ -45,7 +45,7 @@ def fit_fusion(
 
 
 def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) -> tuple[NDArray[np.float64], float]:
-    """Return weights (columns,), none below 0, and bias of a logistic regression in which rows count `counted` (n,) times."""
+    """Return weights (columns,), none below 0, and bias of a logistic regression; rows count `counted` (n,) times."""
     signs = np.where(flagged, 1.0, -1.0)
     width = columns.shape[1]
 
@@ -61,7 +61,7 @@ def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) ->
 
 
 def share_threshold(values: Floats, share: float) -> float:
-    """Return a finite value that a `share` of `values` (n,) reaches; infinite ones reach it even if they are more than that."""
+    """Return a finite value that a `share` of `values` (n,) reaches; infinite ones do even if there are more."""
     finite = values[np.isfinite(values)]
     # Between two infinities np.quantile finds no number: just above all others stands for them.
     top = np.nextafter(finite.max(initial=-np.inf), np.inf)
@@ -94,11 +94,11 @@ def rows_needed(rate: float, confidence: float = 0.95) -> int:
 def choose_threshold(risks: Floats, families: Sequence[str], target: float, floor: float) -> Threshold:
     """Return the lowest risk, at least `floor`, at which the rate among benign `risks` (n,) is bounded by `target`.
 
-    The bound holds although the threshold is chosen on the same rows: the rate above the k-th largest of n risks has the
-    beta distribution that Clopper and Pearson's bound inverts (Wilks 1941), and k depends on n and `target` alone. That
-    the fusion behind the risks was fitted on these rows too it does not make up for: of its few weights it knows nothing.
-    It speaks of traffic mixed as `families` are here. Raises InputError, with the number of rows needed, when there are too
-    few to support the target.
+    The bound holds although the threshold is chosen on the same rows: the rate above the k-th largest of n risks has
+    the beta distribution that Clopper and Pearson's bound inverts (Wilks 1941), and k depends on n and `target` alone.
+    That the fusion behind the risks was fitted on these rows too it does not make up for: of its few weights it knows
+    nothing. It speaks of traffic mixed as `families` are here. Raises InputError, with the number of rows needed, when
+    there are too few to support the target.
     """
     rows = len(risks)
     if upper_bound(0, rows) > target:

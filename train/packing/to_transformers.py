@@ -1,12 +1,14 @@
-"""A bundle's main network as a model of transformers: a folder that AutoModelForSequenceClassification and AutoTokenizer load.
+"""A bundle's main network for transformers: a folder that AutoModelForSequenceClassification and AutoTokenizer load.
 
-No class of transformers pools BERT's hidden states by their mean. BART's says the same, without code of its own: its encoder is a
-BERT, and a decoder layer whose cross-attention weighs all tokens alike is the mean over what the mask keeps. What the decoder adds
-of its own is arranged to be constant:
+No class of transformers pools BERT's hidden states by their mean. BART's says the same, without code of its own: its
+encoder is a BERT, and a decoder layer whose cross-attention weighs all tokens alike is the mean over what the mask
+keeps. What the decoder adds of its own is arranged to be constant:
 
-    scale       encoder states are SCALE times ours, so that BART's larger epsilon of LayerNorm counts for nothing; a power of two
-    ANCHOR      a constant in most of the decoder's dimensions, so large that a LayerNorm divides by the same number always
-    pairs       each logit lies in two dimensions, once with either sign: their difference holds no mean that a LayerNorm took off
+    scale       encoder states are SCALE times ours, so that BART's larger epsilon of LayerNorm counts for nothing; a
+                power of two
+    ANCHOR      a constant in most decoder dimensions, so large that a LayerNorm divides by the same number always
+    pairs       each logit lies in two dimensions, once with either sign: their difference holds no mean that a
+                LayerNorm took off
     SMALL       the head's tanh sees SMALL times the logits, where it is a straight line
 """
 
@@ -46,9 +48,9 @@ _OFFSET = 2  # BART's positions begin there
 
 
 def export_transformers(bundle: Path, out: Path) -> float:
-    """Write the main network of a bundle, its tokenizer and a card to the folder `out`; returns the largest distance of a logit.
+    """Write a bundle's main network, its tokenizer and a card to folder `out`; returns the largest distance of a logit.
 
-    Raises ConfigError when `out` is there, BundleError when a logit of MESSAGES clean texts is off by more than TOLERANCE.
+    Raises ConfigError when `out` is there, BundleError when a logit of MESSAGES clean texts is off by over TOLERANCE.
     """
     if out.exists():
         raise ConfigError(f"{out} is there; name a new folder, or remove it first")
@@ -60,8 +62,8 @@ def export_transformers(bundle: Path, out: Path) -> float:
     distance = _distance(classifier, vocabulary, model, tokenizer)
     if not distance <= TOLERANCE:
         raise BundleError(
-            f"the exported logits of bundle {manifest.id} differ by {distance:.2g} from ours, wanted at most {TOLERANCE:g}; try "
-            "another version of torch or transformers"
+            f"the exported logits of bundle {manifest.id} differ by {distance:.2g} from ours, "
+            f"wanted at most {TOLERANCE:g}; try another version of torch or transformers"
         )
     try:
         model.save_pretrained(out)
@@ -79,8 +81,8 @@ def as_bart(classifier: SmsClassifier) -> BartForSequenceClassification:
     ours = classifier.encoder.config
     if ours.hidden_act != "gelu" or ours.hidden_size < 4 * len(LABELS):
         raise ConfigError(
-            f"the network has hidden_act={ours.hidden_act!r} and hidden_size={ours.hidden_size}; wanted 'gelu' and at least "
-            f"{4 * len(LABELS)}"
+            f"the network has hidden_act={ours.hidden_act!r} and hidden_size={ours.hidden_size}; wanted 'gelu' and at "
+            f"least {4 * len(LABELS)}"
         )
     config = BartConfig(
         vocab_size=ours.vocab_size, d_model=ours.hidden_size, max_position_embeddings=ours.max_position_embeddings,
@@ -164,7 +166,7 @@ def as_tokenizer(vocabulary: Vocabulary, max_tokens: int) -> PreTrainedTokenizer
 
 
 def clean_texts(count: int) -> list[CleanString]:
-    """Return `count` clean authored messages of the package, drawn from all of them by a seed that is always the same."""
+    """Return `count` clean authored messages of the package, drawn from all by a seed that is always the same."""
     records = [record for folder in default_folders() for record in load(folder)]
     rng = Random(0)
     return [clean(expand(record.text, rng)).text for record in rng.sample(records, count)]

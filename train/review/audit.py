@@ -124,15 +124,15 @@ def _load(paths: Sequence[Path]) -> _Data:
     few = [f"{label} ({counts[label]})" for label in LABELS if counts[label] < _FOLDS]
     if few:
         raise InputError(
-            f"{', '.join(map(str, paths))}: too few rows of {', '.join(few)}; an audit judges each row by a model trained "
-            f"on the others and wants at least {_FOLDS} labelled rows of each of {', '.join(LABELS)}"
+            f"{', '.join(map(str, paths))}: too few rows of {', '.join(few)}; an audit judges each row by a model "
+            f"trained on the others and wants at least {_FOLDS} labelled rows of each of {', '.join(LABELS)}"
         )
     rows = [row for _, row in found]
     return _Data(rows, [where for where, _ in found], label_indices(rows), gram_matrix(rows))
 
 
 def gram_matrix(rows: Sequence[Row]) -> csr_matrix:
-    """Return tf-idf weights (n, grams) of each row's clean text: character 1-4-grams, and 1-2-grams of the lexicon's words."""
+    """Return tf-idf weights (n, grams) of clean texts: character 1-4-grams, and 1-2-grams of the lexicon's words."""
     texts = [clean(row["text"]).text for row in rows]
     segment = SmsTokenizer.from_lexicon(default_lexicon()).segment
     characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
@@ -183,7 +183,7 @@ def _linear(penalty: float) -> SGDClassifier:
 
 
 def rank_within_class(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return row indices (n,), the likeliest label error first: classes take turns, each with its worst row that is left.
+    """Return row indices (n,), the likeliest label error first: classes take turns, each with its worst row left.
 
     Quality is cleanlab's self-confidence (Northcutt et al. 2021). Over all rows at once a rare class, whose labels
     every model doubts, would fill the top. Larger classes have somewhat more turns: they hold more rows that are merely

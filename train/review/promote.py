@@ -61,6 +61,6 @@ def refuse_different_labels(candidate: Path, incumbent: Path) -> None:
     new, old = (read_bundle(path).manifest.labels for path in (candidate, incumbent))
     if set(new) != set(old):
         raise InputError(
-            f"candidate {candidate} has labels {', '.join(new)}, incumbent {incumbent} has {', '.join(old)}; bundles of "
-            "different label sets can't be compared: train the candidate on the incumbent's labels"
+            f"candidate {candidate} has labels {', '.join(new)}, incumbent {incumbent} has {', '.join(old)}; "
+            "bundles of different label sets can't be compared: train the candidate on the incumbent's labels"
         )

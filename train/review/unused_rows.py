@@ -19,9 +19,9 @@ _USED = ("train", "validation", "calibration")
 def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[Messages, str]:
     """Return the messages that the bundles of `manifests` were not made with, and a sentence on how that is known.
 
-    A bundle knows the sha256 of its splits. Those that trained it and set its thresholds are looked for beside `data` and
-    in the folders next to it; what has its text or template in one is left out. Raises InputError when a file of `data` is
-    itself such a split, or no row of a label is left.
+    A bundle knows the sha256 of its splits. Those that trained it and set its thresholds are looked for beside `data`
+    and in the folders next to it; what has its text or template in one is left out. Raises InputError when a file of
+    `data` is itself such a split, or no row of a label is left.
     """
     for manifest in manifests:
         _refuse_used(messages, manifest)
@@ -66,7 +66,7 @@ def _splits_near(data: Sequence[Path]) -> list[Path]:
 
 
 def _texts(split: Path) -> Iterator[str]:
-    """Yield texts and, where they are there, templates of a split, and read no other column: it may have 400,000 rows."""
+    """Yield texts and, where there, templates of a split, and read no other column: it may have 400,000 rows."""
     there = pq.read_schema(split).names
     table = pq.read_table(split, columns=[name for name in ("text", "template") if name in there], partitioning=None)
     for column in table.columns:

@@ -1,9 +1,9 @@
-"""Alignment: trains a few layers with the lexicon's words until their pooled outputs are those of the whole original encoder.
+"""Alignment: trains a few layers with the lexicon's words until their pooled outputs are those of the original encoder.
 
-Two losses are made up for at once, before any label is seen: that of the layers left out, and that of a word's embedding
-being a mean of its pieces'. The original with all of its layers and its own vocabulary is the teacher, unlabelled messages
-are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are compared standardised: those of one message
-and the next differ by a fraction of what all have in common.
+Two losses are made up for at once, before any label is seen: that of the layers left out, and that of a word's
+embedding being a mean of its pieces'. The original with all of its layers and its own vocabulary is the teacher,
+unlabelled messages are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are compared
+standardised: those of one message and the next differ by a fraction of what all have in common.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def distance(output: Tensor, target: Tensor) -> Tensor:
 def run_align(job: Job[Align]) -> StageResult:
     """Align an encoder and leave it in the run folder; returns validation metrics.
 
-    `cosine` is the mean cosine between the aligned and the original pooled outputs of validation messages, standardised.
+    `cosine` is the mean cosine between aligned and original pooled outputs of validation messages, standardised.
     """
     recipe = job.recipe
     torch.manual_seed(recipe.seed)

@@ -1,4 +1,4 @@
-"""The calibrate stage: a bundle of the networks that earlier stages trained, or of an existing bundle's, for a corpus."""
+"""The calibrate stage: a bundle of networks that earlier stages trained, or of an existing bundle's, for a corpus."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from jingyin.train.stages.job import Job, StageResult, run_of
 
 
 def run_calibrate(job: Job[Calibrate]) -> StageResult:
-    """Leave a bundle in the run folder; returns its calibration error, and nothing in processes other than the first."""
+    """Leave a bundle in the run folder; returns its calibration error, and nothing in processes but the first."""
     recipe = job.recipe
     if not PartialState().is_main_process:
         return {}

@@ -19,7 +19,7 @@ StageResult = dict[str, float]
 
 @dataclass(frozen=True)
 class Job(Generic[R]):
-    """A stage's recipe, the folder of its corpus, its run folder, and the run folders' folder; `facts` go into its bundle."""
+    """A stage's recipe, corpus folder, run folder, and the run folders' folder; `facts` go into its bundle."""
 
     recipe: R
     corpus: Path
@@ -33,7 +33,7 @@ class Job(Generic[R]):
 
 
 def run_of(name: str, out: Path) -> str:
-    """Return the folder in `out` of a "stage:NAME", or `name` itself; raises ConfigError when that stage has not run."""
+    """Return the folder in `out` of a "stage:NAME", or `name` itself; raises ConfigError if that stage has not run."""
     if not name.startswith("stage:"):
         return name
     folder = out / name.removeprefix("stage:")

@@ -1,1 +1,1 @@
-"""Makes the committed tables of jingyin.model: traditional to simplified, parts and sounds of characters, and the lexicon."""
+"""Makes the committed tables of jingyin.model: traditional to simplified, parts and sounds of characters, lexicon."""

@@ -6,13 +6,13 @@
 A line is a character followed by its parts in the order of writing. Senders take characters apart to get past filters
 (口乎死亻尔); only what honest text does not hold may be put together again. So TEXTS, JSON lines with a `text`, say which
 sequences are honest: a sequence stays out when it was seen more than once, is in a word of jieba's dictionary (女子 is no
-好), or is to be expected by chance, its parts being as frequent as they are (水票 is no 漂). A part that is hardly ever written
-by itself (亻, 讠) needs no such proof. Two rules more keep it from costing time in every message: a sequence begins neither with
-a common character nor with what few characters begin with (今, of 念). Of TEXTS only counts are used.
+好), or is to be expected by chance, its parts being as frequent as they are (水票 is no 漂). A part that is hardly ever
+written by itself (亻, 讠) needs no such proof. Two rules more keep it from costing time in every message: a sequence
+begins neither with a common character nor with what few characters begin with (今, of 念). Of TEXTS only counts are used.
 
 What stays out for that may come back where a word says so: 车专 is 转 before 账 and no 转 in 汽车专业. Such a line has two more
-columns, the characters before and after it that make words of the lexicon; each was never seen beside the parts. Only the
-characters of slang.txt and ASKED have such lines.
+columns, the characters before and after it that make words of the lexicon; each was never seen beside the parts. Only
+the characters of slang.txt and ASKED have such lines.
 """
 
 import sys
@@ -121,7 +121,7 @@ def _neighbours(words: Iterable[str]) -> dict[str, Beside]:
 
 
 def _beside(found: Iterable[tuple[str, str]]) -> dict[str, Beside]:
-    """Return for two parts of a character asked for what makes a word with it, and none with the part that it touches."""
+    """Return for two parts of a character asked for what makes a word with it, and none with the part it touches."""
     lexicon = {*_words("lexicon"), *WORDS}
     asked = {*"".join(_words("slang")), *ASKED}
     neighbours = _neighbours(lexicon)

@@ -2,9 +2,9 @@
 
     python -m jingyin.train.vocabulary.spellings model/tables/spellings.txt
 
-A line is a spelling and the word that it stands for. Some characters of a word side by side, or all of them, are written by
-their syllables (bao光, cui收, tongxunlu), a word of four characters or more also by the initials of all (dhhz); the rest is
-EXTRA. A spelling that another word of the lexicon has too stays out: zhuan钱 is 转钱 or 赚钱.
+A line is a spelling and the word that it stands for. Some characters of a word side by side, or all of them, are
+written by their syllables (bao光, cui收, tongxunlu), a word of four characters or more also by the initials of all
+(dhhz); the rest is EXTRA. A spelling that another word of the lexicon has too stays out: zhuan钱 is 转钱 or 赚钱.
 """
 
 import sys

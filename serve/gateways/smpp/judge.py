@@ -1,8 +1,8 @@
 """Asks jingyin over HTTP.
 
-Over HTTP, not in this process: a network takes milliseconds of the interpreter, which the sessions' event loop would feel;
-cache, reload, shadow and metrics of one service then hold for all gateways; and the proxy goes on when jingyin does not.
-The round trip costs a fraction of a millisecond.
+Over HTTP, not in this process: a network takes milliseconds of the interpreter, which the sessions' event loop would
+feel; cache, reload, shadow and metrics of one service then hold for all gateways; and the proxy goes on when jingyin
+does not. The round trip costs a fraction of a millisecond.
 """
 
 import asyncio

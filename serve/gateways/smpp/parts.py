@@ -1,7 +1,7 @@
 """Joins the parts of long messages, so that each is judged with what there is of the others.
 
-Parts are held until the message is whole, at most `hold` seconds; then all are judged together and share the outcome. They
-are remembered for REMEMBER_SECONDS, so that a part that comes late is judged with those that have gone on.
+Parts are held until the message is whole, at most `hold` seconds; then all are judged together and share the outcome.
+They are remembered for REMEMBER_SECONDS, so that a part that comes late is judged with those that have gone on.
 """
 
 import asyncio

@@ -155,7 +155,7 @@ def _tail(read: smpp34.SubmitSm) -> bytes:
 
 
 def _texts(read: smpp34.SubmitSm) -> list[bytes]:
-    """Return short_message and each message_payload; there should be one, and which of several counts is the SMSC's choice."""
+    """Return short_message and each message_payload. There should be one; of several the SMSC chooses."""
     return [text for text in (read.short_message, *(t.value for t in read.tlvs if t.tag == _PAYLOAD)) if text]
 
 
@@ -165,7 +165,7 @@ def _segment(text: bytes, esm_class: int) -> Segment:
 
 
 def _header_of_sar(read: smpp34.SubmitSm) -> bytes:
-    """Return the sar_* parameters as a header with a 16-bit reference, b"" where they are missing or of wrong lengths."""
+    """Return the sar_* parameters as a header with a 16-bit reference, b"" where missing or of wrong lengths."""
     sar = {each.tag: each.value for each in read.tlvs}
     values = sar.get(_REFERENCE, b""), sar.get(_TOTAL, b""), sar.get(_NUMBER, b"")
     return b"\x06\x08\x04" + b"".join(values) if [len(value) for value in values] == [2, 1, 1] else b""

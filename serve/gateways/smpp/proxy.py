@@ -28,7 +28,7 @@ class Proxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def drain(self) -> None:
-        """Stop: no message taken is lost, and later ones are refused with ESME_RTHROTTLED until their ESME is unbound."""
+        """Stop: no message taken is lost; later ones are refused with ESME_RTHROTTLED until their ESME is unbound."""
         self._server.close()
         log("draining", sessions=len(self._sessions))
         await asyncio.gather(*(session.drain(DRAIN_SECONDS) for session in self._sessions.values()))

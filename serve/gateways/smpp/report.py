@@ -1,4 +1,4 @@
-"""What operators see of the proxy: metrics, and one JSON object a line on standard error. No text, number or name in either."""
+"""What operators see of the proxy: metrics, and JSON lines on standard error. No text, number or name in either."""
 
 import json
 import sys

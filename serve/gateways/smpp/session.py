@@ -44,7 +44,7 @@ OUR_SEQUENCE = 0x7FFFFFFF
 
 @dataclass(frozen=True)
 class Terms:
-    """What all sessions share: the SMSC's address, the status that blocked messages are answered with, seconds of holding."""
+    """What all sessions share: the SMSC's address, the status that answers blocked messages, seconds of holding."""
 
     smsc_host: str
     smsc_port: int

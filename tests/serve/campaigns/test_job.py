@@ -189,7 +189,10 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(archive: Path, tmp_p
 @pytest.mark.usefixtures("small")
 def test_a_full_disk_leaves_nothing_under_a_final_name(archive: Path, tmp_path: Path, run: Run) -> None:
     full = OSError(28, "No space left on device")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(JingyinError, match=r"No space left .* it goes on"):  # noqa: PT012
+    with (  # noqa: PT012
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(JingyinError, match=r"No space left .* it goes on"),
+    ):
         stop_at(patch, 8, full)
         run(archive, tmp_path / "out")
     assert not [name for name in FINAL if (tmp_path / "out" / name).exists()]

@@ -8,8 +8,8 @@ from jingyin.serve.campaigns import report
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\u202e&lt;b&gt;\" ' onmouseover=x"
 KNOWN = {
-    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "code", "span", "input", "label", "table", "thead",
-    "tbody", "tr", "th", "td", "a", "article", "svg", "rect", "small", "blockquote",
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "code", "span", "input", "label", "table",
+    "thead", "tbody", "tr", "th", "td", "a", "article", "svg", "rect", "small", "blockquote",
 }  # fmt: skip
 
 

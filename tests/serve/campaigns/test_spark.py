@@ -42,7 +42,7 @@ def session() -> Iterator[Any]:
 
 
 def messages() -> list[str]:
-    """Templates with filled slots, edited copies, a chain of likenesses, equal and empty messages, some like no other."""
+    """Filled templates, edited copies, a chain of likenesses, equal and empty messages, some like no other."""
     rng = Random(5)
     bases = ["".join(rng.choices(HAN, k=30)) for _ in range(8)]
     copies = ["".join(rng.choice(HAN) if rng.random() < 0.1 else c for c in base) for base in bases for _ in range(20)]

@@ -83,7 +83,8 @@ def main() -> None:
     port = listener.getsockname()[1]
     said = jcli(
         "group -a", "gid g", "ok", "user -a", "username foo", "password bar", "uid foo", "gid g", "ok",
-        "smppccm -a", f"cid c{port}", "host 127.0.0.1", f"port {port}", "username u", "password p", "submit_throughput 0", "ok",
+        "smppccm -a", f"cid c{port}", "host 127.0.0.1", f"port {port}", "username u", "password p",
+        "submit_throughput 0", "ok",
         f"smppccm -1 c{port}",
         "mtrouter -a", "type defaultroute", f"connector smppc(c{port})", "rate 0", "ok",
         "mtinterceptor -a", "type defaultinterceptor", f"script python3({SCRIPT})", "ok", "quit",

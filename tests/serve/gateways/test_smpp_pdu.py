@@ -94,8 +94,8 @@ def test_no_other_error_whatever_comes(command: int, body: bytes) -> None:
     ("data_coding", "name"),
     [
         (0, "gsm7"), (1, "ascii"), (2, "latin1"), (3, "latin1"), (4, "latin1"), (8, "ucs2"), (15, "gbk"),
-        (0x10, "gsm7"), (0x14, "latin1"), (0x18, "ucs2"), (0x48, "ucs2"), (0xC0, "gsm7"), (0xE0, "ucs2"), (0xF0, "gsm7"),
-        (0xF4, "latin1"),
+        (0x10, "gsm7"), (0x14, "latin1"), (0x18, "ucs2"), (0x48, "ucs2"), (0xC0, "gsm7"), (0xE0, "ucs2"),
+        (0xF0, "gsm7"), (0xF4, "latin1"),
     ],
 )  # fmt: skip
 def test_codings(data_coding: int, name: str) -> None:

@@ -182,7 +182,10 @@ def kannel(folder: Path, proxy_port: int) -> Iterator[str]:
                 subprocess.Popen([box, "-v", "4", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
             until(lambda port=port: socket.create_connection(("127.0.0.1", port)).close() is None, box)
-        yield f"http://127.0.0.1:{ports['sendsms']}/cgi-bin/sendsms?username=user&password=secret&from=100&to=200&coding=2&"
+        yield (
+            f"http://127.0.0.1:{ports['sendsms']}/cgi-bin/sendsms?"
+            "username=user&password=secret&from=100&to=200&coding=2&"
+        )
     finally:
         for box in reversed(boxes):
             box.terminate()

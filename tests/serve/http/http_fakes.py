@@ -31,7 +31,7 @@ SECRET = "绝密短信内容13800138000"
 
 
 class FakeScorer:
-    """Blocks what holds 死, for the reason `insult`; sleeps a millisecond for each 慢, fails on 坏, needs no network for 快."""
+    """Blocks what holds 死, for the reason `insult`; sleeps a millisecond per 慢, fails on 坏, needs no network for 快."""
 
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))

@@ -4,7 +4,9 @@ from jingyin.serve.http import admission
 from jingyin.serve.http.admission import BURST, LEAST, REFUSALS, Admission
 
 
-def test_late_answers_shrink_the_limit_once_a_while_and_answers_in_time_let_it_grow(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_late_answers_shrink_the_limit_once_a_while_and_answers_in_time_let_it_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 100.0
     monkeypatch.setattr(admission, "monotonic", lambda: now)
     found = Admission(100)
@@ -29,7 +31,9 @@ def test_a_small_limit_stays() -> None:
     assert found.limit == 2
 
 
-def test_clients_rest_when_there_are_more_refusals_than_the_event_loop_can_bear(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_clients_rest_when_there_are_more_refusals_than_the_event_loop_can_bear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 100.0
     monkeypatch.setattr(admission, "monotonic", lambda: now)
     found = Admission(100)

@@ -32,8 +32,11 @@ def test_one_message() -> None:
     assert (response.status_code, response.headers["x-request-id"]) == (200, "a-1")
     assert response.json() == {
         "request_id": "a-1", "action": "block", "reason": "scored", "label": "pay_to_stop", "risk": 0.75,
-        "probabilities": {"ordinary": 0.25, "lawful_collection": 0, "debt_threat": 0, "pay_to_stop": 0.75, "other_threat": 0},
-        "stage": "network", "edits": {"gaps": 1}, "bundle": "fake", "reasons": [{"sign": "insult", "confidence": 0.875}],
+        "probabilities": {
+            "ordinary": 0.25, "lawful_collection": 0, "debt_threat": 0, "pay_to_stop": 0.75, "other_threat": 0,
+        },
+        "stage": "network", "edits": {"gaps": 1}, "bundle": "fake",
+        "reasons": [{"sign": "insult", "confidence": 0.875}],
     }  # fmt: skip
 
 
@@ -177,7 +180,8 @@ def test_a_lone_surrogate_is_dropped_as_the_scorer_drops_it_and_spans_keep_their
         ({"payload": "a", "coding": "gsm7"}, 422, "payload: String should match pattern"),
         ({"payload": "YQ==", "coding": SECRET}, 422, "coding: Input should be 'gsm7', 'gsm7-packed', 'ascii'"),
         ({"payload": "YQ=="}, 422, "coding: Field required"),
-        ({"payload": b64(b"a" * 65_536), "coding": "ascii"}, 422, "payload: String should have at most 87380 characters"),
+        ({"payload": b64(b"a" * 65_536), "coding": "ascii"}, 422,
+         "payload: String should have at most 87380 characters"),
         ({"parts": [], "coding": "gsm7"}, 422, "parts: List should have at least 1 item"),
         ({"texts": ["a"] * 1025}, 413, "1025 messages came, at most 1024 were wanted"),
         ({"texts": ["a"] * 17, "explain": True}, 413, "17 messages came with explain, at most 16 were wanted"),

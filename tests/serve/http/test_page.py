@@ -158,7 +158,8 @@ def test_every_control_is_reached_by_keyboard_and_errors_are_shown(browser: Brow
         browser.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
         browser.until("document.activeElement && document.activeElement.id === 'text'")
         browser.run(
-            "document.getElementById('text').value = Array(17).fill('a').join('\\n'); document.getElementById('go').click()"
+            "document.getElementById('text').value = Array(17).fill('a').join('\\n'); "
+            "document.getElementById('go').click()"
         )
         browser.until("document.querySelector('article.error') !== null")
         assert "16" in browser.run("document.querySelector('article.error').innerText")

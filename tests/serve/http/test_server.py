@@ -272,8 +272,10 @@ def test_an_ipv6_address_is_bracketed() -> None:
 
 def test_the_base_package_needs_none_of_this() -> None:
     code = (
-        "import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; import importlib.util as u; find = u.find_spec; "
-        "u.find_spec = lambda n, *a: None if n in ('fastapi', 'uvicorn') else find(n, *a); import jingyin, jingyin.serve.sms\n"
+        "import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; "
+        "import importlib.util as u; find = u.find_spec; "
+        "u.find_spec = lambda n, *a: None if n in ('fastapi', 'uvicorn') else find(n, *a); "
+        "import jingyin, jingyin.serve.sms\n"
         "try:\n import jingyin.serve.http\nexcept jingyin.ConfigError as error:\n print(error)"
     )
     import sys

@@ -29,7 +29,8 @@ GOLDEN = {
     "component": "再不辶不钱就打火暴你通讯录，明早9点见",
     "spacing": "再不 还钱就打 爆你通讯录，明早9点见",
     "symbols": "再不——还钱就打_爆你通讯录，明早9点见",
-    "zero_width": "\u518d\u4e0d\ufeff\u8fd8\xad\u94b1\u5c31\u6253\u200c\u7206\u2060\u4f60\u901a\u8baf\u5f55\uff0c\u660e\u65e99\u70b9\u89c1",
+    "zero_width": "\u518d\u4e0d\ufeff\u8fd8\xad\u94b1\u5c31\u6253\u200c\u7206\u2060\u4f60\u901a\u8baf\u5f55"
+    "\uff0c\u660e\u65e99\u70b9\u89c1",
     "pinyin": "再buhai钱就da bao你通讯录，明早9点见",
     "initials": "再bh钱就DB你通讯录，明早9点见",
     "traditional": "再不還钱就打爆你通訊彔，明早9點見",

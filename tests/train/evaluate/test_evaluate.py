@@ -139,7 +139,8 @@ def test_the_figures_hold_no_text(evaluated):
     content = (folder / "evaluation.json").read_text(encoding="utf-8")
     assert content.isascii()
     assert json.loads(content)["errors"]["false_positives"] == [
-        {"where": f"{folder.parent / 'test.jsonl'}:471", "label": "ordinary", "family": "<b>", "predicted": "debt_threat", "action": "block",
+        {"where": f"{folder.parent / 'test.jsonl'}:471", "label": "ordinary", "family": "<b>",
+         "predicted": "debt_threat", "action": "block",
          "risk": pytest.approx(found.errors["false_positives"][0].risk)},
     ]  # fmt: skip
 

@@ -60,7 +60,7 @@ def test_replicates_draw_whole_groups_of_benign_and_of_flagged_rows():
     recalls = recalls_at([(benign, flagged)], groups, (0.01,))[:, 0, 0]
     assert recalls[0] == 0.25
     assert set(recalls[1:]) == {0.0, 0.25, 1.0}  # both flagged groups once, or one of them twice
-    # Where a half of the benign is drawn twice, its highest risk comes twice, and one in a hundred may be reached: none is.
+    # Where a half of the benign is drawn twice, its highest risk comes twice; one in a hundred may be reached: none is.
     second = recalls_at([(benign, benign)], (groups[0], np.zeros(100, np.int64)), (0.01,))[:, 0, 0]
     assert set(second) == {0.01, 0.0, 0.5}
 

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def evaluated(bundle, data, tmp_path_factory):
-    """An evaluation of rows of cases, writers and real traffic; training has seen the case A1 and the writer w1 alone."""
+    """An evaluation of rows of cases, writers and real traffic; training has seen case A1 and writer w1 alone."""
     folder = tmp_path_factory.mktemp("situations")
     rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
     for row in rows:

@@ -92,7 +92,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 
 def _leave_some_to_review(bundle: Path) -> None:
-    """Set the threshold to block so high that flagged messages are reviewed: toy messages are too easy to be near a threshold."""
+    """Set the block threshold so high that flagged messages are reviewed: toy messages are too easy to be near one."""
     manifest = read_bundle(bundle).manifest
     block = manifest.block.model_copy(update={"risk": 0.9999})
     parts = manifest.model_copy(update={"block": block}).model_dump(mode="json")

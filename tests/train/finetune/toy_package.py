@@ -1,6 +1,6 @@
 """A copy of the installed package by links, with other contents: few made-up messages, lax conditions, a toy bundle.
 
-With its folder on PYTHONPATH every `jingyin` command, and every process that it starts, takes these for the package's own.
+With its folder on PYTHONPATH every `jingyin` command, and every process it starts, takes these for the package's own.
 """
 
 import json

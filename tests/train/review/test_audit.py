@@ -38,7 +38,7 @@ def answer(task, *labels, cancelled=False):
 
 @pytest.fixture(scope="module")
 def audited(data, bundle, tmp_path_factory):
-    """Rows of which 20 have a wrong label, two contradict each other and 15 have none; where the wrong ones are; findings."""
+    """Rows: 20 have a wrong label, two contradict each other, 15 have none; where the wrong ones are; findings."""
     folder = tmp_path_factory.mktemp("audited")
     rows, rng = read(data), Random(3)
     wrong = sorted(rng.sample(range(len(rows)), 20))
@@ -123,7 +123,8 @@ def test_answers_come_back_into_the_rows_and_the_rest_stays(audited, tmp_path):
     first, second, third, *_ = json.loads((out / "tasks.json").read_text("utf-8"))
     export = tmp_path / "export.json"
     export.write_text(json.dumps([
-        answer(first, "lawful_collection"), answer(second, "ordinary", "debt_threat"), answer(third, "ordinary", cancelled=True),
+        answer(first, "lawful_collection"), answer(second, "ordinary", "debt_threat"),
+        answer(third, "ordinary", cancelled=True),
     ]), encoding="utf-8")  # fmt: skip
     answers, changed = take_answers([path], export, tmp_path)
     assert (len(answers.labels), answers.disputed, answers.open, changed) == (1, 1, 1, 1)

@@ -74,8 +74,8 @@ def test_a_bundle_that_misses_a_word_is_refused_for_recall_evasion_and_pairs(bun
     assert not decision.promote
     reasons = failed(decision)
     assert reasons.keys() == {
-        "recall: debt_threat", "recall at 1.0%", "recall at 3.0%", "evasion, trained: recall", "evasion, held-out: recall",
-        "minimal pairs", "minimal pairs, labels",
+        "recall: debt_threat", "recall at 1.0%", "recall at 3.0%", "evasion, trained: recall",
+        "evasion, held-out: recall", "minimal pairs", "minimal pairs, labels",
     }  # fmt: skip
     assert reasons["recall: debt_threat"].startswith("28 of 60 against 60, -53.3% [")
 
@@ -214,8 +214,8 @@ def test_a_calibration_split_that_is_not_there_is_said(bundle, config, tmp_path)
     decision = promote(bundle, bundle, config, tmp_path / "decision.json")
     check = decision.checks[0]
     assert check.reason == (
-        f"0 of 470 rows left out: bundles were made with them; train, validation, calibration of {decision.candidate}: not "
-        "near the data, so their rows can't be told"
+        "0 of 470 rows left out: bundles were made with them; "
+        f"train, validation, calibration of {decision.candidate}: not near the data, so their rows can't be told"
     )
 
 
