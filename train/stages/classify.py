@@ -31,7 +31,7 @@ STANDARD_MESSAGES = 512
 
 
 def run_classify(job: Job[Classify]) -> StageResult:
-    """Train a classifier, leave it in the run folder, with a bundle if the recipe asks for one; returns metrics."""
+    """Train a classifier, leave it in the run folder, and a bundle of it if the recipe asks for one; returns metrics."""
     recipe, corpus, out = job.recipe, job.corpus, job.folder
     encoder, teachers = job.run_of(recipe.encoder), [job.run_of(name) for name in recipe.teachers]
     torch.manual_seed(recipe.seed)
@@ -46,8 +46,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     schedule = Schedule(
-        recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision,
-        recipe.seed,
+        recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
     )  # fmt: skip
     loss = fit(model, rows, out, schedule, cross_entropy)
     if signed is not None:  # on the CPU, where a few thousand messages take seconds: training may have moved the model
@@ -72,9 +71,8 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
 def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
     """Return what to train on, and its targets: labels, mixed with the teachers' probabilities if there are any.
 
-    Teachers read each message as it stands, and its disguised and dressed copies get what they said of that: a copy is
-    to be judged as the message is. They label clauses of messages too, which have their probabilities alone. Where they
-    give a message another label than its own they are wrong, and only its label counts.
+    Teachers read each message as it stands, and its disguised and dressed copies get what they said of that: a copy is to be
+    judged as the message is. They label clauses of messages too, which have their probabilities alone.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
@@ -86,9 +84,7 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -
     ]
     pieces = unlabelled([clean(text) for text in clauses(authored, recipe.clauses, recipe.seed)])
     soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned], kept)
-    right = soft[message].argmax(1) == rows.labels
-    weight = recipe.distillation_weight * right[:, None]
-    mixed = (1 - weight) * target + weight * soft[message]
+    mixed = (1 - recipe.distillation_weight) * target + recipe.distillation_weight * soft[message]
     return rows.and_(pieces), np.concatenate([mixed, soft[len(plain) :]]).astype(np.float32)
 
 
