@@ -51,6 +51,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("amount", rf"(?:[¥$]|rmb) ?{_INTEGER}{_FRACTION}(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
                rf"|{_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
                rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
+               # Senders who avoid 万 and 千 write 6.5个w, 两个半k, 三w.
+               rf"|(?:(?:\d{{1,30}}{_FRACTION}|[{_COUNTED}十百]{{1,4}}) ?个半? ?[wk]|[{_COUNTED}十百]{{1,4}}w)(?![a-z0-9歌])"
                rf"|[{_NUMERAL}]{{1,30}}[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
                rf"|(?:[{_COUNTED}][百千万]){{1,10}}[{_COUNTED}]?(?!{_MEASURE}|[百千万亿])"),
     ("id_card", rf"\d{{6}}{_MASKED}{{8}}\d{{2,3}}[\dx](?![\d*x])|\d{{3,6}}[*x]{{7,14}}\d{{0,3}}[\dx]?(?![\d*x])"
@@ -127,7 +129,7 @@ def bucket(value: float) -> str:
 
 
 def amount_value(written: str) -> float:
-    """Return the value of an amount as written: "1,783.52元", "3.5万", "两百块", "一千二"."""
+    """Return the value of an amount as written: "1,783.52元", "3.5万", "两百块", "一千二", "6.5个w"."""
     number = re.search(r"\d[\d,]*(?:\.\d+)?", written)
     if number:
         value = float(number[0].replace(",", ""))
@@ -142,14 +144,16 @@ def amount_value(written: str) -> float:
 
 
 def _chinese_value(written: str) -> float:
-    total, section, digit, unit = 0.0, 0.0, 0, 1
+    total, section, digit, unit = 0.0, 0.0, 0.0, 1
     for character in written:
-        if character in _DIGITS:
+        if character == "半" and digit:  # 两个半k
+            digit += 0.5
+        elif character in _DIGITS:
             digit = _DIGITS[character]
             unit = unit if digit else 1  # 一百零五 is 105, 一百五 is 150
         elif character in "十拾":
             section, digit, unit = section + (digit or 1) * 10, 0, 10
-        elif character in ("万", "亿"):
+        elif character in ("万", "亿", "w", "k"):
             unit = _UNITS[character]
             total, section, digit = (total + section + digit or 1) * unit, 0.0, 0
         elif character in _UNITS:

@@ -178,6 +178,11 @@ def test_a_spelling_is_a_disguise_and_a_dialect_is_none() -> None:
         ("打110报警", "打110报警"),
         ("订单20240315998877", "订单‹number›"),
         ("欠款xxx元，王**", "欠款‹redacted›元,王‹redacted›"),
+        (
+            "一个W，6.5个w，两个半k，五W",
+            "‹amount_round_below_100k›,‹amount_round_below_100k›,‹amount_round_below_10k›,‹amount_round_below_100k›",
+        ),
+        ("三个k歌房连着3个wifi，五个kg，三k党", "三个k歌房连着3个wifi,五个kg,三k党"),
     ],
 )
 def test_masks(raw: str, wanted: str) -> None:
@@ -187,6 +192,7 @@ def test_masks(raw: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("written", "value"),
     [("1,783.52元", 1783.52), ("3.5万", 35000), ("两百块", 200), ("一千二", 1200), ("八万", 80000), ("2万8", 28000),
+     ("一个w", 10000), ("十四个w", 140000), ("6.5个w", 65000), ("两个半k", 2500), ("二十k", 20000), ("三w", 30000),
      ("十二块", 12), ("三万五", 35000), ("一百零五元", 105)],
 )  # fmt: skip
 def test_amount_value(written: str, value: float) -> None:
