@@ -40,6 +40,6 @@ def test_the_card_names_the_fewest_real_messages_and_what_is_in_sample(tmp_path)
     found = card(tmp_path, {})
     assert "or, where these are fewer than 300, all of its\nordinary and lawful rows" in found
     assert (
-        "Fusion was fitted on the same split: these\nbounds and the calibration error of what is served are in-sample."
+        "Fusion was fitted on the\nsame split: these bounds and the calibration error of what is served are in-sample."
         in found
     )
