@@ -3,7 +3,7 @@
 It knows three answers: "surely ordinary" by its first score, which separates ordinary messages from all others; else
 "surely lawful" by its second, which separates lawful collection from threats; else "don't know". Thresholds are set so
 that a given share of ordinary traffic goes on and next to no threat is stopped as lawful; what the first steps lose is
-measured with its bound (train/packing/cascade.py). What it can't know, it lets through: many characters that the
+measured with its bound (train/pack/calibrate.py). What it can't know, it lets through: many characters that the
 tokenizer does not know, or a message that the normaliser had to undo disguises in. Of what it lets through its first
 score is a second opinion beside the networks' (model/decision.py).
 

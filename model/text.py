@@ -26,11 +26,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from jingyin.model.decoration import undecorate
+from jingyin.model.disguises import reassemble, spell_out, to_mandarin, undecorate
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD, fold_edits
 from jingyin.model.masks import Edit, mask
-from jingyin.model.readings import reassemble, spell_out, to_mandarin
 
 _Step = Callable[[str, dict[str, int]], list[Edit]]
 

@@ -12,9 +12,8 @@ from jingyin.model.bundle import GOLDEN_TOLERANCE, PIECES, Bundle, Network
 from jingyin.model.decision import risk_logit
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
-from jingyin.model.pieces import PieceTokenizer
 from jingyin.model.text import CleanString
-from jingyin.model.tokenizer import END, START, SmsTokenizer
+from jingyin.model.tokenizer import END, START, PieceTokenizer, SmsTokenizer
 
 Tokenizer = SmsTokenizer | PieceTokenizer
 

@@ -29,8 +29,8 @@ import pyarrow as pa  # noqa: E402  needs what was just checked
 from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402
 
 from jingyin.model.labels import LABELS  # noqa: E402
-from jingyin.serve.relabel.columns import NAMES, verdict_columns  # noqa: E402
-from jingyin.serve.relabel.decisions import scorer_of  # noqa: E402
+from jingyin.serve.archive.columns import NAMES, verdict_columns  # noqa: E402
+from jingyin.serve.archive.decisions import scorer_of  # noqa: E402
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -93,9 +93,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--bundle", help="a bundle folder that every worker sees; by default the one in the package")
     parser.add_argument("--format", default="parquet", choices=["parquet", "orc", "json"])
-    parser.add_argument(
-        "--campaigns", action="store_true", help="keep what is not to pass, with the id of its campaign"
-    )
     parser.add_argument("--master", help="by default what spark-submit or Spark's configuration says")
     return parser.parse_args(arguments)
 
@@ -103,10 +100,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _run(session: "SparkSession", options: argparse.Namespace) -> None:
     df = session.read.format(options.format).load(options.input)
     scored = score_dataframe(df, options.text_column, bundle=options.bundle)
-    if options.campaigns:
-        from jingyin.serve.campaigns.spark import group_dataframe
-
-        scored = group_dataframe(scored.where("jingyin_action <> 'pass'").persist(), options.text_column)
     scored.write.format(options.format).save(options.output)
 
 

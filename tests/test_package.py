@@ -43,7 +43,7 @@ for name in ("torch", "transformers", "datasets", "pandas"):
 import jingyin.model, jingyin.serve
 for package in (jingyin.model, jingyin.serve):
     for module in walk_packages(package.__path__, f"{package.__name__}."):
-        if module.name == "jingyin.model.network":  # of train alone
+        if module.name == "jingyin.train.network":  # of train alone
             continue
         try:
             import_module(module.name)

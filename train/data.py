@@ -1,8 +1,10 @@
 """From a corpus folder to token ids: what training, calibration and the prefilter read."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
-from jingyin.train.corpus.signs import UNKNOWN, sign_targets
+from jingyin.train.corpus.rows import UNKNOWN, sign_targets
 from jingyin.train.corpus.store import SPLITS
 
 Encode = Callable[[Sequence[CleanText]], list[list[int]]]
@@ -125,3 +127,29 @@ def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset
     return Dataset.from_dict(
         {"ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages}
     )
+
+
+# Pieces of messages, which nobody has labelled, for a teacher to label.
+#
+# A threat may come as one clause, or behind another message's clauses. What a piece of a message says by itself no script
+# can tell (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label of its own.
+
+
+_CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")
+
+
+def clauses(texts: Sequence[str], share: float, seed: int) -> list[str]:
+    """Return pieces of about `share` of the texts: some, not all clauses, half of them before a piece of another text.
+
+    Texts of one clause give none. The same seed cuts alike.
+    """
+    rng = Random(seed)
+    several = [found for text in texts if len(found := _CLAUSE.findall(text)) > 1]
+    pieces = [_piece(found, rng) for found in several if rng.random() < share]
+    return [piece if rng.random() < 0.5 else piece + _piece(rng.choice(several), rng) for piece in pieces]
+
+
+def _piece(found: Sequence[str], rng: Random) -> str:
+    count = rng.randint(1, len(found) - 1)
+    start = rng.randint(0, len(found) - count)
+    return "".join(found[start : start + count])

@@ -14,11 +14,9 @@ from jingyin.model.errors import ConfigError
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of
 from jingyin.train.data import read_split
-from jingyin.train.provenance import command, file_sha256, versions
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
-from jingyin.train.stages import STAGES
-from jingyin.train.stages.calibrate import source_of
-from jingyin.train.stages.job import Job, bundle_ids, run_of, weights_sha256
+from jingyin.train.runs import Job, bundle_ids, command, file_sha256, run_of, versions, weights_sha256
+from jingyin.train.stages import STAGES, source_of
 
 _RECIPE = "recipe.yaml"  # its presence says that a folder is a run folder
 _BEGUN = "begun.json"  # what else a run was begun with

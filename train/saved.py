@@ -9,9 +9,8 @@ from transformers import BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS
-from jingyin.model.network import SmsClassifier, new_sign_head
-from jingyin.model.pieces import PieceTokenizer
-from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer
+from jingyin.train.network import SmsClassifier, new_sign_head
 
 _WEIGHTS = "classifier.safetensors"
 _LEXICON = "lexicon.txt"

@@ -22,7 +22,7 @@ _missing = [
 if _missing:
     raise ConfigError(f"the HTTP service needs {', '.join(_missing)}; run: pip install 'jingyin[serve]'")
 
-from jingyin.serve.http.run import run_server  # noqa: E402  needs what was just checked
+from jingyin.serve.http.process import run_server  # noqa: E402  needs what was just checked
 from jingyin.serve.http.settings import Settings, load_settings  # noqa: E402
 
 __all__ = ["Settings", "load_settings", "run_server"]

@@ -19,10 +19,9 @@ from typing import Literal
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
-from jingyin.serve.http.conversation import JoinedText
 from jingyin.serve.http.deployment import Deployment
-from jingyin.serve.http.logs import log, where
-from jingyin.serve.http.metrics import Metrics
+from jingyin.serve.http.memory import JoinedText
+from jingyin.serve.http.observe import Metrics, log, where
 from jingyin.serve.scorer import Scorer
 
 Reason = Literal["deadline", "error"]

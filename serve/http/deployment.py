@@ -9,10 +9,8 @@ from threading import Lock, Thread
 
 from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Verdict
-from jingyin.serve.cache import Cache
-from jingyin.serve.http.logs import log, where
-from jingyin.serve.http.metrics import Metrics
-from jingyin.serve.scorer import Scorer
+from jingyin.serve.http.observe import Metrics, log, where
+from jingyin.serve.scorer import Cache, Scorer
 
 _SHADOW_WAITING = 256
 """Batches that may wait for the shadow; it loses messages rather than memory."""

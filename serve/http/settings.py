@@ -20,8 +20,7 @@ from pydantic_settings import (
 )
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.burst import BurstSettings
-from jingyin.serve.http.conversation import ConversationSettings
+from jingyin.serve.http.memory import BurstSettings, ConversationSettings
 
 PREFIX = "JINGYIN_SERVE_"
 

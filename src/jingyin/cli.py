@@ -72,8 +72,8 @@ def relabel(
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
 ) -> None:
     """Score archives of any size; the same command goes on after a kill. Exit code 3: done, but rows were rejected."""
-    from jingyin.serve.relabel import relabel as run  # the extra `batch`
-    from jingyin.serve.relabel.summary import lines
+    from jingyin.serve.archive.relabel import lines
+    from jingyin.serve.archive.relabel import relabel as run  # the extra `batch`
 
     report = run(
         inputs, output, text_column=text_column, bundle=bundle, encoding=encoding, compare=compare, strict=strict,
@@ -111,8 +111,8 @@ def campaigns(
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
 ) -> None:
     """Group near-duplicates of an archive, so that one look settles ten thousand copies. Exit code 3: with rejects."""
-    from jingyin.serve.campaigns import campaigns as run  # the extra `batch`
-    from jingyin.serve.campaigns.summary import lines
+    from jingyin.serve.archive.campaigns import campaigns as run  # the extra `batch`
+    from jingyin.serve.archive.campaigns import lines
 
     report = run(
         inputs, output, text_column=text_column, sender=sender, receiver=receiver, time=time, time_format=time_format,
@@ -191,8 +191,8 @@ def finetune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
     """Fine-tune a bundle on your own labelled messages; run again, it goes on. Ends with promote's decision."""
-    from jingyin.train.finetune.read import Columns, parse_meanings
-    from jingyin.train.finetune.run import finetune as run
+    from jingyin.train.finetune import finetune as run
+    from jingyin.train.finetune_data import Columns, parse_meanings
 
     columns = Columns(text_column, label_column, parse_meanings(label_map or []), encoding)
     outcome = run(data, out, columns, benign=benign or [], bundle=bundle, fresh=fresh, tell=typer.echo)
@@ -211,7 +211,7 @@ def export(
     to: Annotated[str, typer.Option("--format", help="transformers: what AutoModelForSequenceClassification loads.")],
 ) -> None:
     """Export a bundle's main network to another library's format; its card says what that can't carry."""
-    from jingyin.train.packing.to_transformers import FORMAT, export_transformers
+    from jingyin.train.pack.to_transformers import FORMAT, export_transformers
 
     if to != FORMAT:
         raise ConfigError(f"format {to!r} is unknown; known is {FORMAT}")
@@ -236,8 +236,8 @@ def evaluate(
     """Judge a bundle at fixed false-positive rates, by family, under evasion, beside baselines."""
     from rich.console import Console
 
-    from jingyin.train.evaluate.evaluation import evaluate as judge
-    from jingyin.train.evaluate.summary import print_summary
+    from jingyin.train.evaluate.evaluate import evaluate as judge
+    from jingyin.train.evaluate.report import print_summary
 
     print_summary(judge(bundle, data, out, train, baseline or []), Console())
     typer.echo(f"report: {out / 'report.html'}")
@@ -255,7 +255,7 @@ def promote(
     out: Annotated[Path, typer.Option("--out", help="File for the decision (JSON).")] = Path("promotion.json"),
 ) -> None:
     """Decide whether a candidate may replace the incumbent: exit 0 if it passes every check, else 1."""
-    from jingyin.train.review.promote import promote as decide
+    from jingyin.train.promote import promote as decide
 
     decision = decide(candidate, incumbent, config, out)
     for check in sorted(decision.checks, key=lambda check: check.passed):
@@ -279,8 +279,8 @@ def audit(
     """Find likely label errors, contradictions, and rows to label next; or take the answers back in."""
     from collections import Counter
 
-    from jingyin.train.review.audit import audit as find
-    from jingyin.train.review.audit import take_answers
+    from jingyin.train.audit import audit as find
+    from jingyin.train.audit import take_answers
 
     if answers is None:
         counts = Counter(finding.kind for finding in find(data, out, bundle))
@@ -299,8 +299,8 @@ def drift(
     out: Annotated[Path, typer.Option("--out", help="Folder for drift.html and drift.json.")],
 ) -> None:
     """Compare two relabelled archives: has the traffic moved? Reads no text."""
-    from jingyin.train.review.drift import drift as compare
-    from jingyin.train.review.drift import summary
+    from jingyin.train.drift import drift as compare
+    from jingyin.train.drift import summary
 
     for line in summary(compare(reference, current, out)):
         typer.echo(line)
@@ -328,7 +328,7 @@ def convert_corpus(
     ] = None,
 ) -> None:
     """Turn a public corpus into the JSON lines file that the recipes name."""
-    from jingyin.train.corpus.convert import convert
+    from jingyin.train.corpus.public import convert
 
     typer.echo(f"{out}: {convert(kind, source, out, only)} messages")
 
@@ -350,8 +350,8 @@ def check_corpus(
     ] = None,
 ) -> None:
     """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
-    from jingyin.train.corpus.authored import default_folders
     from jingyin.train.corpus.check import check
+    from jingyin.train.corpus.rows import default_folders
 
     errors = check(paths or ())
     for error in errors:

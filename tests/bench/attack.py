@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from jingyin.train.evaluate.attack import ROWS, attack
-from jingyin.train.evaluate.baselines import served
-from jingyin.train.evaluate.evaluation import open_bundle
-from jingyin.train.evaluate.figures import Rate
+from jingyin.train.evaluate.attacks import ROWS, attack
+from jingyin.train.evaluate.evaluate import open_bundle
 from jingyin.train.evaluate.judge import judge
-from jingyin.train.evaluate.messages import read_messages
 from jingyin.train.evaluate.results import AttackResult
+from jingyin.train.evaluate.samples import read_messages
+from jingyin.train.evaluate.statistics import Rate
+from jingyin.train.evaluate.systems import served
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.serve.networks import open_networks
 from jingyin.train.data import Rows, read_split
-from jingyin.train.packing.cascade import is_traffic
-from jingyin.train.packing.thresholds import expected_calibration_error, fit_fusion
+from jingyin.train.pack.calibrate import is_traffic
+from jingyin.train.pack.thresholds import expected_calibration_error, fit_fusion
 
 Array = NDArray[np.float64]
 Calibrator = Callable[[Array, Array], Array]

@@ -25,7 +25,7 @@ import traffic
 from campaigns_day import day
 
 from jingyin.model.text import clean
-from jingyin.serve.http.burst import BurstCounter
+from jingyin.serve.http.memory import BurstCounter
 from jingyin.train.corpus.slots import SLOTS
 
 HAN = "".join(chr(c) for c in range(0x4E00, 0x9000))

@@ -19,12 +19,11 @@ import traffic
 from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
-from jingyin.serve.campaigns.group import groups
-from jingyin.serve.campaigns.minhash import signatures
-from jingyin.serve.http.burst import Bursts, BurstSettings
-from jingyin.train.corpus.authored import default_folders, load
-from jingyin.train.corpus.evade import TRAINING, evade
-from jingyin.train.corpus.expand import SLOT, expand
+from jingyin.serve.archive.groups import groups, signatures
+from jingyin.serve.http.memory import Bursts, BurstSettings
+from jingyin.train.corpus.perturb import TRAINING, evade
+from jingyin.train.corpus.rows import default_folders, load
+from jingyin.train.corpus.slots import SLOT, expand
 
 DAY = 86_400.0
 

@@ -28,10 +28,9 @@ from jingyin.model.labels import FLAGGED
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import SPLITS, Row
-from jingyin.train.evaluate.messages import BENIGN, read_rows
-from jingyin.train.finetune.corpus import Splits, authored_corpus
-from jingyin.train.finetune.read import Columns
-from jingyin.train.finetune.run import finetune
+from jingyin.train.evaluate.samples import BENIGN, read_rows
+from jingyin.train.finetune import finetune
+from jingyin.train.finetune_data import Columns, Splits, authored_corpus
 from jingyin.train.pipeline import train
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from pathlib import Path
 import traffic
 
 from jingyin import Scorer
-from jingyin.train.packing.thresholds import upper_bound
+from jingyin.train.pack.thresholds import upper_bound
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ def prepare(folder: Path) -> str:
     """Put bundle and key file into the folder, and return the key."""
     shutil.copytree(default_path(), folder / "bundle")
     (folder / "log").mkdir()
-    command = [sys.executable, "-m", "jingyin.serve.http.newkey", "soak", "admin"]
+    command = [sys.executable, "-m", "jingyin.serve.http.keys", "soak", "admin"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     (folder / "keys").write_text(made.stdout)
     return made.stderr.strip()

@@ -16,7 +16,7 @@ import numpy as np
 from jingyin import Scorer
 from jingyin.model.bundle import default_path
 from jingyin.model.labels import LABELS
-from jingyin.serve.cache import Cache
+from jingyin.serve.scorer import Cache
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 MAX_TOKENS = 192
@@ -74,7 +74,7 @@ def _network(run: Path | None) -> Any:
     import torch
     from transformers import BertConfig, BertModel
 
-    from jingyin.model.network import SmsClassifier
+    from jingyin.train.network import SmsClassifier
     from jingyin.train.saved import load_classifier
 
     torch.set_num_threads(1)
@@ -113,8 +113,8 @@ def _padded(run: Path | None) -> Callable[[Sequence[str], int], object]:
     """The fp32 graph on batches padded to their longest, in the order of messages; without a mask, to its favour."""
     import onnxruntime as ort
 
-    from jingyin.model.network import ExportedClassifier
-    from jingyin.train.packing.graph import classifier_graph
+    from jingyin.train.network import ExportedClassifier
+    from jingyin.train.pack.export import classifier_graph
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -10,8 +10,8 @@ from jingyin import Scorer
 from jingyin.model.decision import Decision
 from jingyin.model.prefilter import code_points, prefilter_scores, unknown_shares
 from jingyin.model.text import CleanString, clean
-from jingyin.serve.cache import Cache
-from jingyin.serve.stream import CHUNK
+from jingyin.serve.pool import CHUNK
+from jingyin.serve.scorer import Cache
 
 T = TypeVar("T")
 NETWORK_SAMPLE = 300

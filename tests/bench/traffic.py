@@ -20,10 +20,8 @@ import pyarrow.parquet as pq
 
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
-from jingyin.train.corpus.authored import default_folders, load
-from jingyin.train.corpus.expand import SLOT, expand
-from jingyin.train.corpus.record import Record
-from jingyin.train.corpus.slots import SLOTS
+from jingyin.train.corpus.rows import Record, default_folders, load
+from jingyin.train.corpus.slots import SLOT, SLOTS, expand
 
 THREATS = 0.01
 TEMPLATES = 200

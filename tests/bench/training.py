@@ -25,14 +25,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from jingyin.model.network import SmsClassifier
-from jingyin.train.batches import pad
 from jingyin.train.data import Encode, Rows, examples, one_hot, read_split
-from jingyin.train.loop import Schedule, cross_entropy, fit
+from jingyin.train.encoder import encoder_of, new_classifier, start_from
+from jingyin.train.loop import Schedule, cross_entropy, fit, pad
+from jingyin.train.network import SmsClassifier
 from jingyin.train.recipes import Classify
-from jingyin.train.stages.classify import metrics, standardise, without_dropout
-from jingyin.train.start import encoder_of, new_classifier, start_from
-from jingyin.train.teachers import label_logits
+from jingyin.train.stages import label_logits, metrics, standardise, without_dropout
 
 LEARNING_RATE = 2e-4
 TOKENS = 2560

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.model.decoration import undecorate
+from jingyin.model.disguises import undecorate
 from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import clean
 

@@ -4,14 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'jingyin[train]'")
 
-from jingyin.model.network import (  # noqa: E402
-    ExportedClassifier,
-    SignHead,
-    SmsClassifier,
-    new_sign_head,
-    state_indices,
-)
 from jingyin.train.encoder import random_encoder  # noqa: E402
+from jingyin.train.network import ExportedClassifier, SignHead, SmsClassifier, new_sign_head, state_indices  # noqa: E402
 
 IDS = torch.tensor([[2, 17, 33, 5, 3]])
 MASK = torch.ones_like(IDS)

@@ -7,9 +7,8 @@ from tokenizers import Tokenizer, models
 
 from jingyin.model.errors import BundleError
 from jingyin.model.masks import PLACEHOLDERS
-from jingyin.model.pieces import PieceTokenizer, spell
 from jingyin.model.text import clean
-from jingyin.model.tokenizer import END, START, UNKNOWN
+from jingyin.model.tokenizer import END, START, UNKNOWN, PieceTokenizer, spell
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "你", "好", "你好", "网", "址", "网址"]
 

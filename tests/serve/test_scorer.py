@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from jingyin import LABELS, InputError, Scorer
 from jingyin.model.decision import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
-from jingyin.serve.cache import Cache
 from jingyin.serve.networks import MAX_WINDOWS, windows
-from jingyin.serve.scorer import CHUNK
+from jingyin.serve.scorer import CHUNK, Cache
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 MESSAGES = [

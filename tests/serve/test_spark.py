@@ -24,8 +24,8 @@ from tests.serve.free_ports import free_ports
 
 from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
-from jingyin.serve.campaigns import campaigns
-from jingyin.serve.relabel import relabel
+from jingyin.serve.archive.campaigns import campaigns
+from jingyin.serve.archive.relabel import relabel
 
 pytestmark = [
     pytest.mark.external,

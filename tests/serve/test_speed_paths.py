@@ -12,9 +12,9 @@ from jingyin import Scorer
 from jingyin.model.labels import Verdict
 from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.serve.scorer import CHUNK
-from jingyin.train.corpus.authored import default_folders, load
-from jingyin.train.corpus.evade import FAMILIES, evade
-from jingyin.train.corpus.expand import expand
+from jingyin.train.corpus.perturb import FAMILIES, evade
+from jingyin.train.corpus.rows import default_folders, load
+from jingyin.train.corpus.slots import expand
 
 
 def without_stage(verdict: Verdict) -> dict[str, object]:

@@ -67,7 +67,7 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def by_relabel(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
     pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'jingyin[batch]'")
-    from jingyin.serve.relabel import relabel
+    from jingyin.serve.archive.relabel import relabel
 
     relabel([archive(folder, messages)], folder / "out.parquet", bundle=bundle, processes=1)
     return relabelled(folder / "out.parquet")

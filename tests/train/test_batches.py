@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.batches import one_variant_each, pad, token_batches
+from jingyin.train.loop import one_variant_each, pad, token_batches
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 5))

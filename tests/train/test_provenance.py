@@ -1,6 +1,6 @@
 import shlex
 
-from jingyin.train.provenance import command, versions
+from jingyin.train.runs import command, versions
 
 
 def test_a_command_can_be_given_again(monkeypatch):

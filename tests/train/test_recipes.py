@@ -7,9 +7,9 @@ import yaml
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.settings import load_settings
-from jingyin.train.corpus.corpus_recipe import load_recipe
+from jingyin.train.corpus.store import load_recipe
+from jingyin.train.promote import load_config as load_promotion
 from jingyin.train.recipes import Align, Calibrate, Classify, read_recipe
-from jingyin.train.review.promote_config import load_config as load_promotion
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
@@ -50,7 +50,7 @@ def test_opens_with_the_command_that_runs_it(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_configuration_loads_by_its_schema(path, monkeypatch):
     monkeypatch.setattr(
-        "jingyin.train.corpus.corpus_recipe.Path.exists", lambda _: True
+        "jingyin.train.corpus.store.Path.exists", lambda _: True
     )  # public corpora are the user's own
     read = schema_of(path)(path)
     if isinstance(read, Align | Classify | Calibrate):

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 
 from jingyin.model.errors import InputError
-from jingyin.model.network import SmsClassifier
 from jingyin.model.text import clean
 from jingyin.train.data import Rows, unlabelled
 from jingyin.train.encoder import random_encoder
-from jingyin.train.sign_head import _EPOCHS, _Inputs, annotated_messages
+from jingyin.train.network import _EPOCHS, SmsClassifier, _Inputs, annotated_messages
 
 
 def rows(*signs: str, messages: list[int]) -> Rows:

@@ -4,10 +4,9 @@ import pytest
 from transformers import BertModel
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.encoder import random_encoder
+from jingyin.train.encoder import random_encoder, start_from
 from jingyin.train.recipes import Align, Classify
 from jingyin.train.saved import Vocabulary, load_encoder, save_encoder
-from jingyin.train.start import start_from
 
 POSITIONS = 64
 WANTED = (
@@ -58,7 +57,7 @@ def test_a_width_that_no_new_network_can_have(
     if hidden == 100:
         wide = load_encoder(run)
         wide[0].config.hidden_size = 128
-        monkeypatch.setattr("jingyin.train.start.load_encoder", lambda _: wide)
+        monkeypatch.setattr("jingyin.train.encoder.load_encoder", lambda _: wide)
     recipe = Classify(stage="classify", corpus="c", layers=2, epochs=1, hidden=hidden)
     with pytest.raises(ConfigError, match=message):
         start_from(recipe, str(run), [])

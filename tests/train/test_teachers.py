@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jingyin.model.text import CleanText, clean
-from jingyin.train import teachers
+from jingyin.train import stages as teachers
 from jingyin.train.saved import weights_of
-from jingyin.train.teachers import soft_labels
+from jingyin.train.stages import soft_labels
 
 TEXTS = [clean(f"第{i}条") for i in range(7)]
 

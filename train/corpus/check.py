@@ -7,12 +7,13 @@ from pathlib import Path
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus import authored, signs, store
+from jingyin.train.corpus import rows as authored
+from jingyin.train.corpus import rows as signs
+from jingyin.train.corpus import store
 from jingyin.train.corpus.build import bare
-from jingyin.train.corpus.expand import SLOT
-from jingyin.train.corpus.record import Record
-from jingyin.train.corpus.series import series
-from jingyin.train.corpus.similar import similar_pairs
+from jingyin.train.corpus.rows import Record
+from jingyin.train.corpus.similar import series, similar_pairs
+from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.store import Row
 
 SIMILAR = 0.5

@@ -4,10 +4,38 @@ Every value is invented or drawn from lists that all labels share, so that no na
 label. Numbers are random digits in the forms that real messages write them in.
 """
 
+import re
 from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
 from random import Random
 
-from jingyin.train.corpus.tables import table, words
+from jingyin.model.errors import InputError
+
+# Reads the word lists in tables/: one or more entries a line, "#" opens a comment line.
+
+
+@cache
+def table(name: str) -> tuple[tuple[str, ...], ...]:
+    """Return the lines of tables/<name>.txt, each split at spaces."""
+    text = files("jingyin.train.corpus").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
+    return tuple(tuple(line.split()) for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+@cache
+def words(name: str) -> tuple[str, ...]:
+    """Return all entries of a table, in order."""
+    return tuple(word for line in table(name) for word in line)
+
+
+@cache
+def substitutes(name: str) -> dict[str, tuple[str, ...]]:
+    """Return a table of "what instead..." lines as a mapping; a key that comes twice keeps both lines."""
+    mapping: dict[str, tuple[str, ...]] = {}
+    for key, *instead in table(name):
+        mapping[key] = mapping.get(key, ()) + tuple(instead)
+    return mapping
+
 
 _HAN_DIGITS = "零一二三四五六七八九"
 _LETTERS = "abcdefghijkmnpqrstuvwxyz"
@@ -233,3 +261,135 @@ SLOTS: dict[str, Callable[[Random], str]] = {
     "plate": _plate,
 }
 """Slot name -> a function that draws a value."""
+
+
+# Fills the slots of an authored message with drawn values.
+
+
+SLOT = re.compile(r"\{(\w+)\}")
+
+# A message that names one of these twice means the same one; two times or two prices are two.
+_SAME = frozenset(("name", "lender", "bank", "company", "lawfirm", "court", "school", "amount", "days", "plate"))
+# A value may end in the word that the message goes on with: "{deadline}前" and "今天18:00前".
+_DOUBLED = (
+    (re.compile(r"(?:之前|以前|前)(之前|以前|前)"), r"\1"),
+    (re.compile(r"(之前|以前|前)(?:之内|以内|内)"), r"\1"),
+    (re.compile(r"(之内|以内|内)(?:之内|以内|内|之前|以前|前)"), r"\1"),
+    (re.compile(r"(元|块钱|块)(?:元整|元|块钱|块)"), r"\1"),
+    (re.compile(r"(?<=\d)([日号])[日号]"), r"\1"),
+    (re.compile(r"([:：]\d\d|点半?)(?:点钟|点整|点)"), r"\1"),
+)
+
+
+def expand(text: str, rng: Random) -> str:
+    """Return `text` with every slot filled; the same seed fills it alike.
+
+    Raises InputError for a slot that no list is known for.
+    """
+    values = draw(text, rng)
+    if not values:
+        return text
+    filled = iter(value for _, value in values)
+    pieces = SLOT.split(text)
+    pieces[1::2] = filled
+    return _undouble(pieces)
+
+
+def draw(text: str, rng: Random) -> list[tuple[str, str]]:
+    """Return (slot, value) for each slot of `text`, in order."""
+    same: dict[str, str] = {}
+    values = []
+    for match in SLOT.finditer(text):
+        slot = match[1]
+        if slot not in SLOTS:
+            raise InputError(f"unknown slot {{{slot}}}; known: {', '.join(sorted(SLOTS))}")
+        value = SLOTS[slot](rng)
+        if slot in _SAME:
+            value = same.setdefault(slot, value)
+        values.append((slot, value))
+    return values
+
+
+def _undouble(pieces: list[str]) -> str:
+    """Join literal text and values, dropping a word that a value and the text behind it both say."""
+    text = pieces[0]
+    for value, literal in zip(pieces[1::2], pieces[2::2], strict=True):
+        seam = len(text) + len(value)
+        text += value + literal
+        for pattern, once in _DOUBLED:
+            match = pattern.search(text, max(0, seam - 4))
+            if match and match.start() < seam < match.end():
+                text = text[: match.start()] + match.expand(once) + text[match.end() :]
+                break
+    return text
+
+
+# Fills the masks of public corpora with synthetic values, so that their messages look like traffic.
+
+
+_Draw = Callable[[Random], str]
+
+
+# Largest values by the unit behind a number: "在 <#> 点" filled with 760 is like no traffic, and networks flag it.
+_LARGEST = {
+    "秒": 59, "分": 59, "点": 23, "时": 23, "日": 31, "号": 31, "月": 12, "折": 9, "楼": 20, "万": 30, "岁": 80, "来": 60,
+}  # fmt: skip
+
+
+def _number(rng: Random, unit: str) -> str:
+    return str(rng.randint(1, _LARGEST.get(unit) or 10 ** rng.choice((1, 2, 2, 3, 4)) - 1))
+
+
+def _numbered(text: str, mask: str, rng: Random) -> str:
+    """Fill each `mask` with a number that may stand before the unit behind it."""
+    return re.sub(rf"{mask}(?=\s*([{''.join(_LARGEST)}]?))", lambda match: _number(rng, match[1]), text)
+
+
+def _service(rng: Random) -> str:
+    return f"{rng.choice(('400', '95', '10'))}{rng.randint(100, 9_999)}"
+
+
+_TAGS: dict[str, _Draw] = {
+    "DECIMAL": lambda rng: f"{rng.randint(0, 999)}.{rng.randint(1, 9)}",
+    "TIME": SLOTS["time"],
+    "DATE": SLOTS["date"],
+    "EMAIL": lambda rng: f"{SLOTS['wechat'](rng)}@mail.cn",
+    "URL": SLOTS["link"],
+    "IP": lambda rng: ".".join(str(rng.randint(1, 254)) for _ in range(4)),
+}
+_WORDS: dict[str, _Draw] = {
+    "CELLPHONE": SLOTS["phone"],
+    "HOTLINE": _service,
+    "WECHAT": SLOTS["wechat"],
+    "PHONE": _service,
+    "PLACE": SLOTS["city"],
+    "NAME": SLOTS["name"],
+    "BANK": SLOTS["bank"],
+    "URL": SLOTS["link"],
+    "QQ": SLOTS["qq"],
+}
+_TAG = re.compile(f"<({'|'.join(_TAGS)})>")
+_WORD = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
+# A lone x after a Latin letter may be the end of a word; runs of x are digits wherever they stand.
+_RUN = re.compile(r"(?<![A-Za-z])[xX](?![A-Za-z])|[xX]{2,}")
+
+
+def fill_tags(text: str, rng: Random) -> str:
+    """Fill the masks of the NUS SMS Corpus: <#>, <DECIMAL>, <TIME> and so on."""
+    return _TAG.sub(lambda match: _TAGS[match[1]](rng), _numbered(text, "<#>", rng))
+
+
+def fill_words(text: str, rng: Random) -> str:
+    """Fill the masks of FBS: NAME, PLACE, DIGIT, URL, CELLPHONE and so on, upper case amid Chinese."""
+    return _WORD.sub(lambda match: _WORDS[match[0]](rng), _numbered(text, "DIGIT", rng))
+
+
+def fill_digits(text: str, rng: Random) -> str:
+    """Fill the masks of the 800k set: each x of a run is a digit; eleven are a mobile number."""
+
+    def digits(match: re.Match[str]) -> str:
+        count = len(match[0])
+        first = "1" + rng.choice("35789") if count == 11 else rng.choice("123456789")
+        return first + "".join(rng.choice("0123456789") for _ in range(count - len(first)))
+
+    return _RUN.sub(digits, text)

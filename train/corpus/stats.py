@@ -8,8 +8,9 @@ from statistics import quantiles
 from typing import Protocol
 
 from jingyin.model.labels import FLAGGED, LABELS
-from jingyin.train.corpus import authored, store
-from jingyin.train.corpus.signs import is_annotated, shown
+from jingyin.train.corpus import rows as authored
+from jingyin.train.corpus import store
+from jingyin.train.corpus.rows import is_annotated, shown
 
 OBVIOUS = re.compile(
     "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"

@@ -1,20 +1,25 @@
 """Turns what systems say of messages into results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
+from jingyin.model.bundle import Bundle
+from jingyin.model.decision import sign_confidence
+from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
-from jingyin.train.evaluate import slices
-from jingyin.train.evaluate.baselines import Scores, System
-from jingyin.train.evaluate.evasion import Disturbed, flags_before_and_after
-from jingyin.train.evaluate.figures import Bools, estimate, mcnemar, rate, recalls_at, threshold_at
-from jingyin.train.evaluate.latency import Latency
-from jingyin.train.evaluate.messages import Messages
+from jingyin.model.signs import SIGN_IDS
+from jingyin.model.text import clean
+from jingyin.train.corpus.public import SOURCES
+from jingyin.train.corpus.rows import is_annotated, sign_targets
+from jingyin.train.data import unlabelled
+from jingyin.train.evaluate import samples as slices
+from jingyin.train.evaluate.attacks import Disturbed, flags_before_and_after
 from jingyin.train.evaluate.results import (
     AtRate,
     ByLabel,
@@ -22,10 +27,19 @@ from jingyin.train.evaluate.results import (
     ErrorRow,
     EvasionResult,
     LabelResult,
+    MacroF1,
+    SignPair,
+    SignResult,
+    SignsResult,
+    Situation,
     Slice,
     SystemResult,
 )
-from jingyin.train.packing.thresholds import expected_calibration_error, rows_needed
+from jingyin.train.evaluate.samples import Messages
+from jingyin.train.evaluate.statistics import Bools, estimate, mcnemar, rate, recalls_at, threshold_at
+from jingyin.train.evaluate.systems import Latency, Scores, System
+from jingyin.train.pack.calibrate import sign_logits
+from jingyin.train.pack.thresholds import expected_calibration_error, rows_needed
 
 RATES = (0.001, 0.003, 0.01, 0.03)
 """The false-positive rates at which recall is compared."""
@@ -217,3 +231,159 @@ def error_row(model: Judged, block: float, messages: Messages, row: int) -> Erro
     action = "block" if risk >= block else "review" if risk >= model.system.threshold else "pass"
     label = LABELS[messages.labels[row]]
     return ErrorRow(messages.where[row], label, messages.families[row], LABELS[model.predicted[row]], action, risk)
+
+
+# Rows of cases and writers that training has not seen, as new threats are, apart from rows like its own.
+
+
+UNSEEN, WRITERS, LIKE, REAL = "unseen cases", "unseen writers", "like training", "real traffic"
+
+
+def situations(model: Judged, block: float, messages: Messages, trained: Messages) -> list[Situation]:
+    """Return a result for each kind of situation that has rows, by the training rows `trained`.
+
+    `block` is the risk from which a message is blocked.
+    """
+    return [_situation(name, np.flatnonzero(rows), model, block, messages) for name, rows in kinds(messages, trained)]
+
+
+def kinds(messages: Messages, trained: Messages) -> Iterator[tuple[str, Bools]]:
+    """Yield the kinds of situation that have rows, each with its rows (n,)."""
+    unseen = _none_of(messages.cases, set(trained.cases))
+    by_others = _none_of(messages.writers, set(trained.writers)) & ~unseen
+    real = traffic(messages) & ~unseen & ~by_others
+    like = ~(unseen | by_others | real)
+    for name, rows in ((UNSEEN, unseen), (WRITERS, by_others), (LIKE, like), (REAL, real)):
+        if rows.any():
+            yield name, rows
+
+
+def _none_of(names: Sequence[str], seen: Set[str]) -> Bools:
+    """Return which of `names` (n,) are there, but not among the `seen`."""
+    return np.array([bool(name) and name not in seen for name in names], np.bool_)
+
+
+def traffic(messages: Messages) -> Bools:
+    """Return which rows (n,) are benign messages that people sent, of public corpora or one's own: ordinary traffic.
+
+    On a built corpus they are those of packing/cascade.is_traffic where that has enough. It takes all sources but two,
+    and all benign rows for want of real ones, to have rows to set thresholds on; but files to judge on may be of any
+    source, and what is shown as real traffic must be known to be it.
+    """
+    return messages.benign & np.array([source in SOURCES for source in messages.sources], np.bool_)
+
+
+def _situation(name: str, rows: NDArray[np.int64], model: Judged, block: float, messages: Messages) -> Situation:
+    flagged, benign = rows[messages.flagged[rows]], rows[messages.benign[rows]]
+    blocked, right = model.scores.risks >= block, model.predicted == messages.labels
+    by_label = {label: rate(right[rows[messages.labels[rows] == i]]) for i, label in enumerate(LABELS)}
+    recalls = [each.value for each in by_label.values() if each.rows]
+    return Situation(
+        name=name,
+        rows=len(rows),
+        review=rate(model.flags[flagged]),
+        block=rate(blocked[flagged]),
+        innocents_review=rate(model.flags[benign]),
+        innocents_block=rate(blocked[benign]),
+        by_label=by_label,
+        macro_recall=sum(recalls) / len(recalls),
+    )
+
+
+# Signs on rows whose signs people read: how often the network is right, which co-occur, which missed threats show.
+
+
+FEWEST = 30
+"""Rows that must show a sign for its F1 to count in the mean over frequent ones."""
+
+COMMONEST = 10
+"""Signs in the mean over the commonest."""
+
+PAIRS = 15
+"""Pairs of signs that are listed, the most frequent."""
+
+
+def why_left_out(bundle: Bundle, messages: Messages) -> str:
+    """Return why signs can't be judged, "" if they can."""
+    signs = bundle.manifest.signs
+    if not signs:
+        return "signs are left out: the bundle has none, so its verdicts give no reasons"
+    if strange := sorted(set(signs) - set(SIGN_IDS)):
+        return f"signs are left out: the bundle has {', '.join(strange)}, which data can't be annotated with"
+    if not any(map(is_annotated, messages.signs)):
+        return "signs are left out: no row of the data names those that people read in it, in a column `signs`"
+    return ""
+
+
+def sign_results(bundle: Bundle, model: Judged, messages: Messages) -> SignsResult:
+    """Judge the signs of a bundle, at its thresholds, on the messages whose signs people read.
+
+    The network reads them all, those too that the cascade stops before it, and those that pass: such a frame as a joke
+    is why a message passes. Raises BundleError when no network of the bundle has signs.
+    """
+    rows = np.flatnonzero([is_annotated(each) for each in messages.signs])
+    read = messages.take(rows)
+    names = list(bundle.manifest.signs)
+    shown = np.stack([sign_targets(each) for each in read.signs])[:, [SIGN_IDS.index(name) for name in names]] > 0
+    given = _given(bundle, read.texts)
+    passes = ~model.flags[rows]
+    signs = [
+        _sign_result(name, shown[:, i], given[:, i], passes[shown[:, i] & read.flagged]) for i, name in enumerate(names)
+    ]
+    signs.sort(key=lambda each: -each.shown)
+    return SignsResult(
+        rows=len(rows),
+        signs=signs,
+        frequent=_macro_f1([each for each in signs if each.shown >= FEWEST]),
+        commonest=_macro_f1(signs[:COMMONEST]),
+        pairs=_pairs(names, shown, given),
+    )
+
+
+def _given(bundle: Bundle, texts: Sequence[str]) -> Bools:
+    """Return which signs the network gives to texts, at their thresholds (n, signs)."""
+    scales = bundle.manifest.signs.values()
+    logits = sign_logits(bundle.path, bundle.manifest.networks, unlabelled([clean(text) for text in texts]))
+    if logits is None:
+        raise BundleError(f"bundle {bundle.manifest.id} names signs, and no network of it has any; export it again")
+    return np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales)], axis=1)
+
+
+def _sign_result(sign: str, shown: Bools, given: Bools, passes: Bools) -> SignResult:
+    """Return the result of a sign that rows (n,) show or are given; `passes` is of the flagged rows that show it."""
+    right = int((shown & given).sum())
+    return SignResult(
+        sign=sign,
+        shown=int(shown.sum()),
+        given=int(given.sum()),
+        right=right,
+        precision=_share(right, given),
+        recall=_share(right, shown),
+        f1=2 * right / max(1, int(shown.sum() + given.sum())),
+        missed=rate(passes),
+    )
+
+
+def _share(right: int, among: Bools) -> float:
+    return right / max(1, int(among.sum()))
+
+
+def _macro_f1(signs: Sequence[SignResult]) -> MacroF1:
+    return MacroF1(len(signs), sum(each.f1 for each in signs) / len(signs) if signs else None)
+
+
+def _pairs(names: Sequence[str], shown: Bools, given: Bools) -> list[SignPair]:
+    """Return the pairs of signs that most rows show together; `shown` and `given` are (n, signs)."""
+    together, said = _together(shown), _together(given)
+    found = [
+        SignPair((names[i], names[j]), int(together[i, j]), int(said[i, j]))
+        for i, j in combinations(range(len(names)), 2)
+        if together[i, j]
+    ]
+    return sorted(found, key=lambda each: -each.shown)[:PAIRS]
+
+
+def _together(rows: Bools) -> NDArray[np.int64]:
+    """Return how many rows (n, signs) have each pair of signs (signs, signs)."""
+    counts = rows.astype(np.int64)
+    return np.asarray(counts.T @ counts, np.int64)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from jingyin.train.evaluate.figures import Estimate, Paired, Rate
-from jingyin.train.evaluate.latency import Latency
+from jingyin.train.evaluate.statistics import Estimate, Paired, Rate
+from jingyin.train.evaluate.systems import Latency
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jingyin.serve.campaigns import Report
+from jingyin.serve.archive.campaigns import Report
 
 Run = Callable[..., Report]
 

@@ -8,7 +8,7 @@ pytest.importorskip("jinja2", reason="needs jinja2: pip install 'jingyin[batch]'
 
 from tests.serve.campaigns.campaigns_helpers import Run, rows, write
 
-from jingyin.serve.campaigns import Report, campaigns
+from jingyin.serve.archive.campaigns import Report, campaigns
 
 
 @pytest.fixture

@@ -94,11 +94,11 @@ def test_no_side_file_and_no_error_quotes_a_message(tmp_path: Path, run: Run) ->
     assert all("机密" not in file.read_text(encoding="utf-8") for file in side)
 
 
-def test_campaigns_on_spark_name_all_that_is_missing() -> None:
+def test_spark_names_all_that_is_missing() -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec; missing = ('pyarrow', 'pyspark'); "
         "sys.modules.update(dict.fromkeys(missing)); "
-        "u.find_spec = lambda n, *a: None if n in missing else find(n, *a); import jingyin.serve.campaigns.spark"
+        "u.find_spec = lambda n, *a: None if n in missing else find(n, *a); import jingyin.serve.spark"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     wanted = "ConfigError: relabelling on Spark needs pyarrow, pyspark; run: pip install 'jingyin[spark]'"

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jingyin.serve.campaigns import minhash
-from jingyin.serve.campaigns.group import groups
-from jingyin.serve.campaigns.minhash import HASHES, band_keys, signatures, similarity
+from jingyin.serve.archive import groups as minhash
+from jingyin.serve.archive.groups import HASHES, band_keys, groups, signatures, similarity
 
 HAN = [chr(c) for c in range(0x4E00, 0x6000)]
 THREAT = "再不还钱我们就把你欠钱不还的事告诉通讯录里的所有人后果自负"

@@ -16,9 +16,10 @@ from tests.serve.campaigns.campaigns_helpers import OTHERS, START, Run, members,
 from jingyin import Scorer
 from jingyin.cli import main
 from jingyin.model.errors import InputError, JingyinError
-from jingyin.serve.campaigns import gather, summary
-from jingyin.serve.campaigns import table as tables
-from jingyin.serve.relabel import lines
+from jingyin.serve.archive import campaign_rows as gather
+from jingyin.serve.archive import campaign_tables as tables
+from jingyin.serve.archive import campaigns as summary
+from jingyin.serve.archive import readers as lines
 
 FINAL = ("campaigns.parquet", "members.parquet", "report.html")
 
@@ -229,7 +230,7 @@ def test_a_task_a_campaign_and_its_answer_for_all_rows(archive: Path, tmp_path: 
 
 
 def test_finetune_reads_one_message_a_campaign(archive: Path, tmp_path: Path, run: Run) -> None:
-    from jingyin.train.finetune.read import Columns, read_labelled  # the extra `train`
+    from jingyin.train.finetune_data import Columns, read_labelled  # the extra `train`
 
     out, tasks = tmp_path / "out", tmp_path / "tasks.json"
     run(archive, out, label_studio=tasks)

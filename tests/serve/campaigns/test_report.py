@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.serve.campaigns.campaigns_helpers import Run, rows, table, write
 
-from jingyin.serve.campaigns import report
+from jingyin.serve.archive import campaign_tables as report
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\u202e&lt;b&gt;\" ' onmouseover=x"
 KNOWN = {

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jingyin.model.text import clean
-from jingyin.serve.campaigns.template import LENGTH, VARIES, Piece, template, written
+from jingyin.serve.archive.groups import LENGTH, VARIES, Piece, template, written
 
 CASES = {
     "one text": (["再不还钱后果自负"], "再不还钱后果自负"),

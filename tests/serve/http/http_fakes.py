@@ -21,8 +21,7 @@ from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS, Reason, Span, Verdict
 from jingyin.serve.explain import Explanation
 from jingyin.serve.http.app import create_app
-from jingyin.serve.http.listening import bind
-from jingyin.serve.http.server import server_config
+from jingyin.serve.http.process import bind, server_config
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
 

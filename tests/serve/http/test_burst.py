@@ -13,8 +13,8 @@ from tests.serve.http.http_fakes import run
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS, Action, Verdict
 from jingyin.model.text import clean
-from jingyin.serve.http import burst
-from jingyin.serve.http.burst import CHARACTERS, BurstCounter, Bursts, BurstSettings, CountedVerdict
+from jingyin.serve.http import memory as burst
+from jingyin.serve.http.memory import BURST_CHARACTERS, BurstCounter, Bursts, BurstSettings, CountedVerdict
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
 
@@ -165,7 +165,7 @@ def test_masked_numbers_and_undone_disguises_make_no_difference() -> None:
 
 def test_of_a_long_message_the_beginning_is_counted() -> None:
     bursts, rng = Bursts(BurstSettings()), Random(6)
-    beginning = "".join(rng.choices(HAN, k=CHARACTERS))
+    beginning = "".join(rng.choices(HAN, k=BURST_CHARACTERS))
     texts = [beginning + "".join(rng.choices(HAN, k=20_000)) for _ in range(3)]
     assert [counted(bursts, verdict(0.5), text).near_duplicates for text in texts] == [0, 1, 2]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.serve.http.http_fakes import SECRET
 
 from jingyin.model.text import CleanString, clean
-from jingyin.serve.http import conversation
-from jingyin.serve.http.conversation import CHARACTERS, Conversations, ConversationSettings, JoinedText
+from jingyin.serve.http import memory as conversation
+from jingyin.serve.http.memory import CONVERSATION_CHARACTERS, Conversations, ConversationSettings, JoinedText
 
 KEY = "机密发信人->13900139000"
 
@@ -92,7 +92,7 @@ def test_of_a_long_message_the_beginning_is_joined() -> None:
     kept = conversations()
     joined = say(kept, *(chr(0x4E00 + i) * 100_000 for i in range(3)))[2]
     assert joined is not None
-    assert len(joined) == 3 * CHARACTERS + 2
+    assert len(joined) == 3 * CONVERSATION_CHARACTERS + 2
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["甲", "乙", "丙", "丁", ""]), st.booleans())))

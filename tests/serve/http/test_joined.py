@@ -13,10 +13,9 @@ from jingyin import Scorer
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import Verdict
 from jingyin.serve.http.batcher import BusyError, Outcome
-from jingyin.serve.http.conversation import Conversations, ConversationSettings, JoinedText
-from jingyin.serve.http.joined import JoinedTexts, RaisedVerdict
-from jingyin.serve.http.metrics import Metrics
-from jingyin.serve.http.service import Service
+from jingyin.serve.http.memory import Conversations, ConversationSettings, JoinedText
+from jingyin.serve.http.observe import Metrics
+from jingyin.serve.http.service import JoinedTexts, RaisedVerdict, Service
 from jingyin.serve.http.settings import load_settings
 
 KEY = "机密发信人->13900139000"

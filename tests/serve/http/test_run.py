@@ -3,8 +3,7 @@
 import socket
 from pathlib import Path
 
-from jingyin.serve.http.listening import bind
-from jingyin.serve.http.run import _listening
+from jingyin.serve.http.process import _listening, bind
 from jingyin.serve.http.settings import load_settings
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.serve.http.http_fakes import SECRET, InThread, Process, post, read_all, receive
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.listening import address, bind
+from jingyin.serve.http.process import address, bind
 from jingyin.serve.http.settings import load_settings
 
 pytestmark = pytest.mark.service

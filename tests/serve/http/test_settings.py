@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.keys import read_keys
-from jingyin.serve.http.newkey import main
+from jingyin.serve.http.keys import main, read_keys
 from jingyin.serve.http.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).parents[3]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.serve.http.http_fakes import load
 
-from jingyin.serve.http import supervisor
+from jingyin.serve.http import process as supervisor
+from jingyin.serve.http.process import Supervisor, _Worker
 from jingyin.serve.http.settings import load_settings
-from jingyin.serve.http.supervisor import Supervisor, _Worker
 
 
 class WaitingProcess:

@@ -11,8 +11,8 @@ from tests.serve.http.http_fakes import load
 
 from jingyin.model.errors import BundleError
 from jingyin.serve.http.deployment import Deployment
-from jingyin.serve.http.metrics import Metrics
-from jingyin.serve.http.worker import Link
+from jingyin.serve.http.observe import Metrics
+from jingyin.serve.http.process import Link
 
 
 def test_who_waits_for_a_reload_is_told_that_the_supervisor_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

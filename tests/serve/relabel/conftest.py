@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.serve.relabel.relabel_helpers import Here, rows
 
-from jingyin.serve.relabel import job, lines, read_parquet, relabel
+from jingyin.serve.archive import readers as lines
+from jingyin.serve.archive import readers as read_parquet
+from jingyin.serve.archive import relabel as job
+from jingyin.serve.archive.relabel import relabel
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jingyin.serve.relabel.job import Report
+from jingyin.serve.archive.relabel import Report
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 TEXTS = (

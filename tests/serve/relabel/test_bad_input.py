@@ -8,7 +8,9 @@ import pytest
 from tests.serve.relabel.relabel_helpers import THREAT, Here, contents, rows
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.serve.relabel import lines, read_csv, read_json
+from jingyin.serve.archive import readers as lines
+from jingyin.serve.archive import readers as read_csv
+from jingyin.serve.archive import readers as read_json
 
 
 def rejects(out: Path) -> list[tuple[int, str]]:

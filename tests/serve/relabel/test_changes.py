@@ -9,11 +9,10 @@ from tests.serve.relabel.relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
 from jingyin.model.errors import InputError
-from jingyin.serve.relabel import ranked
-from jingyin.serve.relabel.changes import MAX_FAMILIES, REST, Changes
-from jingyin.serve.relabel.progress import Progress, clock
-from jingyin.serve.relabel.ranked import Ranked, merge
-from jingyin.serve.relabel.summary import lines
+from jingyin.serve.archive import changes as ranked
+from jingyin.serve.archive.changes import MAX_FAMILIES, REST, Changes, Ranked, merge
+from jingyin.serve.archive.relabel import lines
+from jingyin.serve.archive.shards import Progress, clock
 
 CHAT = "明天下午三点老地方见，记得带伞"
 
@@ -182,7 +181,7 @@ def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeyp
     quiet.close()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("jingyin.serve.relabel.progress.monotonic", iter((0.0, 10.0, 10.1)).__next__)
+    monkeypatch.setattr("jingyin.serve.archive.shards.monotonic", iter((0.0, 10.0, 10.1)).__next__)
     bar = Progress(1000, 0.2, shown=True)
     bar.show(3000, 0.6)
     bar.show(3100, 0.61)  # too soon

@@ -20,10 +20,9 @@ from jingyin.cli import main
 from jingyin.model.errors import JingyinError
 from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
-from jingyin.serve.relabel import relabel, scorer_columns
-from jingyin.serve.relabel.columns import FIELDS, NAMES, verdict_columns
-from jingyin.serve.relabel.summary import lines
-from jingyin.serve.relabel.workers import _pack, workers
+from jingyin.serve.archive.columns import FIELDS, NAMES, scorer_columns, verdict_columns
+from jingyin.serve.archive.relabel import lines, relabel
+from jingyin.serve.archive.workers import _pack, workers
 
 
 def read(out: Path, kind: str = "parquet") -> list[dict]:
@@ -125,8 +124,8 @@ def test_texts_are_packed_for_workers_whatever_part_of_an_array_they_are(kind: p
 
 @pytest.mark.slow
 def test_a_worker_needs_no_arrow_and_relabel_no_pandas(archive: Path, tmp_path: Path) -> None:
-    code = "import sys, jingyin.serve.relabel.decisions; assert 'pyarrow' not in sys.modules; "
-    code += "from jingyin.serve.relabel import relabel; relabel([sys.argv[1]], sys.argv[2], processes=1); "
+    code = "import sys, jingyin.serve.archive.decisions; assert 'pyarrow' not in sys.modules; "
+    code += "from jingyin.serve.archive.relabel import relabel; relabel([sys.argv[1]], sys.argv[2], processes=1); "
     code += "assert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(archive), str(tmp_path / "out.parquet")], check=True)
 

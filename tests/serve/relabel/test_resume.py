@@ -16,7 +16,8 @@ import pytest
 from tests.serve.relabel.relabel_helpers import Here, contents, rows
 
 from jingyin.model.errors import InputError, JingyinError
-from jingyin.serve.relabel import journal, ranked
+from jingyin.serve.archive import changes as ranked
+from jingyin.serve.archive import shards as journal
 
 pytestmark = pytest.mark.usefixtures("small")
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jingyin.model.errors import InputError
-from jingyin.train.corpus.authored import default_folders, load, scan
+from jingyin.train.corpus.rows import default_folders, load, scan
 
 ROW = {"text": "欠{amount}不还，明天去你单位", "label": "debt_threat", "family": "exposure_employer", "voice": "thug"}
 

@@ -6,14 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.corpus import signs, store
+from jingyin.train.corpus import rows as signs
+from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build, group_records, source_key
 from jingyin.train.corpus.check import check
-from jingyin.train.corpus.corpus_recipe import load_recipe
-from jingyin.train.corpus.evade import HELD_OUT, TRAINING
-from jingyin.train.corpus.expand import SLOT
-from jingyin.train.corpus.record import Record
+from jingyin.train.corpus.perturb import HELD_OUT, TRAINING
+from jingyin.train.corpus.rows import Record
+from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.stats import stats
+from jingyin.train.corpus.store import load_recipe
 
 HAN = "春夏秋冬风花雪月山水云天地人日星河海石木火土金草虫鱼鸟马牛羊米面茶酒衣书琴棋画诗歌灯门窗"
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus import signs, store
+from jingyin.train.corpus import rows as signs
+from jingyin.train.corpus import store
 from jingyin.train.corpus.check import check
-from jingyin.train.corpus.series import skeleton
-from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs
+from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs, skeleton
 from jingyin.train.corpus.stats import stats
 
 ROW = store.Row("晚上回家吃饭", "ordinary", "chat", "plain", "authored", "g1", "晚上回家吃饭", "", 1.0)

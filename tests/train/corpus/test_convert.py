@@ -6,8 +6,7 @@ import pytest
 
 from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.corpus.convert import PUBLIC, convert
-from jingyin.train.corpus.readers import read
+from jingyin.train.corpus.public import PUBLIC, convert, read
 
 SPAM = "1\t0\t明天x点见\n2\t1\t满xx减x，电话xxxxxxxxxxx\n3\t0\t   \n"
 XML = (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus.dress import beside, dress, entries
+from jingyin.train.corpus.perturb import beside, dress, entries
 
 TEXTS = st.text("给钱就停。，,.！？ ", min_size=1, max_size=20)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.corpus.evade import FAMILIES, HELD_OUT, TRAINING, evade
+from jingyin.train.corpus.perturb import FAMILIES, HELD_OUT, TRAINING, evade
 
 THREAT = "你借的3482元逾期30天了，今天不还钱就把通讯录里的人打爆，让你老婆孩子都知道"
 BENIGN = "妈，今天晚上我在外面吃，你们先吃，明天早上九点我去接姥姥，记得给我留钥匙和300块"

@@ -10,9 +10,8 @@ from sklearn.model_selection import cross_val_score
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED
-from jingyin.train.corpus.authored import default_folders, load
-from jingyin.train.corpus.expand import SLOT, draw, expand
-from jingyin.train.corpus.slots import SLOTS
+from jingyin.train.corpus.rows import default_folders, load
+from jingyin.train.corpus.slots import SLOT, SLOTS, draw, expand
 
 
 def test_same_seed_same_text():

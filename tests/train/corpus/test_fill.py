@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from jingyin.train.corpus.fill import fill_digits, fill_tags, fill_words
+from jingyin.train.corpus.slots import fill_digits, fill_tags, fill_words
 
 SEEDS = range(50)
 

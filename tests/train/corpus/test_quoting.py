@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus.quoting import frame
-from jingyin.train.corpus.tables import words
+from jingyin.train.corpus.perturb import frame
+from jingyin.train.corpus.slots import words
 
 PLAIN, SLOTTED = "再不还就让你单位知道", "{name}欠{amount}，{deadline}前不还就让你单位知道"
 QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")

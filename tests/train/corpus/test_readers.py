@@ -4,7 +4,7 @@ import json
 import pytest
 
 from jingyin.model.errors import InputError
-from jingyin.train.corpus.readers import SOURCES, read
+from jingyin.train.corpus.public import SOURCES, read
 
 NUS = """<?xml version="1.0" encoding="UTF-8"?>
 <smsCorpus date="2015.03.09" version="1.2"><message id="1"><text>还有 &lt;#&gt; 块，晚上见</text>

@@ -8,9 +8,10 @@ import pytest
 
 from jingyin.model.errors import InputError
 from jingyin.model.signs import SIGN_IDS, SIGNS
-from jingyin.train.corpus import authored, signs
+from jingyin.train.corpus import rows as authored
+from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus.check import check
-from jingyin.train.corpus.signs import find_errors, is_annotated, row_id, shown, sign_targets, signs_of, unknown_ids
+from jingyin.train.corpus.rows import find_errors, is_annotated, row_id, shown, sign_targets, signs_of, unknown_ids
 
 KNOWN = ", ".join(SIGN_IDS)
 

@@ -5,11 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus.dress import entries
-from jingyin.train.evaluate.attack import attack, dressings, halves, passing_shares
-from jingyin.train.evaluate.baselines import Scores, System
-from jingyin.train.evaluate.messages import read_messages
-from jingyin.train.evaluate.sender import EDITS, LONGEST, TRIES, LazySender, edited, success
+from jingyin.train.corpus.perturb import entries
+from jingyin.train.evaluate.attacks import (
+    EDITS,
+    LONGEST,
+    TRIES,
+    LazySender,
+    attack,
+    dressings,
+    edited,
+    halves,
+    passing_shares,
+    success,
+)
+from jingyin.train.evaluate.samples import read_messages
+from jingyin.train.evaluate.systems import Scores, System
 
 THREAT = "再不还钱就曝光你，让全村都知道，你看着办"
 TEXTS = st.text("你我再不还钱就曝光，。！ ab", min_size=4, max_size=40)

@@ -11,9 +11,9 @@ import pytest
 from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.evaluate.baselines import hugging_face, keywords
-from jingyin.train.evaluate.evaluation import evaluate
-from jingyin.train.evaluate.messages import read_messages
+from jingyin.train.evaluate.evaluate import evaluate
+from jingyin.train.evaluate.samples import read_messages
+from jingyin.train.evaluate.systems import hugging_face, keywords
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.evaluate.figures import (
+from jingyin.train.evaluate.statistics import (
     estimate,
     mcnemar,
     mean_difference,

@@ -6,8 +6,7 @@ import pytest
 
 from jingyin.model.labels import LABELS
 from jingyin.train.evaluate.judge import flag_pairs, label_pairs
-from jingyin.train.evaluate.messages import read_messages
-from jingyin.train.evaluate.slices import pairs
+from jingyin.train.evaluate.samples import pairs, read_messages
 
 
 def write(path, rows):

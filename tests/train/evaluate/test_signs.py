@@ -7,13 +7,12 @@ from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError, InputError
 from jingyin.model.signs import SIGN_IDS
 from jingyin.serve.scorer import Scorer
-from jingyin.train.evaluate import signs
-from jingyin.train.evaluate.baselines import served
-from jingyin.train.evaluate.evaluation import evaluate
-from jingyin.train.evaluate.judge import judge
-from jingyin.train.evaluate.messages import read_messages
+from jingyin.train.evaluate import judge as signs
+from jingyin.train.evaluate.evaluate import evaluate
+from jingyin.train.evaluate.judge import judge, sign_results, why_left_out
 from jingyin.train.evaluate.results import MacroF1, SignPair
-from jingyin.train.evaluate.signs import sign_results, why_left_out
+from jingyin.train.evaluate.samples import read_messages
+from jingyin.train.evaluate.systems import served
 
 ANNOTATED = [
     # What the toy gives: exposure for 曝光 and 全村, flooding for 轰炸, demand_money for 赎金, false_police for 坐牢.
@@ -150,7 +149,7 @@ def evaluated(bundle, rows, tmp_path):
 def test_the_report_and_the_figures_show_signs(signed_bundle, data, tmp_path, capsys):
     from rich.console import Console
 
-    from jingyin.train.evaluate.summary import print_summary
+    from jingyin.train.evaluate.report import print_summary
 
     rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
     rows = [row | ({"signs": "exposure"} if "曝光" in row["text"] or "全村" in row["text"] else {}) for row in rows]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jingyin.train.evaluate.evaluation import evaluate
+from jingyin.train.evaluate.evaluate import evaluate
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.train.corpus.similar import jaccard, shingles
-from jingyin.train.finetune.alike import SIMILAR, pairs_across
+from jingyin.train.finetune_data import SIMILAR, pairs_across
 
 TEXTS = st.lists(st.text("甲乙丙丁", max_size=12), max_size=8)
 

@@ -1,8 +1,7 @@
 import pytest
 
 from jingyin.model.errors import InputError
-from jingyin.train.finetune.deduplicate import FEWEST, deduplicate, is_flagged
-from jingyin.train.finetune.read import Labelled
+from jingyin.train.finetune_data import FEWEST, Labelled, deduplicate, is_flagged
 
 FILLER = [Labelled(f"第{chr(0x4E00 + i)}条", "ordinary", f"filler {i}") for i in range(FEWEST)]
 

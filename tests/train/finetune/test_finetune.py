@@ -9,12 +9,13 @@ from jingyin import Scorer
 from jingyin.cli import main
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError
+from jingyin.train import finetune as run
+from jingyin.train import finetune_data as corpus
 from jingyin.train.corpus import store
 from jingyin.train.corpus.check import SIMILAR
 from jingyin.train.corpus.similar import similar_pairs
-from jingyin.train.finetune import corpus, run
-from jingyin.train.finetune.read import Columns
-from jingyin.train.finetune.run import finetune
+from jingyin.train.finetune import finetune
+from jingyin.train.finetune_data import Columns
 
 pytestmark = pytest.mark.train
 
@@ -55,7 +56,7 @@ def finetuned(tiny_run: Path, corpus: Path, data: Path, tmp_path_factory: pytest
 
 def judged(folder: Path, incumbent: Path, sources: list[str]) -> object:
     """Stand in for `promote`, whose own tests say what it does: the made-up test rows are too few for it."""
-    from jingyin.train.review.promote import Decision
+    from jingyin.train.promote import Decision
 
     ids = [read_bundle(path).manifest.id for path in (folder / "bundle", incumbent)]
     assert set(sources) == {"own", "authored"}

@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.finetune.read import Columns, Labelled, parse_meanings, read_labelled, read_unlabelled
+from jingyin.train.finetune_data import Columns, Labelled, parse_meanings, read_labelled, read_unlabelled
 
 OUT = Path("nowhere")
 ROWS = [("转三百给你安静", "pay_to_stop"), ("明天吃面", "ordinary"), ("还钱，不然打爆", "flagged")]

@@ -5,7 +5,7 @@ from jingyin.model.decision import FLAGGED_INDEX
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows
-from jingyin.train.finetune.teach import MOST_REPEATS, repeated, targets, training_rows
+from jingyin.train.finetune import MOST_REPEATS, repeated, targets, training_rows
 
 SOFT = np.array([[0.6, 0.1, 0.15, 0.05, 0.1]], np.float32)
 

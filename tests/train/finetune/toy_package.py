@@ -12,7 +12,7 @@ import yaml
 from tests.train.conftest import FILLER, PHRASES
 
 import jingyin
-from jingyin.train.corpus.authored import FOLDERS
+from jingyin.train.corpus.rows import FOLDERS
 
 MESSAGES = {"ordinary": 500, "lawful_collection": 250, "debt_threat": 250, "pay_to_stop": 250, "other_threat": 120}
 CORPUS = {

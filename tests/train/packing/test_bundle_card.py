@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jingyin.train.packing.bundle_card import write_card
+from jingyin.train.pack.bundle import write_card
 
 THRESHOLD = SimpleNamespace(risk=0.75, target=0.01, rows=400, false_positives=1, bound=0.009)
 

@@ -5,7 +5,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows
-from jingyin.train.packing.cascade import _fit_steps, _Readings
+from jingyin.train.pack.calibrate import _fit_steps, _Readings
 from jingyin.train.recipes import Classify
 
 ORDINARY, THREATS, OPAQUE = 400, 100, 40

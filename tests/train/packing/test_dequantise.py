@@ -9,11 +9,12 @@ from transformers import BertConfig, BertModel
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError
-from jingyin.model.network import SmsClassifier, new_sign_head
 from jingyin.model.text import clean
 from jingyin.serve.networks import open_session
-from jingyin.train.packing import dequantise, export
-from jingyin.train.packing.dequantise import bundle_folder, classifier_of_bundle, dequantised, is_bundle
+from jingyin.train.network import SmsClassifier, new_sign_head
+from jingyin.train.pack import export
+from jingyin.train.pack import export as dequantise
+from jingyin.train.pack.export import bundle_folder, classifier_of_bundle, dequantised, is_bundle
 from jingyin.train.saved import load_classifier
 
 pytestmark = pytest.mark.train

@@ -9,10 +9,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 from jingyin.model.errors import BundleError, ConfigError
-from jingyin.model.network import ExportedClassifier, SmsClassifier, new_sign_head
 from jingyin.serve.networks import open_session
-from jingyin.train.batches import pad
-from jingyin.train.packing import export
+from jingyin.train.loop import pad
+from jingyin.train.network import ExportedClassifier, SmsClassifier, new_sign_head
+from jingyin.train.pack import export
 from jingyin.train.saved import load_classifier
 
 pytestmark = pytest.mark.train

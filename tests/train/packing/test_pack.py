@@ -1,5 +1,5 @@
 from jingyin.train.data import read_split
-from jingyin.train.packing import pack
+from jingyin.train.pack import bundle as pack
 
 
 def test_messages_on_which_int8_is_compared_are_drawn_from_all_of_the_split(corpus, monkeypatch):

@@ -13,7 +13,7 @@ from jingyin.model.prefilter import (
     prefilter_scores,
     unknown_shares,
 )
-from jingyin.train.packing.prefilter import _matrix, train_prefilter, tune_prefilter
+from jingyin.train.pack.calibrate import _matrix, train_prefilter, tune_prefilter
 
 
 def scored(*scores: float) -> tuple[np.ndarray, list[str]]:

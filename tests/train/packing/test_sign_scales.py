@@ -9,8 +9,8 @@ from jingyin.model.decision import sign_confidence
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows, unlabelled
-from jingyin.train.packing import sign_scales
-from jingyin.train.packing.sign_scales import annotated, fit_signs, sign_logits
+from jingyin.train.pack import calibrate as sign_scales
+from jingyin.train.pack.calibrate import annotated, fit_signs, sign_logits
 
 CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 

@@ -6,7 +6,7 @@ from scipy.stats import binom
 
 from jingyin.model.decision import with_risk
 from jingyin.model.errors import InputError
-from jingyin.train.packing.thresholds import (
+from jingyin.train.pack.thresholds import (
     choose_threshold,
     expected_calibration_error,
     fit_fusion,

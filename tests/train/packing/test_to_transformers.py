@@ -5,12 +5,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.labels import LABELS
-from jingyin.model.network import SmsClassifier
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import END, START
-from jingyin.train.batches import pad
-from jingyin.train.packing import to_transformers
-from jingyin.train.packing.to_transformers import TOLERANCE, as_bart, export_transformers
+from jingyin.train.loop import pad
+from jingyin.train.network import SmsClassifier
+from jingyin.train.pack import to_transformers
+from jingyin.train.pack.to_transformers import TOLERANCE, as_bart, export_transformers
 
 pytestmark = pytest.mark.train
 

@@ -10,10 +10,9 @@ import pytest
 from jingyin.cli import main
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
+from jingyin.train.audit import audit, rank_within_class, take_answers
 from jingyin.train.corpus.build import build
-from jingyin.train.evaluate.messages import read_messages, read_rows
-from jingyin.train.evaluate.slices import pairs
-from jingyin.train.review.audit import audit, rank_within_class, take_answers
+from jingyin.train.evaluate.samples import pairs, read_messages, read_rows
 
 
 def read(path):

@@ -3,9 +3,9 @@ from random import Random
 import pytest
 
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus.authored import default_folders
-from jingyin.train.evaluate.messages import label_indices, read_rows
-from jingyin.train.review.audit import SUSPECTS, gram_matrix, out_of_fold, rank_within_class
+from jingyin.train.audit import SUSPECTS, gram_matrix, out_of_fold, rank_within_class
+from jingyin.train.corpus.rows import default_folders
+from jingyin.train.evaluate.samples import label_indices, read_rows
 
 FLIPPED = 100
 ROWS = 8000

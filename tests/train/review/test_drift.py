@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from jingyin.cli import main
 from jingyin.model.errors import InputError
-from jingyin.serve.relabel import relabel
-from jingyin.train.review.drift import drift, stability, summary
+from jingyin.serve.archive.relabel import relabel
+from jingyin.train.drift import drift, stability, summary
 
 
 def archive(path, seed, *, longer=0.0, rows=4000, without=(), label="debt_threat"):

@@ -2,11 +2,11 @@ from collections import Counter
 
 import pytest
 
-from jingyin.train.corpus.authored import default_folders, load
 from jingyin.train.corpus.build import bare
+from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.similar import similar_pairs
-from jingyin.train.evaluate.messages import read_rows
-from jingyin.train.review.requirements import plain_messages
+from jingyin.train.evaluate.samples import read_rows
+from jingyin.train.promote import plain_messages
 
 
 def test_there_are_as_many_threats_as_innocents_and_no_text_twice():

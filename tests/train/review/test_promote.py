@@ -11,10 +11,8 @@ import yaml
 
 from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.evaluate.latency import Latency
-from jingyin.train.review.checks import Check
-from jingyin.train.review.promote import Decision, default_config, promote
-from jingyin.train.review.promote_config import load_config
+from jingyin.train.evaluate.systems import Latency
+from jingyin.train.promote import Check, Decision, default_config, load_config, promote
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +97,7 @@ def test_a_larger_bundle_is_refused_for_its_size(bundle, make_bundle, config, tm
 
 def test_a_slower_bundle_is_refused_for_its_latency(bundle, config, tmp_path, monkeypatch):
     times = [Latency(1.0, 2.0, 3.0), Latency(1.0, 0.5, 3.0)]
-    monkeypatch.setattr("jingyin.train.review.checks.latencies", lambda ways, texts: times)
+    monkeypatch.setattr("jingyin.train.promote.latencies", lambda ways, texts: times)
     decision = promote(bundle, bundle, config, tmp_path / "decision.json")
     assert failed(decision) == {
         "latency": "mean 2.00 ms against 0.50 ms",
@@ -130,7 +128,7 @@ def test_the_command_exits_by_the_decision_and_names_failures_first(
     passed, code, bundle, tmp_path, monkeypatch, capsys
 ):
     checks = [Check("size", True, "1.0 MB against 1.0 MB"), Check("recall", passed, "1 of 2 against 2")]
-    monkeypatch.setattr("jingyin.train.review.promote.promote", lambda *_: Decision(passed, "new", "old", {}, checks))
+    monkeypatch.setattr("jingyin.train.promote.promote", lambda *_: Decision(passed, "new", "old", {}, checks))
     monkeypatch.setattr(sys, "argv", ["jingyin", "promote", str(bundle), "--incumbent", str(bundle)])
     with pytest.raises(SystemExit, match=f"^{code}$"):
         main()
@@ -150,7 +148,7 @@ def test_the_configuration_and_the_incumbent_are_the_package_s_by_default(bundle
         0.98,
         0.995,
     )
-    monkeypatch.setattr("jingyin.train.review.promote.default_path", lambda: bundle)
+    monkeypatch.setattr("jingyin.train.promote.default_path", lambda: bundle)
     with pytest.raises(InputError, match=r"test\.parquet can't be read \(FileNotFoundError\)"):
         promote(bundle, None, None, tmp_path / "decision.json")
 

@@ -9,8 +9,8 @@ import pytest
 from jingyin.model.bundle import Manifest
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.evaluate.messages import read_messages
-from jingyin.train.review.unused_rows import unused_rows
+from jingyin.train.evaluate.samples import read_messages
+from jingyin.train.promote import unused_rows
 
 ROWS = [{"text": f"第{i}条", "label": label} for i in range(4) for label in LABELS]
 ROWS = [{**row, "text": row["text"] + row["label"]} for row in ROWS]

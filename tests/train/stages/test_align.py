@@ -1,10 +1,10 @@
 import pytest
 
+from jingyin.train import stages as align
 from jingyin.train.data import read_split
 from jingyin.train.recipes import Align
-from jingyin.train.stages import align
-from jingyin.train.stages.align import run_align
-from jingyin.train.stages.job import Job
+from jingyin.train.runs import Job
+from jingyin.train.stages import run_align
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 
 from jingyin.model.bundle import default_path
+from jingyin.train import stages as calibrate
 from jingyin.train.recipes import Calibrate
-from jingyin.train.stages import calibrate
-from jingyin.train.stages.calibrate import run_calibrate, source_of
-from jingyin.train.stages.job import Job
+from jingyin.train.runs import Job
+from jingyin.train.stages import run_calibrate, source_of
 
 RECIPE = Calibrate(stage="calibrate", corpus="c", passed=(0.1,))
 

@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.model.network import SmsClassifier
+from jingyin.train import stages as classify
 from jingyin.train.data import read_split
 from jingyin.train.encoder import random_encoder
+from jingyin.train.network import SmsClassifier
 from jingyin.train.recipes import Classify
+from jingyin.train.runs import Job
 from jingyin.train.saved import is_classifier, load_classifier
-from jingyin.train.stages import classify
-from jingyin.train.stages.classify import metrics, run_classify, standardise
-from jingyin.train.stages.job import Job
-from jingyin.train.teachers import soft_labels
+from jingyin.train.stages import metrics, run_classify, soft_labels, standardise
 
 
 @pytest.mark.train

@@ -1,0 +1,223 @@
+"""Readings, steps 6 to 8 of cleaning: parts of characters joined, spellings written out, dialect turned to Mandarin.
+
+Each reads by a closed table what honest text in Mandarin does not hold, and is quick to see that a message holds none.
+"""
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+
+from jingyin.model.masks import Edit
+
+
+def _lines(name: str) -> Iterator[list[str]]:
+    table = files("jingyin.model").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
+    return (line.split(" ") for line in table.splitlines())
+
+
+# ---- step 6: reassemble
+
+_PARTS: dict[str, str] = {}
+# What honest text holds, such as 车专, is put together only where a character before or after it makes a word with it.
+_BESIDE: dict[str, tuple[str, str]] = {}
+for _first, *_beside in _lines("parts"):
+    _PARTS[_first[1:]] = _first[0]
+    if _beside:
+        _BESIDE[_first[1:]] = (_beside[0], _beside[1])
+_ENDS = frozenset(parts[-1] for parts in _PARTS)
+# Few messages hold two such characters side by side, and few of the first are common ones.
+_SIDE_BY_SIDE = re.compile(
+    f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
+)
+
+
+def _reads_as(parts: str, before: str, text: str, end: int) -> str | None:
+    """Return the character that `parts`, which end at `end` of `text`, are of, or None; `before` stands before them."""
+    character = _PARTS.get(parts)
+    if character and parts in _BESIDE:
+        left, right = _BESIDE[parts]
+        # What comes after may be in parts itself (车专贝长).
+        after = (text[end : end + 1], _PARTS.get(text[end : end + 2], ""))
+        if not (before and before in left) and not any(each and each in right for each in after):
+            return None
+    return character
+
+
+def _holds_parts(text: str) -> bool:
+    for match in _SIDE_BY_SIDE.finditer(text):
+        at = match.start()
+        for end in (at + 2, at + 3):
+            if text[at:end] in _PARTS and _reads_as(text[at:end], text[max(0, at - 1) : at], text, end):
+                return True
+    return False
+
+
+def reassemble(text: str, edits: dict[str, int]) -> list[Edit]:
+    """Put the parts of a character, one after another, together again (口乎死亻尔)."""
+    if not _holds_parts(text):
+        return []
+    # Shift and reduce: what comes out may be a part in its turn, and is looked at again.
+    done: list[Edit] = []
+    for i, character in enumerate(text):
+        done.append((i, i + 1, character))
+        while done[-1][2] in _ENDS and (reduced := _reduce(done, text)):
+            done[-len(reduced) :] = [(reduced[0][0], i + 1, _PARTS["".join(each[2] for each in reduced)])]
+    reassembled = [each for each in done if each[1] - each[0] > 1]
+    edits["reassembled"] = edits.get("reassembled", 0) + len(reassembled)
+    return reassembled
+
+
+def _reduce(done: list[Edit], text: str) -> list[Edit]:
+    """Return those of the last characters that are one character's parts, none if they aren't."""
+    for size in (3, 2):
+        last = done[-size:]
+        before = done[-size - 1][2] if len(done) > size else ""
+        if len(last) == size and _reads_as("".join(each[2] for each in last), before, text, last[-1][1]):
+            return last
+    return []
+
+
+# ---- step 7: spell out
+
+
+def _spellings() -> dict[str, list[tuple[str, str, str]]]:
+    """Return for each run of letters what it makes with the characters (before, after) it: (before, after, reading)."""
+    table: dict[str, list[tuple[str, str, str]]] = {}
+    for spelling, reading in _lines("spellings"):
+        before, letters, after = re.split("([a-z]+)", spelling)
+        table.setdefault(letters, []).append((before, after, reading))
+    for found in table.values():
+        found.sort(key=lambda each: (len(each[0] + each[1]), each[0]), reverse=True)
+    return table
+
+
+_SPELLINGS = _spellings()
+_LETTERS = re.compile("[a-z]+")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
+# What makes letters part of a link, an address or a code.
+_STARTS = re.compile("(?<![0-9@._/-])")
+_ENDS_HERE = re.compile("(?![@_/]|[.:-][a-z0-9])")
+
+
+def spell_out(text: str, edits: dict[str, int]) -> list[Edit]:
+    """Write out words that are spelled in pinyin or by initials beside Han characters (bao光, 爆txl)."""
+    if not _LETTERS.search(text):
+        return []
+    found: list[Edit] = []
+    for match in _LETTERS.finditer(text):
+        change = _spelling_at(text, *match.span()) if match[0] in _SPELLINGS else None
+        if change and (not found or change[0] >= found[-1][1]):
+            found.append(change)
+    if found:
+        edits["spelled"] = edits.get("spelled", 0) + len(found)
+    return found
+
+
+def _spelling_at(text: str, start: int, end: int) -> Edit | None:
+    """Return what the letters text[start:end] become with the characters beside them, if they are a spelling."""
+    if not _STARTS.match(text, start) or not _ENDS_HERE.match(text, end):
+        return None
+    for before, after, reading in _SPELLINGS[text[start:end]]:
+        fits = text.endswith(before, 0, start) and text.startswith(after, end)
+        if fits and (before or after or _is_beside_han(text, start, end)):
+            return start - len(before), end + len(after), reading
+    return None
+
+
+def _is_beside_han(text: str, start: int, end: int) -> bool:
+    """Whether a Han character stands right before or after text[start:end], a space between them or not."""
+    return bool(_HAN.search(text[max(0, start - 2) : start].strip()[-1:] + text[end : end + 2].strip()[:1]))
+
+
+# ---- step 8: to Mandarin
+
+
+def _dialect() -> tuple[dict[str, str], set[str]]:
+    """Return word -> word in Mandarin, and the words that Mandarin has too: their lines end with a tilde."""
+    lines = list(_lines("dialect"))
+    return {word: mandarin for word, mandarin, *_ in lines}, {line[0] for line in lines if len(line) > 2}
+
+
+_DIALECT, _SHARED = _dialect()
+_LONGEST_FIRST = sorted(_DIALECT, key=lambda each: (-len(each), each))
+_DIALECT_ONLY = re.compile("|".join(each for each in _LONGEST_FIRST if each not in _SHARED))
+_DIALECT_WORD = re.compile("|".join(_LONGEST_FIRST))
+
+
+def to_mandarin(text: str, edits: dict[str, int]) -> list[Edit]:
+    """Put function words of Cantonese in Mandarin: those that Mandarin has too only beside one that it has not."""
+    if not _DIALECT_ONLY.search(text):
+        return []
+    found = [(*match.span(), _DIALECT[match[0]]) for match in _DIALECT_WORD.finditer(text)]
+    edits["dialect"] = edits.get("dialect", 0) + len(found)
+    return found
+
+
+# Decoration: what a message holds for its tone alone, which anybody can put on any message.
+#
+# Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A classifier
+# that sees them learns that who laughs does not threaten, and is then defeated by 哈 at the end: it must not see them.
+# What has a meaning of its own stays: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of things (💰 stands for a
+# word).
+
+
+_NAMES = files("jingyin.model").joinpath("tables/faces.txt").read_text(encoding="utf-8").split()  # WeChat's and QQ's
+_PICTURES = (
+    "\U0001f600-\U0001f64f\U0001f910-\U0001f917\U0001f920-\U0001f92f\U0001f970-\U0001f97a\u2639-\u263b\u2661\u2665"
+    "\u2764\U0001f493-\U0001f49f\U0001f44b-\U0001f450\U0001f338-\U0001f33b\U0001f490"
+)
+_MARKS_OF_FACES = (
+    r"\([^()\w ]{2,6}[^()\w ,.!?:;]\)|\(?\^+[_.o-]?\^+\)?|\(\^[a-z_]\^\)|>_?<|=_=|-_-(?:\|\|)?|@_@|[:;]-?[()]"
+)
+_FACE = rf"[{_PICTURES}]|\[(?:{'|'.join(_NAMES)})\]|{_MARKS_OF_FACES}"
+_PARTICLES = "哈呵嘻嘿啊呀啦嘛呢哦噢喔哟哒喽呐咯捏呗哇咧"
+_FACES = re.compile(f"(?:{_FACE})+")
+_TONE = re.compile(f"[{_PARTICLES}~](?:[{_PARTICLES}~]|{_FACE})*")
+_CLAUSE_ENDS = frozenset(" ,.!?;:。、)")
+_MAY_BEGIN = re.compile(rf"[{_PICTURES}{_PARTICLES}~\[(^>=@:;-]")
+_MARKS = " ,.!?;:。、~"
+
+
+def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
+    """Drop decoration from folded text, and the marks after one that the message begins with.
+
+    A message that is nothing else stays.
+    """
+    found: list[Edit] = []
+    at, leads = 0, True
+    for start, end in _decorations(text):
+        if start < at:  # among the marks after the first
+            continue
+        leads = leads and _is_bare(text[at:start])
+        at = end
+        while leads and at < len(text) and text[at] in _MARKS:
+            at += 1
+        found.append((start, at, ""))
+    ends, starts = [0, *(end for _, end, _ in found)], [*(start for start, _, _ in found), len(text)]
+    if not found or all(_is_bare(text[end:start]) for end, start in zip(ends, starts, strict=True)):
+        return []
+    edits["decoration"] = edits.get("decoration", 0) + len(found)
+    return found
+
+
+def _decorations(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each face, and each run of particles (and faces) that ends a clause, starts and ends."""
+    at = 0
+    for beginning in _MAY_BEGIN.finditer(text):
+        start = beginning.start()
+        if start < at:
+            continue
+        if match := _FACES.match(text, start):
+            at = match.end()
+            yield start, at
+        elif match := _TONE.match(text, start):
+            at = match.end()
+            if at == len(text) or text[at] in _CLAUSE_ENDS:
+                yield start, at
+            else:
+                yield from (face.span() for face in _FACES.finditer(text, start, at))
+
+
+def _is_bare(text: str) -> bool:
+    """Whether nothing but marks is in `text`."""
+    return not text.strip(_MARKS)

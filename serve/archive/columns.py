@@ -1,0 +1,120 @@
+"""Decisions and measures as columns: the same ten for files, `datasets` and Spark."""
+
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jingyin.model.labels import LABELS
+from jingyin.serve.archive.decisions import Decisions, measure, scorer_of
+from jingyin.serve.scorer import Scorer
+
+FIELDS = (
+    pa.field("jingyin_label", pa.string()),
+    pa.field("jingyin_risk", pa.float64()),
+    pa.field("jingyin_action", pa.string()),
+    pa.field("jingyin_probabilities", pa.struct([pa.field(label, pa.float64()) for label in LABELS])),
+    pa.field("jingyin_stage", pa.string()),
+    pa.field("jingyin_bundle", pa.string()),
+    pa.field("jingyin_length", pa.int32()),
+    pa.field("jingyin_hits", pa.int32()),
+    pa.field("jingyin_unknown", pa.float64()),
+    pa.field("jingyin_reasons", pa.list_(pa.string())),
+)
+"""What is added to each row; columns of these names that are there already are replaced.
+
+`jingyin_stage` is what decided first, "prefilter" or "network". A scorer's "cache" would depend on what it had seen
+before, and a run that was killed and resumed would differ from one that was not. The three after the bundle are what
+`jingyin drift` compares, and hold no text: characters of the clean text, a masked number counting as one; disguises
+that the normaliser undid (prefilter.DISGUISES); and the share of characters that the tokenizer does not know, 0 to 1,
+as the prefilter counts it: the start of the message is one more character, a known one. `jingyin_reasons` are ids of
+signs, surest first; a message that passes has none.
+"""
+
+NAMES = tuple(field.name for field in FIELDS)
+
+
+def with_verdicts(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of the output for that of the input."""
+    kept = [field for field in schema if field.name not in NAMES]
+    return pa.schema([*kept, *FIELDS])
+
+
+def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Array]:
+    """Score texts and return an array for each of FIELDS; a missing text has nulls in all of them."""
+    there = [text for text in texts if text is not None]
+    columns = decision_columns(measure(scorer, there), scorer.bundle.manifest.id)
+    return columns if len(there) == len(texts) else _with_nulls(columns, texts)
+
+
+def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
+    """Return an array for each of FIELDS; each different decision is converted once and then taken."""
+    different = decisions.different
+    decided: dict[str, Sequence[Any]] = {
+        "jingyin_label": [each.label for each in different],
+        "jingyin_risk": [each.risk for each in different],
+        "jingyin_action": [each.action for each in different],
+        "jingyin_probabilities": [each.probabilities for each in different],
+        "jingyin_stage": [each.stage for each in different],
+        "jingyin_bundle": [bundle] * len(different),
+        "jingyin_reasons": [[reason.sign for reason in each.reasons] for each in different],
+    }
+    measured: dict[str, NDArray[Any]] = {
+        "jingyin_length": decisions.lengths,
+        "jingyin_hits": decisions.edits,
+        "jingyin_unknown": decisions.unknown,
+    }
+    take = _array(decisions.indices, pa.int32())
+    return [
+        _array(decided[field.name], field.type).take(take)
+        if field.name in decided
+        else _array(measured[field.name], field.type)
+        for field in FIELDS
+    ]
+
+
+def _with_nulls(columns: Sequence[pa.Array], texts: Sequence[str | None]) -> list[pa.Array]:
+    """Return the columns of the texts that are there with a null for each of the others."""
+    there = np.array([text is not None for text in texts])
+    take = _array(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())
+    return [pa.concat_arrays([column, pa.nulls(1, column.type)]).take(take) for column in columns]
+
+
+def _array(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return strings, numbers, structs (dicts) or lists as an array without nulls.
+
+    pa.array would do, but it imports pandas where that is installed, to ask whether a list is a Series: 35 MB.
+    """
+    if pa.types.is_struct(kind):
+        parts = [_array([value[field.name] for value in values], field.type) for field in kind]
+        return pa.StructArray.from_arrays(parts, fields=list(kind))
+    if pa.types.is_list(kind):
+        items = _array([item for value in values for item in value], kind.value_type)
+        return pa.ListArray.from_arrays(_array(_ends(values), pa.int32()), items, type=kind)
+    if pa.types.is_string(kind):
+        encoded = [value.encode() for value in values]
+        return pa.StringArray.from_buffers(len(values), pa.py_buffer(_ends(encoded)), pa.py_buffer(b"".join(encoded)))
+    numbers = np.asarray(values, np.int32 if pa.types.is_int32(kind) else np.float64)
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _ends(values: Iterable[Sized]) -> NDArray[np.int32]:
+    """Return where each value begins among all items, and the last ends."""
+    return np.cumsum([0, *map(len, values)], dtype=np.int32)
+
+
+def scorer_columns(
+    rows: Mapping[str, Sequence[Any]], text_column: str = "text", bundle: str | None = None
+) -> dict[str, list[Any]]:
+    """Return the columns of FIELDS for a batch of a Hugging Face dataset; a missing text gets None.
+
+        dataset.map(scorer_columns, batched=True)                      # num_proc=N: one scorer a process
+        dataset.map(scorer_columns, batched=True, fn_kwargs={"text_column": "sms"})
+
+    `datasets` caches by function and arguments: name `bundle` when you compare bundles. Raises KeyError without
+    the column, InputError for a text that is no str.
+    """
+    columns = verdict_columns(scorer_of(bundle), rows[text_column])
+    return {name: column.to_pylist() for name, column in zip(NAMES, columns, strict=True)}

@@ -1,0 +1,241 @@
+"""Groups of texts that are alike: locality-sensitive hashing, one band at a time, and connected components.
+
+One band at a time takes a sort and no index, so memory stays at the signatures and a few arrays. Texts that share a
+bucket are compared with its first one and with their neighbour; those that are alike are connected. The commonest text
+of a component stands for it. What is not akin to that text is grouped once more without the rest, so that a chain of
+likenesses does not tie unlike messages together. Nothing depends on an order of bands or pairs: Spark, which takes them
+as they come, finds the same groups (spark.py).
+"""
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.model.masks import PLACEHOLDERS, readable
+from jingyin.model.prefilter import code_points
+
+# MinHash signatures of clean texts, in numpy: datasketch takes a Python call for each text and band, and gigabytes.
+#
+# A signature holds the smallest hash of a text's character pairs under each of HASHES hash functions, of which 16 bits
+# are kept (b-bit minwise hashing, Li & König 2010). Two texts agree in one with a chance of the Jaccard similarity of
+# their pairs (Broder 1997).
+
+
+BANDS, ROWS = 32, 3
+"""Two texts meet in a band with chance 1 - (1 - J^ROWS)^BANDS: 99% at a Jaccard similarity J of 0.5, 23% at 0.2."""
+HASHES = BANDS * ROWS
+
+_CHARACTERS = 1 << 15  # hashed at a time, so that they stay in the processor's cache
+_MIX = np.uint64(0xFF51AFD7ED558CCD)  # murmur3's finalizer
+_SHIFT = np.uint64(33)
+_MULTIPLIERS = np.random.default_rng(21).integers(0, 1 << 63, HASHES, np.uint64) << np.uint64(1) | np.uint64(1)
+
+
+def signatures(texts: Sequence[str]) -> NDArray[np.uint16]:
+    """Return signatures (n, HASHES) of clean texts. Pairs begin before the first character and end after the last."""
+    found = np.empty((len(texts), HASHES), np.uint16)
+    start = size = 0
+    for i, text in enumerate(texts):
+        size += len(text) + 1
+        if size >= _CHARACTERS or i + 1 == len(texts):
+            found[start : i + 1] = _sign(texts[start : i + 1])
+            start, size = i + 1, 0
+    return found
+
+
+def _sign(texts: Sequence[str]) -> NDArray[np.uint16]:
+    codes = code_points(texts)
+    points = codes.points.astype(np.uint64)
+    pairs = _mixed(points[:-1] << np.uint64(32) | points[1:])
+    smallest = [np.minimum.reduceat(pairs * multiplier, codes.starts) for multiplier in _MULTIPLIERS]
+    # The high bits of the smallest are nearly zero and the low ones weak: mixed once more, any 16 do.
+    return (_mixed(np.stack(smallest, axis=1)) >> np.uint64(48)).astype(np.uint16)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed = (values ^ values >> _SHIFT) * _MIX
+    return np.asarray(mixed ^ mixed >> _SHIFT, np.uint64)
+
+
+def band_keys(found: NDArray[np.uint16], band: int) -> NDArray[np.uint64]:
+    """Return of each signature (n, HASHES) the key (n,) of a band: all ROWS values of it, one beside the other."""
+    key = np.zeros(len(found), np.uint64)
+    for column in range(band * ROWS, (band + 1) * ROWS):
+        key = key << np.uint64(16) | found[:, column]
+    return key
+
+
+def similarity(found: NDArray[np.uint16], one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the estimated Jaccard similarity (m,) of texts `one` and `other` (m,); standard error at most 0.05."""
+    alike = np.empty(len(one))
+    for start in range(0, len(one), 1 << 14):
+        part = slice(start, start + (1 << 14))
+        alike[part] = (found[one[part]] == found[other[part]]).mean(1)
+    return alike
+
+
+ALIKE = 0.4
+"""Estimated Jaccard similarity of character pairs from which two texts are alike. Filled slots and disguises leave most
+copies of one template between 0.4 and 0.8."""
+AKIN = 0.25
+"""The same for a text and the one that stands for its group; messages of different templates share less than 0.2."""
+
+
+def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return for signatures (n, HASHES) the number of the text that stands for each text's group (n,).
+
+    `rows` (n,) counts the messages that have a text: the text of most stands for a group, of equals the first.
+    """
+    stands = np.empty(len(found), np.int32)
+    left, here = np.arange(len(found), dtype=np.int32), found
+    while len(left):
+        chosen = _commonest(_components(here), rows[left])
+        stands[left] = left[chosen]
+        left = left[similarity(here, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
+        here = found[left]
+    return stands
+
+
+def _components(found: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """Return the smallest number of each text's component (n,)."""
+    parent = np.arange(len(found), dtype=np.int32)
+    for band in range(BANDS):
+        for one, other in _candidates(band_keys(found, band)):
+            apart = np.flatnonzero(_roots(parent, one) != _roots(parent, other))
+            near = apart[similarity(found, one[apart], other[apart]) >= ALIKE]
+            _union(parent, one[near], other[near])
+    return _roots(parent, np.arange(len(found), dtype=np.int32))
+
+
+def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Return pairs of texts with one key: each with the first of its bucket, and with the one before it."""
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    same = keys[order[1:]] == keys[order[:-1]]
+    later = np.flatnonzero(same) + 1
+    starts = np.flatnonzero(np.concatenate([[True], ~same]))
+    first = starts[np.searchsorted(starts, later, side="right") - 1]
+    return [(order[later], order[first]), (order[later], order[later - 1])]
+
+
+def _commonest(components: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return of each text's component (n,) the text that has most rows, of equals the first."""
+    order = np.lexsort((-rows, components)).astype(np.int32)
+    return order[np.searchsorted(components[order], components)]
+
+
+def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int32]:
+    found = parent[items]
+    while ((higher := parent[found]) != found).any():
+        found = higher
+    return found
+
+
+def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> None:
+    """Put each pair into one group, which its smallest number names: hooking and jumping (Shiloach & Vishkin 1982)."""
+    while len(one):
+        one, other = _roots(parent, one), _roots(parent, other)
+        apart = one != other
+        one, other = one[apart], other[apart]
+        np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
+
+
+# What the messages of a campaign share: one of them, with slots where the others differ.
+#
+# Each message is aligned to the pivot, the commonest one, by what they share at both ends, and between by longest
+# matching blocks (difflib). A character of the pivot is fixed when most messages have it; other characters, and places
+# where many put something in, are slots. Masked numbers and links are slots of a kind.
+
+
+MEMBERS = 12
+"""Messages that are aligned, at most."""
+LENGTH = 400
+"""Characters of a message that are aligned: six parts of an SMS."""
+
+_MASKS = frozenset(PLACEHOLDERS.values())
+_FIXED = 0.6  # share of the messages that have a character: disguised copies lose one in ten or twenty
+_INSERTED = 0.4  # share of the messages that put something in at one place
+_SHORTEST = 2  # characters between two slots below which the likeness is chance
+
+
+class Piece(NamedTuple):
+    """A part of a template: fixed text, or a slot, whose text says what is in it: ‹phone›, or ‹…› for what varies."""
+
+    text: str
+    slot: bool
+
+
+VARIES = Piece("‹…›", True)
+
+
+def template(texts: Sequence[str]) -> list[Piece]:
+    """Return the pieces of a template of clean texts, the commonest first."""
+    pivot, *others = [text[:LENGTH] for text in texts[:MEMBERS]]
+    kept = [1] * len(pivot)
+    inserted = [0] * (len(pivot) + 1)
+    for other in others:
+        _align(pivot, other, kept, inserted)
+    fixed = [count >= _FIXED * (len(others) + 1) for count in kept]
+    gaps = [count > _INSERTED * (len(others) + 1) for count in inserted]
+    return _pieces(pivot, fixed, gaps)
+
+
+def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None:
+    """Count the characters of the pivot that another text has, and the places where it has something more."""
+    start = _shared(pivot, other)  # most of a copy is equal at both ends: difflib, which is slow, gets what is between
+    tail = _shared(pivot[start:][::-1], other[start:][::-1])
+    end = len(pivot) - tail
+    for i in (*range(start), *range(end, len(pivot))):
+        kept[i] += 1
+    at = there = 0
+    between = SequenceMatcher(None, pivot[start:end], other[start : len(other) - tail], autojunk=False)
+    for block in between.get_matching_blocks():
+        if block.b > there and block.a == at:
+            inserted[start + at] += 1
+        for i in range(start + block.a, start + block.a + block.size):
+            kept[i] += 1
+        at, there = block.a + block.size, block.b + block.size
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts share at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _pieces(pivot: str, fixed: list[bool], gaps: list[bool]) -> list[Piece]:
+    parts: list[Piece] = []
+    for i, character in enumerate(pivot):
+        if gaps[i] and (i == 0 or fixed[i]):
+            parts.append(VARIES)
+        if not fixed[i]:
+            parts.append(VARIES)
+        else:
+            parts.append(Piece(readable(character), slot=True) if character in _MASKS else Piece(character, slot=False))
+    if gaps[-1]:
+        parts.append(VARIES)
+    return _merged(_merged(parts, shortest=1), shortest=_SHORTEST)
+
+
+def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
+    """Join fixed characters to pieces, and slots that touch; what is too short between two varying slots joins them."""
+    runs: list[Piece] = []
+    for slot, group in groupby(parts, key=lambda part: part.slot):
+        run = list(group)
+        runs += run if slot else [Piece("".join(part.text for part in run), slot=False)]
+    merged: list[Piece] = []
+    for i, piece in enumerate(runs):
+        lone = not piece.slot and len(piece.text) < shortest and 0 < i < len(runs) - 1
+        if lone and runs[i - 1] == VARIES == runs[i + 1]:
+            continue
+        if piece != VARIES or not merged or merged[-1] != VARIES:
+            merged.append(piece)
+    return merged
+
+
+def written(pieces: Sequence[Piece]) -> str:
+    """Return a template as text."""
+    return "".join(piece.text for piece in pieces)

@@ -1,0 +1,395 @@
+"""Disguises a message as a sender does who wants to get past a filter and still be read.
+
+`evade` hides the threatening words first (tables/threats.txt) and then others. How much it touches depends on
+the length of a message and on the strength alone, never on what the message says: an ordinary message gets
+the same noise, so that noise itself tells a model nothing.
+
+What a sender may do falls into FAMILIES. A corpus is disturbed by the TRAINING ones only; HELD_OUT ones
+measure what a model does about a trick that it has not seen.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.resources import files
+from itertools import cycle, islice
+from random import Random
+
+from jingyin.model.errors import ConfigError
+from jingyin.train.corpus.slots import SLOT, expand, substitutes, table, words
+
+_HAN = "\u4e00-\u9fff"
+_INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad")
+_SPACES = (" ", " ", "  ", "\u3000", "\u00a0")
+_SYMBOLS = (*".,·*-_~/|、^#+=。…", "**", "//", "——")
+_CIRCLED = {str(i): chr(0x2460 + i - 1) for i in range(1, 10)} | {"0": "⓪"}
+_FULL_WIDTH = {chr(c): chr(c + 0xFEE0) for c in range(0x21, 0x7F)}
+_FINANCIAL = dict(zip("0123456789", "零壹贰叁肆伍陆柒捌玖", strict=True))
+_HAN_DIGITS = dict(zip("0123456789", "〇一二三四五六七八九", strict=True))
+_NUMBER_STYLES = (_CIRCLED, _FULL_WIDTH, _FINANCIAL, _HAN_DIGITS)
+
+_Disguise = Callable[[str, Random], str]
+
+
+def evade(text: str, family: str, strength: float, rng: Random) -> str:
+    """Return `text` disguised by one family; the same seed gives the same disguise.
+
+    `strength` from 0 (nothing) to 1 (every fourth Han character or so) sets how many words are touched, at
+    least one above 0. A message in which the family finds nothing to change comes back as it is. Raises
+    ConfigError for an unknown family or a strength outside 0 to 1.
+    """
+    if family not in FAMILIES:
+        raise ConfigError(f"unknown evasion family {family!r}; known: {', '.join(FAMILIES)}")
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"evasion strength must be from 0 to 1, not {strength}")
+    if strength == 0:
+        return text
+    if family == "template":
+        return _template(text, rng)
+    return _disguise_words(text, _DISGUISES[family], family in _ALSO_DIGITS, strength, rng)
+
+
+def _disguise_words(text: str, disguise: _Disguise, digits: bool, strength: float, rng: Random) -> str:
+    """Disguise words, threats first and otherwise in random order, until enough characters are touched."""
+    budget = max(1.0, strength * len(text) / 4)
+    changed: dict[int, tuple[int, str]] = {}
+    for start, end in _order(text, digits, rng):
+        if budget <= 0:
+            break
+        word = text[start:end]
+        hidden = disguise(word, rng)
+        if hidden != word:
+            changed[start] = (end, hidden)
+            budget -= _distance(word, hidden)
+    pieces: list[str] = []
+    at = 0
+    for start, (end, hidden) in sorted(changed.items()):
+        pieces += (text[at:start], hidden)
+        at = end
+    return "".join(pieces) + text[at:]
+
+
+def _distance(word: str, hidden: str) -> int:
+    """Count the characters that a disguise touched; all of them where it changed the length."""
+    if len(word) != len(hidden):
+        return len(word)
+    return sum(a != b for a, b in zip(word, hidden, strict=True))
+
+
+def _order(text: str, digits: bool, rng: Random) -> list[tuple[int, int]]:
+    """Spans of words to disguise: the threats in random order, then the others in random order."""
+    threats = [m.span() for m in _threat_pattern().finditer(text)]
+    others = list(_other_words(text, threats, digits, rng))
+    rng.shuffle(threats)
+    rng.shuffle(others)
+    return threats + others
+
+
+def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Random) -> Iterator[tuple[int, int]]:
+    """Cut what the threats leave into words known to a table, and pieces of two or three characters."""
+    pattern = _word_pattern()
+    edges = [0, *(edge for span in taken for edge in span), len(text)]
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        at = start
+        while at < end:
+            match = pattern.match(text, at, end)
+            if match is None:
+                at += 1
+                continue
+            length = len(match[0]) if match.lastgroup != "han" else rng.randint(min(2, len(match[0])), len(match[0]))
+            if match.lastgroup != "plain" or digits:
+                yield at, at + length
+            at += length
+
+
+@cache
+def _threat_pattern() -> re.Pattern[str]:
+    return re.compile("|".join(sorted(set(words("threats")), key=lambda word: (-len(word), word))))
+
+
+@cache
+def _word_pattern() -> re.Pattern[str]:
+    known = {key for name in ("slang", "emoji") for key in substitutes(name) if len(key) > 1}
+    alternatives = "|".join(sorted(known, key=lambda word: (-len(word), word)))
+    return re.compile(f"(?P<known>{alternatives})|(?P<han>[{_HAN}]{{1,3}})|(?P<plain>[0-9A-Za-z]+)")
+
+
+# ---- disguises of a word; each returns the word itself where it has nothing to offer
+
+
+def _some(word: str, mapping: Callable[[str], tuple[str, ...]], rng: Random) -> str:
+    """Replace at least one of the characters that `mapping` knows, each of the others by even chance."""
+    known = [i for i, character in enumerate(word) if mapping(character)]
+    if not known:
+        return word
+    sure = rng.choice(known)
+    out = list(word)
+    for i in known:
+        if i == sure or rng.random() < 0.5:
+            out[i] = rng.choice(mapping(word[i]))
+    return "".join(out)
+
+
+def _from_table(name: str) -> _Disguise:
+    """Return a disguise that replaces single characters by the substitutes in a table."""
+
+    def disguise(word: str, rng: Random) -> str:
+        return _some(word, lambda character: substitutes(name).get(character, ()), rng)
+
+    return disguise
+
+
+def _whole_or_part(name: str) -> _Disguise:
+    """Return a disguise that replaces a word by a table's substitute, or else some of its characters."""
+
+    def disguise(word: str, rng: Random) -> str:
+        known = substitutes(name)
+        if word in known:
+            return rng.choice(known[word])
+        return _some(word, lambda character: known.get(character, ()), rng)
+
+    return disguise
+
+
+def _between(marks: tuple[str, ...]) -> _Disguise:
+    """Return a disguise that puts one mark between all characters of a word, or behind a lone one."""
+
+    def disguise(word: str, rng: Random) -> str:
+        mark = rng.choice(marks)
+        return mark.join(word) if len(word) > 1 else word + mark
+
+    return disguise
+
+
+def _zero_width(word: str, rng: Random) -> str:
+    gaps = [rng.choice(_INVISIBLE) for _ in word]
+    return "".join(character + gap for character, gap in zip(word, gaps, strict=True))
+
+
+@cache
+def _pinyin(text: str) -> tuple[str, ...]:
+    """Toneless pinyin of each Han character, the reading chosen from the whole text (pypinyin)."""
+    from pypinyin import lazy_pinyin
+
+    return tuple(lazy_pinyin(text))
+
+
+@cache
+def _homophones() -> dict[str, tuple[str, ...]]:
+    """Characters by toneless pinyin, from GB2312 level 1: the 3,755 that everybody can read."""
+    common = bytes(b for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF) for b in (high, low))
+    by_sound: dict[str, list[str]] = {}
+    for character in common.decode("gb2312", "ignore"):
+        by_sound.setdefault(_pinyin(character)[0], []).append(character)
+    return {sound: tuple(characters) for sound, characters in by_sound.items()}
+
+
+def _homophone(word: str, rng: Random) -> str:
+    def same_sound(character: str) -> tuple[str, ...]:
+        if not _is_han(character):
+            return ()
+        others = _homophones().get(_pinyin(character)[0], ())
+        return tuple(other for other in others if other != character)
+
+    return _some(word, same_sound, rng)
+
+
+def _spell(word: str, rng: Random) -> str:
+    sounds = _pinyin(word)
+    if len(sounds) != len(word) or not all(map(_is_han, word)):
+        return word
+    keep = rng.randrange(len(word)) if len(word) > 1 and rng.random() < 0.5 else -1
+    joint = rng.choice(("", "", " "))
+    return joint.join(character if i == keep else sounds[i] for i, character in enumerate(word))
+
+
+def _initials(word: str, rng: Random) -> str:
+    sounds = _pinyin(word)
+    if len(sounds) != len(word) or not all(map(_is_han, word)):
+        return word
+    letters = "".join(sound[0] for sound in sounds)
+    return letters.upper() if rng.random() < 0.3 else letters
+
+
+@cache
+def _variants() -> dict[str, tuple[str, ...]]:
+    """Simplified character -> its traditional forms and variants that Big5 holds, so that fonts show them."""
+    lines = files("jingyin.model").joinpath("tables/simplified.txt").read_text(encoding="utf-8").splitlines()
+    forms: dict[str, tuple[str, ...]] = {}
+    for traditional, simplified in ((line[0], line[1]) for line in lines):
+        if traditional.encode("big5", "ignore"):
+            forms[simplified] = (*forms.get(simplified, ()), traditional)
+    return forms
+
+
+def _traditional(word: str, rng: Random) -> str:
+    return "".join(rng.choice(_variants().get(character, (character,))) for character in word)
+
+
+def _numbers(word: str, rng: Random) -> str:
+    """Write digits and letters in another form, and Han that sound like a digit as that digit."""
+    if not word.isascii():
+        return _some(word, lambda character: substitutes("numbers").get(character, ()), rng)
+    style = rng.choice(_NUMBER_STYLES)
+    return "".join(style.get(character, _FULL_WIDTH.get(character, character)) for character in word)
+
+
+def _reverse(word: str, rng: Random) -> str:
+    return word[::-1]
+
+
+def _is_han(character: str) -> bool:
+    return "\u4e00" <= character <= "\u9fff"
+
+
+def _template(text: str, rng: Random) -> str:
+    """Spread a message over the variables of a gateway template, cut near its punctuation."""
+    template = rng.choice(table("templates"))[0]
+    count = max(i for i in (1, 2, 3) if f"{{{i}}}" in template)
+    cuts = [m.end() for m in re.finditer("[，。！？,!?；; ]", text) if 1 < m.end() < len(text) - 1]
+    cuts = cuts if len(cuts) >= count - 1 else list(range(1, len(text)))
+    chosen = sorted(rng.sample(cuts, min(count - 1, len(cuts))))
+    pieces = [text[i:j].strip("，。,; ") for i, j in zip([0, *chosen], [*chosen, len(text)], strict=True)]
+    values = {str(i): piece for i, piece in enumerate(pieces, 1)} | {"sign": rng.choice(words("signs"))}
+    # One pass: braces inside the message stay what they are.
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], ""), template)
+
+
+_DISGUISES: dict[str, _Disguise] = {
+    "homophone": _homophone,
+    "lookalike": _from_table("lookalikes"),
+    "component": _from_table("components"),
+    "spacing": _between(_SPACES),
+    "symbols": _between(_SYMBOLS),
+    "zero_width": _zero_width,
+    "pinyin": _spell,
+    "initials": _initials,
+    "traditional": _traditional,
+    "emoji": _whole_or_part("emoji"),
+    "numbers": _numbers,
+    "slang": _whole_or_part("slang"),
+    "reversal": _reverse,
+}
+_ALSO_DIGITS = frozenset(("numbers", "lookalike"))
+
+FAMILIES = (*_DISGUISES, "template")
+"""Every evasion family by name."""
+
+HELD_OUT = ("component", "emoji", "slang", "reversal")
+"""Families that no training row is disturbed by."""
+
+TRAINING = tuple(family for family in FAMILIES if family not in HELD_OUT)
+"""Families that training rows are disturbed by."""
+
+
+# Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line, a neighbour.
+#
+# Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about
+# what it covers. Entries of the held-out tables are on no training message: tests/bench/attack.py measures a new dress by
+# them.
+
+
+_BOTH = 0.2  # of the dressed messages have a head and a tail
+
+
+@cache
+def entries(name: str) -> tuple[str, ...]:
+    """Return the lines of tables/<name>.txt; "|" stands for a line break."""
+    text = files("jingyin.train.corpus").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
+    return tuple(line.replace("|", "\n") for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def dress(text: str, rng: Random) -> str:
+    """Return `text` with a training head, a training tail or both; the same seed dresses alike."""
+    head, tail = rng.choice(entries("heads")), rng.choice(entries("tails"))
+    if rng.random() < _BOTH:
+        return head + text + tail
+    return head + text if rng.random() < 0.5 else text + tail
+
+
+_BETWEEN = ("\n", "\n", "。", "，", "，", "！", " ", "？", "")
+
+
+def beside(text: str, neighbour: str, rng: Random) -> str:
+    """Return `text` before or behind a `neighbour`, a short everyday message that changes nothing of what it says."""
+    first, second = (text, neighbour) if rng.random() < 0.6 else (neighbour, text)
+    return f"{first.rstrip('。，,.')}{rng.choice(_BETWEEN)}{second}"
+
+
+# Frames a message as it may come or be handed on: quoted, redacted, or among harmless phrases.
+#
+# None of this changes what a message is, and all labels get the same. Without it a network learns that what is polite or
+# stands in quotation marks is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78
+# were found as they stood, 56 in quotation marks, 64 after a greeting.
+
+
+_QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
+_REDACTIONS = ("XX", "xx", "某某", "某", "***", "××", "○○", "____", "")
+_MOST_PHRASES = 6
+
+
+def frame(template: str, rng: Random) -> str:
+    """Return an authored message with its slots filled or redacted, quoted or padded; the same seed frames it alike."""
+    kind = rng.choice(("quoted", "redacted", "padded") if SLOT.search(template) else ("quoted", "padded"))
+    if kind == "redacted":
+        mask = rng.choice(_REDACTIONS)
+        return SLOT.sub(lambda slot: mask if rng.random() < 0.8 else expand(slot[0], rng), template)
+    text = expand(template, rng)
+    if kind == "quoted":
+        marks = rng.choice(_QUOTES)
+        return f"{marks[0]}{text}{marks[1]}"
+    return _padded(text, rng)
+
+
+def _padded(text: str, rng: Random) -> str:
+    """Put harmless phrases before and after a text, more often few than many."""
+    count = min(rng.randint(1, _MOST_PHRASES), rng.randint(1, _MOST_PHRASES))
+    before = rng.randint(0, count)
+    phrases = rng.choices(words("padding"), k=count)
+    return "".join((*phrases[:before], text, *phrases[before:]))
+
+
+# Nonsense that gateways see daily: test lines, keyboard mash, cut-off bytes, random characters. None may be flagged.
+#
+# A network is sure of some nonsense unless it has seen such; the lines are made by a seed, so that training and tests
+# have others.
+
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_COMMON = tuple(bytes((high, low)).decode("gb2312") for high in range(0xB0, 0xD7) for low in range(0xA1, 0xFF))
+
+
+def _digits(rng: Random) -> str:
+    if rng.random() < 0.3:
+        return rng.choice("0123456789") * rng.randint(3, 30)
+    return "".join(rng.choices("0123456789", k=rng.randint(1, 30)))
+
+
+def _letters(rng: Random) -> str:
+    alphabet = rng.choice(("abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", "abcXYZ0189_-. "))
+    return "".join(rng.choices(alphabet, k=rng.randint(1, 40)))
+
+
+def _mash(rng: Random) -> str:
+    row = rng.choice(_ROWS)
+    start = rng.randrange(len(row) - 2)
+    return "".join(row[start : start + rng.randint(2, 5)] for _ in range(rng.randint(1, 8)))
+
+
+def _characters(rng: Random) -> str:
+    return "".join(rng.choices(_COMMON, k=rng.randint(1, 40)))
+
+
+def _repeated(rng: Random) -> str:
+    piece = "".join(rng.choices(_COMMON, k=rng.randint(1, 4)))
+    return rng.choice(("", " ", "，", "!")).join([piece] * rng.randint(2, 15))
+
+
+_KINDS: tuple[Callable[[Random], str], ...] = (_digits, _letters, _mash, _characters, _repeated)
+
+
+def nonsense(count: int, seed: int) -> Iterator[str]:
+    """Yield `count` lines of nonsense, the kinds in turn; the same seed gives the same lines."""
+    rng = Random(f"nonsense {seed}")
+    for kind in islice(cycle(_KINDS), count):
+        yield kind(rng)

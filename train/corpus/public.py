@@ -1,0 +1,284 @@
+"""Reads public corpora in the formats that they are published in, from a path that the user gives.
+
+Their text never enters the repository. Each source is named with citation and licence, and mapped to the
+labels of train/corpus/LABELS.md. What a source masks is filled with synthetic values, the same for the same
+text, so that its messages look like traffic and a mask tells nothing.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import re
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import IO, cast
+
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.labels import LABELS
+from jingyin.train.corpus.rows import Record
+from jingyin.train.corpus.slots import fill_digits, fill_tags, fill_words, words
+
+Raw = dict[str, str]
+"""What a file says of a message: `text`, and where it has them `label`, `family`, `voice`, `user`."""
+
+# On these words the label guide turns, so a label given wholesale to a source can't be trusted for them.
+_DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public corpus: what to cite, its licence, how it is read, and the label of all of its messages.
+
+    `label` is None where each row bears one of LABELS itself.
+    """
+
+    title: str
+    citation: str
+    licence: str
+    label: str | None
+    raws: Callable[[Path], Iterator[Raw]]
+    fill: Callable[[str, Random], str] = lambda text, rng: text
+
+
+def read(kind: str, path: Path) -> Iterator[Record]:
+    """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
+
+    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
+    the number of the message in it too.
+    """
+    source = SOURCES[kind]
+    for number, raw in enumerate(read_raw(kind, path), 1):
+        if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
+            yield record
+
+
+def read_raw(kind: str, path: Path) -> Iterator[Raw]:
+    """Yield what the source `kind` at `path` says of each message, masks and all.
+
+    Raises InputError with the file, and with the line where a single line is wrong.
+    """
+    source = SOURCES[kind]
+    try:
+        yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path} can't be read ({error}); check the path and the file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it, say with iconv") from error
+    except (csv.Error, ElementTree.ParseError) as error:
+        raise InputError(f"{path} is not a {source.title} file ({error}); get it again, unpacked") from error
+
+
+def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
+    text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
+    label = source.label or raw.get("label", "")
+    if label not in LABELS:
+        raise InputError(f"{where}: unknown label {label!r}; every row needs one of {', '.join(LABELS)}")
+    if not text or (source.label and _DOUBTFUL.search(text)):
+        return None
+    rng = Random(text)
+    return Record(
+        text=source.fill(text, rng),
+        label=label,
+        family=raw.get("family") or (raw.get("label") if source.label else "") or kind,
+        voice=raw.get("voice") or "public",
+        source=kind,
+        group=f"{kind}:{raw['user']}" if raw.get("user") else "",
+        where=where,
+    )
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for line in file:
+            yield line.decode("utf-8")
+
+
+def _json_lines(path: Path) -> Iterator[Raw]:
+    for number, line in enumerate(_text_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: not JSON; write one object a line") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise InputError(f"{path}:{number}: no 'text'; write one object with a text a line")
+        yield {key: str(value) for key, value in row.items() if value is not None}
+
+
+def _csv_rows(path: Path) -> Iterator[Raw]:
+    """CSV with a header line that names at least `text`, in any case."""
+    lines = (line.removeprefix("\ufeff") for line in _text_lines(path))
+    for number, row in enumerate(csv.DictReader(lines), 2):
+        raw = {key.strip().lower(): value for key, value in row.items() if key and isinstance(value, str)}
+        if "text" not in raw:
+            raise InputError(f"{path}:{number}: no column 'text'; name the columns in the first line")
+        yield raw
+
+
+def _nus(path: Path) -> Iterator[Raw]:
+    """NUS SMS Corpus: XML, or the JSON made from it, with "$" for text content."""
+    if path.suffix == ".json":
+        yield from _nus_json(path)
+        return
+    for _, message in ElementTree.iterparse(path):
+        if message.tag == "message":
+            yield {
+                "text": message.findtext("text") or "",
+                "user": message.findtext("source/userProfile/userID") or "",
+            }
+            message.clear()
+
+
+def _nus_json(path: Path) -> Iterator[Raw]:
+    try:
+        messages = json.loads(path.read_text(encoding="utf-8"))["smsCorpus"]["message"]
+        for message in messages:
+            user = message["source"]["userProfile"]["userID"]["$"]
+            yield {"text": str(message["text"].get("$") or ""), "user": str(user)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the NUS SMS Corpus in JSON; get the file again") from error
+
+
+def _fbs(path: Path) -> Iterator[Raw]:
+    """FBS: a folder with one file a category, or one folder a category; words apart, one message a line."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    for file in [path] if path.is_file() else files:
+        if file.suffix not in ("", ".txt"):
+            continue
+        category = file.parent.name if file.stem == "messages" else file.stem
+        for line in _text_lines(file):
+            yield {"text": line.replace(" ", ""), "label": category.replace("_", ":", 1)}
+
+
+def _sms800k(path: Path) -> Iterator[Raw]:
+    """800k set: [number TAB] 0 or 1 (spam) TAB text."""
+    pattern = re.compile(r"(?:\d+\t)?([01])\t?\s*(.*)")
+    for number, line in enumerate(_text_lines(path), 1):
+        match = pattern.fullmatch(line.strip())
+        if match is None:
+            raise InputError(f"{path}:{number}: not 'label TAB text' with a label of 0 or 1")
+        yield {"text": match[2], "label": "spam" if match[1] == "1" else "ham"}
+
+
+def _cold(path: Path) -> Iterator[Raw]:
+    """COLD: train.csv, dev.csv and test.csv with TEXT, label (1 offensive), topic; or one of them."""
+    for file in [path] if path.is_file() else sorted(path.glob("*.csv")):
+        for raw in _csv_rows(file):
+            yield {"text": raw["text"], "label": "offensive" if raw.get("label") == "1" else "not_offensive"}
+
+
+SOURCES: dict[str, Source] = {
+    "nus": Source(
+        "NUS SMS Corpus (Chinese)",
+        "Chen and Kan 2013, Creating a Live, Public Short Message Service Corpus: The NUS SMS Corpus, "
+        "Language Resources and Evaluation 47(2)",
+        "none stated; asks to be cited",
+        "ordinary",
+        _nus,
+        fill_tags,
+    ),
+    "fbs": Source(
+        "FBS SMS Dataset",
+        "Zhang et al. 2020, Lies in the Air: Characterizing Fake-base-station Spam Ecosystem in China, CCS",
+        "none stated; asks to be cited",
+        "ordinary",
+        _fbs,
+        fill_words,
+    ),
+    "sms800k": Source(
+        "800k SMS spam set",
+        "labelled Chinese SMS of 2015, author unknown",
+        "none stated",
+        "ordinary",
+        _sms800k,
+        fill_digits,
+    ),
+    "cold": Source(
+        "COLD",
+        "Deng et al. 2022, COLD: A Benchmark for Chinese Offensive Language Detection, EMNLP",
+        "Apache-2.0",
+        "ordinary",
+        _cold,
+    ),
+    "jsonl": Source("your own JSON lines", "", "yours", None, _json_lines),
+    "csv": Source("your own CSV", "", "yours", None, _csv_rows),
+}  # fmt: skip
+"""Kind -> source; messages of a source that bears one label are all that the guide calls ordinary."""
+
+
+# Turns a public corpus as it is published into the JSON lines file that corpus recipes name (docs/data.md).
+
+
+PUBLIC = tuple(kind for kind, source in SOURCES.items() if source.label)
+"""Kinds of public corpora."""
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")  # by which readers.read knows such a file
+
+
+def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
+    """Write messages of the public corpus `kind` at `source` to `out`, one JSON object a line; returns their number.
+
+    Masks stay as published: they are filled anew when a corpus is built. Empty messages are left out, and with `only`
+    those of another label of the source's own. The same source gives the same bytes, packed or not; a file at `out` is
+    replaced by a whole one or not at all. Raises ConfigError for an unknown kind or suffix, InputError with file and
+    line for a bad source.
+    """
+    if kind not in PUBLIC:
+        raise ConfigError(f"unknown kind {kind!r}; known: {', '.join(PUBLIC)}")
+    if not out.name.endswith(_SUFFIXES):
+        raise ConfigError(f"{out} must end in {' or '.join(_SUFFIXES)}: by that it is known as JSON lines")
+    count = 0
+    with _whole(out) as file:
+        for raw in _messages(kind, source, only):
+            file.write((json.dumps(raw, ensure_ascii=False) + "\n").encode("utf-8", "ignore"))
+            count += 1
+        if not count:
+            wanted = f" that it labels {only!r}" if only else ""
+            raise InputError(f"{source} holds no message of kind {kind}{wanted}; check path and kind")
+    return count
+
+
+def _messages(kind: str, source: Path, only: str | None) -> Iterator[Raw]:
+    for raw in read_raw(kind, source):
+        if raw["text"].strip() and only in (None, raw.get("label")):
+            yield {key: value for key, value in raw.items() if value}
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write to, and rename it to `out` when all went well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
+    try:
+        with os.fdopen(handle, "wb") as plain:
+            if out.suffix == ".gz":
+                with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
+                    yield cast(IO[bytes], packed)
+            else:
+                yield plain
+        os.chmod(name, 0o644)
+        os.replace(name, out)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+# Public messages that are no ordinary ones though their corpus is: known by hashes, since their text is not kept here.
+#
+# Each was read: fake judicial notices with a demand among the spam, real menaces among the comments (train/LOG.md).
+
+
+def is_excluded(text: str) -> bool:
+    """Whether a public message is one of those in tables/excluded.txt, white space apart."""
+    return fingerprint(text) in words("excluded")
+
+
+def fingerprint(text: str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a text without white space."""
+    return hashlib.sha256("".join(text.split()).encode()).hexdigest()[:16]

@@ -1,0 +1,309 @@
+"""Reads the authored messages: JSON lines in FOLDERS, one message a line.
+
+    authored/     written from imagination
+    adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found
+                  among them by simple models
+    cases/        written from real cases, described without their words; one file a family of cases
+    reworded/     threats in an innocent's dress, in dialect, in half a sentence, and innocents in the same
+    traffic/      ordinary messages of the kinds that a network is wrongly sure of
+
+Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, an id that the two messages of a minimal
+pair share; `case`, the real case behind a message; `writer`, who wrote it ("unknown" for rows from before it was
+noted).
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.model.signs import SIGN_IDS
+from jingyin.train.corpus.slots import SLOT, SLOTS
+
+# The record that every part of the corpus passes on, and the values that its fields may take.
+
+
+VOICES = frozenset((
+    "gang_seller", "pseudo_lawyer", "collector_early", "collector_late", "polite_menace", "thug", "student",
+    "northeastern", "cantonese", "taiwan", "hongkong", "no_punctuation", "voice_to_text", "template",
+    "wechat_fragment", "plain", "official", "family_elder", "middle_aged", "shopkeeper", "worker", "gamer",
+    "it_staff",
+))  # fmt: skip
+"""How an authored message sounds; public corpora have the voice "public"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of the corpus.
+
+    `text` may hold slots when `source` is "authored", see expand.py. Records of one `group` never part when
+    the corpus is split; "" stands for a group of one. `where` is the file and line it came from, for errors. `case` is
+    the real case that an authored message was written from, "" for none: messages of one case never part either;
+    `writer` is who wrote it. `signs` says what it demands and threatens, see signs.py.
+    """
+
+    text: str
+    label: str
+    family: str
+    voice: str
+    source: str
+    group: str = ""
+    where: str = ""
+    case: str = ""
+    writer: str = ""
+    signs: str = "?"
+
+
+# Which signs (model/signs.py) a message shows: an authored one by signs.jsonl, read by people; others by their family.
+#
+# A row's signs are one string: ids with commas between them; "?" at the end says that signs which are not named may be
+# there too, "!id" that this one is not.
+
+
+UNKNOWN = "?"
+ANNOTATED = files("jingyin.train.corpus").joinpath("signs.jsonl")
+"""One JSON object a line: `row`, the id of a message, and `signs`, a list of ids."""
+
+OF_FAMILIES = files("jingyin.train.corpus").joinpath("tables/family_signs.txt")
+
+_Row = tuple[str, list[str]]
+
+
+def row_id(text: str) -> str:
+    """Return the id of an authored message: 16 hex digits of the sha256 of its text, slots unfilled."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def signs_of(text: str, family: str) -> str:
+    """Return the signs of an authored message: as annotated, else what nearly all annotated ones of its family show."""
+    return _annotated().get(row_id(text)) or _of_families().get(family, UNKNOWN)
+
+
+def is_annotated(signs: str) -> bool:
+    """Whether people said of a message which signs it shows."""
+    return UNKNOWN not in signs.split(",")
+
+
+def shown(signs: str) -> list[str]:
+    """Return the ids of the signs that a message is known to show."""
+    return [each for each in signs.split(",") if each not in ("", "-", UNKNOWN) and not each.startswith("!")]
+
+
+def unknown_ids(signs: str) -> list[str]:
+    """Return the ids in a row's signs that are no signs, sorted."""
+    return sorted({each.removeprefix("!") for each in signs.split(",")} - {"", "-", UNKNOWN, *SIGN_IDS})
+
+
+def sign_targets(signs: str) -> NDArray[np.float32]:
+    """Return for each of SIGN_IDS 1 where it is there, 0 where it is not, NaN where nobody knows."""
+    target = np.full(len(SIGN_IDS), 0.0 if is_annotated(signs) else np.nan, np.float32)
+    for each in signs.split(","):
+        if each.startswith("!"):
+            target[SIGN_IDS.index(each[1:])] = 0.0
+    target[[SIGN_IDS.index(each) for each in shown(signs)]] = 1.0
+    return target
+
+
+def find_errors(ids: frozenset[str] | None = None) -> list[str]:
+    """Return a sentence per error of signs.jsonl; with `ids`, those of all packaged messages, also for rows of none."""
+    wrong: list[str] = []
+    seen: set[str] = set()
+    for number, row in enumerate(_rows(), 1):
+        wrong += [f"signs.jsonl:{number}: {error}" for error in _row_errors(row, seen, ids)]
+    return wrong
+
+
+def _row_errors(row: _Row | None, seen: set[str], ids: frozenset[str] | None) -> Iterator[str]:
+    """Yield what is wrong with a row; `seen` are the ids of those before it."""
+    if row is None:
+        yield 'not such a row as {"row": "9ad32340e68f8436", "signs": ["joke"]}; write one a line'
+        return
+    name, signs = row
+    if name in seen:
+        yield f"the id {name} comes twice; keep one line"
+    seen.add(name)
+    if ids is not None and name not in ids:
+        yield f"no message has the id {name}; remove the line"
+    if unknown := sorted(set(signs) - set(SIGN_IDS)):
+        yield f"unknown signs {', '.join(unknown)}; known: {', '.join(SIGN_IDS)}"
+
+
+def _rows() -> list[_Row | None]:
+    return [_row(line) for line in ANNOTATED.read_text(encoding="utf-8").splitlines()]
+
+
+def _row(line: str) -> _Row | None:
+    """Return the message id and the signs in a line of signs.jsonl, None where it holds something else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    match row:
+        case {"row": str(name), "signs": [*signs]} if all(isinstance(each, str) for each in signs):
+            return name, signs
+    return None
+
+
+@cache
+def _annotated() -> dict[str, str]:
+    """Return the annotated signs by message id; "-" stands for none. Raises InputError that lists all errors."""
+    if wrong := find_errors():
+        raise InputError("the signs of authored messages can't be used:\n" + "\n".join(wrong))
+    return {row[0]: ",".join(row[1]) or "-" for row in _rows() if row}
+
+
+@cache
+def _of_families() -> dict[str, str]:
+    rows = (line.split(" ") for line in OF_FAMILIES.read_text(encoding="utf-8").splitlines() if line[0] != "#")
+    return {family: ",".join([*signs, UNKNOWN]) for family, *signs in rows}
+
+
+LONGEST = 1_000
+"""Most characters in a message; ten SMS parts hold 670."""
+
+_LONGEST_LINE = 10_000  # bytes; a longer one is no message, and is never parsed
+_OPTIONAL = ("pair", "case", "writer")
+_NEEDED = ("text", "label", "family", "voice")
+_FIELDS = frozenset((*_NEEDED, *_OPTIONAL))
+
+FOLDERS = ("authored", "adversarial", "cases", "reworded", "traffic")
+"""The folders of authored messages that come with the package."""
+_SHOWN = 20
+
+
+def default_folders() -> tuple[Path, ...]:
+    """Return the folders of authored messages that come with the package."""
+    return tuple(Path(str(files("jingyin.train.corpus").joinpath(name))) for name in FOLDERS)
+
+
+def load(path: Path) -> list[Record]:
+    """Return the messages of a JSON lines file, or of all such files below a folder, in order of name.
+
+    Raises InputError that lists the errors, each with its file, line and what to do, those of signs.jsonl too.
+    """
+    records, errors = scan(path)
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise InputError("authored messages can't be used:\n" + "\n".join(errors[:_SHOWN]) + more)
+    return [replace(record, signs=signs_of(record.text, record.family)) for record in records]
+
+
+def scan(path: Path) -> tuple[list[Record], list[str]]:
+    """Return the sound messages below `path`, not yet with their signs, and a sentence for each error."""
+    paths = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    errors: list[str] = []
+    records: list[Record] = []
+    for file in paths:
+        for where, line in _lines(file, errors):
+            row = _row_or_error(line)
+            if isinstance(row, str):
+                errors.append(f"{where}: {row}")
+            elif (folder := file.parent.name) in LABELS and folder != row["label"]:
+                errors.append(
+                    f"{where}: label {row['label']!r} in the folder {folder}; move the row, or mend its label"
+                )
+            else:
+                records.append(_record(row, where))
+    if not records and not errors:
+        errors.append(f"{path}: no authored messages here; give a folder with .jsonl files or one such file")
+    return records, errors + _set_errors(records)
+
+
+def _lines(path: Path, errors: list[str]) -> Iterator[tuple[str, bytes]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LONGEST_LINE):
+                number += 1
+                where = f"{path}:{number}"
+                if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                    errors.append(f"{where}: line over {_LONGEST_LINE:,} bytes; put one message a line")
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(_LONGEST_LINE)
+                elif line.strip():
+                    yield where, line
+    except OSError as error:
+        errors.append(f"{path}: can't be read ({error.strerror}); check the path")
+
+
+def _row_or_error(line: bytes) -> dict[str, str] | str:
+    """Return the row in a line, or what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "not UTF-8; save the file as UTF-8"
+    except (ValueError, RecursionError):
+        return 'not JSON; write one object a line, such as {"text": ..., "label": ...}'
+    if not isinstance(row, dict):
+        return f"a JSON {type(row).__name__}, not an object; write one object a line"
+    return _row_error(row) or row
+
+
+def _row_error(row: dict[str, Any]) -> str | None:
+    if unknown := sorted(row.keys() - _FIELDS):
+        return f"unknown field {unknown[0]!r}; known: {', '.join(sorted(_FIELDS))}"
+    if (field := next((each for each in _NEEDED if not _is_filled(row.get(each))), None)) is not None:
+        return f"{field!r} is missing or empty; every row needs {', '.join(_NEEDED)}"
+    if (field := next((each for each in _OPTIONAL if not isinstance(row.get(each, ""), str)), None)) is not None:
+        return f"{field!r} is no string; write one, or leave it out"
+    if row["label"] not in LABELS:
+        return f"unknown label {row['label']!r}; known: {', '.join(LABELS)}"
+    if row["voice"] not in VOICES:
+        return f"unknown voice {row['voice']!r}; known: {', '.join(sorted(VOICES))}"
+    if any("\ud800" <= character <= "\udfff" for character in row["text"]):
+        return "half a surrogate pair in the text; write whole characters"
+    if len(row["text"]) > LONGEST:
+        return f"a text of {len(row['text']):,} characters; {LONGEST:,} at most, cut it"
+    unknown_slots = [slot for slot in SLOT.findall(row["text"]) if slot not in SLOTS]
+    if unknown_slots:
+        return f"unknown slot {{{unknown_slots[0]}}}; known: {', '.join(sorted(SLOTS))}"
+    if {"{", "}"} & set(SLOT.sub("", row["text"])):
+        return "a brace that belongs to no slot; write {name}, or leave it out"
+    return None
+
+
+def _is_filled(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _record(row: dict[str, str], where: str) -> Record:
+    return Record(
+        text=row["text"],
+        label=row["label"],
+        family=row["family"],
+        voice=row["voice"],
+        source="authored",
+        group=row.get("pair", ""),
+        where=where,
+        case=row.get("case", ""),
+        writer=row.get("writer", "unknown"),
+    )
+
+
+def _set_errors(records: list[Record]) -> list[str]:
+    """Find what single rows don't show: a text that comes twice, a pair that is none."""
+    errors = []
+    first: dict[str, str] = {}
+    pairs: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.text in first:
+            errors.append(f"{record.where}: the same text as {first[record.text]}; drop one")
+        first.setdefault(record.text, record.where)
+        if record.group:
+            pairs[record.group].append(record)
+    for name, rows in pairs.items():
+        if len(rows) != 2:
+            errors.append(f"{rows[0].where}: pair {name!r} has {len(rows)} rows; a pair id belongs to two")
+        elif rows[0].label == rows[1].label:
+            errors.append(f"{rows[0].where}: pair {name!r} has one label; the rows of a pair differ in label")
+    return errors

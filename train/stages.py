@@ -1,0 +1,249 @@
+"""Alignment: trains a few layers with the lexicon's words until their pooled outputs are those of the original encoder.
+
+Two losses are made up for at once, before any label is seen: that of the layers left out, and that of a word's
+embedding being a mean of its pieces'. The original with all of its layers and its own vocabulary is the teacher,
+unlabelled messages are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are compared
+standardised: those of one message and the next differ by a fraction of what all have in common.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score
+from torch import Tensor, nn
+
+from jingyin.model.bundle import default_path, read_bundle
+from jingyin.model.decision import FLAGGED_INDEX, risk_logit, softmax
+from jingyin.model.text import CleanText, clean
+from jingyin.serve.scorer import Scorer
+from jingyin.train.data import Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
+from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, new_classifier, start_from, with_own_pieces
+from jingyin.train.loop import Schedule, cross_entropy, fit, predict, without_dropout
+from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
+from jingyin.train.pack.bundle import pack_runs, repack
+from jingyin.train.pack.export import bundle_folder, is_bundle
+from jingyin.train.recipes import Align, Calibrate, Classify
+from jingyin.train.runs import Job, StageResult, file_sha256, run_of
+from jingyin.train.saved import Vocabulary, load_classifier, save_classifier, save_encoder, weights_of
+
+
+def distance(output: Tensor, target: Tensor) -> Tensor:
+    """Return one minus the cosine and the mean squared error (batch,) of vectors (batch, hidden), added up."""
+    return 1 - nn.functional.cosine_similarity(output, target) + (output - target).square().mean(-1)
+
+
+def run_align(job: Job[Align]) -> StageResult:
+    """Align an encoder and leave it in the run folder; returns validation metrics.
+
+    `cosine` is the mean cosine between aligned and original pooled outputs of validation messages, standardised.
+    """
+    recipe = job.recipe
+    torch.manual_seed(recipe.seed)
+    train = read_split(job.corpus, "train").drawn(recipe.rows, recipe.seed)
+    validation = read_split(job.corpus, "validation")
+    original, read = _original(recipe, train.cleaned)
+    wanted = [torch.tensor(predict(original, read(rows.cleaned))) for rows in (train, validation)]
+    mean, sd = wanted[0].mean(0), wanted[0].std(0).clamp_min(1e-4)
+    start = start_from(recipe, recipe.encoder, train.cleaned)
+    encode = encoder_of(start.vocabulary, recipe.max_tokens)
+    model = without_dropout(Pooled(start.encoder))  # a vector to match leaves nothing to overfit
+    model.mean.copy_(mean)
+    model.sd.copy_(sd)
+    rows: Dataset = examples(train, encode, ((wanted[0] - mean) / sd).numpy())
+    schedule = Schedule(
+        recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, 1.0, recipe.precision, recipe.seed
+    )
+    loss = fit(model, rows, job.folder, schedule, distance)
+    found = torch.tensor(predict(model, encode(validation.cleaned)))
+    cosine = float(nn.functional.cosine_similarity(found, (wanted[1] - mean) / sd).mean())
+    if PartialState().is_main_process:
+        save_encoder(start.encoder, start.vocabulary, job.folder)
+    return {"loss": loss, "cosine": cosine}
+
+
+def _original(recipe: Align, cleaned: Sequence[CleanText]) -> tuple[Pooled, Encode]:
+    """Return the original encoder with all of its layers, and what gives it the pieces of its own that it reads.
+
+    Those are the ones that come more than once in `cleaned`, the training messages; the rest is read as smaller ones.
+    """
+    texts = [each.text for each in cleaned]
+    model, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
+    return Pooled(model), encoder_of(Vocabulary(pieces=pieces), recipe.max_tokens)
+
+
+# What teachers say of texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
+
+
+def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
+    """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
+
+    A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the
+    work, each taking every n-th text. What a teacher said is kept in the folder `kept`, for stages with the same
+    teacher.
+    """
+    return np.asarray(softmax(np.mean([_logits(name, texts, kept) for name in teachers], axis=0)), np.float32)
+
+
+def label_logits(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Return the logits (n, labels) of token ids, without those of signs."""
+    return predict(model, ids)[:, : model.labels]
+
+
+def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
+    processes = PartialState()
+    file = kept / f"{_key(name, texts)}.npy"
+    if not file.is_file():
+        own = texts[processes.process_index :: processes.num_processes]
+        parts = gather_object([_of_bundle(name, own) if is_bundle(name) else _of_run(Path(name), own)])
+        if processes.is_main_process:
+            found = np.empty((len(texts), parts[0].shape[1]), np.float32)
+            for index, part in enumerate(parts):
+                found[index :: processes.num_processes] = part
+            kept.mkdir(parents=True, exist_ok=True)
+            aside = file.with_suffix(".part.npy")
+            np.save(aside, found)
+            aside.rename(file)
+        processes.wait_for_everyone()
+    return np.asarray(np.load(file), np.float32)
+
+
+def _key(name: str, texts: Sequence[CleanText]) -> str:
+    """Return a hash of a teacher and of the texts that it is asked about."""
+    who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else file_sha256(weights_of(Path(name)))
+    return hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
+
+
+def _of_run(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
+    model, vocabulary = load_classifier(run)
+    encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
+    return label_logits(model, encode(texts))
+
+
+def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
+    scorer = Scorer.load(bundle_folder(name), prefilter=False, cache_bytes=0)
+    verdicts = scorer.score_many((text.text for text in texts), processes=_cores_each())
+    found = [list(verdict.probabilities.values()) for verdict in verdicts]
+    return np.asarray(np.log(np.maximum(np.array(found), 1e-6)), np.float32)
+
+
+def _cores_each() -> int:
+    """Return how many cores each of the training processes on this machine has."""
+    return max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))
+
+
+# The classifier stage: fine-tunes an encoder, or goes on with a classifier, on labels and on teachers' soft labels.
+
+
+TEACHERS = "teachers"
+"""Folder among the run folders where what teachers say is kept."""
+STANDARD_MESSAGES = 512
+"""Training messages from which the head's standardisation is measured."""
+
+
+def run_classify(job: Job[Classify]) -> StageResult:
+    """Train a classifier, leave it in the run folder, and a bundle of it if the recipe asks for one; returns metrics."""
+    recipe, corpus, out = job.recipe, job.corpus, job.folder
+    encoder, teachers = job.run_of(recipe.encoder), [job.run_of(name) for name in recipe.teachers]
+    torch.manual_seed(recipe.seed)
+    train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
+    signed = annotated_messages(train) if recipe.signs else None
+    start = start_from(recipe, encoder, train.cleaned)
+    encode = encoder_of(start.vocabulary, recipe.max_tokens)
+    train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
+    model = without_dropout(new_classifier(start))
+    model.sign_head = None  # trained anew below
+    rows = examples(train, encode, target)
+    if start.classifier is None:
+        standardise(model, rows["ids"], recipe.seed)
+    schedule = Schedule(
+        recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
+    )  # fmt: skip
+    loss = fit(model, rows, out, schedule, cross_entropy)
+    if signed is not None:  # on the CPU, where a few thousand messages take seconds: training may have moved the model
+        model.sign_head = fit_sign_head(model.cpu(), signed, encode, recipe.seed)
+    if PartialState().is_main_process:
+        save_classifier(model, start.vocabulary, out)
+    validation = read_split(corpus, "validation")
+    found = {"loss": loss, **metrics(label_logits(model, encode(validation.cleaned)), validation.labels)}
+    if recipe.bundle and PartialState().is_main_process:
+        pack_runs({"model": out}, recipe, corpus, out, {**job.facts, "metrics": found})
+    return found
+
+
+def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return macro-F1 over the labels, and the average precision of the risk for the flagged ones."""
+    return {
+        "macro_f1": float(f1_score(labels, logits.argmax(1), average="macro")),
+        "flagged_ap": float(average_precision_score(np.isin(labels, FLAGGED_INDEX), risk_logit(logits))),
+    }
+
+
+def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
+    """Return what to train on, and its targets: labels, mixed with the teachers' probabilities if there are any.
+
+    Teachers read each message as it stands, and its disguised and dressed copies get what they said of that: a copy is to be
+    judged as the message is. They label clauses of messages too, which have their probabilities alone.
+    """
+    target = one_hot(rows.labels, recipe.label_smoothing)
+    if not teachers:
+        return rows, target
+    _, first, message = np.unique(rows.messages, return_index=True, return_inverse=True)
+    plain = rows.take(first)
+    authored = [
+        text.original for text, source in zip(plain.cleaned, plain.sources, strict=True) if source == "authored"
+    ]
+    pieces = unlabelled([clean(text) for text in clauses(authored, recipe.clauses, recipe.seed)])
+    soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned], kept)
+    mixed = (1 - recipe.distillation_weight) * target + recipe.distillation_weight * soft[message]
+    return rows.and_(pieces), np.concatenate([mixed, soft[len(plain) :]]).astype(np.float32)
+
+
+def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
+    """Set the head's mean and sd from pooled outputs of STANDARD_MESSAGES messages, in place."""
+    chosen = np.random.default_rng(seed).permutation(len(ids))[:STANDARD_MESSAGES]
+    pooled = torch.tensor(predict(Pooled(model.encoder), [ids[i] for i in chosen]))
+    model.mean.copy_(pooled.mean(0))
+    model.sd.copy_(pooled.std(0).clamp_min(1e-4) if len(pooled) > 1 else torch.ones_like(model.sd))
+
+
+# The calibrate stage: a bundle of networks that earlier stages trained, or of an existing bundle's, for a corpus.
+
+
+def run_calibrate(job: Job[Calibrate]) -> StageResult:
+    """Leave a bundle in the run folder; returns its calibration error, and nothing in processes but the first."""
+    recipe = job.recipe
+    if not PartialState().is_main_process:
+        return {}
+    if recipe.networks:
+        runs: dict[str, Path] = {name: Path(job.run_of(run)) for name, run in recipe.networks.items()}
+        manifest = pack_runs(runs, recipe, job.corpus, job.folder, job.facts)
+    else:
+        manifest = repack(source_of(recipe, job.out), recipe, job.corpus, job.folder, job.facts)
+    return {"ece": manifest.calibration.ece_after}
+
+
+def source_of(recipe: Calibrate, out: Path) -> Path:
+    """Return the folder of the bundle whose networks a recipe without `networks` takes; `out` holds the run folders."""
+    if not recipe.bundle:
+        return default_path()
+    named = Path(run_of(recipe.bundle, out))
+    return named / "bundle" if (named / "bundle").is_dir() else named
+
+
+# The stages of training, one module each; STAGES says which a recipe's `stage` runs.
+
+
+STAGES: dict[str, Callable[[Job[Any]], StageResult]] = {
+    "align": run_align,
+    "classify": run_classify,
+    "calibrate": run_calibrate,
+}
