@@ -1,4 +1,4 @@
-"""Reads the authored messages: JSON lines in FOLDERS, one message a line.
+"""Reads the authored messages: JSON lines in the FOLDERS of train/rows/, one message a line.
 
     authored/     written from imagination
     adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found
@@ -71,7 +71,7 @@ class Record:
 
 
 UNKNOWN = "?"
-ANNOTATED = files("jingyin.train.corpus").joinpath("signs.jsonl")
+ANNOTATED = files("jingyin.train").joinpath("rows/signs.jsonl")
 """One JSON object a line: `row`, the id of a message, and `signs`, a list of ids."""
 
 OF_FAMILIES = files("jingyin.train.corpus").joinpath("tables/family_signs.txt")
@@ -183,7 +183,7 @@ _SHOWN = 20
 
 def default_folders() -> tuple[Path, ...]:
     """Return the folders of authored messages that come with the package."""
-    return tuple(Path(str(files("jingyin.train.corpus").joinpath(name))) for name in FOLDERS)
+    return tuple(Path(str(files("jingyin.train").joinpath("rows", name))) for name in FOLDERS)
 
 
 def load(path: Path) -> list[Record]:

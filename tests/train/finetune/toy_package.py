@@ -37,10 +37,10 @@ def make_package(folder: Path) -> Path:
     package, here = Path(jingyin.__file__).parent, folder / "jingyin"
     _link(package, here, without=("model", "train", "configs"))
     _link(package / "model", here / "model", without=("default",))
-    _link(package / "train", here / "train", without=("corpus",))
-    _link(package / "train" / "corpus", here / "train" / "corpus", without=FOLDERS)
+    _link(package / "train", here / "train", without=("rows",))
+    _link(package / "train" / "rows", here / "train" / "rows", without=FOLDERS)
     _link(package / "configs", here / "configs", without=("corpus.yaml", "promote.yaml", "default"))
-    _write_messages(here / "train" / "corpus")
+    _write_messages(here / "train" / "rows")
     (here / "configs" / "default").mkdir()
     for name, content in (("corpus", CORPUS), ("default/corpus", CORPUS), ("promote", CONDITIONS)):
         (here / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
