@@ -320,7 +320,7 @@ def build_corpus(
 
 @corpus.command("convert")
 def convert_corpus(
-    kind: Annotated[str, typer.Argument(help="nus, fbs, sms800k or cold; docs/data.md says where each comes from.")],
+    kind: Annotated[str, typer.Argument(help="A kind of docs/data.md, which says where each comes from.")],
     source: Annotated[Path, typer.Argument(help="The file or folder as it is published, unpacked.")],
     out: Annotated[Path, typer.Argument(help="The file to write (.jsonl or .jsonl.gz), say data/fbs.jsonl.gz.")],
     only: Annotated[

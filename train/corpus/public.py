@@ -23,7 +23,7 @@ from typing import IO, cast
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.corpus.rows import Record
-from jingyin.train.corpus.slots import fill_digits, fill_tags, fill_words, words
+from jingyin.train.corpus.slots import fill_digits, fill_stars, fill_tags, fill_words, words
 
 Raw = dict[str, str]
 """What a file says of a message: `text`, and where it has them `label`, `family`, `voice`, `user`."""
@@ -32,66 +32,8 @@ Raw = dict[str, str]
 _DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A public corpus: what to cite, its licence, how it is read, and the label of all of its messages.
-
-    `label` is None where each row bears one of LABELS itself.
-    """
-
-    title: str
-    citation: str
-    licence: str
-    label: str | None
-    raws: Callable[[Path], Iterator[Raw]]
-    fill: Callable[[str, Random], str] = lambda text, rng: text
-
-
-def read(kind: str, path: Path) -> Iterator[Record]:
-    """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
-
-    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
-    the number of the message in it too.
-    """
-    source = SOURCES[kind]
-    for number, raw in enumerate(read_raw(kind, path), 1):
-        if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
-            yield record
-
-
-def read_raw(kind: str, path: Path) -> Iterator[Raw]:
-    """Yield what the source `kind` at `path` says of each message, masks and all.
-
-    Raises InputError with the file, and with the line where a single line is wrong.
-    """
-    source = SOURCES[kind]
-    try:
-        yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path} can't be read ({error}); check the path and the file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it, say with iconv") from error
-    except (csv.Error, ElementTree.ParseError) as error:
-        raise InputError(f"{path} is not a {source.title} file ({error}); get it again, unpacked") from error
-
-
-def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
-    text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
-    label = source.label or raw.get("label", "")
-    if label not in LABELS:
-        raise InputError(f"{where}: unknown label {label!r}; every row needs one of {', '.join(LABELS)}")
-    if not text or (source.label and _DOUBTFUL.search(text)):
-        return None
-    rng = Random(text)
-    return Record(
-        text=source.fill(text, rng),
-        label=label,
-        family=raw.get("family") or (raw.get("label") if source.label else "") or kind,
-        voice=raw.get("voice") or "public",
-        source=kind,
-        group=f"{kind}:{raw['user']}" if raw.get("user") else "",
-        where=where,
-    )
+_LONGEST = 400  # characters of a message; six SMS parts hold that many
+_SENTENCE_END = re.compile("[。！？!?；;…]")
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -173,43 +115,175 @@ def _cold(path: Path) -> Iterator[Raw]:
             yield {"text": raw["text"], "label": "offensive" if raw.get("label") == "1" else "not_offensive"}
 
 
+@dataclass(frozen=True)
+class Source:
+    """A public corpus: what to cite, its licence, how it is read, and the label of all of its messages.
+
+    `label` is None where each row bears one of LABELS itself. Of a source that is not `vetted` messages on whose words
+    the label guide turns are left out; people read those of the others that an earlier filter flagged, and none should
+    be.
+    """
+
+    title: str
+    citation: str
+    licence: str
+    label: str | None = "ordinary"
+    raws: Callable[[Path], Iterator[Raw]] = _json_lines
+    fill: Callable[[str, Random], str] = lambda text, rng: text
+    vetted: bool = False
+
+
 SOURCES: dict[str, Source] = {
     "nus": Source(
         "NUS SMS Corpus (Chinese)",
         "Chen and Kan 2013, Creating a Live, Public Short Message Service Corpus: The NUS SMS Corpus, "
         "Language Resources and Evaluation 47(2)",
         "none stated; asks to be cited",
-        "ordinary",
-        _nus,
-        fill_tags,
+        raws=_nus,
+        fill=fill_tags,
     ),
     "fbs": Source(
         "FBS SMS Dataset",
         "Zhang et al. 2020, Lies in the Air: Characterizing Fake-base-station Spam Ecosystem in China, CCS",
         "none stated; asks to be cited",
-        "ordinary",
-        _fbs,
-        fill_words,
+        raws=_fbs,
+        fill=fill_words,
     ),
     "sms800k": Source(
         "800k SMS spam set",
         "labelled Chinese SMS of 2015, author unknown",
         "none stated",
-        "ordinary",
-        _sms800k,
-        fill_digits,
+        raws=_sms800k,
+        fill=fill_digits,
     ),
     "cold": Source(
         "COLD",
         "Deng et al. 2022, COLD: A Benchmark for Chinese Offensive Language Detection, EMNLP",
         "Apache-2.0",
-        "ordinary",
-        _cold,
+        raws=_cold,
     ),
-    "jsonl": Source("your own JSON lines", "", "yours", None, _json_lines),
-    "csv": Source("your own CSV", "", "yours", None, _csv_rows),
-}  # fmt: skip
-"""Kind -> source; messages of a source that bears one label are all that the guide calls ordinary."""
+    "mudou2014": Source(
+        "SMS of 2013 and 2014",
+        "GitHub shaonianruntu/Spam-Message-Classification",
+        "none stated",
+        fill=fill_digits,
+    ),
+    "a2p_fixtures": Source(
+        "bank, bill and code SMS of 2023 to 2026 from test fixtures",
+        "GitHub AutoAccountingOrg/AutoRule and LeeeSe/MessAuto",
+        "GPL-3.0 and MIT",
+        vetted=True,
+    ),
+    "beke": Source(
+        "House-BEKE, chat of house buyers and agents",
+        "contest of Beike 2020, GitHub CCChenhao997/House-BEKE",
+        "MIT; contest terms",
+        fill=fill_words,
+        vetted=True,
+    ),
+    "atec": Source(
+        "ATEC, questions to a payment service",
+        "contest of Ant Financial 2018, GitHub liuaiting/ATEC",
+        "Apache-2.0; contest terms",
+        fill=fill_stars,
+        vetted=True,
+    ),
+    "legal": Source(
+        "questions to lawyers",
+        "GitHub AndrewZhe/lawyer-llama and siatnlp/LegalQA",
+        "Apache-2.0, academic; none stated",
+        fill=fill_digits,
+        vetted=True,
+    ),
+    "petitions": Source(
+        "citizens' letters to a leader's board, and answers",
+        "contest TipDM 2020, GitHub Introduction-to-AI-Course/ai_04",
+        "MIT; contest terms",
+        fill=fill_digits,
+        vetted=True,
+    ),
+    "waimai": Source("waimai_10k, takeaway reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True),
+    "shopping": Source(
+        "online_shopping_10_cats, shop reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True
+    ),
+    "hotels": Source("ChnSentiCorp, hotel reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True),
+    "weibo": Source("Weibo sentences with moods", "GitHub spianmo/MultiClassify_LSTM_ForChinese", "MIT", vetted=True),
+    "cofacts": Source(
+        "Cofacts, why users in Taiwan report a message",
+        "GitHub cofacts/opendata",
+        "CC BY-SA 4.0",
+        fill=fill_digits,
+        vetted=True,
+    ),
+    "hkcantonese": Source(
+        "written Cantonese of Hong Kong: reviews, forum",
+        "toastynews, openrice-senti and lihkg-cat-v2",
+        "CC BY 4.0",
+        vetted=True,
+    ),
+    "jsonl": Source("your own JSON lines", "", "yours", label=None),
+    "csv": Source("your own CSV", "", "yours", label=None, raws=_csv_rows),
+}
+"""Kind -> source; messages of a source that bears one label are all that the guide calls ordinary.
+
+A source without a reader of its own is read from JSON lines with a `text` each.
+"""
+
+
+def read(kind: str, path: Path) -> Iterator[Record]:
+    """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
+
+    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
+    the number of the message in it too.
+    """
+    source = SOURCES[kind]
+    for number, raw in enumerate(read_raw(kind, path), 1):
+        if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
+            yield record
+
+
+def read_raw(kind: str, path: Path) -> Iterator[Raw]:
+    """Yield what the source `kind` at `path` says of each message, masks and all.
+
+    Raises InputError with the file, and with the line where a single line is wrong.
+    """
+    source = SOURCES[kind]
+    try:
+        yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path} can't be read ({error}); check the path and the file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it, say with iconv") from error
+    except (csv.Error, ElementTree.ParseError) as error:
+        raise InputError(f"{path} is not a {source.title} file ({error}); get it again, unpacked") from error
+
+
+def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
+    text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
+    label = source.label or raw.get("label", "")
+    if label not in LABELS:
+        raise InputError(f"{where}: unknown label {label!r}; every row needs one of {', '.join(LABELS)}")
+    if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
+        return None
+    text = _cut(text)
+    rng = Random(text)
+    return Record(
+        text=source.fill(text, rng),
+        label=label,
+        family=raw.get("family") or (raw.get("label") if source.label else "") or kind,
+        voice=raw.get("voice") or "public",
+        source=kind,
+        group=f"{kind}:{raw['user']}" if raw.get("user") else "",
+        where=where,
+    )
+
+
+def _cut(text: str) -> str:
+    """Return a message as it is, or of a longer one its first sentences of _LONGEST characters at most."""
+    if len(text) <= _LONGEST:
+        return text
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, _LONGEST)]
+    return text[: ends[-1] if ends else _LONGEST]
 
 
 # Turns a public corpus as it is published into the JSON lines file that corpus recipes name (docs/data.md).

@@ -393,3 +393,8 @@ def fill_digits(text: str, rng: Random) -> str:
         return first + "".join(rng.choice("0123456789") for _ in range(count - len(first)))
 
     return _RUN.sub(digits, text)
+
+
+def fill_stars(text: str, rng: Random) -> str:
+    """Fill the masks of ATEC: *** is a number."""
+    return _numbered(text, r"\*{2,}", rng)

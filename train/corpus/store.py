@@ -25,7 +25,7 @@ from jingyin.train.recipes import read_yaml
 SPLITS = ("train", "validation", "calibration", "test")
 
 MANIFEST = "corpus.json"
-"""File that says what a built corpus is: recipe, fingerprint, number of rows in each split."""
+"""File that says what a built corpus is: recipe, fingerprint, rows of each split, sources kept out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,12 @@ def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
     return digest.hexdigest()
 
 
+def kept_out(splits: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return the sources whose messages are all in the test split: neither trained nor calibrated on."""
+    seen = {row.source for split, rows in splits.items() if split != "test" for row in rows}
+    return sorted({row.source for row in splits["test"]} - seen)
+
+
 def fingerprint_of(folder: Path) -> str:
     """Return the fingerprint of a built corpus; "" of a folder that does not say."""
     if not is_built(folder):
@@ -90,6 +96,7 @@ def write(splits: Mapping[str, Sequence[Row]], recipe: Mapping[str, object], car
     manifest = {
         "fingerprint": fingerprint(splits),
         "rows": {split: len(rows) for split, rows in splits.items()},
+        "kept_out": kept_out(splits),
         "recipe": recipe,
     }
     with _aside(out) as folder:

@@ -103,6 +103,16 @@ def test_disguises_are_as_common_on_every_label(corpus, tmp_path):
         assert sum(r.evasion != "" for r in rows) / len(rows) == pytest.approx(1 / 3, abs=0.06)
 
 
+def test_a_source_that_is_test_only_is_kept_out(corpus, tmp_path):
+    write(tmp_path / "weibo.jsonl", [{"text": sentence(Random(i))} for i in range(500, 520)])
+    more = f"{{kind: weibo, path: {tmp_path}/weibo.jsonl, splits: {{test: 1}}}}"
+    corpus.write_text(corpus.read_text().replace("public: [", f"public: [{more}, "))
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    assert Counter(split for split, rows in splits.items() for r in rows if r.source == "weibo") == {"test": 20}
+    assert json.loads((tmp_path / "out" / "corpus.json").read_text())["kept_out"] == ["weibo"]
+
+
 def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + "framed: 0.5\n")
     build(corpus, tmp_path / "out")

@@ -6,7 +6,7 @@ import pytest
 
 from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.corpus.public import PUBLIC, convert, read
+from jingyin.train.corpus.public import PUBLIC, SOURCES, convert, read
 
 SPAM = "1\t0\t明天x点见\n2\t1\t满xx减x，电话xxxxxxxxxxx\n3\t0\t   \n"
 XML = (
@@ -28,7 +28,8 @@ def lines(path):
 
 
 def test_public_corpora_are_those_that_have_one_label():
-    assert PUBLIC == ("nus", "fbs", "sms800k", "cold")
+    assert PUBLIC[:4] == ("nus", "fbs", "sms800k", "cold")
+    assert set(SOURCES) - set(PUBLIC) == {"jsonl", "csv"}
 
 
 def test_masks_labels_and_users_stay_and_empty_messages_go(tmp_path, spam):

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 
 import pytest
 
@@ -81,6 +82,22 @@ def test_doubtful_rows_of_a_source_with_one_label_are_left_out(tmp_path):
     path = tmp_path / "80w.txt"
     path.write_text("1\t法院传票通知\n0\t晚上吃什么\n", encoding="utf-8")
     assert [record.text for record in read("sms800k", path)] == ["晚上吃什么"]
+
+
+def test_of_a_vetted_source_doubtful_rows_stay(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "借了***元，逾期会起诉吗"}\n', encoding="utf-8")
+    assert list(read("mudou2014", path)) == []
+    (record,) = read("atec", path)
+    assert (record.label, record.family) == ("ordinary", "atec")
+    assert re.fullmatch(r"借了\d{1,4}元，逾期会起诉吗", record.text)
+
+
+def test_a_long_message_is_cut_at_the_last_end_of_a_sentence_within_400_characters(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = ["好" * 300 + "。" + "坏" * 150 + "。", "好" * 401, "好" * 399 + "。"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows), encoding="utf-8")
+    assert [record.text for record in read("petitions", path)] == ["好" * 300 + "。", "好" * 400, rows[2]]
 
 
 @pytest.mark.parametrize(
