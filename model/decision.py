@@ -19,7 +19,8 @@ from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 """Where the labels that make the risk stand in LABELS."""
 
-_OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
+OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
+"""Where the other labels stand."""
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def softmax(logits: ArrayLike) -> Floats:
 def risk_logit(logits: ArrayLike) -> Floats:
     """Return the log-odds (...) of the risk in logits (..., labels)."""
     given = np.asarray(logits, np.float64)
-    return _log_sum(given[..., FLAGGED_INDEX]) - _log_sum(given[..., _OTHER_INDEX])
+    return _log_sum(given[..., FLAGGED_INDEX]) - _log_sum(given[..., OTHER_INDEX])
 
 
 def _log_sum(values: Floats) -> Floats:
@@ -76,7 +77,7 @@ def with_risk(logits: ArrayLike, risk: ArrayLike) -> Floats:
     flagged = 1 / (1 + np.exp(-np.clip(np.asarray(risk, np.float64), -700, 700)))
     out = np.empty_like(given)
     out[..., FLAGGED_INDEX] = softmax(given[..., FLAGGED_INDEX]) * flagged[..., None]
-    out[..., _OTHER_INDEX] = softmax(given[..., _OTHER_INDEX]) * (1 - flagged)[..., None]
+    out[..., OTHER_INDEX] = softmax(given[..., OTHER_INDEX]) * (1 - flagged)[..., None]
     return out
 
 

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
 from jingyin.model.errors import ConfigError
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of
-from jingyin.train.data import read_split
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.runs import Job, bundle_ids, command, file_sha256, run_of, versions, weights_sha256
 from jingyin.train.stages import STAGES, source_of
@@ -105,7 +105,8 @@ def _open(folder: Path, path: Path, corpus: Path, begun: Mapping[str, str], fres
 
 def _close(folder: Path, facts: dict[str, object], metrics: dict[str, float]) -> None:
     (folder / "run.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    for name in ("checkpoint", "checkpoint-before", "checkpoint-new"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     # The metrics are written last: their presence says that the stage is finished.
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
@@ -125,7 +126,7 @@ def _corpus(path: Path, corpus: str, out: Path) -> Path:
 
 
 def _facts(recipe: Recipe, corpus: Path, sources: Mapping[str, str]) -> dict[str, object]:
-    rows = Counter(read_split(corpus, "train").sources)
+    rows = Counter(pq.read_table(corpus / "train.parquet", columns=["source"]).column("source").to_pylist())
     return {
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,
@@ -144,5 +145,7 @@ def _sources(recipe: Recipe, out: Path) -> dict[str, str]:
     if isinstance(recipe, Calibrate):
         names = list((recipe.networks or {}).values())
     else:
-        names = [recipe.encoder, *(recipe.teachers if isinstance(recipe, Classify) else ())]
+        names = [recipe.encoder]
+        if isinstance(recipe, Classify):
+            names += [*recipe.teachers, *([recipe.traffic] if recipe.traffic else [])]
     return {name: run_of(name, out) for name in names}

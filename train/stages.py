@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.decision import FLAGGED_INDEX, risk_logit, softmax
+from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.model.text import CleanText, clean
 from jingyin.serve.scorer import Scorer
-from jingyin.train.data import Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
+from jingyin.train.data import WRITTEN, Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
 from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, new_classifier, start_from, with_own_pieces
-from jingyin.train.loop import Schedule, cross_entropy, fit, predict, without_dropout
+from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack_runs, repack
 from jingyin.train.pack.export import bundle_folder, is_bundle
@@ -158,18 +159,26 @@ def run_classify(job: Job[Classify]) -> StageResult:
     signed = annotated_messages(train) if recipe.signs else None
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
+    if recipe.traffic:
+        train = train.take(np.flatnonzero(_read_by(job.run_of(recipe.traffic), train, recipe.seed)))
     train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
     model = without_dropout(new_classifier(start))
     model.sign_head = None  # trained anew below
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     rows = examples(train, encode, target)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     schedule = Schedule(
         recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
     )  # fmt: skip
-    loss = fit(model, rows, out, schedule, cross_entropy)
-    if signed is not None:  # on the CPU, where a few thousand messages take seconds: training may have moved the model
-        model.sign_head = fit_sign_head(model.cpu(), signed, encode, recipe.seed)
+    loss = fit(model, rows, out, schedule, margin_loss(recipe.margin) if recipe.margin else cross_entropy)
+    model = model.cpu()
+    if recipe.way_back:
+        share = recipe.way_back
+        after = model.state_dict()
+        model.load_state_dict({name: after[name].lerp(tensor, share) for name, tensor in before.items()})
+    if signed is not None:
+        model.sign_head = fit_sign_head(model, signed, encode, recipe.seed)
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out)
     validation = read_split(corpus, "validation")
@@ -177,6 +186,19 @@ def run_classify(job: Job[Classify]) -> StageResult:
     if recipe.bundle and PartialState().is_main_process:
         pack_runs({"model": out}, recipe, corpus, out, {**job.facts, "metrics": found})
     return found
+
+
+_OTHERS = 0.1  # of the real messages that the prefilter stops: windows and disguises bring some of their like
+
+
+def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
+    """Mark (n,) authored rows, real ones that a bundle's prefilter lets through, and a tenth of the others."""
+    read = read_bundle(bundle_folder(bundle))
+    scores = prefilter_scores(read.prefilter_weights, code_points([each.text for each in rows.cleaned]))
+    passes = scores[0] >= read.manifest.prefilter.ordinary.threshold
+    written = np.array([source in WRITTEN for source in rows.sources])
+    drawn = np.random.default_rng(seed).random(int(rows.messages.max()) + 1)[rows.messages] < _OTHERS
+    return np.asarray(written | passes | drawn)
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
@@ -188,23 +210,28 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
 
 
 def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
-    """Return what to train on, and its targets: labels, mixed with the teachers' probabilities if there are any.
+    """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
-    Teachers read each message as it stands, and its disguised and dressed copies get what they said of that: a copy is to be
-    judged as the message is. They label clauses of messages too, which have their probabilities alone.
+    Teachers read each message as it stands, and its copies get what they said of that: a copy is to be judged as the
+    message is. They label clauses of messages too, which have their probabilities alone.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
         return rows, target
-    _, first, message = np.unique(rows.messages, return_index=True, return_inverse=True)
-    plain = rows.take(first)
-    authored = [
-        text.original for text, source in zip(plain.cleaned, plain.sources, strict=True) if source == "authored"
-    ]
-    pieces = unlabelled([clean(text) for text in clauses(authored, recipe.clauses, recipe.seed)])
+    written = np.array([source in WRITTEN for source in rows.sources])
+    numbers, first = np.unique(rows.messages[written], return_index=True)
+    plain = rows.take(np.flatnonzero(written)[first])
+    pieces = unlabelled(
+        [clean(text) for text in clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)]
+    )
     soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned], kept)
-    mixed = (1 - recipe.distillation_weight) * target + recipe.distillation_weight * soft[message]
-    return rows.and_(pieces), np.concatenate([mixed, soft[len(plain) :]]).astype(np.float32)
+    own = soft[np.searchsorted(numbers, rows.messages[written])]
+    same = rows.labels[written] == plain.labels[np.searchsorted(numbers, rows.messages[written])]
+    share = (recipe.distillation_weight * same)[
+        :, None
+    ]  # a copy whose company or quotation turns the label has its own
+    target[written] = (1 - share) * target[written] + share * own
+    return rows.and_(pieces), np.concatenate([target, soft[len(plain) :]]).astype(np.float32)
 
 
 def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:

@@ -49,9 +49,7 @@ def test_opens_with_the_command_that_runs_it(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_configuration_loads_by_its_schema(path, monkeypatch):
-    monkeypatch.setattr(
-        "jingyin.train.corpus.store.Path.exists", lambda _: True
-    )  # public corpora are the user's own
+    monkeypatch.setattr("jingyin.train.corpus.store.Path.exists", lambda _: True)  # public corpora are the user's own
     read = schema_of(path)(path)
     if isinstance(read, Align | Classify | Calibrate):
         assert (path.parent / read.corpus).is_file()
