@@ -285,7 +285,7 @@ TRAINING = tuple(family for family in FAMILIES if family not in HELD_OUT)
 # Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line, a neighbour.
 #
 # Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about
-# what it covers. Entries of the held-out tables are on no training message: tests/bench/attack.py measures a new dress by
+# what it covers. Entries of the held-out tables are on no training message: bench/attack.py measures a new dress by
 # them.
 
 

@@ -33,7 +33,7 @@ from jingyin.train.evaluate.systems import (
 )
 
 ATTACKED = 100
-"""Flagged messages that are attacked in an evaluation; tests/bench/attack.py takes more."""
+"""Flagged messages that are attacked in an evaluation; bench/attack.py takes more."""
 
 _UNTRAINED = (
     "no n-gram baseline, and unseen cases are not shown apart: there is no {name} beside the data; "

@@ -1,7 +1,7 @@
 """Whether fine-tuning helps: recall on threats of a new kind, and on all others, before and after.
 
-    python tests/bench/finetune.py families OUT     # the bundle is trained without three families of threats
-    python tests/bench/finetune.py dialect OUT      # the package's bundle, and 100 messages in a dialect that it lacks
+    python bench/finetune.py families OUT     # the bundle is trained without three families of threats
+    python bench/finetune.py dialect OUT      # the package's bundle, and 100 messages in a dialect that it lacks
 
 Each cell of a table is one fine-tuning (`jingyin finetune`) with a seed and a number of messages, in a run folder of
 its own below OUT: the same command goes on after a kill. What is counted was trained on by neither bundle: held-out

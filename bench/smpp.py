@@ -1,7 +1,7 @@
 """What the SMPP proxy adds: submit_sm round trips to an SMSC directly and through the proxy, interleaved.
 
-    python tests/bench/smpp.py                       authored messages, the default bundle, about a minute
-    python tests/bench/smpp.py FILE... --bundle B    ordinary messages and a bundle of your own
+    python bench/smpp.py                       authored messages, the default bundle, about a minute
+    python bench/smpp.py FILE... --bundle B    ordinary messages and a bundle of your own
 
 The SMSC and the ESMEs are in this process and do nothing else, the proxy and `jingyin serve` are one each. Each row is
 a closed loop: WINDOW requests are unanswered at any time. Rounds: direct, proxy, direct, ...; the best of each counts.

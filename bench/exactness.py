@@ -1,4 +1,4 @@
-"""Proves that the fast ways change no verdict: python tests/bench/exactness.py [FILE...] (a quarter of a minute)
+"""Proves that the fast ways change no verdict: python bench/exactness.py [FILE...] (a quarter of a minute)
 
 Scores 20,000 messages (half distinct, half templated, in random order; see traffic.py) with the cache, without it, one
 at a time, and in two processes, and compares all fields but `stage`. Exits 1 at the first difference.

@@ -1,9 +1,9 @@
 """Measures `jingyin relabel` beside in-process score_many, on a Parquet file of templated rows.
 
-    python tests/bench/relabel.py make 1000000 /tmp/1m.parquet     about a minute
-    python tests/bench/relabel.py run /tmp/1m.parquet              the command, two processes
-    python tests/bench/relabel.py baseline /tmp/1m.parquet         score_many, in process, on each half: two processes
-    python tests/bench/relabel.py resume /tmp/1m.parquet           killed after three shards, then the same command
+    python bench/relabel.py make 1000000 /tmp/1m.parquet     about a minute
+    python bench/relabel.py run /tmp/1m.parquet              the command, two processes
+    python bench/relabel.py baseline /tmp/1m.parquet         score_many, in process, on each half: two processes
+    python bench/relabel.py resume /tmp/1m.parquet           killed after three shards, then the same command
 
 Rows a CPU second is the figure to compare on a machine that does other work: both sides are counted with all of their
 processes, start included. Peak memory is the largest sum over the command's processes at one time: RSS counts pages

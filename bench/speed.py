@@ -1,8 +1,8 @@
 """Measures jingyin beside baselines, in one run on one machine.
 
-    python tests/bench/speed.py                                   authored messages, about four minutes
-    python tests/bench/speed.py FILE... --run runs/student        messages of your own; baselines with the same weights
-    python tests/bench/speed.py FILE... --profile                 microseconds a stage
+    python bench/speed.py                                   authored messages, about four minutes
+    python bench/speed.py FILE... --run runs/student        messages of your own; baselines with the same weights
+    python bench/speed.py FILE... --profile                 microseconds a stage
 
 Traffic is described in traffic.py, baselines in speed_baselines.py. Every process is bound to a core of its own and has
 one thread; on two cores each takes half of the messages. A rate is messages a CPU second for each core, the median of

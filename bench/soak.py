@@ -1,7 +1,7 @@
 """Soak test of `jingyin serve`: ten minutes of steady mixed traffic over loopback while one thing after another fails.
 
-    python tests/bench/soak.py                          authored messages, nine minutes and the preparation
-    python tests/bench/soak.py FILE... --minutes 1      ordinary messages of your own; phases get shorter in proportion
+    python bench/soak.py                          authored messages, nine minutes and the preparation
+    python bench/soak.py FILE... --minutes 1      ordinary messages of your own; phases get shorter in proportion
 
 Phases, with the steady traffic (soak_client.py) in all of them:
 

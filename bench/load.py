@@ -1,7 +1,7 @@
 """Load test of `jingyin serve` over loopback, beside an endpoint that does nothing and a naive service.
 
-    python tests/bench/load.py                          authored messages, about two minutes
-    python tests/bench/load.py FILE... --seconds 10     ordinary messages of your own
+    python bench/load.py                          authored messages, about two minutes
+    python bench/load.py FILE... --seconds 10     ordinary messages of your own
 
 Traffic is described in traffic.py. Server and client (load_client.py) are one process each on this machine. Every
 server starts with an empty cache; the share of answers from it is printed. Batches of 64 are measured against

@@ -1,4 +1,4 @@
-"""Compares ways to calibrate: python tests/bench/calibrators.py BUNDLE CORPUS (a folder with calibration.parquet).
+"""Compares ways to calibrate: python bench/calibrators.py BUNDLE CORPUS (a folder with calibration.parquet).
 
 Five folds of the calibration split; ECE with equal-mass bins, mean log-likelihood, and how many risks stay distinct.
 All but fusion, which is what bundles have, see the logits of the bundle's last network alone.

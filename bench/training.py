@@ -1,6 +1,6 @@
 """Rows a second of training: our loop, transformers' Trainer, a bare PyTorch loop; the same network, rows and machine.
 
-    python tests/bench/training.py CORPUS --encoder bundle --layers 4
+    python bench/training.py CORPUS --encoder bundle --layers 4
 
 The loops take turns, each turn with a seed of its own and in another order, so that a busy machine slows all alike;
 medians of the turns are shown. All three see every row once an epoch in bf16, in batches of as many rows on average.

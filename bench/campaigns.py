@@ -1,8 +1,8 @@
 """Measures `jingyin campaigns` on archives of size, and on a simulated day what campaigns and bursts are worth.
 
-    python tests/bench/campaigns.py scale 1000000 FOLDER [CORPUS...]   the command with --all: seconds and peak memory
-    python tests/bench/campaigns.py day CORPUS... --threats FILE       recall and false alarms with and without `burst`
-    python tests/bench/campaigns.py edits                              at which rate of edits copies escape the counter
+    python bench/campaigns.py scale 1000000 FOLDER [CORPUS...]   the command with --all: seconds and peak memory
+    python bench/campaigns.py day CORPUS... --threats FILE       recall and false alarms with and without `burst`
+    python bench/campaigns.py edits                              at which rate of edits copies escape the counter
 
 The archive of `scale`: 2,000 messages of CORPUS, by default authored ones, the r-th with a share like 1/r (Zipf). One
 row in five is a new copy, with names of its own before and after it; the others repeat one. FOLDER keeps archive and
