@@ -413,12 +413,12 @@ def _own_rows(own: Labelled, label: str, training: bool, rng: Random) -> Iterato
         copies += [next((each for each in hidden if each[0] != own.text), (own.text, ""))]
         copies.append((dress(own.text, rng), "dressed"))
     for text, evasion in copies:
-        yield _row(text, label, own.label, "own", own.text, evasion, 1 / len(copies))
+        yield _row(text, label, own.label, "own", own.text, evasion)
 
 
-def _row(text: str, label: str, family: str, source: str, template: str, evasion: str = "", weight: float = 1.0) -> Row:
+def _row(text: str, label: str, family: str, source: str, template: str, evasion: str = "") -> Row:
     group = hashlib.sha256(f"{source} {template}".encode()).hexdigest()[:16]
-    return Row(text, label, family, "public", source, group, template, evasion, weight)
+    return Row(text, label, family, "public", source, group, template, evasion, 1.0)
 
 
 def _apart(traffic: Sequence[str], own: Sequence[str], splits: Splits, rng: Random) -> Iterator[tuple[str, str]]:

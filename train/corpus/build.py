@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -16,9 +17,10 @@ from jingyin.train.corpus import public as readers
 from jingyin.train.corpus import rows as authored
 from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
-from jingyin.train.corpus.perturb import HELD_OUT, beside, dress, evade, frame, nonsense
+from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
+from jingyin.train.corpus.perturb import HELD_OUT, dress, evade, frame, nonsense
 from jingyin.train.corpus.public import SOURCES, is_excluded
-from jingyin.train.corpus.rows import Record, is_annotated
+from jingyin.train.corpus.rows import Record, at_least, is_annotated
 from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.corpus.slots import SLOT, expand
 from jingyin.train.corpus.stats import corpus_tables
@@ -34,8 +36,8 @@ Built by `jingyin corpus build`; recipe and row counts are in `corpus.json`, the
 `jingyin corpus stats` on this folder. Fingerprint: `{fingerprint}`
 
 Columns: `text` (what a model is given), `label`, `family`, `voice`, `source`, `group` (never in two splits),
-`template` (with slots, undisguised), `evasion` (family of the disguise or empty), `weight` (of all rows made
-from one message: that of its source), `pair` (id of its minimal pair or empty), `case` (what it was written from or
+`template` (with slots, undisguised), `evasion` (family of the disguise or empty), `weight` (of a message of its
+source; training shows one of a message's rows an epoch), `pair` (id of its minimal pair or empty), `case` (what it was written from or
 empty), `writer`, `signs`.
 
 `signs` are ids of what a message demands, threatens and how it speaks, with commas between them. People read those of
@@ -74,10 +76,6 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
 
 
 _DRESSES = 2  # of a message: there are hundreds of heads and tails, and an epoch shows one variant
-EVERYDAY = frozenset(("nus",))
-"""Sources of everyday chat: short messages of theirs are put beside others."""
-
-_LONGEST_NEIGHBOUR = 16  # characters
 _T = TypeVar("_T")
 _CONSOLE = Console(stderr=True)
 
@@ -101,7 +99,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 5
+CORPUS_VERSION = 6
 """Counts up when the same recipe and files make another corpus than before."""
 
 _TABLES = files("jingyin.train.corpus").joinpath("tables")
@@ -169,15 +167,15 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
     placed = _placed(records, groups, recipe)
-    neighbours = [
-        record.text
-        for record, (_, split) in zip(records, placed, strict=True)
-        if split == "train" and record.source in EVERYDAY and len(record.text) <= _LONGEST_NEIGHBOUR
-    ]
+    trained = [record for record, (_, split) in zip(records, placed, strict=True) if split == "train"]
+    rng = Random(recipe.seed)
+    beside = neighbours(
+        replace(record, text=expand(record.text, rng)) if record.source == "authored" else record for record in trained
+    )
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for record, (key, split) in zip(_track(records, "filling"), placed, strict=True):
         weight = weights.get(record.source, 1.0)
-        splits[split] += _variants(record, key, weight, recipe, neighbours if split == "train" else None)
+        splits[split] += _variants(record, key, weight, recipe, beside if split == "train" else None)
     splits["train"] += _nonsense(recipe)
     return splits
 
@@ -215,38 +213,39 @@ def _split(key: str, shares: Splits) -> str:
 
 
 def _variants(
-    record: Record, group: str, weight: float, recipe: CorpusRecipe, neighbours: Sequence[str] | None
+    record: Record, group: str, weight: float, recipe: CorpusRecipe, beside: Neighbours | None
 ) -> Iterator[Row]:
     """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
 
-    `neighbours` are short everyday messages of the training split, None outside of it.
+    `beside` is the company of training messages, None outside of the training split.
     """
     rng = Random(f"{recipe.seed}|{record.text}")
-    draws = 1 if neighbours is None else recipe.draws
+    draws = 1 if beside is None else recipe.draws
     plain = [expand(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
     texts = [(text, "") for text in dict.fromkeys(plain)]
-    if neighbours is not None:
-        texts += _copies(record, [text for text, _ in texts], recipe, neighbours, rng)
+    if beside is not None:
+        texts += _copies(record, [text for text, _ in texts], recipe, beside, rng)
     for text, evasion in texts:
+        kind = evasion.removeprefix("company:") if evasion.startswith("company:") else ""
         yield Row(
             text=text,
-            label=record.label,
+            label=label_in(record.label, kind),
             family=record.family,
             voice=record.voice,
             source=record.source,
             group=group,
             template=record.text,
             evasion=evasion,
-            weight=weight / len(texts),
+            weight=weight,
             pair=record.group if record.source == "authored" else "",
             case=record.case,
             writer=record.writer,
-            signs=record.signs,
+            signs=at_least(record.signs) if kind else record.signs,
         )
 
 
 def _copies(
-    record: Record, plain: Sequence[str], recipe: CorpusRecipe, neighbours: Sequence[str], rng: Random
+    record: Record, plain: Sequence[str], recipe: CorpusRecipe, beside: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
     """Yield disguised, framed, dressed and accompanied copies of a training message, and what each is."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
@@ -258,8 +257,10 @@ def _copies(
     worn = [*plain, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
         yield from [(dress(rng.choice(worn), rng), "dressed") for _ in range(_DRESSES)]
-    if neighbours and rng.random() < recipe.accompanied:
-        yield beside(rng.choice(worn), rng.choice(neighbours), rng), "accompanied"
+    copies = recipe.company if record.source == "authored" else recipe.company / 2
+    for _ in range(int(copies + rng.random())):
+        if found := training_company(rng.choice(worn), record.label, rng, beside):
+            yield found[0], f"company:{found[1]}"
 
 
 def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:

@@ -282,7 +282,7 @@ TRAINING = tuple(family for family in FAMILIES if family not in HELD_OUT)
 """Families that training rows are disturbed by."""
 
 
-# Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line, a neighbour.
+# Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line.
 #
 # Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about
 # what it covers. Entries of the held-out tables are on no training message: bench/attack.py measures a new dress by
@@ -305,15 +305,6 @@ def dress(text: str, rng: Random) -> str:
     if rng.random() < _BOTH:
         return head + text + tail
     return head + text if rng.random() < 0.5 else text + tail
-
-
-_BETWEEN = ("\n", "\n", "。", "，", "，", "！", " ", "？", "")
-
-
-def beside(text: str, neighbour: str, rng: Random) -> str:
-    """Return `text` before or behind a `neighbour`, a short everyday message that changes nothing of what it says."""
-    first, second = (text, neighbour) if rng.random() < 0.6 else (neighbour, text)
-    return f"{first.rstrip('。，,.')}{rng.choice(_BETWEEN)}{second}"
 
 
 # Frames a message as it may come or be handed on: quoted, redacted, or among harmless phrases.

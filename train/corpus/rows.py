@@ -99,6 +99,11 @@ def shown(signs: str) -> list[str]:
     return [each for each in signs.split(",") if each not in ("", "-", UNKNOWN) and not each.startswith("!")]
 
 
+def at_least(signs: str) -> str:
+    """Return the signs of a message in company: it shows those that it shows by itself, and perhaps others."""
+    return ",".join([*shown(signs), UNKNOWN])
+
+
 def unknown_ids(signs: str) -> list[str]:
     """Return the ids in a row's signs that are no signs, sorted."""
     return sorted({each.removeprefix("!") for each in signs.split(",")} - {"", "-", UNKNOWN, *SIGN_IDS})

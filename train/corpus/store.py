@@ -32,11 +32,11 @@ MANIFEST = "corpus.json"
 class Row:
     """A row of a built corpus.
 
-    `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion`
-    the family of its disguise, "framed", "dressed", "accompanied" or ""; `group` never comes in two splits; the
-    `weight`s of all rows made from one message add up to the weight of its source; `pair` is the id of its minimal pair
-    or ""; `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it demands and threatens
-    (signs.py).
+    `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion` the family
+    of its disguise, "framed", "dressed", "company:KIND" or ""; `group` never comes in two splits; `weight` is that of a
+    message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair` is the id of
+    its minimal pair or ""; `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it
+    demands and threatens (rows.py).
     """
 
     text: str
@@ -221,8 +221,8 @@ class CorpusRecipe(_Model):
     (authored.py). A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of
     `similarity` or more stay on one side of a split; a public message so like an earlier one is left out.
     `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that
-    of all training messages that get two with a head or a tail, `accompanied` with a short everyday message beside it
-    (dress.py).
+    of all training messages that get two with a head or a tail. `company` is how many copies in company (company.py)
+    an authored training message gets on average, a public one half as many.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (nonsense.py).
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     What the `test_writers` wrote is test only, and so is what is grouped with it.
@@ -236,7 +236,7 @@ class CorpusRecipe(_Model):
     evasion: Evasion = Evasion()
     framed: Share = 0.0
     dressed: Share = 0.0
-    accompanied: Share = 0.0
+    company: float = Field(0.0, ge=0, le=10)
     nonsense: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()
     splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)

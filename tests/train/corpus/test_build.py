@@ -10,6 +10,7 @@ from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build, group_records, source_key
 from jingyin.train.corpus.check import check
+from jingyin.train.corpus.company import label_in
 from jingyin.train.corpus.perturb import HELD_OUT, TRAINING
 from jingyin.train.corpus.rows import Record
 from jingyin.train.corpus.slots import SLOT
@@ -87,11 +88,11 @@ def test_rows(corpus, tmp_path):
     assert len({r.template for r in rows}) == 500
     assert not any(SLOT.search(r.text) for r in rows)
     assert not any(r.evasion for split in store.SPLITS[1:] for r in splits[split])
-    weights: dict[tuple[str, str], float] = defaultdict(float)
+    weights: dict[str, set[float]] = defaultdict(set)
     for r in rows:
-        weights[r.source, r.template] += r.weight
+        weights[r.source].add(r.weight)
         assert r.evasion not in HELD_OUT
-    assert {(source, round(weight, 6)) for (source, _), weight in weights.items()} == {("authored", 1.0), ("nus", 0.5)}
+    assert weights == {"authored": {1.0}, "nus": {0.5}}  # of each row: one of a message's rows is shown an epoch
     slotted = Counter(r.template for r in splits["train"] if "{amount}" in r.template and not r.evasion)
     assert set(slotted.values()) == {2}
 
@@ -125,35 +126,24 @@ def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_p
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
 
 
-def test_accompanied_copies_stand_beside_short_everyday_messages_of_the_training_split(corpus, tmp_path):
-    chats = [f"{word}{mark}" for word in "春夏秋冬风花雪月" for mark in ("来吗", "好不好", "呀")]
-    lines = [{"text": text, "user": f"v{i}"} for i, text in enumerate(chats)]
-    write(tmp_path / "nus.jsonl", [*lines, {"text": "这一条有十七个字所以不会放在别的旁边", "user": "w"}])
-    corpus.write_text(corpus.read_text() + "accompanied: 0.5\nevasion: {share: 0}\n")
+def test_training_messages_stand_in_company_of_messages_of_the_training_split(corpus, tmp_path):
+    corpus.write_text(corpus.read_text() + "company: 2\nevasion: {share: 0}\n")
     build(corpus, tmp_path / "out")
     splits = store.read(tmp_path / "out")
-    copies = [r for r in splits["train"] if r.evasion == "accompanied"]
-    plain = defaultdict(set)
-    for r in splits["train"]:
-        if not r.evasion:
-            plain[r.template].add(r.text)
-    neighbours = {r.text for r in splits["train"] if r.source == "nus" and not r.evasion and len(r.text) <= 16}
-    assert neighbours
-    assert neighbours < set(chats)
-    assert 0.4 < len(copies) / len(plain) < 0.6
-    assert {r.source for r in copies} == {"authored", "nus"}
-    assert {r.label for r in copies} == {r.label for r in splits["train"]}
-    for r in copies:
-        around = {n for n in neighbours if r.text.startswith(n) or r.text.endswith(n)}
-        assert any(text.rstrip("。，,.") in r.text for text in plain[r.template])
-        assert around
+    copies = [r for r in splits["train"] if r.evasion]
+    plain = [r for r in splits["train"] if not r.evasion]
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
-
-
-def test_without_everyday_messages_there_are_no_accompanied_copies(corpus, tmp_path):
-    corpus.write_text(f"authored: {tmp_path}/authored\naccompanied: 1.0\n")
-    build(corpus, tmp_path / "out")
-    assert not [r for r in store.read(tmp_path / "out")["train"] if r.evasion == "accompanied"]
+    assert {r.evasion for r in copies} == {"company:lawful", "company:chat", "company:report"}
+    labels = {r.template: r.label for r in plain}
+    for r in copies:
+        kind = r.evasion.removeprefix("company:")
+        assert r.label == label_in(labels[r.template], kind)
+        assert r.signs == "?"
+        assert any(text in r.text for text in (each.text for each in plain if each.template == r.template))
+    by_source = Counter(r.source for r in copies)
+    messages = Counter({r.template: r.source for r in plain}.values())
+    assert by_source["nus"] / messages["nus"] == pytest.approx(2 / 3, abs=0.35)  # of ads and service there are none
+    assert by_source["authored"] / messages["authored"] == pytest.approx(1.1, abs=0.35)
 
 
 def test_signs_go_with_every_copy_and_the_card_counts_them(corpus, tmp_path, monkeypatch):

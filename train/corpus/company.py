@@ -1,0 +1,143 @@
+"""Puts a message into company: notices, advertisements, chat before, behind or around it, or a report about it.
+
+Real threats come behind a sentence of a bank's or an advertisement, and real innocents too. Nothing of what a message
+says changes by what stands next to it, except that a threat in a report is reported: `label_in` has the rule.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+
+from jingyin.train.corpus.perturb import entries
+from jingyin.train.corpus.stats import Message
+
+Neighbours = Mapping[str, Sequence[str]]
+"""Kind of company -> the messages, slots filled, that stand beside others."""
+
+SENTENCES = ("lawful", "service", "weather", "delivery")
+"""Kinds whose amount is counted in sentences."""
+
+CHARACTERS = ("ads", "chat")
+"""Kinds whose amount is counted in characters."""
+
+REPORTS = ("report", "quoted")
+"""Kinds that tell of a threat; they surround it."""
+
+HELD_OUT = ("weather", "delivery", "quoted")
+"""Kinds in which no training message stands, nor joined as they are."""
+
+PLACES = ("before", "behind", "around")
+LONGEST = 500
+"""Most characters of a training message with its company."""
+
+_LONGEST_NEIGHBOUR = 300
+_REPORTED = 0.12  # of the copies of a threat
+_JOINTS = ("\n", "", "", " ", "，", "。")
+_HELD_OUT_JOINTS = ("\n\n", "；另：", " / ")
+_ENDS = "，。！？!?；;~…"
+_SENTENCE = re.compile("[^。！？!?；;\n]+[。！？!?；;\n]*")
+_NO_NOTICES = frozenset(("friend_repay", "wage_invoice_claim"))
+_KINDS = {
+    "service_notice": "service", "code_notice": "service", "official_notice": "service",
+    "ad": "ads", "seller_ad": "ads", "loan_ad": "ads", "fbs": "ads", "sms800k": "ads",
+    "chat": "chat", "nus": "chat", "beke": "chat",
+}  # fmt: skip
+_MOST_SENTENCES = (1, 1, 1, 2, 2, 3, 4, 6)
+_MOST_CHARACTERS = (8, 16, 30, 60, 100, 150, 200, 300)
+
+
+def neighbours(messages: Iterable[Message]) -> dict[str, list[str]]:
+    """Return what may stand beside others, by kind: of undisguised messages of one split, and of HELD_OUT."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for message in messages:
+        kind = _KINDS.get(message.family if message.source == "authored" else message.source)
+        if message.label == "lawful_collection" and message.family not in _NO_NOTICES:
+            kind = "lawful"
+        if kind and message.label in ("ordinary", "lawful_collection") and len(message.text) <= _LONGEST_NEIGHBOUR:
+            found[kind].append(message.text)
+    found["report"] = list(entries("reports"))
+    for kind, text in (line.split(" ", 1) for line in entries("company_held_out")):
+        found[kind].append(text)
+    return dict(found)
+
+
+def with_company(text: str, kind: str, amount: int, place: str, rng: Random, neighbours: Neighbours) -> str:
+    """Return `text` in company of a kind, drawn from `neighbours`; the same seed gives the same company.
+
+    `amount` counts sentences (SENTENCES; whole messages, so that a lawful notice is one) or characters (CHARACTERS);
+    REPORTS go by neither amount nor place. `place` is one of PLACES. Without a neighbour of that kind the text comes
+    back as it is.
+    """
+    drawn = neighbours.get(kind, ())
+    if not drawn:
+        return text
+    if kind in REPORTS:
+        return rng.choice(drawn).replace("{}", text)
+    pieces = _sentences(drawn, amount, rng) if kind in SENTENCES else _characters(drawn, amount, rng)
+    before = {"before": len(pieces), "behind": 0, "around": (len(pieces) + 1) // 2}[place]
+    return _join([*pieces[:before], text, *pieces[before:]], _HELD_OUT_JOINTS if kind in HELD_OUT else _JOINTS, rng)
+
+
+def label_in(label: str, kind: str) -> str:
+    """Return the label of a message in company: the graver of the two, of lawful company lawful_collection.
+
+    A message in a report is ordinary, whatever it says.
+    """
+    if kind in REPORTS:
+        return "ordinary"
+    return "lawful_collection" if (label, kind) == ("ordinary", "lawful") else label
+
+
+def training_company(text: str, label: str, rng: Random, neighbours: Neighbours) -> tuple[str, str] | None:
+    """Return a training message in company of at most LONGEST characters, and the kind; None where none fits.
+
+    Threats alone are reported. A threat without money gets no lawful company: it would read as a debt's.
+    """
+    kinds = ["lawful", "ads", "chat", "service"]
+    if label == "other_threat":
+        kinds.remove("lawful")
+    if label in ("debt_threat", "pay_to_stop") and rng.random() < _REPORTED:
+        kinds = ["report"]
+    kind = rng.choice(kinds)
+    amount = rng.choice(_MOST_SENTENCES if kind in SENTENCES else _MOST_CHARACTERS)
+    place = rng.choice(PLACES)
+    for smaller in range(amount, 0, -max(1, amount // 3)):
+        found = with_company(text, kind, smaller, place, rng, neighbours)
+        if found != text and len(found) <= LONGEST:
+            return found, kind
+    return None
+
+
+def _sentences(drawn: Sequence[str], count: int, rng: Random) -> list[str]:
+    """Draw whole messages of `count` sentences together; fewer where chance gives none that fits."""
+    found: list[str] = []
+    left = count
+    for _ in range(20 * count):
+        if not left:
+            break
+        message = rng.choice(drawn)
+        sentences = _SENTENCE.findall(message)
+        if 0 < len(sentences) <= left:
+            found += sentences
+            left -= len(sentences)
+    return found
+
+
+def _characters(drawn: Sequence[str], count: int, rng: Random) -> list[str]:
+    """Draw messages of `count` characters together, the last one cut."""
+    found: list[str] = []
+    left = count
+    while left > 0:
+        found.append(rng.choice(drawn)[:left])
+        left -= len(found[-1])
+    return found
+
+
+def _join(pieces: Sequence[str], joints: Sequence[str], rng: Random) -> str:
+    joined = pieces[0]
+    for piece in pieces[1:]:
+        joint = rng.choice(joints)
+        # "。，" is no way to go on.
+        joined += joint + piece if joint not in "，。" or joined[-1] not in _ENDS else piece
+    return joined
