@@ -6,6 +6,7 @@
     latin1        SMPP data_coding 3
     ucs2          big-endian UCS-2 or UTF-16, or little-endian after its byte order mark (data_coding 8, msg_fmt 8)
     gbk           CMPP msg_fmt 15
+    ucs2-le, utf8 under whatever data_coding a gateway gives them
 
 Payload and header come from the sender of the message, so nothing in them is an error: what can't be read is counted
 and the rest is scored. A refusal would be a way past the filter. Codings come from the gateway; an unknown one raises.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jingyin.model.errors import InputError
+from jingyin.model.fold import FOLD
 
 MAX_PAYLOAD = 65_535
 """Longest payload in bytes: what SMPP's message_payload can hold."""
@@ -85,6 +87,60 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Message:
     partial = bool(parts) and {part.number for part in parts} != set(range(1, parts[0].total + 1))
     damaged = sum(fault for _, fault in headers)
     return Message(GAP.join(text for text, _ in read), sum(bad for _, bad in read), damaged, partial)
+
+
+def readings(segments: Sequence[Segment], coding: str | int) -> list[Message]:
+    """Decode the parts of one message in every way that a phone may: first as declared, then as it plausibly is.
+
+    `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15; where the declared coding
+    gives what nobody writes, each other one that gives written Chinese or ASCII is a reading too. Raises as
+    `reassemble` does.
+    """
+    declared = coding if isinstance(coding, str) else coding_of(coding)
+    first = reassemble(segments, declared)
+    found = {first.text: first}
+    if (odd := _oddness(first.text)) >= _ODD:
+        for name in _OTHER_READINGS:
+            other = reassemble(segments, name)
+            if other.text and _oddness(other.text) < min(_ODD, odd):
+                found.setdefault(other.text, other)
+    return list(found.values())
+
+
+def coding_of(data_coding: int) -> str:
+    """Return the name of a data_coding (SMPP), Msg_Fmt (CMPP), MsgFormat (SMGP) or MessageCoding (SGIP).
+
+    0x10 and more are coding groups of GSM 03.38, by which flash messages (0x18) come; binary data is read as latin1.
+    """
+    if data_coding < 0x10:
+        return {0: "gsm7", 1: "ascii", 8: "ucs2", 9: "ucs2", 15: "gbk"}.get(data_coding, "latin1")
+    group = data_coding >> 4
+    if group < 0x8:
+        return ("gsm7", "latin1", "ucs2", "gbk")[data_coding >> 2 & 3]
+    if group == 0xE:
+        return "ucs2"
+    return "latin1" if group == 0xF and data_coding & 4 else "gsm7"
+
+
+_OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
+_ODD = 0.1
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _oddness(text: str) -> float:
+    """Return the share of characters that neither ASCII, nor emoji, nor simplified or traditional Chinese writing has."""
+    usual = text.encode("gb2312", "ignore").decode("gb2312")
+    if len(usual) == len(text) and not _CONTROL.search(text):
+        return 0.0
+    return sum(map(_is_odd, text)) / max(1, len(text))
+
+
+def _is_odd(character: str) -> bool:
+    if character > "\uffff":
+        return False
+    if "\u2e80" <= character < "\ufffd":
+        character = character.translate(FOLD)  # traditional to simplified
+    return not character.encode("gb2312", "ignore") or bool(_CONTROL.match(character))
 
 
 def read_part(udh: bytes) -> Part | None:
@@ -195,5 +251,7 @@ CODINGS: dict[str, Callable[[bytes], tuple[str, int]]] = {
     "latin1": _decoder("latin-1"),
     "ucs2": _decode_ucs2,
     "gbk": _decoder("gb18030"),  # GBK and its successor's four-byte characters, which phones send as GBK
+    "ucs2-le": _decoder("utf-16-le"),
+    "utf8": _decoder("utf-8"),
 }
 """Coding -> decoder of its bytes into text and a count of unread bytes."""

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
@@ -27,7 +27,7 @@ from jingyin.model.labels import Span
 from jingyin.model.signs import SIGNS
 from jingyin.serve.explain import Explanation
 from jingyin.serve.http import open_inference, schema
-from jingyin.serve.http.batcher import BusyError
+from jingyin.serve.http.batcher import BusyError, Outcome
 from jingyin.serve.http.deployment import Deployment, Load, ReloadBusyError
 from jingyin.serve.http.keys import Keys
 from jingyin.serve.http.observe import Metrics, log, where
@@ -52,7 +52,7 @@ from jingyin.serve.http.service import (
     read_body,
 )
 from jingyin.serve.http.settings import Settings
-from jingyin.serve.sms import Message, reassemble
+from jingyin.serve.sms import Message, readings
 
 # Errors in words: every answer that is not the one asked for says what came, what was wanted, what to do.
 
@@ -221,9 +221,10 @@ async def score(request: Request) -> Response:
     texts, sms = _texts(ask)
     if ask.explain and len(texts) > MAX_EXPLAINED:
         raise TooLargeError(f"{len(texts)} messages came with explain, at most {MAX_EXPLAINED} were wanted; send fewer")
+    _count(service, sms)
+    outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms, _conversations(ask, len(texts)))
     if sms:
-        _count(service, sms)
-    outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms, _conversations(ask))
+        texts, outcomes = _riskiest(texts, outcomes)
     results = [service.result(outcome) for outcome in outcomes]
     if not ask.reasons:
         for result in results:
@@ -244,18 +245,26 @@ def _texts(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> tuple[lis
         return [ask.text], None
     if isinstance(ask, ScoreTexts):
         return ask.texts, None
-    message = reassemble(segments(ask), ask.coding)
-    return [message.text], message
+    read = readings(segments(ask), ask.data_coding if ask.coding is None else ask.coding)
+    return [message.text for message in read], read[0]
 
 
-def _conversations(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> list[str | None] | None:
+def _riskiest(texts: list[str], outcomes: list[Outcome]) -> tuple[list[str], list[Outcome]]:
+    """Return the riskiest of several readings of one message, with its outcome."""
+    i = max(range(len(texts)), key=lambda i: getattr(outcomes[i], "risk", -1.0))
+    return [texts[i]], [outcomes[i]]
+
+
+def _conversations(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts, count: int) -> Sequence[str | None] | None:
     if isinstance(ask, ScoreTexts):
         return ask.conversations
-    return None if ask.conversation is None else [ask.conversation]
+    return None if ask.conversation is None else [ask.conversation] * count
 
 
-def _count(service: Service, sms: Message) -> None:
+def _count(service: Service, sms: Message | None) -> None:
     counter = service.metrics.sms
+    if sms is None:
+        return
     if sms.partial:
         counter("partial").inc()
     if sms.damaged:

@@ -22,7 +22,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import Action, Stage
 from jingyin.serve.sms import CODINGS, Segment
 
-Coding = Literal["gsm7", "gsm7-packed", "ascii", "latin1", "ucs2", "gbk"]
+Coding = Literal["gsm7", "gsm7-packed", "ascii", "latin1", "ucs2", "ucs2-le", "gbk", "utf8"]
 if set(get_args(Coding)) != set(CODINGS):
     raise ImportError("schema.Coding and sms.CODINGS differ")
 
@@ -67,6 +67,8 @@ class _AskOne(_Ask):
     conversation: Conversation | None = Field(
         None, repr=False, description="used if the service keeps conversations, else ignored"
     )
+    sender: str | None = Field(None, repr=False, max_length=256, description="its number, as the gateway has it")
+    receiver: str | None = Field(None, repr=False, max_length=256, description="the same")
 
 
 class ScoreText(_AskOne):
@@ -97,17 +99,28 @@ class SmsPart(_In):
     udh: Header = ""
 
 
-class ScorePayload(_AskOne, SmsPart):
+class _AskBytes(_AskOne):
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["coding"]}, {"required": ["data_coding"]}]})
+
+    # None stands for a field that is absent; null is refused
+    coding: Coding = Field(None, description="this or data_coding")  # type: ignore[arg-type]
+    data_coding: Annotated[int, WHOLE] = Field(None, ge=0, le=255, description="as SMPP has it; this or coding")  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.coding is None) == (self.data_coding is None):
+            raise PydanticCustomError("coding", "wanted exactly one of coding and data_coding")
+        return self
+
+
+class ScorePayload(_AskBytes, SmsPart):
     """One short message as a gateway holds it."""
 
-    coding: Coding
 
-
-class ScoreParts(_AskOne):
+class ScoreParts(_AskBytes):
     """The parts of one concatenated message, in any order; missing ones are done without."""
 
     parts: list[SmsPart] = Field(min_length=1, max_length=255)
-    coding: Coding
 
 
 _KINDS = ("text", "texts", "payload", "parts")

@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import CODINGS, GAP, MAX_PAYLOAD, Part, Segment, decode, read_part, reassemble, unpack
+from jingyin.serve.sms import (
+    CODINGS,
+    GAP,
+    MAX_PAYLOAD,
+    Part,
+    Segment,
+    coding_of,
+    decode,
+    read_part,
+    readings,
+    reassemble,
+    unpack,
+)
 
 BASIC = (
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
@@ -196,7 +208,8 @@ def test_a_damaged_header_among_parts_still_gets_its_text_read() -> None:
 
 def test_an_unknown_coding_lists_the_known() -> None:
     with pytest.raises(
-        InputError, match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk$"
+        InputError,
+        match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk, ucs2-le, utf8$",
     ):
         decode(b"secret", "utf7")
 
@@ -213,3 +226,47 @@ def test_longest_payload_is_read_in_linear_time(coding: str) -> None:
     assert time.process_time() - start < 2
     with pytest.raises(InputError, match=f"a payload has {MAX_PAYLOAD + 1} bytes"):
         decode(b"a" * (MAX_PAYLOAD + 1), coding)
+
+
+# ---- what a data_coding says, and what it should have said
+
+
+@pytest.mark.parametrize(
+    ("numbers", "coding"),
+    [
+        ((0, 0x10, 0x11, 0xC0, 0xF0), "gsm7"),
+        ((1,), "ascii"),
+        ((2, 3, 4, 0x14, 0xF4), "latin1"),
+        ((8, 9, 0x18, 0x19, 0xE0, 0xE8), "ucs2"),
+        ((15, 0x1C), "gbk"),
+    ],
+)
+def test_a_data_coding_has_a_name(numbers: tuple[int, ...], coding: str) -> None:
+    assert {coding_of(number) for number in numbers} == {coding}
+
+
+def test_every_data_coding_has_one() -> None:
+    assert {coding_of(number) for number in range(256)} <= CODINGS.keys()
+
+
+@pytest.mark.parametrize("text", ["您好", "还钱不然弄死你", "妈，今晚回家吃饭😀", "我們已經聯繫了你的親戚，請立刻還款"])
+@pytest.mark.parametrize(
+    ("data_coding", "codec"),
+    [(0, "gb18030"), (0, "utf-8"), (8, "gb18030"), (8, "utf-8"), (8, "utf-16-le"), (15, "utf-16-be"), (3, "gb18030")],
+)
+def test_a_wrong_data_coding_hides_nothing(text: str, data_coding: int, codec: str) -> None:
+    read = [message.text for message in readings([Segment(text.encode(codec))], data_coding)]
+    assert read[0] != text
+    assert text in read[1:]
+
+
+@given(UNICODE)
+def test_the_first_reading_is_the_declared_one(text: str) -> None:
+    segments = [Segment(text.encode("utf-16-be"))]
+    assert readings(segments, 8)[0] == reassemble(segments, "ucs2")
+
+
+@given(st.text("您好今晚回家吃饭，。abc 123还錢親戚😀", max_size=70))
+def test_what_is_declared_rightly_has_one_reading(text: str) -> None:
+    assert [message.text for message in readings([Segment(text.encode("utf-16-be"))], 8)] == [text]
+    assert [message.text for message in readings([Segment(text.encode("gb18030"))], 15)] == [text]

@@ -179,7 +179,7 @@ def test_a_lone_surrogate_is_dropped_as_the_scorer_drops_it_and_spans_keep_their
         ({"text": "a", "request_id": SECRET}, 422, "request_id: String should match pattern"),
         ({"payload": "a", "coding": "gsm7"}, 422, "payload: String should match pattern"),
         ({"payload": "YQ==", "coding": SECRET}, 422, "coding: Input should be 'gsm7', 'gsm7-packed', 'ascii'"),
-        ({"payload": "YQ=="}, 422, "coding: Field required"),
+        ({"payload": "YQ=="}, 422, "wanted exactly one of coding and data_coding"),
         ({"payload": b64(b"a" * 65_536), "coding": "ascii"}, 422,
          "payload: String should have at most 87380 characters"),
         ({"parts": [], "coding": "gsm7"}, 422, "parts: List should have at least 1 item"),
@@ -410,3 +410,21 @@ def test_infer_metadata() -> None:
         assert model["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
 
     run(call)
+
+
+@pytest.mark.parametrize(
+    ("text", "codec", "data_coding", "action"),
+    [
+        ("还钱不然弄死你", "utf-16-be", 0x18, "block"),
+        ("还钱不然弄死你", "gb18030", 0, "block"),
+        ("还钱不然弄死你", "utf-16-be", 15, "block"),
+        ("今晚回家吃饭", "gb18030", 0, "pass"),
+    ],
+)
+def test_a_data_coding_may_be_a_number_and_of_several_readings_the_riskiest_counts(
+    text: str, codec: str, data_coding: int, action: str
+) -> None:
+    payload = b64encode(text.encode(codec)).decode()
+    answer = ask({"payload": payload, "data_coding": data_coding, "sender": "100", "receiver": "200"}).json()
+    assert answer["action"] == action
+    assert set(answer["sms"]) == {"partial", "undecodable", "damaged"}
