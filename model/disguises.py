@@ -24,6 +24,11 @@ for _first, *_beside in _lines("parts"):
     _PARTS[_first[1:]] = _first[0]
     if _beside:
         _BESIDE[_first[1:]] = (_beside[0], _beside[1])
+# Parts behind a surname that begins a message, or stands behind a mark, are a given name: 李口乎.
+_SURNAME = re.compile(
+    "(?<![\u3400-\u4dbf\u4e00-\u9fff])"
+    "[李王张刘陈杨赵吴徐孙胡郭梁宋郑谢冯董曹袁邓傅沈彭吕蒋蔡贾魏薛阎潘姚谭廖邹郝崔邱侯邵孟尹黎贺赖龚]"
+)
 _ENDS = frozenset(parts[-1] for parts in _PARTS)
 # Few messages hold two such characters side by side, and few of the first are common ones.
 _SIDE_BY_SIDE = re.compile(
@@ -34,6 +39,8 @@ _SIDE_BY_SIDE = re.compile(
 def _reads_as(parts: str, before: str, text: str, end: int) -> str | None:
     """Return the character that `parts`, which end at `end` of `text`, are of, or None; `before` stands before them."""
     character = _PARTS.get(parts)
+    if character and before and _SURNAME.match(text, max(0, end - len(parts) - 1)):
+        return None
     if character and parts in _BESIDE:
         left, right = _BESIDE[parts]
         # What comes after may be in parts itself (车专贝长).
@@ -47,7 +54,11 @@ def _holds_parts(text: str) -> bool:
     for match in _SIDE_BY_SIDE.finditer(text):
         at = match.start()
         for end in (at + 2, at + 3):
-            if text[at:end] in _PARTS and _reads_as(text[at:end], text[max(0, at - 1) : at], text, end):
+            if (
+                end <= len(text)
+                and text[at:end] in _PARTS
+                and _reads_as(text[at:end], text[max(0, at - 1) : at], text, end)
+            ):
                 return True
     return False
 
@@ -169,13 +180,16 @@ _PICTURES = (
 _MARKS_OF_FACES = (
     r"\([^()\w ]{2,6}[^()\w ,.!?:;]\)|\(?\^+[_.o-]?\^+\)?|\(\^[a-z_]\^\)|>_?<|=_=|-_-(?:\|\|)?|@_@|[:;]-?[()]"
 )
+_MARKS = " ,.!?;:。、~"
 _FACE = rf"[{_PICTURES}]|\[(?:{'|'.join(_NAMES)})\]|{_MARKS_OF_FACES}"
 _PARTICLES = "哈呵嘻嘿啊呀啦嘛呢哦噢喔哟哒喽呐咯捏呗哇咧"
 _FACES = re.compile(f"(?:{_FACE})+")
 _TONE = re.compile(f"[{_PARTICLES}~](?:[{_PARTICLES}~]|{_FACE})*")
+# Words that end like a tone: 花呗 is a loan, 干嘛 a question.
+_WORDS = re.compile("(?<=[花借])呗|(?<=[干喇])嘛|(?<=娃)哈哈|(?<=马大)哈|(?<=唢)呐|(?<=大)咧咧|(?<=[拿揉])捏")
+_ASKS = re.compile(f"(?:^|[{re.escape(_MARKS)}])(?:[我你他]们?的)?[^{re.escape(_MARKS)}]{{1,2}}$")  # 钱呢, 我的钱呢
 _CLAUSE_ENDS = frozenset(" ,.!?;:。、)")
 _MAY_BEGIN = re.compile(rf"[{_PICTURES}{_PARTICLES}~\[(^>=@:;-]")
-_MARKS = " ,.!?;:。、~"
 
 
 def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
@@ -212,8 +226,13 @@ def _decorations(text: str) -> Iterator[tuple[int, int]]:
             yield start, at
         elif match := _TONE.match(text, start):
             at = match.end()
+            if word := _WORDS.match(text, start):
+                start = word.end()
+            elif match[0] == "呢" and _ASKS.search(text, max(0, start - 6), start):
+                start += 1
             if at == len(text) or text[at] in _CLAUSE_ENDS:
-                yield start, at
+                if start < at:
+                    yield start, at
             else:
                 yield from (face.span() for face in _FACES.finditer(text, start, at))
 

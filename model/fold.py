@@ -6,12 +6,17 @@ characters, combining marks and private use are dropped.
 
 import re
 import unicodedata
+from functools import lru_cache
 from importlib.resources import files
+
+_ZHU = "著"
+# Simplified Chinese has it too, in 著名; elsewhere it is the traditional 着 (看著).
+_AS_ZHE = re.compile(f"(?<![显昭卓原名编专论译遗巨土合拙]){_ZHU}(?![名作述称书者录译])")
 
 
 def _simplified() -> dict[str, str]:
     table = files("jingyin.model").joinpath("tables/simplified.txt").read_text(encoding="utf-8")
-    return {line[0]: line[1] for line in table.splitlines()}
+    return {line[0]: line[1] for line in table.splitlines() if line[0] != _ZHU}
 
 
 _SIMPLIFIED = _simplified()
@@ -41,9 +46,11 @@ _RADICALS = dict(
 # Enclosed letters without a compatibility form: 🅐 🅰 and the flag letters.
 _ENCLOSED = ((0x1F150, 26), (0x1F170, 26), (0x1F1E6, 26))
 _BLANKS = {"\u2800": " ", "\u3164": " ", "\u115f": "", "\u1160": "", "\uffa0": " ", "\u034f": "", "\ufffd": ""}
+_LONGEST = 4  # characters that one becomes; \ufdfa, a whole sentence in Arabic, would be 18
 _DROPPED = {"Cc", "Cf", "Cs", "Co", "Mn", "Me"}
 
 
+@lru_cache(maxsize=4096)
 def _fold_character(character: str) -> str:
     """Fold one character: "" when it is dropped, else one or more characters."""
     if character in _BLANKS:
@@ -59,7 +66,7 @@ def _fold_character(character: str) -> str:
     digit = unicodedata.digit(character, None)
     if digit is not None:
         return str(digit)
-    return "".join(map(_resolve, unicodedata.normalize("NFKC", character)))
+    return "".join(map(_resolve, unicodedata.normalize("NFKC", character)))[:_LONGEST]
 
 
 def _resolve(character: str) -> str:
@@ -76,7 +83,7 @@ def _resolve(character: str) -> str:
 class _Fold(dict[int, str | int]):
     """A translation table for str.translate that holds Han and ASCII and works the rest out when met.
 
-    What is met is not kept: an adversary could otherwise grow the table to a million entries.
+    The table does not grow, and the cache is bounded: an adversary could otherwise make it hold a million entries.
     """
 
     def __missing__(self, code: int) -> str:
@@ -112,3 +119,13 @@ def fold_edits(text: str) -> dict[str, int]:
             kind = "invisible" if not folded.strip() else "disguised"
             edits[kind] = edits.get(kind, 0) + 1
     return edits
+
+
+def choose(text: str, edits: dict[str, int]) -> list[tuple[int, int, str]]:
+    """Make 著 the particle 着 where no word holds it: 看著, but 著名."""
+    if _ZHU not in text:
+        return []
+    found = [(*match.span(), "着") for match in _AS_ZHE.finditer(text)]
+    if found:
+        edits["traditional"] = edits.get("traditional", 0) + len(found)
+    return found

@@ -32,8 +32,10 @@ _TLD = (
     "com|cn|net|org|cc|top|xyz|vip|tv|me|ly|im|io|info|club|site|shop|store|online|link|app|co|tk|hk|tw|us|gov|edu"
     "|biz|pw|la|so|mobi|wang|ink|fun|work|ltd|asia|url|icu|pro|live|win|bid|tech|dev"
 )
-_CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台币|usdt|u(?![a-z])|蚊(?![子虫香鱼帐])|刀"
+_CURRENCY = "元|圆|块|rmb|人民币|美金|美元|港币|港元|台币|新台币|usdt|u(?![a-z])|蚊(?![子虫香鱼帐])"
 # An amount without a currency counts as one unless a measure word follows: 三百 but not 三百人, 一千个.
+_NUMBER = "零〇一二两三四五六七八九十百千万亿几"
+_DEVICE = "(?! ?(?:无线|超级)?(?:[充快闪金屏]|功率|灯|瓦|电视|显示|分辨率|画质|高清|视频))"  # 65w充电器, 4k电视, 18k金
 _MEASURE = "[个人年月天日次遍倍里米度岁分秒位名家户条封件只斤克吨平多字页公股票种份张台辆座所周火]"
 _MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1xxxxxxxxxx
 
@@ -49,18 +51,23 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
                  r"|\d{1,2}月\d{1,2}[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?|\d{1,2}:\d\d(?::\d\d)?(?![\d:])"
                  r"|(?:19|20)\d\d年(?:\d{1,2}月)?"),
     ("amount", rf"(?:[¥$]|rmb) ?{_INTEGER}{_FRACTION}(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
-               rf"|{_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY})[整钱]?"
-               rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE})"
+               # A blow is no dollar: 捅你3刀, 砍你两刀. Together is no coin: 一块吃饭.
+               rf"|(?!\d刀){_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY}|刀)[整钱]?"
+               rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE}){_DEVICE}"
                # Senders who avoid 万 and 千 write 6.5个w, 两个半k, 三w.
                rf"|(?:(?:\d{{1,30}}{_FRACTION}|[{_COUNTED}十百]{{1,4}}) ?个半? ?[wk]|[{_COUNTED}十百]{{1,4}}w)(?![a-z0-9歌])"
-               rf"|[{_NUMERAL}]{{1,30}}[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
-               rf"|(?:[{_COUNTED}][百千万]){{1,10}}[{_COUNTED}]?(?!{_MEASURE}|[百千万亿])"),
+               rf"|(?!一块(?![钱大整\d{_COUNTED}]))[{_NUMERAL}]{{1,30}}[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
+               rf"|[{_COUNTED}十][{_NUMERAL}]{{0,28}}[百千万][多余来]?刀"
+               # A whole numeral or nothing: 三百五十人 and 第二百七十四条 are not parted.
+               rf"|(?<![第{_NUMBER}])(?=[{_NUMBER}]{{1,29}}?[百千万])[{_COUNTED}十][{_NUMBER}]{{1,29}}"
+               rf"(?:多(?!{_MEASURE}))?(?![{_NUMBER}]|多?{_MEASURE})"),
     ("id_card", rf"\d{{6}}{_MASKED}{{8}}\d{{2,3}}[\dx](?![\d*x])|\d{{3,6}}[*x]{{7,14}}\d{{0,3}}[\dx]?(?![\d*x])"
                 r"|\d{15}(?!\d)"),
     ("phone", rf"(?:\+?86[ -]?)?1[3-9*x]{_MASKED}[ -]?{_MASKED}{{4}}[ -]?{_MASKED}{{4}}(?![\d*x])"
               rf"|(?:\+?86[ -]?)?1[3-9*x]{_MASKED}{{2}}[ -]?{_MASKED}{{3}}[ -]?{_MASKED}{{4}}(?![\d*x])"
               r"|[48]00[ -]?\d{3,4}[ -]?\d{3,4}(?!\d)|\(?0\d{2,3}\)?[ -]?\d{7,8}(?:[ -]?\d{1,5})?(?!\d)"
-              r"|09\d{2}[ -]?\d{3}[ -]?\d{3}(?!\d)|\+\d{6,14}(?!\d)|(?:95\d{3,4}|100\d\d|123\d\d|9[67]\d{3,4})(?!\d)"),
+              r"|09\d{2}[ -]?\d{3}[ -]?\d{3}(?!\d)|\+\d{6,14}(?!\d)"
+              r"|(?<!\d:)(?:95\d{3,4}|100\d\d|123\d\d|9[67]\d{3,4})(?!\d)"),
     ("bank_card", r"\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}(?:[ -]?\d{1,3})?(?!\d)|\d{4,6}[*x]{4,12}\d{3,4}(?![\d*x])"),
     ("number", rf"{_INTEGER}\.\d+|\d{{5,}}|[a-z]{{1,3}}\d{{5,}}[a-z0-9]*"),
     ("small", r"\d{3,4}(?!\d)"),
@@ -83,6 +90,7 @@ _MASK = re.compile(
 _CODE = re.compile(
     r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$"
 )
+_SERIAL = re.compile("(?:[房单编工学尾座批牌卡股车票]号|编码|代码)[:是为 ]{0,2}$")  # 房号12345 is no service number
 # Emergency and short service numbers and years say something by themselves and stay as they are.
 _PLAIN = frozenset(
     ("110", "119", "120", "122", "315", "360", "911", "996", "985", "211", "404", "618", "520", "1314", "886")
@@ -112,6 +120,8 @@ def _placeholder(text: str, match: re.Match[str]) -> str | None:
     kind, found = (match.lastgroup or "").rstrip("_"), match[0]
     if kind == "amount":
         return f"amount_{bucket(amount_value(found))}"
+    if kind == "phone" and len(found) <= 6 and _SERIAL.search(text, max(0, match.start() - 5), match.start()):
+        return "number"
     if kind in ("small", "number") and found.isdigit():
         if len(found) <= 8 and _CODE.search(text, max(0, match.start() - 12), match.start()):
             return "code"

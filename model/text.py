@@ -4,7 +4,7 @@ The steps, each a function from text to a list of edits, run in this order:
 
 1. fold: character by character to compatibility forms (full-width, circled, mathematical letters, radicals),
    simplified Chinese and lower case; invisible characters, combining marks and private use are dropped
-2. undecorate: laughter, tone particles and faces are dropped (model/decoration.py)
+2. undecorate: laughter, tone particles and faces are dropped
 3. space: white space becomes one space, none at the ends
 4. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
 5. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
@@ -13,8 +13,11 @@ The steps, each a function from text to a list of edits, run in this order:
 8. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
 9. mask: links, numbers and amounts become placeholders (model/masks.py)
 
-Steps 6 to 8 are in model/readings.py. When one of them changed something, or decoration came to light, steps 2 to 8 run
-again until nothing changes, 32 times at most: what one makes another may read.
+Steps 2 and 6 to 8 are in model/disguises.py. When one of these three changed something, or decoration came to light,
+steps 2 to 8 run again until nothing changes, 32 times at most: what one makes another may read.
+
+Only the two ends of a message longer than MAX_CHARACTERS are read. The edits of a message without any Chinese say
+`foreign` (model/foreign.py).
 
 Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
 The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
@@ -22,15 +25,21 @@ markupsafe.Markup carries escapedness, and that is what makes cleaning idempoten
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from jingyin.model.disguises import reassemble, spell_out, to_mandarin, undecorate
 from jingyin.model.errors import InputError
-from jingyin.model.fold import FOLD, fold_edits
+from jingyin.model.fold import FOLD, choose, fold_edits
+from jingyin.model.foreign import is_foreign
 from jingyin.model.masks import Edit, mask
 
+MAX_CHARACTERS = 2_000
+"""Of a longer message, once folded, both ends of half this length are read."""
+
+T = TypeVar("T")
 _Step = Callable[[str, dict[str, int]], list[Edit]]
 
 
@@ -71,7 +80,21 @@ def clean(text: str) -> CleanText:
             f"a message must be str, not {type(text).__name__}; decode bytes first (jingyin.serve.sms.decode)"
         )
     edits = fold_edits(text)
-    return CleanText(CleanString(_run(text.translate(FOLD), edits)), text, edits)
+    folded = text.translate(FOLD)
+    if len(folded) > MAX_CHARACTERS:
+        edits["cut"] = len(folded) - MAX_CHARACTERS
+        folded = "".join(_shortened(folded))
+    found = _run(folded, edits)
+    if is_foreign(found):
+        edits["foreign"] = 1
+    return CleanText(CleanString(found), text, edits)
+
+
+def _shortened(folded: Sequence[T]) -> Sequence[T]:
+    """Return the two ends of what is too long: a threat stands at one of them, and the time of one message is bounded."""
+    if len(folded) <= MAX_CHARACTERS:
+        return folded
+    return [*folded[: MAX_CHARACTERS // 2], *folded[-MAX_CHARACTERS // 2 :]]
 
 
 def _run(text: str, edits: dict[str, int], follow: Callable[[list[Edit]], None] | None = None) -> str:
@@ -108,8 +131,9 @@ def _splice(text: str, changes: Iterable[Edit]) -> str:
 
 def _trace(original: str) -> list[tuple[int, int]]:
     """Run the steps again, this time following every character back to `original`."""
-    folded = [character.translate(FOLD) for character in original]
-    offsets = [(i, i + 1) for i, piece in enumerate(folded) for _ in piece]
+    pieces = [character.translate(FOLD) for character in original]
+    folded = _shortened([character for piece in pieces for character in piece])
+    offsets = list(_shortened([(i, i + 1) for i, piece in enumerate(pieces) for _ in piece]))
 
     def follow(changes: list[Edit]) -> None:
         moved: list[tuple[int, int]] = []
@@ -152,6 +176,6 @@ def _close(text: str, edits: dict[str, int]) -> list[Edit]:
     return [(m.start(), m.end(), "") for m in _GAP.finditer(text)] if " " in text else []
 
 
-_STEPS: tuple[_Step, ...] = (undecorate, _space, _close_gaps, _close, reassemble, spell_out, to_mandarin)
+_STEPS: tuple[_Step, ...] = (choose, undecorate, _space, _close_gaps, _close, reassemble, spell_out, to_mandarin)
 _REPEATED = frozenset((reassemble, spell_out, to_mandarin))
 _ROUNDS = 32  # faces in faces ([[微笑]微笑]) take one each: a long message of them would hold a gateway up

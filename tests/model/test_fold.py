@@ -1,3 +1,4 @@
+import sys
 import unicodedata
 
 import pytest
@@ -62,3 +63,7 @@ def test_what_is_met_is_not_kept() -> None:
 )
 def test_edits_are_counted_by_kind(raw: str, wanted: dict[str, int]) -> None:
     assert fold_edits(raw) == wanted
+
+
+def test_no_character_becomes_more_than_four() -> None:
+    assert max(len(chr(code).translate(FOLD)) for code in range(sys.maxunicode + 1)) == 4

@@ -1,3 +1,4 @@
+import time
 import unicodedata
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from jingyin.model.errors import InputError
 from jingyin.model.masks import PLACEHOLDERS, amount_value, bucket, readable
 from jingyin.model.prefilter import is_disguised
-from jingyin.model.text import CleanString, clean
+from jingyin.model.text import MAX_CHARACTERS, CleanString, CleanText, clean
 
 # Everything a message may hold, with the characters that the steps care about drawn often.
 MESSAGES = st.text(
@@ -232,8 +233,49 @@ def test_refuses_bytes() -> None:
         clean(b"abc")  # type: ignore[arg-type]
 
 
-def test_a_hundred_thousand_characters() -> None:
-    assert len(clean("呼 死-1" * 25_000).text) > 10_000
+def test_of_a_hundred_thousand_characters_both_ends_are_kept() -> None:
+    cleaned = clean("头" + "呼 死-1" * 20_000 + "尾")
+    assert len(cleaned.text) <= MAX_CHARACTERS
+    assert (cleaned.text[0], cleaned.text[-1]) == ("头", "尾")
+    assert cleaned.edits["cut"] == 100_002 - MAX_CHARACTERS
+    assert cleaned.offsets[-1] == (100_001, 100_002)
+    assert len(cleaned.offsets) == len(cleaned.text)
+
+
+@pytest.mark.parametrize("character", "呼口哈呢[(^:~ 乎一百万元1a@.x*#+¥/著佢冇花呗ﷺ㍿㎯呗😊?,。")
+def test_no_character_over_and_over_takes_long(character: str) -> None:
+    began = time.process_time()
+    clean(character * 1_600)
+    assert time.process_time() - began < 0.05
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["捅你三刀", "砍你两刀", "捅你3刀", "一块吃饭", "三百五十人", "一百多人", "第二百七十四条", "65w充电器", "4k电视",
+     "18k金", "娃哈哈", "钱呢", "我的钱呢?", "还花呗", "你在干嘛", "他被人拿捏", "著名", "李口乎", "十万火急"],
+)  # fmt: skip
+def test_ordinary_words_stay_as_they_are(text: str) -> None:
+    assert clean(text) == CleanText(CleanString(text), text, {})
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("房号12345", "房号‹number›"),
+        ("拨打12345", "拨打‹phone›"),
+        ("比例1:10000", "比例1:‹number›"),
+        ("两百刀", "‹amount_round_below_1k›"),
+        ("20刀", "‹amount_round_below_1k›"),
+        ("一块钱", "‹amount_exact_below_1k›"),
+        ("三百五十", "‹amount_round_below_1k›"),
+        ("二十万", "‹amount_round_more›"),
+        ("看著你", "看着你"),
+        ("等你回家呢", "等你回家"),
+        ("小李口乎他", "小李呼他"),
+    ],
+)
+def test_what_looks_like_an_ordinary_word(raw: str, wanted: str) -> None:
+    assert readable(clean(raw).text) == wanted
 
 
 @given(READABLE)

@@ -1,0 +1,44 @@
+"""Foreign messages: those that hold no Chinese to judge.
+
+English, Korean, Uyghur and the like pass at the prefilter's cost, and their edits say so (`foreign`). Pinyin, initials
+and whatever holds a Han character are Chinese and stay judged.
+"""
+
+import re
+from importlib.resources import files
+
+_CHINESE = re.compile("[\u3105-\u312f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]")  # bopomofo too
+_WORD = re.compile("[a-z]+")
+_FEWEST_LETTERS = 4
+_MOST_PINYIN = 0.4  # share of the letters; ordinary English has .1 (you, he, can), Vietnamese .3
+_COMMON_SHARE = 1 / 6
+
+
+def _table(name: str) -> str:
+    return files("jingyin.model").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
+
+
+_COMMON = frozenset(_table("foreign").split())  # frequent in messages of their language, and no syllable of pinyin
+
+
+def _pinyin() -> re.Pattern[str]:
+    syllables = sorted({line.split(" ")[0] for line in _table("sounds").splitlines()}, key=len, reverse=True)
+    # Longest first and never taken back: linear in the length of a word.
+    return re.compile(f"(?>{'|'.join(syllables)})++|[^aeiouy]+")  # initials have no vowel
+
+
+_PINYIN = _pinyin()
+
+
+def is_foreign(text: str) -> bool:
+    """Whether clean `text` is in another language than Chinese, by its script or, in Latin letters, by common words."""
+    if _CHINESE.search(text):
+        return False
+    letters = sum(character.isalpha() for character in text)
+    words = _WORD.findall(text)
+    latin = sum(map(len, words))
+    if letters < _FEWEST_LETTERS or 2 * latin < letters:
+        return letters >= _FEWEST_LETTERS
+    if sum(word in _COMMON for word in words) < max(1, len(words) * _COMMON_SHARE):
+        return False
+    return sum(len(word) for word in words if _PINYIN.fullmatch(word)) < _MOST_PINYIN * latin
