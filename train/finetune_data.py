@@ -2,7 +2,7 @@
 
 import codecs
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -24,7 +24,7 @@ from jingyin.train.corpus import store
 from jingyin.train.corpus.build import bare, build
 from jingyin.train.corpus.perturb import TRAINING, dress, evade
 from jingyin.train.corpus.rows import LONGEST
-from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs
+from jingyin.train.corpus.similar import SIMILAR, Groups, pairs_across, similar_pairs
 from jingyin.train.corpus.stats import corpus_tables
 from jingyin.train.corpus.store import SPLITS, Row
 
@@ -203,28 +203,6 @@ def _dataset_rows(folder: Path, text: str, label: str | None) -> Iterator[_Raw]:
         for row, each in enumerate(split, 1):
             found = each[label] if label else None
             yield _Raw(f"{where}: row {row}", each[text], names[found] if names and found is not None else found)
-
-
-# Finds the texts that are like one of a few others: exact, by an index of their character 4-grams.
-
-
-SIMILAR = 0.5
-"""Jaccard of character 4-grams from which two messages are near-duplicates, as in configs/default/corpus.yaml."""
-
-
-def pairs_across(few: Sequence[str], many: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield (i, j) for each text i of `few` and j of `many`, clean texts, that are near-duplicates, by ascending j."""
-    sets = [shingles(text) for text in few]
-    holders: dict[str, list[int]] = defaultdict(list)
-    for i, grams in enumerate(sets):
-        for gram in grams:
-            holders[gram].append(i)
-    for j, text in enumerate(many):
-        grams = shingles(text)
-        shared = Counter(i for gram in grams for i in holders.get(gram, ()))
-        for i, count in sorted(shared.items()):
-            if count >= SIMILAR * max(len(grams), len(sets[i])) and jaccard(sets[i], grams) >= SIMILAR:
-                yield i, j
 
 
 # Deduplicates one's own rows: refuses contradictions, and rows too few to learn from.

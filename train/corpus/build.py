@@ -18,10 +18,11 @@ from jingyin.train.corpus import rows as authored
 from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
+from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import HELD_OUT, dress, evade, frame, nonsense
 from jingyin.train.corpus.public import SOURCES, is_excluded
 from jingyin.train.corpus.rows import Record, at_least, is_annotated
-from jingyin.train.corpus.similar import Groups, similar_pairs
+from jingyin.train.corpus.similar import Groups, pairs_across, similar_pairs
 from jingyin.train.corpus.slots import SLOT, expand
 from jingyin.train.corpus.stats import corpus_tables
 from jingyin.train.corpus.store import SPLITS, CorpusRecipe, Evasion, Public, Row, Splits, load_recipe
@@ -99,7 +100,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 6
+CORPUS_VERSION = 7
 """Counts up when the same recipe and files make another corpus than before."""
 
 _TABLES = files("jingyin.train.corpus").joinpath("tables")
@@ -176,7 +177,11 @@ def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe
     for record, (key, split) in zip(_track(records, "filling"), placed, strict=True):
         weight = weights.get(record.source, 1.0)
         splits[split] += _variants(record, key, weight, recipe, beside if split == "train" else None)
-    splits["train"] += _nonsense(recipe)
+    splits["train"] += [_generated(text, "nonsense") for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed))]
+    innocents = everyday(recipe.everyday, recipe.seed, held_out=False)
+    held_out = [bare(row.template) for split in SPLITS[1:] for row in splits[split]]
+    like = {i for i, _ in pairs_across([clean(text).text for text in innocents], held_out, recipe.similarity)}
+    splits["train"] += [_generated(text, "everyday") for i, text in enumerate(innocents) if i not in like]
     return splits
 
 
@@ -196,10 +201,9 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     return placed
 
 
-def _nonsense(recipe: CorpusRecipe) -> Iterator[Row]:
-    """Yield lines of nonsense; each is a group of its own."""
-    for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed)):
-        yield Row(text, "ordinary", "nonsense", "public", "nonsense", _hash(text)[:16], text, "", 1.0)
+def _generated(text: str, source: str) -> Row:
+    """Return the row of a text that nobody wrote; it is a group of its own."""
+    return Row(text, "ordinary", source, "public", source, _hash(text)[:16], text, "", 1.0)
 
 
 def _split(key: str, shares: Splits) -> str:

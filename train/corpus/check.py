@@ -12,12 +12,9 @@ from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import bare
 from jingyin.train.corpus.rows import Record
-from jingyin.train.corpus.similar import series, similar_pairs
+from jingyin.train.corpus.similar import SIMILAR, series, similar_pairs
 from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.store import Row
-
-SIMILAR = 0.5
-"""Jaccard of character 4-grams from which two messages of one label share a skeleton."""
 
 # Seven digits or more, or three blocks of them: phone numbers, ids, cards. Slots stand in their place.
 _PERSONAL = re.compile(r"\d{7}|\d{3,4}(?:[ -]\d{3,4}){2}")

@@ -8,6 +8,9 @@ from math import ceil
 
 from jingyin.train.corpus.slots import SLOT, words
 
+SIMILAR = 0.5
+"""Jaccard of character 4-grams from which two messages are near-duplicates, as in configs/default/corpus.yaml."""
+
 _ROUNDING = 1e-9  # 0.7 * 10 is a little above 7
 _JUNK = re.compile(r"[\W_]+")
 
@@ -40,6 +43,21 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
                 yield i, j, alike
         for gram in rarest:
             index[gram].append(j)
+
+
+def pairs_across(few: Sequence[str], many: Sequence[str], threshold: float = SIMILAR) -> Iterator[tuple[int, int]]:
+    """Yield (i, j) for each text i of `few` and j of `many` that are alike, by ascending j."""
+    sets = [shingles(text) for text in few]
+    holders: dict[str, list[int]] = defaultdict(list)
+    for i, grams in enumerate(sets):
+        for gram in grams:
+            holders[gram].append(i)
+    for j, text in enumerate(many):
+        grams = shingles(text)
+        shared = Counter(i for gram in grams for i in holders.get(gram, ()))
+        for i, count in sorted(shared.items()):
+            if count >= threshold * max(len(grams), len(sets[i])) and jaccard(sets[i], grams) >= threshold:
+                yield i, j
 
 
 class Groups:

@@ -223,7 +223,8 @@ class CorpusRecipe(_Model):
     `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that
     of all training messages that get two with a head or a tail. `company` is how many copies in company (company.py)
     an authored training message gets on average, a public one half as many.
-    `nonsense` is how many lines of nonsense the training split gets as ordinary ones (nonsense.py).
+    `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
+    innocents made from frames (everyday.py); those like a held-out message are left out.
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     What the `test_writers` wrote is test only, and so is what is grouped with it.
     """
@@ -238,6 +239,7 @@ class CorpusRecipe(_Model):
     dressed: Share = 0.0
     company: float = Field(0.0, ge=0, le=10)
     nonsense: int = Field(0, ge=0)
+    everyday: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()
     splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)

@@ -295,3 +295,14 @@ def test_a_recipe_that_is_no_yaml(tmp_path):
     (tmp_path / "r.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"r\.yaml is no YAML \(\w+\)"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_generated_innocents_are_ordinary_training_rows(corpus, tmp_path):
+    corpus.write_text(corpus.read_text() + "nonsense: 20\neveryday: 60\n")
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    found = Counter((split, r.source, r.label) for split, rows in splits.items() for r in rows)
+    assert found["train", "everyday", "ordinary"] == 60
+    assert found["train", "nonsense", "ordinary"] == 20
+    assert {r.source for split in store.SPLITS[1:] for r in splits[split]} == {"authored", "nus"}
+    assert check([tmp_path / "out"]) == []

@@ -12,8 +12,7 @@ from jingyin.model.errors import ConfigError
 from jingyin.train import finetune as run
 from jingyin.train import finetune_data as corpus
 from jingyin.train.corpus import store
-from jingyin.train.corpus.check import SIMILAR
-from jingyin.train.corpus.similar import similar_pairs
+from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.finetune import finetune
 from jingyin.train.finetune_data import Columns
 

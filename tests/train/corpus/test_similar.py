@@ -1,8 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus.similar import jaccard, shingles
-from jingyin.train.finetune_data import SIMILAR, pairs_across
+from jingyin.train.corpus.similar import SIMILAR, jaccard, pairs_across, shingles
 
 TEXTS = st.lists(st.text("甲乙丙丁", max_size=12), max_size=8)
 

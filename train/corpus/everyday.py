@@ -1,0 +1,35 @@
+"""Everyday innocents made from frames: sums, times, links, refusals, conditions without a harm (CheckList).
+
+What a filter fears is seldom a word: a sum before 不带车位, a 不 before 就取消. Such pieces are listed by behaviour and
+filled anew (Ribeiro et al. 2020, Beyond Accuracy: Behavioral Testing of NLP Models with CheckList, ACL). Frames of
+training and of the test list are disjoint.
+"""
+
+import re
+from itertools import cycle
+from random import Random
+
+from jingyin.train.corpus.perturb import entries
+from jingyin.train.corpus.slots import expand
+
+TESTED = 5_000
+"""Innocents in the list that evaluate and promote ask: none may be blocked."""
+
+_CHOICE = re.compile(r"\(([^()]*)\)")
+_MOST_TRIES = 100
+
+
+def everyday(count: int, seed: int, *, held_out: bool) -> list[str]:
+    """Return `count` different innocents, the frames in turn; the same seed gives the same ones.
+
+    `held_out` ones are of the frames that no training row is made from. Fewer come where frames run out of fillings.
+    """
+    rng = Random(f"everyday {seed} {held_out}")
+    frames = cycle(entries("everyday_held_out" if held_out else "everyday"))
+    found: dict[str, None] = {}
+    for _ in range(count * _MOST_TRIES):
+        if len(found) == count:
+            break
+        frame = _CHOICE.sub(lambda choice: rng.choice(choice[1].split("/")), next(frames))
+        found[expand(frame, rng)] = None
+    return list(found)
