@@ -13,17 +13,17 @@ noted).
 """
 
 import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
@@ -64,6 +64,77 @@ class Record:
     signs: str = "?"
 
 
+LONGEST = 1_000
+"""Most characters in a message; ten SMS parts hold 670."""
+
+
+def _one_of(names: Collection[str]) -> AfterValidator:
+    def known(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{name[:40]!r} is unknown; known: {', '.join(names)}")
+        return name
+
+    return AfterValidator(known)
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _known_slots(text: str) -> str:
+    if unknown := [slot for slot in SLOT.findall(text) if slot not in SLOTS]:
+        raise ValueError(f"unknown slot {{{unknown[0]}}}; known: {', '.join(sorted(SLOTS))}")
+    if {"{", "}"} & set(SLOT.sub("", text)):
+        raise ValueError("a brace that belongs to no slot; write {name}, or leave it out")
+    return text
+
+
+_Filled = Annotated[str, AfterValidator(_filled)]
+
+
+class _Authored(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[_Filled, Field(max_length=LONGEST), AfterValidator(_known_slots)]
+    label: Annotated[str, _one_of(LABELS)]
+    family: _Filled
+    voice: Annotated[str, _one_of(sorted(VOICES))]
+    pair: str = ""
+    case: str = ""
+    writer: str = "unknown"
+
+
+class _Signs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    row: str
+    signs: list[Annotated[str, _one_of(SIGN_IDS)]]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _rows(path: Path, model: type[_Model], errors: list[str]) -> Iterator[tuple[str, _Model]]:
+    """Yield place and row of each line that holds one; a sentence for each other line goes to `errors`."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        errors.append(f"{path}: can't be read ({error.strerror}); check the path")
+        return
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", model.model_validate_json(line)
+            except ValidationError as wrong:
+                first = wrong.errors(include_url=False, include_input=False)[0]
+                field = ".".join(map(str, first["loc"]))
+                errors.append(
+                    f"{path}:{number}: {field}{': ' if field else ''}" + first["msg"].removeprefix("Value error, ")
+                )
+
+
 # Which signs (model/signs.py) a message shows: an authored one by signs.jsonl, read by people; others by their family.
 #
 # A row's signs are one string: ids with commas between them; "?" at the end says that signs which are not named may be
@@ -75,8 +146,6 @@ ANNOTATED = files("jingyin.train").joinpath("rows/signs.jsonl")
 """One JSON object a line: `row`, the id of a message, and `signs`, a list of ids."""
 
 OF_FAMILIES = files("jingyin.train.corpus").joinpath("tables/family_signs.txt")
-
-_Row = tuple[str, list[str]]
 
 
 def row_id(text: str) -> str:
@@ -123,40 +192,13 @@ def find_errors(ids: frozenset[str] | None = None) -> list[str]:
     """Return a sentence per error of signs.jsonl; with `ids`, those of all packaged messages, also for rows of none."""
     wrong: list[str] = []
     seen: set[str] = set()
-    for number, row in enumerate(_rows(), 1):
-        wrong += [f"signs.jsonl:{number}: {error}" for error in _row_errors(row, seen, ids)]
+    for where, row in _rows(Path(str(ANNOTATED)), _Signs, wrong):
+        if row.row in seen:
+            wrong.append(f"{where}: the id {row.row} comes twice; keep one line")
+        seen.add(row.row)
+        if ids is not None and row.row not in ids:
+            wrong.append(f"{where}: no message has the id {row.row}; remove the line")
     return wrong
-
-
-def _row_errors(row: _Row | None, seen: set[str], ids: frozenset[str] | None) -> Iterator[str]:
-    """Yield what is wrong with a row; `seen` are the ids of those before it."""
-    if row is None:
-        yield 'not such a row as {"row": "9ad32340e68f8436", "signs": ["joke"]}; write one a line'
-        return
-    name, signs = row
-    if name in seen:
-        yield f"the id {name} comes twice; keep one line"
-    seen.add(name)
-    if ids is not None and name not in ids:
-        yield f"no message has the id {name}; remove the line"
-    if unknown := sorted(set(signs) - set(SIGN_IDS)):
-        yield f"unknown signs {', '.join(unknown)}; known: {', '.join(SIGN_IDS)}"
-
-
-def _rows() -> list[_Row | None]:
-    return [_row(line) for line in ANNOTATED.read_text(encoding="utf-8").splitlines()]
-
-
-def _row(line: str) -> _Row | None:
-    """Return the message id and the signs in a line of signs.jsonl, None where it holds something else."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    match row:
-        case {"row": str(name), "signs": [*signs]} if all(isinstance(each, str) for each in signs):
-            return name, signs
-    return None
 
 
 @cache
@@ -164,7 +206,7 @@ def _annotated() -> dict[str, str]:
     """Return the annotated signs by message id; "-" stands for none. Raises InputError that lists all errors."""
     if wrong := find_errors():
         raise InputError("the signs of authored messages can't be used:\n" + "\n".join(wrong))
-    return {row[0]: ",".join(row[1]) or "-" for row in _rows() if row}
+    return {row.row: ",".join(row.signs) or "-" for _, row in _rows(Path(str(ANNOTATED)), _Signs, [])}
 
 
 @cache
@@ -172,14 +214,6 @@ def _of_families() -> dict[str, str]:
     rows = (line.split(" ") for line in OF_FAMILIES.read_text(encoding="utf-8").splitlines() if line[0] != "#")
     return {family: ",".join([*signs, UNKNOWN]) for family, *signs in rows}
 
-
-LONGEST = 1_000
-"""Most characters in a message; ten SMS parts hold 670."""
-
-_LONGEST_LINE = 10_000  # bytes; a longer one is no message, and is never parsed
-_OPTIONAL = ("pair", "case", "writer")
-_NEEDED = ("text", "label", "family", "voice")
-_FIELDS = frozenset((*_NEEDED, *_OPTIONAL))
 
 FOLDERS = ("authored", "adversarial", "cases", "reworded", "traffic")
 """The folders of authored messages that come with the package."""
@@ -205,94 +239,19 @@ def load(path: Path) -> list[Record]:
 
 def scan(path: Path) -> tuple[list[Record], list[str]]:
     """Return the sound messages below `path`, not yet with their signs, and a sentence for each error."""
-    paths = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     errors: list[str] = []
     records: list[Record] = []
-    for file in paths:
-        for where, line in _lines(file, errors):
-            row = _row_or_error(line)
-            if isinstance(row, str):
-                errors.append(f"{where}: {row}")
-            elif (folder := file.parent.name) in LABELS and folder != row["label"]:
-                errors.append(
-                    f"{where}: label {row['label']!r} in the folder {folder}; move the row, or mend its label"
-                )
+    for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+        for where, row in _rows(file, _Authored, errors):
+            if (folder := file.parent.name) in LABELS and folder != row.label:
+                errors.append(f"{where}: label {row.label!r} in the folder {folder}; move the row, or mend its label")
             else:
-                records.append(_record(row, where))
+                records.append(Record(
+                    row.text, row.label, row.family, row.voice, "authored", row.pair, where, row.case, row.writer
+                ))  # fmt: skip
     if not records and not errors:
         errors.append(f"{path}: no authored messages here; give a folder with .jsonl files or one such file")
     return records, errors + _set_errors(records)
-
-
-def _lines(path: Path, errors: list[str]) -> Iterator[tuple[str, bytes]]:
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(_LONGEST_LINE):
-                number += 1
-                where = f"{path}:{number}"
-                if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                    errors.append(f"{where}: line over {_LONGEST_LINE:,} bytes; put one message a line")
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(_LONGEST_LINE)
-                elif line.strip():
-                    yield where, line
-    except OSError as error:
-        errors.append(f"{path}: can't be read ({error.strerror}); check the path")
-
-
-def _row_or_error(line: bytes) -> dict[str, str] | str:
-    """Return the row in a line, or what is wrong with it."""
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return "not UTF-8; save the file as UTF-8"
-    except (ValueError, RecursionError):
-        return 'not JSON; write one object a line, such as {"text": ..., "label": ...}'
-    if not isinstance(row, dict):
-        return f"a JSON {type(row).__name__}, not an object; write one object a line"
-    return _row_error(row) or row
-
-
-def _row_error(row: dict[str, Any]) -> str | None:
-    if unknown := sorted(row.keys() - _FIELDS):
-        return f"unknown field {unknown[0]!r}; known: {', '.join(sorted(_FIELDS))}"
-    if (field := next((each for each in _NEEDED if not _is_filled(row.get(each))), None)) is not None:
-        return f"{field!r} is missing or empty; every row needs {', '.join(_NEEDED)}"
-    if (field := next((each for each in _OPTIONAL if not isinstance(row.get(each, ""), str)), None)) is not None:
-        return f"{field!r} is no string; write one, or leave it out"
-    if row["label"] not in LABELS:
-        return f"unknown label {row['label']!r}; known: {', '.join(LABELS)}"
-    if row["voice"] not in VOICES:
-        return f"unknown voice {row['voice']!r}; known: {', '.join(sorted(VOICES))}"
-    if any("\ud800" <= character <= "\udfff" for character in row["text"]):
-        return "half a surrogate pair in the text; write whole characters"
-    if len(row["text"]) > LONGEST:
-        return f"a text of {len(row['text']):,} characters; {LONGEST:,} at most, cut it"
-    unknown_slots = [slot for slot in SLOT.findall(row["text"]) if slot not in SLOTS]
-    if unknown_slots:
-        return f"unknown slot {{{unknown_slots[0]}}}; known: {', '.join(sorted(SLOTS))}"
-    if {"{", "}"} & set(SLOT.sub("", row["text"])):
-        return "a brace that belongs to no slot; write {name}, or leave it out"
-    return None
-
-
-def _is_filled(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _record(row: dict[str, str], where: str) -> Record:
-    return Record(
-        text=row["text"],
-        label=row["label"],
-        family=row["family"],
-        voice=row["voice"],
-        source="authored",
-        group=row.get("pair", ""),
-        where=where,
-        case=row.get("case", ""),
-        writer=row.get("writer", "unknown"),
-    )
 
 
 def _set_errors(records: list[Record]) -> list[str]:

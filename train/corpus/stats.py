@@ -5,12 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
-from typing import Protocol
 
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus import rows as authored
 from jingyin.train.corpus import store
-from jingyin.train.corpus.rows import is_annotated, shown
+from jingyin.train.corpus.rows import Record, is_annotated, shown
 
 OBVIOUS = re.compile(
     "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"
@@ -19,25 +18,8 @@ OBVIOUS = re.compile(
 """Words that a keyword filter would hold; a threat without any of them is one that such a filter can't see."""
 
 
-class Message(Protocol):
-    """What is counted: a Record or a Row."""
-
-    @property
-    def text(self) -> str: ...  # noqa: D102
-    @property
-    def label(self) -> str: ...  # noqa: D102
-    @property
-    def family(self) -> str: ...  # noqa: D102
-    @property
-    def voice(self) -> str: ...  # noqa: D102
-    @property
-    def source(self) -> str: ...  # noqa: D102
-    @property
-    def case(self) -> str: ...  # noqa: D102
-    @property
-    def writer(self) -> str: ...  # noqa: D102
-    @property
-    def signs(self) -> str: ...  # noqa: D102
+Message = Record | store.Row
+"""What is counted."""
 
 
 def stats(path: Path | None = None) -> str:

@@ -31,21 +31,21 @@ def test_a_folder_is_read_in_order_of_name(tmp_path):
 @pytest.mark.parametrize(
     ("row", "error"),
     [
-        ("{", "not JSON"),
-        ("[1]", "a JSON list, not an object"),
-        ("[" * 5_000, "not JSON"),
-        (ROW | {"label": "spam"}, "unknown label 'spam'; known: ordinary"),
-        (ROW | {"voice": "robot"}, "unknown voice 'robot'"),
-        (ROW | {"text": " "}, "'text' is missing or empty"),
-        (ROW | {"text": 7}, "'text' is missing or empty"),
-        ({k: v for k, v in ROW.items() if k != "family"}, "'family' is missing"),
-        (ROW | {"lable": "x"}, "unknown field 'lable'"),
-        (ROW | {"pair": 3}, "'pair' is no string"),
-        (ROW | {"text": "{phne}"}, "unknown slot {phne}"),
-        (ROW | {"text": "转{amount来"}, "a brace that belongs to no slot"),
-        (ROW | {"text": "转{amount}}来"}, "a brace that belongs to no slot"),
-        (ROW | {"text": "长" * 1_001}, "a text of 1,001 characters"),
-        (json.dumps(ROW | {"text": "\ud800"}), "half a surrogate pair"),
+        ("{", "Invalid JSON"),
+        ("[1]", "Input should be an object"),
+        ("[" * 5_000, "Invalid JSON: recursion limit"),
+        (ROW | {"label": "spam"}, "label: 'spam' is unknown; known: ordinary"),
+        (ROW | {"voice": "robot"}, "voice: 'robot' is unknown"),
+        (ROW | {"text": " "}, "text: is empty"),
+        (ROW | {"text": 7}, "text: Input should be a valid string"),
+        ({k: v for k, v in ROW.items() if k != "family"}, "family: Field required"),
+        (ROW | {"lable": "x"}, "lable: Extra inputs are not permitted"),
+        (ROW | {"pair": 3}, "pair: Input should be a valid string"),
+        (ROW | {"text": "{phne}"}, "text: unknown slot {phne}"),
+        (ROW | {"text": "转{amount来"}, "text: a brace that belongs to no slot"),
+        (ROW | {"text": "转{amount}}来"}, "text: a brace that belongs to no slot"),
+        (ROW | {"text": "长" * 1_001}, "text: Value should have at most 1000"),
+        (json.dumps(ROW | {"text": "\ud800"}), "Invalid JSON"),
     ],
 )
 def test_a_bad_row_is_named_with_file_and_line(tmp_path, row, error):
@@ -68,15 +68,12 @@ def test_all_errors_come_at_once_and_hold_no_text(tmp_path):
     assert "秘密" not in str(error.value)
 
 
-def test_wrong_encoding_and_endless_lines(tmp_path):
+def test_wrong_encoding(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes("短信".encode("gbk") + b"\n" + b"x" * 1_000_000 + b"\n" + json.dumps(ROW).encode())
-    records, errors = scan(path)
+    path.write_bytes("短信".encode("gbk") + b"\n" + json.dumps(ROW).encode())
+    records, (error,) = scan(path)
     assert len(records) == 1
-    assert errors == [
-        f"{path}:1: not UTF-8; save the file as UTF-8",
-        f"{path}:2: line over 10,000 bytes; put one message a line",
-    ]
+    assert error.startswith(f"{path}:1: Invalid JSON")
 
 
 def test_duplicates_and_broken_pairs(tmp_path):
@@ -111,4 +108,4 @@ def test_case_and_writer_are_kept(tmp_path):
     path = write(tmp_path / "a.jsonl", ROW | {"case": "B07", "writer": "w2"}, ROW | {"text": "甲"})
     assert [(record.case, record.writer) for record in load(path)] == [("B07", "w2"), ("", "unknown")]
     _, (error,) = scan(write(tmp_path / "b.jsonl", ROW | {"case": 7}))
-    assert error.endswith("b.jsonl:1: 'case' is no string; write one, or leave it out")
+    assert error.endswith("b.jsonl:1: case: Input should be a valid string")

@@ -253,7 +253,7 @@ def test_a_folder_that_is_no_corpus_is_refused(corpus, tmp_path):
 
 def test_a_bad_row_stops_the_build(corpus, tmp_path):
     write(tmp_path / "authored" / "b.jsonl", [row("x", "spam")])
-    with pytest.raises(InputError, match=r"b\.jsonl:1: unknown label 'spam'"):
+    with pytest.raises(InputError, match=r"b\.jsonl:1: label: 'spam' is unknown"):
         build(corpus, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
