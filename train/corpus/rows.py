@@ -4,6 +4,7 @@
     adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found
                   among them by simple models
     cases/        written from real cases, described without their words; one file a family of cases
+    field/        short and rough, as real ones are, by u1 to u7, whose rows from cases lie in cases/AD.jsonl
     reworded/     threats in an innocent's dress, in dialect, in half a sentence, and innocents in the same
     traffic/      ordinary messages of the kinds that a network is wrongly sure of
 
@@ -215,7 +216,7 @@ def _of_families() -> dict[str, str]:
     return {family: ",".join([*signs, UNKNOWN]) for family, *signs in rows}
 
 
-FOLDERS = ("authored", "adversarial", "cases", "reworded", "traffic")
+FOLDERS = ("authored", "adversarial", "cases", "field", "reworded", "traffic")
 """The folders of authored messages that come with the package."""
 _SHOWN = 20
 
