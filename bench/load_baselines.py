@@ -1,39 +1,35 @@
 """The two services that load.py measures jingyin beside.
 
-floor   a bare FastAPI endpoint that does nothing
+floor   a bare Starlette endpoint that does nothing
 naive   what is written first: a Hugging Face pipeline called in the handler; the weights are random, of the shape of
         the bundle's network, because time does not depend on their values
 """
 
 from typing import Any
 
-from fastapi import FastAPI
-from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 
-class Body(BaseModel):
-    text: str
+def floor() -> Starlette:
+    async def nothing(request: Request) -> JSONResponse:
+        await request.json()
+        return JSONResponse({"action": "pass"})
+
+    return Starlette(routes=[Route("/v1/score", nothing, methods=["POST"])])
 
 
-def floor() -> FastAPI:
-    app = FastAPI()
-
-    @app.post("/v1/score")
-    async def nothing() -> dict[str, str]:
-        return {"action": "pass"}
-
-    return app
-
-
-def naive() -> FastAPI:
-    app = FastAPI()
+def naive() -> Starlette:
     pipeline = _pipeline()
 
-    @app.post("/v1/score")
-    def score(body: Body) -> Any:
-        return pipeline(body.text)[0]
+    async def score(request: Request) -> JSONResponse:
+        body = await request.json()
+        return JSONResponse((await run_in_threadpool(pipeline, body["text"]))[0])
 
-    return app
+    return Starlette(routes=[Route("/v1/score", score, methods=["POST"])])
 
 
 def _pipeline() -> Any:

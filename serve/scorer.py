@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
+from time import monotonic
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -90,6 +91,16 @@ def _size(key: str) -> int:
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+class Scored(NamedTuple):
+    """A message as it was read: cleaned, decided on, its share of unknown characters, and whether to the end."""
+
+    clean: CleanText
+    decision: Decision
+    unknown: float
+    from_cache: bool
+    final: bool
+
+
 class Scorer:
     """Scores messages with a bundle; make one by `Scorer.load`. Safe to share between threads."""
 
@@ -144,6 +155,25 @@ class Scorer:
             return None
         self.cache.put(key, (stopped, share))
         return self._verdict(cleaned, stopped, from_cache=False)
+
+    def first_look(self, text: str) -> Scored:
+        """Return what cache or prefilter say of a message; not final if a network must read it."""
+        cleaned = clean(text)
+        key = _cache_key(cleaned)
+        if (kept := self.cache.get(key)) is not None:
+            return Scored(cleaned, *kept, True, True)
+        ((scores, share),) = self._prefilter([cleaned])
+        if (stopped := self._stopped(scores, share, cleaned)) is None:
+            return Scored(cleaned, self._stopping[1][1], share, False, False)
+        self.cache.put(key, (stopped, share))
+        return Scored(cleaned, stopped, share, False, True)
+
+    def scored(self, texts: Sequence[str], until: float) -> Iterator[Scored]:
+        """Yield what was read of each message until `until`, a time of time.monotonic."""
+        if until < monotonic():
+            yield from map(self.first_look, texts)
+        else:
+            yield from (Scored(*each, True) for each in self.measured(texts))
 
     def score_many(self, texts: Iterable[str], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.

@@ -25,7 +25,7 @@ def test_a_verdict_needs_no_training_package() -> None:
 import sys
 from jingyin import Scorer
 verdict = Scorer.load().score("明天下午三点老地方见")
-heavy = {"torch", "transformers", "datasets", "pandas", "jieba", "sklearn", "scipy", "fastapi", "pyarrow"}
+heavy = {"torch", "transformers", "datasets", "pandas", "jieba", "sklearn", "scipy", "starlette", "pyarrow"}
 print(verdict.action, sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")

@@ -1,66 +1,72 @@
-"""The application: its routes, their description, and the page for people at /."""
+"""The application: its routes, the layer around them, errors in words, and the page for people at /."""
 
 import asyncio
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
 import re
 import secrets
+import signal
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from importlib.metadata import version
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
-import anyio.to_thread
-from fastapi import FastAPI
-from pydantic import TypeAdapter
+import orjson
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message as AsgiMessage
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.labels import Span
 from jingyin.model.signs import SIGNS
-from jingyin.serve.explain import Explanation
-from jingyin.serve.http import open_inference, schema
-from jingyin.serve.http.batcher import BusyError, Outcome
-from jingyin.serve.http.deployment import Deployment, Load, ReloadBusyError
-from jingyin.serve.http.keys import Keys
-from jingyin.serve.http.observe import Metrics, log, where
-from jingyin.serve.http.openapi import document, error_responses, score_responses
-from jingyin.serve.http.schema import (
-    REQUEST_ID,
-    MalformedError,
-    ScoreParts,
-    ScorePayload,
-    ScoreText,
-    ScoreTexts,
-    parse,
-    segments,
-)
-from jingyin.serve.http.service import (
-    MAX_EXPLAINED,
-    MediaTypeError,
-    Service,
-    SlowError,
-    TooLargeError,
-    json_response,
-    read_body,
-)
+from jingyin.serve.http import schema
+from jingyin.serve.http.batcher import BusyError
+from jingyin.serve.http.deployment import Load
+from jingyin.serve.http.memory import make_memory
+from jingyin.serve.http.observe import log, where
+from jingyin.serve.http.service import MAX_EXPLAINED, Answer, Origin, Service
 from jingyin.serve.http.settings import Settings
-from jingyin.serve.sms import Message, readings
 
-# Errors in words: every answer that is not the one asked for says what came, what was wanted, what to do.
+MAX_TEXTS = 1_024
+"""Most messages of a request."""
+MAX_BODY = 1 << 20
+"""Most bytes of a body."""
+BODY_SECONDS = 10.0
+"""Longest time for a body to arrive."""
+
+PROTECTED = frozenset(("/v1/score", "/admin/reload"))
+"""Routes that need a key, if there are keys; on a public address /metrics needs one too. Probes carry no keys."""
+_ROUTES = PROTECTED | {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+
+
+# ---- errors: every answer that is not the one asked for says what came, what was wanted, what to do
+
+
+class TooLargeError(JingyinError):
+    """The body, or the number of messages in it, is above the limit."""
+
+
+class SlowError(JingyinError):
+    """The client did not send the whole of its body."""
+
+
+class MediaTypeError(JingyinError):
+    """The body is of another type than the route reads."""
 
 
 _STATUS: dict[type[JingyinError], int] = {
-    MalformedError: 400,
+    schema.MalformedError: 400,
     SlowError: 408,
-    ReloadBusyError: 409,
     TooLargeError: 413,
     MediaTypeError: 415,
     InputError: 422,
@@ -71,60 +77,63 @@ _HEADERS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 5
 _WORDS = {404: "there is no such route; see /openapi.json", 405: "the route has another method; see /openapi.json"}
 
 
-def error_response(status: int, error: str, request_id: str) -> Response:
-    """Return an error as JSON; see schema.ErrorBody."""
-    return json_response({"error": error, "request_id": request_id}, status, _HEADERS.get(status))
+class JsonResponse(Response):
+    """JSON; starlette takes as long for the headers as orjson for the body."""
+
+    def __init__(self, content: object, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = orjson.dumps(content)
+        own = {"content-type": "application/json", "content-length": str(len(self.body)), **headers}
+        self.raw_headers = [(name.encode(), value.encode()) for name, value in own.items()]
+
+
+def error_response(call: "Call", status: int, error: str) -> Response:
+    """Return an error as JSON."""
+    return JsonResponse({"error": error, "request_id": call.id}, status, _HEADERS.get(status, {}))
 
 
 async def on_jingyin_error(request: Request, error: Exception) -> Response:
     """Answer an error raised on purpose; its words hold no text of a message."""
+    call: Call = request.scope["jingyin"]
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     if status == 503:
-        service: Service = request.app.state.service
-        service.metrics.refused("queue").inc()
-    return error_response(status, str(error), request.scope["jingyin.id"])
+        call.service.metrics.refused("queue").inc()
+    return error_response(call, status, str(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the router raises: no such route, another method."""
     status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
-    response = error_response(status, _WORDS.get(status, "the request can't be answered"), request.scope["jingyin.id"])
+    response = error_response(request.scope["jingyin"], status, _WORDS.get(status, "the request can't be answered"))
     response.headers.update(headers or {})
     return response
 
 
-async def on_fault(request: Request, error: Exception) -> Response:
-    """Answer an error that nobody meant; guard.py logs where it was."""
-    return error_response(500, "an internal fault; its place is in the log under this id", request.scope["jingyin.id"])
+# ---- what surrounds every route: request id, API key, admission, metrics, log
 
 
-# What surrounds every route: request id, API key, metrics, log; and a short way to the routes that score.
-#
-# FastAPI's layers take twice as long as a cache answer, so a POST to a route in `direct` goes past them. The same
-# functions are FastAPI routes too, which describes them in the OpenAPI document and answers other methods.
+@dataclass(slots=True)
+class Call:
+    """One request: `arrival` is a time of the event loop, `client` the key's name or the address, `body` in bytes."""
+
+    service: Service
+    id: str
+    arrival: float
+    client: str
+    key: str = ""
+    place: int = 0  # among the requests under way
+    body: int = 0
+    whole: bool = False  # all of the body has arrived
 
 
-PROTECTED = frozenset(("/v1/score", "/v2/models/jingyin/infer", "/admin/reload"))
-"""Routes that need a key, if there are keys; the others say nothing that a message holds."""
+class Layer:
+    """The middleware around all routes."""
 
-PROTECTED_IN_PUBLIC = PROTECTED | {"/metrics", "/v2", "/v2/models/jingyin"}
-"""Routes that need a key on a public address: these too say what runs here and how much. Probes carry no keys."""
-
-_ROUTES = PROTECTED_IN_PUBLIC | {
-    "/", "/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready", "/v2/models/jingyin/ready",
-}  # fmt: skip
-Route = Callable[[Request], Awaitable[Response]]
-_ID = re.compile(REQUEST_ID.encode())
-
-
-class Guard:
-    """The outermost ASGI layer."""
-
-    def __init__(self, app: FastAPI, service: Service, direct: Mapping[str, Route]) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._direct = direct
-        self._protected = PROTECTED_IN_PUBLIC if service.settings.is_public else PROTECTED
+        self._protected = PROTECTED | {"/metrics"} if service.settings.is_public else PROTECTED
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -132,222 +141,203 @@ class Guard:
         """Handle one request; anything but HTTP goes through."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        service, connection = self._service, scope.get("state", {}).get("connection")
         loop_time = asyncio.get_running_loop().time
-        arrival = scope.setdefault("jingyin.arrival", loop_time())
-        given, key = _read_headers(scope)
-        scope["jingyin.id"] = given or f"{self._prefix}-{next(self._numbers)}"
-        scope["app"] = self._app
+        arrival = connection.begin() if connection else loop_time()
+        call = Call(service, "", arrival, scope["client"][0] if scope.get("client") else "")
+        scope["jingyin"] = call
         status = 0
 
-        async def answer(message: AsgiMessage) -> None:
+        async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status == 503 and "jingyin.pause" in scope:
-                    scope["jingyin.pause"]()
-                message["headers"].append((b"x-request-id", scope["jingyin.id"].encode()))
-                if self._service.draining:
+                message["headers"].append((b"x-request-id", call.id.encode()))
+                if service.draining or (connection and connection.half_closed):
                     message["headers"].append((b"connection", b"close"))
+            elif connection and not message.get("more_body"):
+                connection.end(whole=call.whole or scope["method"] != "POST")
             await send(message)
 
         try:
-            await self._respond(scope, receive, answer, key)
+            refusal = self._refusal(scope, call)
+            app = error_response(call, *refusal) if refusal else self._app
+            await app(scope, receive, answer)
         except Exception as error:
-            log("fault", level="error", request=scope["jingyin.id"], **where(error))
-            if not status:  # the layers of FastAPI answer their own
-                await (await on_fault(Request(scope), error))(scope, receive, answer)
+            log("fault", level="error", request=call.id, **where(error))
+            if not status:
+                fault = error_response(call, 500, "an internal fault; its place is in the log under this id")
+                await fault(scope, receive, answer)
         finally:
-            self._record(scope, status, loop_time() - arrival)
+            service.requests.give(call.client, call.place)
+            service.bodies.give(call.client, call.body)
+            self._record(scope, call, status, loop_time() - arrival)
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
-        if refusal := self._refusal(scope["path"], key):
-            return await error_response(*refusal, scope["jingyin.id"])(scope, receive, send)
-        route = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
-        if route is None:
-            return await self._app(scope, receive, send)
-        response = await _answer(route, Request(scope, receive))
-        return await response(scope, receive, send)
-
-    def _refusal(self, path: str, presented: bytes) -> tuple[int, str] | None:
-        keys = self._service.keys
-        if keys is None or path not in self._protected:
-            return None
-        key = keys.find(presented) if presented else None
-        if key is None:
-            return 401, "an API key is wanted; send it as Authorization: Bearer KEY"
-        if path.startswith("/admin/") and not key.admin:
-            return 403, "this API key may not do that; use one that is marked admin in the key file"
+    def _refusal(self, scope: Scope, call: Call) -> tuple[int, str] | None:
+        """Read the headers: the request id, if one of the right form was sent, and the API key; find a place."""
+        presented = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _ID.fullmatch(value):
+                call.id = value.decode()
+            elif name == b"authorization" and value[:7].lower() == b"bearer ":
+                presented = value[7:].strip()
+        call.id = call.id or f"{self._prefix}-{next(self._numbers)}"
+        if self._service.keys is not None and scope["path"] in self._protected:
+            key = self._service.keys.find(presented) if presented else None
+            if key is None:
+                return 401, "an API key is wanted; send it as Authorization: Bearer KEY"
+            call.client = call.key = key.name
+            if scope["path"].startswith("/admin/") and not key.admin:
+                return 403, "this API key may not do that; use one that is marked admin in the key file"
+        if scope["method"] == "POST":  # probes are never refused
+            if not self._service.requests.take(call.client, 1):
+                self._service.metrics.refused("requests").inc()
+                return 503, "more requests of yours are under way than your share; try again in a second"
+            call.place = 1
         return None
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, call: Call, status: int, seconds: float) -> None:
         route = scope["path"] if scope["path"] in _ROUTES else "other"
         self._service.metrics.requests(route, status).inc()
         self._service.metrics.seconds(route).observe(seconds)
-        if status >= 400 or not status or self._service.settings.log_requests == "all":
-            log("request", request=scope["jingyin.id"], route=route, status=status, seconds=round(seconds, 6))
+        if route.startswith("/admin/"):
+            log("admin", request=call.id, route=route, key=call.key, status=status)
+        elif status >= 400 or not status or self._service.settings.log_requests == "all":
+            log("request", request=call.id, route=route, status=status, seconds=round(seconds, 6))
 
 
-async def _answer(route: Route, request: Request) -> Response:
+_ID = re.compile(schema.REQUEST_ID.encode())
+
+
+# ---- routes
+
+
+async def read_body(request: Request) -> bytes:
+    """Read a JSON body.
+
+    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when it did not arrive in
+    BODY_SECONDS, BusyError when the client's bodies under way take more than its share of memory.
+    """
+    call: Call = request.scope["jingyin"]
+    kind = request.headers.get("content-type", "application/json")
+    if not kind.startswith(("application/json", "application/octet-stream")):
+        raise MediaTypeError("the body must be JSON; send it with Content-Type: application/json")
+    chunks, more = [], True
     try:
-        return await route(request)
-    except JingyinError as error:
-        return await on_jingyin_error(request, error)
-
-
-def _read_headers(scope: Scope) -> tuple[str | None, bytes]:
-    """Return the request id, if one of the right form was sent, and the API key that was presented."""
-    given, key = None, b""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.fullmatch(value):
-            given = value.decode()
-        elif name == b"authorization" and value[:7].lower() == b"bearer ":
-            key = value[7:].strip()
-    return given, key
-
-
-# POST /v1/score.
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise SlowError("the client went away before its body had arrived")
+                chunk = message.get("body", b"")
+                if call.body + len(chunk) > MAX_BODY:
+                    raise TooLargeError(f"the body is larger than {MAX_BODY} bytes; send fewer messages at a time")
+                if not call.service.bodies.take(call.client, len(chunk)):
+                    raise BusyError("more bytes of yours are under way than your share; try again in a second")
+                call.body += len(chunk)
+                chunks.append(chunk)
+                more = message.get("more_body", False)
+            call.whole = True
+    except TimeoutError:
+        raise SlowError(f"the body took longer than {BODY_SECONDS:g} seconds; send it faster") from None
+    return b"".join(chunks)
 
 
 async def score(request: Request) -> Response:
-    """Score one message, several, or one as a gateway holds it; always answers with an action.
+    """Score one message, several, or one as a gateway holds it; always answers with an action."""
+    call: Call = request.scope["jingyin"]
+    service = call.service
+    ask = schema.parse(await read_body(request))
+    call.id = ask.request_id or call.id
+    milliseconds = min(ask.deadline_ms or service.settings.deadline_ms, schema.MAX_DEADLINE_MS)
+    origin = Origin(call.client, call.key, ask.sender, ask.receiver, call.arrival + milliseconds / 1000)
+    if isinstance(ask, schema.ScoreTexts):
+        most = MAX_EXPLAINED if ask.explain else MAX_TEXTS
+        if len(ask.texts) > most:
+            with_explain = " with explain" if ask.explain else ""
+            raise TooLargeError(
+                f"{len(ask.texts)} messages came{with_explain}, at most {most} were wanted; send them in several "
+                "requests"
+            )
+        answers = await service.answer(ask.texts, origin)
+        return JsonResponse({"request_id": call.id, "results": await _results(service, ask, ask.texts, answers)})
+    if isinstance(ask, schema.ScoreText):
+        answers = await service.answer([ask.text], origin)
+        (result,) = await _results(service, ask, [ask.text], answers)
+        return JsonResponse({"request_id": call.id, **result})
+    answer, message = await service.answer_sms(ask.segments, ask.declared, origin)
+    (result,) = await _results(service, ask, [message.text], [answer])
+    result["sms"] = {"partial": message.partial, "undecodable": message.undecodable, "damaged": message.damaged}
+    for kind, count in (
+        ("partial", message.partial), ("undecodable_byte", message.undecodable), ("damaged_header", message.damaged),
+    ):  # fmt: skip
+        if count:
+            service.metrics.sms(kind).inc(count)
+    return JsonResponse({"request_id": call.id, **result})
 
-    The request is read by hand: FastAPI's own parsing would validate in Python objects and echo input in its errors.
-    """
-    service: Service = request.app.state.service
-    scope = request.scope
-    ask = parse(await read_body(request, service))
-    if ask.request_id is not None:
-        scope["jingyin.id"] = ask.request_id
-    texts, sms = _texts(ask)
-    if ask.explain and len(texts) > MAX_EXPLAINED:
-        raise TooLargeError(f"{len(texts)} messages came with explain, at most {MAX_EXPLAINED} were wanted; send fewer")
-    _count(service, sms)
-    outcomes = await service.score(texts, scope["jingyin.arrival"], ask.deadline_ms, _conversations(ask, len(texts)))
-    if sms:
-        texts, outcomes = _riskiest(texts, outcomes)
-    results = [service.result(outcome) for outcome in outcomes]
+
+async def _results(
+    service: Service, ask: schema.Ask, texts: Sequence[str], answers: Sequence[Answer]
+) -> list[dict[str, Any]]:
+    """Return answers as plain JSON types, with the evidence that was asked for; null where there is none."""
+    results = [service.result(answer) for answer in answers]
     if not ask.reasons:
         for result in results:
             result["reasons"] = []
     if ask.explain:
-        for result, found in zip(results, await service.explainer.explain(texts), strict=True):
-            _add_evidence(result, found)
-    request_id = scope["jingyin.id"]
-    if isinstance(ask, ScoreTexts):
-        return json_response({"request_id": request_id, "results": results})
-    if sms:
-        results[0]["sms"] = {"partial": sms.partial, "undecodable": sms.undecodable, "damaged": sms.damaged}
-    return json_response({"request_id": request_id, **results[0]})
-
-
-def _texts(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts) -> tuple[list[str], Message | None]:
-    if isinstance(ask, ScoreText):
-        return [ask.text], None
-    if isinstance(ask, ScoreTexts):
-        return ask.texts, None
-    read = readings(segments(ask), ask.data_coding if ask.coding is None else ask.coding)
-    return [message.text for message in read], read[0]
-
-
-def _riskiest(texts: list[str], outcomes: list[Outcome]) -> tuple[list[str], list[Outcome]]:
-    """Return the riskiest of several readings of one message, with its outcome."""
-    i = max(range(len(texts)), key=lambda i: getattr(outcomes[i], "risk", -1.0))
-    return [texts[i]], [outcomes[i]]
-
-
-def _conversations(ask: ScoreText | ScoreTexts | ScorePayload | ScoreParts, count: int) -> Sequence[str | None] | None:
-    if isinstance(ask, ScoreTexts):
-        return ask.conversations
-    return None if ask.conversation is None else [ask.conversation] * count
-
-
-def _count(service: Service, sms: Message | None) -> None:
-    counter = service.metrics.sms
-    if sms is None:
-        return
-    if sms.partial:
-        counter("partial").inc()
-    if sms.damaged:
-        counter("damaged_header").inc(sms.damaged)
-    if sms.undecodable:
-        counter("undecodable_byte").inc(sms.undecodable)
-
-
-def _add_evidence(result: dict[str, Any], found: Explanation | None) -> None:
-    """Add the evidence of the risk, and to each reason its own; null where there is none."""
-    result["evidence"] = None if found is None else _plain(found.risk)
-    for reason in result["reasons"]:
-        reason["spans"] = None if found is None else _plain(found.reasons.get(reason["sign"], []))
+        for result, found in zip(results, await service.explain(texts), strict=True):
+            result["evidence"] = found and _plain(found.risk)
+            for reason in result["reasons"]:
+                reason["spans"] = found and _plain(found.reasons.get(reason["sign"], []))
+    return results
 
 
 def _plain(spans: list[Span]) -> list[dict[str, Any]]:
-    return [{"start": span.start, "end": span.end, "text": span.text, "weight": span.weight} for span in spans]
+    return [asdict(span) for span in spans]
 
 
-_SCORE, _INFER = "/v1/score", "/v2/models/jingyin/infer"
+async def live(request: Request) -> Response:
+    """Answer: the event loop runs."""
+    return JsonResponse({"live": True})
 
 
-def create_app(settings: Settings, load: Load) -> tuple[Guard, Service]:
-    """Make the ASGI application and its parts; `load` loads the deployed bundle and the shadow, also on reload."""
-    metrics = Metrics()
-    keys = Keys(settings.keys) if settings.keys else None
-    service = Service(settings, Deployment(load, metrics), metrics, keys)
-    app = FastAPI(
-        title="jingyin",
-        version=version("jingyin"),
-        description="Flags pay-to-stop extortion and debt-collection threats in Chinese SMS.",
-        docs_url=None,  # FastAPI's pages load scripts from elsewhere
-        redoc_url=None,
-        lifespan=_lifespan,
-    )
-    app.state.service = service
-    responses = score_responses(schema.ScoreOne | schema.ScoreMany)
-    app.add_api_route(_SCORE, score, methods=["POST"], responses=responses)
-    app.include_router(open_inference.router)
-    _add_operations(app)
-    if settings.page:
-        app.add_api_route("/", _page, include_in_schema=False)
-    app.add_exception_handler(JingyinError, on_jingyin_error)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(Exception, on_fault)
-    bodies: dict[str, TypeAdapter[Any]] = {_SCORE: schema.REQUEST, _INFER: open_inference.REQUEST}
-    app.openapi = lambda: document(app, bodies)  # type: ignore[method-assign]
-    return Guard(app, service, {_SCORE: score, _INFER: open_inference.infer}), service
+async def ready(request: Request) -> Response:
+    """Answer whether this is the time to send messages: a worker accepts once all networks are warm, until it drains."""
+    draining = request.scope["jingyin"].service.draining
+    return JsonResponse({"ready": not draining}, 503 if draining else 200)
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.service.start()
-    yield
-    app.state.service.stop()
-
-
-def _add_operations(app: FastAPI) -> None:
-    app.add_api_route("/healthz", open_inference.liveness)
-    app.add_api_route("/readyz", open_inference.readiness, responses={503: {"description": "draining"}})
-    app.add_api_route("/metrics", _metrics, response_class=Response, responses=error_responses(401))
-    app.add_api_route("/admin/reload", _reload, methods=["POST"], responses=error_responses(401, 403, 409, 500))
-
-
-async def _metrics(request: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' text format."""
-    service: Service = request.app.state.service
+    service: Service = request.scope["jingyin"].service
     service.note_cache()
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _reload(request: Request) -> dict[str, str]:
-    """Load the bundle anew: it is checked first, and the old one stays if it fails."""
-    service: Service = request.app.state.service
-    return {"bundle": await anyio.to_thread.run_sync(service.reload)}
+async def reload(request: Request) -> Response:
+    """Have the workers replaced one after another, as by SIGHUP; the log and /metrics tell the outcome."""
+    if parent := multiprocessing.parent_process():
+        os.kill(parent.pid or 0, signal.SIGHUP)
+    return JsonResponse({"reload": "begun", "bundle": request.scope["jingyin"].service.deployment.bundle_id}, 202)
 
 
-def _with_signs(page: str) -> str:
-    known = {sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS}
-    return page.replace('"SIGNS"', json.dumps(known, ensure_ascii=False))
+async def openapi(request: Request) -> Response:
+    """Return the description of all routes."""
+    return Response(OPENAPI, media_type="application/json")
 
 
-PAGE = _with_signs(files("jingyin.serve.http").joinpath("page.html").read_text(encoding="utf-8"))
+async def page(request: Request) -> Response:
+    """Return the page for people."""
+    return Response(PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
+
+
+def _own_file(name: str) -> str:
+    return files("jingyin.serve.http").joinpath(name).read_text(encoding="utf-8")
+
+
+OPENAPI = _own_file("openapi.json")
+_SIGNS = {sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS}
+PAGE = _own_file("page.html").replace('"SIGNS"', json.dumps(_SIGNS, ensure_ascii=False))
 """The page for people: one file, nothing from elsewhere."""
 
 
@@ -368,5 +358,38 @@ PAGE_HEADERS = {
 }
 
 
-async def _page(request: Request) -> Response:
-    return Response(PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
+# ---- the whole
+
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    """Load the bundle, and hand the service to the connections."""
+    service: Service = app.state.service
+    service.start()
+    yield {"service": service}
+    service.stop()
+
+
+def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan) -> Starlette:
+    """Make the ASGI application; at its start `load` loads the bundle and the shadow."""
+    service = Service(settings, load, partial(make_memory, settings))
+    routes = [
+        Route("/v1/score", score, methods=["POST"]),
+        Route("/admin/reload", reload, methods=["POST"]),
+        Route("/healthz", live),
+        Route("/readyz", ready),
+        Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
+    ]
+    if settings.page:
+        routes.append(Route("/", page))
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Layer, service=service)],
+        exception_handlers={JingyinError: on_jingyin_error, HTTPException: on_http_error},
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    return app

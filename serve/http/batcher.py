@@ -1,105 +1,170 @@
-"""The micro-batcher: requests queue on the event loop, one thread scores.
+"""The queue and the inference thread.
 
-A single message that cache or prefilter can decide never queues: on a calm service handing it over to the thread and
-back takes longer than deciding, and it need not wait for a message that the network reads.
+Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. What a
+network must read waits for the thread, with that first look as its answer if the deadline comes first. Long messages
+and batches get their first look from the thread, before it goes on with networks; single messages go before batches,
+and clients take turns.
 
-All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, scores it and posts it
-back. A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
-A lone message goes at once; when the last batches were larger, the next waits for company, at most `wait_ms`:
-handing over to the thread and back costs as much as scoring a message from the cache.
+All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, reads it and posts it back.
+A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jingyin.model.errors import JingyinError
-from jingyin.model.labels import Verdict
 from jingyin.serve.http.deployment import Deployment
-from jingyin.serve.http.memory import JoinedText
 from jingyin.serve.http.observe import Metrics, log, where
-from jingyin.serve.scorer import Scorer
+from jingyin.serve.scorer import Scored, Scorer
 
-Reason = Literal["deadline", "error"]
-Outcome = Verdict | Reason
-"""A verdict, or the reason why there is none."""
+Outcome = Scored | Literal["deadline", "error"]
+"""The best reading so far, or the reason why there is none."""
 
 BATCH_SECONDS = 0.002
-"""What a batch may last: the wait of whoever comes just after its start."""
+"""What a batch may last: the wait of a message that arrives just after its start."""
 MAX_BATCH = 128
+LOOKS = 32
+"""Messages that the thread takes a first look at in a row."""
 INLINE_CHARACTERS = 500
-"""Characters up to which a message may be decided on the event loop: seven parts of an SMS, which take 0.15 ms."""
+"""Characters up to which the event loop takes the first look: seven parts of an SMS, which take 0.15 ms."""
+HANDOVER_SECONDS = 0.002
+"""The thread stops that long before the deadline, so that what it has read so far is answered."""
 
 
 class BusyError(JingyinError):
-    """The queue is full: try again later."""
+    """There is no room: try again later."""
+
+
+class Shares:
+    """Room for `size` of something, of which a client may take as much as it leaves to others.
+
+    So there is always room for one more: alone it gets half, two get a third each (Choudhury & Hahne 1998).
+    """
+
+    def __init__(self, size: int) -> None:
+        self.free = self.size = size
+        self._taken: Counter[str] = Counter()
+
+    def take(self, client: str, amount: int) -> bool:
+        """Take room, or return False."""
+        if self._taken[client] + amount > self.free:
+            return False
+        self._taken[client] += amount
+        self.free -= amount
+        return True
+
+    def give(self, client: str, amount: int) -> None:
+        """Give room back."""
+        self._taken[client] -= amount
+        self.free += amount
+        if not self._taken[client]:
+            del self._taken[client]
 
 
 class _Job:
     """The messages of one request, and their outcomes so far."""
 
-    __slots__ = ("future", "left", "outcomes", "texts", "timer")
+    __slots__ = ("client", "deadline", "future", "left", "outcomes", "texts")
 
-    def __init__(self, texts: Sequence[str], future: "asyncio.Future[list[Outcome]]") -> None:
+    def __init__(self, texts: Sequence[str], outcomes: list[Outcome], deadline: float, client: str) -> None:
         self.texts = texts
-        self.outcomes: list[Outcome] = ["deadline"] * len(texts)
+        self.outcomes = outcomes
         self.left = len(texts)
-        self.future = future
-        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = deadline
+        self.client = client
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-_Batch = list[tuple[_Job, int]]
+class _Item(NamedTuple):
+    job: _Job
+    i: int
+
+
+class _Turns:
+    """Messages that wait; clients take turns."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[_Item]] = {}
+
+    def put(self, item: _Item) -> None:
+        self._waiting.setdefault(item.job.client, deque()).append(item)
+
+    def ahead(self, client: str) -> int:
+        """Return how many messages go before a new one of `client`, about."""
+        return len(self._waiting.get(client, ())) * len(self._waiting)
+
+    def take(self, most: int) -> list[_Item]:
+        return list(islice(self._drain(), most))
+
+    def _drain(self) -> Iterator[_Item]:
+        while self._waiting:
+            client = next(iter(self._waiting))
+            waiting = self._waiting.pop(client)
+            item = waiting.popleft()
+            if waiting:
+                self._waiting[client] = waiting  # behind the others
+            if not item.job.future.done():  # skip what has been answered
+                yield item
 
 
 class Batcher:
-    """Scores messages for requests; make it on the running event loop, and `close` it when the last is answered.
+    """Reads messages for requests; make it on the running event loop, and `close` it when the last is answered."""
 
-    `_cap` is the most messages of a batch, `_usual` a running mean of them, `_pace` of seconds a message.
-    """
-
-    def __init__(self, deployment: Deployment, metrics: Metrics, *, queue: int, wait_ms: float) -> None:
+    def __init__(self, deployment: Deployment, metrics: Metrics, queue: int) -> None:
         self._deployment = deployment
         self._metrics = metrics
-        self._limit = queue
-        self._wait = wait_ms / 1000
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[_Job, int]] = deque()
-        self._inbox: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._shares = Shares(queue)
+        self._unseen, self._singles, self._extra, self._batches = _Turns(), _Turns(), _Turns(), _Turns()
+        self._inbox: SimpleQueue[tuple[list[_Item], _Turns] | None] = SimpleQueue()
         self._busy = False
-        self._due: asyncio.Handle | None = None
-        self._cap = 16.0
-        self._usual = 1.0
-        self._pace = 0.0
+        self._looked = False
+        self._most = 16.0  # messages of a batch
+        self._pace = 0.0  # running mean of seconds a message
         self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
         self._thread.start()
 
-    async def score(self, texts: Sequence[str], deadline: float) -> list[Outcome]:
-        """Score the messages of one request until `deadline`, a time of the event loop.
+    async def read(
+        self, texts: Sequence[str], deadline: float, client: str = "", *, extra: bool = False
+    ) -> list[Outcome]:
+        """Read the messages of one request until `deadline`, a time of the event loop; return the best reading of each.
 
-        Messages without a verdict by then are answered "deadline". Raises BusyError at once if they don't fit the
-        queue, or if what waits already would, at the present pace, take half of the time until the deadline. A
-        JoinedText is neither cached nor counted as a message, nor seen by the shadow.
+        Raises BusyError at once if there is no room for all of them, unless one message has had its first look. An
+        `extra` text is no message of its own: it is neither cached nor counted, nor seen by the shadow.
         """
-        if len(texts) == 1 and (verdict := self._without_network(texts[0])) is not None:
-            return [verdict]
-        waiting = len(self._waiting)
-        if waiting + len(texts) > self._limit:
-            raise BusyError(f"{waiting} messages wait, at most {self._limit} may; try again in a second")
-        # Half, for what the estimate leaves out: the batch under way and the event loop's own queue.
-        if waiting * self._pace > max(0.0, deadline - self._loop.time()) / 2:
-            raise BusyError(f"{waiting} messages wait, longer than the deadline allows; try again in a second")
-        if not texts:
-            return []
-        job = _Job(texts, self._loop.create_future())
-        job.timer = self._loop.call_at(deadline, self._expire, job)
-        self._waiting.extend((job, i) for i in range(len(texts)))
-        self._metrics.queue.set(len(self._waiting))
-        self._schedule()
-        return await job.future
+        outcomes: list[Outcome] = ["deadline"] * len(texts)
+        waiting = self._extra if extra else self._unseen
+        if not extra and len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
+            waiting = self._singles
+            outcomes = _each(self._deployment.scorer.first_look, texts)
+            if is_final(outcomes[0]):
+                self._count(outcomes)
+                return outcomes
+            if waiting.ahead(client) * self._pace > deadline - self._loop.time():
+                return outcomes  # it would wait in vain
+        if not self._shares.take(client, len(texts)):
+            if waiting is self._singles:
+                return outcomes
+            raise BusyError("more messages of yours wait than your share of the queue holds; try again in a second")
+        job = _Job(texts, outcomes, deadline, client)
+        timer = self._loop.call_at(deadline, self._resolve, job)
+        for i in range(len(texts)):
+            waiting.put(_Item(job, i))
+        self._start()
+        try:
+            if texts:
+                await job.future
+            return job.outcomes
+        finally:
+            timer.cancel()
+            self._shares.give(client, len(texts))
+            self._metrics.queue.set(self._shares.size - self._shares.free)
 
     def close(self) -> None:
         """End the thread after the batch under way."""
@@ -108,112 +173,84 @@ class Batcher:
 
     # ---- on the event loop
 
-    def _without_network(self, text: str) -> Verdict | None:
-        if len(text) > INLINE_CHARACTERS:
-            return None
-        scorer = self._deployment.uncached if isinstance(text, JoinedText) else self._deployment.scorer
-        try:
-            verdict = scorer.score_without_network(text)
-        except Exception:
-            return None  # the thread will fail too, and tells why
-        if verdict is not None:
-            self._count([text], [verdict])
-        return verdict
-
-    def _schedule(self) -> None:
+    def _start(self) -> None:
+        """Give the thread its next batch: first looks and single messages in turn, batches when neither waits."""
         if self._busy:
             return
-        if self._usual < 2:
-            self._due = self._due or self._loop.call_soon(self._start)
-        elif len(self._waiting) >= min(self._usual, self._cap):
-            self._start()
-        else:
-            self._due = self._due or self._loop.call_later(self._wait, self._start)
+        self._metrics.queue.set(self._shares.size - self._shares.free)
+        first, then = (self._singles, self._unseen) if self._looked else (self._unseen, self._singles)
+        for waiting in (first, then, self._extra, self._batches):
+            look = waiting is self._unseen
+            if batch := waiting.take(LOOKS if look else int(self._most)):
+                self._busy, self._looked = True, look
+                self._inbox.put((batch, waiting))
+                return
 
-    def _start(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
-        batch: _Batch = []
-        while self._waiting and len(batch) < self._cap:
-            item = self._waiting.popleft()
-            if not item[0].future.done():  # no work for who has been answered
-                batch.append(item)
-        self._metrics.queue.set(len(self._waiting))
-        self._busy = bool(batch)
-        if batch:
-            self._usual += (len(batch) - self._usual) / 4
-            self._inbox.put(batch)
-
-    def _finish(self, batch: _Batch, outcomes: Sequence[Outcome], seconds: float) -> None:
-        # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from holding up the next.
-        self._cap = max(1.0, self._cap / 2) if seconds > BATCH_SECONDS else min(MAX_BATCH, self._cap * 1.25)
-        self._pace += (seconds / len(batch) - self._pace) / 8
-        self._start()  # first: the thread works while the loop answers
-        self._metrics.batch.observe(len(batch))
-        self._metrics.batch_seconds.observe(seconds)
-        for (job, i), outcome in zip(batch, outcomes, strict=True):
-            job.outcomes[i] = outcome
+    def _finish(self, batch: list[_Item], looked: bool, outcomes: Sequence[Outcome], seconds: float) -> None:
+        self._busy = False
+        if not looked:
+            # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from delaying the next.
+            slow = seconds > BATCH_SECONDS
+            self._most = max(1.0, self._most / 2) if slow else min(MAX_BATCH, self._most * 1.25)
+            self._pace += (seconds / len(batch) - self._pace) / 8
+            self._metrics.batch.observe(len(batch))
+            self._metrics.batch_seconds.observe(seconds)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            job = item.job
+            if job.future.done():
+                continue
+            job.outcomes[item.i] = outcome
+            if looked and not is_final(outcome):
+                (self._singles if len(job.texts) == 1 else self._batches).put(item)
+                continue
             job.left -= 1
             if not job.left:
                 self._resolve(job)
-
-    def _expire(self, job: _Job) -> None:
-        self._resolve(job)
+        self._start()
 
     def _resolve(self, job: _Job) -> None:
-        if job.future.done():
-            return
-        if job.timer is not None:
-            job.timer.cancel()
-        for text, outcome in zip(job.texts, job.outcomes, strict=True):
-            if isinstance(outcome, str) and not isinstance(text, JoinedText):
-                self._metrics.unscored(outcome).inc()
-        job.future.set_result(list(job.outcomes))
+        if not job.future.done():
+            job.future.set_result(None)
 
     # ---- on the inference thread
 
     def _work(self) -> None:
-        while (batch := self._inbox.get()) is not None:
+        while (given := self._inbox.get()) is not None:
+            batch, waiting = given
+            look, extra = waiting is self._unseen, waiting is self._extra
             start = perf_counter()
-            texts = [job.texts[i] for job, i in batch]
-            outcomes = self._score_batch(texts)
+            until = 0.0 if look else max(item.job.deadline for item in batch) - HANDOVER_SECONDS
+            scorer = self._deployment.uncached if extra else self._deployment.scorer
+            outcomes = read_all(scorer, [item.job.texts[item.i] for item in batch], until)
             seconds = perf_counter() - start
-            self._loop.call_soon_threadsafe(self._finish, batch, outcomes, seconds)
-            self._count(texts, outcomes)
+            self._loop.call_soon_threadsafe(self._finish, batch, look, outcomes, seconds)
+            if not extra:
+                self._count(outcomes)
 
-    def _score_batch(self, texts: Sequence[str]) -> Sequence[Outcome]:
-        joined = [text for text in texts if isinstance(text, JoinedText)]
-        if not joined:
-            return score_all(self._deployment.scorer, texts)
-        alone = [text for text in texts if not isinstance(text, JoinedText)]
-        of_alone = iter(score_all(self._deployment.scorer, alone) if alone else ())
-        of_joined = iter(score_all(self._deployment.uncached, joined))
-        return [next(of_joined if isinstance(text, JoinedText) else of_alone) for text in texts]
-
-    def _count(self, texts: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        scored = [
-            (text, outcome)
-            for text, outcome in zip(texts, outcomes, strict=True)
-            if not isinstance(outcome, str) and not isinstance(text, JoinedText)
-        ]
-        verdicts = [outcome for _, outcome in scored]
-        self._metrics.count_verdicts(verdicts)
-        self._deployment.watch([text for text, _ in scored], verdicts)
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self._deployment.count([each for each in outcomes if not isinstance(each, str) and each.final])
 
 
-def score_all(scorer: Scorer, texts: Sequence[str]) -> Sequence[Outcome]:
-    """Score a batch; if that fails, each message by itself, so that one can't take the others down."""
+def is_final(outcome: Outcome) -> bool:
+    """Whether nothing more will be known of a message."""
+    return outcome == "error" if isinstance(outcome, str) else outcome.final
+
+
+def read_all(scorer: Scorer, texts: Sequence[str], until: float) -> Sequence[Outcome]:
+    """Read a batch; if that fails, each message by itself, so that one can't take the others down."""
     try:
-        return list(scorer.score_many(texts))
+        return list(scorer.scored(texts, until=until))
     except Exception as error:
         log("batch_failed", level="error", messages=len(texts), **where(error))
-    return [_score_alone(scorer, text) for text in texts]
+        return _each(lambda text: next(iter(scorer.scored([text], until=until))), texts)
 
 
-def _score_alone(scorer: Scorer, text: str) -> Outcome:
-    try:
-        return scorer.score(text)
-    except Exception as error:
-        log("message_failed", level="error", **where(error))
-        return "error"
+def _each(read: Callable[[str], Scored], texts: Sequence[str]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for text in texts:
+        try:
+            outcomes.append(read(text))
+        except Exception as error:
+            log("message_failed", level="error", **where(error))
+            outcomes.append("error")
+    return outcomes

@@ -1,12 +1,12 @@
 """API keys: a file of hashes, read again when it changes.
 
-A file that is emptied, deleted or unreadable leaves no key: every request that needs one is refused until there is one
-again. So write a new file beside it and rename. One with a malformed line is logged, and the keys before it stay.
+A file that is emptied, deleted or unreadable locks everyone out until it has a key, so write a new file next to it and
+rename it. One with a malformed line is logged, and the keys read before stay.
 
 One key a line: a name, the SHA-256 of the key in hex, and optionally the word admin (may reload). `#` starts a remark.
 A key has 256 random bits, so a plain hash is enough; a password would need a slow one. Make a line with
 
-    python -m jingyin.serve.http.newkey NAME >> keys.txt     the key itself is printed to standard error, once
+    python -m jingyin.serve.http.keys NAME [admin] >> keys.txt     the key itself is printed to standard error, once
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from jingyin.model.errors import ConfigError
 from jingyin.serve.http.observe import log
 
 _CHECK_SECONDS = 1.0
+_MAKE = "python -m jingyin.serve.http.keys NAME"
 
 
 class Key(NamedTuple):
@@ -86,19 +87,12 @@ def read_keys(path: Path) -> list[Key]:
         fields = line.split("#")[0].split()
         if not fields:
             continue
-        if (
-            len(fields) not in (2, 3)
-            or len(fields[1]) != 64
-            or set(fields[1]) - set("0123456789abcdef")
-            or fields[2:] not in ([], ["admin"])
-        ):
-            raise ConfigError(
-                f"line {number} of key file {path} must be: NAME SHA256 [admin]; "
-                "make one with python -m jingyin.serve.http.newkey NAME"
-            )
-        keys.append(Key(fields[0], fields[1].encode(), len(fields) == 3))
+        name, digest, *role = [*fields, ""] if len(fields) == 1 else fields
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef") or role not in ([], ["admin"]):
+            raise ConfigError(f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with {_MAKE}")
+        keys.append(Key(name, digest.encode(), bool(role)))
     if not keys:
-        raise NoKeysError(f"key file {path} holds no key; make one with python -m jingyin.serve.http.newkey NAME")
+        raise NoKeysError(f"key file {path} holds no key; make one with {_MAKE}")
     return keys
 
 
@@ -111,29 +105,17 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-# Makes an API key: `python -m jingyin.serve.http.newkey NAME [admin] >> keys.txt`.
-#
-# The line for the key file goes to standard output, the key itself to standard error, once. A module of its own because
-# Python warns when it runs one that its package has imported.
-
-
-_USAGE = "usage: python -m jingyin.serve.http.newkey NAME [admin] >> keys.txt; NAME is one word without #"
-
-
 def main(arguments: list[str]) -> int:
-    """Make a key named by the first argument; return the exit code."""
-    if len(arguments) not in (1, 2) or arguments[1:] not in ([], ["admin"]) or not _is_name(arguments[0]):
-        print(_USAGE, file=sys.stderr)  # noqa: T201
+    """Make a key named by the first argument: its line on standard output, the key itself on standard error."""
+    name, role = (arguments[0], arguments[1:]) if arguments else ("", [])
+    # A name that read_keys would not give back: it splits at white space, and # starts a remark.
+    if name.partition("#")[0].split() != [name] or role not in ([], ["admin"]):
+        print(f"usage: {_MAKE} [admin] >> keys.txt; NAME is one word without #", file=sys.stderr)  # noqa: T201
         return 2
     key = secrets.token_urlsafe(32)
     print(key, file=sys.stderr)  # noqa: T201
-    print(arguments[0], hashlib.sha256(key.encode()).hexdigest(), *arguments[1:])  # noqa: T201
+    print(name, hashlib.sha256(key.encode()).hexdigest(), *role)  # noqa: T201
     return 0
-
-
-def _is_name(given: str) -> bool:
-    """Whether read_keys reads it as it is: it splits at white space, and takes what follows # for a remark."""
-    return given.partition("#")[0].split() == [given]
 
 
 if __name__ == "__main__":

@@ -17,13 +17,19 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from itertools import count
-from typing import Annotated
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from jingyin.model.labels import Verdict
+from jingyin.model.labels import ACTIONS, Verdict
 from jingyin.model.text import CleanString, clean
+
+if TYPE_CHECKING:
+    from jingyin.serve.http.observe import Metrics
+    from jingyin.serve.http.service import Answer, Context
+    from jingyin.serve.http.settings import Settings
 
 EARLIER = 2
 """Messages that a new one is joined with, at most."""
@@ -259,3 +265,63 @@ class Bursts:
         return CountedVerdict(
             **{**known, "action": "review" if held else verdict.action}, near_duplicates=near, held=held
         )
+
+
+# Both of them, for the messages of a service.
+
+
+class LocalMemory:
+    """Bursts and conversations of one worker; see service.Memory."""
+
+    def __init__(
+        self, burst: BurstSettings | None, conversations: ConversationSettings | None, metrics: "Metrics"
+    ) -> None:
+        self._burst = burst
+        self._counter = BurstCounter(burst.window_seconds) if burst else None
+        self._conversations = Conversations(conversations) if conversations else None
+        self._near = metrics.histogram("near_duplicates", "Before a suspicious message.", (1, 2, 4, 8, 16, 32, 64, 256))
+        self._joined = metrics.counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
+        self._bytes = metrics.gauge("conversation_bytes", "Memory of messages of conversations.")
+
+    def tend(self) -> None:
+        """Forget what will be too old in a second."""
+        if self._conversations:
+            self._conversations.expire(monotonic() + 1)
+            self._bytes.set(self._conversations.used)
+
+    async def judge(self, context: "Context", answer: "Answer") -> "Answer":
+        """Hold what is suspicious and comes in bulk; read a message behind those before it, the stronger action counts."""
+        from jingyin.serve.http.service import Answer
+
+        scored = answer.scored
+        if scored is None:
+            return answer
+        if self._counter and self._burst and scored.decision.risk >= self._burst.risk:
+            near = round(self._counter.count(clean(scored.clean.original[:BURST_CHARACTERS]).text, context.now))
+            self._near.observe(near)
+            answer = answer._replace(more={"near_duplicates": near})
+            if near > self._burst.count and answer.action == "pass":
+                answer = answer._replace(action="review", reason="burst")
+        sender, receiver = context.origin.sender, context.origin.receiver
+        if not (self._conversations and sender and receiver) or answer.action == "block" or not scored.final:
+            return answer
+        key, text = f"{context.origin.key}\0{sender}\0{receiver}", scored.clean.original
+        whole = self._conversations.join(key, text, context.now, keep=answer.action == "pass")
+        if whole is None:
+            return answer
+        joined = await context.read(whole)
+        if joined is None:
+            self._joined("unscored").inc()
+        elif ACTIONS.index(joined.decision.action) > ACTIONS.index(answer.action):
+            self._joined("raised").inc()
+            self._conversations.forget(key, text)
+            return Answer(joined._replace(clean=scored.clean), joined.decision.action, "conversation", answer.more)
+        else:
+            self._joined("same").inc()
+        return answer
+
+
+def make_memory(settings: "Settings", metrics: "Metrics") -> LocalMemory | None:
+    """Return what the settings ask for."""
+    kept = settings.burst or settings.conversations
+    return LocalMemory(settings.burst, settings.conversations, metrics) if kept else None

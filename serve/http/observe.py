@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, never with text of a message."""
+"""What operators see: logs, one JSON object a line on standard error, and metrics. Neither holds text of a message."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from jingyin.model.labels import Verdict
+from jingyin.model.decision import Decision
 
 Level = Literal["info", "warning", "error"]
 
@@ -21,8 +21,8 @@ Level = Literal["info", "warning", "error"]
 def log(event: str, *, level: Level = "info", **fields: object) -> None:
     """Write one line: time (seconds since 1970), level, event, and fields that the caller knows to hold no text.
 
-    A line that can't be written (a full disk, a closed pipe, a lone surrogate) is lost: a log must not end what it
-    tells of.
+    A line that can't be written (a full disk, a closed pipe, a lone surrogate) is lost: logging must not stop the
+    service.
     """
     with suppress(OSError, ValueError, orjson.JSONEncodeError):
         line = orjson.dumps({"time": round(time.time(), 3), "level": level, "event": event, **fields}, default=str)
@@ -31,7 +31,7 @@ def log(event: str, *, level: Level = "info", **fields: object) -> None:
 
 
 def where(error: BaseException) -> dict[str, str]:
-    """Say which error happened where. Its message stays out: it may quote what it choked on."""
+    """Return the type of an error and the line that raised it. Its message stays out: it may quote its input."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -49,13 +49,13 @@ class JsonHandler(logging.Handler):
             "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
         )
         # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be. asyncio
-        # has none, and fills its lines with the repr of what failed.
-        message = {} if record.name == "asyncio" else {"message": str(record.msg)}
+        # has none, and fills its lines with the repr of what failed; those of a lifespan are whole tracebacks.
+        message = {} if fault or record.name == "asyncio" else {"message": str(record.msg).partition("\n")[0]}
         log("server", level=level, logger=record.name, **message, **fault)
 
 
 def take_over_logging() -> None:
-    """Send the logs of uvicorn and asyncio through `log`; uvicorn's access log stays off, guard.py keeps ours."""
+    """Send the logs of uvicorn and asyncio through `log`; uvicorn's access log stays off, app.py keeps ours."""
     for name in ("uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [JsonHandler()]
@@ -64,8 +64,7 @@ def take_over_logging() -> None:
     logging.getLogger("uvicorn.access").disabled = True
 
 
-# What operators count. Every label has a fixed, small set of values; none comes from a message or a client.
-
+# Every label has a fixed, small set of values; none comes from a message or a client.
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of all workers' metrics in a worker's environment; prometheus_client chose the word."""
@@ -83,35 +82,32 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests by route and status.", "route", "status")
-        self.messages = self._counter("messages", "Scored messages.", "stage", "action")
-        self.edits = self._counter("normaliser_edits", "What the text normaliser undid.", "kind")
-        self.unscored = self._counter("unscored", "Messages answered without a score.", "reason")
-        self.refused = self._counter("refused", "Requests refused before their messages were read.", "reason")
-        self.sms = self._counter("sms_faults", "Faults in payloads and headers.", "kind")
-        self.reloads = self._counter("reloads", "Reloads of the bundle.", "outcome")
-        self.shadow = self._counter("shadow", "Action of the deployed bundle and of the shadow.", "deployed", "shadow")
-        self.shadow_lost = Counter("jingyin_shadow_lost", "Messages that the shadow skipped.", registry=self.registry)
-        self.seconds = cache(self._histogram("request_seconds", "From headers to answer.", _SECONDS, "route").labels)
-        self.batch = self._histogram("batch_messages", "Messages a batch.", _SIZES)
-        self.batch_seconds = self._histogram("batch_seconds", "Scoring time of a batch.", _SECONDS)
-        self.queue = self._gauge("queue_messages", "Messages that wait.")
-        self.cache = self._gauge("cache", "The cache of the bundle in use.", "what")
-        self.bundle = self._gauge("bundle_info", "Workers that use a bundle.", "id", "role")
+        self.requests = self.counter("requests", "Requests by route and status.", "route", "status")
+        self.refused = self.counter("refused", "Requests refused before their messages were read.", "reason")
+        self.seconds = cache(self.histogram("request_seconds", "From arrival to answer.", _SECONDS, "route").labels)
+        self.messages = self.counter("messages", "Scored messages.", "stage", "action")
+        self.unscored = self.counter("unscored", "Messages answered before all had been read.", "reason", "action")
+        self.changed = self.counter("changed", "Messages whose action memory changed.", "reason", "action")
+        self.dry_run = self.counter("dry_run", "Actions that a dry run did not take.", "action")
+        self.edits = self.counter("normaliser_edits", "What the text normaliser undid.", "kind")
+        self.sms = self.counter("sms_faults", "Faults in payloads and headers.", "kind")
+        self.batch = self.histogram("batch_messages", "Messages a batch.", _SIZES)
+        self.batch_seconds = self.histogram("batch_seconds", "Scoring time of a batch.", _SECONDS)
+        self.queue = self.gauge("queue_messages", "Messages that wait.")
+        self.cache = self.gauge("cache", "The cache of the bundle in use.", "what")
+        self.bundle = self.gauge("bundle_info", "Workers that use a bundle.", "id", "role")
+        self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")
         self.replaced = Counter(
             "jingyin_workers_replaced", "Workers that took a dead one's place.", registry=self.registry
         )
-        self.near_duplicates = self._histogram("near_duplicates", "Before a suspicious message.", _SIZES)
-        self.burst_held = Counter("jingyin_burst_held", "Messages held for their burst.", registry=self.registry)
-        self.joined = self._counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
-        self.conversation_bytes = self._gauge("conversation_bytes", "Memory of messages of conversations.")
+        self.shadow = self.counter("shadow", "Action of the deployed bundle and of the shadow.", "deployed", "shadow")
+        self.shadow_lost = Counter("jingyin_shadow_lost", "Messages that the shadow skipped.", registry=self.registry)
 
-    def count_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the messages of a batch."""
-        for verdict in verdicts:
-            self.messages(verdict.stage, verdict.action).inc()
-            for kind, count in verdict.edits.items():
-                self.edits(kind).inc(count)
+    def count(self, decision: Decision, stage: str, edits: dict[str, int]) -> None:
+        """Count a scored message."""
+        self.messages(stage, decision.action).inc()
+        for kind, count in edits.items():
+            self.edits(kind).inc(count)
 
     def render(self) -> bytes:
         """Return the text format, of all workers' metrics if there are several."""
@@ -121,12 +117,14 @@ class Metrics:
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]
         return generate_latest(every)
 
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+    def gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         """Return a gauge that adds up over the workers that live."""
         return Gauge(f"jingyin_{name}", meaning, labels, registry=self.registry, multiprocess_mode="livesum")
 
-    def _histogram(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> Histogram:
+    def histogram(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        """Return a histogram; with labels, their values are still to be given."""
         return Histogram(f"jingyin_{name}", meaning, labels, buckets=bounds, registry=self.registry)
 
-    def _counter(self, name: str, meaning: str, *labels: str) -> Callable[..., Counter]:
+    def counter(self, name: str, meaning: str, *labels: str) -> Callable[..., Counter]:
+        """Return a function from the values of `labels` to a counter."""
         return cache(Counter(f"jingyin_{name}", meaning, labels, registry=self.registry).labels)

@@ -1,8 +1,8 @@
 """Settings of the service: flags before environment (JINGYIN_SERVE_*) before a YAML file.
 
-Which address may face whom. A loopback address or a Unix socket: this machine, without keys if it has no strangers. A
-public address: the gateways, by keys, which /metrics and /v2 need there too; the probes, the page and the OpenAPI
-document need none. No address of the service belongs on the Internet.
+A loopback address or a Unix socket serves this machine, without keys unless a key file is named. A public address serves
+the gateways, by keys, which /metrics needs there too; probes, the page and /openapi.json need none. No address of the
+service belongs on the Internet.
 """
 
 import ipaddress
@@ -24,6 +24,8 @@ from jingyin.serve.http.memory import BurstSettings, ConversationSettings
 
 PREFIX = "JINGYIN_SERVE_"
 
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
 
 class Settings(BaseSettings):
     """Everything that can be set; milliseconds, bytes and seconds as the names say."""
@@ -36,41 +38,43 @@ class Settings(BaseSettings):
     """Listen on this Unix socket instead of TCP."""
     bundle: Path | None = None
     """The bundle to serve, by default the one in the package; read again on reload."""
+    bundle_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
+    """Serve no bundle but that with this id, neither at the start nor after a reload."""
+    review_rate: Rate | None = None
+    """False-positive rate of the action review, by default the bundle's; with block_rate."""
+    block_rate: Rate | None = None
     shadow: Path | None = None
-    """A bundle that scores beside the deployed one, is counted, and never answers."""
+    """A second bundle that scores the same traffic, is counted, and never answers."""
+    dry_run: bool = False
+    """Answer pass to everything, and count what would have been reviewed or blocked."""
     keys: Path | None = None
-    """File of hashed API keys, see keys.py; without it everyone who can connect may ask. Emptied or deleted: no key is
-    known, and nobody may."""
+    """File of hashed API keys, see keys.py; without it everyone who can connect may ask. While it is empty or missing,
+    nobody may."""
     allow_open: bool = False
     """Allow a public address without keys."""
     page: bool = True
     """Serve the page for people at /."""
+    explain: bool = True
+    """Give evidence to those who ask for it: it costs a network run for each word."""
     workers: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=lambda: min(4, len(os.sched_getaffinity(0))))
     """Processes that score, by default one a core and at most four; limits of requests and queues are each one's."""
     log_requests: Literal["all", "errors"] = "errors"
 
-    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
+    deadline_ms: Annotated[int, Field(ge=1, le=5_000)] = 50
     """From arrival to answer, unless a request names its own."""
     on_deadline: Literal["pass", "review", "block"] = "pass"
-    """The action for a message that could not be scored in time; pass fails open, block fails closed."""
-    wait_ms: Annotated[float, Field(ge=0, le=3)] = 1.0
-    """Longest wait for company under load; a lone message never waits."""
+    """The least action for a message that was not read to the end in time; pass fails open, block fails closed."""
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 2_048
-    """Messages that may wait; beyond it 503 at once."""
-    max_texts: Annotated[int, Field(ge=1, le=10_000)] = 1_024
-    max_body: Annotated[int, Field(ge=1_024, le=64 << 20)] = 1 << 20
-    max_requests: Annotated[int, Field(ge=1)] = 256
-    """Most requests under way at a time; admission.py allows fewer when answers are late. Beyond it 503 at once."""
-    max_connections: Annotated[int, Field(ge=1)] = 4_096
-    read_seconds: Annotated[float, Field(gt=0)] = 10.0
-    """Longest time for a client to send one request."""
+    """Messages that may wait, shared among clients."""
+    max_requests: Annotated[int, Field(ge=1)] = 512
+    """Requests under way at a time, shared among clients."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """After SIGTERM, longest time to answer what was taken."""
 
     burst: BurstSettings | None = None
-    """Hold what is only suspicious when it comes in bulk, see burst.py; off by default."""
+    """Hold what is only suspicious when it comes in bulk; off by default."""
     conversations: ConversationSettings | None = None
-    """Read the messages of one conversation as one text too, see conversation.py; off by default."""
+    """Read the last messages from one sender to one receiver as one text too; off by default."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -87,11 +91,15 @@ class Settings(BaseSettings):
             errors.append("tls_certificate and tls_key go together: set both or none")
         if self.tls_client_ca and not self.tls_certificate:
             errors.append("tls_client_ca needs tls_certificate and tls_key")
-        if self.queue < self.max_texts:
-            errors.append("queue is smaller than max_texts: the largest request would always be refused")
         if errors:
             raise ValueError("; ".join(errors))
         return self
+
+    @property
+    def rates(self) -> dict[str, Any]:
+        """Arguments of Scorer.load: those rates that are set."""
+        rates = {"review_rate": self.review_rate, "block_rate": self.block_rate}
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
     @property
     def is_public(self) -> bool:
@@ -115,21 +123,18 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:  # noqa
     try:
         return Settings(**{**_from_file(config), **EnvSettingsSource(Settings)(), **given})
     except ValidationError as error:
-        raise ConfigError(f"the settings of `jingyin serve` are wrong: {_faults(error)}") from None
+        errors = error.errors(include_input=False, include_url=False, include_context=False)
+        faults = "; ".join(": ".join(filter(None, (".".join(map(str, f["loc"])), f["msg"]))) for f in errors)
+        raise ConfigError(f"the settings of `jingyin serve` are wrong: {faults}") from None
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        path.open("rb").close()  # the source passes over a file that is not there
+        path.open("rb").close()  # the source passes over a missing file
         return YamlConfigSettingsSource(Settings, path, yaml_file_encoding="utf-8")()
     except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} can't be read as YAML names with values ({type(error).__name__}); see configs/serve.yaml"
         ) from None
-
-
-def _faults(error: ValidationError) -> str:
-    errors = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(": ".join(filter(None, (".".join(map(str, f["loc"])), f["msg"]))) for f in errors)

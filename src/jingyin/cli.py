@@ -132,7 +132,13 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="By default 8080.")] = None,
     uds: Annotated[Path | None, typer.Option("--uds", help="A Unix socket instead of host and port.")] = None,
     bundle: BundleOption = None,
-    shadow: Annotated[Path | None, typer.Option("--shadow", help="A bundle that scores beside, never answers.")] = None,
+    bundle_id: Annotated[str | None, typer.Option("--bundle-id", help="Serve no bundle but that with this id.")] = None,
+    review_rate: Annotated[
+        float | None, typer.Option("--review-rate", help="False-positive rate of review, say 1e-3; else the bundle's.")
+    ] = None,
+    block_rate: Annotated[float | None, typer.Option("--block-rate", help="The same of block, say 2e-5.")] = None,
+    shadow: Annotated[Path | None, typer.Option("--shadow", help="A second bundle, counted, never used.")] = None,
+    dry_run: Annotated[bool | None, typer.Option("--dry-run", help="Pass everything, count what would not.")] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
     allow_open: Annotated[bool | None, typer.Option("--allow-open", help="A public address without keys.")] = None,
     workers: Annotated[
@@ -140,16 +146,19 @@ def serve(
     ] = None,
     deadline_ms: Annotated[int | None, typer.Option("--deadline-ms", help="From arrival to answer.")] = None,
     on_deadline: Annotated[str | None, typer.Option("--on-deadline", help="pass, review or block.")] = None,
+    explain: Annotated[bool | None, typer.Option("--explain/--no-explain", help="Evidence on request.")] = None,
     page: Annotated[bool | None, typer.Option("--page/--no-page", help="The page for people at /.")] = None,
     tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key")] = None,
 ) -> None:
     """Answer over HTTP. Flags come before JINGYIN_SERVE_* in the environment, and these before the YAML file."""
-    from jingyin.serve.http import load_settings, run_server  # the extra `serve`
+    from jingyin.serve.http.process import run_server  # the extra `serve`
+    from jingyin.serve.http.settings import load_settings
 
     settings = load_settings(
-        config, host=host, port=port, uds=uds, bundle=bundle, shadow=shadow, keys=keys, allow_open=allow_open,
-        workers=workers, deadline_ms=deadline_ms, on_deadline=on_deadline, page=page,
+        config, host=host, port=port, uds=uds, bundle=bundle, bundle_id=bundle_id, review_rate=review_rate,
+        block_rate=block_rate, shadow=shadow, dry_run=dry_run, keys=keys, allow_open=allow_open, workers=workers,
+        deadline_ms=deadline_ms, on_deadline=on_deadline, explain=explain, page=page,
         tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
     run_server(settings)

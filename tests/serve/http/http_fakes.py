@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,52 +17,67 @@ from typing import Any
 import httpx
 import uvicorn
 
+from jingyin.model.decision import Decision
 from jingyin.model.errors import BundleError
-from jingyin.model.labels import LABELS, Reason, Span, Verdict
+from jingyin.model.labels import LABELS, Reason, Span
+from jingyin.model.text import CleanString, CleanText
 from jingyin.serve.explain import Explanation
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.process import bind, server_config
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
+from jingyin.serve.scorer import Scored
 
 SECRET = "绝密短信内容13800138000"
 """Text that must turn up nowhere but in an answer."""
 
 
 class FakeScorer:
-    """Blocks what holds 死, for the reason `insult`; sleeps a millisecond per 慢, fails on 坏, needs no network for 快."""
+    """Blocks what holds 死, for the reason `insult`; sleeps a millisecond per 慢, fails on 坏, needs no network for 快.
+
+    Its prefilter finds 死 risky too.
+    """
 
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
-        self.cache = SimpleNamespace(cache_hits=1, cache_misses=2, used=3, budget=4)
+        self.cache: Any = SimpleNamespace(cache_hits=1, cache_misses=2, used=3, budget=4)
         self.mark = mark
 
-    def score(self, text: str) -> Verdict:
-        time.sleep(0.001 * text.count("慢"))
+    def first_look(self, text: str) -> Scored:
         if "坏" in text:
             raise RuntimeError(f"can't do {text}")
-        risk = 0.75 if self.mark in text else 0.25
-        probabilities = dict.fromkeys(LABELS, 0.0) | {"pay_to_stop": risk, "ordinary": 1 - risk}
-        label, action = ("pay_to_stop", "block") if risk > 0.5 else ("ordinary", "pass")
-        reasons = (Reason("insult", 0.875),) if action == "block" else ()
-        return Verdict(label, probabilities, risk, action, "network", {"gaps": 1}, self.bundle.manifest.id, reasons)
+        return self._scored(text, "network" if "快" in text else "prefilter", final="快" in text)
 
-    def score_without_network(self, text: str) -> Verdict | None:
-        return self.score(text) if "快" in text else None
+    def scored(self, texts: Sequence[str], until: float) -> Iterator[Scored]:
+        for text in texts:
+            look, seconds = self.first_look(text), 0.001 * text.count("慢")
+            if look.final or until < time.monotonic():
+                yield look
+                continue
+            time.sleep(min(seconds, max(0, until - time.monotonic())))
+            yield self._scored(text, "network", final=time.monotonic() < until)
 
-    def score_many(self, texts: Iterable[str]) -> Iterator[Verdict]:
-        return map(self.score, list(texts))
+    def score_many(self, texts: Iterable[str]) -> Iterator[Decision]:
+        return (self._scored(text, "network", final=True).decision for text in texts)
 
     def explanation(self, text: str) -> Explanation:
         time.sleep(0.001 * text.count("慢"))
         spans = [Span(i, i + 1, "死", 0.5) for i, c in enumerate(text) if c == "死"]
         return Explanation(spans, {"insult": spans[-1:]} if spans else {})
 
+    def _scored(self, text: str, stage: Any, *, final: bool) -> Scored:
+        risk = 0.75 if self.mark in text else 0.25
+        probabilities = dict.fromkeys(LABELS, 0.0) | {"pay_to_stop": risk, "ordinary": 1 - risk}
+        label, action = ("pay_to_stop", "block") if risk > 0.5 else ("ordinary", "pass")
+        reasons = (Reason("insult", 0.875),) if action == "block" and stage == "network" else ()
+        decision = Decision(label, probabilities, risk, action, stage, reasons)  # type: ignore[arg-type]
+        unknown = text.count("\ufffd") / max(1, len(text))
+        return Scored(CleanText(CleanString(text), text, {"gaps": 1}), decision, unknown, False, final)
 
-def load(*_: Path | None) -> tuple[FakeScorer, None]:
-    """Return a scorer whose name is in the file NAME; the file BROKEN refuses, or if it holds a process's id, there."""
-    broken = Path(os.environ.get("BROKEN", "/none"))
-    if broken.exists() and broken.read_text() in ("", str(os.getpid())):
+
+def load(*_: object) -> tuple[FakeScorer, None]:
+    """Return a scorer whose name is in the file NAME; the file BROKEN refuses."""
+    if Path(os.environ.get("BROKEN", "/none")).exists():
         raise BundleError("golden message 0 is off; export the bundle anew")
     return FakeScorer(Path(os.environ["NAME"]).read_text() if "NAME" in os.environ else "fake"), None
 
@@ -74,14 +89,13 @@ def run(call: Call, load: Any = load, **flags: Any) -> Any:
     """Run `call` with a client of an application in this process, and with the application's parts."""
 
     async def inside() -> Any:
-        app, service = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
-        service.start()
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            try:
-                return await call(client, service)
-            finally:
-                service.stop()
+        app = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            return await call(client, app.state.service)
 
     return asyncio.run(inside())
 
@@ -108,9 +122,10 @@ class InThread(Client):
     def __init__(self, load: Any = load, **flags: Any) -> None:
         given = {"port": 0, "deadline_ms": 3_000, **flags}  # a busy machine is no fault of the service
         settings = load_settings(**given)
-        app, service = create_app(settings, load)
+        app = create_app(settings, load)
+        self.service: Service = app.state.service
         self.listener = bind(settings)
-        self.server = uvicorn.Server(server_config(settings, app, service))
+        self.server = uvicorn.Server(server_config(settings, app))
         if not settings.uds:
             self.port = self.listener.getsockname()[1]
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
@@ -133,7 +148,8 @@ class Process(Client):
         given = {"port": 0, "deadline_ms": 3_000, "workers": 1, **flags}
         load = ", load=load" if fake else ""
         command = (
-            "from jingyin.serve.http import load_settings, run_server; from tests.serve.http.http_fakes import load; "
+            "from jingyin.serve.http.process import run_server; from jingyin.serve.http.settings import load_settings; "
+            "from tests.serve.http.http_fakes import load; "
         )
         command += f"run_server(load_settings(**{given!r}){load})"
         self.process = subprocess.Popen(
@@ -148,9 +164,8 @@ class Process(Client):
         assert self.process.stderr is not None
         self.first = self.process.stderr.readline().decode()
         if '"event":"serving"' not in self.first:
-            raise AssertionError(
-                f"the server did not start: {self.first}{self.process.communicate(timeout=60)[1].decode()}"
-            )
+            self.process.kill()
+            raise AssertionError(f"the server did not start: {self.first}{self.process.communicate()[1].decode()}")
         self.port = int(json.loads(self.first)["address"].rsplit(":", 1)[1])
         return self
 

@@ -202,7 +202,7 @@ def test_the_service_answers_with_the_count_and_the_reason() -> None:
         ("pass", "scored", 0), ("pass", "scored", 1), ("pass", "scored", 2), ("review", "burst", 3),
         *(("block", "scored", n) for n in range(4)),
     ]  # fmt: skip
-    assert "jingyin_burst_held_total 1.0" in metrics
+    assert 'jingyin_changed_total{action="review",reason="burst"} 1.0' in metrics
     assert "jingyin_near_duplicates_count 8.0" in metrics
 
 
@@ -210,7 +210,7 @@ def test_the_service_counts_nothing_by_default_or_below_the_risk() -> None:
     for flags in ({}, {"burst": {"count": 2, "risk": 0.3}}):
         results, metrics = answers(["好" * 20] * 4, **flags)
         assert all(each["reason"] == "scored" and "near_duplicates" not in each for each in results)
-        assert "jingyin_burst_held_total 0.0" in metrics
+        assert "jingyin_changed_total{" not in metrics
 
 
 def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

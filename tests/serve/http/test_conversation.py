@@ -209,7 +209,7 @@ def test_a_key_can_only_be_looked_up_with_the_salt() -> None:
 @pytest.mark.service
 def test_each_process_has_a_salt_of_its_own() -> None:
     program = (
-        "from jingyin.serve.http.conversation import Conversations, ConversationSettings;"
+        "from jingyin.serve.http.memory import Conversations, ConversationSettings;"
         "print(Conversations(ConversationSettings())._slots('a')[0].hex())"
     )
     started = [

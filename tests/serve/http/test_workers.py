@@ -6,12 +6,14 @@ import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
-from tests.serve.http.http_fakes import Process, post, until
+from tests.serve.http.http_fakes import Process, post, receive, until
 
 pytestmark = pytest.mark.service
 
+THREATS = ("有人出钱让我们呼死你，转300元就停", "有人出钱让我每天拨你的号，想清静就转两百到这个微信")
 GET = "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -62,44 +64,63 @@ def test_one_set_of_metrics_and_a_killed_worker_is_replaced_and_counted(name: Pa
         assert 'jingyin_messages_total{action="block",stage="network"} 80.0' in found  # the dead one's too
         assert 'jingyin_bundle_info{id="first",role="deployed"} 2.0' in found
     assert server.process.returncode == 0
-    assert '"event":"worker_died","status":-9,"ready":true' in server.log
+    assert '"event":"worker_died","status":-9' in server.log
 
 
-def test_all_workers_reload_or_none(name: Path, tmp_path: Path) -> None:
+def test_a_reload_replaces_every_worker_under_load_or_none(name: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    with Process({"NAME": str(name), "BROKEN": str(broken)}, workers=2) as server:
+    with Process({"NAME": str(name), "BROKEN": str(broken)}, workers=2) as server, ThreadPoolExecutor(4) as threads:
         name.write_text("second")
-        reload = b"POST /admin/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        assert body(server.send(reload)) == {"bundle": "second"}
-        assert bundles(server) == {"second": 40}
-        found = metrics(server)
-        assert 'jingyin_bundle_info{id="second",role="deployed"} 2.0' in found
-        assert 'jingyin_bundle_info{id="first",role="deployed"} 0.0' in found
+        asked = post({}, "/admin/reload", close=True)
+        assert body(server.send(asked)) == {"reload": "begun", "bundle": "first"}
+        stop = Event()
+        clients = [threads.submit(keep_asking, server, stop) for _ in range(4)]
+        until(lambda: 'jingyin_bundle_info{id="second",role="deployed"} 2.0' in metrics(server))
+        stop.set()
+        assert set().union(*(each.result(20) for each in clients)) == {"first", "second"}  # and none was lost
+        until(lambda: bundles(server) == {"second": 40})
+        assert 'jingyin_reloads_total{outcome="done"} 2.0' in metrics(server)
 
         name.write_text("third")
-        broken.write_text(str(max(workers(server))))  # refused by one of them
-        refused = server.send(reload)
-        assert refused.startswith(b"HTTP/1.1 500 ")
-        assert body(refused)["error"] == "golden message 0 is off; export the bundle anew"
+        broken.touch()
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: 'jingyin_reloads_total{outcome="failed"} 4.0' in metrics(server))  # twice in two workers
+        until(lambda: 'jingyin_reloads_total{outcome="failed"} 1.0' in metrics(server))
         assert bundles(server) == {"second": 40}
+        assert 'jingyin_bundle_info{id="second",role="deployed"} 2.0' in metrics(server)
+    events = [json.loads(line)["event"] for line in server.log.splitlines() if line.startswith("{")]
+    assert (events.count("reloaded"), events.count("reload_failed"), events[-1]) == (1, 1, "ended")
+    assert '"reason":"golden message 0 is off; export the bundle anew"' in server.log
 
-        broken.unlink()
-        server.process.send_signal(signal.SIGHUP)
-        until(lambda: 'jingyin_bundle_info{id="third",role="deployed"} 2.0' in metrics(server))
-        assert bundles(server) == {"third": 40}
-    events = [json.loads(line)["event"] for line in server.log.splitlines()]
-    assert (events.count("reloaded"), events.count("reload_failed"), events[-1]) == (2, 2, "ended")
+
+def keep_asking(server: Process, stop: Event) -> set[object]:
+    """Ask over connections that are kept until the service closes them; return the bundles that answered."""
+    found: set[object] = set()
+    while not stop.is_set():
+        with server.connect() as connection:
+            answer = b""
+            while not stop.is_set() and b"connection: close" not in answer:
+                connection.sendall(post({"text": "快"}))
+                answer = receive(connection)
+                assert answer.startswith(b"HTTP/1.1 200 "), answer
+                found.add(body(answer)["bundle"])
+    return found
 
 
 def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     server = Process({"BROKEN": str(tmp_path / "broken")}, workers=2)
-    log = server.process.communicate(timeout=200)[1].decode()
+    log = server.process.communicate(timeout=100)[1].decode()
     assert server.process.returncode == 1
-    assert log.endswith("BundleError: golden message 0 is off; export the bundle anew\n")
+    assert '"event":"worker_failed","reason":"golden message 0 is off; export the bundle anew"' in log
+    assert log.endswith("JingyinError: no worker could start; the lines above say why\n")
     assert '"event":"serving"' not in log
+
+
+def test_the_very_first_request_is_a_threat_and_is_read() -> None:
+    with Process(fake=False, deadline_ms=50) as server:
+        for threat in THREATS:
+            answer = body(server.send(post({"text": threat}, close=True)))
+            assert (answer["action"], answer["reason"]) == ("block", "scored"), answer
 
 
 def test_workers_end_when_the_supervisor_is_killed() -> None:

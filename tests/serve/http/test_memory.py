@@ -1,0 +1,85 @@
+"""Where the service asks memory: what a request hands over, and what becomes of the answer."""
+
+from typing import Any
+
+import httpx
+import pytest
+from tests.serve.http.http_fakes import SECRET, FakeScorer, run
+
+from jingyin import Scorer
+from jingyin.model.text import CleanString
+from jingyin.serve.http.service import Answer, Context, Service
+
+SENDER, RECEIVER = "机密发信人", "13900139000"
+BOTH = {"sender": SENDER, "receiver": RECEIVER}
+
+
+def halves() -> tuple[FakeScorer, None]:
+    """Load a scorer that blocks what holds 呼,死: the halves of a threat, joined."""
+    return FakeScorer(mark="呼,死"), None
+
+
+def ask(*bodies: dict[str, Any], load: Any = halves, **flags: Any) -> tuple[list[dict[str, Any]], str]:
+    """Return the answers to bodies that come one after another, and the metrics then."""
+
+    async def call(client: httpx.AsyncClient, service: Service) -> tuple[list[dict[str, Any]], str]:
+        found = [(await client.post("/v1/score", json=body)).json() for body in bodies]
+        return found, service.metrics.render().decode()
+
+    return run(call, load=load, **{"conversations": {}, **flags})
+
+
+def test_memory_gets_the_answer_and_its_context_and_gives_another() -> None:
+    seen: list[tuple[Context, Answer]] = []
+
+    class Remembering:
+        async def judge(self, context: Context, answer: Answer) -> Answer:
+            seen.append((context, answer))
+            other = await context.read(CleanString("死"))
+            assert other is not None
+            assert other.decision.action == "block"
+            return answer._replace(action="review", reason="sender", more={"hits": 2})
+
+        def tend(self) -> None: ...
+
+    async def call(client: httpx.AsyncClient, service: Service) -> tuple[Any, str]:
+        service.memory = Remembering()
+        answer = await client.post("/v1/score", json={"text": "好", **BOTH})
+        return answer.json(), service.metrics.render().decode()
+
+    answer, metrics = run(call)
+    assert (answer["action"], answer["reason"], answer["hits"], answer["label"]) == ("review", "sender", 2, "ordinary")
+    ((context, before),) = seen
+    assert (context.origin.client, context.origin.key) == ("127.0.0.1", "")
+    assert (context.origin.sender, context.origin.receiver) == (SENDER, RECEIVER)
+    assert (before.action, before.reason, before.scored and before.scored.clean.text) == ("pass", "scored", "好")
+    assert 'jingyin_changed_total{action="review",reason="sender"} 1.0' in metrics
+    assert 'jingyin_messages_total{action="block"' not in metrics  # what memory has read is no message
+
+
+def test_the_second_half_of_a_threat_gets_the_verdict_on_both() -> None:
+    (first, second), _ = ask(*({"text": text, **BOTH} for text in "呼死"))
+    assert (first["action"], first["reason"], first["risk"]) == ("pass", "scored", 0.25)
+    assert (second["action"], second["reason"], second["risk"]) == ("block", "conversation", 0.75)
+
+
+@pytest.mark.parametrize("other", [{}, {"sender": SENDER}, {"sender": RECEIVER, "receiver": SENDER}])
+def test_messages_of_other_pairs_are_not_joined(other: dict[str, str]) -> None:
+    answers, _ = ask({"text": "呼", **BOTH}, {"text": "死", **other})
+    assert [answer["reason"] for answer in answers] == ["scored", "scored"]
+
+
+def test_neither_sender_nor_text_turns_up_in_log_or_metrics(capfd: pytest.CaptureFixture[str]) -> None:
+    bodies = [{"text": f"{text}{SECRET}", **BOTH} for text in "呼死坏"]
+    _, metrics = ask(*bodies, {"text": "a", "sender": SENDER * 100}, log_requests="all")
+    log = capfd.readouterr().err
+    assert '"event":"request"' in log
+    assert not [word for word in (SENDER, RECEIVER, SECRET, "绝密") if word in log + metrics]
+
+
+def test_a_threat_in_two_is_flagged_at_its_second_half() -> None:
+    scorer = Scorer.load()
+    texts = ("今天把三千块转过来", "否则后果你自己清楚")
+    answers, _ = ask(*({"text": text, **BOTH} for text in texts), load=lambda: (scorer, None))
+    assert answers[0]["action"] == "pass"
+    assert (answers[1]["action"], answers[1]["reason"]) == ("block", "conversation")
