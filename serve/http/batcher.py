@@ -186,8 +186,9 @@ class Batcher:
                 self._inbox.put((batch, waiting))
                 return
 
-    def _finish(self, batch: list[_Item], looked: bool, outcomes: Sequence[Outcome], seconds: float) -> None:
+    def _finish(self, batch: list[_Item], waiting: _Turns, outcomes: Sequence[Outcome], seconds: float) -> None:
         self._busy = False
+        looked = waiting is self._unseen
         if not looked:
             # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from delaying the next.
             slow = seconds > BATCH_SECONDS
@@ -207,28 +208,27 @@ class Batcher:
             if not job.left:
                 self._resolve(job)
         self._start()
+        if waiting is not self._extra:
+            self._count(outcomes)
 
     def _resolve(self, job: _Job) -> None:
         if not job.future.done():
             job.future.set_result(None)
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self._deployment.count([each for each in outcomes if not isinstance(each, str) and each.final])
 
     # ---- on the inference thread
 
     def _work(self) -> None:
         while (given := self._inbox.get()) is not None:
             batch, waiting = given
-            look, extra = waiting is self._unseen, waiting is self._extra
             start = perf_counter()
-            until = 0.0 if look else max(item.job.deadline for item in batch) - HANDOVER_SECONDS
-            scorer = self._deployment.uncached if extra else self._deployment.scorer
+            until = 0.0 if waiting is self._unseen else max(item.job.deadline for item in batch) - HANDOVER_SECONDS
+            scorer = self._deployment.uncached if waiting is self._extra else self._deployment.scorer
             outcomes = read_all(scorer, [item.job.texts[item.i] for item in batch], until)
             seconds = perf_counter() - start
-            self._loop.call_soon_threadsafe(self._finish, batch, look, outcomes, seconds)
-            if not extra:
-                self._count(outcomes)
-
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
-        self._deployment.count([each for each in outcomes if not isinstance(each, str) and each.final])
+            self._loop.call_soon_threadsafe(self._finish, batch, waiting, outcomes, seconds)
 
 
 def is_final(outcome: Outcome) -> bool:

@@ -285,7 +285,7 @@ class LocalMemory:
 
     def tend(self) -> None:
         """Forget what will be too old in a second."""
-        if self._conversations:
+        if self._conversations is not None:
             self._conversations.expire(monotonic() + 1)
             self._bytes.set(self._conversations.used)
 
@@ -303,7 +303,7 @@ class LocalMemory:
             if near > self._burst.count and answer.action == "pass":
                 answer = answer._replace(action="review", reason="burst")
         sender, receiver = context.origin.sender, context.origin.receiver
-        if not (self._conversations and sender and receiver) or answer.action == "block" or not scored.final:
+        if self._conversations is None or not (sender and receiver and scored.final) or answer.action == "block":
             return answer
         key, text = f"{context.origin.key}\0{sender}\0{receiver}", scored.clean.original
         whole = self._conversations.join(key, text, context.now, keep=answer.action == "pass")
