@@ -27,36 +27,6 @@ from jingyin.train.corpus.slots import SLOT, expand
 from jingyin.train.corpus.stats import corpus_tables
 from jingyin.train.corpus.store import SPLITS, CorpusRecipe, Evasion, Public, Row, Splits, load_recipe
 
-# Writes the card of a built corpus.
-
-
-_CARD = """\
-# Corpus of Chinese SMS: extortion and debt threats, and what looks like them
-
-Built by `jingyin corpus build`; recipe and row counts are in `corpus.json`, these counts are printed by
-`jingyin corpus stats` on this folder. Fingerprint: `{fingerprint}`
-
-Columns: `text` (what a model is given), `label`, `family`, `voice`, `source`, `group` (never in two splits),
-`template` (with slots, undisguised), `evasion` (family of the disguise or empty), `weight` (of a message of its
-source; training shows one of a message's rows an epoch), `pair` (id of its minimal pair or empty), `case` (what it was written from or
-empty), `writer`, `signs`.
-
-`signs` are ids of what a message demands, threatens and how it speaks, with commas between them. People read those of
-{annotated} messages. The others have what their family implies: `!id` says that a sign is not there, `?` at the end
-that those which are not named may be there or not.
-
-Authored messages are invented; names, lenders, sums and numbers in them are drawn at random from lists that all
-labels share. Training rows have disguised copies by these families: {training}. Held out for measuring: {held_out}.
-
-## Sources
-
-{sources}
-
-## Counts
-
-{counts}
-"""
-
 
 def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Sequence[str], fingerprint: str) -> str:
     """Return the card in Markdown: sources with citation and licence, families of disguises, counts, fingerprint."""
@@ -66,16 +36,21 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
         cited = f"; {source.citation}" if source.citation else ""
         label = f"all {source.label}" if source.label else "labels of its own"
         lines.append(f"- {kind}: {source.title}{cited}; licence: {source.licence}; {label}")
-    return _CARD.format(
-        fingerprint=fingerprint,
-        annotated=len({row.template for rows in splits.values() for row in rows if is_annotated(row.signs)}),
-        training=", ".join(families),
-        held_out=", ".join(HELD_OUT),
-        sources="\n".join(lines),
-        counts=corpus_tables(splits),
+    return (
+        _HERE.joinpath("card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            fingerprint=fingerprint,
+            annotated=len({row.template for rows in splits.values() for row in rows if is_annotated(row.signs)}),
+            training=", ".join(families),
+            held_out=", ".join(HELD_OUT),
+            sources="\n".join(lines),
+            counts=corpus_tables(splits),
+        )
     )
 
 
+_HERE = files("jingyin.train.corpus")
 _DRESSES = 2  # of a message: there are hundreds of heads and tails, and an epoch shows one variant
 _T = TypeVar("_T")
 _CONSOLE = Console(stderr=True)
@@ -103,8 +78,6 @@ def build(config_path: Path, out: Path) -> str:
 CORPUS_VERSION = 7
 """Counts up when the same recipe and files make another corpus than before."""
 
-_TABLES = files("jingyin.train.corpus").joinpath("tables")
-
 
 def source_key(config_path: Path) -> str:
     """Return a hash of all that makes a corpus, wherever it lies.
@@ -118,7 +91,11 @@ def source_key(config_path: Path) -> str:
     for path in recipe.authored:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    for table in (signs.ANNOTATED, signs.OF_FAMILIES, *sorted(_TABLES.iterdir(), key=lambda each: each.name)):
+    for table in (
+        signs.ANNOTATED,
+        signs.OF_FAMILIES,
+        *sorted(_HERE.joinpath("tables").iterdir(), key=lambda each: each.name),
+    ):
         digest.update(table.read_bytes())
     for source in recipe.public:
         for file in sorted(source.path.rglob("*")) if source.path.is_dir() else [source.path]:

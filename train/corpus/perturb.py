@@ -10,6 +10,7 @@ measure what a model does about a trick that it has not seen.
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import cycle, islice
@@ -44,20 +45,17 @@ def evade(text: str, family: str, strength: float, rng: Random) -> str:
         raise ConfigError(f"evasion strength must be from 0 to 1, not {strength}")
     if strength == 0:
         return text
-    if family == "template":
-        return _template(text, rng)
-    return _disguise_words(text, _DISGUISES[family], family in _ALSO_DIGITS, strength, rng)
-
-
-def _disguise_words(text: str, disguise: _Disguise, digits: bool, strength: float, rng: Random) -> str:
-    """Disguise words, threats first and otherwise in random order, until enough characters are touched."""
+    chosen = _FAMILIES[family]
+    if chosen.whole:
+        return chosen.disguise(text, rng)
+    # Words, threats first and otherwise in random order, until enough characters are touched.
     budget = max(1.0, strength * len(text) / 4)
     changed: dict[int, tuple[int, str]] = {}
-    for start, end in _order(text, digits, rng):
+    for start, end in _order(text, chosen.digits, rng):
         if budget <= 0:
             break
         word = text[start:end]
-        hidden = disguise(word, rng)
+        hidden = chosen.disguise(word, rng)
         if hidden != word:
             changed[start] = (end, hidden)
             budget -= _distance(word, hidden)
@@ -255,31 +253,39 @@ def _template(text: str, rng: Random) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], ""), template)
 
 
-_DISGUISES: dict[str, _Disguise] = {
-    "homophone": _homophone,
-    "lookalike": _from_table("lookalikes"),
-    "component": _from_table("components"),
-    "spacing": _between(_SPACES),
-    "symbols": _between(_SYMBOLS),
-    "zero_width": _zero_width,
-    "pinyin": _spell,
-    "initials": _initials,
-    "traditional": _traditional,
-    "emoji": _whole_or_part("emoji"),
-    "numbers": _numbers,
-    "slang": _whole_or_part("slang"),
-    "reversal": _reverse,
+@dataclass(frozen=True)
+class Family:
+    """One way to disguise a message.
+
+    `disguise` takes a word, of digits too where `digits` says so; the whole message where `whole` does. No training row
+    is disguised by a `held_out` one.
+    """
+
+    disguise: Callable[[str, Random], str]
+    held_out: bool = False
+    digits: bool = False
+    whole: bool = False
+
+
+_FAMILIES = {
+    "homophone": Family(_homophone),
+    "lookalike": Family(_from_table("lookalikes"), digits=True),
+    "component": Family(_from_table("components"), held_out=True),
+    "spacing": Family(_between(_SPACES)),
+    "symbols": Family(_between(_SYMBOLS)),
+    "zero_width": Family(_zero_width),
+    "pinyin": Family(_spell),
+    "initials": Family(_initials),
+    "traditional": Family(_traditional),
+    "emoji": Family(_whole_or_part("emoji"), held_out=True),
+    "numbers": Family(_numbers, digits=True),
+    "slang": Family(_whole_or_part("slang"), held_out=True),
+    "reversal": Family(_reverse, held_out=True),
+    "template": Family(_template, whole=True),
 }
-_ALSO_DIGITS = frozenset(("numbers", "lookalike"))
-
-FAMILIES = (*_DISGUISES, "template")
-"""Every evasion family by name."""
-
-HELD_OUT = ("component", "emoji", "slang", "reversal")
-"""Families that no training row is disturbed by."""
-
-TRAINING = tuple(family for family in FAMILIES if family not in HELD_OUT)
-"""Families that training rows are disturbed by."""
+FAMILIES = tuple(_FAMILIES)
+HELD_OUT = tuple(name for name, family in _FAMILIES.items() if family.held_out)
+TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_out)
 
 
 # Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line.

@@ -9,18 +9,17 @@ import csv
 import gzip
 import hashlib
 import json
-import os
 import re
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.files import atomic_file
 from jingyin.model.labels import LABELS
 from jingyin.train.corpus.rows import Record
 from jingyin.train.corpus.slots import fill_digits, fill_stars, fill_tags, fill_words, words
@@ -308,39 +307,21 @@ def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
     if not out.name.endswith(_SUFFIXES):
         raise ConfigError(f"{out} must end in {' or '.join(_SUFFIXES)}: by that it is known as JSON lines")
     count = 0
-    with _whole(out) as file:
-        for raw in _messages(kind, source, only):
-            file.write((json.dumps(raw, ensure_ascii=False) + "\n").encode("utf-8", "ignore"))
-            count += 1
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out) as plain, _packed(plain) if out.suffix == ".gz" else nullcontext(plain) as file:
+        for raw in read_raw(kind, source):
+            if raw["text"].strip() and only in (None, raw.get("label")):
+                line = json.dumps({key: value for key, value in raw.items() if value}, ensure_ascii=False)
+                file.write((line + "\n").encode("utf-8", "ignore"))
+                count += 1
         if not count:
             wanted = f" that it labels {only!r}" if only else ""
             raise InputError(f"{source} holds no message of kind {kind}{wanted}; check path and kind")
     return count
 
 
-def _messages(kind: str, source: Path, only: str | None) -> Iterator[Raw]:
-    for raw in read_raw(kind, source):
-        if raw["text"].strip() and only in (None, raw.get("label")):
-            yield {key: value for key, value in raw.items() if value}
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write to, and rename it to `out` when all went well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
-    try:
-        with os.fdopen(handle, "wb") as plain:
-            if out.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as packed:
-                    yield cast(IO[bytes], packed)
-            else:
-                yield plain
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    except BaseException:
-        os.unlink(name)
-        raise
+def _packed(file: BinaryIO) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
 
 
 # Public messages that are no ordinary ones though their corpus is: known by hashes, since their text is not kept here.

@@ -2,12 +2,8 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Self
@@ -17,6 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.files import atomic_folder
 from jingyin.train.corpus.perturb import TRAINING
 from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import default_folders
@@ -25,7 +22,7 @@ from jingyin.train.recipes import read_yaml
 SPLITS = ("train", "validation", "calibration", "test")
 
 MANIFEST = "corpus.json"
-"""File that says what a built corpus is: recipe, fingerprint, rows of each split, sources kept out."""
+"""File that says what a built corpus is: recipe, fingerprint, rows of each split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +64,6 @@ def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
     return digest.hexdigest()
 
 
-def kept_out(splits: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return the sources whose messages are all in the test split: neither trained nor calibrated on."""
-    seen = {row.source for split, rows in splits.items() if split != "test" for row in rows}
-    return sorted({row.source for row in splits["test"]} - seen)
-
-
 def fingerprint_of(folder: Path) -> str:
     """Return the fingerprint of a built corpus; "" of a folder that does not say."""
     if not is_built(folder):
@@ -96,10 +87,9 @@ def write(splits: Mapping[str, Sequence[Row]], recipe: Mapping[str, object], car
     manifest = {
         "fingerprint": fingerprint(splits),
         "rows": {split: len(rows) for split, rows in splits.items()},
-        "kept_out": kept_out(splits),
         "recipe": recipe,
     }
-    with _aside(out) as folder:
+    with atomic_folder(out) as folder:
         for split, rows in splits.items():
             table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA)
             pq.write_table(table, folder / f"{split}.parquet")
@@ -121,24 +111,6 @@ def read(folder: Path) -> dict[str, list[Row]]:
             raise InputError(f"{path} has other columns than {SCHEMA.names}; build the corpus again")
         splits[split] = [Row(**row) for row in table.to_pylist()]
     return splits
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """Give a folder to write to, and rename it to `out` when all went well."""
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if out.exists():  # a folder can't be renamed onto a full one
-            out.rename(aside.with_name(f"{aside.name}-old"))
-        os.replace(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    shutil.rmtree(aside.with_name(f"{aside.name}-old"), ignore_errors=True)
 
 
 # What a corpus is built from: the recipe in YAML.

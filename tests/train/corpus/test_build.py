@@ -111,7 +111,6 @@ def test_a_source_that_is_test_only_is_kept_out(corpus, tmp_path):
     build(corpus, tmp_path / "out")
     splits = store.read(tmp_path / "out")
     assert Counter(split for split, rows in splits.items() for r in rows if r.source == "weibo") == {"test": 20}
-    assert json.loads((tmp_path / "out" / "corpus.json").read_text())["kept_out"] == ["weibo"]
 
 
 def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_path):
