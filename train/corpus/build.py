@@ -75,7 +75,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 7
+CORPUS_VERSION = 8
 """Counts up when the same recipe and files make another corpus than before."""
 
 

@@ -5,17 +5,15 @@ filled anew (Ribeiro et al. 2020, Beyond Accuracy: Behavioral Testing of NLP Mod
 training and of the test list are disjoint.
 """
 
-import re
 from itertools import cycle
 from random import Random
 
 from jingyin.train.corpus.perturb import entries
-from jingyin.train.corpus.slots import expand
+from jingyin.train.corpus.slots import choose, expand
 
 TESTED = 5_000
 """Innocents in the list that evaluate and promote ask: none may be blocked."""
 
-_CHOICE = re.compile(r"\(([^()]*)\)")
 _MOST_TRIES = 100
 
 
@@ -30,6 +28,5 @@ def everyday(count: int, seed: int, *, held_out: bool) -> list[str]:
     for _ in range(count * _MOST_TRIES):
         if len(found) == count:
             break
-        frame = _CHOICE.sub(lambda choice: rng.choice(choice[1].split("/")), next(frames))
-        found[expand(frame, rng)] = None
+        found[expand(choose(next(frames), rng, "/"), rng)] = None
     return list(found)

@@ -37,71 +37,48 @@ def substitutes(name: str) -> dict[str, tuple[str, ...]]:
     return mapping
 
 
+_CHOICE = re.compile(r"\(([^()]*)\)")
+_TOKEN = re.compile(r"<(\d+)-(\d+)>|\[(\w+)(?:\.(-?\d))?\]|\{(\w+)\}|[#@~%]")
+_LETTERS = "abcdefghijkmnopqrstuvwxyz"
+_SIGNS = {
+    "#": "0123456789",
+    "@": _LETTERS,
+    "~": f"{_LETTERS}ABCDEFGH23456789",
+    "%": "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789",
+}
+
+
+def choose(pattern: str, rng: Random, separator: str = "|") -> str:
+    """Return a pattern with one of the alternatives in place of each (a|b)."""
+    return _CHOICE.sub(lambda choice: rng.choice(choice[1].split(separator)), pattern)
+
+
+def _drawn(name: str) -> Callable[[Random], str]:
+    """Return a slot whose values are made from its patterns in tables/slots.txt, which says how they are written."""
+
+    def token(match: re.Match[str], rng: Random) -> str:
+        low, high, entry, line, slot = match.groups()
+        if low:
+            return str(rng.randint(int(low), int(high))).zfill(len(low) if low[0] == "0" else 1)
+        if entry:
+            return rng.choice(table(entry)[int(line)] if line else words(entry))
+        return SLOTS[slot](rng) if slot else rng.choice(_SIGNS[match[0]])
+
+    def draw(rng: Random) -> str:
+        return _TOKEN.sub(lambda match: token(match, rng), choose(rng.choice(patterns), rng))
+
+    patterns = [pattern for slot, pattern in _patterns() if slot == name]
+    return draw
+
+
+@cache
+def _patterns() -> tuple[tuple[str, str], ...]:
+    text = files("jingyin.train.corpus").joinpath("tables/slots.txt").read_text(encoding="utf-8")
+    lines = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return tuple((slot, pattern) for slot, _, pattern in lines)
+
+
 _HAN_DIGITS = "零一二三四五六七八九"
-_LETTERS = "abcdefghijkmnpqrstuvwxyz"
-
-
-def _digits(rng: Random, count: int) -> str:
-    return "".join(rng.choice("0123456789") for _ in range(count))
-
-
-def _two_parts(name: str) -> Callable[[Random], str]:
-    """Return a slot whose value joins an entry of a table's first line and one of its last."""
-
-    def draw(rng: Random) -> str:
-        return rng.choice(table(name)[0]) + rng.choice(table(name)[-1])
-
-    return draw
-
-
-def _one_of(name: str) -> Callable[[Random], str]:
-    def draw(rng: Random) -> str:
-        return rng.choice(words(name))
-
-    return draw
-
-
-def _name(rng: Random) -> str:
-    return rng.choice(words("surnames")) + rng.choice(words("given"))
-
-
-def _bank(rng: Random) -> str:
-    if rng.random() < 0.3:
-        return rng.choice(words("cities")) + rng.choice(("银行", "农商银行", "商业银行"))
-    return rng.choice(words("banks"))
-
-
-def _company(rng: Random) -> str:
-    city = rng.choice(words("cities")) if rng.random() < 0.4 else ""
-    return city + _two_parts("companies")(rng)
-
-
-def _lawfirm(rng: Random) -> str:
-    city = rng.choice(words("cities")) if rng.random() < 0.4 else ""
-    return city + _two_parts("lawfirms")(rng)
-
-
-def _court(rng: Random) -> str:
-    city, district = rng.choice(words("cities")), rng.choice(words("districts"))
-    return rng.choice(
-        (f"{city}市{district}人民法院", f"{district}人民法院", f"{city}市中级人民法院", f"{district}法院")
-    )
-
-
-def _police(rng: Random) -> str:
-    city, district = rng.choice(words("cities")), rng.choice(words("districts"))
-    return rng.choice(
-        (f"{city}市公安局{district[:-1]}分局", f"{city}市公安局", f"{district}公安局", f"{district}派出所")
-    )
-
-
-def _school(rng: Random) -> str:
-    place = rng.choice(words("districts"))[:-1] if rng.random() < 0.5 else rng.choice(words("cities"))
-    return place + rng.choice(words("schools"))
-
-
-def _carrier(rng: Random) -> str:
-    return rng.choice(("中国移动", "中国联通", "中国电信", "中国广电", "移动", "联通", "电信"))
 
 
 def _amount(rng: Random) -> str:
@@ -130,135 +107,10 @@ def _price(rng: Random) -> str:
     return rng.choice(forms)
 
 
-def _days(rng: Random) -> str:
-    return str(rng.choice((rng.randint(1, 9), rng.randint(3, 40), rng.randint(10, 400))))
-
-
-def _date(rng: Random) -> str:
-    month, day = rng.randint(1, 12), rng.randint(1, 28)
-    return rng.choice((f"{month}月{day}日", f"{month}月{day}日", f"{month}月{day}号", f"{month:02d}月{day:02d}日"))
-
-
-def _time(rng: Random) -> str:
-    hour, minute = rng.randint(8, 21), rng.choice(("00", "00", "30", "15", "45"))
-    return rng.choice((f"{hour}:{minute}", f"{hour}:{minute}", f"{hour}：{minute}", f"{hour}点", f"{hour}点半"))
-
-
-def _deadline(rng: Random) -> str:
-    """Draw a deadline: a point in time before which, or a span within which."""
-    hour = rng.randint(9, 22)
-    noon = rng.randint(1, 6)
-    day = rng.choice(("今天", "今天", "今日", "今晚", "明天", "明日", "本周五", "周日", "后天", _date(rng)))
-    clock = rng.choice((f"{hour}:00", f"{hour}点", f"{hour}时", f"{hour}:30"))
-    part = rng.choice(("中午12点", f"下午{noon}点", f"晚上{noon + 5}点", "下班", "天黑", f"下午{_HAN_DIGITS[noon]}点"))
-    before = rng.choice(("前", "前", "之前", "以前"))
-    number = rng.choice((1, 2, 3, 6, 12, 24, 48))
-    span = rng.choice((f"{number}小时", f"{number}个小时", "两小时", "半小时", "十五分钟", "30分钟", "三天", "两日",
-                       "一个工作日", "3日", "七日", "24小时"))  # fmt: skip
-    within = rng.choice(("内", "内", "之内", "以内"))
-    return rng.choice((f"{day}{clock}{before}", f"{day}{part}{before}", f"{span}{within}", f"{day}{before}"))
-
-
-def _mobile(rng: Random) -> str:
-    return "1" + rng.choice(("3", "5", "7", "8", "9")) + _digits(rng, 9)
-
-
-def _phone(rng: Random) -> str:
-    mobile = _mobile(rng)
-    area = rng.choice(("010", "021", "0755", "0571", "028", "0731", "0371", "0591", "0451", "0991"))
-    line = str(rng.randint(2, 8)) + _digits(rng, 7)
-    service = f"400{rng.randint(1, 9)}{_digits(rng, 6)}"
-    forms = (
-        mobile, mobile, mobile, mobile, f"{mobile[:3]} {mobile[3:7]} {mobile[7:]}",
-        f"{mobile[:3]}-{mobile[3:7]}-{mobile[7:]}", f"{mobile[:3]}****{mobile[7:]}", "1xxxxxxxxxx",
-        f"{mobile[:3]}xxxx{mobile[7:]}", f"{area}-{line}", f"{area}{line}", service,
-        f"{service[:3]}-{service[3:6]}-{service[6:]}", f"95{_digits(rng, 3)}", f"+86{mobile}",
-    )  # fmt: skip
-    return rng.choice(forms)
-
-
-def _handle(rng: Random) -> str:
-    sound = rng.choice(("ak", "xiao", "lao", "zz", "wx", "ok", "mm", "dd", "feng", "yun", "long", "hui", "jun"))
-    return rng.choice((
-        f"{sound}{_digits(rng, rng.randint(3, 6))}", f"{sound}_{_digits(rng, 4)}",
-        f"{sound}{rng.choice(_LETTERS)}{_digits(rng, 4)}", _mobile(rng),
-        f"{sound}-{rng.choice(_LETTERS)}{_digits(rng, 3)}",
-    ))  # fmt: skip
-
-
-def _qq(rng: Random) -> str:
-    return str(rng.randint(1, 9)) + _digits(rng, rng.randint(7, 9))
-
-
-def _link(rng: Random) -> str:
-    host = "".join(rng.choice(_LETTERS) for _ in range(rng.randint(2, 6)))
-    end = rng.choice(("cn", "com", "cc", "top", "net", "vip", "xyz", "co"))
-    path = "".join(rng.choice(_LETTERS + "ABCDEFGH23456789") for _ in range(rng.randint(4, 7)))
-    return rng.choice(("http://", "https://", "", "")) + f"{host}.{end}/{path}"
-
-
-def _code(rng: Random) -> str:
-    return _digits(rng, rng.choice((4, 4, 6, 6, 6, 5)))
-
-
-def _case(rng: Random) -> str:
-    year, number = rng.randint(2019, 2026), rng.randint(12, 9899)
-    court = rng.choice("京沪粤浙苏鲁川豫湘鄂") + f"{rng.randint(1, 20):02d}{rng.randint(0, 99):02d}"
-    kind = rng.choice(("民初", "执", "民诉前调", "民特", "执恢"))
-    return rng.choice(
-        (f"（{year}）{court}{kind}{number}号", f"({year}){court}{kind}{number}号", f"（{year}）{kind}字第{number}号")
-    )
-
-
-def _idtail(rng: Random) -> str:
-    first, last = str(rng.randint(1, 6)) + _digits(rng, 5), _digits(rng, 3) + rng.choice("0123456789X")
-    return rng.choice(
-        (f"{first[:3]}***********{last}", f"{first}********{last}", f"**************{last}", f"尾号{last}")
-    )
-
-
-def _site(rng: Random) -> str:
-    host = rng.choice(("mall", "game", "shop", "bbs", "xin", "hao", "cai", "you", "le", "mei")) + rng.choice(_LETTERS)
-    named = rng.choice(words("companies")[:20]) + rng.choice(("商城", "论坛", "官网", "游戏网", "网校", "社区"))
-    return rng.choice((f"www.{host}{rng.randint(1, 99)}.com", f"{host}{rng.choice(_LETTERS)}.cn", named))
-
-
-def _plate(rng: Random) -> str:
-    tail = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789") for _ in range(5))
-    return rng.choice("京沪粤浙苏鲁川豫湘鄂冀皖闽赣渝陕") + rng.choice("ABCDEFGH") + tail
-
-
 SLOTS: dict[str, Callable[[Random], str]] = {
-    "name": _name,
-    "surname": _one_of("surnames"),
-    "lender": _two_parts("lenders"),
-    "bank": _bank,
-    "company": _company,
-    "lawfirm": _lawfirm,
-    "court": _court,
-    "police": _police,
-    "city": _one_of("cities"),
-    "district": _one_of("districts"),
-    "village": _one_of("villages"),
-    "school": _school,
-    "carrier": _carrier,
+    **{name: _drawn(name) for name, _ in _patterns()},
     "amount": _amount,
     "price": _price,
-    "days": _days,
-    "date": _date,
-    "time": _time,
-    "deadline": _deadline,
-    "phone": _phone,
-    "wechat": _handle,
-    "qq": _qq,
-    "link": _link,
-    "code": _code,
-    "case": _case,
-    "card": lambda rng: _digits(rng, 4),
-    "idtail": _idtail,
-    "site": _site,
-    "shop": _one_of("shops"),
-    "plate": _plate,
 }
 """Slot name -> a function that draws a value."""
 
