@@ -4,4 +4,4 @@ FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends kannel && rm -rf /var/lib/apt/lists/*
 USER kannel
 WORKDIR /tmp
-CMD ["bearerbox", "-v", "1", "/etc/kannel/jingyin.conf"]
+CMD ["bearerbox", "-v", "2", "/etc/kannel/jingyin.conf"]

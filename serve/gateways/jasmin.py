@@ -1,4 +1,4 @@
-"""Interceptor script for Jasmin SMS Gateway: asks jingyin about each message. See jasmin.md.
+"""Interceptor script for Jasmin SMS Gateway: asks jingyin about each message. See docs/gateway.md.
 
 Jasmin gives the script `routable` and evaluates it with separate globals and locals, so that a function could not see
 the script's own names: hence no functions here. An exception would refuse the message: hence the wide except.
@@ -9,38 +9,51 @@ import os
 from base64 import b64encode
 from urllib.request import Request, urlopen
 
+action = os.environ.get("JINGYIN_ON_FAILURE", "pass")  # down, slow or refusing
 try:
-    payload, header, pdu = b"", b"", routable.pdu  # type: ignore[name-defined]  # noqa: F821  Jasmin's
-    while pdu is not None:  # Jasmin hangs the parts of a long message one behind the other
-        part = pdu.params.get("short_message") or pdu.params.get("message_payload") or b""
-        features = getattr(pdu.params.get("esm_class"), "gsmFeatures", None) or ()
-        has_header = part and any(feature.name == "UDHI_INDICATOR_SET" for feature in features)
-        length = part[0] + 1 if has_header else 0
-        length = length if length <= len(part) else 0  # a header that says more than there is hides nothing
-        header, payload = part[:length], payload + part[length:]
-        pdu = getattr(pdu, "nextPdu", None)
-    is_whole = hasattr(routable.pdu, "nextPdu")  # type: ignore[name-defined]  # noqa: F821
-    scheme = routable.pdu.params.get("data_coding")  # type: ignore[name-defined]  # noqa: F821
-    scheme = getattr(scheme, "schemeData", scheme)  # over HTTP the number itself, over SMPP an object with a name
-    codings = {
-        1: "ascii", 2: "latin1", 3: "latin1", 4: "latin1", 8: "ucs2", 15: "gbk",
-        "IA5_ASCII": "ascii", "LATIN_1": "latin1", "OCTET_UNSPECIFIED": "latin1", "UCS2": "ucs2",
-    }  # fmt: skip
-    question = {
-        "payload": b64encode(payload).decode(),
-        "udh": "" if is_whole else b64encode(header).decode(),
-        "coding": codings.get(getattr(scheme, "name", scheme), "gsm7"),
-    }
+    coding = routable.pdu.params.get("data_coding")  # type: ignore[name-defined]  # noqa: F821  Jasmin's
+    coding = getattr(coding, "schemeData", coding)  # over HTTP the number itself, over SMPP an object with a name
+    if not isinstance(coding, int):
+        numbers = {
+            "IA5_ASCII": 1, "OCTET_UNSPECIFIED": 2, "LATIN_1": 3, "OCTET_UNSPECIFIED_COMMON": 4, "UCS2": 8,
+            "PICTOGRAM": 9, "DATA_8BIT": 0xF4,
+        }  # fmt: skip
+        coding = numbers.get(getattr(getattr(coding, "msgCoding", coding), "name", ""), 0)
+    question: dict[str, object] = {"data_coding": coding, "reasons": False}
+    for name, parameter in (("sender", "source_addr"), ("receiver", "destination_addr")):
+        number = routable.pdu.params.get(parameter) or b""  # type: ignore[name-defined]  # noqa: F821
+        question[name] = (number.decode("latin-1") if isinstance(number, bytes) else str(number))[:256]
+    found, questions = [], []
+    for fields in (("short_message", "message_payload"), ("message_payload", "short_message")):
+        payload, header, pdu = b"", b"", routable.pdu  # type: ignore[name-defined]  # noqa: F821
+        while pdu is not None:  # Jasmin hangs the parts of a long message one behind the other
+            part = pdu.params.get(fields[0]) or pdu.params.get(fields[1]) or b""  # of both the SMSC chooses
+            features = getattr(pdu.params.get("esm_class"), "gsmFeatures", None) or ()
+            has_header = part and any(feature.name == "UDHI_INDICATOR_SET" for feature in features)
+            length = part[0] + 1 if has_header else 0
+            length = length if length <= len(part) else 0  # a header that says more than there is hides nothing
+            header, payload = part[:length], payload + part[length:]
+            pdu = getattr(pdu, "nextPdu", None)
+        is_whole = hasattr(routable.pdu, "nextPdu")  # type: ignore[name-defined]  # noqa: F821
+        asked = {
+            **question,
+            "payload": b64encode(payload).decode(),
+            "udh": "" if is_whole else b64encode(header).decode(),
+        }
+        if asked not in questions:
+            questions.append(asked)
     headers = {"Content-Type": "application/json"}
     if os.environ.get("JINGYIN_KEY"):
         headers["Authorization"] = "Bearer " + os.environ["JINGYIN_KEY"]
     url = os.environ.get("JINGYIN_URL", "http://127.0.0.1:8080") + "/v1/score"
-    with urlopen(
-        Request(url, json.dumps(question).encode(), headers), timeout=float(os.environ.get("JINGYIN_SECONDS", "0.2"))
-    ) as answer:
-        action = json.load(answer)["action"]
-except Exception:  # down, slow or refusing: a filter must not lose mail
-    action = "pass"
-if action == "block":
+    for asked in questions:
+        with urlopen(
+            Request(url, json.dumps(asked).encode(), headers), timeout=float(os.environ.get("JINGYIN_SECONDS", "0.2"))
+        ) as answer:
+            found.append(json.load(answer)["action"])
+    action = "block" if "block" in found else "pass"
+except Exception:  # a filter must not lose mail by a fault of its own
+    pass
+if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL
     http_status = 403

@@ -1,225 +1,255 @@
-"""A filter in front of Kannel's smsbox: takes sendsms calls, asks jingyin, hands on what is not blocked. See kannel.md.
+"""A filter in front of Kannel's smsbox: takes sendsms calls, asks jingyin, passes on what is not blocked.
 
     python -m jingyin.serve.gateways.kannel --port 13014 --smsbox http://127.0.0.1:13013 --jingyin http://127.0.0.1:8080
 
-Any trouble with a verdict (jingyin is down, slow, refusing or talks nonsense) hands the message on, or with
-`--on-failure block` stops it: it is answered in any case. No URL is ever printed: they hold messages and passwords.
+A query is read as Kannel 1.4.5 reads it (gw/smsbox.c, gwlib/http.c): the first parameter of a name counts, coding is
+what sscanf makes of it, 64 bits cut to 32. What is passed on is a query made anew of what was read, with its text in the
+one form that needs no charset, so that Kannel can't read another text. What has two readings, or none, is answered 400.
 """
 
 import argparse
-import json
-import os
+import asyncio
 import re
-import sys
-from base64 import b64encode
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import quote
 
-SCORE_SECONDS = 0.2
-"""Longest wait for a verdict, unless told otherwise; jingyin's own deadline is 50 ms."""
-SMSBOX_SECONDS = 30
-REASONS = ("scored", "burst", "conversation", "deadline", "error")
-"""What jingyin gives as the reason of an action."""
-MAX_BODY = 1 << 20
+from jingyin.model.errors import InputError
+from jingyin.serve.gateways.client import (
+    MESSAGES,
+    SESSIONS,
+    Answer,
+    Client,
+    Http,
+    add_options,
+    listen,
+    log,
+    run,
+)
+from jingyin.serve.gateways.codec import Message, digits, message
+from jingyin.serve.gateways.parts import Joiner, Piece
+from jingyin.serve.sms import Segment, readings
 
-# Kannel converts by iconv, which has names of its own; those without a byte order mean the machine's, as UTF-16 does.
-_CODINGS = {
-    **dict.fromkeys(("UTF-16BE", "UTF16BE", "UCS-2BE", "UNICODEBIG"), "ucs2"),
-    **dict.fromkeys(("GBK", "GB2312"), "gbk"),
-    "BINARY": "latin1",
-}
+SMSBOX_SECONDS = 30.0
+READ_SECONDS = 60.0
+"""Longest wait for a whole request, on a connection that is kept too."""
+DRAIN_SECONDS = 10.0
+MAX_CONNECTIONS = 1_000
+
+_ESCAPE = re.compile(rb"\+|%([0-9A-Fa-f]{2})|%..|%.?\Z", re.DOTALL)
+_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]{1,18})(?![0-9])")
+_PATH = re.compile(rb"/[!-~]*")
+_NUL = "a parameter holds a NUL, where Kannel or a phone stops reading; leave it out"
+# iconv's names for what Python names otherwise; without a mark of byte order Kannel takes little-endian.
 _CODECS = {
-    **dict.fromkeys(("UCS-2", "UCS2", "ISO-10646/UCS2", "UNICODE", "CSUNICODE"), "utf-16"),
+    **dict.fromkeys(("UTF-16", "UTF16", "UCS-2", "UCS2", "ISO-10646-UCS-2", "UNICODE", "CSUNICODE"), "utf-16"),
     **dict.fromkeys(("UCS-2LE", "UNICODELITTLE"), "utf-16-le"),
+    **dict.fromkeys(("UCS-2BE", "UNICODEBIG"), "utf-16-be"),
+    **dict.fromkeys(("GBK", "GB2312", "GB18030", "CP936", "EUC-CN"), "gb18030"),
 }
-_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-_NOT_IN_A_URL = re.compile(rb"[^ -~]")
-_ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+Answered = tuple[int, bytes]
 
 
-def question(query: str) -> dict[str, Any]:
-    """Turn a sendsms query into a question to /v1/score.
+class Call(NamedTuple):
+    """A sendsms call: its message, and the query that sends just that."""
 
-    Kannel's defaults: text is UTF-8 for coding 0, binary for 1, UTF-16BE for 2; `charset` overrules. Of a field that
-    comes several times Kannel takes the first. Raises LookupError or ValueError for a charset that can't be read here:
-    Kannel might read it, so its text must not be judged as if it were another.
-    """
-    # Latin-1 keeps every byte; what the bytes mean is decided below.
-    given = parse_qs(query, keep_blank_values=True, encoding="latin-1")
-    fields = {name: values[0].encode("latin-1") for name, values in given.items()}
-    text, coding = fields.get("text", b""), fields.get("coding", b"0")
-    charset = fields.get("charset", b"").decode("latin-1").upper() or {b"1": "BINARY", b"2": "UTF-16BE"}.get(
-        coding, "UTF-8"
-    )
-    if wire := _CODINGS.get(charset):
-        udh = b64encode(fields.get("udh", b"")).decode()
-        return {"payload": b64encode(text).decode(), "coding": wire, "udh": udh}
-    return {"text": text.decode(_CODECS.get(charset, charset), "replace")}
+    message: Message
+    query: str
 
 
-class Filter(BaseHTTPRequestHandler):
-    """One call of sendsms, by GET or POST."""
-
-    protocol_version = "HTTP/1.1"
-    timeout = SMSBOX_SECONDS
-    raw_requestline: bytes
-    jingyin: SplitResult
-    smsbox: SplitResult
-    key: str
-    seconds: float
-    on_failure: str
-
-    def parse_request(self) -> bool:
-        """Escape the bytes that a URL can't hold first: the base class splits the line at some of them."""
-        self.raw_requestline = _NOT_IN_A_URL.sub(_escape, self.raw_requestline.rstrip(b"\r\n")) + b"\r\n"
-        return super().parse_request()
-
-    def do_GET(self) -> None:
-        """Handle a call with its fields in the URL."""
-        self._handle("", None)
-
-    def do_POST(self) -> None:
-        """Handle a call with its fields in a form."""
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY:
-            self.close_connection = True
-            return self._answer(413, b"a form of at most 1 MiB with Content-Length is wanted")
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            self.close_connection = True
-            return self._answer(400, b"the form ended before its Content-Length")
-        return self._handle(body.decode("latin-1"), body)
-
-    def _handle(self, form: str, body: bytes | None) -> None:
-        target = _ORIGIN.sub("", self.path)  # there is one when a proxy is asked
-        if not target.startswith("/"):
-            return self._answer(400, b"a path that begins with / is wanted")
-        query = target.partition("?")[2]  # to its end: Kannel knows no fragments
-        action, reason = self._judge("&".join(filter(None, (query, form))))
-        if action != "pass" or reason != "scored":
-            _log(action, reason)
-        if action == "block":
-            return self._answer(403, b"Blocked")
-        return self._answer(*self._hand_on(target, body))
-
-    def _judge(self, query: str) -> tuple[str, str]:
-        """Return action and reason; when there is no verdict the action set for that, and what failed."""
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        try:
-            body = json.dumps(question(query)).encode()
-            status, reply = _call(self.jingyin, "POST", "/v1/score", body, headers, self.seconds)
-            if status != 200:
-                return self.on_failure, f"status {status}"
-            verdict = json.loads(reply)
-            action, reason = verdict["action"], verdict["reason"]
-            known = action in ("pass", "review", "block") and reason in REASONS
-            return (action, reason) if known else (self.on_failure, "no verdict")
-        except Exception as error:  # whatever it is, the message must not be lost with it
-            return self.on_failure, type(error).__name__
-
-    def _hand_on(self, target: str, body: bytes | None) -> tuple[int, bytes]:
-        """Return the status and body of smsbox's answer."""
-        headers = {} if body is None else _FORM
-        try:
-            return _call(self.smsbox, self.command, target, body, headers, SMSBOX_SECONDS)
-        except (OSError, HTTPException, ValueError):
-            return 502, b"smsbox can't be reached"
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request that can't be read, without a word of it."""
-        self.close_connection = True
-        self._answer(code, self.responses[code][0].encode())
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class named it
-        """Stay silent: the base class logs URLs, and these hold messages."""
+def read_query(query: bytes) -> Call:
+    """Read a query. Raises InputError if Kannel might read another message than this."""
+    fields: dict[bytes, bytes] = {}
+    for each in filter(None, query.split(b"&")):
+        name, _, value = map(_unescape, each.partition(b"="))
+        if b"\0" in name or (b"\0" in value and name not in (b"text", b"udh")):
+            raise InputError(_NUL)
+        fields.setdefault(name, value)
+    udh, text = fields.get(b"udh", b""), fields.get(b"text", b"")
+    if udh and len(udh) != udh[0] + 1:
+        raise InputError("udh does not have the length that its first byte says")
+    coding = _coding(fields.get(b"coding", b""), has_udh=bool(udh))
+    if coding == 0 and b"\0" in text:
+        raise InputError(_NUL)
+    charset = fields.pop(b"charset", b"").decode("latin-1")
+    is_sent_as_it_is = coding == 1 or (coding == 2 and not charset and (udh or len(text) % 2 == 0))
+    payload = text if is_sent_as_it_is else _convert(text, charset, coding)
+    source = fields.get(b"from", b"").decode("latin-1")
+    receivers = [each.decode("latin-1") for each in fields.get(b"to", b"").split()]
+    read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""])
+    fields |= {b"text": payload, b"coding": b"%d" % coding}
+    return Call(read, "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items()))
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
+def _unescape(data: bytes) -> bytes:
+    def character(match: re.Match[bytes]) -> bytes:
+        if match[1]:
+            return bytes.fromhex(match[1].decode())
+        return b" " if match[0] == b"+" else match[0] if len(match[0]) == 3 else b""
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Log the kind of an error: the base class prints tracebacks, which hold messages."""
-        _log("none", type(sys.exception()).__name__)
-
-
-def _escape(byte: re.Match[bytes]) -> bytes:
-    return b"%%%02X" % ord(byte[0])
+    return _ESCAPE.sub(character, data)
 
 
-def _call(
-    base: SplitResult, method: str, target: str, body: bytes | None, headers: Mapping[str, str], seconds: float
-) -> tuple[int, bytes]:
-    """Return status and body of an answer; `base` gives scheme, host and path prefix.
+def _coding(value: bytes, *, has_udh: bool) -> int:
+    if re.match(rb"[ \t\n\v\f\r]*[+-]?[0-9]{19}", value):
+        raise InputError("coding has too many digits; 0, 1 or 2 is wanted")
+    found = _NUMBER.match(value)
+    number = (int(found[1]) + (1 << 31)) % (1 << 32) - (1 << 31) if found else -1
+    if number == -1:
+        return int(has_udh)
+    if not 0 <= number <= 2:
+        raise InputError("coding must be 0, 1 or 2")
+    return number
 
-    Raises OSError, HTTPException, ValueError.
-    """
-    connection = (HTTPSConnection if base.scheme == "https" else HTTPConnection)(base.netloc, timeout=seconds)
+
+def _convert(text: bytes, charset: str, coding: int) -> bytes:
+    """Return the text in what Kannel takes without a charset: UTF-8 for coding 0, UTF-16BE for 2."""
+    codec = _CODECS.get(charset.upper(), charset) or ("utf-8" if coding == 0 else "utf-16-be")
+    if codec == "utf-16" and text[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        codec = "utf-16-le"
     try:
-        connection.request(method, base.path + target, body, headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
+        read = text.decode(codec)
+        return read.encode("utf-8" if coding == 0 else "utf-16-be")
+    except (LookupError, ValueError):
+        raise InputError(
+            "the text can't be read in its charset; send UTF-8 with charset=UTF-8 and coding 0 or 2"
+        ) from None
 
 
-def _log(action: str, reason: str) -> None:
-    line = json.dumps({"event": "sendsms", "action": action, "reason": reason})
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+class KannelFilter:
+    """Applications' connections, and what becomes of their calls."""
+
+    def __init__(self, smsbox: Http, client: Client, joiner: Joiner, codings: Mapping[int | str, str]) -> None:
+        self._smsbox, self._client, self._joiner, self._codings = smsbox, client, joiner, codings
+        self.places = asyncio.Semaphore(64)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._busy = 0
+        self._draining = False
+
+    async def listen(self, host: str, port: int) -> int:
+        """Begin to serve and return the port. Raises ConfigError if the address is unavailable."""
+        self._server = await listen(self._serve, host, port)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def drain(self) -> None:
+        """Stop: calls that came are answered."""
+        self._server.close()
+        self._draining = True
+        self._joiner.flush(self)
+        end = asyncio.get_running_loop().time() + DRAIN_SECONDS
+        while self._busy and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        for writer in self._writers:
+            writer.close()
+        self._smsbox.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._writers) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        SESSIONS.inc()
+        try:
+            while await self._serve_one(reader, writer) and not self._draining:
+                pass
+            writer.close()
+        except (OSError, asyncio.IncompleteReadError):  # a timeout is one
+            writer.transport.abort()
+        finally:
+            self._writers.discard(writer)
+            SESSIONS.dec()
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; return whether another may follow on the connection."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                line, *headers = (await reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
+        except asyncio.LimitOverrunError:
+            writer.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            return False
+        named = {
+            name.strip().lower(): value.strip().lower() for name, _, value in (each.partition(b":") for each in headers)
+        }
+        method, _, rest = line.partition(b" ")
+        target, _, version = rest.rpartition(b" ")
+        keep = version == b"HTTP/1.1" and named.get(b"connection") != b"close" and not self._draining
+        self._busy += 1
+        try:
+            if method not in (b"GET", b"HEAD"):
+                keep, answered = False, (405, b"GET is wanted, with the parameters in the URL")
+            elif version not in (b"HTTP/1.0", b"HTTP/1.1") or named.keys() & {b"content-length", b"transfer-encoding"}:
+                keep, answered = False, (400, b"a request without a body is wanted")
+            else:
+                answered = await self._handle(target)
+            status, body = answered
+            writer.write(
+                b"HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s"
+                % (
+                    status, _phrase(status), len(body), b"keep-alive" if keep else b"close",
+                    b"" if method == b"HEAD" else body,
+                )
+            )  # fmt: skip
+            await writer.drain()
+        finally:
+            self._busy -= 1
+        return keep
+
+    async def _handle(self, target: bytes) -> Answered:
+        path, _, query = target.partition(b"?")
+        try:
+            if not _PATH.fullmatch(path) or re.search(rb"[\0\t\r\n ]", query):
+                raise InputError("a path that begins with / is wanted, and %XX for white space")
+            call = read_query(query)
+        except InputError as error:
+            answer = Answer("refuse", "unreadable")
+            MESSAGES.labels(*answer).inc()
+            return 400, str(error).encode()
+        piece = self._joiner.add(call.message, "submit", self, hold=True) if call.message.part else None
+        answer = await piece.answer if piece else await self._judge(call.message)
+        MESSAGES.labels(*answer).inc()
+        if answer.action == "block":
+            return 403, b"Blocked"
+        return await self._pass_on(f"{path.decode()}?{call.query}", piece)
+
+    async def _judge(self, read: Message) -> Answer:
+        texts = [each.text for each in readings(read.texts, self._codings.get(read.coding, read.coding))]
+        return await self._client.ask(texts, digits(read.source), map(digits, read.destinations), self.places)
+
+    async def _pass_on(self, target: str, piece: Piece | None) -> Answered:
+        """Return smsbox's answer."""
+        status, body = 502, b"smsbox can't be reached"
+        try:
+            async with asyncio.timeout(SMSBOX_SECONDS):
+                status, body = await self._smsbox.request("GET", target)
+        except (OSError, ValueError) as error:
+            log("smsbox_fails", error=type(error).__name__)
+        if piece and status >= 400:
+            self._joiner.forget(piece)
+        return status, body
 
 
-def make_server(
-    port: int,
-    smsbox: str,
-    jingyin: str,
-    *,
-    host: str = "127.0.0.1",
-    key: str = "",
-    seconds: float = SCORE_SECONDS,
-    on_failure: str = "pass",
-) -> ThreadingHTTPServer:
-    """Return a filter that listens on `host`, to be run by serve_forever; it waits `seconds` for a verdict.
+def _phrase(status: int) -> bytes:
+    return HTTPStatus(status).phrase.encode() if status in HTTPStatus._value2member_map_ else b"Answer"
 
-    `on_failure`, "pass" or "block", is what becomes of a message without one.
-    """
-    bound = {
-        "jingyin": urlsplit(jingyin.rstrip("/")),
-        "smsbox": urlsplit(smsbox.rstrip("/")),
-        "key": key,
-        "seconds": seconds,
-        "on_failure": on_failure,
-    }
-    handler = type("BoundFilter", (Filter,), bound)
-    return _Server((host, port), handler)
+
+async def start(given: argparse.Namespace, client: Client) -> KannelFilter:
+    """Listen as the options say."""
+    codings: dict[int | str, str] = dict(given.coding)
+    joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)
+    started = KannelFilter(Http(given.smsbox), client, joiner, codings)
+    await started.listen(given.host, given.port)
+    return started
 
 
 def main() -> None:
-    """Run the filter; the key, if jingyin wants one, comes from JINGYIN_KEY."""
+    """Run the filter until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", type=int, default=13014)
-    parser.add_argument("--smsbox", default="http://127.0.0.1:13013")
-    parser.add_argument("--jingyin", default="http://127.0.0.1:8080")
-    parser.add_argument("--seconds", type=float, default=SCORE_SECONDS, help="longest wait for a verdict")
-    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="for a message without one")
-    given = parser.parse_args()
-    key = os.environ.get("JINGYIN_KEY", "")
-    server = make_server(
-        given.port, given.smsbox, given.jingyin,
-        host=given.host, key=key, seconds=given.seconds, on_failure=given.on_failure,
-    )  # fmt: skip
-    server.serve_forever()
+    add_options(parser, 13_014)
+    parser.add_argument("--smsbox", default="http://127.0.0.1:13013", help="its URL")
+    run(parser.parse_args(), start)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jingyin.serve.gateways.smpp.report import REGISTRY
+from jingyin.serve.gateways.client import REGISTRY
 from jingyin.serve.http.observe import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -71,9 +71,9 @@ def test_the_dashboard_can_be_computed(tmp_path: Path) -> None:
 
 
 @pytest.mark.external
-@pytest.mark.parametrize("unit", ["jingyin.service", "jingyin-smpp.service"])
+@pytest.mark.parametrize("unit", ["jingyin.service", "jingyin-gateway@smpp.service"])
 def test_systemd_unit(unit: str, tmp_path: Path) -> None:
-    text = (DEPLOY / unit).read_text(encoding="utf-8")
+    text = (DEPLOY / unit.replace("@smpp", "@")).read_text(encoding="utf-8")
     installed = tmp_path / unit
     installed.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", text), encoding="utf-8")
     run("systemd-analyze", "verify", "--man=no", str(installed))

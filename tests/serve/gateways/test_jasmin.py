@@ -13,6 +13,7 @@ pytestmark = pytest.mark.service
 SCRIPT = Path(__file__).parents[3] / "serve/gateways/jasmin.py"
 Default = Enum("Default", ["UCS2", "LATIN_1", "SMSC_DEFAULT_ALPHABET"])
 Feature = Enum("Feature", ["UDHI_INDICATOR_SET"])
+Coding = Enum("Coding", ["DATA_8BIT", "DEFAULT_ALPHABET"])
 BLOCKED = (0x45, 403)
 
 
@@ -21,10 +22,21 @@ def pdu(
 ) -> SimpleNamespace:
     features = [Feature.UDHI_INDICATOR_SET] if udhi else []
     made = SimpleNamespace(
-        params={field: payload, "data_coding": coding, "esm_class": SimpleNamespace(gsmFeatures=features)}
+        params={
+            field: payload,
+            "data_coding": coding,
+            "esm_class": SimpleNamespace(gsmFeatures=features),
+            "source_addr": b"1",
+        }
     )
     if following is not None:
         made.nextPdu = following
+    return made
+
+
+def both(short: str, payload: str) -> SimpleNamespace:
+    made = pdu(short.encode("utf-16-be"), 8)
+    made.params["message_payload"] = payload.encode("utf-16-be")
     return made
 
 
@@ -77,6 +89,13 @@ def _jingyin(monkeypatch: pytest.MonkeyPatch) -> Any:
         (pdu(b"\xff", UCS2, udhi=True), (None, None)),  # a header that says more than there is
         (pdu(b"\xff\x00\x03\x07" + THREAT, UCS2, udhi=True), BLOCKED),
         (pdu(bytes((len(THREAT) + 2, 0)) + THREAT, UCS2, udhi=True), BLOCKED),  # by one byte
+        *[(pdu(THREAT, number), BLOCKED) for number in (0x18, 0x19, 0xE0)],
+        (pdu(THREAT, SimpleNamespace(schemeData=0x18)), BLOCKED),
+        (pdu("呼死你".encode("gbk"), 0), BLOCKED),
+        (pdu("呼死你".encode("gbk"), SimpleNamespace(schemeData=SimpleNamespace(msgCoding=Coding.DATA_8BIT))), BLOCKED),
+        (both("你好", "呼死你"), BLOCKED),
+        (both("呼死你", "你好"), BLOCKED),
+        (both("你好", "你好吗"), (None, None)),
     ],
 )
 def test_statuses(first: Any, statuses: tuple[int | None, int | None]) -> None:
@@ -87,3 +106,15 @@ def test_statuses(first: Any, statuses: tuple[int | None, int | None]) -> None:
 def test_trouble_lets_the_message_go_on(first: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JINGYIN_URL", "http://127.0.0.1:1")
     assert intercept(first) == (None, None)
+
+
+def test_trouble_blocks_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINGYIN_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("JINGYIN_ON_FAILURE", "block")
+    assert intercept(pdu(THREAT, 8)) == BLOCKED
+
+
+@pytest.mark.usefixtures("_jingyin")
+def test_a_dry_run_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINGYIN_DRY_RUN", "1")
+    assert intercept(pdu(THREAT, 8)) == (None, None)

@@ -1,272 +1,381 @@
+import asyncio
+import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
-from base64 import b64decode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
-from urllib.error import HTTPError
-from urllib.parse import quote, unquote_to_bytes, urlencode
-from urllib.request import urlopen
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote_to_bytes, urlencode
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.serve.free_ports import free_ports
-from tests.serve.http.http_fakes import InThread
+from tests.serve.gateways.dialects import udh
+from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scoring
 
-from jingyin.serve.gateways import kannel as program
-from jingyin.serve.gateways.kannel import make_server, question
+from jingyin.model.errors import InputError
+from jingyin.serve.gateways import kannel
+from jingyin.serve.gateways.client import REGISTRY, Client, Http
+from jingyin.serve.gateways.kannel import KannelFilter, read_query
+from jingyin.serve.gateways.parts import Joiner
 
 pytestmark = pytest.mark.service
 
-THREAT = "有人出钱让我们呼死你，转300元就停，不给就一直打到你关机"
-GREETING = "妈，今晚回家吃饭，七点到"
+
+# ---- what a query says
 
 
-# ---- the filter alone
-
-
-@pytest.mark.parametrize(
-    ("query", "wanted"),
-    [
-        (urlencode({"text": "你好"}), {"text": "你好"}),
-        (urlencode({"text": "你好", "coding": "2", "charset": "utf-8"}), {"text": "你好"}),
-        ("text=%C4%E3&charset=windows-936&coding=2", {"text": "你"}),
-        ("text=%60O&charset=ucs-2le", {"text": "你"}),
-        ("text=%fe%ff%4f%60&charset=ucs2", {"text": "你"}),
-        ("text=%ff%fe%60%4f&charset=unicode", {"text": "你"}),
-        ("text=%ff&charset=utf-8", {"text": "\ufffd"}),
-        ("text=a&text=b&text=", {"text": "a"}),
-        ("text=&text=b", {"text": ""}),
-        ("text=a;b", {"text": "a;b"}),
-        ("", {"text": ""}),
-    ],
-)
-def test_text(query: str, wanted: dict[str, str]) -> None:
-    if "windows-936" in query:
-        query = query.replace("windows-936", "cp936")
-    assert question(query) == wanted
+def sent(query: str | bytes) -> dict[str, bytes]:
+    """Return the parameters of the query that is passed on."""
+    made = read_query(query if isinstance(query, bytes) else query.encode()).query
+    assert re.fullmatch(r"[!-~]*", made)
+    return {name: values[0].encode("latin-1") for name, values in parse_qs(made, True, encoding="latin-1").items()}
 
 
 @pytest.mark.parametrize(
-    ("query", "payload", "coding", "udh"),
+    ("query", "coding", "text"),
     [
-        ("text=O%60Y%7D&coding=2&udh=%05%00%03%07%02%01", b"O`Y}", "ucs2", b"\x05\x00\x03\x07\x02\x01"),
-        ("text=%4f%60&charset=UCS-2BE", b"O`", "ucs2", b""),
-        ("text=%4f%60&charset=utf16be", b"O`", "ucs2", b""),
-        ("text=%4f%60&charset=UnicodeBig", b"O`", "ucs2", b""),
-        ("text=%c4%e3&charset=GBK&coding=2", b"\xc4\xe3", "gbk", b""),
-        ("text=%00%ff&coding=1", b"\x00\xff", "latin1", b""),
+        ("text=a", 0, b"a"),
+        ("", 0, b""),
+        ("text=a&text=b&text=", 0, b"a"),
+        ("text=&text=b", 0, b""),
+        ("te%78t=a", 0, b"a"),
+        ("Text=a", 0, b""),
+        ("text=a;b&&coding=", 0, b"a;b"),
+        ("text=a#b?c", 0, b"a#b?c"),
+        ("text=a+b%2Bc", 0, b"a b+c"),
+        ("text=%%41", 0, b"%%41"),
+        ("text=%u60A8", 0, b"%u60A8"),
+        ("text=abc%4", 0, b"abc"),
+        ("text=abc%", 0, b"abc"),
+        ("text=%zz%41", 0, b"%zzA"),
+        ("text=你".encode(), 0, "你".encode()),
+        ("text=O%60Y%7D&coding=2", 2, b"O`Y}"),
+        *[(f"text=O%60&coding={each}", 2, b"O`") for each in ("%202", "%2B2", "2abc", "2.0", "%0A2", "002", "4294967298")],
+        ("text=a&coding=4294967295", 0, b"a"),  # -1: not given
+        ("text=a&coding=x", 0, b"a"),
+        ("text=a&coding=0x2", 0, b"a"),
+        ("text=a&udh=%02%00%00", 1, b"a"),
+        ("text=a&udh=%02%00%00&coding=0", 0, b"a"),
+        ("text=%00%ff&coding=1&charset=gbk", 1, b"\0\xff"),
+        (b"text=\xc4\xe3&charset=gbk&coding=2", 2, b"O`"),
+        (b"text=\xc4\xe3&charset=gb2312", 0, "你".encode()),
+        ("text=%60O&charset=ucs-2le&coding=2", 2, b"O`"),
+        ("text=%60O&charset=utf-16&coding=2", 2, b"O`"),
+        ("text=%fe%ff%4f%60&charset=UCS2&coding=2", 2, b"O`"),
+        ("text=%ff%fe%60%4f&charset=unicode&coding=2", 2, b"O`"),
+        ("text=%E4%BD%A0&charset=utf-8&coding=2", 2, b"O`"),
+        ("text=%D8%3D&coding=2", 2, b"\xd8\x3d"),  # half of a surrogate pair, cut by the application
     ],
+)  # fmt: skip
+def test_the_text_and_how_it_is_passed_on(query: str | bytes, coding: int, text: bytes) -> None:
+    read = read_query(query if isinstance(query, bytes) else query.encode()).message
+    assert (read.coding, read.texts[0].payload) == (("utf8", 4, 8)[coding], text)
+    passed = sent(query)
+    assert (passed["coding"], passed["text"]) == (b"%d" % coding, text)
+    assert "charset" not in passed
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "text%00=a", "text=a%00b", "coding%00=2&text=a", "x=%00", "text=a&coding=3", "text=a&coding=-2",
+        "text=a&coding=99999999999999999999", "text=%ff", "text=%ff&charset=utf-8", "text=a&coding=2",
+        "text=a&udh=%05%00", "text=%D8%3D&charset=UTF-16BE&coding=2",
+        *[f"text=aaaa&charset={each}&coding=2" for each in ("UCS-4BE", "UTF-8//IGNORE", "CN-GB", "WCHAR_T", "hex", "no")],
+    ],
+)  # fmt: skip
+def test_what_has_two_readings_or_none_is_refused(query: str) -> None:
+    with pytest.raises(InputError, match=r"wanted|leave it out|must be|send UTF-8|does not have"):
+        read_query(query.encode())
+
+
+def test_everything_else_is_passed_on_once() -> None:
+    passed = sent("username=u&password=a%26b&from=100&to=1+2&smsc=%C3%A9&dlr-url=http://x/?a=%25p&username=other")
+    assert passed == {
+        "username": b"u", "password": b"a&b", "from": b"100", "to": b"1 2", "smsc": "é".encode(),
+        "dlr-url": b"http://x/?a=%p", "text": b"", "coding": b"0",
+    }  # fmt: skip
+
+
+def test_sender_receivers_and_part() -> None:
+    read = read_query(b"from=100&to=200+%2B300%0A400&text=a&udh=%05%00%03%07%02%01").message
+    assert (read.source, read.destinations, read.part) == ("100", ["200", "+300", "400"], (7, 2, 1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["text", "from", "x y", "é"]),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    )
 )
-def test_payload(query: str, payload: bytes, coding: str, udh: bytes) -> None:
-    asked = question(query)
-    assert (b64decode(asked["payload"]), asked["coding"], b64decode(asked["udh"])) == (payload, coding, udh)
+def test_what_is_passed_on_reads_the_same(fields: dict[str, str]) -> None:
+    call = read_query(urlencode(fields).encode())
+    assert read_query(call.query.encode()) == call
 
 
-UNREADABLE = ("no-such", "hex", "undefined", "%00", "EUC-TW", "UTF-8//IGNORE")
-
-
-@pytest.mark.parametrize("charset", UNREADABLE)
-def test_a_charset_that_cannot_be_read_here_is_not_taken_for_another(charset: str) -> None:
-    with pytest.raises((LookupError, ValueError)):
-        question(f"text=%4f%60&charset={charset}")
-
-
-class _Smsbox(BaseHTTPRequestHandler):
-    taken: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.taken.append(self.path)
-        self.send_response(202)
-        self.send_header("Content-Length", "24")
-        self.end_headers()
-        self.wfile.write(b"0: Accepted for delivery")
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@contextmanager
-def _running(server: ThreadingHTTPServer) -> Iterator[str]:
-    """Run a server in one thread and yield its URL.
-
-    The thread ends before the socket closes: one that polled on would keep the next socket of that number open.
-    """
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    with server:
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def _get(url: str) -> tuple[int, bytes]:
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=60))
+def test_nothing_but_input_errors(query: bytes) -> None:
     try:
-        with urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read()
+        call = read_query(query)
+    except InputError:
+        return
+    assert read_query(call.query.encode()) == call
 
 
-@pytest.fixture
-def smsbox() -> Iterator[str]:
-    """Stands for smsbox at this URL; _Smsbox.taken holds what it was asked."""
-    _Smsbox.taken.clear()
-    with _running(ThreadingHTTPServer(("127.0.0.1", 0), _Smsbox)) as url:
-        yield url
+# ---- the filter between sockets
 
 
-def test_blocks_hands_on_and_fails_open(smsbox: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with (
-        InThread(deadline_ms=3_000) as jingyin,
-        _running(make_server(0, smsbox, f"http://127.0.0.1:{jingyin.port}", seconds=5)) as served,
-        _running(make_server(0, smsbox, "http://127.0.0.1:1", seconds=5)) as alone,
-    ):
-        assert _get(f"{served}/cgi-bin/sendsms?text={quote(GREETING)}") == (202, b"0: Accepted for delivery")
-        assert _get(f"{served}/cgi-bin/sendsms?text={quote(THREAT)}") == (403, b"Blocked")
-        assert _get(f"{alone}/cgi-bin/sendsms?text={quote(THREAT)}") == (202, b"0: Accepted for delivery")
-    assert _Smsbox.taken == [f"/cgi-bin/sendsms?text={quote(text)}" for text in (GREETING, THREAT)]
-    log = capfd.readouterr().err
-    assert '{"event": "sendsms", "action": "block", "reason": "scored"}' in log
-    assert "呼" not in log
-    assert quote("呼") not in log
+class Smsbox:
+    """Accepts every call; `targets` holds what it was asked."""
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self.status = 202
+
+    async def start(self) -> int:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return int(self.server.sockets[0].getsockname()[1])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.targets.append(head.split(b" ")[1].decode())
+                assert head.startswith(b"GET ")
+                body = b"0: Accepted for delivery"
+                writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (self.status, len(body), body))
 
 
-@contextmanager
-def _filter(smsbox: str, jingyin: int, on_failure: str = "pass") -> Iterator[Callable[[bytes], bytes]]:
-    """Run a filter; yield a function that sends it raw bytes and returns all that it answers."""
-    server = make_server(0, smsbox, f"http://127.0.0.1:{jingyin}", seconds=5, on_failure=on_failure)
+class World:
+    smsbox: Smsbox
+    scoring: Scoring
+    filter: KannelFilter
+    port: int
 
-    def send(request: bytes) -> bytes:
-        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
-            connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: connection.recv(65_536), b""))
+    async def send(self, request: bytes) -> bytes:
+        """Send raw bytes and return all that is answered."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        return answer
 
-    with _running(server):
-        yield send
-
-
-def _raw(target: bytes) -> bytes:
-    return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-PASSED, STOPPED, REFUSED = b"HTTP/1.1 202 ", b"HTTP/1.1 403 ", b"HTTP/1.1 400 "
-
-
-def test_bytes_of_any_charset_in_a_url_are_judged_and_handed_on_escaped(smsbox: str) -> None:
-    text = "你全家都好吗"  # its UTF-8 holds 0xA0 and 0x85, which are white space in Latin-1
-    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port) as send:
-        assert send(_raw(b"/cgi-bin/sendsms?text=" + text.encode())).startswith(PASSED)
-        assert send(_raw(b"/cgi-bin/sendsms?text=" + THREAT.encode())).startswith(STOPPED)
-        assert send(_raw(b"/cgi-bin/sendsms?charset=gbk&text=" + THREAT.encode("gbk"))).startswith(STOPPED)
-    assert _Smsbox.taken == [f"/cgi-bin/sendsms?text={quote(text)}"]
+    async def get(self, query: str | bytes) -> int:
+        query = query if isinstance(query, bytes) else query.encode()
+        answer = await self.send(b"GET /cgi-bin/sendsms?" + query + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        return int(answer.split(b" ")[1])
 
 
-@pytest.mark.parametrize(("on_failure", "status"), [("pass", PASSED), ("block", STOPPED)])
+def play(
+    scenario: Callable[[World], Awaitable[None]], *, jingyin: int | None = None, hold: float = 0.05, **judging: Any
+) -> None:
+    async def run() -> None:
+        world = World()
+        world.smsbox, world.scoring = Smsbox(), Scoring()
+        scoring = await world.scoring.start()
+        http = Http(f"http://127.0.0.1:{scoring if jingyin is None else jingyin}")
+        client = Client(http, **{"seconds": 20, **judging})
+        joiner = Joiner(client, {}, hold=hold, remember=60)
+        world.filter = KannelFilter(Http(f"http://127.0.0.1:{await world.smsbox.start()}"), client, joiner, {})
+        world.port = await world.filter.listen("127.0.0.1", 0)
+        try:
+            async with asyncio.timeout(60):
+                await scenario(world)
+        finally:
+            await world.filter.drain()
+            client.close()
+            world.smsbox.server.close()
+            await world.scoring.runner.cleanup()
+
+    asyncio.run(run())
+
+
+def counted(action: str, reason: str) -> float:
+    return REGISTRY.get_sample_value("jingyin_gateway_messages_total", {"action": action, "reason": reason}) or 0.0
+
+
+def threat(coding: int) -> bytes:
+    return quote(THREAT.encode("utf-16-be" if coding == 2 else "utf-8")).encode()
+
+
+@pytest.mark.parametrize("coding", ["2", "%202", "+2", "2abc", "2.0", "4294967298"])
+def test_a_threat_is_blocked_however_its_coding_is_written(coding: str) -> None:
+    async def scenario(world: World) -> None:
+        assert await world.get(b"text=" + threat(2) + b"&coding=" + coding.encode()) == 403
+        assert await world.get(f"text={quote(GREETING.encode('utf-16-be'))}&coding={coding}") == 202
+        assert world.smsbox.targets == [
+            f"/cgi-bin/sendsms?text={quote(GREETING.encode('utf-16-be'), safe='')}&coding=2"
+        ]
+
+    play(scenario)
+
+
 @pytest.mark.parametrize(
-    "reply",
+    "query",
     [
-        b"",
-        b"nonsense\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
-        b"HTTP/1.1 200 OK\r\n\r\n[]",
-        b'HTTP/1.1 200 OK\r\n\r\n{"action": ["pass"], "reason": "scored"}',
-        b'HTTP/1.1 200 OK\r\n\r\n{"action": "pass", "reason": "password"}',
-        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000,
-        b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+        b"coding=2&charset=UTF-8&text%00=" + threat(0) + b"&text=hi",
+        b"coding%00=2&text=" + threat(2),
+        b"text=hi%00&text=" + threat(0),
+        b"text=" + threat(0) + b"%00",
+        b"charset=UCS-4BE&coding=2&text=" + quote(THREAT.encode("utf-32-be")).encode(),
+        b"charset=UTF-8//IGNORE&coding=2&text=" + threat(0),
+        b"charset=WCHAR_T&coding=2&text=" + quote(THREAT.encode("utf-32-le")).encode(),
     ],
-    ids=["nothing", "no HTTP", "cut off", "a list", "another action", "another reason", "deep", "a refusal"],
 )
-def test_without_a_verdict_a_message_passes_or_is_stopped_as_told(
-    smsbox: str, reply: bytes, on_failure: str, status: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
+def test_what_kannel_might_read_as_another_text_is_answered_400(query: bytes) -> None:
+    async def scenario(world: World) -> None:
+        assert await world.get(query) == 400
+        assert world.smsbox.targets == []
 
-    def jingyin() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65_536)
-            connection.sendall(reply)
+    before = counted("refuse", "unreadable")
+    play(scenario)
+    assert counted("refuse", "unreadable") == before + 1
 
-    thread = threading.Thread(target=jingyin)
-    thread.start()
-    with listener, _filter(smsbox, listener.getsockname()[1], on_failure) as send:
-        assert send(_raw(b"/cgi-bin/sendsms?password=secret&text=hello")).startswith(status)
-        thread.join()
+
+def test_gbk_under_coding_1_and_a_wrong_utf_16_are_read() -> None:
+    async def scenario(world: World) -> None:
+        assert await world.get(b"coding=1&text=" + quote(THREAT.encode("gbk")).encode()) == 403
+        assert await world.get(b"coding=2&text=" + quote(THREAT.encode("utf-16-le")).encode()) == 403
+
+    play(scenario)
+
+
+def test_parts_that_an_application_cut_are_joined() -> None:
+    async def scenario(world: World) -> None:
+        one, two = (f"from=100&to=200&coding=2&udh={quote(udh(7, 2, n))}&text={quote(HALVES[n - 1])}" for n in (1, 2))
+        assert await world.get(one) == 202
+        assert await world.get(two) == 403
+        assert await asyncio.gather(world.get(one.replace("200", "201")), world.get(two.replace("200", "201"))) == [
+            403,
+            403,
+        ]
+
+    play(scenario)
+
+
+def test_a_part_that_smsbox_refuses_completes_nothing() -> None:
+    async def scenario(world: World) -> None:
+        world.smsbox.status = 403
+        await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}")
+        world.smsbox.status = 202
+        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == 202
+
+    play(scenario)
+
+
+def test_sender_and_receivers_come_with_each_question() -> None:
+    async def scenario(world: World) -> None:
+        query = urlencode({"from": "100", "to": "200 +86138000000000", "text": "弄"})
+        assert await world.get(query) == 202
+        assert {(each["sender"], each["receiver"]) for each in world.scoring.asked} == {
+            ("100", "200"),
+            ("100", "138000000000"),
+        }
+        assert await world.get("from=100&to=200&text=" + quote("完")) == 403
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("pass", 202), ("block", 403)])
+def test_without_jingyin(on_failure: str, status: int, capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(world: World) -> None:
+        assert await world.get(b"password=secret&text=" + threat(0)) == status
+
+    play(scenario, jingyin=1, on_failure=on_failure)
     log = capfd.readouterr().err
-    assert f'"action": "{on_failure}"' in log
+    assert "jingyin_fails" in log
     assert "secret" not in log
-    assert "password" not in log
-    assert "hello" not in log
+    assert "%E6" not in log
 
 
-@pytest.mark.parametrize(("on_failure", "status"), [("pass", PASSED), ("block", STOPPED)])
-def test_a_message_in_an_unknown_charset_passes_or_is_stopped_as_told(
-    smsbox: str, on_failure: str, status: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port, on_failure) as send:
-        for charset in UNREADABLE:
-            assert send(_raw(f"/sendsms?text=hello&charset={charset}".encode())).startswith(status), charset
-        assert send(_raw(b"/sendsms?charset=UCS-2BE&text=" + quote(THREAT.encode("utf-16-be")).encode())).startswith(
-            STOPPED
+def test_a_dry_run_blocks_nothing() -> None:
+    async def scenario(world: World) -> None:
+        assert await world.get(b"text=" + threat(0)) == 202
+
+    before = counted("would_block", "scored")
+    play(scenario, dry_run=True)
+    assert counted("would_block", "scored") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET x HTTP/1.1", 400), (b"GET http://127.0.0.1:1/sendsms?text=a HTTP/1.1", 400), (b"GET * HTTP/1.1", 400),
+        (b"GET /sendsms?text=a b HTTP/1.1", 400), (b"GET /sendsms?text=a\tb HTTP/1.1", 400), (b"GET /a\xff HTTP/1.1", 400),
+        (b"GET /sendsms?text=a", 400), (b"secret", 405), (b"", 405), (b"GET /sendsms HTTP/0.9", 400),
+        (b"POST /sendsms?text=a HTTP/1.1", 405), (b"GET /x HTTP/1.1\r\nContent-Length: 3", 400),
+        (b"GET /x HTTP/1.1\r\nTransfer-Encoding: chunked", 400), (b"GET /" + b"a" * 70_000 + b" HTTP/1.1", 431),
+        (b"HEAD /sendsms?text=" + threat(0) + b" HTTP/1.1", 403),
+    ],
+)  # fmt: skip
+def test_other_requests(request_: bytes, status: int, capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(world: World) -> None:
+        answer = await world.send(request_ + b"\r\n\r\n")
+        assert int(answer.split(b" ")[1]) == status
+        assert world.smsbox.targets == []
+
+    play(scenario)
+    assert "secret" not in capfd.readouterr().err
+
+
+def test_one_connection_carries_many_calls() -> None:
+    async def scenario(world: World) -> None:
+        call = b"GET /sendsms?text=%s HTTP/1.1\r\n\r\n"
+        last = b"GET /sendsms?text=%s HTTP/1.0\r\n\r\n"
+        answer = await world.send(
+            call % b"a" + call % threat(0) + b"HEAD" + (call % b"b")[3:] + last % b"c" + call % b"d"
         )
-    assert len(_Smsbox.taken) == (len(UNREADABLE) if on_failure == "pass" else 0)
-    assert capfd.readouterr().err.count(f'"action": "{on_failure}", "reason": "LookupError"') >= 3
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"202", b"403", b"202", b"202"]
+        assert answer.count(b"Accepted for") == 2  # the answer to HEAD has no body
+        assert [each.split("text=")[1][0] for each in world.smsbox.targets] == ["a", "b", "c"]
+
+    play(scenario)
 
 
-def test_the_command_listens_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
+def test_smsbox_that_is_down() -> None:
+    async def scenario(world: World) -> None:
+        world.filter._smsbox = Http("http://127.0.0.1:1")
+        assert await world.get("text=a") == 502
 
-    def make(*given: Any, **options: Any) -> Any:
-        with make_server(*given, **options) as server:
-            made.append(str(server.server_address[0]))
-        return SimpleNamespace(serve_forever=lambda: None)
-
-    monkeypatch.setattr(program, "make_server", make)
-    for host in ([], ["--host", "127.0.0.2"]):
-        monkeypatch.setattr("sys.argv", ["kannel", *host, "--port", "0"])
-        program.main()
-    assert made == ["127.0.0.1", "127.0.0.2"]
+    play(scenario)
 
 
-def test_control_bytes_in_a_url_are_handed_on_escaped_and_never_printed(
-    smsbox: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port) as send:
-        for byte in (b"\x00", b"\x01", b"\t", b"\x0b", b"\x1f", b"\x7f", b"\xff"):
-            assert send(_raw(b"/sendsms?password=secret&text=hello" + byte + b"you")).startswith(PASSED)
-        assert send(_raw(b"/sendsms?password=secret&text=hello you")).startswith(REFUSED)
-        assert b"secret" not in send(b"secret\r\n\r\n")
-    assert [each.rpartition("hello")[2] for each in _Smsbox.taken] == [
-        f"%{number}you" for number in ("00", "01", "09", "0B", "1F", "7F", "FF")
-    ]
-    log = capfd.readouterr().err
-    assert "secret" not in log
-    assert "Traceback" not in log
+def test_calls_that_came_are_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        calls = [asyncio.create_task(world.get("text=" + quote("慢" * 100))) for _ in range(5)]
+        while world.filter._busy < 5:
+            await asyncio.sleep(0.01)
+        idle = await asyncio.open_connection("127.0.0.1", world.port)
+        await world.filter.drain()
+        assert [await each for each in calls] == [202] * 5
+        assert await idle[0].read() == b""
+        idle[1].close()
+
+    play(scenario)
 
 
-def test_smsbox_is_the_only_host_that_is_asked_and_the_whole_of_a_url_is_judged(smsbox: str) -> None:
-    threat = quote(THREAT).encode()
-    with InThread(deadline_ms=3_000) as jingyin, _filter(smsbox, jingyin.port) as send:
-        for target in (b"@127.0.0.1:1/x", b".example.org/x", b"x", b"*", b"ftp://127.0.0.1:1/x", b"http://127.0.0.1:1"):
-            assert send(_raw(target)).startswith(REFUSED), target
-        assert send(_raw(b"http://127.0.0.1:1/sendsms?text=hello")).startswith(PASSED)
-        assert send(_raw(b"/sendsms?text=hello#" + threat)).startswith(STOPPED)  # to Kannel a part of the text
-        form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s"
-        post = b"POST /sendsms%s HTTP/1.1\r\n" + form
-        assert send(post % (b"", 5 + len(threat), b"text=" + threat)).startswith(STOPPED)
-        assert send(post % (b"?text=" + threat, 5, b"to=20")).startswith(STOPPED)
-        assert send(post % (b"", 9, b"text=a")).startswith(REFUSED)
-    assert _Smsbox.taken == ["/sendsms?text=hello"]
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kannel, "MAX_CONNECTIONS", 1)
+
+    async def scenario(world: World) -> None:
+        first = await asyncio.open_connection("127.0.0.1", world.port)
+        while not world.filter._writers:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        first[1].close()
+
+    play(scenario)
 
 
 # ---- Kannel itself
@@ -300,39 +409,43 @@ group = sms-service
 keyword = default
 catch-all = true
 max-messages = 0
-get-url = "{filter}/cgi-bin/sendsms?username=user&password=secret&from=%p&to=%P&coding=%c&udh=%u&text=%b"
+get-url = "http://127.0.0.1:{filter}/cgi-bin/sendsms?username=user&password=secret&from=%p&to=%P&coding=%c&udh=%u&text=%b"
 """
 
 
-def _until(ready: Callable[[], Any], what: str) -> Any:
+def until(ready: Callable[[], Any], what: str) -> Any:
     for _ in range(200):
         try:
             if found := ready():
                 return found
         except OSError:
             pass
-        time.sleep(0.1)
-    raise AssertionError(f"no {what} in 20 s")
+        time.sleep(0.05)
+    raise AssertionError(f"no {what} in 10 s")
 
 
 class Kannel:
     """bearerbox and smsbox with a fake SMSC: `phone` sends and receives lines "from to type text"."""
 
-    def __init__(self, folder: Path, ports: dict[str, int], filtering: str) -> None:
-        self.sendsms = f"{filtering}/cgi-bin/sendsms?username=user&password=secret&"
+    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
         config = folder / "kannel.conf"
-        config.write_text(_CONFIG.format(folder=folder, filter=filtering, **ports))
+        config.write_text(_CONFIG.format(folder=folder, **ports))
         self.boxes = [self._start("bearerbox", config)]
-        self.phone = _until(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
+        self.phone = until(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
         self.boxes.append(self._start("smsbox", config))
-        _until(lambda: socket.create_connection(("127.0.0.1", ports["sendsms"])).close() is None, "smsbox")
+        until(lambda: self._answers(ports["sendsms"]), "smsbox")
         self.received = b""
 
     def _start(self, box: str, config: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([box, "-v", "4", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def delivered(self, seconds: float) -> list[str]:
-        """Return the texts that phones received within some seconds."""
+    def _answers(self, port: int) -> bool:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /cgi-bin/sendsms HTTP/1.1\r\n\r\n")
+            return connection.recv(100).startswith(b"HTTP/1.1 403")
+
+    def delivered(self, seconds: float) -> list[tuple[bytes, bytes]]:
+        """Return type and content of what phones received, up to `seconds` of silence."""
         self.phone.settimeout(seconds)
         try:
             while True:
@@ -340,7 +453,8 @@ class Kannel:
         except TimeoutError:
             pass
         lines, self.received = self.received.splitlines(), b""
-        return [unquote_to_bytes(line.split(b" ", 3)[3].replace(b"+", b" ")).decode("utf-16-be") for line in lines]
+        fields = [line.split(b" ", 3) for line in lines]
+        return [(each[2], unquote_to_bytes(each[-1].replace(b"+", b" "))) for each in fields]
 
     def stop(self) -> None:
         self.phone.close()
@@ -350,41 +464,75 @@ class Kannel:
             box.wait(20)
 
 
-@pytest.fixture
-def kannel(tmp_path: Path) -> Iterator[Kannel]:
+@pytest.fixture(scope="module")
+def ports() -> dict[str, int]:
+    return dict(zip(("admin", "smsbox", "smsc", "sendsms", "filter"), free_ports(5), strict=True))
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> Iterator[Kannel]:
     if not (shutil.which("bearerbox") and shutil.which("smsbox")):
         pytest.skip("Kannel is not installed (Debian package kannel)")
-    ports: dict[str, int] = dict(zip(("admin", "smsbox", "smsc", "sendsms"), free_ports(4), strict=True))
-    with (
-        InThread(deadline_ms=3_000) as jingyin,
-        _running(
-            make_server(0, f"http://127.0.0.1:{ports['sendsms']}", f"http://127.0.0.1:{jingyin.port}", seconds=5)
-        ) as filtering,
-    ):
-        started = Kannel(tmp_path, ports, filtering)
-        yield started
-        started.stop()
+    started = Kannel(tmp_path_factory.mktemp("kannel"), ports)
+    yield started
+    started.stop()
+
+
+def through_kannel(
+    ports: dict[str, int], scenario: Callable[[Callable[[bytes], Awaitable[int]], Scoring], Awaitable[None]]
+) -> None:
+    """Run a scenario with a function that sends a query to a filter in front of the boxes."""
+
+    async def run() -> None:
+        scoring = Scoring()
+        client = Client(Http(f"http://127.0.0.1:{await scoring.start()}"), seconds=20)
+        smsbox = Http(f"http://127.0.0.1:{ports['sendsms']}")
+        world = World()
+        world.filter = KannelFilter(smsbox, client, Joiner(client, {}, hold=0.05, remember=60), {})
+        world.port = await world.filter.listen("127.0.0.1", ports["filter"])
+        try:
+            await scenario(lambda query: world.get(b"username=user&password=secret&from=100&to=200&" + query), scoring)
+        finally:
+            await world.filter.drain()
+            client.close()
+            await scoring.runner.cleanup()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.mark.external
-def test_sent_by_an_application(kannel: Kannel) -> None:
-    for text, status in ((THREAT, 403), (GREETING, 202)):
-        for fields in ({"text": text, "charset": "UTF-8"}, {"text": text.encode("utf-16-be")}):
-            assert _get(kannel.sendsms + urlencode({"from": "100", "to": "200", "coding": 2, **fields}))[0] == status
-    assert kannel.delivered(1.5) == [GREETING, GREETING]
+def test_kannel_sends_what_was_judged(boxes: Kannel, ports: dict[str, int]) -> None:
+    """Each line was tried on Kannel alone too: what it takes for the text is what the filter judges."""
+    wanted = {
+        b"coding=2&text=" + quote(GREETING.encode("utf-16-be")).encode(): GREETING,
+        b"coding=2&charset=UTF-8&text=" + quote(GREETING).encode(): GREETING,
+        b"coding=+2abc&charset=GBK&text=" + quote(GREETING.encode("gbk")).encode(): GREETING,
+        b"coding=4294967298&charset=UTF-8&text=a%41&text=" + threat(0): "aA",
+        b"coding=2&charset=UTF-8&te%78t=%%41%u60A8%zz%4": "%%41%u60A8%zz",
+        b"coding=2&charset=UTF-16&text=%60O": "你",
+        b"coding=2&text=&text=" + threat(2): "",
+    }
+
+    async def scenario(send: Callable[[bytes], Awaitable[int]], scoring: Scoring) -> None:
+        for query in wanted:
+            assert await send(query) == 202, query
+        assert await send(b"coding=%202&text=" + threat(2)) == 403
+        assert await send(b"coding=2&text%00=" + threat(2)) == 400
+        assert [each["text"] for each in scoring.asked[:-1]] == list(wanted.values())
+
+    through_kannel(ports, scenario)
+    assert [content.decode("utf-16-be") for _, content in boxes.delivered(0.7)] == list(wanted.values())
 
 
 @pytest.mark.external
-def test_sent_from_phone_to_phone(kannel: Kannel) -> None:
-    for text in (THREAT, GREETING):
-        kannel.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
-    assert kannel.delivered(2.5) == [GREETING]  # max-messages = 0: the sender of the blocked one hears nothing
+def test_sent_from_phone_to_phone(boxes: Kannel, ports: dict[str, int]) -> None:
+    async def scenario(_: object, scoring: Scoring) -> None:
+        for text in (THREAT, GREETING):
+            boxes.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
+        while len(scoring.asked) < 2:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
 
-
-@pytest.mark.external
-def test_what_kannel_takes_for_the_text_is_what_was_judged(kannel: Kannel) -> None:
-    head, hello, threat = "from=100&to=200&coding=2&charset=UTF-8", quote(GREETING), quote(THREAT)
-    assert _get(f"{kannel.sendsms}{head}&text={hello}&text={threat}")[0] == 202
-    assert _get(f"{kannel.sendsms}{head}&text={threat}&text={hello}")[0] == 403
-    assert _get(f"{kannel.sendsms}{head}&text=&text={threat}")[0] == 202
-    assert kannel.delivered(1.5) == [GREETING, ""]
+    through_kannel(ports, scenario)
+    texts = [content.decode("utf-16-be") for _, content in boxes.delivered(0.7)]
+    assert texts == [GREETING]  # max-messages = 0: the sender of the blocked one hears nothing

@@ -1,265 +1,219 @@
-"""The proxy between real sockets: what goes on, what is refused, and how sessions end."""
+"""What the codec reads of SMPP, and what it refuses."""
 
-import asyncio
+import struct
 
 import pytest
-from tests.serve.gateways.smpp_fakes import (
-    DELIVER,
-    ENQUIRE,
-    GREETING,
-    RESPONSE,
-    SUBMIT,
-    THREAT,
-    UNBIND,
-    World,
-    bind,
-    data_sm,
-    head,
-    multi,
-    pdu,
-    play,
-    submit,
-    tlv,
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
+from tests.serve.gateways.fakes import GREETING, THREAT, World, play
+from tests.serve.gateways.golden import GOLDEN
+
+from jingyin.serve.gateways.codec import Frame, FrameError, Kind, Message, UnreadableError
+from jingyin.serve.gateways.smpp import Smpp
+from jingyin.serve.sms import Part, Segment
+
+UCS2 = "你好".encode("utf-16-be")
+
+
+def read(data: bytes) -> Message | None:
+    codec = Smpp()
+    assert codec.cut(data) == len(data)
+    return codec.read(codec.frame(data))
+
+
+def status(data: bytes) -> str:
+    with pytest.raises(UnreadableError, match="hold together") as error:
+        read(data)
+    return error.value.status
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SMPP.submit("你好", 1),
+        SMPP.submit(b"", 1, tlvs=tlv(0x1400, b"x") + tlv(0x424, UCS2)),
+        SMPP.submit("你好", 1, tlvs=tlv(0x1E, b"id\0")),
+        SMPP.data_sm("你好", 1),
+        SMPP.data_sm("你好", 1, tlvs=tlv(0x1403, b"vendor")),
+        SMPP.submit("你好", 1, command=0x21),
+    ],
 )
-from tests.serve.http.http_fakes import InThread
-
-from jingyin.serve.gateways.smpp.judge import MOST_FAILURES
-from jingyin.serve.gateways.smpp.report import MESSAGES, REGISTRY
-
-pytestmark = pytest.mark.service
+def test_a_message(data: bytes) -> None:
+    assert read(data) == Message([Segment(UCS2)], 8, None, SOURCE, [PHONE])
 
 
-def counted(action: str, reason: str) -> float:
-    return REGISTRY.get_sample_value("jingyin_smpp_messages_total", {"action": action, "reason": reason}) or 0.0
+def test_golden_frames() -> None:
+    you = "您".encode("utf-16-be")
+    part = Message([Segment(you, bytes.fromhex("0500032a0201"))], 8, Part(0x2A, 2, 1), "10690001", ["8613800000000"])
+    assert read(GOLDEN["smpp.submit_part"]) == part
+    assert read(GOLDEN["smpp.submit_sar"]) == part._replace(texts=[Segment(you)], part=Part(0x1234, 2, 1))
+    assert read(GOLDEN["smpp.submit_payload"]) == part._replace(texts=[Segment("您好".encode("utf-16-be"))], part=None)
+    assert read(GOLDEN["smpp.deliver_receipt"]) is None
+    codec = Smpp()
+    assert codec.refuse(codec.frame(GOLDEN["smpp.submit_part"]), 0x45) == GOLDEN["smpp.submit_refused"]
+    assert not codec.succeeded(codec.frame(GOLDEN["smpp.submit_refused"]))
+    assert codec.close() == struct.pack(">4I", 16, 6, 0, 0x7FFFFFFF)
 
 
-def test_a_threat_is_refused_and_the_rest_goes_on_untouched() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        greeting = submit(GREETING, 2, tlvs=tlv(0x1403, b"vendor"))
-        esme.send(greeting, submit(THREAT, 3), submit(b"", 4, tlvs=tlv(0x424, THREAT.encode("utf-16-be"))))
-        assert await esme.answers(3) == {2: 0, 3: 0x45, 4: 0x45}
-        assert world.smsc.received == [bind(), greeting]
-
-    before = counted("block", "scored"), counted("pass", "scored")
-    play(scenario)
-    assert (counted("block", "scored"), counted("pass", "scored")) == (before[0] + 2, before[1] + 1)
+def test_a_message_in_both_fields_is_read_in_both() -> None:
+    made = read(SMPP.submit("你", 1, tlvs=tlv(0x424, UCS2) + tlv(0x424, b"\0a")))
+    assert made
+    assert made.texts == [Segment("你".encode("utf-16-be")), Segment(UCS2), Segment(b"\0a")]
 
 
-def test_a_refusal_is_a_header_with_the_configured_status() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(submit(THREAT, 9))
-        assert await esme.read() == pdu(SUBMIT | RESPONSE, b"", 9, 0x400)
-
-    play(scenario, status=0x400)
+def test_several_destinations() -> None:
+    body = b"\0\x01\x01100\0\3\x01\x01\x01200\0\2friends\0\x01\0\0+300\0" + bytes(9) + b"\0"
+    made = read(SMPP.frame(0x21, body))
+    assert made
+    assert made.destinations == ["200", "friends", "+300"]
 
 
-def test_data_sm_and_submit_multi_are_judged() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(data_sm(THREAT, 2), data_sm(GREETING, 3), multi(THREAT, 4), multi(GREETING, 5))
-        assert await esme.answers(4) == {2: 0x45, 3: 0, 4: 0x45, 5: 0}
-        assert world.smsc.received[1:] == [data_sm(GREETING, 3), multi(GREETING, 5)]
-
-    play(scenario)
-
-
-def test_review_passes_and_is_counted() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(submit("慢" * 30, 2))
-        assert await esme.answers(1) == {2: 0}
-        assert world.smsc.submitted() == [2]
-
-    before = counted("review", "deadline")
-    with InThread(deadline_ms=1, on_deadline="review") as slow:
-        play(scenario, jingyin=slow.port)
-    assert counted("review", "deadline") == before + 1
-
-
-def test_other_pdus_pass_byte_for_byte_both_ways() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        strange, vendor = pdu(0x00000777, b"\xff\x00anything", 5), pdu(0x00010203, b"", 6, status=9)
-        esme.send(strange, pdu(ENQUIRE, b"", 7), vendor)
-        assert [head(await esme.read())[0] for _ in range(3)] == [
-            0x777 | RESPONSE,
-            ENQUIRE | RESPONSE,
-            0x10203 | RESPONSE,
-        ]
-        delivery = pdu(DELIVER, b"\0\x01\x01200\0\x01\x01100\0\4\0\0\0\0\0\0\0\0\2id", 77)
-        world.smsc.writers[0].write(delivery)
-        assert await esme.read() == delivery
-        esme.send(pdu(DELIVER | RESPONSE, b"\0", 77))
-        esme.send(pdu(ENQUIRE, b"", 8))
-        await esme.read()
-        assert world.smsc.received[1:] == [
-            strange, pdu(ENQUIRE, b"", 7), vendor, pdu(DELIVER | RESPONSE, b"\0", 77), pdu(ENQUIRE, b"", 8)
-        ]  # fmt: skip
-
-    play(scenario)
+@pytest.mark.parametrize(
+    ("data", "part", "segment"),
+    [
+        (SMPP.part(UCS2, 1, (7, 3, 2)), Part(7, 3, 2), Segment(UCS2, udh(7, 3, 2))),
+        (SMPP.submit(b"", 1, udhi=1, tlvs=tlv(0x424, udh(7, 3, 2) + UCS2)), Part(7, 3, 2), Segment(UCS2, udh(7, 3, 2))),
+        (SMPP.submit(UCS2, 1, tlvs=sar(0x102, 3, 2)), Part(0x102, 3, 2), Segment(UCS2)),
+        (SMPP.part(UCS2, 1, (7, 3, 2), tlvs=sar(1, 4, 3)), Part(7, 3, 2), Segment(UCS2, udh(7, 3, 2))),
+        (SMPP.submit(UCS2, 1, tlvs=sar(1, 3, 4)), None, Segment(UCS2)),
+        (SMPP.submit(UCS2, 1, tlvs=sar(1, 1, 1)), None, Segment(UCS2)),
+        (SMPP.submit(UCS2, 1, tlvs=tlv(0x20C, b"\1") + tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), None, Segment(UCS2)),
+        (SMPP.submit(UCS2, 1, tlvs=tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), None, Segment(UCS2)),
+        (SMPP.submit(b"\3\0\3\7" + UCS2, 1, udhi=1), None, Segment(UCS2, b"\3\0\3\7")),
+        (SMPP.submit(b"\xf0" + UCS2, 1, udhi=1), None, Segment(b"\xf0" + UCS2)),
+        (SMPP.submit(udh(7, 3, 2) + UCS2, 1), Part(7, 3, 2), Segment(UCS2, udh(7, 3, 2))),
+        (SMPP.submit(udh(7, 3, 4) + UCS2, 1), None, Segment(udh(7, 3, 4) + UCS2)),
+    ],
+)
+def test_a_part(data: bytes, part: Part | None, segment: Segment) -> None:
+    made = read(data)
+    assert made
+    assert (made.part, made.texts) == (part, [segment])
 
 
-def test_throttling_is_passed_on() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        world.smsc.answer = lambda data: pdu(head(data)[0] | RESPONSE, b"", head(data)[2], 0x58)
-        esme.send(submit(GREETING, 2))
-        assert await esme.answers(1) == {2: 0x58}
-
-    play(scenario)
-
-
-def test_single_messages_keep_their_order() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        texts = ["慢" * (20 if i % 5 == 0 else 0) + "早" for i in range(40)]
-        esme.send(*(submit(text, i + 2) for i, text in enumerate(texts)))
-        await esme.answers(40)
-        assert world.smsc.submitted() == list(range(2, 42))
-
-    play(scenario)
-
-
-def test_unbind_follows_what_was_submitted_before_it() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(submit("慢" * 50, 2), submit(GREETING, 3), submit(THREAT, 4), pdu(UNBIND, b"", 5))
-        assert await esme.answers(4) == {2: 0, 3: 0, 4: 0x45, 5: 0}
-        assert [head(each)[0] for each in world.smsc.received[1:]] == [SUBMIT, SUBMIT, UNBIND]
-
-    play(scenario)
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (SMPP.submit("你好", 1, size=200), "unreadable"),
+        (SMPP.submit("你好", 1, size=2), "parameters"),
+        (SMPP.submit("你好", 1, tlvs=b"\0"), "parameters"),
+        (SMPP.submit("你好", 1, tlvs=tlv(0x424, UCS2, 500)), "parameters"),
+        (SMPP.submit("你好", 1, tlvs=b"\4\x24\0"), "parameters"),
+        (SMPP.submit("你好", 1, tlvs=sar(1, 2, 1) + sar(1, 2, 2)), "parameters"),
+        (SMPP.part("你好", 1, (7, 2, 1), tlvs=tlv(0x424, udh(7, 2, 2) + UCS2)), "unreadable"),
+        (SMPP.frame(4), "unreadable"),
+        (SMPP.frame(4, b"\0\x01\x01100"), "unreadable"),
+        (SMPP.frame(0x103), "unreadable"),
+        (SMPP.frame(0x103, b"\0\x01\x01100\0\x01\x01200\0\0"), "unreadable"),
+        (SMPP.frame(0x21, b"\0\x01\x01100\0\7"), "unreadable"),
+        (SMPP.frame(0x21, b"\0\x01\x01100\0\x01\x03200\0"), "unreadable"),
+        (SMPP.frame(0x21, b"\0\x01\x01100\0\0" + bytes(10)), "unreadable"),
+        (SMPP.frame(7, b"id\0\x01\x01100\0" + bytes(5)), "command"),
+        (SMPP.frame(0x111), "command"),
+    ],
+)
+def test_what_does_not_hold_together(data: bytes, wanted: str) -> None:
+    assert status(data) == wanted
 
 
-def test_an_esme_that_goes_away_has_still_sent_its_messages() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(*(submit("慢" * 5, i) for i in range(2, 12)))
-        esme.writer.close()
-        while not world.smsc.closed:
-            await asyncio.sleep(0.01)
-        assert world.smsc.submitted() == list(range(2, 12))
-
-    play(scenario)
+@pytest.mark.parametrize("length", [0, 15, (1 << 17) + 1, 0xFFFFFFFF])
+def test_a_length_that_can_not_be(length: int) -> None:
+    with pytest.raises(FrameError, match=f"{length} bytes; 16 to 131072"):
+        Smpp().cut(struct.pack(">I", length))
 
 
-def test_when_the_smsc_drops_each_message_is_answered_by_it_or_not_at_all() -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        answer = world.smsc.answer
-
-        def drop_after_five(data: bytes) -> bytes:
-            if len(world.smsc.submitted()) == 5:
-                asyncio.get_running_loop().call_soon(world.smsc.writers[0].close)
-            return answer(data)
-
-        world.smsc.answer = drop_after_five
-        esme.send(*(submit("慢" * 2 * i, i) for i in range(2, 52)))
-        answered = []
-        while data := await esme.read():
-            answered.append(head(data)[2])
-        assert 5 <= len(answered) < 50
-        assert set(answered) <= set(world.smsc.submitted())  # the ESME sends the others again
-
-    play(scenario)
+@settings(deadline=None, max_examples=200)
+@given(command=st.sampled_from([4, 5, 0x21, 0x103, 7]), body=st.binary(max_size=300))
+def test_no_other_error_whatever_comes(command: int, body: bytes) -> None:
+    try:
+        made = read(SMPP.frame(command, body))
+    except UnreadableError:
+        return
+    assert made is None or made.texts
 
 
-def test_an_smsc_that_is_down_refuses_the_bind() -> None:
-    async def scenario(world: World) -> None:
-        world.smsc.stop()
-        esme = await world.connect()
-        esme.send(bind(4))
-        assert head(await esme.read()) == (0x80000009, 0x0D, 4)
-        assert await esme.read() == b""
-
-    play(scenario)
+# ---- what a server that is less strict would deliver
 
 
-@pytest.mark.parametrize(("on_failure", "status"), [("pass", 0), ("block", 0x45)])
-def test_without_jingyin(on_failure: str, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(*(submit(THREAT, i) for i in range(2, 2 + MOST_FAILURES)))
-        assert set((await esme.answers(MOST_FAILURES)).values()) == {status}
-        esme.send(submit(THREAT, 99))
-        assert await esme.answers(1) == {99: status}
-
-    before = counted(on_failure, "resting")
-    play(scenario, jingyin=1, on_failure=on_failure)
-    assert counted(on_failure, "resting") == before + 1
-    log = capfd.readouterr().err
-    assert log.count("jingyin_fails") == 1
-    assert "死" not in log
-
-
-def test_a_service_that_comes_back_is_used_again(capfd: pytest.CaptureFixture[str]) -> None:
-    with InThread() as first:
-        port = first.port
-
-        async def scenario(world: World) -> None:
-            esme = await world.bound()
-            esme.send(submit(THREAT, 2))
-            assert await esme.answers(1) == {2: 0x45}
-            await asyncio.to_thread(first.__exit__)
-            esme.send(submit(THREAT, 3))
-            assert await esme.answers(1) == {3: 0}
-            with InThread(port=port):
-                esme.send(submit(THREAT, 4))
-                assert await esme.answers(1) == {4: 0x45}
-
-        play(scenario, jingyin=port)
-    assert "jingyin_answers" in capfd.readouterr().err
-
-
-def test_a_wrong_key_is_named_in_the_log(
-    capfd: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    keys = tmp_path_factory.mktemp("keys") / "keys.txt"
-    keys.write_text(f"gateway {'0' * 64}\n")
+@pytest.mark.parametrize(
+    ("bad", "wanted"),
+    [
+        (SMPP.submit(THREAT, 2) + b"\0", 0xC0),
+        (SMPP.submit(THREAT, 2, tlvs=tlv(0x1400, b"abc", 50)), 0xC0),
+        (SMPP.submit(THREAT, 2, size=200), 0x01),
+        (SMPP.frame(7, b"id\0\x01\x01100\0\0\0\0\0" + bytes([14]) + THREAT.encode("utf-16-be"), 2), 0x03),
+        (SMPP.frame(0x111, b"\0\x01\x01100\0", 2), 0x03),
+    ],
+)
+@pytest.mark.parametrize("on_failure", ["pass", "block"])
+@pytest.mark.service
+def test_what_can_not_be_read_is_refused_whatever_is_set(bad: bytes, wanted: int, on_failure: str) -> None:
+    bad = len(bad).to_bytes(4) + bad[4:]
 
     async def scenario(world: World) -> None:
-        esme = await world.bound()
-        esme.send(submit(THREAT, 2))
-        assert await esme.answers(1) == {2: 0}
+        peer = await world.bound()
+        peer.send(bad)
+        assert await peer.answers(1) == {2: wanted}
+        assert world.gateway.submitted() == []
 
-    with InThread(keys=keys) as closed:
-        play(scenario, jingyin=closed.port, key="wrong")
-    assert '"error": "status 401"' in capfd.readouterr().err
+    play(scenario, SMPP, on_failure=on_failure)
 
 
-def test_requests_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost() -> None:
+@pytest.mark.service
+def test_the_coding_that_the_smsc_means_by_0() -> None:
     async def scenario(world: World) -> None:
-        esme = await world.bound()
-        answer = world.smsc.answer
-        world.smsc.answer = lambda data: b"" if head(data)[0] == SUBMIT else answer(data)  # it answers late
-        esme.send(submit("慢" * 50, 2), submit(THREAT, 3))
-        (session,) = world.proxy._sessions.values()
-        while len(session._unanswered) < 2:
-            await asyncio.sleep(0)
-        draining = asyncio.create_task(world.proxy.drain())
-        while not session._draining:
-            await asyncio.sleep(0)
-        esme.send(submit(GREETING, 4), pdu(ENQUIRE, b"", 5))
-        assert await esme.answers(3) == {3: 0x45, 4: 0x58, 5: 0}
-        assert not draining.done()
-        while not world.smsc.submitted():
-            await asyncio.sleep(0.01)
-        world.smsc.writers[0].write(pdu(SUBMIT | RESPONSE, b"id\0", 2))
-        assert head(await esme.read()) == (SUBMIT | RESPONSE, 0, 2)
-        asked = head(await esme.read())
-        assert asked[0] == UNBIND
-        esme.send(pdu(UNBIND | RESPONSE, b"", asked[2]))
-        assert await esme.read() == b""
-        await draining
-        assert world.smsc.submitted() == [2]
-        assert head(world.smsc.received[-1])[0] == UNBIND
-        with pytest.raises(ConnectionRefusedError):
-            await world.connect()
+        peer = await world.bound()
+        peer.send(SMPP.submit(b"[{@}]", 2, coding=0), SMPP.submit(THREAT.encode("gbk"), 3, coding=0))
+        assert await peer.answers(2) == {2: 0, 3: 0x45}
+        assert world.scoring.asked[0]["text"] == "[{@}]"
 
-    play(scenario)
+    play(scenario, SMPP, coding=[(0, "gbk")])
 
 
-def test_the_metrics_hold_no_text() -> None:
-    labels = {value for metric in MESSAGES.collect() for sample in metric.samples for value in sample.labels.values()}
-    assert all(label.isascii() for label in labels)
+@pytest.mark.parametrize(
+    ("coding", "codec"),
+    [(0, "gbk"), (8, "utf-16-le"), (8, "gbk"), (0x18, "utf-16-be"), (0xE0, "utf-16-be"), (15, "utf-16-be")],
+)
+@pytest.mark.service
+def test_a_wrong_or_rare_coding_hides_nothing(coding: int, codec: str) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(SMPP.submit(THREAT.encode(codec), 2, coding=coding))
+        assert await peer.answers(1) == {2: 0x45}
+
+    play(scenario, SMPP)
+
+
+@pytest.mark.service
+def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery() -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        multi = SMPP.submit(GREETING, 3, to=("200", "300"))
+        peer.send(SMPP.data_sm(THREAT, 2), multi, SMPP.submit(THREAT, 4, to=("200", "300")))
+        assert await peer.answers(3) == {2: 0x45, 3: 0, 4: 0x45}
+        assert world.gateway.received[1:] == [multi]
+        world.gateway.writers[0].write(SMPP.data_sm(THREAT, 5))
+        assert await peer.read() == SMPP.data_sm(THREAT, 5)
+
+    play(scenario, SMPP)
+
+
+@pytest.mark.service
+def test_64_kilobytes() -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        filler = "早" * 32_700
+        large = SMPP.submit(b"", 2, tlvs=tlv(0x424, filler.encode("utf-16-be")))
+        peer.send(large, SMPP.submit(b"", 3, tlvs=tlv(0x424, (filler + "死").encode("utf-16-be"))))
+        assert await peer.answers(2) == {2: 0, 3: 0x45}
+        assert world.gateway.received[1:] == [large]
+
+    play(scenario, SMPP)
+
+
+def test_a_frame_is_read_with_its_kind() -> None:
+    assert Smpp().frame(SMPP.login(3)) == Frame(Kind.LOGIN, 9, b"\0\0\0\3", SMPP.login(3))
+    assert Smpp().frame(SMPP.answer(SMPP.login(3))).kind is Kind.ANSWER
+    assert Smpp().frame(SMPP.close(3)).kind is Kind.CLOSE
+    assert Smpp().frame(SMPP.alive(3)).kind is Kind.OTHER

@@ -1,0 +1,420 @@
+"""Asks jingyin about messages, for every filter; and what all filters have in common as programs: options, log, metrics.
+
+Over HTTP, not in this process: a network takes milliseconds of the interpreter, which the sessions' event loop would
+feel; cache, reload, shadow, memory and metrics of one service then hold for all gateways; and a filter goes on when
+jingyin does not.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from importlib.util import find_spec
+from itertools import product
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from jingyin.model.errors import ConfigError, JingyinError
+from jingyin.serve.sms import CODINGS
+
+_missing = [name for name in ("httptools", "prometheus_client") if not find_spec(name)]
+if _missing:
+    raise ConfigError(f"the filters for gateways need {', '.join(_missing)}; run: pip install 'jingyin[gateways]'")
+
+import httptools  # noqa: E402
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server  # noqa: E402
+
+REGISTRY = CollectorRegistry()
+MESSAGES = Counter(
+    "jingyin_gateway_messages",
+    "Messages by what became of them, a part of a long one counted as one; would_block is a dry run's block.",
+    ["action", "reason"],
+    registry=REGISTRY,
+)
+SECONDS = Histogram(
+    "jingyin_gateway_judge_seconds",
+    "From question to verdict.",
+    buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0),
+    registry=REGISTRY,
+)
+SESSIONS = Gauge("jingyin_gateway_sessions", "Clients that are connected.", registry=REGISTRY)
+ENDED = Counter("jingyin_gateway_sessions_ended", "Sessions by what ended them.", ["by"], registry=REGISTRY)
+ENDED.labels("unreachable")  # an alarm needs it at 0 first
+HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of their message.", registry=REGISTRY)
+PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Memory of parts that have gone on.", registry=REGISTRY)
+
+MOST_FAILURES, REST_SECONDS = 10, 1.0
+"""Without any answer for REST_SECONDS and after as many failures, jingyin is asked once in REST_SECONDS: a hung one would
+slow every window down. Any answer, a refusal too, ends this, so no sender can bring it about by making others' wait."""
+_QUESTIONS = 64
+"""Asked at a time by a filter, and by one of its sessions: what a session floods with waits, and nobody else."""
+SESSION_QUESTIONS = 16
+_KEEP_SECONDS = 2.0  # less than any server's: a connection must not be closed under a question
+_MAX_ANSWER = 1 << 20
+_REASON = re.compile("[a-z_]{1,20}")
+_SEVERITY = ("pass", "review", "would_block", "block")
+
+
+def log(event: str, **fields: object) -> None:
+    """Write one line: time (seconds since 1970), event, and fields that the caller knows to hold no text."""
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Answer(NamedTuple):
+    """What becomes of a message (pass, review, block, or would_block in a dry run) and why."""
+
+    action: str
+    reason: str
+
+    @property
+    def severity(self) -> tuple[int, bool]:
+        """Sorts answers; of equal actions one without a verdict comes last, so that it is the one that is counted."""
+        return _SEVERITY.index(self.action), self.reason != "scored"
+
+
+# ---- HTTP/1.1
+
+
+class _Connection(asyncio.Protocol):
+    """A kept connection; one request at a time."""
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    async def request(self, data: bytes) -> tuple[int, bytes]:
+        """Return status and body. Raises ConnectionError, or ValueError for what is no HTTP."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._body, self._parser = b"", httptools.HttpResponseParser(self)
+        if self.transport.is_closing():
+            raise ConnectionResetError
+        self.transport.write(data)
+        try:
+            return await self._answer
+        except BaseException:
+            self.transport.abort()
+            raise
+        finally:
+            self._answer = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:  # nothing was asked
+            self.transport.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail(ValueError("no HTTP"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(ConnectionResetError())
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+        if len(self._body) > _MAX_ANSWER:
+            self._fail(ValueError("too long"))
+
+    def on_message_complete(self) -> None:
+        if self._answer and not self._answer.done():
+            if not self._parser.should_keep_alive():
+                self.transport.close()
+            self._answer.set_result((self._parser.get_status_code(), self._body))
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(error)
+
+
+class Http:
+    """A server at `url` (http or https), or the one behind the Unix socket `uds`; connections are kept."""
+
+    def __init__(self, url: str, uds: str | None = None, headers: str = "") -> None:
+        parts = urlsplit(url.rstrip("/"))
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigError(f"{url!r} is no address; write http://HOST:PORT, or name a Unix socket with --uds")
+        self.name = uds or url
+        self._uds, self._host, self._path = uds, parts.hostname, parts.path
+        try:
+            self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            raise ConfigError(f"the port of {url!r} is no number from 1 to 65535") from None
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._headers = f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n{headers}"
+        self._idle: list[_Connection] = []
+
+    async def request(self, method: str, target: str, body: bytes = b"", *, again: bool = False) -> tuple[int, bytes]:
+        """Return status and body; with `again` a kept connection that its server closed meanwhile is made anew.
+
+        Raises OSError, or ValueError for an answer that is no HTTP.
+        """
+        length = f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
+        data = f"{method} {self._path}{target}{self._headers}{length}".encode("latin-1") + body
+        connection = self._kept()
+        try:
+            return await self._exchange(connection or await self._connect(), data)
+        except ConnectionError:
+            if not (connection and again):
+                raise
+        return await self._exchange(await self._connect(), data)
+
+    async def _exchange(self, connection: _Connection, data: bytes) -> tuple[int, bytes]:
+        answer = await connection.request(data)
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        return answer
+
+    def _kept(self) -> _Connection | None:
+        oldest = time.monotonic() - _KEEP_SECONDS
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_since >= oldest and not connection.transport.is_closing():
+                return connection
+            connection.transport.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        if self._uds:
+            return (await loop.create_unix_connection(_Connection, self._uds))[1]
+        return (await loop.create_connection(_Connection, self._host, self._port, ssl=self._ssl))[1]
+
+    def close(self) -> None:
+        """Close the connections that nobody waits for."""
+        for connection in self._idle:
+            connection.transport.close()
+
+
+# ---- questions
+
+_Pair = tuple[str, str]
+_End = asyncio.Future[None]
+
+
+class Client:
+    """Asks for verdicts; make it on the running event loop.
+
+    `seconds` bounds the wait for a verdict, `on_failure` ("pass" or "block") is the action for a message without one.
+    In a dry run nothing is blocked.
+    """
+
+    def __init__(self, http: Http, *, seconds: float = 0.2, on_failure: str = "pass", dry_run: bool = False) -> None:
+        self._http = http
+        self._seconds = seconds
+        self._on_failure = on_failure
+        self._block = "would_block" if dry_run else "block"
+        self._places = asyncio.Semaphore(_QUESTIONS)
+        self._ends: dict[_Pair, _End] = {}
+        self._failures = 0
+        self._answered = self._rest_until = 0.0
+
+    async def check(self) -> None:
+        """Ask once. Raises ConfigError if that gives no verdict."""
+        try:
+            async with asyncio.timeout(10):
+                await self._question("在吗", "", "")
+        except Exception as error:
+            raise ConfigError(
+                f"jingyin gives no verdict at {self._http.name} ({_reason(error)}); "
+                "start `jingyin serve`, or name its address with --jingyin or --uds and its key in JINGYIN_KEY"
+            ) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def refusal(self, reason: str) -> Answer:
+        """Return what becomes of a message that is refused unread."""
+        return Answer(self._block, reason)
+
+    def failure(self, reason: str) -> Answer:
+        """Return what becomes of a message that can't be judged."""
+        return Answer(self._block if self._on_failure == "block" else "pass", reason)
+
+    async def ask(
+        self, texts: Iterable[str], sender: str, receivers: Iterable[str], places: asyncio.Semaphore
+    ) -> Answer:
+        """Return the most severe answer to the readings of one message, for each of its receivers; never raises.
+
+        `places` are those of its session, see SESSION_QUESTIONS.
+        """
+        turns = [
+            (text, (sender, receiver), *self._turn((sender, receiver)))
+            for text, receiver in product(dict.fromkeys(texts), dict.fromkeys(receivers))
+        ]
+        try:
+            if len(turns) == 1:
+                return await self._ask(*turns[0], places)
+            answers = await asyncio.gather(*(self._ask(*turn, places) for turn in turns))
+            return max(answers, key=lambda answer: answer.severity)
+        finally:  # of what was cancelled before it began too
+            for _, pair, _, end in turns:
+                self._end_turn(pair, end)
+
+    def _turn(self, pair: _Pair) -> tuple[_End | None, _End]:
+        """Return the end of the question before about this sender and receiver, and that of the one to come.
+
+        One is asked after the other is answered: only then the service knows what came before.
+        """
+        before, end = self._ends.get(pair), asyncio.get_running_loop().create_future()
+        self._ends[pair] = end
+        return before, end
+
+    def _end_turn(self, pair: _Pair, end: _End) -> None:
+        if not end.done():
+            end.set_result(None)
+        if self._ends.get(pair) is end:
+            del self._ends[pair]
+
+    async def _ask(self, text: str, pair: _Pair, before: _End | None, end: _End, places: asyncio.Semaphore) -> Answer:
+        if before:
+            await asyncio.wait((before,))
+        async with places, self._places:
+            answer = await self._ask_now(text, *pair)
+        self._end_turn(pair, end)
+        return answer
+
+    async def _ask_now(self, text: str, sender: str, receiver: str) -> Answer:
+        start = time.monotonic()
+        if self._failures >= MOST_FAILURES and start - self._answered > REST_SECONDS:
+            if start < self._rest_until:
+                return self.failure("resting")
+            self._rest_until = start + REST_SECONDS
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await self._question(text, sender, receiver)
+        except Exception as error:  # whatever it is, the message must not be lost with it
+            if not self._failures:  # one line for an outage, not one for each message
+                log("jingyin_fails", error=_reason(error), action=self._on_failure)
+            self._failures += 1
+            return self.failure(_reason(error))
+        SECONDS.observe(time.monotonic() - start)
+        if self._failures:
+            log("jingyin_answers", failures=self._failures)
+        self._failures = 0
+        return answer
+
+    async def _question(self, text: str, sender: str, receiver: str) -> Answer:
+        question: dict[str, object] = {"text": text, "reasons": False}
+        if sender or receiver:
+            question |= {"sender": sender[:256], "receiver": receiver[:256]}
+        body = json.dumps(question, ensure_ascii=False).encode(errors="replace")
+        status, answer = await self._http.request("POST", "/v1/score", body, again=True)
+        self._answered = time.monotonic()
+        if status != 200:
+            raise _StatusError(f"status {status}")
+        verdict = json.loads(answer)
+        action, reason = verdict["action"], verdict["reason"]
+        if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
+            raise ValueError("no verdict")
+        return Answer(self._block if action == "block" else action, reason)
+
+
+class _StatusError(Exception):
+    """jingyin answers with another status than 200."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _StatusError) else type(error).__name__
+
+
+# ---- programs
+
+
+class Filter(Protocol):
+    """What `run` runs: it listens already."""
+
+    async def drain(self) -> None:
+        """End, without losing a message that was taken."""
+
+
+def address(text: str) -> tuple[str, int]:
+    """Read HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        raise argparse.ArgumentTypeError("HOST:PORT is wanted, say 10.0.0.5:2775")
+    return host.strip("[]"), int(port)
+
+
+def _coding(text: str) -> tuple[int, str]:
+    number, _, name = text.partition("=")
+    if not (number.isdigit() and int(number) < 256 and name in CODINGS):
+        raise argparse.ArgumentTypeError(f"NUMBER=NAME is wanted, say 0=gbk; names are {', '.join(CODINGS)}")
+    return int(number), name
+
+
+def add_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add the options that all filters have."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=port)
+    parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="its URL")
+    parser.add_argument("--uds", help="the Unix socket that jingyin listens on")
+    parser.add_argument("--seconds", type=float, default=0.2, help="longest wait for a verdict")
+    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="for a message without one")
+    parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
+    parser.add_argument("--hold", type=float, default=0.5, help="longest wait, in seconds, for the other parts")
+    parser.add_argument("--remember", type=float, default=86_400, help="seconds for which parts that went on are kept")
+    parser.add_argument(
+        "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
+        help="what the gateway means by a data_coding, say 0=gbk",
+    )  # fmt: skip
+    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
+
+
+def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, Client], Awaitable[Filter]]) -> None:
+    """Run a filter until SIGTERM; the key, if jingyin wants one, comes from JINGYIN_KEY.
+
+    Exits 2 with one sentence if it can't listen, or jingyin does not answer.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        key = os.environ.get("JINGYIN_KEY", "")
+        headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
+        client = Client(
+            Http(given.jingyin, given.uds, headers),
+            seconds=given.seconds, on_failure=given.on_failure, dry_run=given.dry_run,
+        )  # fmt: skip
+        try:
+            await client.check()
+            if given.metrics:
+                start_http_server(given.metrics[1], given.metrics[0], REGISTRY)
+            started = await start(given, client)
+            await stop.wait()
+            await started.drain()
+        finally:
+            client.close()
+            await asyncio.sleep(0)  # the loop closes them in its next round
+        log("ended")
+
+    try:
+        asyncio.run(main())
+    except (JingyinError, OSError) as error:
+        print(f"jingyin: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+
+
+async def listen(
+    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None], host: str, port: int
+) -> asyncio.Server:
+    """Listen; raises ConfigError if the address is unavailable. The port is logged."""
+    try:
+        server = await asyncio.start_server(accept, host, port, backlog=512)
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {host}:{port}: {error.strerror}; choose another, or end what holds it"
+        ) from None
+    log("serving", host=host, port=server.sockets[0].getsockname()[1])
+    return server

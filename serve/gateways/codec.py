@@ -1,0 +1,187 @@
+"""What the proxy knows of a protocol: a codec cuts frames, says what each is, reads messages, and writes refusals.
+
+A protocol is one file with a subclass of Codec and a call of proxy.main: smpp.py, cmpp.py, smgp.py, sgip.py.
+"""
+
+import re
+import struct
+from collections.abc import Sequence
+from enum import Enum
+from typing import ClassVar, NamedTuple
+
+from jingyin.model.errors import InputError
+from jingyin.serve.sms import Part, Segment, read_part
+
+RESPONSE = 0x80000000
+"""Added to a request's command it names its response."""
+
+
+class FrameError(InputError):
+    """A frame whose length can't be true: what follows it can't be found."""
+
+
+class UnreadableError(InputError):
+    """A message whose fields don't hold together; `status` names the refusal, see Codec.statuses."""
+
+    def __init__(self, status: str = "unreadable") -> None:
+        super().__init__("the frame's fields don't hold together; send them as the protocol lays them out")
+        self.status = status
+
+
+class Kind(Enum):
+    """What the proxy does with a frame: only SUBMIT (to a phone) and DELIVER (from one) hold a message."""
+
+    LOGIN = "login"
+    SUBMIT = "submit"
+    DELIVER = "deliver"
+    CLOSE = "close"
+    ANSWER = "answer"
+    OTHER = "other"
+
+
+class Frame(NamedTuple):
+    """One frame: what the proxy goes by, and all of its bytes."""
+
+    kind: Kind
+    command: int
+    sequence: bytes
+    data: bytes
+
+
+class Message(NamedTuple):
+    """A message, or with `part` one part of a longer one, between addresses.
+
+    `texts` are the contents that a peer may take for the text; there is one, unless fields contradict each other.
+    """
+
+    texts: list[Segment]
+    coding: int | str
+    part: Part | None
+    source: str
+    destinations: list[str]
+
+
+class Fields:
+    """Reads the fields of a frame one after the other; each method raises UnreadableError if the frame is too short."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.at = data, at
+
+    def take(self, count: int) -> bytes:
+        """Read so many bytes."""
+        self.at += count
+        if self.at > len(self.data):
+            raise UnreadableError
+        return self.data[self.at - count : self.at]
+
+    def number(self, count: int = 1) -> int:
+        """Read an unsigned number of so many bytes."""
+        return int.from_bytes(self.take(count))
+
+    def text(self, width: int) -> str:
+        """Read a text of fixed width: what stands before the first NUL, without blanks."""
+        return self.take(width).partition(b"\0")[0].decode("latin-1").strip()
+
+    def tlvs(self) -> list[tuple[int, bytes]]:
+        """Read parameters, each a tag, a length and a value, to the end of the frame."""
+        found = []
+        while self.at < len(self.data):
+            tag, length = self.number(2), self.number(2)
+            found.append((tag, self.take(length)))
+        return found
+
+
+class Codec:
+    """One protocol; an instance for each session, for what a login settles.
+
+    `header` begins with length and command, `sequence` is where in it the sequence number is. `kinds` are the requests
+    of interest by command. `statuses` names the codes that the proxy refuses with: block, unreadable, unbound (a message
+    before the login), down (the gateway can't be reached), busy (the proxy is ending). `codings` says what this protocol
+    means by a data_coding where it differs from SMPP.
+    """
+
+    header: ClassVar[struct.Struct]
+    sequence: ClassVar[slice]
+    longest: ClassVar[int] = 1 << 14
+    kinds: ClassVar[dict[int, Kind]]
+    statuses: ClassVar[dict[str, int]]
+    codings: ClassVar[dict[int | str, str]] = {}
+    own_sequence: ClassVar[bytes]
+
+    def cut(self, data: bytes | bytearray) -> int | None:
+        """Return the length of the first frame, None while it can't be read. Raises FrameError."""
+        if len(data) < 4:
+            return None
+        length = int.from_bytes(data[:4])
+        if not self.header.size <= length <= self.longest:
+            raise FrameError(
+                f"a frame says that it has {length} bytes; {self.header.size} to {self.longest} were wanted"
+            )
+        return length
+
+    def frame(self, data: bytes) -> Frame:
+        """Read the header of a whole frame."""
+        command = int.from_bytes(data[4:8])
+        kind = Kind.ANSWER if command & RESPONSE else self.kinds.get(command, Kind.OTHER)
+        return Frame(kind, command, data[self.sequence], data)
+
+    def read(self, frame: Frame) -> Message | None:
+        """Read the message of a SUBMIT or DELIVER, None for a status report. Raises UnreadableError."""
+        raise NotImplementedError
+
+    def refuse(self, frame: Frame, status: int) -> bytes:
+        """Return the answer to a request that is refused."""
+        raise NotImplementedError
+
+    def succeeded(self, answer: Frame) -> bool:
+        """Return whether the answer to a login, submit or deliver says that it was taken."""
+        raise NotImplementedError
+
+    def close(self) -> bytes:
+        """Return the request that ends a session, with `own_sequence`."""
+        raise NotImplementedError
+
+    def out_of_step(self) -> bytes:
+        """Return the answer to what can't be framed, b"" where there is none."""
+        return b""
+
+
+def digits(address: str) -> str:
+    """Return a number as it is without +, 00 and 86; other addresses as they are.
+
+    However a peer writes a number, it is the same phone.
+    """
+    number = re.sub(r"[\s().-]", "", address)
+    if not re.fullmatch(r"\+?[0-9]+", number):
+        return address
+    number = number.lstrip("+0")
+    return number[2:] if number.startswith("86") and len(number) >= 12 else number
+
+
+def segment(content: bytes, *, header: bool) -> Segment:
+    """Split content into user data header and text.
+
+    A header that runs over the content hides nothing. One of concatenation that was not announced is one all the same:
+    some receivers take it off.
+    """
+    unannounced = content[:3] == b"\x05\x00\x03" or content[:3] == b"\x06\x08\x04"
+    length = content[0] + 1 if content and (header or unannounced) else 0
+    if length > len(content) or (unannounced and not header and read_part(content[:length]) is None):
+        return Segment(content)
+    return Segment(content[length:], content[:length])
+
+
+def message(
+    texts: Sequence[Segment], coding: int | str, source: str, destinations: Sequence[str], hint: Part | None = None
+) -> Message:
+    """Return a message; it is a part if its header says so, or else if `hint`, what other fields say, does.
+
+    Raises UnreadableError if its texts are parts of different messages.
+    """
+    parts = {read_part(each.udh) for each in texts}
+    if len(parts) > 1:
+        raise UnreadableError
+    part = parts.pop() or hint
+    if part is not None and not 1 <= part.number <= part.total > 1:
+        part = None
+    return Message(list(texts), coding, part, source, list(destinations))

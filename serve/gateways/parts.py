@@ -1,0 +1,204 @@
+"""Joins the parts of long messages, so that each is judged with what there is of the others.
+
+Parts are held until their message is whole, at most `hold` seconds, and judged together: a threat is refused in all its
+parts. Those that went on are remembered, so that a part that comes later, even after the message was whole, is judged
+with them. A phone joins what has one reference, whatever the account, the spelling of the number, the coding or the
+stated total; so does this. Where a number came more than once, each candidate is tried.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby, islice, product
+from typing import Protocol
+
+from jingyin.serve.gateways.client import HELD, PART_BYTES, Answer, Client
+from jingyin.serve.gateways.codec import Message, digits
+from jingyin.serve.sms import Segment, readings
+
+MAX_BYTES = 64 << 20
+"""Of all parts together; beyond it the oldest are forgotten."""
+_CANDIDATES = 8
+"""Parts kept of one number of one message: the first and the newest."""
+_COMBINATIONS = 16
+_OVERHEAD = 600  # bytes of a part beside its payload, about
+
+Key = tuple[str, str, int]
+Codings = Mapping[int | str, str]
+
+
+class Owner(Protocol):
+    """A session; `places` bound its questions, see client.SESSION_QUESTIONS."""
+
+    places: asyncio.Semaphore
+
+
+@dataclass(eq=False)
+class Piece:
+    """A part that came: of the messages `keys`, one for each of its destinations."""
+
+    message: Message
+    keys: list[Key]
+    owner: "Owner"
+    answer: "asyncio.Future[Answer]"
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def number(self) -> int:
+        """Return its place in the message."""
+        assert self.message.part is not None
+        return self.message.part.number
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that it takes in one box."""
+        return _OVERHEAD + sum(len(each.payload) for each in self.message.texts)
+
+
+@dataclass(eq=False)
+class _Box:
+    """The parts of one reference that one destination has or is about to get."""
+
+    touched: float = 0.0
+    pieces: dict[int, list[Piece]] = field(default_factory=dict)  # by number, the oldest first
+
+    def is_whole(self, piece: Piece) -> bool:
+        assert piece.message.part is not None
+        return all(number in self.pieces for number in range(1, piece.message.part.total + 1))
+
+
+class Joiner:
+    """The long messages under way, of all sessions. Everything happens on the event loop."""
+
+    def __init__(self, client: Client, codings: Codings, *, hold: float, remember: float) -> None:
+        self._client = client
+        self._codings = codings
+        self.hold = hold
+        self._remember = remember
+        self._boxes: OrderedDict[Key, _Box] = OrderedDict()  # the one touched longest ago first
+        self._bytes = 0
+        self._waiting: dict[Piece, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[tuple[str, str, str], asyncio.Task[Answer]] = {}
+
+    def add(self, message: Message, direction: str, owner: Owner, *, hold: bool) -> Piece:
+        """Take a part; its `answer` comes when the message is whole or `hold` seconds are over, without `hold` at once.
+
+        `owner` may flush it.
+        """
+        assert message.part is not None
+        loop = asyncio.get_running_loop()
+        keys = list(dict.fromkeys((direction, digits(to), message.part.reference) for to in message.destinations))
+        piece = Piece(message, keys, owner, loop.create_future())
+        for key in keys:
+            self._put(key, piece, loop.time())
+        self._waiting[piece] = None
+        HELD.inc()
+        self._expire(loop.time())
+        if not hold:
+            self._release(piece)
+            return piece
+        piece.timer = loop.call_later(self.hold, self._release, piece)
+        boxes = [self._boxes[key] for key in keys if key in self._boxes]
+        for other in {each: None for box in boxes for same in box.pieces.values() for each in same}:
+            if all(box.is_whole(other) for box in map(self._boxes.get, other.keys) if box):
+                self._release(other)
+        return piece
+
+    def forget(self, piece: Piece) -> None:
+        """Forget a part that its receiver did not get."""
+        for key in piece.keys:
+            box = self._boxes.get(key)
+            if box and piece in box.pieces.get(piece.number, ()):
+                self._drop(box, piece)
+
+    def flush(self, owner: Owner) -> None:
+        """Judge now what waits of this owner."""
+        for piece in [each for each in self._waiting if each.owner is owner]:
+            self._release(piece)
+
+    def _put(self, key: Key, piece: Piece, now: float) -> None:
+        box = self._boxes.setdefault(key, _Box())
+        self._boxes.move_to_end(key)
+        box.touched = now
+        same = box.pieces.setdefault(piece.number, [])
+        same.append(piece)
+        self._bytes += piece.size
+        if len(same) > _CANDIDATES:
+            self._drop(box, same[1])
+
+    def _drop(self, box: _Box, piece: Piece) -> None:
+        box.pieces[piece.number].remove(piece)
+        if not box.pieces[piece.number]:
+            del box.pieces[piece.number]
+        self._bytes -= piece.size
+
+    def _expire(self, now: float) -> None:
+        while self._boxes:
+            key, box = next(iter(self._boxes.items()))
+            if self._bytes <= MAX_BYTES and box.touched >= now - self._remember:
+                break
+            pieces = [piece for same in box.pieces.values() for piece in same]
+            for piece in pieces:
+                self._release(piece)
+            self._bytes -= sum(piece.size for piece in pieces)
+            del self._boxes[key]
+        PART_BYTES.set(self._bytes)
+
+    def _release(self, piece: Piece) -> None:
+        """Judge a part that waits with what there is of the others."""
+        if piece not in self._waiting:
+            return
+        del self._waiting[piece]
+        HELD.dec()
+        if piece.timer:
+            piece.timer.cancel()
+        questions = {
+            (text, digits(piece.message.source), key[1]): None
+            for key in piece.keys
+            for text in self._texts(self._boxes.get(key), piece)
+        }
+        self._spawn(self._settle(piece, list(questions)))
+
+    def _texts(self, box: _Box | None, piece: Piece) -> Iterator[str]:
+        """Return the readings of the message that the phone may put together when this part comes."""
+        others = {number: same for number, same in box.pieces.items() if number != piece.number} if box else {}
+        numbered = sorted({**others, piece.number: [piece]}.items())
+        # the newest first, and the very first before older ones that followed it
+        candidates = [[same[-1], *same[:1], *same[-2:0:-1]] for _, same in numbered]
+        for pieces in islice(product(*(dict.fromkeys(each) for each in candidates)), _COMBINATIONS):
+            for texts in product(*(range(len(each.message.texts)) for each in pieces)):
+                yield from self._read([(each, each.message.texts[i]) for each, i in zip(pieces, texts, strict=True)])
+
+    def _read(self, parts: list[tuple[Piece, Segment]]) -> Iterator[str]:
+        total = max(piece.number for piece, _ in parts)
+        runs = []
+        for coding, run in groupby(parts, lambda part: part[0].message.coding):
+            # one header for all: what each says of reference and total may differ
+            segments = [Segment(text.payload, bytes((5, 0, 3, 0, total, piece.number))) for piece, text in run]
+            runs.append([read.text for read in readings(segments, self._codings.get(coding, coding))])
+        for texts in islice(product(*runs), _COMBINATIONS):
+            yield "".join(texts)
+
+    async def _settle(self, piece: Piece, questions: list[tuple[str, str, str]]) -> None:
+        answers = await asyncio.gather(*(self._ask(question, piece.owner.places) for question in questions))
+        answer = max(answers, key=lambda each: each.severity)
+        if answer.action == "block":
+            self.forget(piece)
+        if not piece.answer.done():  # its session may have ended
+            piece.answer.set_result(answer)
+
+    def _ask(self, question: tuple[str, str, str], places: asyncio.Semaphore) -> "asyncio.Task[Answer]":
+        """Ask once for the parts that are judged together."""
+        if question not in self._asked:
+            text, sender, receiver = question
+            task = asyncio.create_task(self._client.ask([text], sender, [receiver], places))
+            self._asked[question] = task
+            task.add_done_callback(lambda _: self._asked.pop(question))
+        return self._asked[question]
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)

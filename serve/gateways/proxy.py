@@ -1,0 +1,437 @@
+"""A proxy between clients and a gateway, for any protocol that has a codec.
+
+What is passed on is passed byte for byte, sequence numbers included: logins, whose digests stay valid, answers,
+keep-alives, reports and what the codec does not know. Messages are judged first; the proxy itself writes refusals only,
+and the request that ends a session. Each client has one connection to the gateway.
+"""
+
+import argparse
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jingyin.serve.gateways.client import (
+    ENDED,
+    MESSAGES,
+    SESSION_QUESTIONS,
+    SESSIONS,
+    Answer,
+    Client,
+    add_options,
+    address,
+    listen,
+    log,
+    run,
+)
+from jingyin.serve.gateways.codec import Codec, Frame, FrameError, Kind, Message, UnreadableError, digits
+from jingyin.serve.gateways.parts import Joiner, Piece
+from jingyin.serve.sms import readings
+
+LOGIN_SECONDS = 10.0
+"""Longest wait for the first frame, before which the gateway is not called, and for the answer to a login."""
+READ_SECONDS = 10.0
+"""Longest time from the first byte of a frame to its last."""
+CONNECT_SECONDS = 5.0
+LINGER_SECONDS = 5.0
+"""How long the gateway may still answer a client that sends nothing more."""
+CLOSE_SECONDS = 1.0
+"""How long a peer may take to close, or to answer our own closing request."""
+DRAIN_SECONDS = 10.0
+"""After SIGTERM, longest wait for the gateway's answers to what has gone on."""
+MAX_SESSIONS = 1_000
+SESSION_BYTES, TOTAL_BYTES = 1 << 20, 24 << 20
+"""Of frames that wait for verdicts; beyond it nothing more is read of a session that has such frames."""
+_FRAME_BYTES = 1_000  # of a frame beside its own bytes, about
+_MAX_UNANSWERED = 10_000
+
+
+@dataclass
+class Settings:
+    """What all sessions share."""
+
+    codec: type[Codec]
+    gateway: tuple[str, int]
+    client: Client
+    joiner: Joiner
+    codings: Mapping[int | str, str]
+    judged: frozenset[Kind]
+    statuses: Mapping[str, int]
+    waiting_bytes: int = 0
+
+
+class _Peer:
+    """One end of a session: its streams, and its requests that the other end has not answered yet."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, codec: Codec) -> None:
+        self._reader, self._writer, self._codec = reader, writer, codec
+        self._data = bytearray()
+        self._begun = 0.0  # when the first byte of the frame came that is not whole
+        self.unanswered: OrderedDict[bytes, Piece | None] = OrderedDict()
+        self.write = writer.write
+
+    async def read(self) -> Frame | None:
+        """Read a frame, or None at the end of the stream, be it within a frame.
+
+        Raises FrameError, and TimeoutError if the frame is not whole after READ_SECONDS.
+        """
+        while (length := self._codec.cut(self._data)) is None or len(self._data) < length:
+            async with asyncio.timeout_at(self._begun + READ_SECONDS if self._data else None):
+                try:
+                    more = await self._reader.read(1 << 16)
+                except ConnectionError:
+                    return None
+            if not more:
+                return None
+            if not self._data:
+                self._begun = asyncio.get_running_loop().time()
+            self._data += more
+        data = bytes(self._data[:length])
+        del self._data[:length]
+        self._begun = asyncio.get_running_loop().time()
+        return self._codec.frame(data)
+
+    def asked(self, frame: Frame, piece: Piece | None = None) -> None:
+        self.unanswered[frame.sequence] = piece
+        if len(self.unanswered) > _MAX_UNANSWERED:
+            self.unanswered.popitem(last=False)
+
+    async def flushed(self) -> None:
+        """Wait while the peer does not read what was written to it."""
+        with contextlib.suppress(ConnectionError):  # the other direction ends then
+            await self._writer.drain()
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+
+    async def hang_up(self) -> None:
+        """Close; what the peer still sends is read first, else the kernel might drop what was written."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                self._writer.write_eof()
+                while await self._reader.read(1 << 16):
+                    pass
+                self._writer.close()
+                await self._writer.wait_closed()
+        except OSError:  # a timeout is one
+            self._writer.transport.abort()
+
+
+class _Flow:
+    """One direction of a session: frames from `source` to `sink`.
+
+    Single messages go on in the order in which they came; parts go on when their message is judged.
+    """
+
+    def __init__(self, session: "Session", source: _Peer, sink: _Peer) -> None:
+        self._session, self._settings, self._codec = session, session.settings, session.codec
+        self._source, self._sink = source, sink
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: asyncio.Task[None] | None = None
+        self._progress = asyncio.Event()
+        self._bytes = 0
+        self._one_at_a_time = False
+
+    async def run(self, frame: Frame | None = None) -> None:
+        """Pass frames on until the source ends, `frame` first."""
+        frame = frame or await self._source.read()
+        while frame and not self._is_own(frame):
+            if frame.kind is Kind.SUBMIT and self._session.is_gateway(self._source):
+                frame = frame._replace(kind=Kind.DELIVER)  # SMPP has one command for both
+            if frame.kind is Kind.ANSWER:
+                self._pass_answer(frame)
+            elif frame.kind in (Kind.SUBMIT, Kind.DELIVER):
+                self._take(frame)
+            else:
+                if frame.kind is Kind.CLOSE:
+                    await self.settle()
+                self._sink.write(frame.data)
+                if frame.kind is Kind.LOGIN:
+                    await self._session.log_in(frame)
+            await self._sink.flushed()
+            await self._source.flushed()
+            while self._tasks and (self._bytes > SESSION_BYTES or self._settings.waiting_bytes > TOTAL_BYTES):
+                self._progress.clear()
+                await self._progress.wait()
+            frame = await self._source.read()
+
+    async def settle(self) -> None:
+        """Wait until every message taken has gone on or been refused."""
+        self._settings.joiner.flush(self._session)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Give up what was taken; return its tasks."""
+        for task in self._tasks:
+            task.cancel()
+        return list(self._tasks)
+
+    def _is_own(self, frame: Frame) -> bool:
+        """Return whether this answers our own closing request."""
+        return self._session.closing and frame.kind is Kind.ANSWER and frame.sequence == self._codec.own_sequence
+
+    def _pass_answer(self, frame: Frame) -> None:
+        piece = self._sink.unanswered.pop(frame.sequence, None)
+        if piece and not self._codec.succeeded(frame):
+            self._settings.joiner.forget(piece)
+        self._session.answered(frame)
+        self._sink.write(frame.data)
+
+    # ---- messages
+
+    def _take(self, frame: Frame) -> None:
+        settings, session = self._settings, self._session
+        if session.draining:
+            return self._refuse(frame, Answer("refuse", "draining"), "busy")
+        if not session.bound:
+            return self._refuse(frame, Answer("refuse", "unbound"), "unbound")
+        if self._source.unanswered:
+            self._one_at_a_time = False
+        self._source.asked(frame)
+        if frame.kind not in settings.judged:
+            return self._sink.write(frame.data)
+        try:
+            message = self._codec.read(frame)
+        except UnreadableError as error:
+            return self._finish(frame, settings.client.refusal("unreadable"), status=error.status)
+        if message is None:
+            return self._sink.write(frame.data)
+        if message.part is None:
+            task = self._last = asyncio.create_task(self._judge(frame, message, self._last))
+        else:
+            hold = not self._one_at_a_time
+            piece = settings.joiner.add(message, frame.kind.value, session, hold=hold)
+            task = asyncio.create_task(self._finish_part(frame, piece))
+        self._tasks.add(task)
+        size = len(frame.data) + _FRAME_BYTES
+        self._bytes += size
+        settings.waiting_bytes += size
+        task.add_done_callback(lambda task: self._done(task, size))
+        return None
+
+    def _done(self, task: asyncio.Task[None], size: int) -> None:
+        self._tasks.discard(task)
+        self._bytes -= size
+        self._settings.waiting_bytes -= size
+        self._progress.set()
+
+    async def _judge(self, frame: Frame, message: Message, before: asyncio.Task[None] | None) -> None:
+        coding = self._settings.codings.get(message.coding, message.coding)
+        texts = [read.text for each in message.texts for read in readings([each], coding)]
+        receivers = [digits(each) for each in message.destinations]
+        answer = await self._settings.client.ask(texts, digits(message.source), receivers, self._session.places)
+        if before is not None and not before.done():
+            await asyncio.wait((before,))
+        self._finish(frame, answer)
+
+    async def _finish_part(self, frame: Frame, piece: Piece) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        answer = await piece.answer
+        if loop.time() - start >= self._settings.joiner.hold and [*self._source.unanswered] == [frame.sequence]:
+            self._one_at_a_time = True  # it waits for this answer before it sends the next part: holding is in vain
+        self._source.unanswered[frame.sequence] = piece
+        self._finish(frame, answer)
+
+    def _finish(self, frame: Frame, answer: Answer, status: str = "block") -> None:
+        if answer.action == "block":
+            return self._refuse(frame, answer, status)
+        MESSAGES.labels(*answer).inc()
+        return self._sink.write(frame.data)
+
+    def _refuse(self, frame: Frame, answer: Answer, status: str) -> None:
+        MESSAGES.labels(*answer).inc()
+        self._source.unanswered.pop(frame.sequence, None)
+        self._source.write(self._codec.refuse(frame, self._settings.statuses[status]))
+
+
+class Session:
+    """One client and its connection to the gateway."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: Settings) -> None:
+        self.settings, self.codec = settings, settings.codec()
+        self.places = asyncio.Semaphore(SESSION_QUESTIONS)
+        self.bound = self.draining = self.closing = False
+        self._client = _Peer(reader, writer, self.codec)
+        self._gateway: _Peer | None = None
+        self._flows: tuple[_Flow, ...] = ()
+        self._login: asyncio.Future[None] | None = None
+        self._login_sequence = b""
+
+    async def run(self) -> None:
+        """Serve the client until one side ends."""
+        by = "proxy"
+        try:
+            by = await self._serve()
+        finally:
+            ENDED.labels(by).inc()
+            log("session_ended", by=by)
+            await self._client.hang_up()
+
+    def is_gateway(self, peer: _Peer) -> bool:
+        """Return whether this is the gateway's end."""
+        return peer is self._gateway
+
+    async def log_in(self, frame: Frame) -> None:
+        """Wait for the answer to a login: until then nothing more is read. Raises TimeoutError."""
+        self._login, self._login_sequence = asyncio.get_running_loop().create_future(), frame.sequence
+        async with asyncio.timeout(LOGIN_SECONDS):
+            await self._login
+
+    def answered(self, frame: Frame) -> None:
+        """Note an answer that passes; messages are taken once a login has succeeded."""
+        if self._login and not self._login.done() and frame.sequence == self._login_sequence:
+            self.bound = self.codec.succeeded(frame)
+            self._login.set_result(None)
+
+    async def drain(self) -> None:
+        """Take no more messages, wait for the answers to those taken, and end both sides."""
+        self.draining = True
+        await asyncio.gather(*(flow.settle() for flow in self._flows))
+        end = asyncio.get_running_loop().time() + DRAIN_SECONDS
+        while self._gateway and self._is_waiting() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        if self._gateway:
+            self.closing = True
+            self._gateway.write(self.codec.close())
+            self._client.write(self.codec.close())
+
+    def _is_waiting(self) -> bool:
+        return bool(self._client.unanswered or (self._gateway and self._gateway.unanswered))
+
+    async def _serve(self) -> str:
+        """Return what ended the session."""
+        try:
+            async with asyncio.timeout(LOGIN_SECONDS):
+                first = await self._client.read()
+        except (FrameError, TimeoutError) as error:
+            return self._blame_client(error)
+        if first is None:
+            return "client"
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                streams = await asyncio.open_connection(*self.settings.gateway)
+        except OSError as error:  # a timeout is one
+            log("gateway_unreachable", error=type(error).__name__)
+            self._client.write(self.codec.refuse(first, self.settings.statuses["down"]))
+            return "unreachable"
+        gateway = self._gateway = _Peer(*streams, self.codec)
+        up, down = self._flows = _Flow(self, self._client, gateway), _Flow(self, gateway, self._client)
+        return await self._between(asyncio.create_task(up.run(first)), asyncio.create_task(down.run()), gateway)
+
+    async def _between(self, up: asyncio.Task[None], down: asyncio.Task[None], gateway: _Peer) -> str:
+        try:
+            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+            if not up.done():
+                return _blame(down.exception(), "gateway")
+            by = self._blame_client(up.exception())
+            await self._flows[0].settle()
+            self._gateway = None
+            gateway.end()
+            await asyncio.wait((down,), timeout=LINGER_SECONDS)
+            return "drain" if self.draining else by
+        finally:
+            self._gateway = None
+            tasks = [up, down, *(task for flow in self._flows for task in flow.cancel())]
+            up.cancel()
+            down.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await gateway.hang_up()
+
+    def _blame_client(self, error: BaseException | None) -> str:
+        if isinstance(error, FrameError):
+            self._client.write(self.codec.out_of_step())
+            return "frame"
+        return "slow" if isinstance(error, TimeoutError) else _blame(error, "client")
+
+
+def _blame(error: BaseException | None, peer: str) -> str:
+    """Return `peer`, whose end it is; but "fault" for an error that no peer can cause, whose type is logged."""
+    if error is None or isinstance(error, (OSError, FrameError)):
+        return peer
+    log("session_failed", error=type(error).__name__)
+    return "fault"
+
+
+class Proxy:
+    """The sessions of all listening sockets."""
+
+    def __init__(self) -> None:
+        self._servers: list[asyncio.Server] = []
+        self._sessions: dict[asyncio.Task[None], Session] = {}
+
+    async def listen(self, host: str, port: int, settings: Settings) -> int:
+        """Begin to serve and return the port. Raises ConfigError if the address is unavailable."""
+        server = await listen(lambda reader, writer: self._accept(reader, writer, settings), host, port)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def drain(self) -> None:
+        """Stop: no message taken is lost; later ones are refused as busy until their session is ended."""
+        for server in self._servers:
+            server.close()
+        log("draining", sessions=len(self._sessions))
+        await asyncio.gather(*(session.drain() for session in self._sessions.values()))
+        if self._sessions:
+            await asyncio.wait(self._sessions, timeout=2 * CLOSE_SECONDS)
+        left = list(self._sessions)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: Settings) -> None:
+        if len(self._sessions) >= MAX_SESSIONS:
+            ENDED.labels("too_many").inc()
+            writer.transport.abort()
+            return
+        session = Session(reader, writer, settings)
+        task = asyncio.get_running_loop().create_task(session.run())
+        self._sessions[task] = session
+        SESSIONS.inc()
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._sessions[task]
+        SESSIONS.dec()
+        if not task.cancelled() and (error := task.exception()):
+            log("session_failed", error=type(error).__name__)
+
+
+JUDGED = {"submit": {Kind.SUBMIT}, "deliver": {Kind.DELIVER}, "both": {Kind.SUBMIT, Kind.DELIVER}}
+
+
+def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *, back: bool = False) -> None:
+    """Run the proxy for a protocol until SIGTERM.
+
+    `port` is the usual one, `gateway` the option that names the gateway. With `back` the gateway connects to clients
+    too, and the proxy listens for it.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m jingyin.serve.gateways.{name}", description=__doc__)
+    add_options(parser, port)
+    parser.add_argument(gateway, dest="gateway", type=address, required=True, metavar="HOST:PORT")
+    parser.add_argument("--judge", choices=JUDGED, default="submit", help="messages to phones, from phones, or both")
+    parser.add_argument("--block-status", type=lambda text: int(text, 0), help="the code that answers blocked messages")
+    if back:
+        parser.add_argument("--back-port", type=int, help="where the gateway connects to for the client")
+        parser.add_argument("--sp", type=address, metavar="HOST:PORT", help="where the client listens for the gateway")
+    run(parser.parse_args(), lambda given, client: start(codec, given, client))
+
+
+def settings(codec: type[Codec], given: argparse.Namespace, client: Client) -> Settings:
+    """Return what the options say."""
+    codings = codec.codings | dict(given.coding)
+    joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)
+    statuses = codec.statuses | ({} if given.block_status is None else {"block": given.block_status})
+    return Settings(codec, given.gateway, client, joiner, codings, frozenset(JUDGED[given.judge]), statuses)
+
+
+async def start(codec: type[Codec], given: argparse.Namespace, client: Client) -> Proxy:
+    """Listen as the options say."""
+    proxy, shared = Proxy(), settings(codec, given, client)
+    await proxy.listen(given.host, given.port, shared)
+    if getattr(given, "sp", None):
+        await proxy.listen(given.host, given.back_port, replace(shared, gateway=given.sp))
+    return proxy

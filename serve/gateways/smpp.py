@@ -1,0 +1,135 @@
+"""SMPP 3.4: python -m jingyin.serve.gateways.smpp --port 2775 --smsc HOST:PORT --jingyin URL."""
+
+import struct
+from typing import ClassVar
+
+from jingyin.serve.gateways.codec import (
+    RESPONSE,
+    Codec,
+    Fields,
+    Frame,
+    Kind,
+    Message,
+    UnreadableError,
+    message,
+    segment,
+)
+from jingyin.serve.gateways.proxy import main
+from jingyin.serve.sms import Part, Segment
+
+SUBMIT_SM, DELIVER_SM, UNBIND, REPLACE_SM, SUBMIT_MULTI, DATA_SM, BROADCAST_SM = 4, 5, 6, 7, 0x21, 0x103, 0x111
+_UDHI = 0x40
+_MESSAGE_TYPE, _RECEIPT, _NOTIFICATION = 0x3C, 0x04, 0x20
+_PAYLOAD, _REFERENCE, _TOTAL, _NUMBER = 0x0424, 0x020C, 0x020E, 0x020F
+
+
+class Smpp(Codec):
+    """The commands and fields of the SMPP Protocol Specification v3.4.
+
+    replace_sm and broadcast_sm (of 5.0) are refused: the one names no coding, the other no receiver.
+    """
+
+    header = struct.Struct(">4I")
+    sequence = slice(12, 16)
+    longest = 1 << 17  # a message_payload has at most 65,535 bytes
+    own_sequence = b"\x7f\xff\xff\xff"
+    kinds: ClassVar = {
+        **dict.fromkeys((1, 2, 9), Kind.LOGIN),
+        **dict.fromkeys((SUBMIT_SM, SUBMIT_MULTI, DATA_SM, REPLACE_SM, BROADCAST_SM), Kind.SUBMIT),
+        DELIVER_SM: Kind.DELIVER,
+        UNBIND: Kind.CLOSE,
+    }
+    statuses: ClassVar = {
+        "block": 0x45,  # ESME_RSUBMITFAIL
+        "unreadable": 0x01,  # ESME_RINVMSGLEN
+        "parameters": 0xC0,  # ESME_RINVTLVSTREAM
+        "command": 0x03,  # ESME_RINVCMDID
+        "unbound": 0x04,  # ESME_RINVBNDSTS
+        "down": 0x0D,  # ESME_RBINDFAIL
+        "busy": 0x58,  # ESME_RTHROTTLED
+    }
+
+    def read(self, frame: Frame) -> Message | None:
+        """Read the message; every field must be there, and nothing else."""
+        if frame.command in (REPLACE_SM, BROADCAST_SM):
+            raise UnreadableError("command")
+        fields = Fields(frame.data, self.header.size)
+        _c_string(fields)
+        source = _address(fields)
+        destinations = _destinations(fields) if frame.command == SUBMIT_MULTI else [_address(fields)]
+        esm_class = fields.number()
+        content = b""
+        if frame.command == DATA_SM:
+            fields.number()  # registered_delivery
+            coding = fields.number()
+        else:
+            fields.take(2)  # protocol_id, priority_flag
+            _c_string(fields)
+            _c_string(fields)
+            fields.take(2)  # registered_delivery, replace_if_present_flag
+            coding = fields.number()
+            fields.number()  # sm_default_msg_id
+            content = fields.take(fields.number())
+        try:
+            parameters = fields.tlvs()
+        except UnreadableError:
+            raise UnreadableError("parameters") from None
+        if frame.kind is Kind.DELIVER and esm_class & _MESSAGE_TYPE in (_RECEIPT, _NOTIFICATION):
+            return None
+        contents = [content, *(value for tag, value in parameters if tag == _PAYLOAD)]
+        texts = [segment(each, header=bool(esm_class & _UDHI)) for each in contents if each]
+        return message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters))
+
+    def refuse(self, frame: Frame, status: int) -> bytes:
+        """Return a header without a body, as the standard wants."""
+        return self.header.pack(self.header.size, frame.command | RESPONSE, status, int.from_bytes(frame.sequence))
+
+    def succeeded(self, answer: Frame) -> bool:
+        """Return whether the command_status is ESME_ROK."""
+        return answer.data[8:12] == bytes(4)
+
+    def close(self) -> bytes:
+        """Return an unbind."""
+        return self.header.pack(self.header.size, UNBIND, 0, 0)[:12] + self.own_sequence
+
+    def out_of_step(self) -> bytes:
+        """Return a generic_nack with ESME_RINVCMDLEN."""
+        return self.header.pack(self.header.size, RESPONSE, 0x02, 0)
+
+
+def _c_string(fields: Fields) -> str:
+    end = fields.data.find(b"\0", fields.at)
+    if end < 0:
+        raise UnreadableError
+    return fields.take(end + 1 - fields.at)[:-1].decode("latin-1")
+
+
+def _address(fields: Fields) -> str:
+    fields.take(2)  # type of number, numbering plan
+    return _c_string(fields)
+
+
+def _destinations(fields: Fields) -> list[str]:
+    found = []
+    for _ in range(fields.number()):
+        flag = fields.number()
+        if flag not in (1, 2):
+            raise UnreadableError
+        found.append(_address(fields) if flag == 1 else _c_string(fields))  # or the name of a distribution list
+    if not found:
+        raise UnreadableError
+    return found
+
+
+def _sar(parameters: list[tuple[int, bytes]]) -> Part | None:
+    """Return the part that sar_* names. Raises UnreadableError if it names two."""
+    values = [[value for tag, value in parameters if tag == wanted] for wanted in (_REFERENCE, _TOTAL, _NUMBER)]
+    if any(len(each) > 1 for each in values):
+        raise UnreadableError("parameters")
+    if [len(each[0]) for each in values if each] != [2, 1, 1]:
+        return None
+    return Part(*(int.from_bytes(each[0]) for each in values))
+
+
+if __name__ == "__main__":
+    main(Smpp, "smpp", 2775, "--smsc")

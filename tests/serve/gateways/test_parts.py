@@ -1,0 +1,314 @@
+"""Long messages: their parts are judged together, whatever carries them and however they come."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from tests.serve.gateways.dialects import ALL, PHONE, SMPP, Dialect, sar, tlv, udh
+from tests.serve.gateways.fakes import HALVES, THREAT, World, play
+
+from jingyin.serve.gateways import parts
+from jingyin.serve.gateways.client import HELD, Answer
+from jingyin.serve.gateways.codec import Message
+from jingyin.serve.gateways.parts import Joiner
+from jingyin.serve.sms import Part, Segment
+
+pytestmark = pytest.mark.service
+PLAIN = "早".encode("utf-16-be")
+
+
+@pytest.fixture(params=ALL, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    return request.param
+
+
+def test_a_threat_cut_in_two_is_refused_whole(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(HALVES[1], 3, (7, 2, 2)))
+        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
+        peer.send(dialect.part(PLAIN, 5, (7, 2, 2)), dialect.part(PLAIN, 4, (7, 2, 1)))  # nothing of it is remembered
+        assert await peer.answers(2) == {4: 0, 5: 0}
+        assert len(world.scoring.asked) == 2
+
+    play(scenario, dialect, hold=20)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {}),
+        ({"to": ("+86" + PHONE,)}, {"to": (PHONE,)}),
+        ({"to": ("0086" + PHONE,)}, {"to": ("86" + PHONE,)}),
+        ({"to": ("13900000000", PHONE)}, {"to": (PHONE,)}),
+        ({"to": (PHONE,)}, {"to": ("13900000000", "13900000001", "86" + PHONE)}),
+        ({"source": "10690001"}, {"source": "10690002"}),
+    ],
+    ids=["at once", "plus", "zeros", "one of two", "one of three", "another source"],
+)
+def test_the_second_half_is_refused_after_the_first_went_on(
+    dialect: Dialect, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    async def scenario(world: World) -> None:
+        one, two = await world.bound(), await world.bound("other1")
+        one.send(dialect.part(HALVES[0], 2, (7, 2, 1), **first))
+        assert await one.answers(1) == {2: 0}
+        two.send(dialect.part(HALVES[1], 3, (7, 2, 2), **second))
+        assert await two.answers(1) == {3: dialect.blocked}
+
+    play(scenario, dialect, hold=0.02)
+
+
+@pytest.mark.parametrize("totals", [(2, 3), (3, 2)])
+def test_parts_that_disagree_about_their_number_are_joined(dialect: Dialect, totals: tuple[int, int]) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(HALVES[0], 2, (7, totals[0], 1)), dialect.part(HALVES[1], 3, (7, totals[1], 2)))
+        answers = await peer.answers(2)
+        assert dialect.blocked in answers.values()
+
+    play(scenario, dialect, hold=0.1)
+
+
+def test_parts_in_two_codings_are_joined(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.scoring.block = "不给钱就"
+        peer.send(
+            dialect.part("弄, 不给", 2, (7, 2, 1)), dialect.part("钱就 abc".encode("gbk"), 3, (7, 2, 2), coding=15)
+        )
+        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
+
+    play(scenario, dialect, hold=20)
+
+
+def test_a_decoy_that_the_gateway_refuses_completes_nothing(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
+        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(PLAIN, 3, (7, 2, 2)))
+        assert await peer.answers(2) == {2: 0, 3: 10}
+        assert sum(len(same) for box in world.joiner._boxes.values() for same in box.pieces.values()) == 1
+        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+        assert await peer.answers(1) == {4: dialect.blocked}
+
+    play(scenario, dialect, hold=20)
+
+
+@pytest.mark.parametrize("decoys", [1, 6])
+def test_parts_are_joined_past_decoys_and_after_the_message_was_whole(dialect: Dialect, decoys: int) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)))
+        await peer.answers(1)
+        for i in range(decoys):
+            peer.send(dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1 + i % 2)))
+            assert await peer.answers(1) == {3: 0}
+        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+        assert await peer.answers(1) == {4: dialect.blocked}
+
+    play(scenario, dialect, hold=0.01)
+
+
+def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
+        for sequence in (2, 3):
+            peer.send(dialect.part(HALVES[0], sequence, (7, 2, 1)))
+            await peer.answers(1)
+        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+        assert await peer.answers(1) == {4: dialect.blocked}
+
+    play(scenario, dialect, hold=0.01)
+
+
+def test_parts_of_a_failed_login_block_nobody(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        stranger, bank = await world.connect(), await world.bound()
+        login = dialect.command["login"]
+        world.gateway.answer = lambda data: dialect.answer(data, 3 if dialect.read(data)[0] == login else 0)
+        stranger.send(dialect.login(1), dialect.part(HALVES[0], 2, (7, 2, 1)))
+        assert await stranger.answers(2) == {1: 3, 2: dialect.unbound}
+        bank.send(dialect.part(HALVES[1], 2, (7, 2, 2)))
+        assert await bank.answers(1) == {2: 0}
+
+    play(scenario, dialect, hold=0.01)
+
+
+def test_messages_to_several_people_are_told_apart(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        texts = ((1, HALVES), (2, (PLAIN, PLAIN)))
+        peer.send(
+            *(
+                dialect.part(text[n], 2 * i + n, (7, 2, n + 1), to=(f"1390000000{i}",))
+                for n in (0, 1)
+                for i, text in texts
+            )
+        )
+        assert await peer.answers(4) == {2: dialect.blocked, 3: dialect.blocked, 4: 0, 5: 0}
+
+    play(scenario, dialect, hold=20)
+
+
+def test_a_part_that_never_comes_is_done_without(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        start = time.monotonic()
+        peer.send(
+            dialect.part(HALVES[0], 2, (7, 3, 1)),
+            dialect.part(HALVES[1], 3, (7, 3, 2)),
+            dialect.part(PLAIN, 4, (8, 3, 1)),
+        )
+        assert await peer.answers(3) == {2: dialect.blocked, 3: dialect.blocked, 4: 0}
+        assert time.monotonic() - start >= 0.2
+
+    play(scenario, dialect, hold=0.2)
+    assert HELD._value.get() == 0
+
+
+def test_who_waits_for_each_answer_is_held_up_once_only(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        start = time.monotonic()
+        for number in range(1, 12):
+            peer.send(dialect.part(PLAIN, number + 1, (7, 12, number)))
+            assert await peer.answers(1) == {number + 1: 0}
+        assert 0.5 <= time.monotonic() - start < 2
+
+    play(scenario, dialect, hold=0.5)
+
+
+def test_the_end_of_a_session_does_not_wait_for_parts(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(PLAIN, 2, (7, 2, 1)), dialect.close(3))
+        assert await peer.answers(2) == {2: 0, 3: 0}
+
+    play(scenario, dialect, hold=60)
+
+
+def test_held_parts_go_on_at_the_end(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(PLAIN, 2, (7, 2, 1)))
+        while not world.joiner._waiting:
+            await asyncio.sleep(0.01)
+        await world.proxy.drain()
+        assert world.gateway.submitted() == [2]
+        assert await peer.answers(1) == {2: 0}
+
+    play(scenario, dialect, hold=60)
+
+
+def test_a_header_that_was_not_announced_is_one_all_the_same(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(udh(7, 2, 1) + HALVES[0], 2), dialect.submit(b"\x06\x08\x04\0\x07\2\2" + HALVES[1], 3))
+        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
+
+    play(scenario, dialect, hold=20)
+
+
+@pytest.mark.parametrize("header", [b"\xff\0\3\7", b"\5\0\4\7\2\1", b"\5\0\3\7\2\3", b"\5\0\3\7\0\1", b"\1\0", b"\0"])
+def test_headers_with_wrong_lengths_or_numbers_hide_nothing(dialect: Dialect, header: bytes) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(header + THREAT.encode("utf-16-be"), 2, udhi=1))
+        assert await peer.answers(1) == {2: dialect.blocked}
+
+    play(scenario, dialect)
+
+
+# ---- what carries parts in SMPP
+
+CARRIERS = {
+    "udh": lambda text, n: SMPP.part(text, n + 1, (7, 2, n)),
+    "sar": lambda text, n: SMPP.submit(text, n + 1, tlvs=sar(7, 2, n)),
+    "payload": lambda text, n: SMPP.submit(b"", n + 1, udhi=1, tlvs=tlv(0x424, udh(7, 2, n) + text)),
+    "data_sm": lambda text, n: SMPP.data_sm(text, n + 1, tlvs=sar(7, 2, n)),
+    "submit_multi": lambda text, n: SMPP.part(text, n + 1, (7, 2, n), to=("13900000000", PHONE)),
+}
+
+
+@pytest.mark.parametrize("first", CARRIERS)
+@pytest.mark.parametrize("second", CARRIERS)
+def test_whatever_carries_a_part(first: str, second: str) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(CARRIERS[first](HALVES[0], 1), CARRIERS[second](HALVES[1], 2))
+        assert 0x45 in (await peer.answers(2)).values()
+
+    play(scenario, SMPP, hold=0.05)
+
+
+# ---- memory
+
+
+class _Counting:
+    """Stands for a client: passes everything, and keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def ask(self, texts: list[str], sender: str, receivers: list[str], places: object) -> Answer:
+        self.asked += texts
+        return Answer("pass", "scored")
+
+
+class _Owner:
+    def __init__(self) -> None:
+        self.places = asyncio.Semaphore()
+
+
+def part(reference: int, total: int, number: int, payload: bytes = PLAIN) -> Message:
+    return Message([Segment(payload)], 8, Part(reference, total, number), "100", ["200"])
+
+
+def test_parts_are_forgotten_after_their_time() -> None:
+    async def scenario() -> None:
+        client = _Counting()
+        joiner = Joiner(client, {}, hold=0.01, remember=0.05)  # type: ignore[arg-type]
+        await joiner.add(part(7, 2, 1), "submit", _Owner(), hold=True).answer
+        assert joiner._bytes == 602
+        await asyncio.sleep(0.06)
+        await joiner.add(part(8, 2, 2), "submit", _Owner(), hold=False).answer
+        assert (joiner._bytes, len(joiner._boxes)) == (602, 1)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_memory_is_bounded_and_what_still_waits_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MAX_BYTES", 5_000)
+
+    async def scenario() -> None:
+        client = _Counting()
+        joiner = Joiner(client, {}, hold=60, remember=60)  # type: ignore[arg-type]
+        pieces = [
+            joiner.add(part(i, 2, 1, f"{i:02}".encode("utf-16-be")), "submit", _Owner(), hold=True) for i in range(100)
+        ]
+        await asyncio.gather(*(piece.answer for piece in pieces[:92]))
+        assert joiner._bytes <= 5_000
+        assert len(client.asked) == len(pieces) - len(joiner._waiting) == 92
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_combinations_are_bounded_and_hold_the_first_and_the_newest() -> None:
+    async def scenario() -> None:
+        client = _Counting()
+        joiner = Joiner(client, {}, hold=0, remember=60)  # type: ignore[arg-type]
+        for i in range(30):
+            for number in (1, 2):
+                text = f"{i:02}{number}".encode("utf-16-be")
+                await joiner.add(part(7, 3, number, text), "submit", _Owner(), hold=False).answer
+        client.asked.clear()
+        await joiner.add(part(7, 3, 3), "submit", _Owner(), hold=False).answer
+        assert len(client.asked) == 16
+        assert client.asked[0] == "291292早"
+        assert "291002早" in client.asked
+        assert joiner._bytes == 16 * 606 + 602
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

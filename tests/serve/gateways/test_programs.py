@@ -1,0 +1,251 @@
+"""The filters as processes of their own: signals, command line, metrics, and Kannel's bearerbox as ESME."""
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+from tests.serve.free_ports import free_ports
+from tests.serve.gateways.dialects import ALL, RESPONSE, SMPP, Dialect
+from tests.serve.gateways.fakes import GREETING, THREAT, Gateway, Peer, Scoring
+from tests.serve.gateways.test_kannel import until
+from tests.serve.http.http_fakes import InThread
+
+from jingyin.serve.gateways import proxy
+from jingyin.serve.gateways.kannel import main as kannel_main
+from jingyin.serve.gateways.smpp import Smpp
+
+pytestmark = pytest.mark.service
+
+
+def command(name: str, gateway: int, jingyin: str) -> list[str]:
+    option = {"smpp": "--smsc", "kannel": "--smsbox"}.get(name, "--gateway")
+    target = f"http://127.0.0.1:{gateway}" if name == "kannel" else f"127.0.0.1:{gateway}"
+    return [sys.executable, "-m", f"jingyin.serve.gateways.{name}", "--port", "0", option, target, *jingyin.split()]
+
+
+@contextmanager
+def started(name: str, gateway: int, jingyin: str, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    process = subprocess.Popen([*command(name, gateway, jingyin), "--seconds", "20", *more], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    try:
+        yield process, json.loads(process.stderr.readline())["port"]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+def test_sigterm_loses_nothing(dialect: Dialect) -> None:
+    async def run() -> None:
+        gateway, scoring = Gateway(dialect), Scoring()
+        answer, answers = gateway.answer, {}
+        gateway.answer = lambda data: b"" if dialect.read(data)[2] == 101 else answer(data)  # until 200 is answered
+        jingyin = f"--jingyin http://127.0.0.1:{await scoring.start()}"
+        program = started(dialect.name, await gateway.start(), jingyin)
+        with ExitStack() as running:  # in a thread, for the service must answer meanwhile
+            process, port = await asyncio.to_thread(running.enter_context, program)
+            peer = Peer(dialect, *await asyncio.open_connection("127.0.0.1", port))
+            peer.send(dialect.login())
+            await peer.read()
+            peer.send(*(dialect.submit("慢" * 5, i, to=(str(13800000000 + i),)) for i in range(2, 102)))
+            while len(gateway.submitted()) < 10:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)
+            peer.send(dialect.submit(GREETING, 200))
+            while (data := await peer.read()) and dialect.read(data)[0] != dialect.command["close"]:
+                code, status, sequence = dialect.read(data)
+                assert code == dialect.command["submit"] | RESPONSE
+                answers[sequence] = status
+                if sequence == 200:
+                    while 101 not in gateway.submitted():
+                        await asyncio.sleep(0.01)
+                    gateway.writers[0].write(answer(dialect.submit("", 101)))
+            peer.send(dialect.answer(data))
+            assert await peer.read() == b""
+            assert await asyncio.to_thread(process.wait, 20) == 0
+            # each is answered: by the gateway that has it, or as busy, on which a client sends it again
+            assert set(answers) == {*range(2, 102), 200}
+            assert sorted(gateway.submitted()) == sorted(each for each, status in answers.items() if status == 0)
+            assert {answers[each] for each in answers if each not in gateway.submitted()} <= {dialect.busy}
+            peer.writer.close()
+            await asyncio.to_thread(running.close)
+        await scoring.runner.cleanup()
+        gateway.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["kannel", *(dialect.name for dialect in ALL)])
+def test_a_unix_socket_and_metrics(name: str, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    socket = tmp_path / "socket"
+    with (
+        InThread(uds=str(socket)),
+        started(name, 1, f"--uds {socket}", "--metrics", f"127.0.0.1:{port}"),
+        urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+    ):
+        assert b"jingyin_gateway_sessions 0.0" in answer.read()
+
+
+def refuses(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a filter that does not start; return what it says."""
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        kannel_main() if name == "kannel" else proxy.main(Smpp, "smpp", 2775, "--smsc")
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("jingyin", "wanted"),
+    [
+        ("--jingyin unix:/run/jingyin", "'unix:/run/jingyin' is no address; write http://HOST:PORT"),
+        ("--jingyin http://127.0.0.1:1", "jingyin gives no verdict at http://127.0.0.1:1 (ConnectionRefusedError)"),
+        ("--jingyin http://127.0.0.1:99999", "no number from 1 to 65535"),
+        ("--uds /nowhere/socket", "jingyin gives no verdict at /nowhere/socket (FileNotFoundError)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["kannel", "smpp"])
+def test_a_filter_that_can_not_ask_does_not_start(
+    name: str, jingyin: str, wanted: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert wanted in refuses(name, command(name, 1, jingyin)[3:], monkeypatch, capfd)
+
+
+def test_a_wrong_key_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"gateway {'0' * 64}\n")
+    with InThread(keys=keys) as closed:
+        call = command("smpp", 1, f"--jingyin http://127.0.0.1:{closed.port}")[3:]
+        assert "(status 401)" in refuses("smpp", call, monkeypatch, capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--smsc", "nowhere"], "HOST:PORT is wanted"),
+        (["--smsc", "host:0"], "HOST:PORT is wanted"),
+        ([], "--smsc"),
+        (["--smsc", "host:1", "--coding", "0=big5"], "NUMBER=NAME is wanted"),
+        (["--smsc", "host:2775", "--host", "203.0.113.1"], "can't listen on 203.0.113.1:2775"),
+    ],
+)
+def test_a_wrong_call_ends_with_one_sentence(
+    arguments: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with InThread() as jingyin:
+        call = ["--jingyin", f"http://127.0.0.1:{jingyin.port}", *arguments]
+        assert wanted in refuses("smpp", call, monkeypatch, capfd)
+
+
+# ---- Kannel as ESME
+
+_KANNEL = """
+group = core
+admin-port = {admin}
+admin-password = secret
+smsbox-port = {smsbox}
+log-file = "{folder}/bearerbox.log"
+box-allow-ip = 127.0.0.1
+
+group = smsc
+smsc = smpp
+smsc-id = carrier
+host = 127.0.0.1
+port = {proxy}
+transceiver-mode = true
+smsc-username = user
+smsc-password = secret
+system-type = ""
+enquire-link-interval = 1
+reconnect-delay = 1
+
+group = smsbox
+bearerbox-host = 127.0.0.1
+sendsms-port = {sendsms}
+log-file = "{folder}/smsbox.log"
+
+group = sendsms-user
+username = user
+password = secret
+max-messages = 10
+concatenation = true
+"""
+
+
+@contextmanager
+def kannel(folder: Path, proxy_port: int) -> Iterator[str]:
+    """Run bearerbox and smsbox; yield the URL to send by."""
+    ports = dict(zip(("admin", "smsbox", "sendsms"), free_ports(3), strict=True))
+    config = folder / "kannel.conf"
+    config.write_text(_KANNEL.format(folder=folder, proxy=proxy_port, **ports))
+    base = f"http://127.0.0.1:{ports['sendsms']}/cgi-bin/sendsms?"
+    boxes = []
+    try:
+        for box, url in (("bearerbox", f"http://127.0.0.1:{ports['admin']}/status"), ("smsbox", base)):
+            call = [box, "-v", "4", str(config)]
+            boxes.append(subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            until(lambda url=url: _answers(url), box)
+        yield base + "username=user&password=secret&from=100&to=200&coding=2&"
+    finally:
+        for box in reversed(boxes):
+            box.terminate()
+            box.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        urlopen(url, timeout=5).close()
+    except OSError as error:
+        return hasattr(error, "code")
+    return True
+
+
+@pytest.mark.external
+@pytest.mark.skipif(not shutil.which("bearerbox"), reason="Kannel is not installed (Debian package kannel)")
+def test_kannel_as_esme(tmp_path: Path) -> None:
+    """Kannel cuts long messages by itself: a threat is stopped whole."""
+    texts = THREAT, GREETING, "早" * 100 + THREAT, "早" * 150  # of one, one, two and three parts
+    submit, alive = SMPP.command["submit"], SMPP.command["alive"]
+
+    def send(url: str) -> None:
+        for text in texts:
+            with urlopen(url + urlencode({"text": text, "charset": "UTF-8"}), timeout=20) as answer:
+                assert answer.status == 202
+
+    async def run(jingyin: int) -> None:
+        smsc = Gateway(SMPP)
+        with ExitStack() as running:
+            process = started("smpp", await smsc.start(), f"--jingyin http://127.0.0.1:{jingyin}", "--hold", "2")
+            _, port = running.enter_context(process)
+            # in a thread, for the SMSC must answer meanwhile
+            await asyncio.to_thread(lambda: send(running.enter_context(kannel(tmp_path, port))))
+            async with asyncio.timeout(30):
+                while len(smsc.submitted()) < 4 or not any(SMPP.read(each)[0] == alive for each in smsc.received):
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            submitted = [each for each in smsc.received if SMPP.read(each)[0] == submit]
+            await asyncio.to_thread(running.close)
+        content = b"".join(submitted)
+        assert len(submitted) == 4
+        assert content.count("早".encode("utf-16-be")) == 150
+        assert GREETING.encode("utf-16-be") in content
+        assert "死".encode("utf-16-be") not in content
+        smsc.stop()
+
+    with InThread(deadline_ms=5_000) as jingyin:
+        asyncio.run(run(jingyin.port))

@@ -1,0 +1,570 @@
+"""The proxy between real sockets, in every protocol: what goes on, what is refused, and how sessions end."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tests.serve.gateways.dialects import ALL, RESPONSE, Dialect
+from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, play
+from tests.serve.http.http_fakes import InThread
+
+from jingyin.serve.gateways import proxy
+from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture(params=ALL, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    yield
+    log = "".join(capfd.readouterr())
+    assert not any(secret in log for secret in ("死", "\\u6b7b", "Traceback", "13800000000", "10690001", "secret7"))
+
+
+def counted(action: str, reason: str) -> float:
+    return REGISTRY.get_sample_value("jingyin_gateway_messages_total", {"action": action, "reason": reason}) or 0.0
+
+
+def ended(by: str) -> float:
+    return REGISTRY.get_sample_value("jingyin_gateway_sessions_ended_total", {"by": by}) or 0.0
+
+
+# ---- what goes on
+
+
+def test_a_threat_is_refused_and_the_rest_goes_on_untouched(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.alive(2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4))
+        assert await peer.answers(3) == {2: 0, 3: 0, 4: dialect.blocked}
+        assert world.gateway.received == [dialect.login(), dialect.alive(2), dialect.submit(GREETING, 3)]
+
+    before = counted("block", "scored"), counted("pass", "scored")
+    play(scenario, dialect)
+    assert (counted("block", "scored"), counted("pass", "scored")) == (before[0] + 1, before[1] + 1)
+
+
+def test_a_refusal_has_the_configured_status(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(THREAT, 9))
+        assert dialect.read(await peer.read()) == (dialect.command["submit"] | RESPONSE, 99, 9)
+
+    play(scenario, dialect, block_status=99)
+
+
+def test_sender_and_receivers_come_with_each_question(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        to = ("8613800000001", "13800000002")
+        peer.send(dialect.submit("弄", 2, to=to), dialect.submit("完", 3), dialect.submit("完", 4, to=to[1:]))
+        assert await peer.answers(3) == {2: 0, 3: 0, 4: dialect.blocked}  # two plain messages to one phone
+        assert {(each["sender"], each["receiver"]) for each in world.scoring.asked} == {
+            ("10690001", "13800000001"), ("10690001", "13800000002"), ("10690001", "13800000000")
+        }  # fmt: skip
+
+    play(scenario, dialect)
+
+
+def test_what_is_flagged_for_one_destination_is_refused_for_all(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(
+            dialect.submit("弄", 2, to=("13800000002",)), dialect.submit("完", 3, to=("13800000001", "13800000002"))
+        )
+        assert await peer.answers(2) == {2: 0, 3: dialect.blocked}
+
+    play(scenario, dialect)
+
+
+@pytest.mark.parametrize("judge", ["submit", "deliver", "both"])
+def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_never(dialect: Dialect, judge: str) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        sent = [dialect.deliver(THREAT, 7), dialect.deliver(GREETING, 8), dialect.report(9)]
+        world.gateway.writers[0].write(b"".join(sent))
+        wanted = sent if judge == "submit" else sent[1:]
+        assert [await peer.read() for _ in wanted] in (wanted, wanted[::-1])  # a report need not wait
+        peer.send(*map(dialect.answer, wanted), dialect.submit(THREAT, 2))
+        assert await peer.answers(1) == {2: dialect.blocked if judge != "deliver" else 0}
+        answered = {dialect.read(each)[2]: dialect.read(each)[1] for each in world.gateway.received[1:]}
+        assert bool(answered[7]) == (judge != "submit")
+        assert answered[8] == answered[9] == 0
+
+    play(scenario, dialect, judge=judge)
+
+
+def test_one_sequence_number_may_be_alive_in_both_directions(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.gateway.answer = lambda data: b""
+        peer.send(dialect.submit(GREETING, 7))
+        while len(world.gateway.received) < 2:
+            await asyncio.sleep(0.01)
+        world.gateway.writers[0].write(dialect.deliver(GREETING, 7))
+        assert await peer.read() == dialect.deliver(GREETING, 7)
+        peer.send(dialect.answer(dialect.deliver(GREETING, 7)))
+        world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 7)))
+        assert await peer.read() == dialect.answer(dialect.submit(GREETING, 7))
+
+    play(scenario, dialect, judge="both")
+
+
+def test_other_frames_pass_byte_for_byte_both_ways(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        strange = dialect.frame(0x7777, b"\xff\x00anything", 5)
+        world.gateway.answer = lambda data: strange
+        peer.send(strange)
+        assert await peer.read() == strange
+        assert world.gateway.received[1:] == [strange]
+
+    play(scenario, dialect)
+
+
+def test_answers_come_in_any_order_and_are_passed_on(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.gateway.answer = lambda data: b""
+        sent = [dialect.submit(GREETING, i) for i in range(2, 34)]
+        peer.send(*sent)
+        while len(world.gateway.received) < 33:
+            await asyncio.sleep(0.01)
+        for data in reversed(sent):
+            world.gateway.writers[0].write(dialect.answer(data, 8 if data is sent[3] else 0))
+        answers = await peer.answers(32)
+        assert list(answers) == list(range(33, 1, -1))
+        assert answers.pop(5) == 8
+        assert set(answers.values()) == {0}
+
+    play(scenario, dialect)
+
+
+def test_a_frame_sent_again_is_answered_twice(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(*[dialect.submit(GREETING + "慢" * 20, 2)] * 2, *[dialect.submit(THREAT + "慢" * 20, 3)] * 2)
+        read = [dialect.read(await peer.read())[1:] for _ in range(4)]
+        assert sorted(read) == sorted([(0, 2), (0, 2), (dialect.blocked, 3), (dialect.blocked, 3)])
+
+    play(scenario, dialect)
+
+
+def test_single_messages_keep_their_order(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        texts = ["慢" * (20 if i % 5 == 0 else 0) + "早" for i in range(40)]
+        peer.send(*(dialect.submit(text, i + 2) for i, text in enumerate(texts)))
+        await peer.answers(40)
+        assert world.gateway.submitted() == list(range(2, 42))
+
+    play(scenario, dialect)
+
+
+def test_a_frame_in_pieces(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        for byte in dialect.submit(THREAT, 2):
+            peer.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert await peer.answers(1) == {2: dialect.blocked}
+
+    play(scenario, dialect)
+
+
+# ---- logins
+
+
+def test_nothing_is_judged_or_passed_before_a_login_has_succeeded(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        stranger = await world.connect()
+        world.gateway.answer = lambda data: dialect.answer(
+            data, 3 if dialect.read(data)[0] == dialect.command["login"] else 0
+        )
+        stranger.send(
+            dialect.submit(GREETING, 2), dialect.login(3), dialect.submit(THREAT, 4), dialect.submit(GREETING, 5)
+        )
+        assert await stranger.answers(4) == {2: dialect.unbound, 3: 3, 4: dialect.unbound, 5: dialect.unbound}
+        assert world.gateway.received == [dialect.login(3)]
+        assert world.scoring.asked == []
+
+    play(scenario, dialect)
+
+
+def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.2)
+
+    async def scenario(world: World) -> None:
+        world.gateway.answer = lambda data: b""
+        peer = await world.connect()
+        peer.send(dialect.login(), dialect.submit(GREETING, 2))
+        assert await peer.read() == b""
+        assert world.gateway.received == [dialect.login()]
+
+    play(scenario, dialect)
+
+
+def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.1)
+
+    async def scenario(world: World) -> None:
+        peer = await world.connect()
+        assert await peer.read() == b""
+        assert world.gateway.writers == []
+
+    play(scenario, dialect)
+
+
+def test_connections_are_bounded(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "MAX_SESSIONS", 2)
+
+    async def scenario(world: World) -> None:
+        peers = [await world.bound(), await world.bound()]
+        assert await (await world.connect()).read() == b""
+        peers[0].send(dialect.submit(GREETING, 2))
+        assert await peers[0].answers(1) == {2: 0}
+
+    play(scenario, dialect)
+
+
+# ---- without a verdict
+
+
+@pytest.mark.parametrize("on_failure", ["pass", "block"])
+def test_without_jingyin(dialect: Dialect, on_failure: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status = dialect.blocked if on_failure == "block" else 0
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.client._answered = -1e9
+        peer.send(*(dialect.submit(THREAT, i) for i in range(2, 2 + MOST_FAILURES)))
+        assert set((await peer.answers(MOST_FAILURES)).values()) == {status}
+        peer.send(dialect.submit(THREAT, 98), dialect.submit(THREAT, 99))  # one more is asked about, the next is not
+        assert await peer.answers(2) == {98: status, 99: status}
+
+    before = counted(on_failure, "resting")
+    play(scenario, dialect, jingyin=1, on_failure=on_failure)
+    assert counted(on_failure, "resting") == before + 1
+    assert capfd.readouterr().err.count("jingyin_fails") == 1
+
+
+def test_what_a_sender_can_bring_about_makes_nobody_rest(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        for i in range(2, 40, 2):
+            peer.send(dialect.submit("慢" * 60, i), dialect.submit(THREAT, i + 1))
+            assert await peer.answers(2) == {i: 0, i + 1: dialect.blocked}
+
+    play(scenario, dialect, seconds=0.05)
+
+
+def test_a_service_that_comes_back_is_used_again(dialect: Dialect, capfd: pytest.CaptureFixture[str]) -> None:
+    with InThread() as first:
+        port = first.port
+
+        async def scenario(world: World) -> None:
+            peer = await world.bound()
+            peer.send(dialect.submit(THREAT, 2))
+            assert await peer.answers(1) == {2: dialect.blocked}
+            await asyncio.to_thread(first.__exit__)
+            peer.send(dialect.submit(THREAT, 3))
+            assert await peer.answers(1) == {3: 0}
+            with InThread(port=port):
+                peer.send(dialect.submit(THREAT, 4))
+                assert await peer.answers(1) == {4: dialect.blocked}
+
+        play(scenario, dialect, jingyin=port)
+    assert "jingyin_answers" in capfd.readouterr().err
+
+
+def test_a_dry_run_blocks_nothing_and_counts(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        sent = [dialect.submit(THREAT, 2), dialect.part(THREAT, 3, (1, 2, 1)), dialect.part(GREETING, 4, (1, 2, 2))]
+        peer.send(*sent)
+        assert await peer.answers(3) == {2: 0, 3: 0, 4: 0}
+        assert sorted(world.gateway.received[1:]) == sorted(sent)
+
+    before = counted("would_block", "scored"), counted("block", "scored")
+    play(scenario, dialect, dry_run=True)
+    assert (counted("would_block", "scored"), counted("block", "scored")) == (before[0] + 3, before[1])
+
+
+def test_any_reason_is_counted(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": "review", "reason": "sender"}
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 2))
+        assert await peer.answers(1) == {2: 0}
+        world.scoring.answer = {"action": "review", "reason": "死 13800000000"}
+        peer.send(dialect.submit(GREETING, 3))
+        assert await peer.answers(1) == {3: 0}
+
+    before = counted("review", "sender"), counted("pass", "ValueError")
+    play(scenario, dialect)
+    assert (counted("review", "sender"), counted("pass", "ValueError")) == (before[0] + 1, before[1] + 1)
+    labels = {value for metric in MESSAGES.collect() for sample in metric.samples for value in sample.labels.values()}
+    assert all(label.isascii() for label in labels)
+
+
+# ---- how sessions end
+
+
+def test_the_end_of_a_session_follows_what_was_submitted_before_it(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(
+            dialect.submit("慢" * 50, 2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4), dialect.close(5)
+        )
+        assert await peer.answers(4) == {2: 0, 3: 0, 4: dialect.blocked, 5: 0}
+        submit, close = dialect.command["submit"], dialect.command["close"]
+        assert [dialect.read(each)[0] for each in world.gateway.received[1:]] == [submit, submit, close]
+
+    play(scenario, dialect)
+
+
+def test_a_client_that_goes_away_has_still_sent_its_messages(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(*(dialect.submit("慢" * 5, i) for i in range(2, 12)))
+        peer.writer.close()
+        while not world.gateway.closed:
+            await asyncio.sleep(0.01)
+        assert world.gateway.submitted() == list(range(2, 12))
+
+    play(scenario, dialect)
+
+
+def test_when_the_gateway_drops_each_message_is_answered_by_it_or_not_at_all(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        answer = world.gateway.answer
+
+        def drop_after_five(data: bytes) -> bytes:
+            if len(world.gateway.submitted()) == 5:
+                asyncio.get_running_loop().call_soon(world.gateway.writers[0].close)
+            return answer(data)
+
+        world.gateway.answer = drop_after_five
+        peer.send(*(dialect.submit("慢" * 2 * i, i) for i in range(2, 52)))
+        answered = []
+        while data := await peer.read():
+            answered.append(dialect.read(data)[2])
+        assert 5 <= len(answered) < 50
+        assert set(answered) <= set(world.gateway.submitted())  # the client sends the others again
+
+    play(scenario, dialect)
+
+
+def test_a_gateway_that_is_down_refuses_the_login(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        world.gateway.stop()
+        peer = await world.connect()
+        peer.send(dialect.login(4))
+        assert dialect.read(await peer.read()) == (dialect.command["login"] | RESPONSE, dialect.down, 4)
+        assert await peer.read() == b""
+
+    play(scenario, dialect)
+
+
+def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        answer = world.gateway.answer
+        submit, close = dialect.command["submit"], dialect.command["close"]
+        world.gateway.answer = lambda data: b"" if dialect.read(data)[0] == submit else answer(data)  # it answers late
+        peer.send(dialect.submit("慢" * 50, 2), dialect.submit(THREAT, 3))
+        (session,) = world.proxy._sessions.values()
+        while len(session._client.unanswered) < 2:
+            await asyncio.sleep(0)
+        draining = asyncio.create_task(world.proxy.drain())
+        while not session.draining:
+            await asyncio.sleep(0)
+        peer.send(dialect.submit(GREETING, 4), dialect.alive(5))
+        assert await peer.answers(3) == {3: dialect.blocked, 4: dialect.busy, 5: 0}
+        assert not draining.done()
+        while not world.gateway.submitted():
+            await asyncio.sleep(0.01)
+        world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 2)))
+        assert await peer.answers(1) == {2: 0}
+        asked = await peer.read()
+        assert dialect.read(asked)[0] == close
+        peer.send(dialect.answer(asked))
+        assert await peer.read() == b""
+        await draining
+        assert world.gateway.submitted() == [2]
+        assert dialect.read(world.gateway.received[-1])[0] == close
+        with pytest.raises(ConnectionRefusedError):
+            await world.connect()
+
+    play(scenario, dialect)
+
+
+# ---- what no peer should send
+
+
+@pytest.mark.parametrize("length", [0, 11, 1 << 24, 0xFFFFFFFF])
+def test_a_length_that_can_not_be_ends_the_session(dialect: Dialect, length: int) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 2), length.to_bytes(4), THREAT.encode("utf-16-be"))
+        answers = []
+        while data := await peer.read():
+            answers.append(dialect.read(data))
+        assert (dialect.command["submit"] | RESPONSE, 0, 2) in answers
+        assert world.gateway.submitted() == [2]
+
+    before = ended("frame")
+    play(scenario, dialect)
+    assert ended("frame") == before + 1
+
+
+def test_what_is_no_frame_at_all(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.connect()
+        peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while await peer.read():
+            pass
+        assert world.gateway.writers == []
+
+    play(scenario, dialect)
+
+
+def test_half_a_frame_goes_nowhere(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3)[:-1])
+        peer.writer.write_eof()
+        assert await peer.answers(1) == {2: 0}
+        assert await peer.read() == b""
+        assert world.gateway.submitted() == [2]
+
+    play(scenario, dialect)
+
+
+def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "READ_SECONDS", 0.3)
+
+    async def scenario(world: World) -> None:
+        peer, other = await world.bound(), await world.bound()
+        for byte in dialect.submit(THREAT, 3)[:-1]:
+            peer.send(bytes([byte]))
+            await asyncio.sleep(0.01)
+            if peer.reader.at_eof():
+                break
+        other.send(dialect.alive(2))
+        assert await other.answers(1) == {2: 0}  # nobody else waits
+        while await peer.read():
+            pass
+        assert world.gateway.submitted() == []
+
+    before = ended("slow")
+    play(scenario, dialect)
+    assert ended("slow") == before + 1
+
+
+def test_a_message_cut_short_is_refused_whatever_is_set(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        for i, cut in enumerate(range(4, len(dialect.submit(THREAT, 2)) - 24, 7)):
+            whole = dialect.submit(THREAT, i + 2)
+            data = whole[: len(dialect.frame(0)) + cut]
+            peer.send(len(data).to_bytes(4) + data[4:])
+            command, status, sequence = dialect.read(await peer.read())
+            assert (command, sequence) == (dialect.command["submit"] | RESPONSE, i + 2)
+            assert status in (dialect.unreadable, dialect.blocked)
+        assert len(world.gateway.received) == 1
+
+    play(scenario, dialect, on_failure="pass")
+
+
+def test_a_client_that_does_not_read_holds_up_itself_alone(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        deaf, other = await world.bound(), await world.bound()
+        world.gateway.answer = lambda data: data  # as large as what was asked
+        deaf.send(*(dialect.frame(0x777, bytes(10_000), i) for i in range(2, 400)))
+        other.send(dialect.submit(GREETING, 2))
+        assert await other.read() == dialect.submit(GREETING, 2)
+
+    play(scenario, dialect)
+
+
+def test_a_deluge_without_waiting_for_answers(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "SESSION_BYTES", 20_000)
+    most = 0
+
+    async def scenario(world: World) -> None:
+        nonlocal most
+        peer = await world.bound()
+        peer.send(*(dialect.submit(GREETING + "慢", i) for i in range(2, 202)))
+        reading = asyncio.create_task(peer.answers(200))
+        while not reading.done():
+            most = max(most, world.settings.waiting_bytes)
+            await asyncio.sleep(0)
+        assert set((await reading).values()) == {0}
+        assert world.gateway.submitted() == list(range(2, 202))
+        assert world.settings.waiting_bytes == 0
+
+    play(scenario, dialect)
+    assert 10_000 < most < 25_000
+
+
+def test_a_flood_of_one_session_leaves_room_for_another(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        flooding, other = await world.bound(), await world.bound()
+        flooding.send(*(dialect.submit("慢" * 40, i, to=(str(13900000000 + i),)) for i in range(2, 202)))
+        await asyncio.sleep(0.02)
+        start = asyncio.get_running_loop().time()
+        other.send(dialect.submit(THREAT, 2))
+        assert await other.answers(1) == {2: dialect.blocked}
+        assert asyncio.get_running_loop().time() - start < 0.2  # all of the flood takes half a second
+
+    play(scenario, dialect)
+
+
+@pytest.mark.parametrize("faulty", ["_take", "_is_own"])
+def test_a_fault_of_the_proxy_is_blamed_on_no_peer(
+    dialect: Dialect, faulty: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("死")
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        monkeypatch.setattr(proxy._Flow, faulty, fail)
+        peer.send(dialect.submit(GREETING, 2))
+        world.gateway.writers[0].write(dialect.alive(9))
+        while await peer.read():
+            pass
+
+    before = {by: ended(by) for by in ("fault", "client", "gateway")}
+    play(scenario, dialect)
+    assert {by: ended(by) - before[by] for by in before} == {"fault": 1, "client": 0, "gateway": 0}
+    assert '"event": "session_failed", "error": "KeyError"' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["client", "gateway"])
+def test_a_peer_that_resets_its_connection_is_no_fault(dialect: Dialect, side: str) -> None:
+    async def scenario(world: World) -> None:
+        peer: Peer = await world.bound()
+        (peer.writer if side == "client" else world.gateway.writers[0]).transport.abort()
+        while ended(side) == before:
+            await asyncio.sleep(0.01)
+
+    before, faults = ended(side), ended("fault")
+    play(scenario, dialect)
+    assert ended("fault") == faults
+
+
+def test_nonsense_from_the_gateway_ends_the_session(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.gateway.writers[0].write(bytes(16))
+        assert await peer.read() == b""
+
+    play(scenario, dialect)
