@@ -291,7 +291,7 @@ TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_o
 # Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line.
 #
 # Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about
-# what it covers. Entries of the held-out tables are on no training message: bench/attack.py measures a new dress by
+# what it covers. Entries of the held-out tables are on no training message: `jingyin evaluate` measures a new dress by
 # them.
 
 
