@@ -37,14 +37,6 @@ def _failed_if_skipped(report: Any) -> Any:
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what trains, serves or needs another program: `pytest -m "not slow"` leaves all of it out."""
-    for item in items:
-        if any(item.get_closest_marker(kind) for kind in ("train", "service", "external")):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drop JINGYIN_* variables of whoever runs the tests."""

@@ -32,7 +32,6 @@ print(verdict.action, sorted(heavy & set(sys.modules)))
     assert done.stdout.strip() == "pass []"
 
 
-@pytest.mark.slow
 def test_no_module_of_model_and_serve_needs_a_training_package() -> None:
     code = """
 import sys
@@ -79,7 +78,7 @@ def committed(*folders: str) -> set[str]:
     return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_wheel_made_from_the_sdist_holds_every_file(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -90,7 +89,7 @@ def test_the_wheel_made_from_the_sdist_holds_every_file(dist: Path) -> None:
     assert not any("__pycache__" in name for name in held)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_sdist_holds_the_tests(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -98,7 +97,7 @@ def test_the_sdist_holds_the_tests(dist: Path) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "tests/test_package.py"} <= held
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_wheel_works_as_a_zip_on_the_path(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     code = "import sys; sys.path.insert(0, sys.argv[1]); import jingyin; " \

@@ -141,7 +141,7 @@ def test_only_decoration_and_marks_go(text):
     assert not set("吗吧还钱走💰1") & set("".join(text[start:end] for start, end, _ in undecorate(text, {})))
 
 
-@pytest.mark.slow  # ten seconds of the processor together
+@pytest.mark.exhaustive  # ten seconds of the processor together
 @pytest.mark.parametrize(
     "kind",
     ["哈", "哈走", "哈,", "😊", "😊走", "哈😊", "~", "[", "[微笑]", "[微", "(", "(+", "^", "^_", "h", "h ", "xd", "t_", ":", ":)",
@@ -152,7 +152,7 @@ def test_a_hundred_thousand_characters_of_any_kind_take_linear_time(kind, end):
     assert _seconds(kind * (100_000 // len(kind)) + end) < 5
 
 
-@pytest.mark.slow  # ten seconds of the processor together
+@pytest.mark.exhaustive  # ten seconds of the processor together
 @pytest.mark.parametrize(("left", "right"), [("[", "微笑]"), (":", ")"), (">_", "<"), ("(+", "++)"), (":", "哈,)")])
 def test_faces_in_faces_take_linear_time(left, right):
     depth = 100_000 // len(left + right)

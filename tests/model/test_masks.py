@@ -77,7 +77,7 @@ def seconds(text: str) -> float:
     return min(times)
 
 
-@pytest.mark.slow  # ten seconds of the processor together
+@pytest.mark.exhaustive  # ten seconds of the processor together
 @pytest.mark.parametrize(
     "kind",
     ["一", "1,", "a.", "a-", "一百", "1", "1.", "1-", "1 ", "a", "a1", "a@", "a.-", "a.com.", "x", "x*", "*", "www.", "¥",

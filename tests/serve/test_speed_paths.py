@@ -32,7 +32,7 @@ def traffic(templates: int, seed: int) -> list[str]:
     return messages
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_cache_changes_no_verdict() -> None:
     messages = traffic(40, seed=1) * 2
     with_cache, without = Scorer.load(), Scorer.load(cache_bytes=0)
@@ -50,7 +50,7 @@ def test_a_disguised_message_gets_no_decision_that_the_prefilter_made() -> None:
     assert scorer.score(plain).stage == "cache"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_long_stream_leaves_nothing_behind() -> None:
     scorer = Scorer.load(cache_bytes=200_000)
     scorer._stopping[0] = np.inf, scorer._stopping[0][1]  # the network has no part in this
@@ -67,7 +67,7 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
     assert len(scorer.cache) < 1_000
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_what_was_read_before_a_fault_is_answered_in_order(
@@ -85,7 +85,7 @@ def test_what_was_read_before_a_fault_is_answered_in_order(
     assert seen == [without_stage(scorer.score(message)) for message in messages]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, messages = (
         Scorer.load(prefilter=False),

@@ -20,7 +20,7 @@ def write(path, *rows):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_messages_in_the_package_pass():
     assert check() == []
 

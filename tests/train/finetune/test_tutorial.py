@@ -20,7 +20,7 @@ from tests.train.finetune.toy_package import make_package
 from jingyin.model.bundle import read_bundle, write_bundle
 
 pytestmark = [
-    pytest.mark.slow, pytest.mark.train, pytest.mark.service,
+    pytest.mark.exhaustive,
     pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial calls curl"),
 ]  # fmt: skip
 
