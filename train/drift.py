@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.evaluate.report import COLOURS, draw, legend, render
 
 MEASURES = {
     "risk": "jingyin_risk",
@@ -62,7 +60,7 @@ class DriftReport:
 
 
 def drift(reference: Path, current: Path, out: Path) -> DriftReport:
-    """Compare two relabelled archives and write drift.json and drift.html to the folder `out`.
+    """Compare two relabelled archives and write drift.json to the folder `out`.
 
     Reads no other columns than those of MEASURES. Raises InputError when NEEDED ones are missing, or there are no rows.
     """
@@ -76,9 +74,6 @@ def drift(reference: Path, current: Path, out: Path) -> DriftReport:
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "drift.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    plots = [(each, _plot(each)) for each in report.drifts]
-    page = render("drift.html", title="jingyin drift", r=report, plots=plots, names=(reference.name, current.name))
-    (out / "drift.html").write_text(page, encoding="utf-8")
     return report
 
 
@@ -140,20 +135,6 @@ def _reading(index: float, chance: float) -> str:
 
 def _names(edges: NDArray[np.float64]) -> list[str]:
     return [*(f"up to {edge:.3g}" for edge in edges), f"over {edges[-1]:.3g}"]
-
-
-def _plot(each: Drift) -> str:
-    at = np.arange(len(each.bins))
-
-    def paint(axes: Axes) -> None:
-        axes.bar(at - 0.2, each.reference, 0.38, color="#BBBBBB", label="reference")
-        axes.bar(at + 0.2, each.current, 0.38, color=COLOURS[0], label="current")
-        axes.set_xticks(at, each.bins, rotation=35, ha="right")
-        axes.set(ylabel="share of messages")
-        axes.grid(axis="x", visible=False)
-        legend(axes)
-
-    return draw(paint)
 
 
 def summary(report: DriftReport) -> Iterator[str]:

@@ -64,7 +64,7 @@ from jingyin.train.pack.bundle import pack_finetuned
 from jingyin.train.pack.calibrate import is_traffic, read_shares, tune_prefilter
 from jingyin.train.pack.export import classifier_of_bundle
 from jingyin.train.pack.thresholds import upper_bound
-from jingyin.train.promote import Decision, default_config, promote
+from jingyin.train.promote import Promotion, default_config, promote
 from jingyin.train.recipes import Calibrate
 from jingyin.train.runs import command, file_sha256, versions
 from jingyin.train.saved import is_classifier, save_classifier
@@ -237,7 +237,7 @@ def open_run(out: Path, begun: dict[str, object], *, fresh: bool) -> None:
 # Whether the new bundle may replace the one that serves: `jingyin promote` on the run's own test split.
 
 
-def decide(run: Path, incumbent: Path, sources: list[str]) -> Decision:
+def decide(run: Path, incumbent: Path, sources: list[str]) -> Promotion:
     """Judge `run`/bundle on `run`/corpus, whose test rows have `sources`; leaves promote.yaml, promotion.json in `run`.
 
     The configuration is the package's, but that of few messages of traffic one may reach each action: a rate of 1 in

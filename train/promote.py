@@ -1,42 +1,52 @@
-"""`jingyin promote`: may a candidate replace the incumbent? Checks, each with its reason."""
+"""`jingyin promote`: may a candidate replace the incumbent? Checks, each with its reason.
+
+A check tells chance from harm. A rate that is wanted is missed where the rows show that it is missed (99% confidence);
+and against the incumbent a candidate fails where it loses more than chance explains (99%) and it can't be excluded that
+the loss is above the margin of non-inferiority. So a bundle that differs by its seed alone passes in nine of ten runs.
+"""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from scipy.stats import binom, norm
 
 from jingyin.model.bundle import Manifest, default_path, read_bundle
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED, LABELS
-from jingyin.serve.scorer import Scorer
-from jingyin.train.corpus.perturb import nonsense
-from jingyin.train.evaluate.attacks import Disturbed, disturb, flags_before_and_after, passing_shares
-from jingyin.train.evaluate.evaluate import open_bundle
-from jingyin.train.evaluate.judge import RATES, Judged, bootstrap_recalls, flag_pairs, judge, label_pairs, traffic
+from jingyin.train.evaluate import attacks
+from jingyin.train.evaluate.attacks import Suite
+from jingyin.train.evaluate.evaluate import behaviours
+from jingyin.train.evaluate.measures import RATES, all_right
 from jingyin.train.evaluate.samples import (
-    BENIGN,
+    UNSEEN,
+    WRITERS,
     Messages,
-    families,
+    Seen,
+    pairs,
+    parts,
     read_messages,
-    read_rows,
     refuse_empty_class,
     sample_evenly,
+    seen_in,
+    situations,
+    texts_in,
+    unseen_rows,
 )
-from jingyin.train.evaluate.statistics import Bools, Estimate, estimate, mean_difference, refuse_few, share_difference
-from jingyin.train.evaluate.systems import bare_scorer, latencies, served, size, timed_sample, verdicts
-from jingyin.train.pack.thresholds import rows_needed, upper_bound
+from jingyin.train.evaluate.statistics import Bools, Floats, Ints, paired_difference, refuse_few
+from jingyin.train.evaluate.systems import Judged, milliseconds, open_bundle, served, size, uncached
 from jingyin.train.recipes import read_yaml
 
-# What `jingyin promote` asks of a candidate: configs/promote.yaml.
+CHANGED = 200
+"""Threats, and innocents, that are disguised, attacked and put in company, at most."""
+
+_SURE = 0.995  # one-sided: a pooled check fails by chance in one of 200 runs, and so do all families together
 
 
 class _Model(BaseModel):
@@ -50,26 +60,27 @@ class Rates(_Model):
     block: float = Field(ge=0, lt=1)
 
 
-class PlainRates(_Model):
-    """Shares, 0 to 1, of the plain threats that must be flagged, and of the plain innocents that must pass."""
-
-    flagged: float = Field(ge=0, le=1)
-    passed: float = Field(ge=0, le=1)
-
-
 class PromoteConfig(_Model):
     """The data to judge on, what a candidate must hold by itself, and how much may be lost against the incumbent.
 
-    `traffic` gives the largest share of real messages that may reach each action (the shipping rule), `nonsense` how
-    many lines of nonsense are scored, of which none may be flagged, `family_slack` how much a benign family's
-    false-positive bound may rise.
+    The largest share that may reach each action: of `traffic`, real messages of sources kept out from training (of all,
+    where there is none); of the `worst_source` alone; of `lawful` reminders; of the `plain` and
+    `everyday` innocents and of `nonsense`. `plain_threats` is the share of plain threats that must be flagged. `threats`, `innocents`, `family`
+    and `pairs` are margins: shares of rows that a candidate may get wrong where the incumbent has them right.
     """
 
     data: list[Path] = Field(min_length=1)
     traffic: Rates
-    plain: PlainRates
-    nonsense: int = Field(ge=1)
-    family_slack: Rates
+    worst_source: Rates
+    lawful: Rates
+    plain: Rates
+    everyday: Rates
+    plain_threats: float = Field(ge=0, le=1)
+    nonsense: Rates
+    threats: Rates
+    innocents: Rates
+    family: float = Field(ge=0, lt=1)
+    pairs: float = Field(ge=0, lt=1)
     latency_ratio: float = Field(ge=1)
     size_ratio: float = Field(ge=1)
 
@@ -82,11 +93,9 @@ def load_config(path: Path) -> PromoteConfig:
     return read_yaml(path, _CONFIG)
 
 
-# Checks of a candidate against the incumbent, on the same messages: families, recall, evasion, attack, pairs, cost.
-
-
-ATTACKED = 100
-"""Flagged messages on which heads and tails are tried, at most."""
+def default_config() -> Path:
+    """Return the configuration that comes with the package."""
+    return Path(str(files("jingyin").joinpath("configs/promote.yaml")))
 
 
 @dataclass(frozen=True)
@@ -99,190 +108,209 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two bundles and what it says of the messages."""
+class Promotion:
+    """Whether `candidate` may replace `incumbent` (bundle ids), and why; `files` gives the sha256 of the data."""
 
-    path: Path
-    scorer: Scorer
-    judged: Judged
-
-    @classmethod
-    def of(cls, path: Path, messages: Messages) -> "Side":
-        """Load a bundle and let it judge; raises InputError for other labels than ours."""
-        scorer = open_bundle(path)
-        return cls(path, scorer, judge(served(scorer), messages))
-
-    def reaches(self, action: Literal["review", "block"]) -> Bools:
-        """Return which rows (n,) reach a threshold."""
-        risk: float = getattr(self.scorer.bundle.manifest, action).risk
-        return self.judged.scores.risks >= risk
+    promote: bool
+    candidate: str
+    incumbent: str
+    files: dict[str, str]
+    checks: list[Check]
 
 
-def comparison_checks(new: Side, old: Side, messages: Messages, config: PromoteConfig) -> Iterator[Check]:
-    """Check that the candidate `new` loses nothing against `old` beyond chance and what the configuration allows."""
-    yield from _family_checks(new, old, messages, config.family_slack)
-    yield from _recall_checks(new.judged, old.judged, messages)
-    yield from _evasion_checks(new.judged, old.judged, messages)
-    yield from _attack_checks(new.judged, old.judged, messages)
-    yield from _pair_checks(new.judged, old.judged, messages)
-    yield from _cost_checks(new, old, messages, config)
+class Verdicts(NamedTuple):
+    """What both bundles do with messages of one kind (n,): 0 pass, 1 review, 2 block; and which are threats.
 
-
-def _family_checks(new: Side, old: Side, messages: Messages, slack: Rates) -> Iterator[Check]:
-    """No benign family's bound may rise beyond the slack, nor its rate beyond chance; nor those of all together."""
-    rows = {"all benign": np.flatnonzero(messages.benign), **families(messages, messages.benign)}
-    for action in ("review", "block"):
-        reaching = [side.reaches(action) for side in (new, old)]
-        allowed: float = getattr(slack, action)
-        for family, index in rows.items():
-            yield _family_check(f"{action}: {family}", reaching[0][index], reaching[1][index], allowed)
-
-
-def _family_check(name: str, new: Bools, old: Bools, slack: float) -> Check:
-    counts = [int(each.sum()) for each in (new, old)]
-    bounds = [upper_bound(count, len(new)) for count in counts]
-    passed = bounds[0] <= bounds[1] + slack and share_difference(new, old).low <= 0
-    values = [f"{count} (bound {bound:.2%})" for count, bound in zip(counts, bounds, strict=True)]
-    return Check(name, passed, f"of {len(new)} benign messages {values[0]} against {values[1]}")
-
-
-def _recall_checks(new: Judged, old: Judged, messages: Messages) -> Iterator[Check]:
-    """Recall may not fall beyond the interval of its difference, at review and at fixed false-positive rates."""
-    for label in FLAGGED:
-        rows = messages.labels == LABELS.index(label)
-        yield _not_lower(f"recall: {label}", new.flags[rows], old.flags[rows])
-    recalls = bootstrap_recalls((new, old), messages)
-    for i, target in enumerate(RATES):
-        if messages.benign.sum() >= rows_needed(target):
-            change = estimate(recalls[:, 0, i] - recalls[:, 1, i])
-            values = f"{recalls[0, 0, i]:.1%} against {recalls[0, 1, i]:.1%}"
-            yield Check(f"recall at {target:.1%}", change.high >= 0, f"{values}, {_change(change)}")
-
-
-def _evasion_checks(new: Judged, old: Judged, messages: Messages) -> Iterator[Check]:
-    """Under evasion recall may not fall, nor false positives rise, beyond chance; held-out families apart."""
-    disturbed = disturb(messages)
-    for held_out, name in ((False, "trained"), (True, "held-out")):
-        some = [each for each in disturbed if each.held_out is held_out]
-        shares = [_shares(each, some, len(messages)) for each in (new, old)]
-        for kind, among in (("recall", messages.flagged), ("false positives", messages.benign)):
-            both = [share[among & ~np.isnan(shares[0])] for share in shares]
-            change = mean_difference(both[0] - both[1])
-            passed = change.high >= 0 if kind == "recall" else change.low <= 0
-            values = f"{both[0].mean():.1%} against {both[1].mean():.1%}"
-            yield Check(f"evasion, {name}: {kind}", passed, f"{values}, {_change(change)}")
-
-
-def _shares(judged: Judged, disturbed: Sequence[Disturbed], rows: int) -> NDArray[np.float64]:
-    """Return for each row (n,) the share of its disguises that are flagged; nan for rows without a disguise.
-
-    By row, since disguises of one message are no independent messages.
+    `groups` are the numbers of situations, `families` the kinds within.
     """
-    flagged: dict[int, list[bool]] = defaultdict(list)
-    for each, _, after in flags_before_and_after(judged.system, disturbed, judged.flags):
-        for row, flag in zip(each.index.tolist(), after.tolist(), strict=True):
-            flagged[row].append(flag)
-    out = np.full(rows, np.nan)
-    for row, flags in flagged.items():
-        out[row] = np.mean(flags)
-    return out
+
+    new: Ints
+    old: Ints
+    threats: Bools
+    groups: Ints
+    families: list[str]
+
+    def take(self, rows: Bools) -> "Verdicts":
+        """Return some rows (n,)."""
+        named = [family for family, kept in zip(self.families, rows.tolist(), strict=True) if kept]
+        return Verdicts(self.new[rows], self.old[rows], self.threats[rows], self.groups[rows], named)
 
 
-def _attack_checks(new: Judged, old: Judged, messages: Messages) -> Iterator[Check]:
-    """Heads and tails that say nothing may not make more of the messages pass that both bundles flag."""
-    rows = sample_evenly(messages, messages.flagged & new.flags & old.flags, ATTACKED)
-    if rows:
-        texts = [messages.texts[i] for i in rows]
-        passed = [passing_shares(each.system, texts) for each in (new, old)]
-        change = mean_difference(passed[0] - passed[1])
-        values = f"{passed[0].mean():.1%} pass against {passed[1].mean():.1%}"
-        yield Check("heads and tails", change.low <= 0, f"{values}, {_change(change)}")
+def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, out: Path) -> Promotion:
+    """Judge both bundles on the same messages, write the decision as JSON to `out`, and return it.
+
+    By default the incumbent is the package's bundle, and the configuration the package's. Raises ConfigError for a bad
+    configuration, InputError for data that can't be used or bundles with different labels, BundleError.
+    """
+    config = load_config(config_path or default_config())
+    incumbent = incumbent or default_path()
+    refuse_different_labels(candidate, incumbent)
+    manifests = [read_bundle(path).manifest for path in (candidate, incumbent)]
+    messages, reason = unused_rows(read_messages(config.data), config.data, manifests)
+    refuse_few(int(messages.benign.sum()), RATES)
+    seen = seen_in(config.data[0].parent / "train.parquet")
+    sides = [served(open_bundle(path)).judge(messages.texts) for path in (candidate, incumbent)]
+    checks = [
+        Check("unused rows", passed=True, reason=reason),
+        *requirements(sides[0], messages, seen, config),
+        *comparisons(tables(sides, messages, seen), config),
+        *_pair_checks(sides, messages, config.pairs),
+        *_cost_checks([candidate, incumbent], messages, config),
+    ]
+    ids = [manifest.id for manifest in manifests]
+    promotion = Promotion(all(check.passed for check in checks), ids[0], ids[1], messages.files, checks)
+    out.write_text(json.dumps(asdict(promotion), indent=1) + "\n", encoding="utf-8")
+    return promotion
 
 
-def _pair_checks(new: Judged, old: Judged, messages: Messages) -> Iterator[Check]:
-    flags = [flag_pairs(each.flags, messages) for each in (new, old)]
-    labels = [label_pairs(each.predicted, messages) for each in (new, old)]
-    for name, (first, second) in (("minimal pairs", flags), ("minimal pairs, labels", labels)):
-        if len(first):
-            yield _not_lower(name, first, second)
+# What a bundle must hold to serve, whatever the one before it does.
 
 
-def _cost_checks(new: Side, old: Side, messages: Messages, config: PromoteConfig) -> Iterator[Check]:
-    for prefilter, name in ((True, "latency"), (False, "latency of the networks alone")):
-        ways = [bare_scorer(side.path, prefilter=prefilter).score for side in (new, old)]
-        first, second = (each.mean for each in latencies(ways, timed_sample(messages.texts)))
-        yield Check(name, first <= second * config.latency_ratio, f"mean {first:.2f} ms against {second:.2f} ms")
-    first, second = size(new.path), size(old.path)
+def requirements(side: Judged, messages: Messages, seen: Seen | None, config: PromoteConfig) -> Iterator[Check]:
+    """Check a bundle against the configuration alone."""
+    actions = actions_of(side)
+    sources = parts(messages.sources, among=messages.traffic)
+    kept_out = [rows for name, rows in sources.items() if seen and name not in seen.sources]
+    pooled = actions[np.concatenate(kept_out or [*sources.values(), np.zeros(0, np.int64)])]
+    yield from _at_most("traffic of sources kept out" if kept_out else "traffic", pooled, config.traffic, shown=True)
+    for name, rows in sources.items():
+        yield from _at_most(f"traffic of {name}", actions[rows], config.worst_source)
+    lawful = messages.benign & (messages.labels == LABELS.index("lawful_collection"))
+    yield from _at_most("lawful reminders", actions[lawful & ~messages.traffic], config.lawful)
+    lists = {name: actions_of(side.system.judge(texts)) for name, texts in behaviours().items()}
+    flagged = lists.pop("plain threats") > 0
+    count = int(flagged.sum())
+    passed = float(binom.cdf(count, len(flagged), config.plain_threats)) >= 1 - _SURE
+    yield Check("plain threats", passed, f"{count} of {len(flagged)} flagged, wanted {config.plain_threats:.1%}")
+    for name, found in lists.items():
+        yield from _at_most(name, found, getattr(config, name.partition(" ")[0]))
+
+
+def _at_most(name: str, actions: Ints, most: Rates, *, shown: bool = False) -> Iterator[Check]:
+    """Check that no more than a share of innocents (n,) reaches an action, as far as they can tell.
+
+    `shown` asks for so many that one above the share would be expected to show.
+    """
+    rows = len(actions)
+    for level, (action, share) in enumerate(most.model_dump().items(), 1):
+        count = int((actions >= level).sum())
+        enough = not shown or (rows > 0 and rows * share >= 1)
+        passed = enough and float(binom.sf(count - 1, rows, share)) >= 1 - _SURE
+        reason = f"{count} of {rows} messages, wanted {f'1 in {1 / share:,.0f}' if share else 'none'}"
+        few = "" if enough else ": so few messages can't show that rate, add real traffic to the data"
+        yield Check(f"{name}: {action}", passed, reason + few)
+
+
+# Checks of a candidate against the incumbent, on the same messages.
+
+
+def tables(sides: Sequence[Judged], messages: Messages, seen: Seen | None) -> dict[str, Verdicts]:
+    """Return what both bundles do with the data, and with messages disguised, attacked, in company."""
+    groups = messages.group_numbers
+    scored = messages.benign | messages.flagged
+    whole = Verdicts(actions_of(sides[0]), actions_of(sides[1]), messages.flagged, groups, messages.families)
+    kinds = situations(messages, seen)
+    out = {"all": whole.take(scored)}
+    for label in FLAGGED:
+        out[label] = whole.take(messages.labels == LABELS.index(label))
+    for name in (UNSEEN, WRITERS):
+        if name in kinds:
+            out[name] = whole.take(np.isin(np.arange(len(messages)), kinds[name]) & scored)
+    new = unseen_rows(messages, kinds)
+    plain = [i for kind in (messages.flagged, messages.benign) for i in sample_evenly(messages, kind, CHANGED)]
+    unseen = [i for kind in (messages.flagged, messages.benign) for i in sample_evenly(messages, kind & new, CHANGED)]
+    disguised = attacks.disguised(messages, plain)
+    suites = {
+        "disguises": [suite for suite in disguised if not suite.name.endswith("*")],
+        "disguises held out": [suite for suite in disguised if suite.name.endswith("*")],
+        "heads and tails": attacks.heads_and_tails(messages, plain),
+        "company": attacks.in_company(messages, unseen),
+        "long messages": attacks.long_messages(messages, unseen),
+    }
+    return out | {name: _changed(sides, some, messages, groups) for name, some in suites.items() if some}
+
+
+def _changed(sides: Sequence[Judged], suites: Sequence[Suite], messages: Messages, groups: Ints) -> Verdicts:
+    texts = [text for suite in suites for text in suite.texts]
+    rows = np.concatenate([suite.rows for suite in suites])
+    new, old = (actions_of(side.system.judge(texts)) for side in sides)
+    return Verdicts(new, old, messages.flagged[rows], groups[rows], [messages.families[i] for i in rows])
+
+
+def actions_of(judged: Judged) -> Ints:
+    """Return the action (n,) of each message: 0 pass, 1 review, 2 block."""
+    return judged.flags.astype(np.int64) + judged.blocked
+
+
+def comparisons(found: Mapping[str, Verdicts], config: PromoteConfig) -> Iterator[Check]:
+    """Check that the candidate loses nothing against the incumbent beyond chance and the margins."""
+    for name, table in found.items():
+        for level, action in enumerate(("review", "block"), 1):
+            for kind, margins in (("threats", config.threats), ("innocents", config.innocents)):
+                some = table.take(table.threats == (kind == "threats"))
+                if len(some.new):
+                    new, old = ((side >= level) == some.threats for side in (some.new, some.old))
+                    margin = getattr(margins, action)
+                    yield not_worse(f"{name}: {kind}, {action}", new, old, some.groups, margin)
+    yield from _family_checks(found["all"], config.family)
+
+
+def _family_checks(table: Verdicts, margin: float) -> Iterator[Check]:
+    """No family, of threats or of innocents, may be spoilt at review; chance is shared out among all of them."""
+    kinds = sorted({*zip(table.threats.tolist(), table.families, strict=True)})
+    names = np.array(table.families)
+    for threats, family in kinds:
+        name = f"{'threats' if threats else 'innocents'} of {family}"
+        some = table.take((names == family) & (table.threats == threats))
+        new, old = ((side > 0) == threats for side in (some.new, some.old))
+        # Rows count as independent here: a family may be a single situation.
+        yield not_worse(name, new, old, np.arange(len(some.new)), margin, tests=len(kinds))
+
+
+def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, tests: int = 1) -> Check:
+    """Check that `new` (n,) is right as often as `old`: it fails where a loss is beyond chance, and may be above margin.
+
+    `tests` shares the error out among so many checks.
+    """
+    z = float(norm.ppf(1 - (1 - _SURE) / tests))
+    change = paired_difference(new, old, groups, z)
+    reason = (
+        f"{int(new.sum())} of {len(new)} right against {int(old.sum())}, "
+        f"{change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
+    )
+    return Check(name, change.high >= 0 or change.low >= -margin, reason)
+
+
+def _pair_checks(sides: Sequence[Judged], messages: Messages, margin: float) -> Iterator[Check]:
+    paired = pairs(messages)
+    apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
+    for name, some, right in (
+        ("minimal pairs", apart, [side.flags == messages.flagged for side in sides]),
+        ("minimal pairs, labels", paired, [side.predicted == messages.labels for side in sides]),
+    ):
+        if some:
+            new, old = (all_right(some, each) for each in right)
+            yield not_worse(name, new, old, np.arange(len(some)), margin)
+
+
+def _cost_checks(paths: Sequence[Path], messages: Messages, config: PromoteConfig) -> Iterator[Check]:
+    for prefilter, name in ((True, "latency"), (False, "latency without prefilter")):
+        ways = [uncached(path, prefilter=prefilter).score for path in paths]
+        yield latency_check(name, milliseconds(ways, messages.texts), config.latency_ratio)
+    first, second = map(size, paths)
     yield Check("size", first <= second * config.size_ratio, f"{first / 1e6:.1f} MB against {second / 1e6:.1f} MB")
 
 
-def _not_lower(name: str, new: Bools, old: Bools) -> Check:
-    change = share_difference(new, old)
-    values = f"{int(new.sum())} of {len(new)} against {int(old.sum())}"
-    return Check(name, change.high >= 0, f"{values}, {_change(change)}")
-
-
-def _change(change: Estimate) -> str:
-    return f"{change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
-
-
-# What a bundle must hold to serve, whatever the one before it does: the shipping rule, plain threats, nonsense.
-
-
-NONSENSE_SEED = 2018
-"""No corpus recipe has it, so no line was trained on."""
-
-
-def plain_messages() -> Path:
-    """Return the file of plain threats and innocents that comes with the package; none of it is in a training row."""
-    return Path(str(files("jingyin.train.evaluate").joinpath("plain_threats.jsonl")))
-
-
-def requirement_checks(side: Side, messages: Messages, config: PromoteConfig) -> Iterator[Check]:
-    """Check a bundle against the configuration alone."""
-    yield from _traffic_checks(side, messages, config.traffic)
-    yield from _plain_checks(side.scorer, config.plain)
-    yield _nonsense_check(side.scorer, config.nonsense)
-
-
-def _traffic_checks(side: Side, messages: Messages, most: Rates) -> Iterator[Check]:
-    """Apply the shipping rule: of real traffic no larger a share than configured reaches review, or block."""
-    real = traffic(messages)
-    rows = int(real.sum())
-    rates: dict[Literal["review", "block"], float] = {"review": most.review, "block": most.block}
-    for action, wanted in rates.items():
-        count = int((side.reaches(action) & real).sum())
-        enough = rows > 0 and (wanted == 0 or rows * wanted >= 1)
-        bound = f"{count} of {rows} real messages (bound {upper_bound(count, rows):.3%}), wanted at most {wanted:.3%}"
-        reason = bound if enough else f"{bound}: so few messages can't show that rate, add real traffic to the data"
-        yield Check(f"real traffic: {action}", enough and count <= wanted * rows, reason)
-
-
-def _plain_checks(scorer: Scorer, wanted: PlainRates) -> Iterator[Check]:
-    """Of threats that any person sees at once nearly all must be flagged, and nearly all plain innocents pass."""
-    rows = read_rows(plain_messages())
-    flagged = _flagged(scorer, [row["text"] for row in rows])
-    benign = np.array([row["label"] in BENIGN for row in rows])
-    yield _at_least("plain threats: flagged", flagged[~benign], wanted.flagged)
-    yield _at_least("plain innocents: passed", ~flagged[benign], wanted.passed)
-
-
-def _at_least(name: str, right: Bools, wanted: float) -> Check:
-    count, rows = int(right.sum()), len(right)
-    return Check(name, count >= wanted * rows, f"{count} of {rows}, wanted at least {wanted:.1%}")
-
-
-def _nonsense_check(scorer: Scorer, lines: int) -> Check:
-    count = int(_flagged(scorer, list(nonsense(lines, NONSENSE_SEED))).sum())
-    return Check("nonsense", count == 0, f"{count} of {lines} lines flagged, wanted none")
-
-
-def _flagged(scorer: Scorer, texts: list[str]) -> Bools:
-    return np.array([verdict.action != "pass" for verdict in verdicts(scorer, texts)], np.bool_)
+def latency_check(name: str, times: Floats, most: float) -> Check:
+    """Check the ratio of mean `times` (2, n) of the same messages, timed in turn; intervals draw messages."""
+    drawn = np.random.default_rng(0).integers(0, times.shape[1], (1000, times.shape[1]))
+    low = float(np.percentile(times[0][drawn].mean(1) / times[1][drawn].mean(1), 1))
+    new, old = times.mean(1)
+    reason = f"mean {new:.2f} ms against {old:.2f} ms, {new / old:.2f} times (at least {low:.2f}), allowed {most:g}"
+    return Check(name, low <= most, reason)
 
 
 # Which rows bundles may be judged on: none that trained one or set its thresholds, as far as their splits are near.
-
 
 _USED = ("train", "validation", "calibration")
 
@@ -298,7 +326,7 @@ def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Ma
         _refuse_used(messages, manifest)
     wanted = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
     found = {hash_: path for path in _splits_near(data) if (hash_ := _hash(path)) in wanted}
-    taken = {text for path in found.values() for text in _texts(path)}
+    taken = {text for path in found.values() for text in texts_in(path)}
     both = zip(messages.texts, messages.templates, strict=True)
     left = messages.take(np.array([i for i, names in enumerate(both) if taken.isdisjoint(names)], np.int64))
     refuse_empty_class([LABELS[label] for label in left.labels], data)
@@ -336,56 +364,8 @@ def _splits_near(data: Sequence[Path]) -> list[Path]:
     return sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))
 
 
-def _texts(split: Path) -> Iterator[str]:
-    """Yield texts and, where there, templates of a split, and read no other column: it may have 400,000 rows."""
-    there = pq.read_schema(split).names
-    table = pq.read_table(split, columns=[name for name in ("text", "template") if name in there], partitioning=None)
-    for column in table.columns:
-        yield from column.to_pylist()
-
-
 def _hash(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether `candidate` may replace `incumbent` (bundle ids), and why; `files` gives the sha256 of the data."""
-
-    promote: bool
-    candidate: str
-    incumbent: str
-    files: dict[str, str]
-    checks: list[Check]
-
-
-def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, out: Path) -> Decision:
-    """Judge both bundles on the same messages, write the decision as JSON to `out`, and return it.
-
-    By default the incumbent is the package's bundle, and the configuration the package's. Raises ConfigError for a bad
-    configuration, InputError for data that can't be used or bundles with different labels, BundleError.
-    """
-    config = load_config(config_path or default_config())
-    incumbent = incumbent or default_path()
-    refuse_different_labels(candidate, incumbent)
-    manifests = [read_bundle(path).manifest for path in (candidate, incumbent)]
-    messages, reason = unused_rows(read_messages(config.data), config.data, manifests)
-    refuse_few(int(messages.benign.sum()), RATES)
-    new, old = (Side.of(path, messages) for path in (candidate, incumbent))
-    checks = [
-        Check("unused rows", passed=True, reason=reason),
-        *requirement_checks(new, messages, config),
-        *comparison_checks(new, old, messages, config),
-    ]
-    ids = [manifest.id for manifest in manifests]
-    decision = Decision(all(check.passed for check in checks), ids[0], ids[1], messages.files, checks)
-    out.write_text(json.dumps(asdict(decision), indent=1) + "\n", encoding="utf-8")
-    return decision
-
-
-def default_config() -> Path:
-    """Return the configuration that comes with the package."""
-    return Path(str(files("jingyin").joinpath("configs/promote.yaml")))
 
 
 def refuse_different_labels(candidate: Path, incumbent: Path) -> None:

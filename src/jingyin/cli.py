@@ -232,23 +232,24 @@ def export(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder to judge.")],
     data: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet with text, label, family, source.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and evaluation.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")],
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another bundle, to be judged on the same rows beside it.")
+    ] = None,
+    traffic: Annotated[
+        list[Path] | None,
+        typer.Option("--traffic", help="Ordinary messages, a file a source that training has not seen; repeatable."),
+    ] = None,
     train: Annotated[
         Path | None,
-        typer.Option("--train", help="What the n-gram baseline learns from; by default train.parquet beside DATA."),
-    ] = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option("--baseline", help="Path of a Hugging Face text-classification model to compare with."),
+        typer.Option("--train", help="Says what training has seen; by default train.parquet beside DATA."),
     ] = None,
 ) -> None:
-    """Judge a bundle at fixed false-positive rates, by family, under evasion, beside baselines."""
-    from rich.console import Console
-
+    """Judge a bundle: by case, by source of traffic, in company, under attack, beside baselines."""
     from jingyin.train.evaluate.evaluate import evaluate as judge
-    from jingyin.train.evaluate.report import print_summary
+    from jingyin.train.evaluate.report import summary
 
-    print_summary(judge(bundle, data, out, train, baseline or []), Console())
+    typer.echo(summary(judge(bundle, data, out, against=against, traffic=traffic or (), training=train)))
     typer.echo(f"report: {out / 'report.html'}")
 
 
@@ -283,16 +284,15 @@ def audit(
         Path | None,
         typer.Option("--answers", help="A Label Studio export (JSON): write DATA with its labels to rows.jsonl."),
     ] = None,
-    bundle: Annotated[Path | None, typer.Option("--bundle", help="The bundle that says what it is unsure of.")] = None,
 ) -> None:
-    """Find likely label errors, contradictions, and rows to label next; or take the answers back in."""
+    """Find likely label errors and contradictions; or take the answers back in."""
     from collections import Counter
 
     from jingyin.train.audit import audit as find
     from jingyin.train.audit import take_answers
 
     if answers is None:
-        counts = Counter(finding.kind for finding in find(data, out, bundle))
+        counts = Counter(finding.kind for finding in find(data, out))
         typer.echo(", ".join(f"{kind}: {count} rows" for kind, count in counts.items()))
         typer.echo(f"tasks: {out / 'tasks.json'}")
         return
@@ -305,7 +305,7 @@ def audit(
 def drift(
     reference: Annotated[Path, typer.Argument(help="A relabelled archive (Parquet) from before.")],
     current: Annotated[Path, typer.Argument(help="One from now.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for drift.html and drift.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for drift.json.")],
 ) -> None:
     """Compare two relabelled archives: has the traffic moved? Reads no text."""
     from jingyin.train.drift import drift as compare
@@ -313,7 +313,7 @@ def drift(
 
     for line in summary(compare(reference, current, out)):
         typer.echo(line)
-    typer.echo(f"report: {out / 'drift.html'}")
+    typer.echo(f"figures: {out / 'drift.json'}")
 
 
 @corpus.command("build")

@@ -1,146 +1,217 @@
-"""`jingyin evaluate`: judges a bundle beside baselines, under evasion and attack; writes report and figures."""
+"""`jingyin evaluate`: judges a bundle, another one beside it, and baselines, on the same rows; writes the report."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from jingyin.model.bundle import Bundle, read_bundle
-from jingyin.model.errors import InputError
-from jingyin.model.labels import LABELS
-from jingyin.serve.scorer import Scorer
-from jingyin.train.evaluate import judge as judging
-from jingyin.train.evaluate.attacks import attack, disturb
-from jingyin.train.evaluate.judge import RATES, Judged, judge, sign_results, situations, why_left_out
+from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.train.corpus.everyday import everyday
+from jingyin.train.corpus.perturb import nonsense
+from jingyin.train.evaluate import attacks, measures
+from jingyin.train.evaluate.measures import RATES, Evaluation, Rows, Tables
 from jingyin.train.evaluate.report import write_report
-from jingyin.train.evaluate.results import Evaluation, SignsResult
-from jingyin.train.evaluate.samples import Messages, read_messages
-from jingyin.train.evaluate.statistics import refuse_few
+from jingyin.train.evaluate.samples import (
+    Messages,
+    Seen,
+    parts,
+    read_messages,
+    read_rows,
+    read_traffic,
+    sample_evenly,
+    seen_in,
+    situations,
+    texts_in,
+    unseen_rows,
+)
+from jingyin.train.evaluate.statistics import Bools, refuse_few
 from jingyin.train.evaluate.systems import (
-    Latency,
+    Judged,
     System,
-    bare_scorer,
-    hugging_face,
     keywords,
-    latencies,
+    milliseconds,
     ngrams,
+    open_bundle,
     served,
     size,
-    timed_sample,
+    uncached,
 )
+from jingyin.train.pack.thresholds import rows_needed
 
-ATTACKED = 100
-"""Flagged messages that are attacked in an evaluation; bench/attack.py takes more."""
+CHANGED = 300
+"""Threats, and innocents, that are disguised and attacked, at most; a share of 0.9 of 300 is known to 4 points."""
 
-_UNTRAINED = (
-    "no n-gram baseline, and unseen cases are not shown apart: there is no {name} beside the data; "
-    "name one with --train"
-)
+NONSENSE, EVERYDAY = 12_000, 5_000
+"""Lines of nonsense, and innocents made from everyday frames that no training row is made from."""
+
+_SEED = 2018  # no corpus recipe has it, so no line of nonsense was trained on
+
 _CONSOLE = Console(stderr=True)
 
 
 def evaluate(
-    bundle: Path, data: Sequence[Path], out: Path, training: Path | None, baselines: Sequence[str]
+    bundle: Path,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    against: Path | None = None,
+    traffic: Sequence[Path] = (),
+    training: Path | None = None,
+    changed: int = CHANGED,
 ) -> Evaluation:
-    """Judge `bundle` on `data` and write evaluation.json and report.html to the folder `out`.
+    """Judge `bundle` on `data`, next to the bundle `against`; write the report to the folder `out`.
 
-    The n-gram baseline learns from `training`, by default the train.parquet beside the first data file, and unseen
-    cases are those that none of its rows has; without either file both are left out. `baselines` are paths of Hugging
-    Face models. Raises InputError and BundleError.
+    `training`, by default the train.parquet beside the first data file, says which cases, writers and sources are
+    unseen, and the n-gram baseline learns from it. `traffic` are files of ordinary messages, each a source that
+    training has not seen; rows of `training` in them are left out. Up to `changed` threats and as many innocents are
+    disguised and attacked. Raises InputError and BundleError.
     """
     messages = read_messages(data)
     refuse_few(int(messages.benign.sum()), RATES)
-    scorer = open_bundle(bundle)
+    scorers = {"jingyin": open_bundle(bundle)} | ({"before": open_bundle(against)} if against else {})
     training = training or data[0].parent / "train.parquet"
-    trained = read_messages([training]) if training.is_file() else None
-    with _CONSOLE.status("training and loading baselines"):
-        systems = [keywords(), *([ngrams(trained)] if trained else []), *map(hugging_face, baselines)]
+    seen = seen_in(training)
+    others = read_traffic(traffic, texts_in(training) if seen and traffic else set())
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
-        judged = _judge_all([served(scorer), *systems], messages)
-    wrong = judging.errors(judged[0], messages)
-    evaluation = _evaluation(scorer.bundle, judged, wrong, messages, trained)
-    if not trained:
-        evaluation = replace(evaluation, notes=[_UNTRAINED.format(name=training.name), *evaluation.notes])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
-    write_report(out / "report.html", evaluation, judged, messages, wrong, scorer.bundle.manifest)
-    return evaluation
-
-
-def _evaluation(
-    bundle: Bundle,
-    judged: Sequence[Judged],
-    wrong: Mapping[str, Sequence[int]],
-    messages: Messages,
-    trained: Messages | None,
-) -> Evaluation:
-    """Return all figures of what was `judged`, the bundle first; `wrong` gives the rows of each error list."""
-    model, block = judged[0], bundle.manifest.block.risk
-    with _CONSOLE.status("timing"):
-        network, prefilter_stops, latency = _latencies(bundle.path, [each.system for each in judged[1:]], messages)
-    with _CONSOLE.status("evasion"):
-        evasion = judging.evasion_results(judged, disturb(messages), messages)
-    with _CONSOLE.status("attack"):
-        attacked = attack(model.system, model.flags, messages, ATTACKED)
-    with _CONSOLE.status("intervals"):
-        results = judging.system_results(judged, latency, messages)
-        differences = [judging.difference(model, baseline, messages) for baseline in judged[1:]]
-    with _CONSOLE.status("signs"):
-        signs, notes = _signs(bundle, model, messages)
-    families, slices = judging.slice_results(model, block, messages)
-    return Evaluation(
-        bundle=bundle.manifest.id,
+        bundles = [served(scorer, name).judge(messages.texts) for name, scorer in scorers.items()]
+        model = bundles[0]
+        baselines = [keywords().judge(messages.texts)]
+        if seen:
+            baselines.insert(0, ngrams(training).judge(messages.texts).matched(model, messages.benign))
+    kinds = situations(messages, seen)
+    new = unseen_rows(messages, kinds)
+    tables = {
+        "systems": _each([*bundles, *baselines], lambda judged: measures.whole(judged, messages)),
+        "situations": _each(bundles, lambda judged: measures.by_part(judged, messages, kinds)),
+        "innocents": _each(bundles, lambda judged: measures.innocents(judged, messages)),
+        "slices": _each(bundles, lambda judged: measures.slices(judged, messages)),
+        "lists": _each(bundles, lambda judged: measures.lists(judged.system, behaviours())),
+    }
+    tables |= _on_traffic([*bundles, *baselines[:-1]], messages, seen, others, new)
+    tables |= _changed(bundles, messages, new, changed)
+    with _CONSOLE.status("signs and time"):
+        signs = {j.system.name: measures.signs(scorers[j.system.name].bundle, j, messages) for j in bundles}
+        tables["signs"] = {name: rows for name, (rows, _) in signs.items()}
+        tables["cost"] = _cost({name: scorer.bundle.path for name, scorer in scorers.items()}, baselines, messages)
+    wrong = measures.errors(model, messages)
+    evaluation = Evaluation(
+        bundle=scorers["jingyin"].bundle.manifest.id,
+        against=scorers["before"].bundle.manifest.id if against else "",
         files=messages.files,
         counts=dict(Counter(LABELS[i] for i in messages.labels)),
         left_out=messages.left_out,
-        bytes=size(bundle.path),
-        network_latency=network,
-        prefilter_stops=prefilter_stops,
-        systems=results,
-        differences=differences,
-        families=families,
-        slices=slices,
-        situations=situations(model, block, messages, trained) if trained else [],
-        signs=signs,
-        evasion=evasion,
-        attack=attacked,
-        errors={kind: [judging.error_row(model, block, messages, row) for row in rows] for kind, rows in wrong.items()},
-        notes=notes,
+        tables={name: table for name, table in tables.items() if any(table.values())},
+        errors={kind: [measures.error_row(model, messages, i) for i in rows] for kind, rows in wrong.items()},
+        notes=[*_notes(messages, seen, training), *filter(None, [signs["jingyin"][1]])],
     )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+    write_report(out, evaluation, {kind: [messages.texts[i] for i in rows] for kind, rows in wrong.items()})
+    return evaluation
 
 
-def _signs(bundle: Bundle, model: Judged, messages: Messages) -> tuple[SignsResult | None, list[str]]:
-    """Return what is said of signs, and notes: why nothing is."""
-    reason = why_left_out(bundle, messages)
-    return (None, [reason]) if reason else (sign_results(bundle, model, messages), [])
+def _each(systems: Sequence[Judged], measure: Callable[[Judged], Rows]) -> dict[str, Rows]:
+    with _CONSOLE.status("measuring"):
+        return {judged.system.name: measure(judged) for judged in systems}
 
 
-def open_bundle(path: Path) -> Scorer:
-    """Load a bundle to be judged; raises InputError when its labels are not those that messages are labelled with."""
-    labels = read_bundle(path).manifest.labels
-    if set(labels) != set(LABELS):
-        raise InputError(
-            f"bundle {path} has labels {', '.join(labels)}; wanted {', '.join(LABELS)}: bundles of different label "
-            "sets can't be compared, train one on the same labels"
+def behaviours() -> dict[str, list[str]]:
+    """Return lists of texts that say by themselves what a bundle must do; none of them is in a training row."""
+    plain = read_rows(plain_messages())
+    return {
+        "plain threats": [row["text"] for row in plain if row["label"] in FLAGGED],
+        "plain innocents": [row["text"] for row in plain if row["label"] not in FLAGGED],
+        "everyday innocents": everyday(EVERYDAY, _SEED, held_out=True),
+        "nonsense": list(nonsense(NONSENSE, _SEED)),
+    }
+
+
+def plain_messages() -> Path:
+    """Return the file of plain threats and innocents that comes with the package."""
+    return Path(str(files("jingyin.train.evaluate").joinpath("plain_threats.jsonl")))
+
+
+def by_source(judged: Judged, messages: Messages, others: Mapping[str, Sequence[str]]) -> dict[str, Judged]:
+    """Return what a system says of ordinary messages, by source: real ones among `messages`, and `others`."""
+    known = parts(messages.sources, among=messages.traffic)
+    read = {name: judged.system.judge(texts) for name, texts in others.items()}
+    return {name: judged.take(rows) for name, rows in known.items()} | read
+
+
+def _on_traffic(
+    systems: Sequence[Judged],
+    messages: Messages,
+    seen: Seen | None,
+    others: Mapping[str, Sequence[str]],
+    new: Bools,
+) -> Tables:
+    """Return false alarms by source, and what is found of the `new` threats (n,) where fewer are allowed."""
+    tables: Tables = {"traffic": {}, "frontier": {}}
+    for judged in systems:
+        with _CONSOLE.status("traffic"):
+            sources = by_source(judged, messages, others)
+        kept_out = [name for name in sources if name in others or (seen and name not in seen.sources)]
+        ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
+        tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)
+        tables["frontier"][judged.system.name] = measures.frontier(
+            judged.system, judged.risks[messages.flagged & new], np.concatenate(ordinary)
         )
-    return Scorer.load(path)
+    return tables
 
 
-def _judge_all(systems: Sequence[System], messages: Messages) -> list[Judged]:
-    """Let all systems judge; the keyword list keeps its threshold, others flag as many benign rows as the bundle."""
-    judged = [judge(system, messages) for system in systems]
-    return judged[:2] + [judging.matched(baseline, judged[0], messages) for baseline in judged[2:]]
+def _changed(bundles: Sequence[Judged], messages: Messages, new: Bools, most: int) -> Tables:
+    """Return figures of threats and innocents under attack: of all kinds, and in company of `new` ones (n,)."""
+
+    def sample(among: Bools) -> list[int]:
+        return [i for kind in (messages.flagged, messages.benign) for i in sample_evenly(messages, kind & among, most)]
+
+    plain, unseen = sample(np.ones(len(messages), np.bool_)), sample(new)
+    suites = {
+        "company": attacks.in_company(messages, unseen),
+        "long messages": attacks.long_messages(messages, unseen),
+        "heads and tails": attacks.heads_and_tails(messages, plain),
+        "disguises": attacks.disguised(messages, plain),
+    }
+    tables = {
+        name: _each(bundles, partial(measures.changed, suites=some, messages=messages)) for name, some in suites.items()
+    }
+    return tables | {"senders": _each(bundles, lambda judged: measures.greedy(judged, messages, plain))}
 
 
-def _latencies(bundle: Path, baselines: Sequence[System], messages: Messages) -> tuple[Latency, float, list[Latency]]:
-    """Return the networks' latency, the share that the prefilter stops, and the latency of the bundle and baselines."""
-    sample = timed_sample(messages.texts)
-    prefiltered = bare_scorer(bundle, prefilter=True)
-    alone: list[Callable[[str], object]] = [bare_scorer(bundle, prefilter=False).score, prefiltered.score]
-    network, *rest = latencies(
-        [*alone, *(lambda text, baseline=baseline: baseline.judge([text]) for baseline in baselines)], sample
-    )
-    return network, sum(prefiltered.score(text).stage == "prefilter" for text in sample) / len(sample), rest
+def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Messages) -> dict[str, Rows]:
+    """Return milliseconds a message, one at a time on one thread, and the megabytes of bundles."""
+    ways = {name: uncached(path).score for name, path in paths.items()}
+    alone = {name: uncached(path, prefilter=False).score for name, path in paths.items()}
+    others = [baseline.system for baseline in baselines]
+    single = [partial(_alone, system) for system in others]
+    times = milliseconds([*ways.values(), *alone.values(), *single], messages.texts)
+    names = [*ways, *alone, *(system.name for system in others)]
+    out: dict[str, Rows] = {name: {} for name in names}
+    for name, line in zip(names, times, strict=True):
+        row = "without prefilter" if "a message" in out[name] else "a message"
+        figures = {"median": np.median(line), "mean": line.mean(), "95%": np.percentile(line, 95)}
+        out[name][row] = {f"ms, {key}": float(value) for key, value in figures.items()}
+    for name, path in paths.items():
+        out[name]["a message"]["MB"] = size(path) / 1e6
+    return out
+
+
+def _alone(system: System, text: str) -> Judged:
+    return system.judge([text])
+
+
+def _notes(messages: Messages, seen: Seen | None, training: Path) -> list[str]:
+    few = [each for each in RATES if messages.benign.sum() < rows_needed(each)]
+    notes = [f"recall where {each:.1%} of the benign are flagged needs {rows_needed(each)} benign rows" for each in few]
+    if not seen:
+        notes.append(
+            f"no n-gram baseline, and unseen cases are not shown apart: there is no {training.name} beside the data; "
+            "name one with --train"
+        )
+    return notes

@@ -1,174 +1,81 @@
-"""The report for people: one HTML file, its plots inside; message texts are escaped."""
+"""The report of an evaluation: a page for people, the README's tables as Markdown, the curve as a picture."""
 
 import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from sklearn.metrics import precision_recall_curve
 
-from jingyin.model.bundle import Manifest
-from jingyin.model.labels import LABELS
-from jingyin.model.signs import name_of
-from jingyin.train.evaluate.judge import FEWEST, SHOWN, Judged, split
-from jingyin.train.evaluate.results import AtRate, AttackResult, Evaluation, EvasionResult, MacroF1, SignsResult
-from jingyin.train.evaluate.samples import Messages
-from jingyin.train.evaluate.statistics import Bools, Floats, Rate
-
-# The plots of the reports, each as a data URI of an SVG: a report is one file, and prints at any size.
-
+from jingyin.train.evaluate.measures import SHOWN, Evaluation, Rows, Value, number
+from jingyin.train.evaluate.samples import LIKE, UNSEEN, WRITERS
+from jingyin.train.evaluate.statistics import Estimate, Rate
 
 # Okabe and Ito's colours: told apart by the colour-blind, and by their lightness in grey print.
-COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7", "#56B4E9", "#009E73")
+_COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7")
 _STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "jingyin", "font.family": "sans-serif", "font.size": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e5e5",
-    "axes.axisbelow": True, "legend.frameon": False,
+    "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#e5e5e5", "axes.axisbelow": True, "legend.frameon": False,
 }  # fmt: skip
-_STYLES = ("-", "--", "-.", ":")
-BINS = 10
-
-
-def draw(paint: Callable[[Axes], object], size: tuple[float, float] = (5.0, 3.4)) -> str:
-    """Return what `paint` draws on one pair of axes, `size` in inches, as a data URI."""
-    with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib lists every key it knows as a literal
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure.subplots())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def legend(axes: Axes) -> None:
-    """Put the legend above the axes, where it covers nothing."""
-    axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3 if len(axes.get_legend_handles_labels()[0]) == 3 else 2
-    )
-
-
-def precision_recall(judged: Sequence[Judged], messages: Messages) -> str:
-    """Plot precision against recall of flagged against benign rows, with each system's own threshold as a dot."""
-    binary = messages.benign | messages.flagged
-    truth = messages.flagged[binary]
-
-    def paint(axes: Axes) -> None:
-        for i, each in enumerate(judged):
-            precision, recall, _ = precision_recall_curve(truth, each.scores.risks[binary])
-            axes.step(
-                recall[:-1], precision[:-1], where="post", color=COLOURS[i % len(COLOURS)], label=each.system.name,
-                linestyle=_STYLES[i % len(_STYLES)],
-            )  # fmt: skip
-            hit = each.flags[binary]
-            if hit.any():
-                axes.plot((hit & truth).sum() / truth.sum(), truth[hit].mean(), "o", color=COLOURS[i % len(COLOURS)])
-        axes.set(xlabel="recall of flagged messages", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-        legend(axes)
-
-    return draw(paint)
-
-
-def reliability(risks: Floats, flagged: Bools) -> str:
-    """Plot the share of flagged rows (n,) against the risk, in BINS bins of equal mass above a risk of 0.01."""
-    kept = risks >= 0.01
-    order = np.argsort(risks[kept], kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-
-    def paint(axes: Axes) -> None:
-        axes.plot((0, 1), (0, 1), color="#999999", linestyle=":", label="perfect")
-        mean = [risks[kept][part].mean() for part in parts]
-        share = [flagged[kept][part].mean() for part in parts]
-        axes.plot(mean, share, "o-", color=COLOURS[0], label=f"{int(kept.sum())} rows with a risk of 0.01 or more")
-        axes.set(xlabel="mean risk of a bin", ylabel="share flagged by label", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        legend(axes)
-
-    return draw(paint)
-
-
-def histogram(benign: Floats, flagged: Floats, thresholds: Sequence[tuple[str, float]]) -> str:
-    """Plot the risks of benign and flagged rows, counts on a logarithmic axis, with the thresholds."""
-
-    def paint(axes: Axes) -> None:
-        bins = np.linspace(0, 1, 41).tolist()
-        axes.hist(benign, bins=bins, color=COLOURS[0], alpha=0.75, label="benign")
-        axes.hist(flagged, bins=bins, histtype="step", color="#B22222", linewidth=1.6, label="flagged by label")
-        for style, (name, risk) in zip(("--", ":"), thresholds, strict=True):
-            axes.axvline(risk, color="#333333", linestyle=style, label=f"{name} from {risk:.3f}")
-        axes.set(xlabel="risk", ylabel="messages", yscale="log", xlim=(0, 1.005))
-        legend(axes)
-
-    return draw(paint)
-
-
-def evasion(results: Sequence[EvasionResult], system: str) -> str:
-    """Plot one system's recall by evasion family, before and after, with intervals; held-out families are starred."""
-    rows = sorted((r for r in results if r.system == system), key=lambda r: (r.held_out, -r.recall_after.value))
-    at = np.arange(len(rows))
-
-    def paint(axes: Axes) -> None:
-        for shift, colour, name in ((-0.19, "#BBBBBB", "before"), (0.19, COLOURS[0], "after")):
-            rates = [getattr(r, f"recall_{name}") for r in rows]
-            value = np.array([r.value for r in rates])
-            error = np.array([[r.value - r.low for r in rates], [r.high - r.value for r in rates]]).clip(0)
-            axes.bar(at + shift, value, 0.36, yerr=error, color=colour, label=f"recall {name}", ecolor="#555555")
-        false = [r.false_after.value for r in rows]
-        axes.plot(at, false, "D", color="#B22222", markersize=4, label="false positives after")
-        axes.set_xticks(at, [r.family + (" *" if r.held_out else "") for r in rows], rotation=35, ha="right")
-        axes.set(ylabel="share of rows", ylim=(0, 1.02))
-        axes.grid(axis="x", visible=False)
-        legend(axes)
-
-    return draw(paint, (10.0, 3.8))
-
 
 _TITLES = {
+    "systems": ("All rows", "Each system at its own threshold: a bundle at review, the keyword list at one hit, the "
+                "n-grams where they flag as many benign messages as the bundle."),
+    "situations": ("Unseen cases and writers", "Rows of cases or of writers that no training row has are what new "
+                   "threats are like; the others are like training, or real traffic. Intervals draw whole cases."),
+    "traffic": ("False alarms by source", "Messages that people sent. Neither training nor calibration has seen the "
+                "sources marked *."),
+    "frontier": ("Threats found where fewer are flagged", "Threats of unseen cases, by the share of ordinary messages "
+                 "of sources kept out (of all, where none is) that is flagged. The last rows are the thresholds."),
+    "company": ("In company", "Other messages of the test split before or behind: lawful notices, advertisements, "
+                "chat. Kinds marked * stand on no training message."),
+    "long messages": ("Long messages", "The message in the middle of 900 other characters."),
+    "lists": ("Lists", "Threats and innocents that anybody judges at once, innocents from everyday frames that training "
+              "does not have, and lines of nonsense."),
+    "heads and tails": ("Heads and tails", "They say nothing, and are put on all messages; those marked * are on no "
+                        "training message."),
+    "disguises": ("Disguises", "Families marked * are held out from training. Innocents are drawn evenly from their "
+                  "families, so hard ones weigh more than in traffic."),
+    "senders": ("A greedy sender", "sees only whether a message passes, and makes it at most 1.5 times as long. A "
+                "message in two halves passes where neither is flagged."),
+    "innocents": ("Innocents by family", "Benign messages that reach review and block, the worst family first."),
+    "slices": ("By length and script", ""),
+    "signs": ("Signs", "What a verdict names as its reasons, on the messages whose signs people read. Missed are "
+              "threats that show the sign and pass."),
+    "cost": ("Cost", "One message at a time, on one thread, without cache."),
+}  # fmt: skip
+_ERRORS = {
     "false_positives": "Benign messages that reach review",
-    "misses": "Flagged messages that pass",
+    "misses": "Threats that pass",
     "confused": "Wrong label, right action",
 }
 
 
-def write_report(
-    path: Path,
-    evaluation: Evaluation,
-    judged: Sequence[Judged],
-    messages: Messages,
-    wrong: Mapping[str, Sequence[int]],
-    manifest: Manifest,
-) -> None:
-    """Write the report of an evaluation; `wrong` gives the rows of each error list, whose texts are shown."""
-    risks = judged[0].scores.risks
-    binary = messages.benign | messages.flagged
-    thresholds = [("review", manifest.review.risk), ("block", manifest.block.risk)]
-    pictures = {
-        "precision_recall": precision_recall(judged, messages),
-        "histogram": histogram(*split(risks, messages), thresholds),
-        "reliability": reliability(risks[binary], messages.flagged[binary]),
-        "evasion": evasion(evaluation.evasion, judged[0].system.name),
-    }
+def write_report(out: Path, evaluation: Evaluation, wrong: Mapping[str, Sequence[str]]) -> None:
+    """Write report.html, summary.md and curve.png to the folder `out`; `wrong` gives the texts of the error lists."""
+    (out / "summary.md").write_text(summary(evaluation), encoding="utf-8")
+    draw_curve(out / "curve.png", evaluation.tables["frontier"])
+    picture = base64.b64encode((out / "curve.png").read_bytes()).decode("ascii")
+    tables = [(title, note, beside(evaluation.tables[name]))
+              for name, (title, note) in _TITLES.items() if name in evaluation.tables]  # fmt: skip
     errors = [
-        (
-            title,
-            list(zip(evaluation.errors[kind], [printable(messages.texts[row]) for row in wrong[kind]], strict=True)),
-        )
-        for kind, title in _TITLES.items()
+        (title, list(zip(evaluation.errors[kind], map(printable, wrong[kind]), strict=True)))
+        for kind, title in _ERRORS.items()
     ]
-    page = render(
-        "report.html", title="jingyin evaluation", e=evaluation, m=manifest, model=evaluation.systems[0],
-        rows=len(messages), labels=LABELS, plots=pictures, errors=errors, shown=SHOWN,
-        evasion=_by_family(evaluation.evasion), at_rate=_at_rate, macro_f1=macro_f1, fewest_signs=FEWEST,
-        name_of=name_of,
-    )  # fmt: skip
-    path.write_text(page, encoding="utf-8")
+    page = render("report.html", e=evaluation, tables=tables, errors=errors, picture=picture, shown=SHOWN, cell=_cell)
+    (out / "report.html").write_text(page, encoding="utf-8")
+
+
+def beside(table: Mapping[str, Rows]) -> tuple[list[str], dict[str, list[Value | None]]]:
+    """Return the columns of a table, the systems next to each other in each, and the cells of its rows."""
+    names = list(dict.fromkeys(column for rows in table.values() for row in rows.values() for column in row))
+    keys = [(name, system) for name in names for system in table]
+    titles = [", ".join(filter(None, (name, system if len(table) > 1 else ""))) for name, system in keys]
+    rows = dict.fromkeys(row for rows in table.values() for row in rows)
+    return titles, {row: [table[system].get(row, {}).get(name) for name, system in keys] for row in rows}
 
 
 def render(template: str, **values: object) -> str:
@@ -179,10 +86,7 @@ def render(template: str, **values: object) -> str:
         return folder.joinpath(name).read_text(encoding="utf-8")
 
     environment = Environment(loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined)
-    page: str = environment.get_template(template).render(
-        style=Markup(load("report.css")), rate=_rate, pct=_pct, **values
-    )
-    return page
+    return environment.get_template(template).render(style=Markup(load("report.css")), **values)
 
 
 def printable(text: str) -> str:
@@ -190,100 +94,112 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\u3000\u200b" else "\ufffd" for c in text)
 
 
-def macro_f1(mean: MacroF1) -> str:
-    """Write a mean F1, a dash for one over no signs."""
-    return "–" if mean.value is None else f"{mean.value:.3f}"
+def _cell(value: Value | None) -> Markup | str:
+    match value:
+        case Rate(rows=0) | None:
+            return "–"
+        case Rate():
+            form = "{} <small>[{}, {}] {:,}/{:,}</small>"
+            return Markup(form).format(*map(_share, (value.value, value.low, value.high)), value.count, value.rows)
+        case Estimate():
+            return Markup("{} <small>[{}, {}]</small>").format(*map(_share, (value.value, value.low, value.high)))
+        case _:
+            return f"{value:,.0f}" if value >= 2 and value == int(value) else f"{value:.4g}"
 
 
-def _pct(share: float) -> str:
-    return f"{share:.1%}" if share == 0 or share >= 0.01 else f"{share:.2%}"
+def _share(share: float) -> str:
+    return f"{share:.1%}" if share == 0 or share >= 0.01 else f"{share:.3%}"
 
 
-def _rate(rate: Rate) -> Markup:
-    if not rate.rows:
-        return Markup("–")
-    return Markup("{} <small>[{}, {}] {}/{}</small>").format(
-        _pct(rate.value), _pct(rate.low), _pct(rate.high), rate.count, rate.rows
-    )
+def draw_curve(path: Path, frontier: Mapping[str, Rows]) -> None:
+    """Draw the threats found against the ordinary messages flagged, thresholds as dots, as a PNG."""
+    with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib lists every key it knows as a literal
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=150)
+        axes = figure.subplots()
+        for colour, (system, rows) in zip(_COLOURS, frontier.items(), strict=False):
+            points = {name: [number(each) for each in row.values()] for name, row in rows.items()}
+            marked = [points.pop(name) for name in ("review", "block") if name in points]
+            if points:
+                axes.plot(*zip(*points.values(), strict=True), color=colour, label=system)
+            for at in marked:
+                axes.plot(max(at[0], 1e-5), at[1], "o", color=colour)
+        axes.set(xscale="log", ylim=(0, 1.02), xlabel="share of ordinary messages flagged", ylabel="threats found")
+        axes.legend(loc="lower right")
+        figure.savefig(path, metadata={"Software": None})
 
 
-def _at_rate(at: AtRate, *, signed: bool = False) -> Markup:
-    if at.recall is None:
-        return Markup("<small>needs {} benign rows</small>").format(at.needed)
-    form = "{:+.1%} <small>[{:+.1%}, {:+.1%}]</small>" if signed else "{:.1%} <small>[{:.1%}, {:.1%}]</small>"
-    return Markup(form).format(at.recall.value, at.recall.low, at.recall.high)
+# The README's tables: figure, table, row and columns.
+
+_ALL = (
+    ("threats at review", "threats at review"),
+    ("threats blocked", "threats blocked"),
+    ("benign messages flagged", "benign messages flagged"),
+    ("minimal pairs of a threat and an innocent, both sides right", "minimal pairs, both sides right"),
+    ("minimal pairs, both labels right", "minimal pairs, both labels right"),
+    ("threats found where 0.1% of the benign are flagged", "threats found, 0.1% of the benign flagged"),
+    ("threats found where 1% of the benign are flagged", "threats found, 1.0% of the benign flagged"),
+)
+_THREATS, _PASS = ("threats at review", "threats blocked"), ("flagged alone, now pass",)
+_ALONE = (
+    ("unseen cases: threats at review / blocked", "situations", UNSEEN, _THREATS),
+    ("the same: innocents flagged / blocked", "situations", UNSEEN, ("innocents flagged", "innocents blocked")),
+    ("the same: recall of the five labels, mean", "situations", UNSEEN, ("macro-recall",)),
+    ("the same: other_threat right", "situations", UNSEEN, ("other_threat right",)),
+    ("unseen writers: threats at review / blocked", "situations", WRITERS, _THREATS),
+    ("the same: innocents flagged", "situations", WRITERS, ("innocents flagged",)),
+    ("like training: threats at review", "situations", LIKE, _THREATS[:1]),
+    ("real traffic, sources kept out: flagged / blocked", "traffic", "sources kept out, pooled", ("flagged", "blocked")),
+    ("real traffic, known sources: flagged / blocked", "traffic", "known sources, pooled", ("flagged", "blocked")),
+    ("lawful reminders: flagged / blocked", "innocents", "lawful_collection", ("flagged", "blocked")),
+    ("flagged threats that pass with 1 lawful sentence behind", "company", "behind 1 sentence of lawful", _PASS),
+    ("with 2", "company", "behind 2 sentences of lawful", _PASS),
+    ("with 4", "company", "behind 4 sentences of lawful", _PASS),
+    ("with 100 characters of advertisements", "company", "behind 100 characters of ads", _PASS),
+    ("with 300", "company", "behind 300 characters of ads", _PASS),
+    ("with 100 characters of chat", "company", "behind 100 characters of chat", _PASS),
+    ("with 300", "company", "behind 300 characters of chat", _PASS),
+    ("innocents flagged with two lawful sentences", "company", "behind 2 sentences of lawful", ("innocents flagged",)),
+    ("flagged threats that pass in long messages, mean", "long messages", "mean of 2", _PASS),
+    ("plain threats flagged", "lists", "plain threats", ("flagged",)),
+    ("everyday innocents flagged / blocked", "lists", "everyday innocents", ("flagged", "blocked")),
+    ("plain innocents flagged", "lists", "plain innocents", ("flagged",)),
+    ("lines of nonsense flagged", "lists", "nonsense", ("flagged",)),
+    ("disguised threats found, families held out: parts", "disguises", "component *", ("threats found",)),
+    ("emoji", "disguises", "emoji *", ("threats found",)),
+    ("slang", "disguises", "slang *", ("threats found",)),
+    ("reversal", "disguises", "reversal *", ("threats found",)),
+    ("flagged threats that pass with one of 40 heads and tails, mean", "heads and tails", "mean of 40", _PASS),
+    ("within ten tries of a greedy sender", "senders", "greedy sender, 10 tries", _PASS),
+    ("in two halves", "senders", "in two halves", _PASS),
+)  # fmt: skip
 
 
-def _by_family(results: Sequence[EvasionResult]) -> list[list[EvasionResult]]:
-    ordered = sorted(results, key=lambda each: (each.held_out, each.family))
-    return [list(group) for _, group in groupby(ordered, key=lambda each: each.family)]
+def summary(evaluation: Evaluation) -> str:
+    """Return the tables of the README, as Markdown: systems on all rows; the bundle, and the other one beside it."""
+    systems, bundles = evaluation.tables["systems"], [f"jingyin `{evaluation.bundle}`"]
+    bundles += [f"before `{evaluation.against}`"] if evaluation.against else []
+    first = [[title, *(_plain(rows.get(row, {}).get("")) for rows in systems.values())] for title, row in _ALL]
+    second = []
+    for title, table, row, columns in _ALONE:
+        found = [rows.get(row, {}) for rows in evaluation.tables.get(table, {}).values()]
+        if any(found):
+            second.append([title, *(" / ".join(_plain(each.get(column)) for column in columns) for each in found)])
+    return f"{_markdown(['', *systems], first)}\n\n{_markdown(['', *bundles], second)}\n"
 
 
-# The summary of an evaluation for a terminal.
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def print_summary(evaluation: Evaluation, console: Console) -> None:
-    """Print what decides: the bundle and baselines at fixed rates, the worst families, evasion, size and speed."""
-    model = evaluation.systems[0]
-    console.print(
-        f"bundle {evaluation.bundle}: {sum(evaluation.counts.values())} messages, {evaluation.left_out} not scored"
-    )
-    table = Table(title="at its threshold, and recall at fixed false-positive rates", title_justify="left")
-    for name in ("system", "recall", "false", *(f"{a.rate:.1%}" for a in model.at_rates), "pairs"):
-        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
-    for each in evaluation.systems:
-        own = (_share(each.recall), _share(each.false_positives))
-        table.add_row(each.name, *own, *map(_printed_at_rate, each.at_rates), _share(each.pairs))
-    console.print(table)
-    console.print("worst benign families: " + ", ".join(f"{f.name} {_rate(f.review)}" for f in evaluation.families[:5]))
-    for part in evaluation.situations:
-        threats = f"threats at review {_share(part.review)}, blocked {_share(part.block)}; " if part.review.rows else ""
-        console.print(
-            f"{part.name}: {threats}benign at review {_rate(part.innocents_review)}, "
-            f"macro-recall {part.macro_recall:.3f}"
-        )
-    if evaluation.signs:
-        _print_signs(evaluation.signs, console)
-    for held_out, name in ((False, "trained"), (True, "held-out")):
-        rows = [e for e in evaluation.evasion if e.system == model.name and e.held_out is held_out]
-        console.print(f"evasion, {name} families: " + ", ".join(f"{e.family} {e.recall_after.value:.0%}" for e in rows))
-    _print_attack(evaluation.attack, console)
-    console.print(
-        f"median {model.latency.median:.2f} ms a message, network alone {evaluation.network_latency.median:.2f} ms, "
-        f"the prefilter stops {evaluation.prefilter_stops:.0%} of these; {evaluation.bytes / 1e6:.1f} MB"
-    )
-    for note in evaluation.notes:
-        console.print(note)
-
-
-def _print_attack(attack: AttackResult, console: Console) -> None:
-    """Print what passes of the flagged messages; the worst head or tail, and the worst that training has not seen."""
-    worst = [next(d for d in attack.dressings if not only or d.held_out) for only in (False, True)]
-    dressed = ", ".join(
-        f"{name} {_share(d.passed)}" for name, d in zip(("worst", "worst held out"), worst, strict=True)
-    )
-    tries = ", ".join(f"{_share(each.passed)} at {each.tries}" for each in attack.sender)
-    console.print(f"passes with a head or tail: mean {attack.mean_passed:.1%}, {dressed}; lazy sender, tries: {tries}")
-
-
-def _print_signs(signs: SignsResult, console: Console) -> None:
-    """Print macro-F1 of the signs, and those that the most missed threats show."""
-    means = ", ".join(
-        f"macro-F1 {macro_f1(mean)} over the {mean.signs} {name}"
-        for mean, name in ((signs.frequent, "frequent"), (signs.commonest, "commonest"))
-    )
-    worst = sorted(signs.signs, key=lambda each: -each.missed.count)[:3]
-    missed = ", ".join(f"{each.sign} {_rate(each.missed)}" for each in worst)
-    console.print(f"signs on {signs.rows} annotated messages: {means}; missed threats show {missed}")
-
-
-def _share(rate: Rate) -> str:
-    return f"{rate.value:.1%}" if rate.rows else "-"
-
-
-def _printed_rate(rate: Rate) -> str:
-    return f"{rate.value:.1%} ({rate.count}/{rate.rows})"
-
-
-def _printed_at_rate(at: AtRate) -> str:
-    return f"{at.recall.value:.1%}" if at.recall else "-"
+def _plain(value: Value | None) -> str:
+    match value:
+        case Rate(rows=0) | None:
+            return "–"
+        case Rate(count=count, rows=rows) if 0 < count < 0.005 * rows:
+            return f"{count:,} of {rows:,} (1 in {rows / count:,.0f})"
+        case Rate(count=count, rows=rows) if count < 0.05 * rows:
+            return f"{count:,} of {rows:,}"
+        case Rate() | Estimate():
+            return f"{value.value:.1%}"
+        case _:
+            return f"{value:.1%}"

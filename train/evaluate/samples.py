@@ -1,25 +1,26 @@
-"""Reads labelled messages from JSON lines or Parquet: what a model is judged on."""
+"""Labelled messages to judge on, from JSON lines or Parquet, and the parts of them in which a figure may hide."""
 
+import gzip
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from jingyin.model.decision import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
+from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import UNKNOWN, unknown_ids
-from jingyin.train.evaluate.statistics import Bools
+from jingyin.train.evaluate.statistics import Bools, Ints
 
 BENIGN = ("ordinary", "lawful_collection")
 """Labels whose rows count as false positives when they are flagged; other_threat is neither benign nor flagged."""
@@ -28,6 +29,7 @@ NOT_SCORED = ("fragment", "borderline")
 """Columns that, where true, take a row out of the figures."""
 
 _BENIGN_INDEX = [LABELS.index(label) for label in BENIGN]
+_SEED = 7
 
 Row = dict[str, Any]
 
@@ -36,15 +38,15 @@ Row = dict[str, Any]
 class Messages:
     """Labelled messages: label indices (n,), and of each its family, source, group, pair, case, writer ("" for none).
 
-    Messages of one group are alike or of one situation, and no independent messages; those of one minimal pair are
-    nearly one text. `templates` are what messages were made from: the text itself, where the file names none. `signs`
-    are as in corpus/signs.py, "?" for a message of which nobody said any. `where` names file and row, `left_out` counts
-    rows that are not scored, `files` gives the sha256 of each file by its path as given.
+    Messages of one group are alike or of one situation; those of one minimal pair are nearly one text. `templates` are
+    what messages were made from: the text itself, where the file names none. `signs` are as in corpus/rows.py, "?" for
+    a message of which nobody said any. `where` names file and row, `left_out` counts rows that are not scored, `files`
+    gives the sha256 of each file by its path as given.
     """
 
     texts: list[str]
     templates: list[str]
-    labels: NDArray[np.int64]
+    labels: Ints
     families: list[str]
     sources: list[str]
     groups: list[str]
@@ -60,32 +62,31 @@ class Messages:
         return len(self.texts)
 
     @property
-    def benign(self) -> NDArray[np.bool_]:
+    def benign(self) -> Bools:
         """Which rows (n,) have a benign label."""
         return np.isin(self.labels, _BENIGN_INDEX)
 
     @property
-    def flagged(self) -> NDArray[np.bool_]:
+    def flagged(self) -> Bools:
         """Which rows (n,) have a flagged label."""
         return np.isin(self.labels, FLAGGED_INDEX)
 
     @property
-    def group_numbers(self) -> NDArray[np.int64]:
+    def traffic(self) -> Bools:
+        """Which rows (n,) are benign messages that people sent: of a public corpus."""
+        return self.benign & np.array([source in SOURCES for source in self.sources], np.bool_)
+
+    @property
+    def group_numbers(self) -> Ints:
         """The number of each row's group (n,); a row of no group is one of its own."""
         numbers: dict[str | int, int] = {}
         return np.array([numbers.setdefault(group or i, len(numbers)) for i, group in enumerate(self.groups)], np.int64)
 
-    def take(self, index: NDArray[np.int64]) -> "Messages":
-        """Return the messages at `index`, in that order; what is said of the files stays."""
-
-        def some(values: list[str]) -> list[str]:
-            return [values[i] for i in index.tolist()]
-
-        return Messages(
-            some(self.texts), some(self.templates), self.labels[index], some(self.families), some(self.sources),
-            some(self.groups), some(self.pairs), some(self.cases), some(self.writers), some(self.signs),
-            some(self.where), self.left_out, self.files,
-        )  # fmt: skip
+    def take(self, index: Ints) -> "Messages":
+        """Return the messages at `index`, in that order; file metadata is unchanged."""
+        columns = [f.name for f in fields(self) if f.name not in ("labels", "left_out", "files")]
+        taken: dict[str, Any] = {name: [getattr(self, name)[i] for i in index.tolist()] for name in columns}
+        return replace(self, labels=self.labels[index], **taken)
 
 
 def read_messages(paths: Sequence[Path]) -> Messages:
@@ -95,41 +96,54 @@ def read_messages(paths: Sequence[Path]) -> Messages:
     for a missing text, a missing or unknown label, unknown signs, and one that names the labels of which no row is left
     to score.
     """
-    found = [(path, number, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
-    scored = [(path, number, row) for path, number, row in found if not any(row.get(key) for key in NOT_SCORED)]
-    for path, number, row in scored:
-        _check(row, f"{path}:{number}")
+    found = [(f"{path}:{number}", path, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
+    scored = [each for each in found if not any(each[2].get(key) for key in NOT_SCORED)]
+    for where, _, row in scored:
+        _check(row, where)
     rows = [row for _, _, row in scored]
     refuse_empty_class([row["label"] for row in rows], paths)
+
+    def column(name: str) -> list[str]:
+        return [str(row.get(name) or "") for row in rows]
+
     return Messages(
-        texts=[row["text"] for row in rows],
+        texts=column("text"),
         templates=[str(row.get("template") or row["text"]) for row in rows],
         labels=label_indices(rows),
         families=[str(row.get("family") or row["label"]) for row in rows],
-        sources=[str(row.get("source") or path.stem) for path, _, row in scored],
-        groups=[str(row.get("group") or row.get("pair") or "") for row in rows],
-        pairs=[str(row.get("pair") or "") for row in rows],
-        cases=[str(row.get("case") or "") for row in rows],
-        writers=[str(row.get("writer") or "") for row in rows],
+        sources=[str(row.get("source") or path.stem) for _, path, row in scored],
+        groups=[group or pair for group, pair in zip(column("group"), column("pair"), strict=True)],
+        pairs=column("pair"),
+        cases=column("case"),
+        writers=column("writer"),
         signs=[row.get("signs") or UNKNOWN for row in rows],
-        where=[f"{path}:{number}" for path, number, _ in scored],
+        where=[where for where, _, _ in scored],
         left_out=len(found) - len(scored),
         files={str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
     )
 
 
-def label_indices(rows: Sequence[Row]) -> NDArray[np.int64]:
+def label_indices(rows: Sequence[Row]) -> Ints:
     """Return the index in LABELS of each row's label (n,), -1 for a row without one."""
     return np.array([LABELS.index(row["label"]) if row.get("label") else -1 for row in rows], np.int64)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a .parquet or .jsonl file; raises InputError when it can't be read as such."""
-    if path.suffix not in (".parquet", ".jsonl"):
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
+    """Return the rows of a .parquet, .jsonl or .jsonl.gz file; raises InputError when it can't be read as such.
+
+    Of a Parquet file, which may be a training split of 700,000 rows, it reads no others than `columns`.
+    """
+    if not path.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
         raise InputError(f"{path} is neither .parquet nor .jsonl; convert it, one message a row with text and label")
+    rows: list[Row]
     try:
-        rows = pq.read_table(path, partitioning=None).to_pylist() if path.suffix == ".parquet" else list(_lines(path))
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        if path.suffix == ".parquet":
+            there = pq.read_schema(path).names
+            kept = there if columns is None else [name for name in columns if name in there]
+            rows = pq.read_table(path, columns=kept, partitioning=None).to_pylist()
+        else:
+            rows = list(_lines(path))
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"{path} can't be read ({type(error).__name__}); check the path and the file") from None
     if not rows:
         raise InputError(f"{path} holds no rows; wanted one message a row with text and label")
@@ -137,7 +151,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
@@ -174,13 +188,75 @@ def refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
         )
 
 
-# Slices of the data in which a figure may hide: length, script, source, family; minimal pairs; even samples.
+def texts_in(training: Path) -> set[str]:
+    """Return the texts of a training split, and what they were made from."""
+    names = ("text", "template")
+    return {str(row[name]) for row in read_rows(training, names) for name in names if row.get(name)}
 
+
+def read_traffic(paths: Sequence[Path], seen: Set[str]) -> dict[str, list[str]]:
+    """Return the distinct texts of each file of ordinary messages, by its name, without those that are `seen`.
+
+    Raises InputError for a row without a text.
+    """
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        rows = read_rows(path)
+        if not all(isinstance(row.get("text"), str) for row in rows):
+            raise InputError(f"{path}: a row has no text; every row of traffic needs 'text', a string")
+        found[path.name.partition(".")[0]] = [
+            text for text in dict.fromkeys(row["text"] for row in rows) if text not in seen
+        ]
+    return found
+
+
+# Parts of the data.
 
 # One SMS holds 70 characters in UCS-2, and each part of a longer one 67.
 _LENGTHS = ((20, "1-20 characters"), (70, "21-70 characters"), (134, "71-134 characters"))
 _TRADITIONAL_SHARE = 0.05
-_SEED = 7
+
+UNSEEN, WRITERS, LIKE, REAL = "unseen cases", "unseen writers", "like training", "real traffic"
+
+
+class Seen(NamedTuple):
+    """What training has seen: names of cases, writers and sources."""
+
+    cases: frozenset[str]
+    writers: frozenset[str]
+    sources: frozenset[str]
+
+
+def seen_in(training: Path) -> Seen | None:
+    """Return what a training split holds, None where there is no such file."""
+    if not training.is_file():
+        return None
+    names = ("case", "writer", "source")
+    found = {tuple(str(row.get(name) or "") for name in names) for row in read_rows(training, names)}
+    return Seen(*map(frozenset, zip(*found, strict=True)))
+
+
+def situations(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
+    """Return the rows of each kind of situation that has any; none where nobody knows what training has `seen`.
+
+    Rows of cases and of writers that training has not seen are what new threats are like.
+    """
+    if seen is None:
+        return {}
+
+    def none_of(names: Sequence[str], known: Set[str]) -> Bools:
+        return np.array([bool(name) and name not in known for name in names], np.bool_)
+
+    unseen = none_of(messages.cases, seen.cases)
+    by_others = none_of(messages.writers, seen.writers) & ~unseen
+    real = messages.traffic & ~unseen & ~by_others
+    kinds = {UNSEEN: unseen, WRITERS: by_others, LIKE: ~(unseen | by_others | real), REAL: real}
+    return {name: np.flatnonzero(rows) for name, rows in kinds.items() if rows.any()}
+
+
+def unseen_rows(messages: Messages, kinds: Mapping[str, Ints]) -> Bools:
+    """Return which rows (n,) are of unseen cases; all where none is known to be."""
+    return np.isin(np.arange(len(messages)), kinds.get(UNSEEN, np.arange(len(messages))))
 
 
 def length(text: str) -> str:
@@ -196,32 +272,20 @@ def script(text: str) -> str:
     return "traditional" if clean(text).edits.get("traditional", 0) >= _TRADITIONAL_SHARE * han else "simplified"
 
 
-def dimensions(messages: Messages) -> dict[str, dict[str, NDArray[np.int64]]]:
-    """Return the row indices of each value of each dimension."""
-    return {
-        "length": _by(messages.texts, length),
-        "script": _by(messages.texts, script),
-        "source": _by(messages.sources, str),
-    }
+def parts(values: Sequence[str], name: Callable[[str], str] = str, among: Bools | None = None) -> dict[str, Ints]:
+    """Return the row indices of each value, as `name` calls it, of those rows that are `among` (n,); by name."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for i, value in enumerate(values):
+        if among is None or among[i]:
+            found[name(value)].append(i)
+    return {value: np.array(rows, np.int64) for value, rows in sorted(found.items())}
 
 
-def families(messages: Messages, among: Bools) -> dict[str, NDArray[np.int64]]:
-    """Return the row indices of each family, of those rows that are `among` (n,)."""
-    found = _by(messages.families, str)
-    kept = {family: rows[among[rows]] for family, rows in found.items()}
-    return {family: rows for family, rows in sorted(kept.items()) if len(rows)}
-
-
-def pairs(messages: Messages) -> list[NDArray[np.int64]]:
+def pairs(messages: Messages) -> list[Ints]:
     """Return the row indices of each minimal pair: the rows of one `pair`, where their labels differ."""
-    paired = _by(messages.pairs, str)
+    paired = parts(messages.pairs)
     paired.pop("", None)
     return [rows for rows in paired.values() if len(set(messages.labels[rows].tolist())) > 1]
-
-
-def all_right(pairs: Sequence[NDArray[np.int64]], right: Bools) -> Bools:
-    """Return for each pair whether all of its rows are `right` (n,)."""
-    return np.array([bool(right[rows].all()) for rows in pairs], np.bool_)
 
 
 def sample_evenly(messages: Messages, among: Bools, rows: int) -> list[int]:
@@ -234,10 +298,3 @@ def sample_evenly(messages: Messages, among: Bools, rows: int) -> list[int]:
         drawn[messages.families[i]].append(i)
     turn = {i: place for each in drawn.values() for place, i in enumerate(each)}
     return sorted(turn, key=turn.__getitem__)[:rows]
-
-
-def _by(values: Sequence[str], name: Callable[[str], str]) -> dict[str, NDArray[np.int64]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for i, value in enumerate(values):
-        found[name(value)].append(i)
-    return {value: np.array(rows, np.int64) for value, rows in sorted(found.items())}

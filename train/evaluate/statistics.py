@@ -1,7 +1,7 @@
-"""The arithmetic of judging: rates with bounds, recall at a false-positive rate, differences between two systems.
+"""The arithmetic of judging: rates with bounds, recall at a false-positive rate, paired differences.
 
-Intervals and tests take rows as independent. Rows of one situation are not, and a test split has dozens of each unseen
-case: what is said of those is too narrow. recalls_at alone draws whole groups.
+Rows of one situation (a case, a user, near-copies) are not independent: whoever passes `groups` gets intervals that draw
+whole situations.
 """
 
 import math
@@ -26,7 +26,7 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Rate:
-    """`count` of independent `rows`, and the two-sided 95% interval of that share (Clopper & Pearson 1934); 0 to 1."""
+    """`count` of `rows`, that share (0 to 1), and its two-sided 95% interval."""
 
     count: int
     rows: int
@@ -37,29 +37,30 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its two-sided 95% interval."""
+    """A figure and its two-sided interval."""
 
     value: float
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Paired:
-    """One system against another on the same independent rows: those that only one has right, and McNemar's exact p."""
+def rate(flags: Bools, groups: Ints | None = None) -> Rate:
+    """Return the share of true among `flags` (n,); of no rows it is 0, between 0 and 1.
 
-    only_first: int
-    only_second: int
-    p: float
-
-
-def rate(flags: Bools) -> Rate:
-    """Return the share of true among `flags` (n,) of independent rows; of no rows it is 0, between 0 and 1."""
+    The interval is that of independent rows (Clopper & Pearson 1934). With `groups` (n,) whole groups are drawn as well
+    (a bootstrap of REPLICATES), and the wider of the two counts on either side.
+    """
     count, rows = int(flags.sum()), len(flags)
     if not rows:
         return Rate(0, 0, 0.0, 0.0, 1.0)
-    low, high = binomtest(count, rows).proportion_ci(0.95, method="exact")
-    return Rate(count, rows, count / rows, float(low), float(high))
+    low, high = map(float, binomtest(count, rows).proportion_ci(0.95, method="exact"))
+    if groups is not None and 0 < count < rows and len(np.unique(groups)) < rows:
+        numbers = np.unique(groups, return_inverse=True)[1]
+        sizes, hits = np.bincount(numbers), np.bincount(numbers, flags)
+        drawn = np.random.default_rng(_SEED).integers(0, len(sizes), (REPLICATES, len(sizes)), np.int32)
+        around = np.percentile(hits[drawn].sum(1) / sizes[drawn].sum(1), (2.5, 97.5))
+        low, high = min(low, float(around[0])), max(high, float(around[1]))
+    return Rate(count, rows, count / rows, low, high)
 
 
 def threshold_at(benign: Floats, allowed: int) -> float:
@@ -83,24 +84,23 @@ def recall_at(benign: Floats, flagged: Floats, target: float) -> float:
     return float((flagged >= threshold_at(benign, int(target * len(benign)))).mean())
 
 
-def recalls_at(
-    systems: Sequence[tuple[Floats, Floats]], groups: tuple[Ints, Ints], targets: Sequence[float]
-) -> NDArray[np.float64]:
-    """Return recalls (1 + REPLICATES, systems, targets): first the figures, then their bootstrap replicates.
+def recalls_at(risks: tuple[Floats, Floats], groups: tuple[Ints, Ints], targets: Sequence[float]) -> list[Estimate]:
+    """Return recall at each of the false-positive rates `targets`.
 
-    Each system is (benign risks, flagged risks) of the same rows, `groups` are their (benign, flagged) groups' numbers.
-    A replicate draws groups anew, since rows of one are not independent, the benign and the flagged ones apart and the
-    same ones for all systems, and sets the threshold anew: so intervals know that the threshold is an estimate too, and
-    differences between systems are paired (Efron & Tibshirani 1993).
+    `risks` are of benign and of flagged rows, `groups` their groups' numbers. A replicate of the bootstrap draws whole
+    groups, the benign and the flagged ones apart, and sets the threshold anew, since that is an estimate too (Efron &
+    Tibshirani 1993). The draws are the same for every system.
     """
     rng = np.random.default_rng(_SEED)
     numbered = [np.unique(each, return_inverse=True)[1] for each in groups]
-    out = np.empty((1 + REPLICATES, len(systems), len(targets)))
+    out = np.empty((1 + REPLICATES, len(targets)))
     for replicate in range(1 + REPLICATES):
-        some, others = (_drawn(each, rng) if replicate else np.arange(len(each)) for each in numbered)
-        for i, (benign, flagged) in enumerate(systems):
-            out[replicate, i] = [recall_at(benign[some], flagged[others], target) for target in targets]
-    return out
+        benign, flagged = (
+            side[_drawn(numbers, rng)] if replicate else side for side, numbers in zip(risks, numbered, strict=True)
+        )
+        out[replicate] = [recall_at(benign, flagged, target) for target in targets]
+    low, high = np.percentile(out[1:], (2.5, 97.5), axis=0)
+    return [Estimate(*map(float, each)) for each in zip(out[0], low, high, strict=True)]
 
 
 def _drawn(groups: Ints, rng: np.random.Generator) -> Ints:
@@ -110,37 +110,13 @@ def _drawn(groups: Ints, rng: np.random.Generator) -> Ints:
     return np.repeat(np.arange(len(groups)), times[groups])
 
 
-def estimate(replicates: NDArray[np.float64]) -> Estimate:
-    """Return the first value of `replicates` (1 + n,) with the percentile interval of the others."""
-    low, high = np.percentile(replicates[1:], (2.5, 97.5))
-    return Estimate(float(replicates[0]), float(low), float(high))
+def paired_difference(new: NDArray[Any], old: NDArray[Any], groups: Ints, z: float) -> Estimate:
+    """Return the mean of `new` - `old` (n,), shares or flags of the same rows, and its interval of `z` standard errors.
 
-
-def share_difference(first: Bools, second: Bools) -> Estimate:
-    """Return how much more often `first` (n,) is true than `second` on the same independent rows, with its interval.
-
-    The interval is that of paired shares with a half added to either count (Agresti & Min 2005): unlike Wald's it
-    does not shrink to nothing where the two never differ, and unlike a bootstrap's it needs no draws.
+    Groups are the units: their sums vary around zero, as in McNemar's test, where `new` is no better or worse. One more
+    group that differs by a row is added, so that no interval shrinks to nothing (after Agresti & Min 2005).
     """
-    rows = len(first)
-    if not rows:
-        return Estimate(0.0, -1.0, 1.0)
-    more, fewer = int((first & ~second).sum()) + 0.5, int((~first & second).sum()) + 0.5
-    total = rows + 2
-    middle = (more - fewer) / total
-    half = 1.96 * math.sqrt(more + fewer - (more - fewer) ** 2 / total) / total
-    return Estimate((more - fewer) / rows, max(-1.0, middle - half), min(1.0, middle + half))
-
-
-def mcnemar(first: Bools, second: Bools) -> Paired:
-    """Compare two systems by which independent rows (n,) each has right: the exact test (McNemar 1947)."""
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    apart = only_first + only_second
-    return Paired(only_first, only_second, float(binomtest(only_first, apart).pvalue) if apart else 1.0)
-
-
-def mean_difference(differences: Floats) -> Estimate:
-    """Return the mean of paired differences (n,), one for each independent row, with its normal 95% interval."""
-    mean = float(differences.mean())
-    half = 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 1.0
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], new.astype(float) - old.astype(float))
+    mean = float(sums.sum()) / max(1, len(new))
+    half = z * math.sqrt(float((sums**2).sum()) + 1) / max(1, len(new))
     return Estimate(mean, mean - half, mean + half)

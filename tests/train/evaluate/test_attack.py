@@ -5,19 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus.perturb import entries
-from jingyin.train.evaluate.attacks import (
-    EDITS,
-    LONGEST,
-    TRIES,
-    LazySender,
-    attack,
-    dressings,
-    edited,
-    halves,
-    passing_shares,
-    success,
-)
+from jingyin.train.corpus.perturb import FAMILIES, HELD_OUT, entries
+from jingyin.train.evaluate import attacks
+from jingyin.train.evaluate.attacks import EDITS, LONGEST, TRIES, GreedyAttack, Suite, affixes, edited, halves
+from jingyin.train.evaluate.measures import changed, greedy
 from jingyin.train.evaluate.samples import read_messages
 from jingyin.train.evaluate.systems import Scores, System
 
@@ -26,52 +17,93 @@ TEXTS = st.text("你我再不还钱就曝光，。！ ab", min_size=4, max_size=
 
 
 def system(flags) -> System:
-    return System("toy", lambda texts: Scores(np.array([float(flags(text)) for text in texts]), None), 0.5)
+    return System("toy", lambda texts: Scores(np.array([float(flags(text)) for text in texts]), None), 0.5, 2.0)
 
 
-def test_the_dressings_are_forty_with_what_was_seen_to_pass_and_a_quarter_held_out():
-    found = dressings()
-    assert found == dressings()
-    assert len({each.name for each in found}) == len(found) == 40
+@pytest.fixture(scope="module")
+def messages(data):
+    return read_messages([data])
+
+
+@pytest.fixture(scope="module")
+def rows(messages):
+    """Five threats that say 曝光, and five innocents."""
+    threats = [i for i, text in enumerate(messages.texts) if messages.flagged[i] and "曝光" in text]
+    return threats[:5] + np.flatnonzero(messages.benign)[:5].tolist()
+
+
+def test_the_affixes_are_forty_with_what_was_seen_to_pass_and_a_quarter_held_out():
+    found = affixes()
+    assert found == affixes()
+    assert len({head + tail for head, tail, _ in found}) == len(found) == 40
     assert {
-        "…哈", "…？", "…，谢谢", "…😊", "…[微笑]", "那边说，…", "有人让我转告你，…", "吃了没？…", "【温馨提示】…退订回T",
-    } <= {each.name for each in found}  # fmt: skip
+        ("", "哈"), ("", "？"), ("", "，谢谢"), ("", "😊"), ("", "[微笑]"), ("那边说，", ""), ("吃了没？", ""),
+        ("【温馨提示】", "退订回T"),
+    } <= {(head, tail) for head, tail, _ in found}  # fmt: skip
     held_out = {*entries("heads_held_out"), *entries("tails_held_out")}
-    assert {each.head + each.tail for each in found if each.held_out} <= held_out
-    assert sum(each.held_out for each in found) == 11
-    assert not {each.head + each.tail for each in found if not each.held_out} & held_out
-    assert any("\n" in each.tail for each in found)
+    assert {head + tail for head, tail, held in found if held} <= held_out
+    assert sum(held for *_, held in found) == 11
+    assert not {head + tail for head, tail, held in found if not held} & held_out
 
 
-def test_golden_attack_on_a_filter_that_a_smile_defeats(data):
-    messages = read_messages([data])
+def test_suites_mark_what_training_never_shows_and_leave_out_what_does_not_change(messages, rows):
+    disguised = attacks.disguised(messages, rows)
+    assert [suite.name.removesuffix(" *") for suite in disguised] == list(FAMILIES)
+    assert [suite.name for suite in disguised if suite.name.endswith("*")] == [
+        f"{name} *" for name in FAMILIES if name in HELD_OUT
+    ]
+    assert all(
+        text != messages.texts[i] for suite in disguised for i, text in zip(suite.rows, suite.texts, strict=True)
+    )
+    again = attacks.disguised(messages, rows)
+    assert [suite.texts for suite in again] == [suite.texts for suite in disguised]
+
+
+def test_a_suite_keeps_the_rows_that_change(messages):
+    suite = Suite.of("half", [0, 1, 2], messages, lambda text, _: text + "!" if text == messages.texts[1] else text)
+    assert (suite.rows.tolist(), suite.texts) == ([1], [messages.texts[1] + "!"])
+
+
+def test_company_stands_where_it_should_and_is_of_other_messages(messages, rows):
+    found = {suite.name: suite for suite in attacks.in_company(messages, rows)}
+    assert {"behind 2 sentences of weather *", "behind 2 sentences of delivery *", "behind 2 sentences of lawful"} <= (
+        found.keys()
+    )
+    behind = found["behind 2 sentences of weather *"]
+    assert all(text.startswith(messages.texts[i]) for i, text in zip(behind.rows, behind.texts, strict=True))
+    before = found["before 2 sentences of delivery *"]
+    assert all(text.endswith(messages.texts[i]) for i, text in zip(before.rows, before.texts, strict=True))
+
+
+def test_golden_attack_on_a_filter_that_a_smile_defeats(messages, rows):
     toy = system(lambda text: "曝光" in text and "😊" not in text)
-    flags = toy.judge(messages.texts).risks >= 0.5
-    found = attack(toy, flags, messages, rows=10)
-    assert found.rows == 10
-    assert found.dressings[0].name == "…😊"
-    assert [each.passed.value for each in found.dressings] == [1.0] + [0.0] * 39
-    assert found.mean_passed == pytest.approx(1 / 40)
-    assert found.plain_false_positives.count == found.dressings[5].false_positives.count == 0
-    assert [each.tries for each in found.sender] == [1, 3, 10]
-    passed = [each.passed.count for each in found.sender]
+    found = changed(toy.judge(messages.texts), attacks.heads_and_tails(messages, rows), messages)
+    assert list(found)[:2] == ["mean of 40", "…😊"]
+    assert found["mean of 40"]["flagged alone, now pass"] == pytest.approx(1 / 40)
+    passed = [row["flagged alone, now pass"].count for row in list(found.values())[1:]]
+    assert passed == [5] + [0] * 39
+    assert found["…😊"]["threats found"].count == found["…😊"]["innocents flagged"].count == 0
+    assert {row["blocked"].count for row in list(found.values())[1:]} == {0}
+
+
+def test_what_flags_everything_lets_nothing_pass_and_pays_for_it(messages, rows):
+    judged = system(lambda _: True).judge(messages.texts)
+    assert changed(judged, attacks.heads_and_tails(messages, rows), messages)["mean of 40"]["innocents flagged"] == 1
+    found = greedy(judged, messages, rows)
+    assert list(found) == [
+        "greedy sender, 1 try", "greedy sender, 3 tries", "greedy sender, 10 tries", "in two halves",
+    ]  # fmt: skip
+    assert {row["flagged alone, now pass"].count for row in found.values()} == {0}
+    assert {row["innocents flagged"].value for name, row in found.items() if "tr" in name} == {1}
+
+
+def test_the_greedy_sender_gets_through_by_and_by_and_always_the_same_way(messages, rows):
+    judged = system(lambda text: "曝光" in text and "😊" not in text).judge(messages.texts)
+    found = greedy(judged, messages, rows)
+    passed = [found[name]["flagged alone, now pass"].count for name in list(found)[:3]]
     assert passed == sorted(passed)
     assert passed[-1] > 0
-    assert attack(toy, flags, messages, rows=10) == found
-
-
-def test_what_flags_everything_lets_nothing_pass_and_pays_for_it(data):
-    messages = read_messages([data])
-    found = attack(system(lambda _: True), np.ones(len(messages), np.bool_), messages, rows=8)
-    assert found.mean_passed == 0
-    assert found.mean_false_positives == found.plain_false_positives.value == 1
-    assert [each.passed.count for each in found.sender] == [0, 0, 0]
-    assert [each.false_positives.value for each in found.sender] == [1, 1, 1]
-
-
-def test_passing_shares_are_of_each_text():
-    toy = system(lambda text: "曝光" in text and not text.endswith("哈"))
-    assert passing_shares(toy, [THREAT, "曝光你", "明天见"]).tolist() == pytest.approx([1 / 40, 1 / 40, 1.0])
+    assert greedy(judged, messages, rows) == found
 
 
 def test_a_message_is_cut_behind_the_comma_nearest_to_its_middle():
@@ -87,13 +119,13 @@ def test_halves_make_up_the_message(text):
     assert found is None or ("".join(found) == text and all(found))
 
 
-# ---- the lazy sender
+# ---- the greedy sender
 
 
 @given(TEXTS, st.integers(0, 20))
 def test_no_try_is_too_long_or_the_message_itself_and_there_are_ten_at_most(text, seed):
     seen = []
-    assert LazySender(lambda each: seen.append(each) or False, seed).tries(text) is None
+    assert GreedyAttack(lambda each: seen.append(each) or False, seed).tries(text) is None
     assert len(seen) <= TRIES
     assert all(len(each) <= LONGEST * len(text) and each != text for each in seen)
 
@@ -110,13 +142,9 @@ def test_the_last_clause_goes_first_and_politeness_is_polite():
 
 
 def test_a_sender_learns_which_edit_passes():
-    sender = LazySender(lambda text: "您" in text, 4)  # only politeness gets through
+    sender = GreedyAttack(lambda text: "您" in text, 4)  # only politeness gets through
     found = [sender.tries(THREAT + "，" + THREAT) for _ in range(5)]
     assert found == [9, 1, 1, 1, 1]
-
-
-def test_success_counts_tries():
-    assert success([1, None, 3, 10], 3) == [True, False, True, False]
 
 
 def test_benign_messages_are_edited_within_the_same_length():

@@ -55,11 +55,11 @@ def finetuned(tiny_run: Path, corpus: Path, data: Path, tmp_path_factory: pytest
 
 def judged(folder: Path, incumbent: Path, sources: list[str]) -> object:
     """Stand in for `promote`, whose own tests say what it does: the made-up test rows are too few for it."""
-    from jingyin.train.promote import Decision
+    from jingyin.train.promote import Promotion
 
     ids = [read_bundle(path).manifest.id for path in (folder / "bundle", incumbent)]
     assert set(sources) == {"own", "authored"}
-    return Decision(True, ids[0], ids[1], {}, [])
+    return Promotion(True, ids[0], ids[1], {}, [])
 
 
 def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, tiny_run):

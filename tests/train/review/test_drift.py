@@ -58,12 +58,11 @@ def test_longer_messages_are_seen_where_they_are(tmp_path):
     assert set(readings.values()) == {"no more than chance"}
 
 
-def test_the_report_holds_plots_and_no_text(tmp_path):
+def test_the_figures_hold_no_text(tmp_path):
     drift(archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2), tmp_path / "out")
-    page = (tmp_path / "out/drift.html").read_text("utf-8")
-    assert page.count("data:image/svg+xml;base64,") == 5
-    assert "秘密" not in page
-    assert json.loads((tmp_path / "out/drift.json").read_text("utf-8"))["reference_rows"] == 4000
+    figures = (tmp_path / "out/drift.json").read_text("utf-8")
+    assert figures.isascii()
+    assert json.loads(figures)["reference_rows"] == 4000
 
 
 def test_a_measure_that_an_archive_lacks_is_named_and_the_others_compared(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from jingyin.train.corpus.build import bare
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.similar import similar_pairs
+from jingyin.train.evaluate.evaluate import plain_messages
 from jingyin.train.evaluate.samples import read_rows
-from jingyin.train.promote import plain_messages
 
 
 def test_there_are_as_many_threats_as_innocents_and_no_text_twice():
@@ -17,7 +17,7 @@ def test_there_are_as_many_threats_as_innocents_and_no_text_twice():
     assert labels["debt_threat"] + labels["pay_to_stop"] == labels["ordinary"] + labels["lawful_collection"] == 250
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_no_row_of_them_is_a_training_row_or_like_one():
     plain = [bare(row["text"]) for row in read_rows(plain_messages())]
     trained = [bare(record.text) for folder in default_folders() for record in load(folder)]

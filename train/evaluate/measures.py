@@ -1,0 +1,292 @@
+"""Turns what systems say of messages into figures. A measure gives the rows of a table: what is counted -> figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from jingyin.model.bundle import Bundle
+from jingyin.model.decision import sign_confidence
+from jingyin.model.errors import BundleError
+from jingyin.model.labels import LABELS
+from jingyin.model.signs import SIGN_IDS
+from jingyin.model.text import clean
+from jingyin.train.corpus.rows import is_annotated, sign_targets
+from jingyin.train.data import unlabelled
+from jingyin.train.evaluate.attacks import TRIES, GreedyAttack, Suite, edited, flagged_halves
+from jingyin.train.evaluate.samples import Messages, length, pairs, parts, script
+from jingyin.train.evaluate.statistics import Bools, Estimate, Floats, Ints, Rate, rate, recall_at, recalls_at
+from jingyin.train.evaluate.systems import Judged, System
+from jingyin.train.pack.calibrate import sign_logits
+from jingyin.train.pack.thresholds import expected_calibration_error, rows_needed
+
+Value = Rate | Estimate | float
+Rows = dict[str, dict[str, Value]]
+"""Row -> column -> figure; a bare number is a share, a mean or a count."""
+
+Tables = dict[str, dict[str, Rows]]
+"""Table -> system -> its figures; the bundle's come first."""
+
+RATES = (0.001, 0.003, 0.01, 0.03)
+"""The false-positive rates at which recall is compared."""
+
+FRONTIER = tuple(step * power for power in (10, 100, 1_000, 10_000) for step in (1, 2, 5))
+"""Of so many ordinary messages one is flagged, where recall is read off the curve."""
+
+SHOWN = 50
+"""Rows that an error list shows at most, the worst first."""
+
+FEWEST = 30
+"""Rows that must show a sign for its F1 to count in the mean over frequent ones."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures, without any message text.
+
+    `against` is the id of the other bundle or "", `files` gives the sha256 of each data file, `counts` the rows of each
+    label, `notes` say what was left out.
+    """
+
+    bundle: str
+    against: str
+    files: dict[str, str]
+    counts: dict[str, int]
+    left_out: int
+    tables: Tables
+    errors: dict[str, list[dict[str, str | float]]]
+    notes: list[str]
+
+
+def whole(judged: Judged, messages: Messages) -> Rows:
+    """Measure a system on all rows, at its own thresholds and at fixed rates that the benign rows can bound."""
+    benign, flagged, groups = messages.benign, messages.flagged, messages.group_numbers
+    paired = pairs(messages)
+    apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
+    out: dict[str, Value] = {
+        "threats at review": rate(judged.flags[flagged], groups[flagged]),
+        "threats blocked": rate(judged.blocked[flagged], groups[flagged]),
+        "benign messages flagged": rate(judged.flags[benign], groups[benign]),
+        "benign messages blocked": rate(judged.blocked[benign], groups[benign]),
+        "minimal pairs, both sides right": rate(all_right(apart, judged.flags == messages.flagged)),
+    }
+    targets = [target for target in RATES if benign.sum() >= rows_needed(target)]
+    sides = (judged.risks[benign], judged.risks[flagged])
+    found = recalls_at(sides, (groups[benign], groups[flagged]), targets)
+    out |= {
+        f"threats found, {target:.1%} of the benign flagged": value
+        for target, value in zip(targets, found, strict=True)
+    }
+    if judged.probabilities is not None:
+        right = judged.predicted == messages.labels
+        out["minimal pairs, both labels right"] = rate(all_right(paired, right))
+        out["macro-F1 of the labels"] = float(f1_score(messages.labels, judged.predicted, average="macro"))
+        out["calibration error"] = expected_calibration_error(judged.probabilities, messages.labels)
+    return {name: {"": value} for name, value in out.items()}
+
+
+def all_right(pairs: Sequence[Ints], right: Bools) -> Bools:
+    """Return for each pair whether all of its rows are `right` (n,)."""
+    return np.array([bool(right[rows].all()) for rows in pairs], np.bool_)
+
+
+def by_part(judged: Judged, messages: Messages, named: Mapping[str, Ints]) -> Rows:
+    """Measure actions and labels in parts of the data, `named` by their rows; intervals draw whole groups."""
+    groups, right = messages.group_numbers, judged.predicted == messages.labels
+    out: Rows = {}
+    for name, rows in named.items():
+        flagged, benign = rows[messages.flagged[rows]], rows[messages.benign[rows]]
+        row: dict[str, Value] = {
+            "threats at review": rate(judged.flags[flagged], groups[flagged]),
+            "threats blocked": rate(judged.blocked[flagged], groups[flagged]),
+            "innocents flagged": rate(judged.flags[benign], groups[benign]),
+            "innocents blocked": rate(judged.blocked[benign], groups[benign]),
+        }
+        of = {label: rows[messages.labels[rows] == i] for i, label in enumerate(LABELS)}
+        found = {label: rate(right[index], groups[index]) for label, index in of.items() if len(index)}
+        row |= {f"{label} right": value for label, value in found.items()}
+        out[name] = row | {"macro-recall": float(np.mean([each.value for each in found.values()]))}
+    return out
+
+
+def innocents(judged: Judged, messages: Messages) -> Rows:
+    """Measure the benign rows: all, those of each label, and each family, the worst first."""
+    families = parts(messages.families, among=messages.benign)
+    labels = parts([LABELS[i] for i in messages.labels], among=messages.benign)
+    found = {name: _actions(judged, rows, messages) for name, rows in families.items()}
+    worst = sorted(found, key=lambda name: -number(found[name]["flagged"]))
+    first = {"all": np.flatnonzero(messages.benign), **labels}
+    return {n: _actions(judged, rows, messages) for n, rows in first.items()} | {name: found[name] for name in worst}
+
+
+def slices(judged: Judged, messages: Messages) -> Rows:
+    """Measure the rows of each length, script and source."""
+    by = {"length": parts(messages.texts, length), "script": parts(messages.texts, script)}
+    named = {f"{name}: {value}": rows for name, values in by.items() for value, rows in values.items()}
+    found = by_part(judged, messages, named)
+    return {name: {key: row[key] for key in list(row)[:4]} for name, row in found.items()}
+
+
+def _actions(judged: Judged, rows: Ints, messages: Messages) -> dict[str, Value]:
+    groups = messages.group_numbers[rows]
+    return {"flagged": rate(judged.flags[rows], groups), "blocked": rate(judged.blocked[rows], groups)}
+
+
+def lists(system: System, named: Mapping[str, Sequence[str]]) -> Rows:
+    """Measure lists of texts."""
+    return {name: _listed(system.judge(texts)) for name, texts in named.items()}
+
+
+def _listed(judged: Judged) -> dict[str, Value]:
+    return {"flagged": rate(judged.flags), "blocked": rate(judged.blocked)}
+
+
+def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
+    """Measure ordinary messages by source, those `kept_out` from training apart; the worst first, after pooled rows."""
+    out: Rows = {}
+    for pool, names in (
+        ("sources kept out, pooled", [name for name in sources if name in kept_out]),
+        ("known sources, pooled", [name for name in sources if name not in kept_out]),
+    ):
+        if names:
+            system = sources[names[0]].system
+            out[pool] = _listed(Judged(system, np.concatenate([sources[name].risks for name in names]), None))
+    found: Rows = {f"{name} *" if name in kept_out else name: _listed(judged) for name, judged in sources.items()}
+    return out | dict(sorted(found.items(), key=lambda each: -number(each[1]["flagged"])))
+
+
+def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
+    """Return how many `threats` are found where one in FRONTIER of the `ordinary` messages is flagged; both by risk.
+
+    The last rows are those of the system's own thresholds.
+    """
+    out: Rows = {}
+    for each in FRONTIER:
+        if each <= len(ordinary):
+            out[f"1 in {each:,}"] = {"flagged": 1 / each, "threats found": recall_at(ordinary, threats, 1 / each)}
+    for name, risk in (("review", system.review), ("block", system.block)):
+        if np.isfinite(risk):
+            out[name] = {"flagged": float((ordinary >= risk).mean()), "threats found": float((threats >= risk).mean())}
+    return out
+
+
+def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows:
+    """Measure changed messages: of threats those still found, of those flagged as they stand the ones that pass.
+
+    The suites by which most pass come first, before them the mean over suites.
+    """
+    groups = messages.group_numbers
+    found: Rows = {}
+    for suite in suites:
+        now = judged.system.judge(suite.texts)
+        threats, benign = messages.flagged[suite.rows], messages.benign[suite.rows]
+        alone = threats & judged.flags[suite.rows]
+        of = groups[suite.rows]
+        found[suite.name] = {
+            "threats found": rate(now.flags[threats], of[threats]),
+            "blocked": rate(now.blocked[threats], of[threats]),
+            "flagged alone, now pass": rate(~now.flags[alone], of[alone]),
+            "innocents flagged": rate(now.flags[benign], of[benign]),
+            "innocents blocked": rate(now.blocked[benign], of[benign]),
+        }
+    if not found:
+        return {}
+    columns = next(iter(found.values()))
+    mean: dict[str, Value] = {key: float(np.mean([number(row[key]) for row in found.values()])) for key in columns}
+    worst = sorted(found.items(), key=lambda each: -number(each[1]["flagged alone, now pass"]))
+    return {f"mean of {len(found)}": mean, **dict(worst)}
+
+
+def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:
+    """Attack those of `rows` that are flagged threats; edit the benign ones as often, at random.
+
+    A message in two halves passes where neither half is flagged.
+    """
+    threats = [messages.texts[i] for i in rows if messages.flagged[i] and judged.flags[i]]
+    benign = [messages.texts[i] for i in rows if messages.benign[i]]
+
+    def flags(texts: Sequence[str]) -> Bools:
+        return judged.system.judge(texts).flags
+
+    attack = GreedyAttack(lambda text: not flags([text])[0])
+    tries = [attack.tries(text) or TRIES + 1 for text in threats]
+    rng = Random("benign")
+    out: Rows = {
+        f"greedy sender, {within} {'try' if within == 1 else 'tries'}": {
+            "flagged alone, now pass": rate(np.array(tries) <= within),
+            "innocents flagged": rate(flags([edited(text, within, rng) for text in benign])),
+        }
+        for within in (1, 3, TRIES)
+    }
+    out["in two halves"] = {
+        "flagged alone, now pass": rate(~flagged_halves(flags, threats)),
+        "innocents flagged": rate(flagged_halves(flags, benign)),
+    }
+    return out
+
+
+def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str]:
+    """Measure the signs of a bundle on the messages whose signs people read; or say why they are left out.
+
+    The network reads them all, those too that the cascade stops before it, and those that pass: such a frame as a joke
+    is why a message passes. Raises BundleError when no network of the bundle has signs.
+    """
+    scales = bundle.manifest.signs
+    rows = np.flatnonzero([is_annotated(each) for each in messages.signs])
+    if not scales:
+        return {}, "signs are left out: the bundle has none, so its verdicts give no reasons"
+    if strange := sorted(set(scales) - set(SIGN_IDS)):
+        return {}, f"signs are left out: the bundle has {', '.join(strange)}, which data can't be annotated with"
+    if not len(rows):
+        return {}, "signs are left out: no row of the data names those that people read in it, in a column `signs`"
+    read = messages.take(rows)
+    there = np.stack([sign_targets(each) for each in read.signs])[:, [SIGN_IDS.index(name) for name in scales]] > 0
+    cleaned = unlabelled([clean(text) for text in read.texts])
+    logits = sign_logits(bundle.path, bundle.manifest.networks, cleaned)
+    if logits is None:
+        raise BundleError(f"bundle {bundle.manifest.id} names signs, and no network of it has any; export it again")
+    given = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)
+    passes = ~judged.flags[rows] & read.flagged
+    out: Rows = {}
+    for i in np.argsort(-there.sum(0), kind="stable").tolist():
+        shown, said = there[:, i], given[:, i]
+        out[list(scales)[i]] = {
+            "messages": float(shown.sum()),
+            "precision": rate(shown[said]),
+            "recall": rate(said[shown]),
+            "F1": 2 * float((shown & said).sum()) / max(1, float(shown.sum() + said.sum())),
+            "missed threats": rate(passes[shown & read.flagged]),
+        }
+    frequent = [number(row["F1"]) for row in out.values() if number(row["messages"]) >= FEWEST]
+    mean = {"F1": float(np.mean(frequent))} if frequent else {}
+    return {f"mean of the {len(frequent)} frequent ones": {"messages": float(len(rows)), **mean}, **out}, ""
+
+
+def number(figure: Value) -> float:
+    """Return the figure without its interval."""
+    return figure if isinstance(figure, float) else figure.value
+
+
+def errors(model: Judged, messages: Messages) -> dict[str, list[int]]:
+    """Return the rows of each error list, worst first: false positives, misses, and labels confused without harm."""
+    risks, flags = model.risks, model.flags
+    kinds = {
+        "false_positives": (messages.benign & flags, -risks),
+        "misses": (messages.flagged & ~flags, risks),
+        "confused": ((model.predicted != messages.labels) & (flags == messages.flagged), -risks),
+    }
+    return {
+        kind: [i for i in np.argsort(order, kind="stable").tolist() if wrong[i]][:SHOWN]
+        for kind, (wrong, order) in kinds.items()
+    }
+
+
+def error_row(model: Judged, messages: Messages, row: int) -> dict[str, str | float]:
+    """Describe a wrong row by file and number, without its text."""
+    action = "block" if model.blocked[row] else "review" if model.flags[row] else "pass"
+    return {
+        "where": messages.where[row], "label": LABELS[messages.labels[row]], "family": messages.families[row],
+        "predicted": LABELS[model.predicted[row]], "action": action, "risk": float(model.risks[row]),
+    }  # fmt: skip
