@@ -149,7 +149,8 @@ def flagged(bundle: Path, texts: Texts) -> Counts:
     """Return how many of each kind of messages a bundle reviews or blocks, and how many there are."""
     scorer = Scorer.load(bundle, cache_bytes=0)
     return {
-        name: (sum(each.action != "pass" for each in scorer.decisions(some)), len(some)) for name, some in texts.items()
+        name: (sum(each.decision.action != "pass" for each in scorer.scored(some)), len(some))
+        for name, some in texts.items()
     }
 
 

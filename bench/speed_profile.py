@@ -7,8 +7,8 @@ from typing import TypeVar
 import numpy as np
 
 from jingyin import Scorer
-from jingyin.model.decision import Decision
-from jingyin.model.prefilter import code_points, prefilter_scores, unknown_shares
+from jingyin.model.cascade import Decision
+from jingyin.model.prefilter import code_points, units_of, unknown_shares
 from jingyin.model.text import CleanString, clean
 from jingyin.serve.pool import CHUNK
 from jingyin.serve.scorer import Cache
@@ -20,8 +20,8 @@ NETWORK_SAMPLE = 300
 def profile(messages: dict[str, list[str]]) -> None:
     texts = messages["distinct"]
     scorer = Scorer.load()
-    decided = scorer.decisions(texts)
-    passed = [clean(text).text for text, decision in zip(texts, decided, strict=True) if decision.stage == "network"]
+    scored = list(scorer.scored(texts))
+    passed = [each.clean.text for each in scored if each.decision.stage == "network"]
     share = len(passed) / len(texts)
     cleaned = _stage("clean", 1, texts, lambda some: [clean(text) for text in some])
     cache: Cache[Decision] = Cache(64 << 20)
@@ -29,7 +29,7 @@ def profile(messages: dict[str, list[str]]) -> None:
     def remember(some: Sequence[str]) -> list[None]:
         for text in some:
             cache.get(text)
-            cache.put(text, decided[0])
+            cache.put(text, scored[0].decision)
         return []
 
     read = [each.text for each in cleaned]
@@ -38,11 +38,11 @@ def profile(messages: dict[str, list[str]]) -> None:
     def judge(some: Sequence[str]) -> list[list[float]]:
         codes = code_points(some)
         unknown_shares(scorer._known, codes)
-        return prefilter_scores(scorer.bundle.prefilter_weights, codes).T.tolist()
+        return units_of(scorer.bundle.prefilter_weights, some, codes).scores.T.tolist()
 
     _stage("prefilter", 1, read, judge)
     _networks(scorer, passed)
-    _stage("verdict", 1, cleaned, lambda some: [scorer._verdict(each, decided[0], from_cache=False) for each in some])
+    _stage("verdict", 1, scored, lambda some: [scorer.verdict(each) for each in some])
     print(f"\nthe prefilter lets {share:.2%} of {len(texts)} messages through")
     _calls(scorer, texts)
 
@@ -55,9 +55,9 @@ def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
             f"tokens of {reader.network.file}",
             share,
             sample,
-            lambda some, reader=reader: [reader.encode(each) for each in some],
+            lambda some, reader=reader: reader.tokenizer.encode(some),
         )
-        _stage(reader.network.file, share, ids, lambda some, reader=reader: [reader.read_ids(each) for each in some])
+        _stage(reader.network.file, share, ids, lambda some, reader=reader: [reader.run(each) for each in some])
         tokens = float(np.mean([len(each) for each in ids])) if ids else 0.0
         print(f"{'':26}{tokens:.1f} tokens each; it reads {share:.2%} of ordinary messages")
 

@@ -17,6 +17,7 @@ No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can
 import atexit
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,17 +25,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jingyin.model.errors import BundleError
-from jingyin.model.labels import LABELS
+from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 FILES = ("prefilter.npz", "tokenizer.json", "lexicon.txt", "golden.json", "card.md")
 """What every bundle holds beside its manifest and networks."""
 
@@ -54,7 +55,8 @@ class Threshold(_Model):
     """A risk from which an action is taken, and the evidence for it.
 
     `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of
-    that rate (Clopper-Pearson), `target` the rate asked for. `families` gives false positives and rows of each.
+    that rate, in which every source of traffic counts alike (train/pack/thresholds.py); `target` is the rate asked for.
+    `sources` gives false positives and rows of each source. No other rate that is asked for leads below `least`.
     """
 
     risk: float
@@ -62,7 +64,21 @@ class Threshold(_Model):
     bound: float
     rows: int
     false_positives: int
-    families: dict[str, tuple[int, int]] = {}
+    sources: dict[str, tuple[int, int]] = {}
+    least: float = 0.0
+
+
+class Point(_Model):
+    """A point of the curve from which thresholds are chosen: what a `risk` as threshold leads to.
+
+    `rate` is the share of benign traffic that reaches it, with its `bound` (see Threshold); `recall` that of threats of
+    situations that training has not seen.
+    """
+
+    risk: float
+    rate: float
+    bound: float
+    recall: float
 
 
 class Calibration(_Model):
@@ -77,13 +93,13 @@ class Calibration(_Model):
 
 
 class Fusion(_Model):
-    """How what has been read of a message becomes one risk (model/decision.py).
+    """How what has been read of a message becomes one risk (model/cascade.py).
 
-    Log-odds of the risk = `bias` + `score` x the prefilter's score + the sum of `weights` x the log-odds of each
-    network that has read the message, in the order of the cascade.
+    Log-odds of the risk = `bias` + the sum of `scores` x the prefilter's two scores + the sum of `weights` x the
+    log-odds of each network that has read the message, in the order of the cascade.
     """
 
-    score: float
+    scores: tuple[float, float]
     weights: tuple[float, ...]
     bias: float
 
@@ -91,8 +107,8 @@ class Fusion(_Model):
 class Network(_Model):
     """A network of the cascade: its file, what it reads, and how its risk is fused with those before it.
 
-    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`; None
-    stands for no bound, and the last network has neither.
+    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`, and of a
+    message that reaches `certain` no further window is read. None stands for no bound.
     """
 
     file: str
@@ -146,22 +162,39 @@ class Loss(_Model):
     bound: float
 
 
-class Manifest(_Model):
+class Rules(_Model):
+    """What the cascade goes by: labels, stops of the prefilter, and networks in order.
+
+    `discount` is what a window's log-odds of risk count less than the whole's. `provisional` makes log-odds of the
+    prefilter's scores alone, for a message that no network has read yet.
+    """
+
+    labels: tuple[str, ...]
+    prefilter: Prefilter
+    networks: tuple[Network, ...] = Field(min_length=1)
+    discount: float
+    provisional: Fusion
+
+    @property
+    def flagged(self) -> list[int]:
+        """Where the labels that make the risk stand in `labels`."""
+        return [self.labels.index(label) for label in FLAGGED]
+
+
+class Manifest(Rules):
     """The content of manifest.json.
 
-    `networks` are the cascade's, in order; `loss` holds the bound "in corpus" and, where there are test-only cases, "on
-    unseen situations"; `passed` is the share of ordinary calibration messages that each network reads. `signs` are
-    those of model.onnx, in the order of its outputs; empty where it has none.
+    `loss` holds the bound "in corpus" and, where there are test-only cases, "on unseen situations"; `passed` is the
+    share of ordinary calibration messages that each network reads. `signs` are those of model.onnx, in the order of its
+    outputs; empty where it has none. `curve` leads from the lowest risk to the highest.
     """
 
     format_version: int
     id: str
-    labels: tuple[str, ...]
     review: Threshold
     block: Threshold
+    curve: tuple[Point, ...] = ()
     calibration: Calibration
-    prefilter: Prefilter
-    networks: tuple[Network, ...] = Field(min_length=1)
     passed: tuple[float, ...]
     signs: dict[str, SignScale] = {}
     loss: dict[str, Loss]
@@ -205,15 +238,17 @@ def default_path() -> Path:
 
 def read_bundle(path: Path) -> Bundle:
     """Read and verify a bundle; raises BundleError with what was found, what was wanted and what to do."""
-    manifest = _read_manifest(path)
+    manifest, whole = _read_manifest(path)
     _check_files(path, manifest)
+    if not whole:
+        raise BundleError(f"manifest.json of bundle {path.name} was changed after export; export the bundle anew")
     try:
         golden = tuple(Golden.model_validate(row) for row in json.loads((path / "golden.json").read_text("utf-8")))
         with (path / "prefilter.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             weights = arrays["weights"].astype(np.float32)
     except Exception as error:  # json, pydantic, zipfile and numpy raise many kinds
         raise BundleError(f"bundle {path.name} has unreadable parts ({type(error).__name__}); export it anew") from None
-    _check_prefilter(path.name, manifest.prefilter, weights)
+    _check_labels(path.name, manifest, weights)
     return Bundle(path, manifest, golden, weights)
 
 
@@ -239,17 +274,20 @@ def _check_files(path: Path, manifest: Manifest) -> None:
                 f"{name} of bundle {path.name} has sha256 {found[:12]}, the manifest wants {wanted[:12]}: the file is "
                 "damaged or was changed; copy the bundle again or export it anew"
             )
-    if manifest.id != manifest_id(manifest.model_dump(mode="json")):
-        raise BundleError(f"manifest.json of bundle {path.name} was changed after export; export the bundle anew")
 
 
-def _check_prefilter(bundle: str, prefilter: Prefilter, weights: NDArray[np.float32]) -> None:
-    """Raise BundleError unless both stops have a probability per label, and both scores a weight per bucket."""
-    for name, stop in (("ordinary", prefilter.ordinary), ("lawful", prefilter.lawful)):
-        if len(stop.probabilities) != len(LABELS):
+def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32]) -> None:
+    """Raise BundleError unless the flagged labels are there, and stops and prefilter have the right shapes."""
+    if missing := set(FLAGGED) - set(manifest.labels):
+        raise BundleError(
+            f"bundle {manifest.id} has labels {', '.join(manifest.labels)}; wanted {' and '.join(sorted(missing))} among "
+            "them, which make the risk: train one on these labels"
+        )
+    for name, stop in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
+        if len(stop.probabilities) != len(manifest.labels):
             raise BundleError(
                 f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for what is {name}; "
-                f"wanted {len(LABELS)}, one for each label; export it anew"
+                f"wanted {len(manifest.labels)}, one for each label; export it anew"
             )
     if weights.shape != (2, BUCKETS):
         raise BundleError(
@@ -270,7 +308,8 @@ def _files_of(networks: Sequence[Network]) -> set[str]:
     return {*FILES, *names, *pieces}
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path) -> tuple[Manifest, bool]:
+    """Return the manifest of a bundle, and whether it is as it was written."""
     file = path / "manifest.json"
     if not file.is_file():
         fault = "has no manifest.json" if path.exists() else "does not exist"
@@ -278,16 +317,29 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in (7, FORMAT_VERSION):
             raise BundleError(
                 f"bundle {path.name} has format version {version!r}, this jingyin reads {FORMAT_VERSION}; make it "
                 "anew with `jingyin train configs/calibrate.yaml`, or install the jingyin that wrote it"
             )
-        return Manifest.model_validate(content)
-    except (ValidationError, ValueError, AttributeError) as error:
+        whole = content.get("id") == manifest_id(content)
+        return Manifest.model_validate(_of_format_7(content) if version == 7 else content), whole
+    except (ValidationError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise BundleError(
             f"manifest.json of bundle {path.name} can't be read ({type(error).__name__}); export it anew"
         ) from None
+
+
+def _of_format_7(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a bundle of format 7, which knew no windows and fused the first score alone."""
+    for network in content["networks"]:
+        network["fusion"]["scores"] = (network["fusion"].pop("score"), 0.0)
+    for action in ("review", "block"):
+        content[action]["sources"] = content[action].pop("families", {})
+    risk = content["block"]["risk"]
+    content["networks"][-1]["certain"] = math.log(risk / (1 - risk))
+    provisional = {"scores": (0.2, 0.5), "weights": (), "bias": -2.5}
+    return {**content, "discount": 1.0, "provisional": provisional}
 
 
 def write_bundle(path: Path, parts: Mapping[str, object]) -> Manifest:

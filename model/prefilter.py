@@ -1,11 +1,11 @@
 """The prefilter: a linear model over hashed pairs and triples of characters and sounds, cheap enough for every message.
 
-It knows three answers: "surely ordinary" by its first score, which separates ordinary messages from all others; else
-"surely lawful" by its second, which separates lawful collection from threats; else "don't know". Thresholds are set so
-that a given share of ordinary traffic goes on and next to no threat is stopped as lawful; what the first steps lose is
-measured with its bound (train/pack/calibrate.py). What it can't know, it lets through: many characters that the
-tokenizer does not know, or a message that the normaliser had to undo disguises in. Of what it lets through its first
-score is a second opinion beside the networks' (model/decision.py).
+It knows three answers, of a message's whole and of each of its windows: "surely ordinary" by its first score, which
+separates ordinary messages from all others; else "surely lawful" by its second, which separates lawful collection from
+threats; else "don't know". Thresholds are set so that a given share of ordinary traffic goes on and next to no threat is
+stopped as lawful; what the first steps lose is measured with its bound (train/pack/calibrate.py). What it can't know, it
+lets through: many characters that the tokenizer does not know, or a message that the normaliser had to undo disguises
+in. Of what it lets through its scores are a second opinion next to the networks' (model/cascade.py).
 
 A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs
 of characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false
@@ -14,6 +14,7 @@ positives on real chat (train/LOG.md): 钱 alone says too little. Words and pair
 read every message, which takes longer than all else before the network.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -34,7 +35,9 @@ _FEATURES = 4  # for each character: the pair and the triple that it begins, of 
 _BREAK = ord("\n")
 _UNKNOWN_SHARE = 0.1
 _DISGUISE_EDITS = 2
-_STEP = 80  # characters; a window has two steps
+_SHORTEST = 4  # characters of a window
+# A sentence of at most 40 characters; else up to the last comma or space of the first 40, or these 40.
+_SENTENCE = re.compile(r"[^。!?;]{0,40}[。!?;]+|[^。!?;]{1,40}$|[^。!?;]{0,39}[, ]|[^。!?;]{40}")
 
 
 def _sounds() -> NDArray[np.int64]:
@@ -90,43 +93,73 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
     return hashes.ravel()
 
 
-def prefilter_scores(weights: NDArray[np.float32], texts: Codes) -> NDArray[np.float32]:
-    """Return both scores (2, n) of texts by `weights` (2, BUCKETS): higher is less surely ordinary, less surely lawful.
+class Units(NamedTuple):
+    """n messages as u units: of each message its whole, then its windows, one message after another.
 
-    The sum of the weights over the square root of their number, so that length alone says little; of a long text that
-    of its worst window, so that politeness by the yard drowns no threat. What comes before or after a text in `texts`
-    has no part in it.
+    `starts` (n,) are the units that are wholes, `owners` (u,) the message of each unit, `ranges` (u,) where a unit lies
+    in its clean text; `scores` (2, u) are the prefilter's: higher is less surely ordinary, less surely lawful.
     """
-    hashes = features(texts.points)
-    long = texts.lengths.max(initial=0) > 2 * _STEP
-    score = _window_scores if long else _whole_scores
-    return np.stack([score(each, hashes, texts) for each in weights])
+
+    starts: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    ranges: list[tuple[int, int]]
+    scores: NDArray[np.float32]
+
+    def end(self, message: int) -> int:
+        """Return the unit behind the last one of a message."""
+        return int(self.starts[message + 1]) if message + 1 < len(self.starts) else len(self.owners)
 
 
-def _whole_scores(weights: NDArray[np.float32], hashes: NDArray[np.int64], texts: Codes) -> NDArray[np.float32]:
-    sums = np.add.reduceat(_at_points(weights, hashes), texts.starts)
-    return np.asarray(sums / np.sqrt(_FEATURES * texts.lengths) + weights[-1], np.float32)
+def windows(text: str) -> list[tuple[int, int]]:
+    """Return where the windows of a clean text lie: its sentences, then each two that follow one another.
+
+    A sentence ends with its mark; where that takes more than 40 characters at a comma or a space, else after 40. What
+    is as long as the text, or shorter than four characters, is left out.
+    """
+    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    if len(ends) < 2:
+        return []
+    starts = [0, *ends[:-1]]
+    both = zip(starts, ends[1:], strict=False) if len(ends) > 2 else ()
+    return [(start, end) for start, end in (*zip(starts, ends, strict=True), *both) if end - start >= _SHORTEST]
 
 
-def _window_scores(weights: NDArray[np.float32], hashes: NDArray[np.int64], texts: Codes) -> NDArray[np.float32]:
-    sums = np.concatenate([[0.0], _at_points(weights, hashes).cumsum()])
-    first, last, windows = _windows(texts)
-    scores = (sums[last] - sums[first]) / np.sqrt(_FEATURES * (last - first))
-    return np.asarray(np.maximum.reduceat(scores, windows) + weights[-1], np.float32)
+def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -> Units:
+    """Return clean `texts` (n,), of code points `codes`, as units with their scores by `weights` (2, BUCKETS).
+
+    Windows cost next to nothing: weights are looked up once for each character, and cumulative sums make the rest.
+    """
+    ranges: list[tuple[int, int]] = []
+    counts = []
+    for text in texts:
+        found = [(0, len(text)), *windows(text)]
+        ranges += found
+        counts.append(len(found))
+    sizes = np.array(counts, np.int64)
+    owners, starts = np.repeat(np.arange(len(sizes)), sizes), sizes.cumsum() - sizes
+    # A unit begins with the character before it, a line feed in front of the text, and the last ends with one.
+    bounds = np.array(ranges, np.int64).reshape(-1, 2).T + codes.starts[owners]
+    bounds[1] += bounds[1] == (codes.starts + codes.lengths - 1)[owners]
+    return Units(starts, owners, ranges, prefilter_scores(weights, codes, bounds))
 
 
-def _at_points(weights: NDArray[np.float32], hashes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the sum of the weights of the features that begin at each point (n,)."""
-    # In float64 sums of half-precision weights are exact, whatever their order, and so is a difference of two.
-    return np.asarray(weights[hashes].reshape(_FEATURES, -1).sum(0, dtype=np.float64))
+def prefilter_scores(
+    weights: NDArray[np.float32], codes: Codes, bounds: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """Return both scores (2, u) by `weights` (2, BUCKETS) of what lies at `bounds` (2, u) in `codes`, by default texts.
 
-
-def _windows(texts: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each window starts and ends, and the index of each text's first window."""
-    counts = np.maximum(1, -(-texts.lengths // _STEP) - 1)
-    windows = counts.cumsum() - counts
-    first = np.repeat(texts.starts, counts) + _STEP * (np.arange(counts.sum()) - np.repeat(windows, counts))
-    return first, np.minimum(first + 2 * _STEP, np.repeat(texts.starts + texts.lengths, counts)), windows
+    A score is the sum of the weights over the square root of their number, so that length alone says little.
+    """
+    first, last = np.stack([codes.starts, codes.starts + codes.lengths]) if bounds is None else bounds
+    hashes = features(codes.points)
+    roots = np.sqrt(_FEATURES * (last - first))
+    scores = np.empty((len(weights), len(first)), np.float32)
+    for row, each in enumerate(weights):
+        # In float64 sums of half-precision weights are exact, whatever their order, and so is a difference of two.
+        sums = np.zeros(len(codes.points), np.float64)
+        np.cumsum(each[hashes].reshape(_FEATURES, -1).sum(0, dtype=np.float64), out=sums[1:])
+        scores[row] = (sums[last] - sums[first]) / roots + each[-1]
+    return scores
 
 
 def known_characters(vocabulary: Iterable[str]) -> NDArray[np.bool_]:

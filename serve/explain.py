@@ -1,69 +1,91 @@
 """Evidence: the words that bear the risk of a message, and those that bear each of its reasons.
 
-Word occlusion (Zeiler & Fergus 2014): a network reads the message again without each word, and its own odds of risk and
-of each sign are compared with those of the whole message.
+Word occlusion (Zeiler & Fergus 2014): a network reads the unit that decided again without each word, and its own odds of
+risk and of each sign are compared with those of the whole unit. Where the words are redundant and none is missed, whole
+clauses are left out, and at last the unit itself.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from jingyin.model.bundle import SignScale
-from jingyin.model.decision import risk_logit
-from jingyin.model.labels import Reason, Span
-from jingyin.model.text import clean
-from jingyin.model.tokenizer import SmsTokenizer
+import numpy as np
+from numpy.typing import NDArray
+
+from jingyin.model.bundle import Manifest
+from jingyin.model.cascade import Decision, risk_logit
+from jingyin.model.labels import Span
+from jingyin.model.text import CleanString, CleanText
+from jingyin.model.tokenizer import END, START, SmsTokenizer
 from jingyin.serve.networks import NetworkReader
 
 LEAST_RISK = 0.05
 """A message of less risk has no evidence."""
 
-_WORDS = 256  # words that are tried, at most
 _LEAST_WEIGHT = 0.1  # share of the odds that a word must bear to be shown
+_CLAUSE = re.compile("[^,。!?; ]+[,。!?; ]*|[,。!?; ]+")
+
+Range = tuple[int, int]
 
 
 class Explanation(NamedTuple):
-    """The words that bear the risk, and those that bear each reason of the verdict, by sign; in order of position.
-
-    A reason that no single word bears has an empty list.
-    """
+    """What bears the risk, and what bears each reason of the verdict, by sign: words or clauses in order of position."""
 
     risk: list[Span]
     reasons: dict[str, list[Span]]
 
 
 def explain(
-    reader: NetworkReader,
-    tokenizer: SmsTokenizer,
-    text: str,
-    signs: Mapping[str, SignScale],
-    reasons: Sequence[Reason],
+    reader: NetworkReader, tokenizer: SmsTokenizer, cleaned: CleanText, decision: Decision, manifest: Manifest
 ) -> Explanation:
-    """Explain the risk of `text` and `reasons` of its verdict by a network that reads it once for each of 256 words.
+    """Explain a decision by a network that reads the unit that decided once for each of its words and clauses.
 
-    `tokenizer` is the network's; `signs` are those of its outputs, in their order.
+    `tokenizer` is the network's.
     """
-    cleaned = clean(text)
-    (ids,) = tokenizer.encode([cleaned.text])
-    words = tokenizer.words(cleaned)[:_WORDS]
-    whole = reader.read_ids(ids)
-    without = [reader.read_ids([*ids[:i], *ids[i + 1 :]]) for i in range(1, len(words) + 1)]
-    slope = sum(reader.network.fusion.weights)
-    odds = [float(risk_logit(each.logits)) for each in (whole, *without)]
-    found = Explanation(_spans(text, words, slope, odds), {})
-    places = list(signs)
-    for reason in reasons:
-        place = places.index(reason.sign)
-        odds = [float(each.signs[place]) for each in (whole, *without)]
-        found.reasons[reason.sign] = _spans(text, words, signs[reason.sign].slope, odds)
-    return found
+    first, last = decision.window or (0, len(cleaned.text))
+    unit = CleanString(cleaned.text[first:last])
+    encoding = tokenizer.backend.encode(unit)
+    words = encoding.offsets[: reader.network.max_tokens - 2]
+    ids = encoding.ids[: len(words)]
+    clauses = [match.span() for match in _CLAUSE.finditer(unit)]
+    steps = [words, clauses if len(clauses) > 1 else [], [(0, len(unit))]]
+
+    def outputs(without: Range) -> NDArray[np.float64]:
+        kept = [each for each, (a, b) in zip(ids, words, strict=True) if b <= without[0] or a >= without[1]]
+        return np.asarray(reader.run([START, *kept, END])[0], np.float64)
+
+    whole = outputs((0, 0))
+    read: dict[Range, NDArray[np.float64]] = {}
+    width = len(manifest.labels)
+
+    def evidence(place: int | None, slope: float) -> list[Span]:
+        """Return what bears the log-odds of a sign, or for None of the risk, which count `slope` times."""
+
+        def odds(given: NDArray[np.float64]) -> float:
+            return float(risk_logit(given[:width], manifest.flagged) if place is None else given[width + place])
+
+        for parts in steps:
+            for part in parts:
+                if part not in read:
+                    read[part] = outputs(part)
+            weights = [1 - math.exp(min(0.0, slope * (odds(read[part]) - odds(whole)))) for part in parts]
+            if found := [
+                (part, weight) for part, weight in zip(parts, weights, strict=True) if weight >= _LEAST_WEIGHT
+            ]:
+                return [_span(cleaned, first + start, first + end, weight) for (start, end), weight in found]
+        return []
+
+    # The signs are those of model.onnx.
+    reasons = decision.reasons if reader.network.file == "model.onnx" else ()
+    places = list(manifest.signs)
+    return Explanation(
+        evidence(None, sum(reader.network.fusion.weights)),
+        {each.sign: evidence(places.index(each.sign), manifest.signs[each.sign].slope) for each in reasons},
+    )
 
 
-def _spans(text: str, words: Sequence[tuple[int, int]], slope: float, odds: Sequence[float]) -> list[Span]:
-    """Return the words that bear enough of `odds`: log-odds, before `slope`, of the message and without each word."""
-    spans = []
-    for (start, end), without in zip(words, odds[1:], strict=True):
-        weight = 1 - math.exp(min(0.0, slope * (without - odds[0])))
-        if weight >= _LEAST_WEIGHT:
-            spans.append(Span(start, end, text[start:end], round(weight, 4)))
-    return spans
+def _span(cleaned: CleanText, start: int, end: int, weight: float) -> Span:
+    offsets: Sequence[Range] = cleaned.offsets
+    begin, stop = offsets[start][0], offsets[end - 1][1]
+    return Span(begin, stop, cleaned.original[begin:stop], round(weight, 4))

@@ -2,34 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import GOLDEN_TOLERANCE, PIECES, Bundle, Network
-from jingyin.model.decision import risk_logit
 from jingyin.model.errors import BundleError
-from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanString
-from jingyin.model.tokenizer import END, START, PieceTokenizer, SmsTokenizer
+from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer
 
 Tokenizer = SmsTokenizer | PieceTokenizer
 
-MAX_WINDOWS = 8
-"""A longer message is read in this many windows at most: the first ones, and the last."""
-
-
-class Reading(NamedTuple):
-    """What a network says of a message: logits (labels,), and those of signs, () for a network without."""
-
-    logits: NDArray[np.float64]
-    signs: NDArray[np.float64]
-
 
 class NetworkReader:
-    """One network of a bundle with the tokenizer that it reads by: clean text -> Reading, one message at a time.
+    """One network of a bundle with the tokenizer that it reads by: clean text -> outputs, one text at a time.
 
     Dynamic int8 takes its activation scales from the whole batch, so a batch would change a verdict with its
     neighbours; and on a CPU batching short messages buys nothing. Hence batches of one, without padding.
@@ -37,23 +24,18 @@ class NetworkReader:
 
     def __init__(self, path: Path, network: Network, tokenizer: Tokenizer, threads: int = 1) -> None:
         self.network = network
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._session = open_session(path / network.file, threads)
 
-    def encode(self, text: CleanString) -> list[int]:
-        """Return the token ids of a clean text."""
-        (ids,) = self._tokenizer.encode([text])
-        return ids
+    def read(self, text: CleanString, room: int) -> tuple[NDArray[np.float32], int] | None:
+        """Return the outputs (labels + signs,) for a clean text, and the number of its tokens.
 
-    def read(self, text: CleanString) -> Reading:
-        """Return what the network says of a clean text: of its riskiest window, where it takes several."""
-        return self.read_ids(self.encode(text))
-
-    def read_ids(self, ids: Sequence[int]) -> Reading:
-        """Return what the network says of token ids of any length."""
-        each = np.concatenate([self.run(window) for window in windows(ids, self.network.max_tokens)])
-        best = each[risk_logit(each[:, : len(LABELS)]).argmax()] if len(each) > 1 else each[0]
-        return Reading(np.asarray(best[: len(LABELS)], np.float64), np.asarray(best[len(LABELS) :], np.float64))
+        None for one of more tokens than `room`, or than the network reads at once.
+        """
+        (ids,) = self.tokenizer.encode([text])
+        if len(ids) > min(room, self.network.max_tokens):
+            return None
+        return self.run(ids)[0], len(ids)
 
     def run(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the outputs (1, labels + signs) for the ids of one window."""
@@ -77,11 +59,6 @@ class NetworkReader:
 def open_networks(bundle: Bundle, threads: int = 1) -> list[NetworkReader]:
     """Open and check the networks of a bundle, in the order of its cascade; raises BundleError."""
     networks = bundle.manifest.networks
-    if bundle.manifest.labels != LABELS:
-        raise BundleError(
-            f"bundle {bundle.manifest.id} has labels {', '.join(bundle.manifest.labels)}; wanted {', '.join(LABELS)}, "
-            "in this order: train one on these labels, or install the jingyin that wrote it"
-        )
     tokenizers = tokenizers_of(bundle.path, networks)
     readers = [NetworkReader(bundle.path, *each, threads) for each in zip(networks, tokenizers, strict=True)]
     for reader in readers:
@@ -122,18 +99,3 @@ def open_session(model: Path, threads: int = 1) -> ort.InferenceSession:
             f"onnxruntime can't load {model.name} ({type(error).__name__}); export the bundle again, or install "
             "the onnxruntime named in its manifest"
         ) from None
-
-
-def windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Cut ids (START first, END last) into windows of at most `size`, each with START and END of its own.
-
-    Windows overlap by a quarter, so that no sentence falls between two. Past MAX_WINDOWS the middle is left out:
-    the bound keeps a message of 100,000 characters from holding a gateway up.
-    """
-    if len(ids) <= size:
-        return [ids]
-    body, room = ids[1:-1], size - 2
-    starts = list(range(0, len(body) - room // 4, room - room // 4))
-    if len(starts) > MAX_WINDOWS:
-        starts = [*starts[: MAX_WINDOWS - 1], len(body) - room]
-    return [[START, *body[start : start + room], END] for start in starts]

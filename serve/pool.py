@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,10 +14,11 @@ from functools import cache
 from itertools import islice
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jingyin.model.errors import BundleError, InputError, JingyinError
 from jingyin.model.labels import Verdict
+from jingyin.model.text import CleanText
 
 # Messages as a stream: checked, and cut into chunks.
 
@@ -25,14 +27,14 @@ CHUNK = 512
 """Messages that are read ahead at most."""
 
 
-def chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], BaseException | None]]:
+def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[str | CleanText], BaseException | None]]:
     """Yield lists of at most `size` messages, and with the last one what ended the stream early, if anything did.
 
     An interrupt (Ctrl-C while `texts` waits for input) is held back like an error: what was read is answered first.
     """
     stream = _checked(texts)
     while True:
-        chunk: list[str] = []
+        chunk: list[str | CleanText] = []
         try:
             for text in islice(stream, size):
                 chunk.append(text)  # noqa: PERF402  extend would lose what came before an error
@@ -44,9 +46,9 @@ def chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], BaseExc
         yield chunk, None
 
 
-def _checked(texts: Iterable[str]) -> Iterator[str]:
+def _checked(texts: Iterable[str | CleanText]) -> Iterator[str | CleanText]:
     for number, text in enumerate(texts):
-        if not isinstance(text, str):
+        if not isinstance(text, (str, CleanText)):
             raise InputError(
                 f"message {number} of the stream is {type(text).__name__}, wanted str; decode bytes first "
                 "(jingyin.serve.sms.decode) and drop missing values"
@@ -60,20 +62,41 @@ if TYPE_CHECKING:
 _ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
 
 
-def score_in_processes(
-    start: tuple[Path, bool, int], texts: Iterable[str], processes: int, wanted: str
-) -> Iterator[Verdict]:
-    """Score `texts` in `processes` processes; at most two chunks a process are under way at a time.
+_ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
 
-    Each loads its own scorer by `start`: the bundle's folder, whether the prefilter is used, and the cache's bytes.
-    Raises BundleError when it can't be loaded, or has another id than `wanted`, JingyinError when a process ends early.
+
+class Start(NamedTuple):
+    """What a process loads its scorer by: the folder and id of a bundle, and the arguments of `Scorer.load`."""
+
+    bundle: Path
+    id: str
+    review_rate: float | None
+    block_rate: float | None
+    prefilter: bool
+    cache_bytes: int
+
+
+def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], processes: int) -> Iterator[Verdict]:
+    """Score `texts` in `processes` processes like `scorer`; at most two chunks a process are under way at a time.
+
+    `scorer` answers alone at first: to start processes takes longer than to score some thousand messages.
+    Raises BundleError when the bundle can't be loaded, or is another one now, JingyinError when a process ends early.
     """
+    stream, begun = chunks(texts, CHUNK), time.monotonic()
+    for chunk, error in stream:
+        yield from map(scorer.verdict, scorer.scored(chunk))
+        if error is not None:
+            raise error
+        if time.monotonic() - begun > _ALONE_SECONDS:
+            break
+    else:
+        return
     # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
     context = multiprocessing.get_context("spawn")
     with unbroken(_ADVICE), ProcessPoolExecutor(processes, context, initializer=follow_parent) as pool:
         under_way: deque[Future[list[Verdict]]] = deque()
-        for chunk, error in chunks(texts, CHUNK):
-            under_way.append(pool.submit(_score, start, wanted, chunk))
+        for chunk, error in stream:
+            under_way.append(pool.submit(_score, scorer.start, chunk))
             while under_way and (error or len(under_way) > 2 * processes):
                 yield from under_way.popleft().result()
             if error is not None:
@@ -112,14 +135,15 @@ def check_same(found: str, wanted: str | None) -> None:
 
 
 @cache
-def _scorer(bundle: Path, prefilter: bool, cache_bytes: int, wanted: str) -> "Scorer":
+def _scorer(start: Start) -> "Scorer":
     """Return this process's scorer, loaded with the first texts: from a pool's initializer no error comes through."""
     from jingyin.serve.scorer import Scorer
 
-    scorer = Scorer.load(bundle, prefilter=prefilter, cache_bytes=cache_bytes)
+    bundle, wanted, review, block, prefilter, cache_bytes = start
+    scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
     check_same(scorer.bundle.manifest.id, wanted)
     return scorer
 
 
-def _score(start: tuple[Path, bool, int], wanted: str, texts: list[str]) -> list[Verdict]:
-    return list(_scorer(*start, wanted).score_many(texts))
+def _score(start: Start, texts: list[str | CleanText]) -> list[Verdict]:
+    return list(_scorer(start).score_many(texts))

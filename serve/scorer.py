@@ -1,36 +1,39 @@
 """The scorer: message -> verdict, the one behind every way into jingyin.
 
-The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade one after
-another, each reading what the one before is not certain of (model/decision.py).
+The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade, one after another
+(model/cascade.py).
 """
 
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jingyin.model.bundle import Bundle, Network, default_path, read_bundle
-from jingyin.model.decision import Decision, decide, fuse, fused_logit, reads_on
+from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle
+from jingyin.model.cascade import Decision, Read, cascade, decide, prefiltered, provisional_odds, with_risk
+from jingyin.model.errors import ConfigError
 from jingyin.model.labels import Span, Verdict
 from jingyin.model.prefilter import (
+    Units,
     code_points,
     is_disguised,
     is_opaque,
     known_characters,
-    prefilter_scores,
+    units_of,
     unknown_shares,
 )
-from jingyin.model.text import CleanText, clean
+from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.serve.explain import LEAST_RISK, Explanation, explain
-from jingyin.serve.networks import NetworkReader, Reading, open_networks
-from jingyin.serve.pool import CHUNK, chunks, score_in_processes
+from jingyin.serve.networks import NetworkReader, open_networks
+from jingyin.serve.pool import CHUNK, Start, chunks, score_in_processes
 
 # The cache: verdicts already given, by clean text.
 #
@@ -92,7 +95,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Scored(NamedTuple):
-    """A message as it was read: cleaned, decided on, its share of unknown characters, and whether to the end."""
+    """A message cleaned once, with what is known of it.
+
+    `unknown` is the share of its characters that the lexicon does not know, 0 to 1. `final` is False for a decision that
+    another call may correct, since not every network read what it should.
+    """
 
     clean: CleanText
     decision: Decision
@@ -104,17 +111,20 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores messages with a bundle; make one by `Scorer.load`. Safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, networks: Sequence[NetworkReader], *, prefilter: bool, cache_bytes: int) -> None:
+    def __init__(self, bundle: Bundle, networks: Sequence[NetworkReader], start: Start) -> None:
         self.bundle = bundle
-        self.cache: Cache[tuple[Decision, float]] = Cache(cache_bytes)
-        self.uses_prefilter = prefilter
+        self.start = start
+        self.cache: Cache[tuple[Decision, float]] = Cache(start.cache_bytes)
+        self._read: Cache[tuple[NDArray[np.float32], int]] = Cache(
+            start.cache_bytes // 4
+        )  # what networks say of windows
         self._networks = networks
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
-        stops = bundle.manifest.prefilter
-        self._stopping = [
-            (stop.threshold, decide(bundle.manifest, np.array(stop.probabilities), "prefilter"))
-            for stop in (stops.ordinary, stops.lawful)
+        manifest = bundle.manifest
+        self._stops = [
+            decide(manifest, np.array(stop.probabilities), "prefilter")
+            for stop in (manifest.prefilter.ordinary, manifest.prefilter.lawful)
         ]
 
     @classmethod
@@ -122,81 +132,90 @@ class Scorer:
         cls,
         bundle: str | Path | None = None,
         *,
-        threads: int = 1,
+        review_rate: float | None = None,
+        block_rate: float | None = None,
         prefilter: bool = True,
         cache_bytes: int = 64 << 20,
     ) -> "Scorer":
         """Load and check a bundle, by default the one in the package.
 
-        `threads` is onnxruntime's for one message; several one-thread processes beat one scorer with many threads.
-        `prefilter=False` sends every message to all networks; `cache_bytes=0` remembers nothing. Both are for
-        comparison. Raises BundleError when the bundle is missing, damaged, of another format, or gives other answers
-        here.
+        `review_rate` and `block_rate` are the false-positive rates that the thresholds shall keep to, as 95% bounds;
+        None keeps the bundle's thresholds. `prefilter=False` sends every message to all networks, and `cache_bytes=0`
+        remembers nothing: both for comparison.
+
+        Raises BundleError when the bundle is missing, damaged, of another format, or gives other answers here, and
+        ConfigError for a rate that its calibration rows can't bound.
         """
         read = read_bundle(Path(bundle) if bundle is not None else default_path())
-        return cls(read, open_networks(read, threads), prefilter=prefilter, cache_bytes=cache_bytes)
+        rates = {"review": review_rate, "block": block_rate}
+        chosen = {name: _at_rate(read.manifest, name, rate) for name, rate in rates.items() if rate is not None}
+        read = replace(read, manifest=read.manifest.model_copy(update=chosen))
+        start = Start(read.path, read.manifest.id, review_rate, block_rate, prefilter, cache_bytes)
+        return cls(read, open_networks(read), start)
 
-    def score(self, text: str) -> Verdict:
+    def score(self, text: str | CleanText) -> Verdict:
         """Score one message; total over every str. Raises InputError for anything else."""
-        return self._score_chunk([text])[0]
+        (found,) = self._score([text])
+        return self.verdict(found)
 
-    def score_without_network(self, text: str) -> Verdict | None:
-        """Return `score`'s verdict if cache or prefilter has it, else None: a network must read the message.
-
-        Takes tens of microseconds for a message of usual length, where a network takes up to milliseconds. The cache
-        counts a miss here and another when what was not answered is scored.
-        """
-        cleaned = clean(text)
-        key = _cache_key(cleaned)
-        if (kept := self.cache.get(key)) is not None:
-            return self._verdict(cleaned, kept[0], from_cache=True)
-        ((scores, share),) = self._prefilter([cleaned])
-        if (stopped := self._stopped(scores, share, cleaned)) is None:
-            return None
-        self.cache.put(key, (stopped, share))
-        return self._verdict(cleaned, stopped, from_cache=False)
-
-    def first_look(self, text: str) -> Scored:
-        """Return what cache or prefilter say of a message; not final if a network must read it."""
-        cleaned = clean(text)
-        key = _cache_key(cleaned)
-        if (kept := self.cache.get(key)) is not None:
-            return Scored(cleaned, *kept, True, True)
-        ((scores, share),) = self._prefilter([cleaned])
-        if (stopped := self._stopped(scores, share, cleaned)) is None:
-            return Scored(cleaned, self._stopping[1][1], share, False, False)
-        self.cache.put(key, (stopped, share))
-        return Scored(cleaned, stopped, share, False, True)
-
-    def scored(self, texts: Sequence[str], until: float) -> Iterator[Scored]:
-        """Yield what was read of each message until `until`, a time of time.monotonic."""
-        if until < monotonic():
-            yield from map(self.first_look, texts)
-        else:
-            yield from (Scored(*each, True) for each in self.measured(texts))
-
-    def score_many(self, texts: Iterable[str], *, processes: int = 1) -> Iterator[Verdict]:
+    def score_many(self, texts: Iterable[str | CleanText], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
 
         Reads at most CHUNK messages ahead. When `texts` raises (or is interrupted while it waits for input), or holds
         something that is no str, the verdicts of all messages before it come first, then the error. `processes` above
-        1 scores in that many processes, each with a cache of its own, so that only `stage` may differ.
+        1 scores in that many processes, each with a cache of its own, so that only `stage` may differ; they start once
+        there are more messages than one process reads in the meantime.
         """
         if processes > 1:
-            start = (self.bundle.path, self.uses_prefilter, self.cache.budget)
-            return score_in_processes(start, texts, processes, self.bundle.manifest.id)
-        return self._score_stream(texts)
+            return score_in_processes(self, texts, processes)
+        return (self.verdict(each) for each in self.scored(texts))
 
-    def _score_stream(self, texts: Iterable[str]) -> Iterator[Verdict]:
+    def scored(self, texts: Iterable[str | CleanText], *, until: float | None = None) -> Iterator[Scored]:
+        """Score a stream as `score_many` does, yielding the clean texts and decisions that verdicts are made of.
+
+        Past `until`, of time.monotonic(), no network begins to read: what has read a message decides, and what is not
+        `final` is not remembered.
+        """
         for chunk, error in chunks(texts, CHUNK):
-            yield from self._score_chunk(chunk)
+            yield from self._score(chunk, until)
             if error is not None:
                 raise error
+
+    def first_look(self, text: str | CleanText) -> Scored:
+        """Return what cache or prefilter say, in tens of microseconds: final if no network is to read the message.
+
+        Else the risk comes from the prefilter's scores alone, and the action is at most `review`.
+        """
+        cleaned = _cleaned(text)
+        key = _cache_key(cleaned)
+        if (kept := self.cache.get(key)) is not None:
+            return Scored(cleaned, *kept, from_cache=True, final=True)
+        units, shares, opaque, foreign = self._prefilter([cleaned])
+        share = float(shares[0])
+        _, stops = prefiltered(self.bundle.manifest, units, opaque, foreign)
+        if stops[0] >= 0:
+            self.cache.put(key, (self._stops[stops[0]], share))
+            return Scored(cleaned, self._stops[stops[0]], share, from_cache=False, final=True)
+        manifest = self.bundle.manifest
+        odds = provisional_odds(manifest, units, 0)
+        proportions = np.log(np.maximum(manifest.prefilter.lawful.probabilities, 1e-12))
+        found = decide(manifest, with_risk(proportions, odds, manifest.flagged), "prefilter")
+        if found.action == "block":
+            found = found._replace(action="review")
+        return Scored(cleaned, found, share, from_cache=False, final=False)
+
+    def verdict(self, scored: Scored) -> Verdict:
+        """Return the verdict on a scored message."""
+        label, probabilities, risk, action, stage, reasons, _ = scored.decision
+        stage = "cache" if scored.from_cache else stage
+        edits = scored.clean.edits
+        return Verdict(label, dict(probabilities), risk, action, stage, edits, self.bundle.manifest.id, reasons)
 
     def explain(self, text: str) -> list[Span]:
         """Return the words without which the odds of risk fall by a tenth or more, in order of position.
 
-        A message of risk below 0.05 has no evidence. Only the first 256 words are tried.
+        Where no single word does, it is clauses, or the part of the message that decided. A message of risk below 0.05
+        has no evidence. Only the first 256 words are tried.
         """
         return self.explanation(text).risk
 
@@ -207,108 +226,113 @@ class Scorer:
         """
         return self.explanation(text).reasons
 
-    def explanation(self, text: str) -> Explanation:
+    def explanation(self, text: str | CleanText) -> Explanation:
         """Return what `explain` and `explain_reasons` do, in the time of one of them: one network runs once a word.
 
         A bundle whose networks all read pieces has no evidence: words are those of the lexicon.
         """
-        (found,) = self.decisions([text])
-        if found.risk < LEAST_RISK or (reader := self._reader_of_words()) is None:
+        (found,) = self._score([text])
+        if found.decision.risk < LEAST_RISK or (reader := self._reader_of_words()) is None:
             return Explanation([], {})
-        reasons = found.reasons if reader.network.file == "model.onnx" else ()  # the signs are those of model.onnx
-        return explain(reader, self._tokenizer, text, self.bundle.manifest.signs, reasons)
+        return explain(reader, self._tokenizer, found.clean, found.decision, self.bundle.manifest)
 
     def _reader_of_words(self) -> NetworkReader | None:
         """Return the network that gives evidence: of those that read by the lexicon model.onnx, else the last."""
         readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
         return readers.get("model.onnx") or next(reversed(readers.values()), None)
 
-    def decisions(self, texts: Sequence[str]) -> list[Decision]:
-        """Decide on messages without making verdicts; none depends on what was scored before, `stage` included.
-
-        Raises InputError for anything that is no str.
-        """
-        return [decision for _, decision, _, _ in self.measured(texts)]
-
-    def measured(self, texts: Sequence[str]) -> Iterator[tuple[CleanText, Decision, float, bool]]:
-        """Yield each message cleaned, its decision, its share of unknown characters, and whether the cache had it.
-
-        The share is the one that the prefilter goes by (model/prefilter.py), from 0 to 1; messages of one clean text
-        have one.
-        """
-        cleaned = [clean(text) for text in texts]
+    def _score(self, texts: Sequence[str | CleanText], until: float | None = None) -> Iterator[Scored]:
+        cleaned = [_cleaned(text) for text in texts]
         keys = [_cache_key(each) for each in cleaned]
         cached = [self.cache.get(key) for key in keys]
         new = {key: each for key, each, kept in zip(keys, cleaned, cached, strict=True) if kept is None}
-        fresh = self._decide_new(new) if new else {}
+        fresh = dict(zip(new, self._decide(list(new.values()), until), strict=True)) if new else {}
+        for key, (decision, share, final) in fresh.items():
+            if final:
+                self.cache.put(key, (decision, share))
         for key, each, kept in zip(keys, cleaned, cached, strict=True):
-            decision, unknown = kept or fresh[key]
-            yield each, decision, unknown, kept is not None
-
-    def _score_chunk(self, texts: Sequence[str]) -> list[Verdict]:
-        return [self._verdict(each, decision, from_cache=known) for each, decision, _, known in self.measured(texts)]
-
-    def _decide_new(self, new: Mapping[str, CleanText]) -> dict[str, tuple[Decision, float]]:
-        """Decide on clean texts by their keys, and remember it; with each its share of unknown characters."""
-        decided: dict[str, tuple[Decision, float]] = {}
-        unread: list[tuple[str, float, float]] = []
-        for (key, each), (scores, share) in zip(new.items(), self._prefilter(new.values()), strict=True):
-            if (stopped := self._stopped(scores, share, each)) is not None:
-                decided[key] = stopped, share
+            if kept is not None:
+                yield Scored(each, *kept, from_cache=True, final=True)
             else:
-                unread.append((key, scores[0], share))
-        read = self._read([new[key] for key, _, _ in unread], [score for _, score, _ in unread])
-        decided |= {key: (decision, share) for (key, _, share), decision in zip(unread, read, strict=True)}
-        for key, kept in decided.items():
-            self.cache.put(key, kept)
-        return decided
+                decision, share, final = fresh[key]
+                yield Scored(each, decision, share, from_cache=False, final=final)
 
-    def _prefilter(self, cleaned: Iterable[CleanText]) -> Iterable[tuple[list[float], float]]:
-        """Return of each message the prefilter's scores and the share of characters that it can't know."""
-        texts = code_points([each.text for each in cleaned])
-        scores = prefilter_scores(self.bundle.prefilter_weights, texts).T.tolist()
-        return zip(scores, unknown_shares(self._known, texts).tolist(), strict=True)
+    def _decide(self, cleaned: Sequence[CleanText], until: float | None) -> Iterator[tuple[Decision, float, bool]]:
+        """Yield for each clean text its decision, its share of unknown characters, and whether the decision is final."""
+        manifest = self.bundle.manifest
+        units, shares, opaque, foreign = self._prefilter(cleaned)
+        on, stops = prefiltered(manifest, units, opaque, foreign)
+        found = None
+        if (stops < 0).any():
+            every = not self.start.prefilter
+            found = cascade(manifest, units, on, stops, self._reader(cleaned, units), everyone=every, until=until)
+        for i, (stop, share) in enumerate(zip(stops.tolist(), shares.tolist(), strict=True)):
+            if found is None or stop >= 0:
+                yield self._stops[stop], share, True
+            else:
+                unit = int(found.units[i])
+                window = units.ranges[unit] if unit != units.starts[i] else None
+                decision = decide(
+                    manifest,
+                    found.probabilities[i],
+                    "network" if found.depth[i] else "prefilter",
+                    found.signs[i],
+                    window,
+                )
+                yield decision, share, bool(found.final[i])
 
-    def _stopped(self, scores: Sequence[float], share: float, cleaned: CleanText) -> Decision | None:
-        """Return the prefilter's decision, or None if a network must read the message."""
-        if not self.uses_prefilter or is_opaque(share, cleaned.edits):
-            return None
-        found = zip(scores, self._stopping, strict=True)
-        return next((decision for score, (threshold, decision) in found if score < threshold), None)
-
-    def _read(self, cleaned: Sequence[CleanText], scores: Sequence[float]) -> list[Decision]:
-        """Let the networks read messages, each until one is certain of it.
-
-        A network reads all of its messages in a row, so that its weights come from memory once a chunk: networks in
-        turn for every message took a tenth longer on templated traffic, where few messages reach them.
-        """
-        readings: list[list[Reading]] = [[] for _ in cleaned]
-        decided: dict[int, Decision] = {}
-        for reader in self._networks:
-            for i in [i for i in range(len(cleaned)) if i not in decided]:
-                readings[i].append(reader.read(cleaned[i].text))
-                if self._is_certain(reader.network, scores[i], readings[i]):
-                    decided[i] = self._decide(reader.network, scores[i], readings[i])
-        return [decided[i] for i in range(len(cleaned))]
-
-    def _is_certain(self, network: Network, score: float, readings: Sequence[Reading]) -> bool:
-        """Whether no network behind `network` is to read a message."""
-        if network is self._networks[-1].network:
-            return True
-        logit = fused_logit(network.fusion, score, [each.logits for each in readings])
-        return self.uses_prefilter and not reads_on(network.threshold, network.certain, float(logit))
-
-    def _decide(self, network: Network, score: float, readings: Sequence[Reading]) -> Decision:
-        signs = next((each.signs for each in readings if len(each.signs)), ())
-        probabilities = fuse(network.fusion, score, [each.logits for each in readings])
-        return decide(self.bundle.manifest, probabilities, "network", signs)
-
-    def _verdict(self, cleaned: CleanText, decision: Decision, *, from_cache: bool) -> Verdict:
-        label, probabilities, risk, action, stage, reasons = decision
-        bundle = self.bundle.manifest.id
-        return Verdict(
-            label, dict(probabilities), risk, action, "cache" if from_cache else stage, cleaned.edits, bundle, reasons
+    def _prefilter(
+        self, cleaned: Sequence[CleanText]
+    ) -> tuple[Units, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return clean texts as units, their shares of unknown characters, and whether they are opaque and foreign."""
+        texts = [each.text for each in cleaned]
+        codes = code_points(texts)
+        shares = unknown_shares(self._known, codes)
+        every = not self.start.prefilter
+        opaque = np.array(
+            [every or is_opaque(share, each.edits) for share, each in zip(shares.tolist(), cleaned, strict=True)]
         )
+        foreign = np.array([not every and "foreign" in each.edits for each in cleaned])
+        return units_of(self.bundle.prefilter_weights, texts, codes), shares, opaque, foreign
+
+    def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
+        """Return what lets the networks read units of clean texts; what they say of windows is remembered."""
+
+        def read(network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
+            owner = int(units.owners[unit])
+            whole = unit == units.starts[owner]
+            start, end = units.ranges[unit]
+            text = cleaned[owner].text
+            reader = self._networks[network]
+            if whole:
+                return reader.read(text, room)
+            key = f"{network}{text[start:end]}"
+            if (kept := self._read.get(key)) is None:
+                found = reader.read(CleanString(text[start:end]), room)
+                if found is None:
+                    return None
+                kept = found
+                self._read.put(key, kept)
+            return kept if kept[1] <= room else None
+
+        return read
+
+
+def _cleaned(text: str | CleanText) -> CleanText:
+    return text if isinstance(text, CleanText) else clean(text)
+
+
+def _at_rate(manifest: Manifest, action: str, rate: float) -> Threshold:
+    """Return the threshold of an action whose false-positive rate is bounded by `rate`."""
+    threshold: Threshold = getattr(manifest, action)
+    points = [point for point in manifest.curve if point.bound <= rate]
+    if not points:
+        lowest = min((point.bound for point in manifest.curve), default=None)
+        able = f"the lowest that it can is {lowest:.2g}" if lowest else "it holds no curve: calibrate it anew"
+        raise ConfigError(f"bundle {manifest.id} can't bound a {action} rate of {rate:g}; {able}")
+    point = min(points, key=lambda each: each.risk)
+    risk = max(point.risk, threshold.least)
+    return threshold.model_copy(update={"risk": risk, "target": rate, "bound": point.bound})
 
 
 def _cache_key(cleaned: CleanText) -> str:

@@ -49,7 +49,7 @@ def test_evidence(scorer: Scorer) -> None:
 def load(bundle: str | Path | None) -> None:
     """Is type-checked only: every way to load a scorer."""
     assert_type(Scorer.load(), Scorer)
-    assert_type(Scorer.load(bundle, threads=2), Scorer)
+    assert_type(Scorer.load(bundle, review_rate=1e-3, block_rate=1e-4), Scorer)
 
 
 def test_errors_are_of_one_kind() -> None:

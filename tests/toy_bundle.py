@@ -1,18 +1,21 @@
 """Toy bundles, whose network adds up weights of known words; they need onnx to be written."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from jingyin import Scorer
 from jingyin.model.bundle import (
     Calibration,
     Fusion,
     Loss,
     Network,
+    Point,
     Prefilter,
     SignScale,
     Stop,
@@ -33,7 +36,6 @@ WORDS = {
 }
 FILLER = "今明后天早上午晚我你他们去吃饭看书电影公园学校买菜回家一起走吧好的"
 
-_STOP = Stop(threshold=-1.0, probabilities=(0.2,) * 5)  # the prefilter's scores are 0: it stops nothing
 _ALONE, _WORD = -4.0, 9.0  # a sign's logit without its words, and what each of them adds
 
 
@@ -46,6 +48,7 @@ def write_toy_bundle(
     signs: Mapping[str, str] | None = None,
     padding: int = 0,
     provenance: Mapping[str, object] | None = None,
+    curve: Sequence[Point] = (),
 ) -> Path:
     """Write a bundle to the folder `path`, and return it.
 
@@ -64,7 +67,7 @@ def write_toy_bundle(
         alarms or {}
     )
     for word, label in meant.items():
-        weights[tokenizer.backend.token_to_id(word), LABELS.index(label)] = 9
+        weights[tokenizer.backend.token_to_id(word), labels.index(label)] = 9
     for word, sign in (signs or {}).items():
         weights[tokenizer.backend.token_to_id(word), len(labels) + named.index(sign)] = _WORD
     _write_network(path / "model.onnx", weights)
@@ -73,18 +76,31 @@ def write_toy_bundle(
     (path / "golden.json").write_text(json.dumps([golden]), encoding="utf-8")
     (path / "card.md").write_text("toy" + " " * padding, encoding="utf-8")
     threshold = Threshold(risk=0.5, target=0.01, bound=0.01, rows=300, false_positives=0)
-    fusion = Fusion(score=0.0, weights=(1.0,), bias=0.0)
+    fusion = Fusion(scores=(0.0, 0.0), weights=(1.0,), bias=0.0)
+    stop = Stop(threshold=-1.0, probabilities=(1 / len(labels),) * len(labels))
     scale = SignScale(slope=1.0, bias=0.0, threshold=0.5, precision=1.0, found=10)
     write_bundle(path, {
         "labels": labels, "review": threshold, "block": threshold.model_copy(update={"risk": 0.9}),
         "calibration": Calibration(ece_before=0.02, ece_after=0.01, rows=300),
-        "prefilter": Prefilter(ordinary=_STOP, lawful=_STOP),
+        # The prefilter's scores are 0: it stops nothing.
+        "prefilter": Prefilter(ordinary=stop, lawful=stop),
+        "discount": 1.0, "provisional": Fusion(scores=(0.0, 0.0), weights=(), bias=-3.0),
         "networks": (Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=fusion),),
         "passed": (1.0,), "signs": dict.fromkeys(named, scale),
         "loss": {"in corpus": Loss(lost=0, flagged=1, bound=1.0)},
-        "provenance": provenance or {},
+        "provenance": provenance or {}, "curve": curve,
     })  # fmt: skip
     return path
+
+
+def set_stops(scorer: Scorer, ordinary: float, lawful: float) -> None:
+    """Set the thresholds of the prefilter of a loaded scorer."""
+    manifest = scorer.bundle.manifest
+    stops = Prefilter(
+        ordinary=manifest.prefilter.ordinary.model_copy(update={"threshold": ordinary}),
+        lawful=manifest.prefilter.lawful.model_copy(update={"threshold": lawful}),
+    )
+    scorer.bundle = replace(scorer.bundle, manifest=manifest.model_copy(update={"prefilter": stops}))
 
 
 def _write_network(path: Path, weights: np.ndarray) -> None:

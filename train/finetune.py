@@ -31,7 +31,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle
-from jingyin.model.decision import FLAGGED_INDEX, with_risk
+from jingyin.model.cascade import FLAGGED_INDEX, with_risk
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS, Verdict
 from jingyin.model.text import clean
@@ -171,7 +171,7 @@ def seconds(
     """
     replay = replayed(len(texts))
     some = texts[:_MESSAGES]
-    a_message = _timed(lambda: scorer.decisions(some)) / len(some)
+    a_message = _timed(lambda: list(scorer.scored(some))) / len(some)
     length = mean(map(len, ids))
     messages = max(replay / (1 - OWN_SHARE), replay + len(texts))
     steps = messages * length * SCHEDULE.epochs / SCHEDULE.tokens
@@ -461,10 +461,10 @@ def _pack(incumbent: Path, corpus: Path, out: Path, facts: dict[str, object]) ->
 
 
 def _kept(incumbent: Manifest) -> dict[str, float]:
-    """Return floors and loss of the recipe that the incumbent was last calibrated by, as far as it tells of one."""
+    """Return the shares of lawful messages in the recipe that the incumbent was last calibrated by, as far as it tells of one."""
     told = cast(dict[str, Any], incumbent.provenance)
     recipe = told.get("calibrated", told).get("recipe", {})
-    return {name: recipe[name] for name in ("review_floor", "block_floor", "lawful_loss") if name in recipe}
+    return {name: recipe[name] for name in ("lawful_rate", "lawful_loss") if name in recipe}
 
 
 def _rates(incumbent: Scorer, calibration: Rows) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import yaml
 
-from jingyin.model.decision import FLAGGED_INDEX
+from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.model.text import clean
@@ -370,7 +370,9 @@ def _full_labels(own: Sequence[Labelled], incumbent: Scorer) -> list[str]:
     A row with a side alone gets the label of that side that the incumbent gives most.
     """
     half = [row for row in own if row.label in SIDES]
-    decided = {row.where: each for row, each in zip(half, incumbent.decisions([r.text for r in half]), strict=True)}
+    decided = {
+        row.where: each.decision for row, each in zip(half, incumbent.scored([r.text for r in half]), strict=True)
+    }
     return [
         _likeliest(decided[row.where].probabilities, is_flagged(row.label)) if row.label in SIDES else row.label
         for row in own

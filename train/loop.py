@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from jingyin.model.decision import FLAGGED_INDEX, OTHER_INDEX
+from jingyin.model.cascade import FLAGGED_INDEX, OTHER_INDEX
 from jingyin.model.errors import InputError
 
 # Batches of about equally many tokens, the same on every process and after every resumption.

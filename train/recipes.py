@@ -82,9 +82,8 @@ class _Rates(BaseModel):
 
     review_rate: float = Field(default=0.003, gt=0, lt=1)
     block_rate: float = Field(default=0.001, gt=0, lt=1)
-    review_floor: float = Field(default=0.5, ge=0, lt=1)
-    block_floor: float = Field(default=0.5, ge=0, lt=1)
-    """Each threshold is at least its floor, however well the ordinary rows behave."""
+    lawful_rate: Share = 0.001
+    """Share of the lawful messages of the calibration split, each template once, that may be blocked."""
     passed: tuple[Share, ...] = (0.05,)
     lawful_loss: Share = 0.002
     """Share of the threats of the calibration split that the prefilter may stop as lawful collection."""

@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 
 from jingyin.model.bundle import default_path, read_bundle
-from jingyin.model.decision import FLAGGED_INDEX, risk_logit, softmax
+from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax
 from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.model.text import CleanText, clean
 from jingyin.serve.scorer import Scorer

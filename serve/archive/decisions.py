@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jingyin.model.decision import Decision
+from jingyin.model.cascade import Decision
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import DISGUISES
 from jingyin.serve.pool import check_same
@@ -40,7 +40,7 @@ def measure(scorer: Scorer, texts: Iterable[str]) -> Decisions:
     different: dict[int, tuple[int, Decision]] = {}
     indices: list[int] = []
     measures: list[tuple[int, int, float]] = []
-    for cleaned, found, unknown, _ in scorer.measured(list(texts)):
+    for cleaned, found, unknown, _, _ in scorer.scored(texts):
         indices.append(different.setdefault(id(found), (len(different), found))[0])
         measures.append((len(cleaned.text), sum([cleaned.edits.get(kind, 0) for kind in DISGUISES]), unknown))
     table = np.array(measures, np.float64).reshape(-1, 3)
@@ -99,8 +99,8 @@ def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
     data, starts = texts
     scorer = scorer_of(*bundle)
     indices, cleaned, labels, risks, disguises, reasons = [], [], [], [], [], []
-    for i, (clean, found, _, _) in enumerate(
-        scorer.measured([data[start:end].decode() for start, end in pairwise(starts.tolist())])
+    for i, (clean, found, _, _, _) in enumerate(
+        scorer.scored([data[start:end].decode() for start, end in pairwise(starts.tolist())])
     ):
         if every or found.action != "pass":
             indices.append(i)

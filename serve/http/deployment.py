@@ -35,9 +35,9 @@ def load_scorers(settings: Settings, folder: Path) -> tuple[Scorer, Scorer | Non
 def warm(scorer: Scorer) -> None:
     """Have every network read messages of all lengths: its first reading takes 60 ms, more than a deadline."""
     reader = copy.copy(scorer)
-    reader.uses_prefilter, reader.cache = False, Cache(0)
+    reader.start, reader.cache = reader.start._replace(prefilter=False), Cache(0)
     for _ in range(2):
-        reader.decisions(["不还钱就爆你通讯录" * length for length in (1, 2, 4, 8, 16, 32, 64)])
+        list(reader.scored(["不还钱就爆你通讯录" * length for length in (1, 2, 4, 8, 16, 32, 64)]))
 
 
 class Deployment:

@@ -13,7 +13,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from jingyin.model.decision import Decision
+from jingyin.model.cascade import Decision
 
 Level = Literal["info", "warning", "error"]
 

@@ -5,6 +5,7 @@ from copy import copy
 from math import exp
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jingyin import Scorer, Span
@@ -62,11 +63,21 @@ def test_each_word_is_taken_out_once_for_all_reasons(signed: Scorer, monkeypatch
     assert runs == 1 + 23
 
 
-def test_at_most_256_words_are_tried(signed: Scorer) -> None:
-    first, last = "轰炸" + "今" * 300, "今" * 300 + "轰炸"
-    assert [span.text for span in signed.explain_reasons(first)["flooding"]] == ["轰炸"]
-    assert [reason.sign for reason in signed.score(last).reasons] == ["flooding"]
-    assert signed.explain_reasons(last) == {"flooding": []}
+def test_evidence_comes_from_the_window_that_decided(signed: Scorer) -> None:
+    text = "今" * 100 + "轰炸"  # longer than what the network reads at once
+    assert [reason.sign for reason in signed.score(text).reasons] == ["flooding"]
+    (span,) = signed.explain_reasons(text)["flooding"]
+    assert (span.start, span.text) == (100, "轰炸")
+    assert [(each.start, each.text) for each in signed.explain(text)] == [(100, "轰炸")]
+
+
+def test_where_words_are_redundant_a_clause_is_evidence(signed: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = NetworkReader.run
+    monkeypatch.setattr(NetworkReader, "run", lambda reader, ids: np.minimum(run(reader, ids), 9))
+    spans = signed.explain("明天看书，曝光全村")  # either word alone says as much
+    assert [span.text for span in spans] == ["曝光全村"]
+    assert spans[0].weight > 0.9
+    assert [span.text for span in signed.explain("单位坐牢")] == ["单位坐牢"]
 
 
 @pytest.mark.parametrize("text", ["今天回家吃饭", "", "账单，征信"])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from jingyin.model.bundle import default_path, read_bundle
+from jingyin import Scorer
 from jingyin.model.errors import BundleError, JingyinError
-from jingyin.serve.pool import score_in_processes
+from jingyin.serve import pool
 
 START_SECONDS = 300
 """For three processes that load the bundle: 1 s on a calm machine, minutes on one that is busy with other things."""
@@ -53,10 +53,11 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         assert process.stdout is not None
         overdue = threading.Timer(START_SECONDS, process.kill)
         overdue.start()
-        first = process.stdout.readline()
+        for line in process.stdout:
+            assert line == b"ordinary\n"
+            if len(workers := children(process.pid)) >= 2:
+                break
         overdue.cancel()
-        assert first == b"ordinary\n"
-        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
     assert len(workers) >= 2
     deadline = time.monotonic() + END_SECONDS
@@ -65,20 +66,39 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert not list(filter(runs, workers))
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes after the first chunk."""
+    monkeypatch.setattr(pool, "_ALONE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_workers_refuse_another_bundle_than_their_parent_read(signed_bundle: Path) -> None:
+    scorer = Scorer.load(signed_bundle)
+    scorer.start = scorer.start._replace(id="0123456789abcdef")
     with pytest.raises(BundleError, match=r"the bundle changed from 0123456789abcdef to [0-9a-f]{16} .*; start again"):
-        next(score_in_processes((signed_bundle, True, 0), ["你好"], 1, "0123456789abcdef"))
+        deque(scorer.score_many(["你好"] * 600, processes=1 + 1), maxlen=0)
 
 
-def test_a_bundle_that_is_gone_is_said(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("at_once")
+def test_a_bundle_that_is_gone_is_said(signed_bundle: Path, tmp_path: Path) -> None:
+    scorer = Scorer.load(signed_bundle)
+    scorer.start = scorer.start._replace(bundle=tmp_path / "gone")
     with pytest.raises(BundleError, match=str(tmp_path)):
-        next(score_in_processes((tmp_path / "gone", True, 0), ["你好"], 1, "0123456789abcdef"))
+        deque(scorer.score_many(["你好"] * 600, processes=2), maxlen=0)
+
+
+def test_a_short_stream_starts_no_process(signed_bundle: Path) -> None:
+    assert len(list(Scorer.load(signed_bundle).score_many(["你好"] * 600, processes=2))) == 600
+    assert not active_children()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
 def test_a_killed_worker_is_said() -> None:
-    stream = score_in_processes((default_path(), True, 0), repeat("你好"), 2, read_bundle(default_path()).manifest.id)
-    next(stream)
+    stream = Scorer.load().score_many(repeat("你好"), processes=2)
+    while not active_children():
+        next(stream)
     for child in active_children():
         child.kill()
     with pytest.raises(JingyinError, match=r"a scoring process was killed, .*; score again in fewer processes"):

@@ -1,7 +1,8 @@
 import os
 import threading
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.toy_bundle import MakeBundle
 
-from jingyin import LABELS, InputError, Scorer
-from jingyin.model.decision import Decision, decide
+from jingyin import LABELS, ConfigError, InputError, Scorer
+from jingyin.model.bundle import Point
+from jingyin.model.cascade import TOKENS, Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
-from jingyin.serve.networks import MAX_WINDOWS, windows
+from jingyin.model.text import clean
+from jingyin.serve.networks import NetworkReader
 from jingyin.serve.scorer import CHUNK, Cache
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
@@ -56,7 +61,9 @@ def test_a_verdict_for_every_string(scorer: Scorer, text: str) -> None:
 
 
 def test_a_hundred_thousand_characters(scorer: Scorer) -> None:
-    assert scorer.score("今天天气不错，" * 14_000 + THREAT).label
+    verdict = scorer.score("今天天气不错，" * 14_000 + THREAT)
+    assert (verdict.label, verdict.action) == ("pay_to_stop", "block")
+    assert verdict.edits["cut"] > 90_000
 
 
 @pytest.mark.parametrize("amount", ["亿" * 39 + "元", "9" * 309 + "元", "￥" + "9" * 309, "1," * 400 + "元"])
@@ -81,13 +88,72 @@ def test_many_alone_and_in_processes_agree() -> None:
 def test_what_needs_no_network_is_scored_without() -> None:
     scorer, other = Scorer.load(), Scorer.load()
     for text in MESSAGES[:6]:  # of different clean texts: none is answered by the cache
-        seen, scored = other.score_without_network(text), scorer.score(text)
-        assert seen == (None if scored.stage == "network" else scored)
-        again = scorer.score_without_network(text)
-        assert again is not None
-        assert again.stage == "cache"
-        assert without_stage(again) == without_stage(scored)
-    assert Scorer.load(prefilter=False).score_without_network("明天下午三点老地方见，记得带伞") is None
+        seen, scored = other.first_look(text), scorer.score(text)
+        assert seen.final == (scored.stage != "network")
+        if seen.final:
+            assert other.verdict(seen) == scored
+        else:
+            assert seen.decision.action in ("pass", "review")
+            assert seen.decision.reasons == ()
+        again = scorer.first_look(clean(text))
+        assert (again.final, again.from_cache) == (True, True)
+        assert without_stage(scorer.verdict(again)) == without_stage(scored)
+    assert not Scorer.load(prefilter=False).first_look("明天下午三点老地方见，记得带伞").final
+
+
+def test_when_time_is_up_what_has_been_read_decides() -> None:
+    scorer = Scorer.load()
+    (late,) = scorer.scored([THREAT], until=time.monotonic())
+    assert (late.final, late.from_cache, late.decision.stage) == (False, False, "prefilter")
+    assert late.decision.probabilities == pytest.approx(scorer.first_look(THREAT).decision.probabilities)
+    (again,) = scorer.scored([THREAT], until=time.monotonic() + 60)  # nothing was remembered
+    assert (again.final, again.from_cache, again.decision.stage) == (True, False, "network")
+
+
+def test_a_threat_is_heard_in_any_company(scorer: Scorer) -> None:
+    company = "【某某银行】您的账单已出，请及时还款。如已还款请忽略本短信。感谢您的支持，祝您生活愉快。"
+    for text in (company + THREAT, THREAT + "。" + company, company + THREAT + "。" + company * 12):
+        (found,) = scorer.scored([text])
+        assert found.decision.action == "block"
+    assert found.decision.window is not None
+    start, end = found.decision.window
+    assert THREAT[:8] in found.clean.text[start:end]
+
+
+def test_what_is_foreign_passes_without_a_network(scorer: Scorer) -> None:
+    verdict = scorer.score("Dear customer, your payment is overdue. Pay now or we will call all of your contacts")
+    assert (verdict.label, verdict.action, verdict.edits["foreign"]) == ("ordinary", "pass", 1)
+    assert verdict.stage in ("prefilter", "cache")
+
+
+def test_a_clean_text_is_not_cleaned_again(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = [clean(text) for text in MESSAGES]
+    wanted = [without_stage(scorer.score(text)) for text in MESSAGES]
+    monkeypatch.setattr("jingyin.serve.scorer.clean", None)
+    assert [without_stage(verdict) for verdict in scorer.score_many(cleaned)] == wanted
+
+
+def test_six_labels(make_bundle: MakeBundle) -> None:
+    labels = (*LABELS[:2], "gambling", *LABELS[2:])
+    scorer = Scorer.load(make_bundle(labels=labels))
+    assert tuple(scorer.score("曝光全村").probabilities) == labels
+    assert scorer.score("曝光全村").label == "debt_threat"
+    assert scorer.score("曝光全村").risk > 0.9
+    assert scorer.score("吃饭").label == "ordinary"
+    assert not scorer.first_look("轰炸").final
+    assert scorer.explain("曝光")
+
+
+def test_rates_choose_thresholds_from_the_curve(make_bundle: MakeBundle) -> None:
+    curve = [Point(risk=0.3, rate=0.01, bound=0.02, recall=0.9), Point(risk=0.6, rate=0.001, bound=0.003, recall=0.7)]
+    folder = make_bundle(curve=curve)
+    loose = Scorer.load(folder, review_rate=0.05, block_rate=0.01).bundle.manifest
+    assert (loose.review.risk, loose.review.target, loose.review.bound) == (0.3, 0.05, 0.02)
+    assert loose.block.risk == 0.6
+    with pytest.raises(ConfigError, match=r"can't bound a block rate of 0\.0001; the lowest that it can is 0\.003"):
+        Scorer.load(folder, block_rate=1e-4)
+    with pytest.raises(ConfigError, match="holds no curve"):
+        Scorer.load(make_bundle(), review_rate=0.01)
 
 
 def test_the_second_time_comes_from_the_cache() -> None:
@@ -219,24 +285,22 @@ def test_cache_of_no_bytes_remembers_nothing() -> None:
     assert cache.get("a") is None
 
 
-def test_windows_cover_a_long_message() -> None:
-    ids = [2, *range(10, 310), 3]
-    parts = windows(ids, 102)
-    assert all(part[0] == 2 and part[-1] == 3 and len(part) <= 102 for part in parts)
-    assert {i for part in parts for i in part[1:-1]} == set(range(10, 310))
-    assert windows(ids, 400) == [ids]
+def test_reads_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens: dict[str, int] = {}
 
+    def run(self: NetworkReader, ids: Sequence[int]) -> NDArray[np.float32]:
+        tokens[self.network.file] = tokens.get(self.network.file, 0) + len(ids)
+        return kept(self, ids)
 
-def test_windows_are_bounded_and_keep_both_ends() -> None:
-    ids = [2, *range(10, 50_010), 3]
-    parts = windows(ids, 102)
-    assert len(parts) == MAX_WINDOWS
-    assert parts[0][1] == 10
-    assert parts[-1][-2] == 50_009
+    kept = NetworkReader.run
+    monkeypatch.setattr(NetworkReader, "run", run)
+    Scorer.load(cache_bytes=0).score("不给钱就去你单位闹。" * 200)
+    assert set(tokens) == set(TOKENS)
+    assert all(tokens[file] <= TOKENS[file] + 64 for file in tokens)  # and golden messages
 
 
 def test_no_thread_is_left_by_loading(tmp_path: Path) -> None:
     before = threading.active_count()
-    Scorer.load(threads=1)
+    Scorer.load()
     assert threading.active_count() == before
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jingyin import Scorer
 from jingyin.model.bundle import default_path, read_bundle, sha256
-from jingyin.model.errors import BundleError, ConfigError, InputError
+from jingyin.model.errors import BundleError, ConfigError
 from jingyin.train import pipeline
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
@@ -270,11 +270,6 @@ def test_fresh_replaces_a_run_folder_and_nothing_else(write_recipe, tmp_path):
 def test_what_a_recipe_can_get_wrong(write_recipe, tmp_path, change, error, message):
     with pytest.raises(error, match=message):
         train([write_recipe("wrong", **change)], tmp_path)
-
-
-def test_too_few_benign_rows_for_a_threshold(write_recipe, tmp_path):
-    with pytest.raises(InputError, match=r"60 benign calibration rows can't support a false-positive rate of 0\.001"):
-        train([write_recipe("rare", epochs=1, block_rate=0.001)], tmp_path)
 
 
 def test_a_corpus_recipe_is_built_once_for_what_it_is_made_of(write_recipe, tmp_path, monkeypatch, corpus):

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from jingyin.model.bundle import Bundle
-from jingyin.model.decision import sign_confidence
+from jingyin.model.cascade import sign_confidence
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import SIGN_IDS

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jingyin.model.decision import FLAGGED_INDEX
+from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import SIGN_IDS

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import read_bundle
-from jingyin.model.decision import FLAGGED_INDEX
+from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS, Verdict
 from jingyin.model.text import clean

@@ -1,4 +1,4 @@
-"""Makes a bundle of trained networks: their files, then what turns their outputs into verdicts (packing/cascade.py)."""
+"""Makes a bundle of trained networks: their files, then what turns their outputs into verdicts (calibrate.py)."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from jingyin.model.tokenizer import default_lexicon
 from jingyin.serve.networks import open_session
 from jingyin.train.data import read_split
 from jingyin.train.encoder import encoder_of
-from jingyin.train.pack.calibrate import FEWEST_REAL, fit_cascade, fit_signs, train_prefilter_on
+from jingyin.train.pack.calibrate import FEWEST_REAL, fit_cascade, train_prefilter_on
 from jingyin.train.pack.export import MODEL, export_fp32, golden, quantize
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
@@ -59,7 +59,9 @@ Training rows by source (licences as their publishers state them; no text of the
 ## Cascade
 
 A linear model on hashed pairs and triples of characters and of their sounds, the prefilter, stops what is surely
-ordinary; then networks read one after another, each what the one before is not certain of.
+ordinary; then networks read one after another, each what the one before is not certain of. All of them read a message
+whole, and in windows of one and of two sentences: the prefilter all of these, the networks the six riskiest. The
+riskiest reading counts, a window's log-odds less {discount:g}.
 
 | network | vocabulary | share of ordinary messages that it reads | int8 agrees with fp32 |
 |---|---|---|---|
@@ -79,10 +81,24 @@ What is lost before the main network has read a message, of what all networks to
 | block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
 
 Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its
-ordinary and lawful rows, authored ones too. Per-family false positives are in manifest.json. Fusion was fitted on the
-same split: these bounds and the calibration error of what is served are in-sample. Expected calibration error
-{calibration.ece_before:.4f} of the last network alone, {calibration.ece_after:.4f} of what is served
-({calibration.rows} rows, equal-mass bins).
+ordinary and lawful rows, authored ones too. Every source counts alike in rates and bounds, however many rows it has.
+Where no bound reaches the target the threshold lies above every row. Block is at least {block.least:.4f}, for the lawful
+messages. Fusion was fitted on the same split: these bounds and the calibration error of what is served are in-sample.
+Expected calibration error {calibration.ece_before:.4f} of the last network alone, {calibration.ece_after:.4f} of what is
+served ({calibration.rows} rows, equal-mass bins).
+
+What other thresholds lead to (`--review-rate`, `--block-rate`); recall is that of threats of situations that training
+has not seen:
+
+| risk at least | ordinary rows flagged | 95% upper bound | threats found |
+|---|---|---|---|
+{curve}
+
+False positives by source of traffic:
+
+| source | rows | review | block |
+|---|---|---|---|
+{alarms}
 
 ## Metrics
 
@@ -95,7 +111,8 @@ For the test split, unseen cases, hard families, evasion and baselines run
 - Firm but lawful reminders that mention relatives or the police are sometimes flagged, and polite threats missed.
 - Reported speech, news and warnings that quote a threat word for word can be flagged.
 - Words in emoji, initials, slang, pinyin or reversed, and look-alike characters lower recall.
-- Long messages are read in at most eight windows.
+- Of a message of more than 2,000 characters the two ends are read.
+- Messages without any Chinese are passed (`foreign` in their edits).
 """
 
 
@@ -126,11 +143,20 @@ def write_card(path: Path, parts: Mapping[str, Any]) -> None:
     losses = "\n".join(
         f"| {where} | {loss.lost} | {loss.flagged} | {loss.bound:.2%} |" for where, loss in parts["loss"].items()
     )
+    points = parts["curve"][:: max(1, len(parts["curve"]) // 10)]
+    curve = "\n".join(
+        f"| {each.risk:.4f} | {each.rate:.4%} | {each.bound:.4%} | {each.recall:.1%} |" for each in points
+    )
+    blocked = parts["block"].sources
+    alarms = "\n".join(
+        f"| {source} | {rows} | {count} | {blocked[source][0]} |"
+        for source, (count, rows) in parts["review"].sources.items()
+    )
     path.write_text(
         _CARD.format(
             command=provenance["command"], calibrated=again, sources=sources, networks=networks, losses=losses,
-            encoders=_ENCODERS.get(encoder, _OTHER_ENCODERS), fewest=FEWEST_REAL,
-            **{name: parts[name] for name in ("review", "block", "calibration")},
+            encoders=_ENCODERS.get(encoder, _OTHER_ENCODERS), fewest=FEWEST_REAL, curve=curve, alarms=alarms,
+            **{name: parts[name] for name in ("review", "block", "calibration", "discount")},
         ),
         encoding="utf-8",
     )  # fmt: skip
@@ -149,7 +175,7 @@ GOLDEN_MESSAGES = (
 """Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
 
 _TRAINED = {"command", "training_rows", "int8_agreement"}  # what the card tells of a bundle's training
-_UNFITTED = Fusion(score=0.0, weights=(), bias=0.0)
+_UNFITTED = Fusion(scores=(0.0, 0.0), weights=(), bias=0.0)
 
 
 @dataclass(frozen=True)
@@ -285,8 +311,7 @@ def _finish(
 ) -> Manifest:  # fmt: skip
     """Add to the networks in `folder` what turns their outputs into verdicts."""
     fitted = fit_cascade(folder, networks, weights, recipe, corpus)
-    signs = fit_signs(folder, networks, corpus)
-    parts = {"labels": LABELS, **fitted, "signs": signs, "provenance": provenance}
+    parts = {"labels": LABELS, **fitted, "provenance": provenance}
     np.savez_compressed(folder / "prefilter.npz", weights=weights)
     write_card(folder / "card.md", parts)
     return write_bundle(folder, parts)

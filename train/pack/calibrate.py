@@ -1,13 +1,14 @@
 """Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and what is lost on the way.
 
-Every number comes from the int8 networks and the decision code that are served (model/decision.py, serve/networks.py),
-long messages in their windows included.
+Every number comes from the int8 networks and the cascade that are served (model/cascade.py, serve/networks.py), windows
+included.
 """
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,33 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from jingyin.model.bundle import Bundle, Calibration, Network, Prefilter, SignScale, Stop, Threshold
-from jingyin.model.decision import FLAGGED_INDEX, fuse, fused_logit, reads_on, sign_confidence, softmax
+from jingyin.model.bundle import Bundle, Calibration, Fusion, Network, Prefilter, Rules, SignScale, Stop, Threshold
+from jingyin.model.cascade import (
+    FLAGGED_INDEX,
+    Cascaded,
+    cascade,
+    fuse,
+    fused_logit,
+    prefiltered,
+    reads_on,
+    riskiest_windows,
+    sign_confidence,
+    softmax,
+)
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import (
     BUCKETS,
+    Units,
     code_points,
     features,
     is_opaque,
     known_characters,
-    prefilter_scores,
+    units_of,
     unknown_shares,
 )
 from jingyin.model.signs import SIGN_IDS
+from jingyin.model.text import CleanString
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.serve.networks import NetworkReader, tokenizers_of
 from jingyin.train.corpus.rows import is_annotated
@@ -39,7 +53,9 @@ from jingyin.train.data import Rows, read_split, signs_of_rows
 from jingyin.train.pack.thresholds import (
     choose_threshold,
     expected_calibration_error,
+    false_alarm_curve,
     fit_fusion,
+    highest_allowed,
     loss_of,
     share_threshold,
 )
@@ -107,28 +123,73 @@ _CHOSEN = ("authored", "own")  # sources whose messages were written or picked: 
 FEWEST_REAL = 300
 """Real messages from which thresholds can be set on them alone."""
 
+SIGNED = "model.onnx"
+"""The network that has signs."""
+
+_THINNED = 10
+DISCOUNTS = (1.0, 0.5, 0.75, 1.25, 1.5, 2.0)
+"""What a window may count less than the whole, the usual first: below .5 it costs blocked innocents, above 2 threats."""
+
 
 @dataclass(frozen=True)
 class _Readings:
-    """What all steps say of n rows: the prefilter's scores (2, n), if it may not judge (n,), each network's logits."""
+    """What all steps say of n rows as u units: the outputs of each network, by unit; NaN (labels + signs,) where unread.
+
+    Read are wholes, and windows that a message has next to its whole if the prefilter takes them for riskiest.
+    """
 
     rows: Rows
-    prefilter: NDArray[np.float32]
+    units: Units
     opaque: NDArray[np.bool_]
-    logits: list[NDArray[np.float64]]
+    foreign: NDArray[np.bool_]
+    networks: Sequence[NetworkReader]
+    outputs: dict[tuple[int, int], tuple[NDArray[np.float32], int] | None]
 
-    @property
-    def scores(self) -> NDArray[np.float32]:
-        """The prefilter's first scores (n,), which fusion weighs in."""
-        return np.asarray(self.prefilter[0], np.float32)
+    def read(self, network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
+        """Look up what a network says of a unit, as `cascade` asks for it; read it if nobody has."""
+        key = (network, unit)
+        if key not in self.outputs:
+            start, end = self.units.ranges[unit]
+            text = CleanString(self.rows.cleaned[self.units.owners[unit]].text[start:end])
+            self.outputs[key] = self.networks[network].read(text, self.networks[network].network.max_tokens)
+        found = self.outputs[key]
+        return found if found is not None and found[1] <= room else None
+
+    def read_all(self, units: Sequence[int]) -> None:
+        """Let every network read units on all cores: a session runs outside the interpreter's lock."""
+        for number, reader in enumerate(self.networks):
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                read = pool.map(lambda unit, number=number: self.read(number, unit, 1 << 30), units)
+                deque(tqdm(read, desc=reader.network.file, total=len(units), unit=" texts", disable=None), maxlen=0)
+
+    def logits(self, depth: int, units: Sequence[int]) -> list[NDArray[np.float64]]:
+        """Return the logits (u, labels) of the first `depth` networks for units, NaN for what is unread."""
+        missing = (np.full(len(LABELS), np.nan, np.float32), 0)
+        each = [
+            [(self.outputs.get((number, unit)) or missing)[0][: len(LABELS)] for unit in units]
+            for number in range(depth)
+        ]
+        return [np.array(found, np.float64).reshape(-1, len(LABELS)) for found in each]
 
 
-@dataclass
-class _Steps:
-    """The fitted steps: the prefilter's two thresholds and, per network, fusion and how far it lets messages go on."""
+def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.floating[Any]], rows: Rows) -> _Readings:
+    """Return rows as the prefilter reads them, whole and in windows."""
+    tokenizers = tokenizers_of(folder, networks)
+    texts = [each.text for each in rows.cleaned]
+    codes = code_points(texts)
+    words = SmsTokenizer.from_file(folder / "tokenizer.json")
+    shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
+    opaque = np.array([is_opaque(share, each.edits) for share, each in zip(shares, rows.cleaned, strict=True)])
+    foreign = np.array(["foreign" in each.edits for each in rows.cleaned])
+    readers = [NetworkReader(folder, *each) for each in zip(networks, tokenizers, strict=True)]
+    return _Readings(rows, units_of(weights.astype(np.float32), texts, codes), opaque, foreign, readers, {})
 
-    prefilter: tuple[float, float]
-    networks: list[Network] = field(default_factory=list)
+
+def is_traffic(rows: Rows) -> NDArray[np.bool_]:
+    """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
+    benign = np.isin(rows.labels, _BENIGN)
+    real = benign & np.array([source not in _CHOSEN for source in rows.sources])
+    return real if real.sum() >= FEWEST_REAL else benign
 
 
 def fit_cascade(
@@ -136,36 +197,193 @@ def fit_cascade(
 ) -> dict[str, object]:
     """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
 
-    `weights` (2, BUCKETS) are the prefilter's. Returns the manifest's parts that were fitted.
+    `weights` (2, BUCKETS) are the prefilter's. Returns the manifest's parts that were fitted, signs among them: they
+    are those of the annotated rows, for which those of the validation split are read too.
     """
-    readings = _read(folder, networks, weights, read_split(corpus, "calibration"))
-    steps = _fit_steps(networks, readings, recipe)
-    probabilities, depth = _served(steps, readings)
-    review, block = _thresholds(recipe, readings.rows, probabilities)
-    full = fuse(steps.networks[-1].fusion, readings.scores, readings.logits)
-    flagged = full[:, FLAGGED_INDEX].sum(1) >= review.risk
-    unread = depth < _main_depth(steps.networks)
-    lost = unread & (probabilities[:, FLAGGED_INDEX].sum(1) < review.risk)
-    labels = readings.rows.labels
-    threat = np.isin(labels, FLAGGED_INDEX)
-    cases = np.array([bool(case) for case in readings.rows.cases])
-    loss = {"in corpus": loss_of(lost, flagged & threat & ~cases)}
-    if (flagged & threat & cases).any():
-        loss["on unseen situations"] = loss_of(lost, flagged & threat & cases)
-    ordinary = is_traffic(readings.rows)
+    rows = read_split(corpus, "calibration")
+    readings = _prefilter(folder, networks, weights, rows)
+    rules = _fit_rules(readings, networks, recipe)
+    labels, flagged, traffic = rows.labels, np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
+    served, _ = _served(rules, readings)
+    risks = served.probabilities[:, FLAGGED_INDEX].sum(1)
+    cases = np.array([bool(case) for case in rows.cases])
+    unseen = flagged & cases if (flagged & cases).any() else flagged
+    curve = false_alarm_curve(risks[traffic], _sources(rows, traffic), risks[unseen])
+    review, block = _thresholds(recipe, rows, risks)
+    full = _full(rules, readings)
+    main = _main_depth(rules.networks)
+    lost = (served.depth < main) & (risks < review.risk) & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
+    found = flagged & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
+    loss = {"in corpus": loss_of(lost, found & ~cases)}
+    if (found & cases).any():
+        loss["on unseen situations"] = loss_of(lost, found & cases)
+    last = readings.logits(len(networks), readings.units.starts.tolist())[-1]
+    read = ~np.isnan(last[:, 0])
     return {
-        "review": review, "block": block, "loss": loss,
-        "prefilter": Prefilter(
-            ordinary=Stop(threshold=steps.prefilter[0], probabilities=_mean_verdict(full, depth, labels, _ORDINARY)),
-            lawful=Stop(threshold=steps.prefilter[1], probabilities=_mean_verdict(full, depth, labels, _LAWFUL)),
-        ),
-        "networks": tuple(steps.networks),
-        "passed": tuple(float((depth[ordinary] > i).mean()) for i in range(len(steps.networks))),
+        "review": review, "block": block, "curve": curve, "loss": loss,
+        "prefilter": rules.prefilter, "networks": rules.networks, "discount": rules.discount,
+        "provisional": rules.provisional,
+        "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
+        "signs": fit_signs(readings, read_split(corpus, "validation")),
         "calibration": Calibration(
-            ece_before=expected_calibration_error(softmax(readings.logits[-1]), labels),
-            ece_after=expected_calibration_error(probabilities, labels), rows=len(labels),
+            ece_before=expected_calibration_error(softmax(last[read]), labels[read]),
+            ece_after=expected_calibration_error(served.probabilities, labels), rows=len(labels),
         ),
     }  # fmt: skip
+
+
+def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classify | Calibrate) -> Rules:
+    """Fit the prefilter's thresholds, then all networks' fusions, the discount, and how far each network reads."""
+    rows, units = readings.rows, readings.units
+    flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
+    first, second = _stops(readings, recipe)
+    uniform = (1 / len(LABELS),) * len(LABELS)
+    wholes = units.starts
+    provisional = fit_fusion(units.scores[:, wholes], [], flagged, traffic, np.ones(len(rows)))
+    rules = Rules(
+        labels=LABELS, networks=tuple(networks), discount=DISCOUNTS[0], provisional=provisional,
+        prefilter=Prefilter(
+            ordinary=Stop(threshold=first, probabilities=uniform), lawful=Stop(threshold=second, probabilities=uniform)
+        ),
+    )  # fmt: skip
+    on, stops = prefiltered(rules, units, readings.opaque, readings.foreign)
+    going = np.flatnonzero(stops < 0).tolist()
+    chosen = [unit for queue in riskiest_windows(rules, units, on, going).values() for unit in queue]
+    # Traffic that is stopped has no part in any threshold: a tenth of it stands for all.
+    thin = traffic & (stops >= 0)
+    drawn = ~thin | (np.cumsum(thin) % _THINNED == 0)
+    readings.read_all([*wholes[drawn].tolist(), *chosen])
+    times = np.where(thin, float(_THINNED), 1.0)
+    fusions = [_fusion(readings, depth, flagged, traffic, times) for depth in range(1, len(networks) + 1)]
+    read = np.array([*wholes[on[wholes]].tolist(), *chosen])
+    odds = [_odds(readings, fusion, read) for fusion in fusions]  # (u,) at each depth
+    owners, window = units.owners[read], ~np.isin(read, wholes)
+    discount = _discount(odds[-1], owners, window, traffic, flagged, recipe.review_rate)
+    lawful = rows.labels == _LAWFUL
+    fitted: list[Network] = []
+    reached = np.ones(len(read), np.bool_)
+    for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
+        risks = np.full(len(rows), -np.inf)
+        np.maximum.at(risks, owners[reached], (odds[i] - discount * window)[reached])
+        threshold, certain = None, None
+        here = traffic & np.isfinite(risks)
+        if i + 1 < len(networks) and here.any():
+            threshold = share_threshold(risks[here], min(1.0, recipe.passed[i + 1] * traffic.sum() / here.sum()))
+        if i + 1 >= _main_depth(networks):
+            certain = float(np.nextafter(risks[traffic | lawful].max(initial=0.0), np.inf))
+        bounds = {"fusion": fusion, "threshold": threshold, "certain": certain}
+        fitted.append(network.model_copy(update=bounds))
+        reached &= reads_on(threshold, certain, odds[i] - discount * window)
+    rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
+    _, stops = _served(rules, readings)
+    full = _full(rules, readings)
+    kinds = zip((rules.prefilter.ordinary, rules.prefilter.lawful), (_ORDINARY, _LAWFUL), strict=True)
+    means = [stop.model_copy(update={"probabilities": _mean(full, stops, rows.labels, label)}) for stop, label in kinds]
+    return rules.model_copy(update={"prefilter": Prefilter(ordinary=means[0], lawful=means[1])})
+
+
+def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, float]:
+    """Return the prefilter's thresholds: a share of ordinary messages goes on, next to no threat is stopped as lawful.
+
+    A message goes on with any of its units. Raises InputError when more ordinary messages than the first network is to
+    read are such that the prefilter may not judge them.
+    """
+    rows, units = readings.rows, readings.units
+    flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
+    opaque = readings.opaque & ~readings.foreign
+    if (share := float(opaque[traffic].mean())) > recipe.passed[0]:
+        raise InputError(
+            f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "
+            f"which are disguised or in characters that it does not know; the first share in passed is "
+            f"{recipe.passed[0]:.2%}: raise it above the former, or take such messages out of the corpus"
+        )
+    highest = np.maximum.reduceat(units.scores[0], units.starts)
+    highest = np.where(readings.foreign, -np.inf, np.where(opaque, np.inf, highest))
+    first = share_threshold(highest[traffic], recipe.passed[0])
+    second = np.where(units.scores[0] >= first, units.scores[1], -np.inf)
+    threats = np.maximum.reduceat(second, units.starts)[flagged & (highest >= first)]
+    threats = threats[np.isfinite(threats)]
+    # What the second score takes for a threat itself, above 0, is never stopped as lawful.
+    low = share_threshold(threats, 1 - recipe.lawful_loss) if len(threats) else float(units.scores[1].min())
+    return first, min(0.0, low)
+
+
+def _fusion(
+    readings: _Readings, depth: int, flagged: NDArray[np.bool_], traffic: NDArray[np.bool_], times: NDArray[np.float64]
+) -> Fusion:
+    """Fit the fusion of the first `depth` networks on the wholes that they read, each of which counts `times`."""
+    wholes = readings.units.starts
+    logits = readings.logits(depth, wholes.tolist())
+    read = ~np.isnan(np.sum(logits, axis=(0, 2)))
+    scores = readings.units.scores[:, wholes[read]]
+    return fit_fusion(scores, [each[read] for each in logits], flagged[read], traffic[read], times[read])
+
+
+def _odds(readings: _Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the log-odds of the risk (u,) of units, -inf for what is too long to read."""
+    logits = readings.logits(len(fusion.weights), units.tolist())
+    return np.nan_to_num(fused_logit(fusion, readings.units.scores[:, units], logits), nan=-np.inf)
+
+
+def _discount(
+    odds: NDArray[np.float64], owners: NDArray[np.int64], window: NDArray[np.bool_], traffic: NDArray[np.bool_],
+    flagged: NDArray[np.bool_], rate: float,
+) -> float:  # fmt: skip
+    """Return the one of DISCOUNTS with which most threats are found where `rate` of the traffic is flagged."""
+
+    def found(discount: float) -> float:
+        risks = np.full(len(traffic), -np.inf)
+        np.maximum.at(risks, owners, odds - discount * window)
+        descending = np.sort(risks[traffic])[::-1]
+        return float((risks[flagged] > descending[int(rate * len(descending))]).mean())
+
+    return max(DISCOUNTS, key=found)  # the first of equals
+
+
+def _served(rules: Rules, readings: _Readings) -> tuple[Cascaded, NDArray[np.int64]]:
+    """Return what the cascade makes of the rows, as it is served, and their stops (n,)."""
+    on, stops = prefiltered(rules, readings.units, readings.opaque, readings.foreign)
+    return cascade(rules, readings.units, on, stops, readings.read), stops
+
+
+def _full(rules: Rules, readings: _Readings) -> NDArray[np.float64]:
+    """Return the probabilities (n, labels) by which all networks together judge the wholes; NaN where one is unread."""
+    wholes = readings.units.starts
+    logits = readings.logits(len(rules.networks), wholes.tolist())
+    return fuse(rules.networks[-1].fusion, readings.units.scores[:, wholes], logits)
+
+
+def _main_depth(networks: Sequence[Network]) -> int:
+    """Return how many networks have read a message once model.onnx has; what is lost before is the prefilter's loss."""
+    names = [network.file for network in networks]
+    return names.index("model.onnx") + 1 if "model.onnx" in names else 1
+
+
+def _mean(
+    full: NDArray[np.float64], stops: NDArray[np.int64], labels: NDArray[np.int64], label: int
+) -> tuple[float, ...]:
+    """Return the networks' mean verdict on rows of a label that the prefilter stops, or on all of that label."""
+    own = (labels == label) & ~np.isnan(full).any(1)
+    stopped = own & (stops >= 0)
+    rows = full[stopped] if stopped.any() else full[own]
+    mean = rows.mean(0) if len(rows) else np.eye(len(LABELS))[label]
+    return tuple(map(float, mean))
+
+
+def _sources(rows: Rows, chosen: NDArray[np.bool_]) -> list[str]:
+    return [source for source, keep in zip(rows.sources, chosen, strict=True) if keep]
+
+
+def _thresholds(recipe: Classify | Calibrate, rows: Rows, risks: NDArray[np.float64]) -> tuple[Threshold, Threshold]:
+    """Return the thresholds of review and block; block is also bounded on lawful messages, each template once."""
+    traffic = is_traffic(rows)
+    sources = _sources(rows, traffic)
+    lawful = np.full(int(rows.messages.max()) + 1, -1.0)
+    chosen = rows.labels == _LAWFUL
+    np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
+    least = highest_allowed(lawful[lawful >= 0], recipe.lawful_rate)
+    review = choose_threshold(risks[traffic], sources, recipe.review_rate)
+    return review, choose_threshold(risks[traffic], sources, recipe.block_rate, max(review.risk, least))
 
 
 def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
@@ -175,10 +393,10 @@ def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
     read too.
     """
     manifest = bundle.manifest
-    readings = _read(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
-    stops = manifest.prefilter.ordinary.threshold, manifest.prefilter.lawful.threshold
-    _, depth = _served(_Steps(stops, list(manifest.networks)), readings)
-    first = readings.opaque | (readings.scores >= stops[0])
+    readings = _prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
+    depth = _served(manifest, readings)[0].depth
+    highest = np.maximum.reduceat(readings.units.scores[0], readings.units.starts)
+    first = ~readings.foreign & (readings.opaque | (highest >= manifest.prefilter.ordinary.threshold))
     return float(first.mean()), *(float((depth > i).mean()) for i in range(1, len(manifest.networks)))
 
 
@@ -196,118 +414,6 @@ def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np
     return np.stack([first, train_prefilter([texts[i] for i in rest], train.labels[rest] != _LAWFUL, recipe.seed)])
 
 
-def _read(folder: Path, networks: Sequence[Network], weights: NDArray[np.floating[Any]], rows: Rows) -> _Readings:
-    """Let every step read every row, as it is served."""
-    tokenizers = tokenizers_of(folder, networks)
-    codes = code_points([each.text for each in rows.cleaned])
-    words = SmsTokenizer.from_file(folder / "tokenizer.json")
-    shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
-    opaque = np.array([is_opaque(share, each.edits) for share, each in zip(shares, rows.cleaned, strict=True)])
-    logits = []
-    for network, tokenizer in zip(networks, tokenizers, strict=True):
-        reader = NetworkReader(folder, network, tokenizer)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # a session runs outside the interpreter's lock
-            readings = pool.map(reader.read, (each.text for each in rows.cleaned))
-            progress = tqdm(readings, desc=network.file, total=len(rows), unit=" rows", disable=None)
-            logits.append(np.array([each.logits for each in progress]))
-    return _Readings(rows, prefilter_scores(weights.astype(np.float32), codes), opaque, logits)
-
-
-def is_traffic(rows: Rows) -> NDArray[np.bool_]:
-    """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
-    benign = np.isin(rows.labels, _BENIGN)
-    real = benign & np.array([source not in _CHOSEN for source in rows.sources])
-    return real if real.sum() >= FEWEST_REAL else benign
-
-
-def _fit_steps(networks: Sequence[Network], readings: _Readings, recipe: Classify | Calibrate) -> _Steps:
-    """Fit fusions on all rows, and bounds so that each network reads its share of ordinary messages.
-
-    What model.onnx is certain of the verifier need not read: log-odds beyond any ordinary calibration message's. Raises
-    InputError when more ordinary messages than the first network is to read are such that the prefilter may not judge
-    them.
-    """
-    flagged = np.isin(readings.rows.labels, FLAGGED_INDEX)
-    ordinary = is_traffic(readings.rows)
-    passed, scores = recipe.passed, np.where(readings.opaque, np.inf, readings.prefilter)
-    if (opaque := float(readings.opaque[ordinary].mean())) > passed[0]:
-        raise InputError(
-            f"the prefilter may not judge {opaque:.2%} of the {int(ordinary.sum())} ordinary calibration messages, "
-            f"which are disguised or in characters that it does not know; the first share in passed is "
-            f"{passed[0]:.2%}: raise it above the former, or take such messages out of the corpus"
-        )
-    first = share_threshold(scores[0][ordinary], passed[0])
-    threats = scores[1][flagged & (scores[0] >= first)]
-    # What the second score takes for a threat itself, above 0, is never stopped as lawful.
-    second = min(0.0, share_threshold(threats, 1 - recipe.lawful_loss)) if len(threats) else float(scores[1].min())
-    steps = _Steps((first, second))
-    reached = _reached(steps, readings)
-    for i, network in enumerate(networks):
-        fusion = fit_fusion(readings.scores, readings.logits[: i + 1], flagged, ordinary)
-        threshold, certain = None, None
-        if i + 1 < len(networks):
-            risks = fused_logit(fusion, readings.scores, readings.logits[: i + 1])
-            here = ordinary & reached
-            if here.any():
-                threshold = share_threshold(risks[here], min(1.0, passed[i + 1] * ordinary.sum() / here.sum()))
-            if network.file == "model.onnx":
-                certain = float(np.nextafter(risks[ordinary].max(), np.inf))
-            reached = reached & reads_on(threshold, certain, risks)
-        bounds = {"fusion": fusion, "threshold": threshold, "certain": certain}
-        steps.networks.append(network.model_copy(update=bounds))
-    return steps
-
-
-def _reached(steps: _Steps, readings: _Readings) -> NDArray[np.bool_]:
-    """Return whether the prefilter lets a message go on (n,)."""
-    return readings.opaque | (readings.prefilter >= np.array(steps.prefilter)[:, None]).all(0)
-
-
-def _served(steps: _Steps, readings: _Readings) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the probabilities (n, labels) that are served, and how many networks read each row (n,)."""
-    goes_on = _reached(steps, readings)
-    depth = np.zeros(len(readings.scores), np.int64)
-    out = np.zeros_like(readings.logits[0])
-    out[:, _ORDINARY] = 1.0  # no threat, in whatever kind
-    for i, network in enumerate(steps.networks):
-        found = fuse(network.fusion, readings.scores, readings.logits[: i + 1])
-        out[goes_on] = found[goes_on]
-        depth[goes_on] = i + 1
-        risks = fused_logit(network.fusion, readings.scores, readings.logits[: i + 1])
-        goes_on = goes_on & reads_on(network.threshold, network.certain, risks)
-    return out, depth
-
-
-def _main_depth(networks: Sequence[Network]) -> int:
-    """Return how many networks have read a message once model.onnx has; what is lost before is the prefilter's loss."""
-    names = [network.file for network in networks]
-    return names.index("model.onnx") + 1 if "model.onnx" in names else 1
-
-
-def _mean_verdict(
-    full: NDArray[np.float64], depth: NDArray[np.int64], labels: NDArray[np.int64], label: int
-) -> tuple[float, ...]:
-    """Return the networks' mean verdict on rows of a label that the prefilter stops, or on all of that label."""
-    own = labels == label
-    stopped = own & (depth == 0)
-    rows = full[stopped] if stopped.any() else full[own]
-    mean = rows.mean(0) if len(rows) else np.eye(len(LABELS))[label]
-    return tuple(map(float, mean))
-
-
-def _thresholds(
-    recipe: Classify | Calibrate, rows: Rows, probabilities: NDArray[np.float64]
-) -> tuple[Threshold, Threshold]:
-    risks = probabilities[:, FLAGGED_INDEX].sum(1)
-    ordinary = is_traffic(rows)
-    families = [
-        family or source for family, source, keep in zip(rows.families, rows.sources, ordinary, strict=True) if keep
-    ]
-    review = choose_threshold(risks[ordinary], families, recipe.review_rate, recipe.review_floor)
-    floor = max(review.risk, recipe.block_floor)
-    return review, choose_threshold(risks[ordinary], families, recipe.block_rate, floor)
-
-
 # Calibrates signs: how sure a sign's logit is (Platt 1999), and from which confidence verdicts give it as a reason.
 
 
@@ -319,20 +425,27 @@ _CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 """Scale of a sign that too few held-out messages show."""
 
 
-def fit_signs(folder: Path, networks: Sequence[Network], corpus: Path) -> dict[str, SignScale]:
-    """Return the scale of each sign of the network in `folder` that has signs; none where none has.
+def fit_signs(readings: _Readings, validation: Rows) -> dict[str, SignScale]:
+    """Return the scale of each sign of the network that has signs; none where none has.
 
-    Fitted on the annotated messages of the splits that are held out for calibration and validation.
+    Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split.
     """
-    found = [
-        fit
-        for split in ("calibration", "validation")
-        if (fit := _sign_rows(folder, networks, read_split(corpus, split)))
-    ]
-    if not found:
+    place = next((i for i, each in enumerate(readings.networks) if each.network.file == SIGNED), None)
+    chosen = np.flatnonzero(annotated(readings.rows))
+    found = [readings.read(place, int(readings.units.starts[i]), 1 << 30) for i in chosen] if place is not None else []
+    logits = [each[0][len(LABELS) :] for each in found if each is not None]
+    if place is None or not logits or not len(logits[0]):
         return {}
-    logits, targets = (np.concatenate(each) for each in zip(*found, strict=True))
-    return {sign: _scale(logits[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
+    kept = [i for i, each in zip(chosen.tolist(), found, strict=True) if each is not None]
+    more = validation.take(np.flatnonzero(annotated(validation)))
+    reader = readings.networks[place]
+    read = [reader.read(each.text, reader.network.max_tokens) for each in more.cleaned]
+    logits += [each[0][len(LABELS) :] for each in read if each is not None]
+    seen = more.take(np.array([i for i, each in enumerate(read) if each is not None], np.int64))
+    rows = readings.rows.take(np.array(kept, np.int64))
+    targets = np.concatenate([signs_of_rows(each) for each in (rows, seen) if len(each)])
+    table = np.array(logits, np.float64)
+    return {sign: _scale(table[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
 
 
 def annotated(rows: Rows) -> NDArray[np.bool_]:
@@ -341,21 +454,16 @@ def annotated(rows: Rows) -> NDArray[np.bool_]:
 
 
 def sign_logits(folder: Path, networks: Sequence[Network], rows: Rows) -> NDArray[np.float64] | None:
-    """Return the logits (n, signs) of the first network in `folder` that has signs, None where none has."""
+    """Return the logits (n, signs) of the network that has signs for wholes, NaN for what it can't read; None if none has."""
     for network, tokenizer in zip(networks, tokenizers_of(folder, networks), strict=True):
-        reader = NetworkReader(folder, network, tokenizer)
-        found = [reader.read(each.text).signs for each in rows.cleaned]
-        if found and len(found[0]):
-            return np.array(found)
+        if network.file == SIGNED:
+            reader = NetworkReader(folder, network, tokenizer)
+            read = [reader.read(each.text, network.max_tokens) for each in rows.cleaned]
+            width = max((len(each[0]) for each in read if each), default=0) - len(LABELS)
+            return (
+                np.array([each[0][-width:] if each else np.full(width, np.nan) for each in read]) if width > 0 else None
+            )
     return None
-
-
-def _sign_rows(
-    folder: Path, networks: Sequence[Network], rows: Rows
-) -> tuple[NDArray[np.float64], NDArray[np.float32]] | None:
-    chosen = rows.take(np.flatnonzero(annotated(rows)))
-    logits = sign_logits(folder, networks, chosen) if len(chosen) else None
-    return None if logits is None else (logits, signs_of_rows(chosen))
 
 
 def _scale(logits: NDArray[np.float64], there: NDArray[np.bool_]) -> SignScale:

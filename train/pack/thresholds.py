@@ -1,6 +1,7 @@
 """Calibration: how steps of the cascade are fused, how far each reads, and thresholds with the evidence for them."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,26 +10,28 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import beta
 
-from jingyin.model.bundle import Fusion, Loss, Threshold
-from jingyin.model.decision import risk_logit
+from jingyin.model.bundle import Fusion, Loss, Point, Threshold
+from jingyin.model.cascade import risk_logit
 from jingyin.model.errors import InputError
 
 Floats = NDArray[np.floating[Any]]
 
 _PENALTY = 1e-3
 _CLIP = 8.0
+_HIGHEST_RATE = 0.1
+_CONFIDENCE = 0.95
 _TRAFFIC, _INNOCENT = 30.0, 3.0  # train/LOG.md compares
 
 
 def fit_fusion(
-    scores: Floats, logits: Sequence[Floats], flagged: NDArray[np.bool_], traffic: NDArray[np.bool_]
+    scores: Floats, logits: Sequence[Floats], flagged: NDArray[np.bool_], traffic: NDArray[np.bool_], times: Floats
 ) -> Fusion:
-    """Fit how prefilter scores (n,) and each network's logits (n, labels) make the risk that `flagged` (n,) shows.
+    """Fit how the prefilter's scores (2, n) and each network's logits (n, labels) make the risk that `flagged` (n,) shows.
 
     Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none
     of them was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents:
     `traffic` (n,) counts thirty times, other innocents three times. The second makes a probability of the sum, all rows
-    counting alike (Platt 1999). What is then measured on these same rows, thresholds' bounds and the calibration error,
+    counting alike (Platt 1999). A row stands for `times` (n,) rows. What is then measured on these same rows, thresholds' bounds and the calibration error,
     is in-sample as far as the fusion goes. Raises InputError when all rows are on one side.
     """
     if flagged.all() or not flagged.any():
@@ -36,12 +39,13 @@ def fit_fusion(
             f"the calibration split has {int(flagged.sum())} flagged messages of {len(flagged)}; both kinds are "
             "wanted: add authored rows to the corpus"
         )
-    columns = np.column_stack([scores, *(np.clip(risk_logit(each), -_CLIP, _CLIP) for each in logits)])
-    counted = np.where(flagged, 1.0, np.where(traffic, _TRAFFIC, _INNOCENT))
+    columns = np.column_stack([*scores, *(np.clip(risk_logit(each), -_CLIP, _CLIP) for each in logits)])
+    counted = times * np.where(flagged, 1.0, np.where(traffic, _TRAFFIC, _INNOCENT))
     proportions, _ = _regression(columns, flagged, counted)
-    scale, bias = _regression((columns @ proportions)[:, None], flagged, np.ones(len(flagged)))
+    scale, bias = _regression((columns @ proportions)[:, None], flagged, times)
     weights = scale[0] * proportions
-    return Fusion(score=float(weights[0]), weights=tuple(map(float, weights[1:])), bias=bias)
+    first, second, *rest = map(float, weights)
+    return Fusion(scores=(first, second), weights=tuple(rest), bias=bias)
 
 
 def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) -> tuple[NDArray[np.float64], float]:
@@ -91,39 +95,80 @@ def rows_needed(rate: float, confidence: float = 0.95) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
 
 
-def choose_threshold(risks: Floats, families: Sequence[str], target: float, floor: float) -> Threshold:
-    """Return the lowest risk, at least `floor`, at which the rate among benign `risks` (n,) is bounded by `target`.
+_FEWEST = 300  # rows of a source that counts by itself; smaller ones count together as one
+_POINTS = 40
 
-    The bound holds although the threshold is chosen on the same rows: the rate above the k-th largest of n risks has
-    the beta distribution that Clopper and Pearson's bound inverts (Wilks 1941), and k depends on n and `target` alone.
-    That the fusion behind the risks was fitted on these rows too it does not make up for: of its few weights it knows
-    nothing. It speaks of traffic mixed as `families` are here. Raises InputError, with the number of rows needed, when
-    there are too few to support the target.
+
+def false_alarm_curve(risks: Floats, sources: Sequence[str], threats: Floats) -> tuple[Point, ...]:
+    """Return about 40 points, from where one in ten is flagged to where nobody is, by benign `risks` (n,) and `threats`.
+
+    Rates and bounds as in `choose_threshold`.
     """
-    rows = len(risks)
-    if upper_bound(0, rows) > target:
-        raise InputError(
-            f"{rows} benign calibration rows can't support a false-positive rate of {target:g}: even without a hit the "
-            f"95% bound is {upper_bound(0, rows):.2g}; wanted at least {rows_needed(target)} rows: add benign messages "
-            "to the corpus, or ask for a higher rate in the recipe"
-        )
-    descending = np.sort(risks)[::-1]
-    allowed = 0
-    while upper_bound(allowed + 1, rows) <= target:
-        allowed += 1
-    # Above, not at, the first risk too many; past 1 where even certain ones are too many: then nothing reaches it.
-    risk = max(floor, float(np.nextafter(descending[allowed], np.inf)))
+    descending, rates, bounds = _alarms(risks, sources)
+    last = int((rates <= _HIGHEST_RATE).sum())
+    ranks = np.unique(np.geomspace(1, max(1, last), _POINTS).astype(int)) - 1
+    points = {}
+    for risk in sorted({_above(descending, rank) for rank in ranks.tolist()}):
+        count = int((risks >= risk).sum())
+        recall = float((threats >= risk).mean()) if len(threats) else 0.0
+        points[risk] = Point(risk=risk, rate=float(rates[count]), bound=float(bounds[count]), recall=recall)
+    return tuple(points.values())
+
+
+def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least: float = 0.0) -> Threshold:
+    """Return the lowest risk, not below `least`, at which the rate among benign `risks` (n,) is bounded by `target`.
+
+    Every one of the `sources` (n,) counts alike, however many rows it has, so that the rate speaks of traffic of any
+    kind, not of the largest corpus. The bound is Clopper and Pearson's with the effective number of rows in place of the
+    number (Korn & Graubard 1998): n rows of weights w are worth (sum w)^2 / sum w^2 equal ones (Kish 1965). It holds
+    although the threshold is chosen on the same rows: the rate above the k-th largest of n risks has the beta
+    distribution that the bound inverts (Wilks 1941). It ignores that the fusion behind the risks was fitted on these
+    rows too, of whose few weights it knows nothing.
+
+    A target that the rows can't bound leads to the strictest threshold that they speak for: above every row. `bound`
+    says what it is worth.
+    """
+    descending, _, bounds = _alarms(risks, sources)
+    allowed = max(0, int((bounds <= target).sum()) - 1)
+    risk = max(least, _above(descending, allowed))
     reached = risks >= risk
     counts: dict[str, tuple[int, int]] = {}
-    for family, flagged in zip(families, reached, strict=True):
-        count, total = counts.get(family, (0, 0))
-        counts[family] = (count + int(flagged), total + 1)
+    for source, flagged in zip(sources, reached, strict=True):
+        count, total = counts.get(source, (0, 0))
+        counts[source] = (count + int(flagged), total + 1)
     count = int(reached.sum())
     return Threshold(
         risk=risk,
         target=target,
-        bound=upper_bound(count, rows),
-        rows=rows,
+        bound=float(bounds[count]),
+        rows=len(risks),
         false_positives=count,
-        families=dict(sorted(counts.items())),
+        sources=dict(sorted(counts.items())),
+        least=least,
     )
+
+
+def _above(descending: Floats, rank: int) -> float:
+    """Return the lowest threshold that exactly the first `rank` of risks reach: just above the next one."""
+    # Past 1 where even certain ones are too many: then nothing reaches it.
+    return float(np.nextafter(descending[rank], np.inf)) if rank < len(descending) else 0.0
+
+
+def _alarms(risks: Floats, sources: Sequence[str]) -> tuple[Floats, Floats, Floats]:
+    """Return risks in descending order (n,), and the rate and its bound where the first 0 to n of them are flagged."""
+    counts = Counter(sources)
+    named = [source if counts[source] >= _FEWEST else "" for source in sources]
+    sizes = Counter(named)
+    weights = np.array([1 / (len(sizes) * sizes[source]) for source in named])
+    order = np.argsort(-risks, kind="stable")
+    rates = np.minimum(np.concatenate([[0.0], weights[order].cumsum()]), 1.0)
+    effective = 1 / float((weights**2).sum())
+    hits = rates * effective
+    bounds = np.where(hits >= effective, 1.0, beta.ppf(_CONFIDENCE, hits + 1, np.maximum(effective - hits, 1e-9)))
+    return risks[order], rates, bounds
+
+
+def highest_allowed(risks: Floats, rate: float) -> float:
+    """Return the lowest threshold that at most `rate` of `risks` (n,) reach."""
+    descending = np.sort(risks)[::-1]
+    return _above(descending, int(rate * len(descending))) if len(descending) else 0.0

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from jingyin.model.decision import Decision
+from jingyin.model.cascade import Decision
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS, Reason, Span
 from jingyin.model.text import CleanString, CleanText

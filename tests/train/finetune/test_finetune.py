@@ -114,10 +114,10 @@ def test_a_finished_run_is_kept(finetuned, tiny_run, data):
         finetune([str(data)], finetuned, other, bundle=tiny_run / "bundle")
 
 
-def test_floors_and_the_loss_of_lawful_messages_are_those_that_the_incumbent_was_last_calibrated_by(
+def test_the_shares_of_lawful_messages_are_those_that_the_incumbent_was_last_calibrated_by(
     bundle, corpus, tmp_path, monkeypatch
 ):
-    last = {"review_floor": 0.75, "block_floor": 0.97, "lawful_loss": 0.003}
+    last = {"lawful_rate": 0.01, "lawful_loss": 0.003}
     first = dict.fromkeys(last, 0.1)
     read, found = read_bundle(bundle), []
     monkeypatch.setattr(run, "tune_prefilter", lambda weights, *_: weights)
@@ -128,9 +128,7 @@ def test_floors_and_the_loss_of_lawful_messages_are_those_that_the_incumbent_was
         told = replace(read, manifest=read.manifest.model_copy(update={"provenance": provenance}))
         monkeypatch.setattr(run, "read_bundle", lambda _, told=told: told)
         run._pack(bundle, corpus, tmp_path, {})
-    assert [(each.review_floor, each.block_floor, each.lawful_loss) for each in found] == [
-        (0.75, 0.97, 0.003), (0.75, 0.97, 0.003), (0.5, 0.5, 0.002),
-    ]  # fmt: skip
+    assert [(each.lawful_rate, each.lawful_loss) for each in found] == [(0.01, 0.003), (0.01, 0.003), (0.001, 0.002)]
     assert {(each.review_rate, each.block_rate, each.passed) for each in found} == {(0.02, 0.01, (0.5,))}
 
 

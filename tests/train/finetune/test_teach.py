@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jingyin.model.decision import FLAGGED_INDEX
+from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows

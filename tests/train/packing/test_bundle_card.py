@@ -6,7 +6,9 @@ import pytest
 
 from jingyin.train.pack.bundle import write_card
 
-THRESHOLD = SimpleNamespace(risk=0.75, target=0.01, rows=400, false_positives=1, bound=0.009)
+THRESHOLD = SimpleNamespace(
+    risk=0.75, target=0.01, rows=400, false_positives=1, bound=0.009, least=0.5, sources={"nus": (1, 400)}
+)
 
 
 def card(path: Path, recipe: dict[str, Any]) -> str:
@@ -14,7 +16,8 @@ def card(path: Path, recipe: dict[str, Any]) -> str:
     parts: dict[str, Any] = {
         "provenance": {**provenance, "int8_agreement": {"model.onnx": 1.0}},
         "networks": [SimpleNamespace(file="model.onnx", vocabulary="lexicon")],
-        "passed": [0.05], "loss": {}, "review": THRESHOLD, "block": THRESHOLD,
+        "passed": [0.05], "loss": {}, "discount": 1.25,
+        "curve": [SimpleNamespace(risk=0.4, rate=0.01, bound=0.02, recall=0.85)], "review": THRESHOLD, "block": THRESHOLD,
         "calibration": SimpleNamespace(ece_before=0.1, ece_after=0.05, rows=400),
     }  # fmt: skip
     write_card(path / "card.md", parts)
@@ -39,7 +42,11 @@ def test_the_card_says_of_the_encoder_what_is_known(tmp_path, encoder, wanted):
 def test_the_card_names_the_fewest_real_messages_and_what_is_in_sample(tmp_path):
     found = card(tmp_path, {})
     assert "or, where these are fewer than 300, all of its\nordinary and lawful rows" in found
-    assert (
-        "Fusion was fitted on the\nsame split: these bounds and the calibration error of what is served are in-sample."
-        in found
-    )
+    assert "Fusion was fitted on the same split: these bounds and the calibration error" in found
+
+
+def test_the_card_has_the_curve_sources_and_windows(tmp_path):
+    found = card(tmp_path, {})
+    assert "| 0.4000 | 1.0000% | 2.0000% | 85.0% |" in found
+    assert "| nus | 400 | 1 | 1 |" in found
+    assert "a window's log-odds less 1.25." in found

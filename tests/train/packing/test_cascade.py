@@ -1,26 +1,42 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from jingyin.model.bundle import Fusion, Network
+from jingyin.model.cascade import cascade, prefiltered
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import Units
 from jingyin.model.text import clean
 from jingyin.train.data import Rows
-from jingyin.train.pack.calibrate import _fit_steps, _Readings
+from jingyin.train.pack.calibrate import _fit_rules, _Readings, _served, _stops
 from jingyin.train.recipes import Classify
 
 ORDINARY, THREATS, OPAQUE = 400, 100, 40
+COUNT = ORDINARY + THREATS
+NETWORK = Network(
+    file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0, 0), weights=(), bias=0)
+)
 
 
 def readings() -> _Readings:
-    """Return readings of real ordinary messages, of which a tenth are opaque, and of threats."""
-    count = ORDINARY + THREATS
+    """Return readings of real ordinary messages, of which a tenth are opaque, and of threats, each with a window."""
     labels = np.array([LABELS.index("ordinary")] * ORDINARY + [LABELS.index("debt_threat")] * THREATS)
     rows = Rows(
-        [clean("好")] * count, labels, np.ones(count, np.float32), np.arange(count), [""] * count, ["nus"] * count,
-        [""] * count, ["?"] * count,
+        [clean("好")] * COUNT, labels, np.ones(COUNT, np.float32), np.arange(COUNT), [""] * COUNT, ["nus"] * COUNT,
+        [""] * COUNT, ["?"] * COUNT,
     )  # fmt: skip
     scores = np.concatenate([np.arange(ORDINARY) / ORDINARY - 2, np.ones(THREATS)]).astype(np.float32)
-    return _Readings(rows, np.stack([scores, scores]), np.arange(count) < OPAQUE, [np.zeros((count, len(LABELS)))])
+    each = np.stack([scores - 1, scores], axis=1).ravel()  # the window is what the prefilter fears
+    units = Units(
+        2 * np.arange(COUNT), np.repeat(np.arange(COUNT), 2), [(0, 1)] * 2 * COUNT, np.stack([each, 0 * each])
+    )
+    logits = np.zeros((2 * COUNT, len(LABELS)), np.float32)
+    logits[:, LABELS.index("debt_threat")] = 4 * each + np.random.default_rng(0).normal(0, 1, 2 * COUNT)
+    network = SimpleNamespace(network=NETWORK)
+    outputs = {(0, unit): (row, 3) for unit, row in enumerate(logits)}
+    return _Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[list-item]
 
 
 def recipe(passed: float) -> Classify:
@@ -29,10 +45,37 @@ def recipe(passed: float) -> Classify:
 
 def test_a_share_that_opaque_messages_fill_stops_all_but_the_highest_score():
     given = readings()
-    assert _fit_steps([], given, recipe(OPAQUE / ORDINARY)).prefilter == (given.prefilter[0, :ORDINARY].max(), 0.0)
+    assert _stops(given, recipe(OPAQUE / ORDINARY)) == (given.units.scores[0, : 2 * ORDINARY].max(), 0.0)
 
 
 def test_more_opaque_messages_than_the_first_network_is_to_read():
     wanted = r"may not judge 10\.00% of the 400 ordinary .* first share in passed is 9\.00%: raise it above the former"
     with pytest.raises(InputError, match=wanted):
-        _fit_steps([], readings(), recipe(0.09))
+        _stops(readings(), recipe(0.09))
+
+
+def test_foreign_messages_are_not_opaque():
+    given = readings()
+    given.foreign[:OPAQUE] = True
+    assert _stops(given, recipe(0.09))[0] < given.units.scores[0, : 2 * ORDINARY].max()
+
+
+def test_the_share_that_goes_on_is_of_messages_with_their_windows():
+    given = readings()
+    rules = _fit_rules(given, [NETWORK], recipe(0.25))
+    served, stops = _served(rules, given)
+    assert (stops[:ORDINARY] < 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert ((served.depth > 0) == (stops < 0)).all()
+    assert (stops[ORDINARY:] < 0).all()
+
+
+def test_rules_are_fitted_on_the_cascade_that_serves():
+    given = readings()
+    rules = _fit_rules(given, [NETWORK], recipe(0.25))
+    on, stops = prefiltered(rules, given.units, given.opaque, given.foreign)
+    again = cascade(rules, given.units, on, stops, given.read)
+    assert np.array_equal(again.probabilities, _served(rules, given)[0].probabilities)
+    stopped = stops >= 0
+    assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
+    assert rules.networks[0].certain is not None
+    assert again.odds[:ORDINARY].max() < rules.networks[0].certain

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.toy_bundle import set_stops
 
 from jingyin import Scorer
 from jingyin.model.prefilter import (
@@ -11,7 +12,9 @@ from jingyin.model.prefilter import (
     is_opaque,
     known_characters,
     prefilter_scores,
+    units_of,
     unknown_shares,
+    windows,
 )
 from jingyin.train.pack.calibrate import _matrix, train_prefilter, tune_prefilter
 
@@ -125,34 +128,55 @@ def test_what_the_prefilter_must_not_judge(share, edits, opaque):
 
 @pytest.mark.train
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_score_at_the_threshold_passes(tiny_run, monkeypatch, which):
+def test_a_score_at_the_threshold_passes(tiny_run, which):
     scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
     text = "明天下午三点老地方见,记得带伞"
     score = prefilter_scores(scorer.bundle.prefilter_weights, code_points([text]))[which, 0]
-    stopping = [(-np.inf, decision) for _, decision in scorer._stopping]
     for threshold, stage in ((float(score), "network"), (float(np.nextafter(score, np.float32(99))), "prefilter")):
-        stopping[which] = (threshold, stopping[which][1])
-        monkeypatch.setattr(scorer, "_stopping", stopping)
-        assert scorer.decisions([text])[0].stage == stage
+        set_stops(scorer, *(threshold if i == which else -np.inf for i in range(2)))
+        assert scorer.score(text).stage == stage
 
 
 @pytest.mark.train
-def test_what_both_scores_stop_is_ordinary(tiny_run, monkeypatch):
+def test_what_both_scores_stop_is_ordinary(tiny_run):
     scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
-    (ordinary, lawful) = (decision for _, decision in scorer._stopping)
-    monkeypatch.setattr(scorer, "_stopping", [(np.inf, ordinary), (np.inf, lawful)])
-    assert scorer.decisions(["明天见"]) == [ordinary]
-    monkeypatch.setattr(scorer, "_stopping", [(-np.inf, ordinary), (np.inf, lawful)])
-    assert scorer.decisions(["明天见"]) == [lawful]
+    stops = scorer.bundle.manifest.prefilter
+    for ordinary, wanted in ((np.inf, stops.ordinary), (-np.inf, stops.lawful)):
+        set_stops(scorer, ordinary, np.inf)
+        assert tuple(scorer.score("明天见").probabilities.values()) == wanted.probabilities
+
+
+def test_windows_are_sentences_and_pairs_of_them():
+    def parts(text):
+        return [text[start:end] for start, end in windows(text)]
+
+    assert parts("还钱。不然去你单位!明天") == ["不然去你单位!", "还钱。不然去你单位!", "不然去你单位!明天"]
+    assert parts("今天天气好。明天也很好。") == ["今天天气好。", "明天也很好。"]  # the pair is the whole
+    assert parts("今天天气好") == parts("") == parts("?!。") == []
+    assert parts("一" * 30 + "," + "二" * 30) == ["一" * 30 + ",", "二" * 30]
+    assert parts("一" * 50) == ["一" * 40, "一" * 10]
+
+
+@given(st.text(st.sampled_from("一二三,。! "), max_size=200))
+def test_windows_leave_nothing_out_but_short_sentences(text):
+    found = windows(text)
+    assert all(4 <= end - start <= 200 for start, end in found)
+    heard = {i for start, end in found for i in range(start, end)}
+    assert len(found) < 2 or len(set(range(len(text))) - heard) <= 3
+
+
+@given(st.lists(st.text(st.sampled_from("一二三,。! "), max_size=90), min_size=1, max_size=5))
+def test_windows_are_scored_in_their_place_whatever_the_neighbours(texts):
+    together = units_of(WEIGHTS, texts, code_points(texts))
+    alone = [units_of(WEIGHTS, [text], code_points([text])) for text in texts]
+    assert np.array_equal(together.scores, np.concatenate([each.scores for each in alone], axis=1))
+    assert np.array_equal(together.scores[:, together.starts], prefilter_scores(WEIGHTS, code_points(texts)))
 
 
 @pytest.mark.parametrize("length", [0, 60, 150, 240, 1000])
 def test_length_drowns_no_threat(length: int) -> None:
     weights, (threat,) = scored(8.0)
     weights[0, features(code_points([threat * 2])[0])[1]] = 16  # the pair that it makes with itself
-    polite = "您" * 1000
-    alone, (hidden,) = (
-        prefilter_scores(weights.astype(np.float32), code_points([t]))[0]
-        for t in (threat, polite[:length] + threat * 40 + polite)
-    )
-    assert hidden > alone[0]
+    text = "您" * length + "。" + threat * 40 + "。" + "您" * 1000
+    found = units_of(weights.astype(np.float32), [text], code_points([text])).scores[0]
+    assert found[1:].max() > max(8, found[0])

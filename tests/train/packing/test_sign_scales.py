@@ -1,52 +1,61 @@
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import SignScale, read_bundle
-from jingyin.model.decision import sign_confidence
+from jingyin.model.cascade import sign_confidence
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import Units
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows, unlabelled
-from jingyin.train.pack import calibrate as sign_scales
-from jingyin.train.pack.calibrate import annotated, fit_signs, sign_logits
+from jingyin.train.pack.calibrate import _Readings, annotated, fit_signs, sign_logits
 
 CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 
 
 def rows(signs: list[str]) -> Rows:
-    plain = unlabelled([clean(f"第{i}条") for i in range(len(signs))])
+    plain = unlabelled([clean(f"第{chr(0x4E00 + i)}条") for i in range(len(signs))])
     return Rows(plain.cleaned, plain.labels, plain.weights, plain.messages, plain.families, plain.sources, plain.cases,
                 signs)  # fmt: skip
 
 
-def fitted(monkeypatch: pytest.MonkeyPatch, sign: str, logits: list[float], there: list[bool]) -> dict[str, SignScale]:
+def reader(by_text: dict[str, NDArray[np.float64]]) -> Any:
+    """Return a stand-in for a network that gives clean texts these logits of signs."""
+    outputs = {text: np.concatenate([np.zeros(len(LABELS)), logits]) for text, logits in by_text.items()}
+    network = SimpleNamespace(file="model.onnx", max_tokens=64)
+    return SimpleNamespace(network=network, read=lambda text, room: (outputs[text], 3))
+
+
+def readings(given: Rows, network: Any) -> _Readings:
+    whole = [(0, len(each.text)) for each in given.cleaned]
+    index, nothing = np.arange(len(given)), np.zeros(len(given), np.bool_)
+    units = Units(index, index, whole, np.zeros((2, len(given)), np.float32))
+    return _Readings(given, units, nothing, nothing, [network], {})
+
+
+def fitted(sign: str, logits: list[float], there: list[bool]) -> dict[str, SignScale]:
     """Fit on made-up logits of one sign, those of the others 0; a third of the rows is the validation split's."""
-    given = ["-" if not each else sign for each in there] + ["?"]  # nobody read the last
-    of_split = {"calibration": slice(0, 2 * len(logits) // 3), "validation": slice(2 * len(logits) // 3, None)}
-    made: NDArray[np.float64] = np.zeros((len(logits), len(SIGN_IDS)))
-    made[:, SIGN_IDS.index(sign)] = logits
-    by_text = {f"第{i}条": row for i, row in enumerate(made)}
-    all_rows = rows(given)
-    monkeypatch.setattr(
-        sign_scales, "read_split", lambda _, split: all_rows.take(np.arange(len(given))[of_split[split]])
-    )
-    monkeypatch.setattr(
-        sign_scales, "sign_logits", lambda *args: np.array([by_text[each.original] for each in args[2].cleaned])
-    )
-    return fit_signs(Path(), (), Path())
+    given = rows(["-" if not each else sign for each in there] + ["?"])  # nobody read the last
+    made: NDArray[np.float64] = np.zeros((len(given), len(SIGN_IDS)))
+    made[: len(logits), SIGN_IDS.index(sign)] = logits
+    network = reader({each.text: row for each, row in zip(given.cleaned, made, strict=True)})
+    cut = 2 * len(logits) // 3
+    return fit_signs(readings(given.take(np.arange(cut)), network), given.take(np.arange(cut, len(given))))
 
 
 def test_only_what_people_read_is_annotated():
     assert annotated(rows(["joke", "-", "joke,?", "?", "!joke,?"])).tolist() == [True, True, False, False, False]
 
 
-def test_golden_scale(monkeypatch):
+def test_golden_scale():
     # From the highest logit down: nine that show it, one that does not, one that does, and then none.
     there = [True] * 9 + [False, True] + [False] * 10
     logits = [5.0 - i / 2 for i in range(21)]
-    found = fitted(monkeypatch, "joke", logits, there)
+    found = fitted("joke", logits, there)
     assert list(found) == list(SIGN_IDS)
     assert {sign: scale for sign, scale in found.items() if scale != CAREFUL} == {"joke": found["joke"]}
     scale = found["joke"]
@@ -60,21 +69,21 @@ def test_golden_scale(monkeypatch):
     assert scale.threshold == confidence[10]
 
 
-def test_equal_logits_are_not_parted_by_a_threshold(monkeypatch):
+def test_equal_logits_are_not_parted_by_a_threshold():
     there = [True] * 5 + [False, True, True] + [False] * 8
-    scale = fitted(monkeypatch, "visit", [4.0] * 5 + [1.0] * 3 + [-4.0] * 8, there)["visit"]
+    scale = fitted("visit", [4.0] * 5 + [1.0] * 3 + [-4.0] * 8, there)["visit"]
     assert (scale.found, scale.precision) == (5, 1.0)
     assert scale.threshold == sign_confidence(scale, 4.0)
 
 
-def test_logits_that_say_nothing_give_no_reason_below_the_careful_threshold(monkeypatch):
-    scale = fitted(monkeypatch, "visit", [float(i) for i in range(20)], [True] * 6 + [False] * 14)["visit"]
+def test_logits_that_say_nothing_give_no_reason_below_the_careful_threshold():
+    scale = fitted("visit", [float(i) for i in range(20)], [True] * 6 + [False] * 14)["visit"]
     assert (scale.slope, scale.threshold, scale.precision, scale.found) == (0.0, 0.9, 0.0, 0)
 
 
 @pytest.mark.parametrize("there", [[True] * 4 + [False] * 16, [True] * 20])
-def test_too_few_of_either_kind_leave_the_careful_scale(monkeypatch, there):
-    assert fitted(monkeypatch, "visit", [float(-i) for i in range(20)], there)["visit"] == CAREFUL
+def test_too_few_of_either_kind_leave_the_careful_scale(there):
+    assert fitted("visit", [float(-i) for i in range(20)], there)["visit"] == CAREFUL
 
 
 def test_logits_are_those_of_the_network_that_has_signs(signed_bundle, bundle):
@@ -90,11 +99,9 @@ def test_logits_are_those_of_the_network_that_has_signs(signed_bundle, bundle):
     assert sign_logits(bundle, read_bundle(bundle).manifest.networks, given) is None
 
 
-def test_a_network_without_signs_and_a_corpus_without_annotations_give_none(bundle, signed_bundle, monkeypatch):
-    def split(given: list[str]) -> None:
-        monkeypatch.setattr(sign_scales, "read_split", lambda *_: rows(given))
-
-    split(["joke", "-"])
-    assert fit_signs(bundle, read_bundle(bundle).manifest.networks, Path()) == {}
-    split(["?", "joke,?"])
-    assert fit_signs(signed_bundle, read_bundle(signed_bundle).manifest.networks, Path()) == {}
+def test_a_network_without_signs_and_a_corpus_without_annotations_give_none():
+    given = rows(["joke", "-"])
+    assert fit_signs(readings(given, reader({each.text: np.zeros(0) for each in given.cleaned})), given) == {}
+    unread = rows(["?", "joke,?"])
+    signed = reader({each.text: np.zeros(len(SIGN_IDS)) for each in unread.cleaned})
+    assert fit_signs(readings(unread, signed), unread) == {}

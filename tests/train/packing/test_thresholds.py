@@ -4,12 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from jingyin.model.decision import with_risk
+from jingyin.model.cascade import with_risk
 from jingyin.model.errors import InputError
 from jingyin.train.pack.thresholds import (
     choose_threshold,
     expected_calibration_error,
+    false_alarm_curve,
     fit_fusion,
+    highest_allowed,
     loss_of,
     rows_needed,
     share_threshold,
@@ -39,50 +41,74 @@ def test_rows_needed_is_the_smallest_number_that_supports_a_rate(rate):
 
 def test_golden_threshold_with_its_evidence():
     risks = np.arange(1000) / 1000
-    found = choose_threshold(risks, ["a", "b"] * 500, target=0.01, floor=0.5)
+    found = choose_threshold(risks, ["a", "b"] * 500, target=0.01)
     # 5 count of 1000 bound the rate by 0.01048, 4 by 0.00913: four are allowed, so the risk lies just above the fifth.
     assert found.risk == np.nextafter(0.995, 1)
-    assert (found.false_positives, found.rows, found.target) == (4, 1000, 0.01)
+    assert (found.false_positives, found.rows, found.target, found.least) == (4, 1000, 0.01, 0.0)
     assert found.bound == pytest.approx(0.00913, rel=1e-3)
-    assert found.families == {"a": (2, 500), "b": (2, 500)}
+    assert found.sources == {"a": (2, 500), "b": (2, 500)}
 
 
-def test_the_floor_holds_however_well_the_rows_behave():
-    found = choose_threshold(np.zeros(1000), ["a"] * 1000, target=0.01, floor=0.5)
-    assert (found.risk, found.false_positives) == (0.5, 0)
+def test_no_threshold_is_below_the_least():
+    found = choose_threshold(np.zeros(1000), ["a"] * 1000, target=0.01, least=0.5)
+    assert (found.risk, found.false_positives, found.least) == (0.5, 0, 0.5)
 
 
 def test_nothing_reaches_a_threshold_that_certain_benign_rows_would_reach():
-    found = choose_threshold(np.ones(1000), ["a"] * 1000, target=0.01, floor=0.5)
+    found = choose_threshold(np.ones(1000), ["a"] * 1000, target=0.01)
     assert found.risk > 1
     assert found.false_positives == 0
 
 
+def test_every_source_counts_alike():
+    # Of 900 rows of one source none is flagged, of 300 of another all: half of the traffic.
+    risks, sources = np.array([0.1] * 900 + [0.8] * 300), ["large"] * 900 + ["small"] * 300
+    assert choose_threshold(risks, sources, target=0.4).risk > 0.8
+    assert choose_threshold(risks, sources, target=0.6).risk == pytest.approx(0.1)
+    # 4 / (1 / 900 + 1 / 300) = 900 rows of one kind bound the rate as well.
+    assert choose_threshold(risks, sources, target=0.01).bound == pytest.approx(upper_bound(0, 900), rel=1e-6)
+
+
+def test_small_sources_count_as_one():
+    risks, sources = np.arange(600) / 600, ["a"] * 300 + [f"b{i}" for i in range(300)]
+    assert choose_threshold(risks, sources, target=0.01).bound == pytest.approx(upper_bound(1, 600), rel=1e-6)
+
+
 @pytest.mark.slow
-@given(
-    st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=60, max_size=200),
-    st.floats(0.05, 0.3),
-    st.floats(0, 0.9),
-)
-def test_a_threshold_holds_its_target_and_none_lower_does(risks, target, floor):
+@given(st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=60, max_size=200), st.floats(0.05, 0.3))
+def test_a_threshold_holds_its_target_and_none_lower_does(risks, target):
     risks = np.array(risks)
-    if upper_bound(0, len(risks)) > target:
-        with pytest.raises(InputError, match="benign calibration rows can't support"):
-            choose_threshold(risks, [""] * len(risks), target, floor)
-        return
-    found = choose_threshold(risks, [""] * len(risks), target, floor)
-    assert found.bound <= target
+    found = choose_threshold(risks, [""] * len(risks), target)
+    assert found.bound <= max(target, upper_bound(0, len(risks)) * (1 + 1e-9))
     assert found.false_positives == (risks >= found.risk).sum()
-    if found.risk > floor:
+    if found.risk > 0:
         lower = np.nextafter(found.risk, 0)
-        assert upper_bound(int((risks >= lower).sum()), len(risks)) > target
+        assert upper_bound(int((risks >= lower).sum()), len(risks)) > target * (1 - 1e-9)
 
 
-def test_too_few_benign_rows_are_refused_with_the_number_needed():
-    with pytest.raises(
-        InputError, match=r"^500 benign .* rate of 0\.001: .* bound is 0\.006; wanted at least 2995 rows"
-    ):
-        choose_threshold(np.zeros(500), ["a"] * 500, target=0.001, floor=0.5)
+def test_too_few_rows_for_a_rate_lead_above_all_of_them():
+    found = choose_threshold(np.arange(500) / 500, ["a"] * 500, target=0.001)
+    assert (found.risk, found.false_positives) == (np.nextafter(499 / 500, 1), 0)
+    assert found.bound == pytest.approx(upper_bound(0, 500))
+
+
+def test_the_curve_leads_from_one_in_ten_to_nobody():
+    risks, threats = np.arange(2000) / 2000, np.array([0.2, 0.96, 0.999, 1.0])
+    curve = false_alarm_curve(risks, ["a"] * 2000, threats)
+    assert [point.risk for point in curve] == sorted({point.risk for point in curve})
+    assert curve[0].rate == pytest.approx(0.1, abs=0.01)
+    assert (curve[-1].rate, curve[-1].recall) == (0, 0.25)
+    assert curve[-1].bound == pytest.approx(upper_bound(0, 2000))
+    assert curve[0].recall == 0.75
+    for point in curve:
+        assert point.rate == pytest.approx((risks >= point.risk).mean())
+
+
+def test_at_most_a_rate_reaches_the_highest_allowed():
+    risks = np.arange(3000) / 3000
+    for rate, count in ((0.001, 3), (0.0004, 1), (0.0001, 0)):
+        assert (risks >= highest_allowed(risks, rate)).sum() == count
+    assert highest_allowed(np.array([]), 0.5) == 0
 
 
 @pytest.mark.slow
@@ -90,7 +116,7 @@ def test_the_bound_holds_on_new_rows_at_least_nineteen_times_in_twenty():
     rng = np.random.default_rng(0)
     rates = []
     for _ in range(400):
-        found = choose_threshold(rng.random(500), ["a"] * 500, target=0.02, floor=0.0)
+        found = choose_threshold(rng.random(500), ["a"] * 500, target=0.02)
         rates.append(1 - found.risk)  # the true rate of uniform risks
     assert np.mean(np.array(rates) <= 0.02) == 0.98
 
@@ -112,19 +138,29 @@ def as_logits(odds: np.ndarray) -> np.ndarray:
 
 def test_the_fusion_finds_weights_and_bias():
     rng = np.random.default_rng(0)
-    first, second, scores = rng.normal(-2, 3, 50_000), rng.normal(-2, 3, 50_000), rng.normal(0, 2, 50_000)
+    first, second, scores = rng.normal(-2, 3, 50_000), rng.normal(-2, 3, 50_000), rng.normal(0, 2, (2, 50_000))
     clipped = [np.clip(each, -8, 8) for each in (first, second)]
-    wanted = 0.3 * scores + 0.6 * clipped[0] + 0.2 * clipped[1] - 1
+    wanted = 0.3 * scores[0] + 0.4 * scores[1] + 0.6 * clipped[0] + 0.2 * clipped[1] - 1
     flagged, traffic = rng.random(50_000) < 1 / (1 + np.exp(-wanted)), rng.random(50_000) < 0.3
-    found = fit_fusion(scores, [as_logits(first), as_logits(second)], flagged, traffic)
-    assert (found.score, *found.weights, found.bias) == pytest.approx((0.3, 0.6, 0.2, -1), rel=0.1)
+    found = fit_fusion(scores, [as_logits(first), as_logits(second)], flagged, traffic, np.ones(50_000))
+    assert (*found.scores, *found.weights, found.bias) == pytest.approx((0.3, 0.4, 0.6, 0.2, -1), rel=0.1)
+
+
+def test_a_row_can_stand_for_several():
+    rng = np.random.default_rng(3)
+    scores, flagged = rng.normal(0, 2, (2, 400)), rng.random(400) < 0.5
+    times = np.where(np.arange(400) < 100, 3, 1)
+    repeated = np.repeat(np.arange(400), times)
+    found = fit_fusion(scores, [], flagged, ~flagged, times.astype(float))
+    wanted = fit_fusion(scores[:, repeated], [], flagged[repeated], ~flagged[repeated], np.ones(len(repeated)))
+    assert (*found.scores, found.bias) == pytest.approx((*wanted.scores, wanted.bias), abs=0.02)
 
 
 def test_no_step_counts_against_what_it_says():
     rng = np.random.default_rng(1)
     good, bad = rng.normal(0, 2, 5000), rng.normal(0, 2, 5000)
     flagged = rng.random(5000) < 1 / (1 + np.exp(-(good - bad)))
-    found = fit_fusion(np.zeros(5000), [as_logits(good), as_logits(bad)], flagged, ~flagged)
+    found = fit_fusion(np.zeros((2, 5000)), [as_logits(good), as_logits(bad)], flagged, ~flagged, np.ones(5000))
     assert found.weights[0] > 0.5
     assert found.weights[1] == 0
 
@@ -136,7 +172,8 @@ def test_proportions_are_fitted_where_traffic_is_rather_than_where_most_rows_are
     second = np.where(flagged, 1.0, np.where(traffic, -1.5, 0.5)) + rng.normal(0, 1, 6000)  # knows it
     logits = [as_logits(first), as_logits(second)]
     told, untold = (
-        fit_fusion(np.zeros(6000), logits, flagged, marked) for marked in (traffic, np.zeros(6000, np.bool_))
+        fit_fusion(np.zeros((2, 6000)), logits, flagged, marked, np.ones(6000))
+        for marked in (traffic, np.zeros(6000, np.bool_))
     )
     assert told.weights[1] / told.weights[0] > 1.5 * untold.weights[1] / untold.weights[0]
     risk = 1 / (1 + np.exp(-(told.bias + told.weights[0] * first + told.weights[1] * second)))
@@ -146,7 +183,7 @@ def test_proportions_are_fitted_where_traffic_is_rather_than_where_most_rows_are
 @pytest.mark.parametrize("flagged", [[False] * 5, [True] * 5])
 def test_a_fusion_wants_both_kinds(flagged: list[bool]):
     with pytest.raises(InputError, match=rf"^the calibration split has {sum(flagged)} flagged messages of 5; both"):
-        fit_fusion(np.zeros(5), [np.zeros((5, 5))], np.array(flagged), np.zeros(5, np.bool_))
+        fit_fusion(np.zeros((2, 5)), [np.zeros((5, 5))], np.array(flagged), np.zeros(5, np.bool_), np.ones(5))
 
 
 def test_a_share_of_the_values_reaches_the_threshold():

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
 from jingyin.model.bundle import Calibration, Fusion, Loss, Manifest, Network, Prefilter, SignScale, Stop, Threshold
-from jingyin.model.decision import (
+from jingyin.model.cascade import (
     FLAGGED_INDEX,
     decide,
     fuse,
@@ -30,12 +30,13 @@ def threshold(risk: float) -> Threshold:
 
 STOP = Stop(threshold=0, probabilities=(1, 0, 0, 0, 0))
 MANIFEST = Manifest(
-    format_version=7, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
+    format_version=8, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
     prefilter=Prefilter(ordinary=STOP, lawful=STOP),
     networks=(
-        Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(score=0, weights=(1,), bias=0)),
+        Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0, 0), weights=(1,), bias=0)),
     ),
+    discount=1.0, provisional=Fusion(scores=(0.0, 0.5), weights=(), bias=-1.0),
     passed=(0.1,), loss={"in corpus": Loss(lost=0, flagged=1, bound=1)}, provenance={}, files={},
 )  # fmt: skip
 
@@ -67,21 +68,21 @@ def test_risks_beyond_what_floats_hold():
 
 
 def test_what_has_been_read_adds_up():
-    fusion = Fusion(score=0.5, weights=(1.0, 2.0), bias=-1.0)
+    fusion = Fusion(scores=(0.5, 0.25), weights=(1.0, 2.0), bias=-1.0)
     logits = [np.log([[0.2, 0.1, 0.3, 0.35, 0.05]]), np.zeros((1, 5))]
-    wanted = -1 + 0.5 * 4 + np.log(0.65 / 0.35) + 2 * np.log(2 / 3)
-    assert fused_logit(fusion, [4.0], logits) == pytest.approx(wanted)
-    assert fuse(fusion, [4.0], logits)[:, FLAGGED_INDEX].sum(1) == pytest.approx(1 / (1 + np.exp(-wanted)))
+    wanted = -1 + 0.5 * 4 + 0.25 * 2 + np.log(0.65 / 0.35) + 2 * np.log(2 / 3)
+    assert fused_logit(fusion, [[4.0], [2.0]], logits) == pytest.approx(wanted)
+    assert fuse(fusion, [[4.0], [2.0]], logits)[:, FLAGGED_INDEX].sum(1) == pytest.approx(1 / (1 + np.exp(-wanted)))
 
 
 def test_a_fusion_has_a_weight_for_each_network_that_read():
     with pytest.raises(ValueError, match="zip"):
-        fused_logit(Fusion(score=0, weights=(1.0,), bias=0), [0.0], [np.zeros((1, 5))] * 2)
+        fused_logit(Fusion(scores=(0, 0), weights=(1.0,), bias=0), [[0.0], [0.0]], [np.zeros((1, 5))] * 2)
 
 
 @given(LOGITS)
 def test_one_network_of_weight_1_is_fused_to_itself(logits: np.ndarray):
-    found = fuse(Fusion(score=0, weights=(1.0,), bias=0), np.zeros(3), [logits])
+    found = fuse(Fusion(scores=(0, 0), weights=(1.0,), bias=0), np.zeros((2, 3)), [logits])
     np.testing.assert_allclose(found, softmax(logits), atol=1e-9)
 
 

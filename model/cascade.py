@@ -1,0 +1,292 @@
+"""The cascade: who reads a message, and what becomes of the readings: label, risk, action and reasons.
+
+Scorer, calibration and evaluation go through `cascade`, each with a reader of its own, so that thresholds are set on what
+is served.
+
+A message is its whole and its windows of one and of two sentences: company thins a threat out in the whole, and leaves
+it alone in a window. The prefilter scores every unit. Networks read the whole, then the riskiest windows, each until one
+of them is certain. The riskiest unit decides; a window, which lacks its context, counts `discount` less.
+
+Networks err on different messages: each is now and then sure of nonsense, and of another one. So a unit that several
+have read has one risk of them all (fusion; train/LOG.md): the log-odds of each, weighted, add up, a product of experts
+(Hinton 1999).
+"""
+
+import time
+from collections.abc import Container, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jingyin.model.bundle import Fusion, Manifest, Rules, SignScale, Threshold
+from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
+from jingyin.model.prefilter import Units
+
+FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
+"""Where the labels that make the risk stand in LABELS."""
+
+OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
+
+WINDOWS = 6
+"""Windows that networks read of a message next to its whole, at most."""
+
+TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
+"""Tokens of a message that each network reads at most; a unit that does not fit is left to the networks before it."""
+
+Floats = NDArray[np.float64]
+
+
+class Decision(NamedTuple):
+    """What of a verdict depends on the clean text alone; `stage` is what answered first.
+
+    `window` is the range of the clean text that decided, None for the whole. Shared by messages of one clean text: not
+    to be changed.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    risk: float
+    action: Action
+    stage: Stage
+    reasons: tuple[Reason, ...] = ()
+    window: tuple[int, int] | None = None
+
+
+class Read(Protocol):
+    """Lets a network, by its place, read a unit that takes at most `room` tokens.
+
+    Returns its outputs (labels + signs,) and the tokens that it took, or None if the unit takes more.
+    """
+
+    def __call__(self, network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
+        """Read one unit."""
+
+
+class Cascaded(NamedTuple):
+    """What the cascade makes of n messages.
+
+    `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
+    `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty where no network
+    that has signs read them. `final` (n,) is False where time was up before all was read.
+    """
+
+    depth: NDArray[np.int64]
+    odds: Floats
+    probabilities: Floats
+    units: NDArray[np.int64]
+    signs: list[Floats]
+    final: NDArray[np.bool_]
+
+
+def prefiltered(
+    rules: Rules, units: Units, opaque: NDArray[np.bool_], foreign: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return which units (u,) go on to networks, and for each message (n,) its stop: 0 ordinary, 1 lawful, -1 none.
+
+    The prefilter may not judge `opaque` messages (n,); `foreign` ones (n,) hold nothing to judge and are ordinary.
+    """
+    ordinary = units.scores[0] < rules.prefilter.ordinary.threshold
+    on = ~ordinary & (units.scores[1] >= rules.prefilter.lawful.threshold)
+    on = (on | opaque[units.owners]) & ~foreign[units.owners]
+    goes = np.logical_or.reduceat(on, units.starts)
+    return on, np.where(goes, -1, np.where(ordinary[units.starts] | foreign, 0, 1))
+
+
+def cascade(
+    rules: Rules,
+    units: Units,
+    on: NDArray[np.bool_],
+    stops: NDArray[np.int64],
+    read: Read,
+    *,
+    everyone: bool = False,
+    until: float | None = None,
+) -> Cascaded:
+    """Let networks read the units that are `on` (u,); messages are stopped by `stops` (n,). See `prefiltered`.
+
+    With `everyone` all networks read the wholes, and windows of those alone that are too long. Past `until`, of time.monotonic(), no network
+    begins to read: what has been read decides.
+    """
+    wholes, count = units.starts, len(units.starts)
+    shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
+    # A whole that is stopped where a window goes on counts as stopped; one that goes on counts once it is read.
+    stopped = shares[np.where(units.scores[0, wholes] < rules.prefilter.ordinary.threshold, 0, 1)]
+    rows = np.where((stops >= 0)[:, None], shares[stops], stopped)
+    odds = np.where(on[wholes], -np.inf, risk_logit(rows, rules.flagged))
+    out = Cascaded(
+        np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_)
+    )
+    going = np.flatnonzero(stops < 0).tolist()
+    rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in going}
+    settled = _turn(rules, units, [int(wholes[i]) for i in going if on[wholes[i]]], read, out, rooms, everyone, until)
+    unread = [i for i in going if on[wholes[i]] and not out.depth[i]]
+    queues = riskiest_windows(rules, units, on & (not everyone), going, unread)
+    for turn in range(WINDOWS):
+        todo = [queue[turn] for i, queue in queues.items() if len(queue) > turn and i not in settled]
+        settled |= _turn(rules, units, todo, read, out, rooms, everyone, until)
+    for i in going:
+        if np.isneginf(out.odds[i]):  # time was up before any network had read a word
+            out.odds[i], out.probabilities[i] = provisional_odds(rules, units, i), shares[1]
+    out.probabilities[:] = with_risk(out.probabilities, out.odds, rules.flagged)
+    return out
+
+
+def riskiest_windows(
+    rules: Rules, units: Units, on: NDArray[np.bool_], messages: Iterable[int], unread: Container[int] = ()
+) -> dict[int, list[int]]:
+    """Return for each message the windows that networks read, riskiest first by the prefilter's scores.
+
+    They are those that are `on` (u,); of a message whose whole is left `unread`, being too long, also others.
+    """
+    risks = fused_logit(rules.provisional, units.scores, [], rules.flagged)
+
+    def chosen(message: int) -> list[int]:
+        windows = range(int(units.starts[message]) + 1, units.end(message))
+        return sorted((i for i in windows if message in unread or on[i]), key=lambda i: -risks[i])[:WINDOWS]
+
+    return {int(message): chosen(int(message)) for message in messages}
+
+
+def _turn(
+    rules: Rules, units: Units, todo: list[int], read: Read, out: Cascaded, rooms: dict[int, list[int]],
+    everyone: bool, until: float | None,
+) -> set[int]:  # fmt: skip
+    """Let one network after another read `todo`, a unit of each message at most; return messages settled by certainty.
+
+    A network reads all of its units in a row, so that its weights come from memory once.
+    """
+    width, settled = len(rules.labels), set()
+    heard: dict[int, list[Floats]] = {unit: [] for unit in todo}
+    odds: dict[int, float] = {}
+    for number, network in enumerate(rules.networks):
+        answered = []
+        for unit in todo:
+            message = int(units.owners[unit])
+            if until is not None and time.monotonic() >= until:
+                out.final[message] = False
+            elif (found := read(number, unit, rooms[message][number])) is not None:
+                heard[unit].append(np.asarray(found[0], np.float64))
+                rooms[message][number] -= found[1]
+                answered.append(unit)
+        if not answered:
+            break
+        logits = [np.array([heard[unit][i][:width] for unit in answered]) for i in range(number + 1)]
+        discounts = np.where(units.starts[units.owners[answered]] == answered, 0.0, rules.discount)
+        risks = fused_logit(network.fusion, units.scores[:, answered], logits, rules.flagged) - discounts
+        odds.update(zip(answered, risks.tolist(), strict=True))
+        if not everyone and network.certain is not None:
+            settled |= {int(units.owners[unit]) for unit in answered if odds[unit] >= network.certain}
+        goes = reads_on(network.threshold, network.certain, risks) | everyone
+        todo = [unit for unit, goes_on in zip(answered, goes, strict=True) if goes_on]
+    for unit, risk in odds.items():
+        message, outputs = int(units.owners[unit]), heard[unit]
+        out.depth[message] = max(out.depth[message], len(outputs))
+        if risk > out.odds[message]:
+            weights = rules.networks[len(outputs) - 1].fusion.weights
+            out.odds[message], out.units[message] = risk, unit
+            out.probabilities[message] = sum(w * each[:width] for w, each in zip(weights, outputs, strict=True))
+            out.signs[message] = next((each[width:] for each in outputs if len(each) > width), np.empty(0))
+    return settled
+
+
+def provisional_odds(rules: Rules, units: Units, message: int) -> float:
+    """Return the log-odds of a message's risk by the prefilter's scores alone."""
+    start, end = int(units.starts[message]), units.end(message)
+    risks = fused_logit(rules.provisional, units.scores[:, start:end], [], rules.flagged)
+    return float(max(risks[0], risks[1:].max(initial=-np.inf) - rules.discount))
+
+
+def softmax(logits: ArrayLike) -> Floats:
+    """Return probabilities along the last axis."""
+    given = np.asarray(logits, np.float64)
+    powers = np.exp(given - given.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def risk_logit(logits: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:
+    """Return the log-odds (...) of the risk in logits (..., labels); `flagged` are the places of its labels."""
+    given = np.asarray(logits, np.float64)
+    others = [i for i in range(given.shape[-1]) if i not in flagged]
+    return _log_sum(given[..., list(flagged)]) - _log_sum(given[..., others])
+
+
+def _log_sum(values: Floats) -> Floats:
+    highest = values.max(-1)
+    return np.asarray(highest + np.log(np.exp(values - highest[..., None]).sum(-1)))
+
+
+def fused_logit(
+    fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike], flagged: Sequence[int] = FLAGGED_INDEX
+) -> Floats:
+    """Return the log-odds (n,) of the risk from the prefilter's scores (2, n) and networks' logits (n, labels) each."""
+    fused = fusion.bias + np.asarray(fusion.scores) @ np.asarray(scores, np.float64)
+    for weight, each in zip(fusion.weights, logits, strict=True):
+        fused = fused + weight * risk_logit(each, flagged)
+    return np.asarray(fused)
+
+
+def fuse(
+    fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike], flagged: Sequence[int] = FLAGGED_INDEX
+) -> Floats:
+    """Return probabilities (n, labels): the fused risk; within and next to it the networks' weighted proportions."""
+    each = [weight * np.asarray(found, np.float64) for weight, found in zip(fusion.weights, logits, strict=True)]
+    return with_risk(np.sum(each, axis=0), fused_logit(fusion, scores, logits, flagged), flagged)
+
+
+def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:
+    """Return probabilities (n, labels) in the proportions of `logits`, whose risk has the log-odds `risk` (n,)."""
+    given = np.asarray(logits, np.float64)
+    inside, outside = list(flagged), [i for i in range(given.shape[-1]) if i not in flagged]
+    share = 1 / (1 + np.exp(-np.clip(np.asarray(risk, np.float64), -700, 700)))
+    out = np.empty_like(given)
+    out[..., inside] = softmax(given[..., inside]) * share[..., None]
+    out[..., outside] = softmax(given[..., outside]) * (1 - share)[..., None]
+    return out
+
+
+def reads_on(threshold: float | None, certain: float | None, risks: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether the next network reads a message, for log-odds of risk `risks` (n,); None stands for no bound."""
+    low = -np.inf if threshold is None else threshold
+    high = np.inf if certain is None else certain
+    given = np.asarray(risks, np.float64)
+    return np.asarray((given >= low) & (given < high))
+
+
+def action_of(review: Threshold, block: Threshold, risk: float) -> Action:
+    """Return the action that a risk leads to."""
+    return "pass" if risk < review.risk else "block" if risk >= block.risk else "review"
+
+
+def decide(
+    manifest: Manifest,
+    probabilities: Floats,
+    stage: Stage,
+    signs: ArrayLike = (),
+    window: tuple[int, int] | None = None,
+) -> Decision:
+    """Return the decision that probabilities (labels,) make by the manifest's thresholds.
+
+    `signs` are the logits of the manifest's signs, none where no network that has them read the message.
+    """
+    named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
+    risk = sum(named[label] for label in FLAGGED)
+    action = action_of(manifest.review, manifest.block, risk)
+    reasons = reasons_of(manifest, signs) if action != "pass" else ()
+    return Decision(max(named, key=named.__getitem__), named, risk, action, stage, reasons, window)
+
+
+def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
+    """Return the signs whose confidence reaches their threshold, surest first, by logits (signs,); none for none."""
+    found = zip(manifest.signs.items(), np.asarray(signs, np.float64), strict=False)
+    reasons = [
+        Reason(sign, confidence)
+        for (sign, scale), logit in found
+        if (confidence := float(sign_confidence(scale, logit))) >= scale.threshold
+    ]
+    return tuple(sorted(reasons, key=lambda each: -each.confidence))
+
+
+def sign_confidence(scale: SignScale, logits: ArrayLike) -> Floats:
+    """Return the confidence (n,) that messages show a sign, by its logits (n,)."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(scale.slope * np.asarray(logits, np.float64) + scale.bias, -700, 700))))
