@@ -120,7 +120,10 @@ def _meaning(name: str) -> str:
     return f"几{_SCALES[size]}元" if kind == "round" else f"几{_SCALES[size]}零几元"
 
 
-_SPELLED = str.maketrans({character: _meaning(name) for name, character in PLACEHOLDERS.items()})
+MEANINGS = {character: _meaning(name) for name, character in PLACEHOLDERS.items()}
+"""Placeholder -> words that a pretrained vocabulary knows."""
+
+_SPELLED = str.maketrans(MEANINGS)
 
 
 def spell(text: str) -> str:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText
 from jingyin.model.tokenizer import (
     END,
@@ -281,7 +280,7 @@ def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> Be
 
 def new_classifier(start: Start) -> SmsClassifier:
     """Return the classifier to train: the one that is gone on with, or a new head on the encoder."""
-    return start.classifier or SmsClassifier(start.encoder, len(LABELS))
+    return start.classifier or SmsClassifier.on(start.encoder)
 
 
 def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:

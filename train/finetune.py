@@ -440,7 +440,7 @@ def _train(incumbent: Path, corpus: Path, target: NDArray[np.float32], schedule:
         model, vocabulary = classifier_of_bundle(str(incumbent))
         encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
         loss = train_network(model, training_rows(read_split(corpus, "train"), target, encode), schedule, out)
-        save_classifier(model, vocabulary, out)
+        save_classifier(model, vocabulary, out / "network")
         file.write_text(json.dumps(loss), encoding="utf-8")
     return float(json.loads(file.read_text(encoding="utf-8")))
 

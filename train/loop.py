@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from jingyin.model.cascade import FLAGGED_INDEX, OTHER_INDEX
 from jingyin.model.errors import InputError
@@ -212,7 +213,7 @@ class _Run:
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
-            output = self.model(ids.to(device), mask.to(device))
+            output = logits_of(self.model(ids.to(device), mask.to(device)))
         each = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
         # Gradients of processes are averaged, so each one's part of the sum counts as many times as there are of them.
         loss = each.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
@@ -295,6 +296,11 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1.0, steps - first)))
 
 
+def logits_of(output: Tensor | ModelOutput) -> Tensor:
+    """Return a network's output: a tensor, or the logits among what a model of transformers gives."""
+    return output if isinstance(output, Tensor) else output["logits"]
+
+
 def predict(model: nn.Module, ids: Sequence[Sequence[int]], *, tokens: int = 4096) -> NDArray[np.float32]:
     """Return the model's outputs (n, ...) for token ids, in their order; in bf16."""
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -304,7 +310,7 @@ def predict(model: nn.Module, ids: Sequence[Sequence[int]], *, tokens: int = 409
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         for batch in _runs(order, ids, tokens):
             padded, mask = pad([ids[i] for i in batch])
-            outputs.append(model(padded.to(device), mask.to(device)).float().cpu().numpy())
+            outputs.append(logits_of(model(padded.to(device), mask.to(device))).float().cpu().numpy())
     found = np.concatenate(outputs)
     restored = np.empty_like(found)
     restored[order] = found

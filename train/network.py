@@ -1,13 +1,21 @@
-"""The network that is trained: encoder, mean pool, standardised features, linear head. The only module with torch."""
+"""The network that is trained: encoder, mean pool, standardised features, linear head.
+
+A model of transformers like any other: `save_pretrained`, `from_pretrained`, and, once this module is imported,
+`AutoModelForSequenceClassification`. It reads clean text (jingyin.model.text.clean).
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from jingyin.model.errors import InputError
+from jingyin.model.labels import LABELS
 from jingyin.train.corpus.rows import is_annotated
 from jingyin.train.data import Encode, Rows, signs_of_rows
 from jingyin.train.loop import pad, token_batches
@@ -46,46 +54,92 @@ class SignHead(nn.Module):
         return logits
 
 
-class SmsClassifier(nn.Module):
-    """Token ids -> logits of the labels and, with a `sign_head`, those of signs behind them.
+class SmsConfig(BertConfig):  # type: ignore[no-untyped-call]
+    """Configuration of an SmsClassifier: a BERT's, and how many `signs` its sign head has, 0 for none."""
+
+    model_type = "jingyin-sms"
+
+    def __init__(self, signs: int = 0, **kwargs: Any) -> None:  # noqa: ANN401  as in transformers
+        kwargs.setdefault("id2label", dict(enumerate(LABELS)))
+        kwargs.setdefault("label2id", {label: number for number, label in kwargs["id2label"].items()})
+        super().__init__(**kwargs)
+        self.signs = signs
+
+
+@dataclass
+class SmsOutput(SequenceClassifierOutput):
+    """Logits of the labels (batch, labels) and, with a sign head, those of signs (batch, signs)."""
+
+    sign_logits: Tensor | None = None
+
+
+class SmsClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Token ids -> logits of the labels, and of signs where there is a sign head.
 
     The head sees standardised features, (pooled - mean) / sd, which lets it learn ten times faster than the encoder
     from the first step on; `mean` and `sd` are set once, from training messages, and folded into the head on export.
     """
 
+    config_class = SmsConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
     mean: Tensor
     sd: Tensor
 
-    def __init__(
-        self, encoder: BertModel, labels: int, sign_head: SignHead | None = None, dropout: float = 0.1
-    ) -> None:
-        super().__init__()
-        hidden: int = encoder.config.hidden_size
-        self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.labels = labels
-        self.sign_head = sign_head
-        self.head = nn.Linear(hidden, labels)
+    def __init__(self, config: SmsConfig) -> None:
+        super().__init__(config)
+        self.encoder = BertModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.sign_head = new_sign_head(self.encoder, config.signs) if config.signs else None
+        self.head = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.register_buffer("mean", torch.zeros(hidden))
-        self.register_buffer("sd", torch.ones(hidden))
+        self.register_buffer("mean", torch.zeros(config.hidden_size))
+        self.register_buffer("sd", torch.ones(config.hidden_size))
+        self.post_init()  # type: ignore[no-untyped-call]
 
-    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the mean of last hidden states (batch, hidden) over what `attention_mask` (batch, length) keeps."""
-        return mean_pool(self.encoder, input_ids, attention_mask)
+    @classmethod
+    def on(cls, encoder: BertModel) -> "SmsClassifier":
+        """Return a classifier with a new head on `encoder`."""
+        known = {key: value for key, value in encoder.config.to_dict().items() if key not in _OWN_KEYS}
+        model = cls(SmsConfig(**known))
+        model.encoder = encoder
+        return model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits (batch, labels + signs) of ids (batch, length); the mask is 1 for tokens, 0 for padding."""
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return self.head.out_features
+
+    def with_signs(self, head: SignHead | None) -> "SmsClassifier":
+        """Give the classifier a sign head, or none, in place."""
+        self.sign_head = head
+        self.config.signs = head.signs if head else 0
+        return self
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Do nothing: the encoder begins as BertModel makes it, and the head at zero."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: object
+    ) -> SmsOutput:
+        """Return logits for ids (batch, length); the mask is 1 for tokens, 0 for padding; `labels` (batch,) give a loss."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.sign_head is None:
-            return self._label_logits(self.pool(input_ids, attention_mask))
-        states = all_states(self.encoder, input_ids, attention_mask)
-        logits = self._label_logits(mean_of(states[-1], attention_mask))
-        return torch.cat([logits, self.sign_head(sign_states(states), input_ids, attention_mask)], 1)
+            pooled, signs = mean_pool(self.encoder, input_ids, mask), None
+        else:
+            states = all_states(self.encoder, input_ids, mask)
+            pooled = mean_of(states[-1], mask)
+            signs = self.sign_head(sign_states(states), input_ids, mask)
+        logits = self.head(self.dropout((pooled - self.mean) / self.sd))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SmsOutput(loss=loss, logits=logits, sign_logits=signs)
 
-    def _label_logits(self, pooled: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout((pooled - self.mean) / self.sd))
-        return logits
+
+_OWN_KEYS = {"model_type", "architectures", "id2label", "label2id", "transformers_version", "dtype", "_name_or_path"}
+
+AutoConfig.register(SmsConfig.model_type, SmsConfig)
+AutoModelForSequenceClassification.register(SmsConfig, SmsClassifier)
 
 
 class ExportedClassifier(nn.Module):
@@ -194,7 +248,7 @@ class _Inputs:
         self.ids = ids
         self.lengths = np.array([len(each) for each in ids])
         self.states: list[torch.Tensor] = [torch.empty(0)] * len(ids)
-        model.eval()
+        model.eval()  # type: ignore[no-untyped-call]
         batches = token_batches(self.lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             for rows in batches:

@@ -1,18 +1,21 @@
-"""Networks on disk: what a stage leaves in its run folder for the next one, and for a bundle."""
+"""Networks on disk: the folder in a run that transformers reads too, and the vocabulary next to the weights.
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import jingyin.train.network  # registers the model
+model = AutoModelForSequenceClassification.from_pretrained("run/network")
+tokenizer = AutoTokenizer.from_pretrained("run/network")
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel
+from tokenizers import Tokenizer, normalizers, processors
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.labels import LABELS
-from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer
-from jingyin.train.network import SmsClassifier, new_sign_head
+from jingyin.model.tokenizer import END, MEANINGS, PAD, START, UNKNOWN, PieceTokenizer, SmsTokenizer
+from jingyin.train.network import SmsClassifier
 
-_WEIGHTS = "classifier.safetensors"
 _LEXICON = "lexicon.txt"
 _PIECES = "pieces.json"
 
@@ -61,6 +64,25 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     return Vocabulary.of_lexicon(lexicon)
 
 
+def transformers_tokenizer(vocabulary: Vocabulary, positions: int) -> PreTrainedTokenizerFast:
+    """Return the vocabulary as a tokenizer of transformers, for clean text of at most `positions` tokens.
+
+    Names of special tokens in a text stay text. A vocabulary of pieces spells placeholders out by itself.
+    """
+    backend = Tokenizer.from_str(vocabulary.tokenizer.backend.to_str())
+    if vocabulary.pieces:
+        steps = [normalizers.Replace(placeholder, meaning) for placeholder, meaning in MEANINGS.items()]
+        backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
+    pad, unknown, start, end = (backend.id_to_token(index) for index in (PAD, UNKNOWN, START, END))
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, START), (end, END)]
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, pad_token=pad, unk_token=unknown, cls_token=start, sep_token=end,
+        model_max_length=positions, model_input_names=["input_ids", "attention_mask"], split_special_tokens=True,
+    )  # fmt: skip
+
+
 def save_encoder(encoder: BertModel, vocabulary: Vocabulary, out: Path) -> None:
     """Leave an encoder and its vocabulary in `out`/encoder."""
     encoder.save_pretrained(out / "encoder")
@@ -74,35 +96,25 @@ def load_encoder(out: Path) -> tuple[BertModel, Vocabulary]:
 
 def is_classifier(out: Path) -> bool:
     """Whether the run folder `out` holds a whole classifier."""
-    return weights_of(out).is_file()
-
-
-def weights_of(out: Path) -> Path:
-    """Return the file of a classifier's weights in the run folder `out`."""
-    return out / _WEIGHTS
+    return (out / "network" / "model.safetensors").is_file()
 
 
 def trained_weights(out: Path) -> Path | None:
     """Return the file of weights, a classifier's or an encoder's, in the run folder `out`; None where there is none."""
-    files = (weights_of(out), out / "encoder" / "model.safetensors")
+    files = (out / name / "model.safetensors" for name in ("network", "encoder"))
     return next((file for file in files if file.is_file()), None)
 
 
-def save_classifier(model: SmsClassifier, vocabulary: Vocabulary, out: Path) -> None:
-    """Leave the weights in `out`, and the encoder's configuration and vocabulary in `out`/encoder."""
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / _WEIGHTS)
-    model.encoder.config.save_pretrained(out / "encoder")
-    vocabulary.save(out / "encoder")
+def save_classifier(model: SmsClassifier, vocabulary: Vocabulary, folder: Path) -> None:
+    """Leave a classifier, its vocabulary and a tokenizer of transformers in `folder`."""
+    model.save_pretrained(folder)
+    vocabulary.save(folder)
+    transformers_tokenizer(vocabulary, model.config.max_position_embeddings).save_pretrained(folder)
 
 
 def load_classifier(out: Path) -> tuple[SmsClassifier, Vocabulary]:
-    """Load what save_classifier left in the run folder `out`; raises ConfigError for the run of another stage."""
+    """Load the classifier in the run folder `out`; raises ConfigError for the run of another stage."""
     if not is_classifier(out):
-        raise ConfigError(f"{out} holds no {_WEIGHTS}; name the run folder of a classify stage, or a bundle")
-    config = BertConfig.from_pretrained(out / "encoder")
-    weights = load_file(out / _WEIGHTS)
-    encoder = BertModel(config, add_pooling_layer=False)
-    signs = weights.get("sign_head.value.bias")
-    model = SmsClassifier(encoder, len(LABELS), None if signs is None else new_sign_head(encoder, len(signs)))
-    model.load_state_dict(weights)
-    return model.eval(), load_vocabulary(out / "encoder")
+        raise ConfigError(f"{out} holds no network; name the run folder of a classify stage, or a bundle")
+    model: SmsClassifier = SmsClassifier.from_pretrained(out / "network")  # in evaluation mode
+    return model, load_vocabulary(out / "network")

@@ -33,8 +33,8 @@ from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_he
 from jingyin.train.pack.bundle import pack_runs, repack
 from jingyin.train.pack.export import bundle_folder, is_bundle
 from jingyin.train.recipes import Align, Calibrate, Classify
-from jingyin.train.runs import Job, StageResult, file_sha256, run_of
-from jingyin.train.saved import Vocabulary, load_classifier, save_classifier, save_encoder, weights_of
+from jingyin.train.runs import Job, StageResult, run_of, weights_sha256
+from jingyin.train.saved import Vocabulary, load_classifier, save_classifier, save_encoder
 
 
 def distance(output: Tensor, target: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path)
 
 
 def label_logits(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Return the logits (n, labels) of token ids, without those of signs."""
-    return predict(model, ids)[:, : model.labels]
+    """Return the logits (n, labels) of token ids."""
+    return predict(model, ids)
 
 
 def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.flo
 
 def _key(name: str, texts: Sequence[CleanText]) -> str:
     """Return a hash of a teacher and of the texts that it is asked about."""
-    who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else file_sha256(weights_of(Path(name)))
+    who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
     return hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
 
 
@@ -163,7 +163,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
         train = train.take(np.flatnonzero(_read_by(job.run_of(recipe.traffic), train, recipe.seed)))
     train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
     model = without_dropout(new_classifier(start))
-    model.sign_head = None  # trained anew below
+    model = model.with_signs(None)  # trained anew below
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     rows = examples(train, encode, target)
     if start.classifier is None:
@@ -178,9 +178,9 @@ def run_classify(job: Job[Classify]) -> StageResult:
         after = model.state_dict()
         model.load_state_dict({name: after[name].lerp(tensor, share) for name, tensor in before.items()})
     if signed is not None:
-        model.sign_head = fit_sign_head(model, signed, encode, recipe.seed)
+        model = model.with_signs(fit_sign_head(model, signed, encode, recipe.seed))
     if PartialState().is_main_process:
-        save_classifier(model, start.vocabulary, out)
+        save_classifier(model, start.vocabulary, out / "network")
     validation = read_split(corpus, "validation")
     found = {"loss": loss, **metrics(label_logits(model, encode(validation.cleaned)), validation.labels)}
     if recipe.bundle and PartialState().is_main_process:

@@ -217,15 +217,15 @@ def finetune(
 def export(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder whose main network is exported.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    to: Annotated[str, typer.Option("--format", help="transformers: what AutoModelForSequenceClassification loads.")],
+    to: Annotated[str, typer.Option("--format", help="The only one: transformers.")] = "transformers",
 ) -> None:
-    """Export a bundle's main network to another library's format; its card says what that can't carry."""
-    from jingyin.train.pack.to_transformers import FORMAT, export_transformers
+    """Write a bundle's main network as a folder that transformers loads; its README says what that leaves out."""
+    from jingyin.train.pack.export import export_transformers
 
-    if to != FORMAT:
-        raise ConfigError(f"format {to!r} is unknown; known is {FORMAT}")
-    distance = export_transformers(bundle, out)
-    typer.echo(f"{out}: logits differ by at most {distance:.1e}")
+    if to != "transformers":
+        raise ConfigError(f"format {to!r} is unknown; known is transformers")
+    export_transformers(bundle, out)
+    typer.echo(f"{out}: see its README.md")
 
 
 @app.command()

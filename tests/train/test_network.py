@@ -16,7 +16,7 @@ def trained() -> SmsClassifier:
     """A classifier of five labels and two signs whose heads and standardisation are not those of a new one."""
     torch.manual_seed(0)
     encoder = random_encoder().model
-    model = SmsClassifier(encoder, 5, new_sign_head(encoder, 2), dropout=0.3)
+    model = SmsClassifier.on(encoder).with_signs(new_sign_head(encoder, 2))
     for weights in (parameter for name, parameter in model.named_parameters() if "head" in name):
         torch.nn.init.normal_(weights)
     model.mean.copy_(torch.randn(64))
@@ -24,12 +24,12 @@ def trained() -> SmsClassifier:
     return model.eval()
 
 
-def test_the_outputs_of_signs_stand_behind_those_of_the_labels(trained):
+def test_signs_have_outputs_of_their_own_and_change_no_label(trained):
     whole = trained(IDS, MASK)
-    assert whole.shape == (1, 7)
+    assert (whole.logits.shape, whole.sign_logits.shape) == ((1, 5), (1, 2))
     head, trained.sign_head = trained.sign_head, None
     try:
-        torch.testing.assert_close(trained(IDS, MASK), whole[:, :5])
+        torch.testing.assert_close(trained(IDS, MASK).logits, whole.logits)
     finally:
         trained.sign_head = head
 
@@ -61,4 +61,6 @@ def test_a_sign_head_reads_the_words_the_middle_and_the_last_layer_but_one(layer
 def test_what_is_exported_has_the_standardisation_in_its_head(trained):
     exported = ExportedClassifier(trained).eval()
     assert exported.labels == 5
-    torch.testing.assert_close(exported(IDS), trained(IDS, MASK), rtol=1e-4, atol=1e-4)
+    found = trained(IDS, MASK)
+    wanted = torch.cat([found.logits, found.sign_logits], 1)
+    torch.testing.assert_close(exported(IDS), wanted, rtol=1e-4, atol=1e-4)

@@ -28,7 +28,7 @@ def test_without_one_there_is_nothing_to_learn():
 
 def test_each_epoch_has_an_order_of_its_own():
     ids = [[2, 5, 6, 3]] * 20
-    plan = _Inputs(SmsClassifier(random_encoder().model, 5), ids).plan(seed=1)
+    plan = _Inputs(SmsClassifier.on(random_encoder().model), ids).plan(seed=1)
     assert len(plan) == _EPOCHS
     assert all(sorted(step) == list(range(20)) for step in plan)
     assert len({tuple(step) for step in plan}) == _EPOCHS

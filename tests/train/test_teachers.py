@@ -5,7 +5,7 @@ import pytest
 
 from jingyin.model.text import CleanText, clean
 from jingyin.train import stages as teachers
-from jingyin.train.saved import weights_of
+from jingyin.train.saved import trained_weights
 from jingyin.train.stages import soft_labels
 
 TEXTS = [clean(f"第{i}条") for i in range(7)]
@@ -18,15 +18,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def says(run: Path, texts: list[CleanText]) -> np.ndarray:
         calls.append(run.name)
-        return np.tile(np.arange(5, dtype=np.float32) * weights_of(run).stat().st_size, (len(texts), 1))
+        return np.tile(np.arange(5, dtype=np.float32) * trained_weights(run).stat().st_size, (len(texts), 1))
 
     monkeypatch.setattr(teachers, "_of_run", says)
     return calls
 
 
 def teacher(tmp_path: Path, name: str, weights: bytes) -> str:
-    weights_of(tmp_path / name).parent.mkdir()
-    weights_of(tmp_path / name).write_bytes(weights)
+    trained_weights(tmp_path / name).parent.mkdir()
+    trained_weights(tmp_path / name).write_bytes(weights)
     return str(tmp_path / name)
 
 
@@ -51,7 +51,7 @@ def test_it_is_asked_about_other_texts_or_the_same_in_another_order(tmp_path, as
 def test_it_is_asked_again_once_it_is_another(tmp_path, asked):
     name = teacher(tmp_path, "one", b"x")
     before = soft_labels([name], TEXTS, tmp_path / "kept")
-    weights_of(Path(name)).write_bytes(b"xy")
+    trained_weights(Path(name)).write_bytes(b"xy")
     after = soft_labels([name], TEXTS, tmp_path / "kept")
     assert asked == ["one", "one"]
     assert not np.allclose(before, after)

@@ -1,6 +1,7 @@
 """Exports a trained classifier: torch -> ONNX fp32 -> ONNX int8, each step checked against the one before."""
 
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,16 +13,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertLayer, BertOutput, BertSelfOutput
 
 from jingyin.model.bundle import PIECES, Bundle, Golden, Network, default_path, read_bundle
 from jingyin.model.errors import BundleError, ConfigError
+from jingyin.model.files import atomic_folder
 from jingyin.model.labels import LABELS
 from jingyin.model.tokenizer import PieceTokenizer
 from jingyin.serve.networks import open_session
-from jingyin.train.network import ExportedClassifier, SignHead, SmsClassifier, state_indices
-from jingyin.train.saved import Vocabulary
+from jingyin.train.network import ExportedClassifier, SignHead, SmsClassifier, SmsConfig, state_indices
+from jingyin.train.saved import Vocabulary, save_classifier
 
 # Writes the classifier as an ONNX graph by hand.
 #
@@ -276,13 +277,13 @@ def dequantised(file: Path) -> SmsClassifier:
     signs = [constants.pop() for _ in range(_SIGN_CONSTANTS)][::-1] if len(constants) % 12 > _HEAD_CONSTANTS else []
     head = [constants.pop() for _ in range(_HEAD_CONSTANTS)][::-1]
     layers = [constants[i : i + 12] for i in range(0, len(constants), 12)]
-    config = BertConfig(
+    config = SmsConfig(
         vocab_size=len(words), hidden_size=words.shape[1], num_hidden_layers=len(layers),
         num_attention_heads=int(_attribute(graph, "MultiHeadAttention", "num_heads")),
         intermediate_size=layers[0][6].shape[1], max_position_embeddings=len(positions),
         layer_norm_eps=_attribute(graph, "LayerNormalization", "epsilon"),
     )  # fmt: skip
-    model = SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS), _sign_head(signs))
+    model = SmsClassifier(config).with_signs(_sign_head(signs))
     state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
     state |= {"embeddings.LayerNorm.weight": norms[0], "embeddings.LayerNorm.bias": norms[1]}
     state |= {"embeddings.token_type_embeddings.weight": np.zeros((2, words.shape[1]), np.float32)}
@@ -293,7 +294,8 @@ def dequantised(file: Path) -> SmsClassifier:
         # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
         model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == len(head[1]) else head[0].T)[: len(LABELS)])
         model.head.bias.copy_(torch.tensor(head[1])[: len(LABELS)])
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
@@ -344,3 +346,19 @@ def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
     ordered = [found[number] for number in sorted(found)]
     ordered[0], ordered[1] = ordered[1], ordered[0]  # the graph names the positions first
     return ordered
+
+
+def export_transformers(bundle: Path, out: Path) -> None:
+    """Write a bundle's main network, its tokenizer and a README to the new folder `out`, for transformers.
+
+    Raises ConfigError when `out` exists, BundleError for a bundle without a main network.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists; name a new folder, or remove it first")
+    manifest = read_bundle(bundle).manifest
+    classifier, vocabulary = classifier_of_bundle(str(bundle))
+    card = files("jingyin.train").joinpath("templates/transformers.md").read_text(encoding="utf-8")
+    with atomic_folder(out) as folder:
+        save_classifier(classifier, vocabulary, folder)
+        filled = card.format(id=manifest.id, review=manifest.review.risk, block=manifest.block.risk)
+        (folder / "README.md").write_text(filled, encoding="utf-8")

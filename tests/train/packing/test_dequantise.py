@@ -30,7 +30,7 @@ def network(heads: int, signs: int = 0) -> SmsClassifier:
         max_position_embeddings=64, layer_norm_eps=1e-7,
     )  # fmt: skip
     encoder = BertModel(config, add_pooling_layer=False)
-    model = SmsClassifier(encoder, 5, new_sign_head(encoder, signs) if signs else None)
+    model = SmsClassifier.on(encoder).with_signs(new_sign_head(encoder, signs) if signs else None)
     torch.nn.init.normal_(model.head.weight)
     if model.sign_head:
         for weights in model.sign_head.parameters():
@@ -41,8 +41,10 @@ def network(heads: int, signs: int = 0) -> SmsClassifier:
 
 def logits(model: SmsClassifier, messages: list[list[int]]) -> np.ndarray:
     with torch.no_grad():
-        each = [model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)) for ids in messages]
-    return torch.cat(each).numpy()
+        each = [model(torch.tensor([ids])) for ids in messages]
+    return torch.cat(
+        [torch.cat([o.logits, *([] if o.sign_logits is None else [o.sign_logits])], 1) for o in each]
+    ).numpy()
 
 
 @pytest.mark.parametrize(("heads", "signs"), [(3, 0), (4, 0), (4, 7)])

@@ -26,7 +26,7 @@ def network(seed: int, **changes: object) -> SmsClassifier:
     settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, **changes}
     config = BertConfig(vocab_size=90, max_position_embeddings=64, **settings)
     encoder = BertModel(config, add_pooling_layer=False)
-    model = SmsClassifier(encoder, 5, new_sign_head(encoder, 3))
+    model = SmsClassifier.on(encoder).with_signs(new_sign_head(encoder, 3))
     for weights in (parameter for name, parameter in model.named_parameters() if "head" in name):
         torch.nn.init.normal_(weights)
     model.mean.normal_()

@@ -42,7 +42,7 @@ def test_only_a_classify_stage_leaves_a_teacher(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_head_sees_features_of_mean_0_and_deviation_1() -> None:
-    model = SmsClassifier(random_encoder().model, 5)
+    model = SmsClassifier.on(random_encoder().model)
     ids = [[2, *np.random.default_rng(i).integers(4, 200, 8).tolist(), 3] for i in range(64)]
     standardise(model, ids, seed=1)
     with torch.no_grad():
