@@ -103,12 +103,17 @@ class Classify(_Training, _Rates):
     """Hidden size of a new small network, whose words begin as principal components of the encoder's."""
     head_rate: float = Field(default=10.0, gt=0)
     """The head learns this many times faster than the encoder."""
+    frozen: int = Field(default=0, ge=0)
+    """Word embeddings and this many of the first layers stay as they are: a third of the time, for a deep network."""
     label_smoothing: float = Field(default=0.02, ge=0, lt=1)
     teachers: tuple[str, ...] = ()
     """Run folders, "stage:NAME", or "bundle": the mean of their log-odds teaches."""
     distillation_weight: float = Field(default=0.7, ge=0, le=1)
     """Share of the teachers' probabilities in the target of an authored message; the rest is its own label, which is all
     that a real message has: of traffic that a bundle has not seen it is wrong where it matters."""
+    sure: float = Field(default=1.0, gt=0, le=1)
+    """Share of the authored messages that are shown of those whose label the teachers give 0.95 or more; all others
+    are."""
     clauses: float = Field(default=0.0, ge=0, le=1)
     """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
     traffic: str | None = None

@@ -67,7 +67,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
 def transformers_tokenizer(vocabulary: Vocabulary, positions: int) -> PreTrainedTokenizerFast:
     """Return the vocabulary as a tokenizer of transformers, for clean text of at most `positions` tokens.
 
-    Names of special tokens in a text stay text. A vocabulary of pieces spells placeholders out by itself.
+    Clean text is lower case, so that nothing in it is the name of a special token. A vocabulary of pieces spells placeholders out by itself.
     """
     backend = Tokenizer.from_str(vocabulary.tokenizer.backend.to_str())
     if vocabulary.pieces:
@@ -79,7 +79,7 @@ def transformers_tokenizer(vocabulary: Vocabulary, positions: int) -> PreTrained
     )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, pad_token=pad, unk_token=unknown, cls_token=start, sep_token=end,
-        model_max_length=positions, model_input_names=["input_ids", "attention_mask"], split_special_tokens=True,
+        model_max_length=positions, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 
 

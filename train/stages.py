@@ -164,6 +164,9 @@ def run_classify(job: Job[Classify]) -> StageResult:
     train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
     model = without_dropout(new_classifier(start))
     model = model.with_signs(None)  # trained anew below
+    if recipe.frozen:
+        for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
+            part.requires_grad_(False)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     rows = examples(train, encode, target)
     if start.classifier is None:
@@ -231,7 +234,14 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -
         :, None
     ]  # a copy whose company or quotation turns the label has its own
     target[written] = (1 - share) * target[written] + share * own
-    return rows.and_(pieces), np.concatenate([target, soft[len(plain) :]]).astype(np.float32)
+    sure = soft[np.arange(len(plain)), plain.labels] >= _SURE
+    left_out = numbers[sure & (np.random.default_rng(recipe.seed).random(len(plain)) >= recipe.sure)]
+    shown = np.flatnonzero(~np.isin(rows.messages, left_out))
+    target = np.concatenate([target[shown], soft[len(plain) :]]).astype(np.float32)
+    return rows.take(shown).and_(pieces), target
+
+
+_SURE = 0.95  # of the teachers' probability of a message's label
 
 
 def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:

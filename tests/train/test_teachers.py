@@ -25,8 +25,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def teacher(tmp_path: Path, name: str, weights: bytes) -> str:
-    trained_weights(tmp_path / name).parent.mkdir()
-    trained_weights(tmp_path / name).write_bytes(weights)
+    network = tmp_path / name / "network"
+    network.mkdir(parents=True, exist_ok=True)
+    (network / "model.safetensors").write_bytes(weights)
     return str(tmp_path / name)
 
 

@@ -42,7 +42,8 @@ def fp32(tmp_path: Path) -> Path:
 
 def logits_of(model: SmsClassifier, messages: list[list[int]]) -> np.ndarray:
     with torch.no_grad():
-        return model(*pad(messages)).numpy()
+        found = model(*pad(messages))
+        return torch.cat([found.logits, found.sign_logits], 1).numpy()
 
 
 def test_onnx_is_torch(fp32):

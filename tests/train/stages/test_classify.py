@@ -8,7 +8,7 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.train import stages as classify
 from jingyin.train.data import read_split
 from jingyin.train.encoder import random_encoder
-from jingyin.train.network import SmsClassifier
+from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Classify
 from jingyin.train.runs import Job
 from jingyin.train.saved import is_classifier, load_classifier
@@ -36,7 +36,7 @@ def test_several_teachers_agree_on_the_mean_of_their_log_odds(tiny_run: Path, co
 
 def test_only_a_classify_stage_leaves_a_teacher(tmp_path: Path) -> None:
     assert not is_classifier(tmp_path)
-    with pytest.raises(ConfigError, match=r"holds no classifier\.safetensors; name the run folder of a classify stage"):
+    with pytest.raises(ConfigError, match=r"holds no network; name the run folder of a classify stage"):
         load_classifier(tmp_path)
 
 
@@ -46,7 +46,7 @@ def test_the_head_sees_features_of_mean_0_and_deviation_1() -> None:
     ids = [[2, *np.random.default_rng(i).integers(4, 200, 8).tolist(), 3] for i in range(64)]
     standardise(model, ids, seed=1)
     with torch.no_grad():
-        pooled = torch.cat([model.pool(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)) for row in ids])
+        pooled = torch.cat([mean_pool(model.encoder, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)) for row in ids])
     features = (pooled - model.mean) / model.sd
     torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=0.05, rtol=0)  # measured in bf16
     torch.testing.assert_close(features.std(0), torch.ones(64), atol=0.1, rtol=0)
