@@ -87,7 +87,7 @@ def _network(run: Path | None) -> Any:
         "intermediate_size": 1536,
     }
     config = BertConfig(vocab_size=_tokenizer().vocab_size, max_position_embeddings=MAX_TOKENS, **shape)
-    return SmsClassifier(BertModel(config, add_pooling_layer=False), len(LABELS)).eval()
+    return SmsClassifier.on(BertModel(config, add_pooling_layer=False)).eval()
 
 
 def _tokenizer() -> Any:

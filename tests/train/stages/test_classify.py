@@ -46,7 +46,9 @@ def test_the_head_sees_features_of_mean_0_and_deviation_1() -> None:
     ids = [[2, *np.random.default_rng(i).integers(4, 200, 8).tolist(), 3] for i in range(64)]
     standardise(model, ids, seed=1)
     with torch.no_grad():
-        pooled = torch.cat([mean_pool(model.encoder, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)) for row in ids])
+        pooled = torch.cat(
+            [mean_pool(model.encoder, torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)) for row in ids]
+        )
     features = (pooled - model.mean) / model.sd
     torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=0.05, rtol=0)  # measured in bf16
     torch.testing.assert_close(features.std(0), torch.ones(64), atol=0.1, rtol=0)
