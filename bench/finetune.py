@@ -24,11 +24,11 @@ from statistics import mean
 import yaml
 
 from jingyin.model.bundle import default_path
-from jingyin.model.labels import FLAGGED
+from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import SPLITS, Row
-from jingyin.train.evaluate.samples import BENIGN, read_rows
+from jingyin.train.evaluate.samples import read_rows
 from jingyin.train.finetune import finetune
 from jingyin.train.finetune_data import Columns, Splits, authored_corpus
 from jingyin.train.pipeline import train

@@ -9,6 +9,9 @@ LABELS = ("ordinary", "lawful_collection", "debt_threat", "pay_to_stop", "other_
 FLAGGED = ("debt_threat", "pay_to_stop")
 """Labels whose probabilities add up to the risk."""
 
+BENIGN = ("ordinary", "lawful_collection")
+"""Labels whose messages are false positives when they are flagged; other_threat is neither benign nor flagged."""
+
 ACTIONS = ("pass", "review", "block")
 """What a gateway should do, mildest first."""
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle
 from jingyin.model.cascade import FLAGGED_INDEX, with_risk
 from jingyin.model.errors import ConfigError
-from jingyin.model.labels import LABELS, Verdict
+from jingyin.model.labels import BENIGN, LABELS, Verdict
 from jingyin.model.text import clean
 from jingyin.serve.archive.inputs import find
 from jingyin.serve.scorer import Scorer
@@ -257,7 +257,6 @@ def decide(run: Path, incumbent: Path, sources: list[str]) -> Promotion:
 
 SOURCES = {"own": "own messages", "authored": "authored messages", TRAFFIC: "own traffic"}
 
-_BENIGN = ("ordinary", "lawful_collection")
 _REPORT = """# Fine-tuning report
 
 Bundle `{after}` against `{before}`, on messages that were not trained on. Flagged: reviewed or blocked.
@@ -295,7 +294,7 @@ def compare(before: Scorer, after: Scorer, rows: Sequence[Row]) -> list[Count]:
     for source in SOURCES:
         here = np.array([row.source == source for row in rows])
         threats = here & np.array([row.label in _flagged() for row in rows])
-        benign = here & np.array([row.label in _BENIGN for row in rows])
+        benign = here & np.array([row.label in BENIGN for row in rows])
         named = here & np.array([row.family not in SIDES for row in rows])
         kinds = (
             ("threats flagged", threats, flags),

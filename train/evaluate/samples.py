@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
-from jingyin.model.labels import LABELS
+from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import UNKNOWN, unknown_ids
 from jingyin.train.evaluate.statistics import Bools, Ints
-
-BENIGN = ("ordinary", "lawful_collection")
-"""Labels whose rows count as false positives when they are flagged; other_threat is neither benign nor flagged."""
 
 NOT_SCORED = ("fragment", "borderline")
 """Columns that, where true, take a row out of the figures."""
