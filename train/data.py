@@ -94,10 +94,6 @@ def read_split(corpus: Path, split: str) -> Rows:
     )
 
 
-WRITTEN = frozenset(("authored", "own", "nonsense", "everyday"))
-"""Sources whose messages were written or generated: no sample of traffic."""
-
-
 def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
     count = len(cleaned)

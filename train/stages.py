@@ -26,7 +26,8 @@ from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax
 from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.model.text import CleanText, clean
 from jingyin.serve.scorer import Scorer
-from jingyin.train.data import WRITTEN, Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
+from jingyin.train.corpus.public import SOURCES
+from jingyin.train.data import Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
 from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, new_classifier, start_from, with_own_pieces
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
@@ -199,7 +200,7 @@ def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
     read = read_bundle(bundle_folder(bundle))
     scores = prefilter_scores(read.prefilter_weights, code_points([each.text for each in rows.cleaned]))
     passes = scores[0] >= read.manifest.prefilter.ordinary.threshold
-    written = np.array([source in WRITTEN for source in rows.sources])
+    written = np.array([source not in SOURCES for source in rows.sources])
     drawn = np.random.default_rng(seed).random(int(rows.messages.max()) + 1)[rows.messages] < _OTHERS
     return np.asarray(written | passes | drawn)
 
@@ -221,7 +222,7 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
         return rows, target
-    written = np.array([source in WRITTEN for source in rows.sources])
+    written = np.array([source not in SOURCES for source in rows.sources])
     numbers, first = np.unique(rows.messages[written], return_index=True)
     plain = rows.take(np.flatnonzero(written)[first])
     pieces = unlabelled(

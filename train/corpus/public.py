@@ -223,7 +223,9 @@ SOURCES: dict[str, Source] = {
     "jsonl": Source("your own JSON lines", "", "yours", label=None),
     "csv": Source("your own CSV", "", "yours", label=None, raws=_csv_rows),
 }
-"""Kind -> source; messages of a source that bears one label are all that the guide calls ordinary.
+"""Kind -> source: all real traffic, public or one's own that nobody picked; other sources were written or generated.
+
+Messages of a source that bears one label are all that the guide calls ordinary.
 
 A source without a reader of its own is read from JSON lines with a `text` each.
 """

@@ -33,7 +33,7 @@ from jingyin.model.cascade import (
     softmax,
 )
 from jingyin.model.errors import InputError
-from jingyin.model.labels import LABELS
+from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.prefilter import (
     BUCKETS,
     Units,
@@ -48,6 +48,7 @@ from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import CleanString
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.serve.networks import NetworkReader, tokenizers_of
+from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import is_annotated
 from jingyin.train.data import Rows, read_split, signs_of_rows
 from jingyin.train.pack.thresholds import (
@@ -118,8 +119,6 @@ def _matrix(texts: Sequence[str]) -> csr_matrix:
 
 
 _ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
-_BENIGN = [_ORDINARY, _LAWFUL]
-_CHOSEN = ("authored", "own")  # sources whose messages were written or picked: no sample of traffic
 FEWEST_REAL = 300
 """Real messages from which thresholds can be set on them alone."""
 
@@ -187,8 +186,8 @@ def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.fl
 
 def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
-    benign = np.isin(rows.labels, _BENIGN)
-    real = benign & np.array([source not in _CHOSEN for source in rows.sources])
+    benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN])
+    real = benign & np.array([source in SOURCES for source in rows.sources])
     return real if real.sum() >= FEWEST_REAL else benign
 
 
