@@ -15,6 +15,12 @@ from jingyin.serve.sms import Part, Segment, read_part
 RESPONSE = 0x80000000
 """Added to a request's command it names its response."""
 
+CHINESE_CODINGS: dict[int | str, str] = {
+    **dict.fromkeys((0, 1, 2, 3, 12, 13, 14, 16, 17, 18, 19), "gbk"),
+    **dict.fromkeys((10, 11), "ucs2"),
+}
+"""What CMPP, SMGP and SGIP mean by a coding where it differs from SMPP: a byte a character is ASCII, or GBK."""
+
 
 class FrameError(InputError):
     """A frame whose length can't be true: what follows it can't be found."""
@@ -67,11 +73,16 @@ class Fields:
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
 
+    @property
+    def left(self) -> int:
+        """Return how many bytes are not read yet."""
+        return len(self.data) - self.at
+
     def take(self, count: int) -> bytes:
         """Read so many bytes."""
-        self.at += count
-        if self.at > len(self.data):
+        if count > self.left:
             raise UnreadableError
+        self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, count: int = 1) -> int:
@@ -85,7 +96,7 @@ class Fields:
     def tlvs(self) -> list[tuple[int, bytes]]:
         """Read parameters, each a tag, a length and a value, to the end of the frame."""
         found = []
-        while self.at < len(self.data):
+        while self.left:
             tag, length = self.number(2), self.number(2)
             found.append((tag, self.take(length)))
         return found
@@ -139,7 +150,12 @@ class Codec:
 
     def close(self) -> bytes:
         """Return the request that ends a session, with `own_sequence`."""
-        raise NotImplementedError
+        command = next(command for command, kind in self.kinds.items() if kind is Kind.CLOSE)
+        return struct.pack(">2I", self.header.size, command) + self.own_sequence
+
+    def respond(self, frame: Frame, body: bytes) -> bytes:
+        """Return a response with a body, where the rest of the header is the sequence number."""
+        return struct.pack(">2I", self.header.size + len(body), frame.command | RESPONSE) + frame.sequence + body
 
     def out_of_step(self) -> bytes:
         """Return the answer to what can't be framed, b"" where there is none."""
@@ -169,6 +185,18 @@ def segment(content: bytes, *, header: bool) -> Segment:
     if length > len(content) or (unannounced and not header and read_part(content[:length]) is None):
         return Segment(content)
     return Segment(content[length:], content[:length])
+
+
+def contents(fields: Fields, length: int, reserved: int, *, header: bool) -> list[Segment]:
+    """Read a content of `length` bytes before `reserved` others, and what a frame has behind them as text too.
+
+    Some gateways count characters instead of bytes. Raises UnreadableError if the frame is too short.
+    """
+    content = fields.take(length)
+    rest = fields.data[fields.at :]
+    fields.take(reserved)
+    texts = [content, content + rest] if fields.left else [content]
+    return [segment(each, header=header) for each in texts]
 
 
 def message(

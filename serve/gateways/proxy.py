@@ -415,7 +415,9 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
     parser.add_argument("--judge", choices=JUDGED, default="submit", help="messages to phones, from phones, or both")
     parser.add_argument("--block-status", type=lambda text: int(text, 0), help="the code that answers blocked messages")
     if back:
-        parser.add_argument("--back-port", type=int, help="where the gateway connects to for the client")
+        parser.add_argument(
+            "--back-port", type=int, default=port + 1, help="where the gateway connects to for the client"
+        )
         parser.add_argument("--sp", type=address, metavar="HOST:PORT", help="where the client listens for the gateway")
     run(parser.parse_args(), lambda given, client: start(codec, given, client))
 

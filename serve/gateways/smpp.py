@@ -90,7 +90,7 @@ class Smpp(Codec):
 
     def close(self) -> bytes:
         """Return an unbind."""
-        return self.header.pack(self.header.size, UNBIND, 0, 0)[:12] + self.own_sequence
+        return self.header.pack(self.header.size, UNBIND, 0, int.from_bytes(self.own_sequence))
 
     def out_of_step(self) -> bytes:
         """Return a generic_nack with ESME_RINVCMDLEN."""

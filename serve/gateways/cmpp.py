@@ -1,0 +1,118 @@
+"""CMPP 2.0 and 3.0, China Mobile: python -m jingyin.serve.gateways.cmpp --port 7890 --gateway HOST:PORT --jingyin URL."""
+
+import struct
+from contextlib import suppress
+from typing import ClassVar
+
+from jingyin.serve.gateways.codec import (
+    CHINESE_CODINGS,
+    RESPONSE,
+    Codec,
+    Fields,
+    Frame,
+    Kind,
+    Message,
+    UnreadableError,
+    contents,
+    message,
+)
+from jingyin.serve.gateways.proxy import main
+from jingyin.serve.sms import Part
+
+CONNECT, TERMINATE, SUBMIT, DELIVER, FORWARD = 1, 2, 4, 5, 9
+_TWO, _THREE = (21, 0, 8), (32, 1, 20)
+"""What differs: the width of a phone's number, the bytes of its type, the bytes of Reserve or LinkID at the end."""
+_UDHI = 0x41  # bit 0 by the document; bit 6 as it comes from SMPP
+
+
+class Cmpp(Codec):
+    """The version is the CONNECT's; the length of its response confirms it, for some peers answer in the other's widths.
+
+    CMPP_FWD, which gateways use between each other, is refused.
+    """
+
+    header = struct.Struct(">3I")
+    sequence = slice(8, 12)
+    own_sequence = b"\xff\xff\xff\xff"
+    codings = CHINESE_CODINGS
+    kinds: ClassVar = {
+        CONNECT: Kind.LOGIN, TERMINATE: Kind.CLOSE, SUBMIT: Kind.SUBMIT, FORWARD: Kind.SUBMIT, DELIVER: Kind.DELIVER
+    }  # fmt: skip
+    statuses: ClassVar = {"block": 100, "unreadable": 1, "command": 2, "unbound": 2, "down": 5, "busy": 8}
+
+    def __init__(self) -> None:
+        self._layout, self._version = _TWO, 0x20
+
+    def frame(self, data: bytes) -> Frame:
+        """Read the header of a frame, and of CONNECT and its response the version."""
+        frame = super().frame(data)
+        if frame.command == CONNECT and len(data) > 34:
+            self._version = data[34]
+            self._layout = _THREE if self._version >= 0x30 else _TWO
+        elif frame.command == CONNECT | RESPONSE:
+            self._layout = _THREE if len(data) >= 33 else _TWO
+        return frame
+
+    def read(self, frame: Frame) -> Message | None:
+        """Read the message in the layout of the session, or in the other if only that has the length of the frame."""
+        if frame.command == FORWARD:
+            raise UnreadableError("command")
+        read = self._deliver if frame.command == DELIVER else self._submit
+        fits: dict[tuple[int, int, int], tuple[Message | None, int]] = {}
+        for layout in (self._layout, _TWO, _THREE):
+            fields = Fields(frame.data, self.header.size)
+            with suppress(UnreadableError):
+                fits[layout] = read(fields, layout), fields.left
+        whole = [found for found, left in fits.values() if not left]
+        if not whole and self._layout not in fits:
+            raise UnreadableError
+        found, loose = (whole or [None])[0], fits.get(self._layout, (None, 0))[0]
+        if found is None or loose is None:
+            return found if whole else loose
+        return found._replace(texts=list(dict.fromkeys((*found.texts, *loose.texts))))
+
+    def _submit(self, fields: Fields, layout: tuple[int, int, int]) -> Message:
+        width, kind, reserved = layout
+        fields.take(8)  # Msg_Id
+        total, number = fields.number(), fields.number()
+        fields.take(13 + width + kind)  # Registered_Delivery, Msg_level, Service_Id, Fee_UserType, Fee_terminal_Id
+        fields.take(1)  # TP_pId
+        header, coding = fields.number() & _UDHI, fields.number()
+        fields.take(48)  # Msg_src, FeeType, FeeCode, ValId_Time, At_Time
+        source = fields.text(21)
+        destinations = [fields.text(width) for _ in range(fields.number())]
+        if not destinations:
+            raise UnreadableError
+        fields.take(kind)
+        texts = contents(fields, fields.number(), reserved, header=bool(header))
+        return message(texts, coding, source, destinations, Part(-1, total, number))
+
+    def _deliver(self, fields: Fields, layout: tuple[int, int, int]) -> Message | None:
+        width, kind, reserved = layout
+        fields.take(8)  # Msg_Id
+        destination = fields.text(21)
+        fields.take(11)  # Service_Id, TP_pid
+        header, coding = fields.number() & _UDHI, fields.number()
+        source = fields.text(width)
+        fields.take(kind)
+        is_report = fields.number() == 1
+        texts = contents(fields, fields.number(), reserved, header=bool(header))
+        return None if is_report else message(texts, coding, source, [destination])
+
+    def refuse(self, frame: Frame, status: int) -> bytes:
+        """Return the response, whose status has the width of the version."""
+        result = status.to_bytes(4 if self._layout is _THREE else 1)
+        if frame.command == CONNECT:
+            return self.respond(frame, result + bytes(16) + bytes((self._version,)))
+        identifier = frame.data[12:20] if frame.command == DELIVER else bytes(8)
+        return self.respond(frame, identifier + (b"\1\1" if frame.command == FORWARD else b"") + result)
+
+    def succeeded(self, answer: Frame) -> bool:
+        """Return whether Status or Result is 0."""
+        if answer.command == CONNECT | RESPONSE:
+            return not any(answer.data[12 : 16 if self._layout is _THREE else 13])
+        return not any(answer.data[20:])
+
+
+if __name__ == "__main__":
+    main(Cmpp, "cmpp", 7890)

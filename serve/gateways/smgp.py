@@ -1,0 +1,112 @@
+"""SMGP 3.0, China Telecom: python -m jingyin.serve.gateways.smgp --port 8890 --gateway HOST:PORT --jingyin URL."""
+
+import struct
+from contextlib import suppress
+from typing import ClassVar
+
+from jingyin.serve.gateways.codec import (
+    CHINESE_CODINGS,
+    RESPONSE,
+    Codec,
+    Fields,
+    Frame,
+    Kind,
+    Message,
+    UnreadableError,
+    message,
+    segment,
+)
+from jingyin.serve.gateways.proxy import main
+from jingyin.serve.sms import Part
+
+LOGIN, SUBMIT, DELIVER, FORWARD, EXIT = 1, 2, 3, 5, 6
+_UDHI, _TP_UDHI, _PK_TOTAL, _PK_NUMBER = 0x41, 0x0002, 0x0009, 0x000A
+_FIXED_FEE, _NO_FIXED_FEE = 6, 0
+
+
+class Smgp(Codec):
+    """Version 1.3 has no FixedFee: what follows it lies six bytes earlier.
+
+    Forward, which gateways use between each other, is refused.
+    """
+
+    header = struct.Struct(">3I")
+    sequence = slice(8, 12)
+    own_sequence = b"\xff\xff\xff\xff"
+    codings = CHINESE_CODINGS
+    kinds: ClassVar = {
+        LOGIN: Kind.LOGIN, SUBMIT: Kind.SUBMIT, FORWARD: Kind.SUBMIT, DELIVER: Kind.DELIVER, EXIT: Kind.CLOSE
+    }  # fmt: skip
+    statuses: ClassVar = {"block": 128, "unreadable": 10, "command": 11, "unbound": 21, "down": 1, "busy": 1}
+
+    def __init__(self) -> None:
+        self._fee, self._version = _FIXED_FEE, 0x30
+
+    def frame(self, data: bytes) -> Frame:
+        """Read the header of a frame, and of Login the version."""
+        frame = super().frame(data)
+        if frame.command == LOGIN and len(data) > 41:
+            self._version = data[41]
+            self._fee = _NO_FIXED_FEE if self._version < 0x30 else _FIXED_FEE
+        return frame
+
+    def read(self, frame: Frame) -> Message | None:
+        """Read the message in the layout of the session, or in the other if only that fits the frame."""
+        if frame.command == FORWARD:
+            raise UnreadableError("command")
+        if frame.command == DELIVER:
+            return self._deliver(Fields(frame.data, self.header.size))
+        for fee in (self._fee, _FIXED_FEE, _NO_FIXED_FEE):
+            with suppress(UnreadableError):
+                return self._submit(Fields(frame.data, self.header.size), fee)
+        raise UnreadableError
+
+    def _submit(self, fields: Fields, fee: int) -> Message:
+        fields.take(13)  # MsgType, NeedReport, Priority, ServiceID
+        fields.take(8 + fee)  # FeeType, FeeCode, FixedFee
+        coding = fields.number()
+        fields.take(34)  # ValidTime, AtTime
+        source = fields.text(21)
+        fields.take(21)  # ChargeTermID
+        destinations = [fields.text(21) for _ in range(fields.number())]
+        if not destinations:
+            raise UnreadableError
+        content = fields.take(fields.number())
+        header, hint = self._parameters(fields)
+        return message([segment(content, header=header)], coding, source, destinations, hint)
+
+    def _deliver(self, fields: Fields) -> Message | None:
+        fields.take(10)  # MsgID
+        is_report, coding = fields.number() == 1, fields.number()
+        fields.take(14)  # RecvTime
+        source, destination = fields.text(21), fields.text(21)
+        content = fields.take(fields.number())
+        header, hint = self._parameters(fields)
+        return None if is_report else message([segment(content, header=header)], coding, source, [destination], hint)
+
+    def _parameters(self, fields: Fields) -> tuple[bool, Part | None]:
+        """Read Reserve and the TLVs: whether there is a header, and what is said of the part."""
+        fields.take(8)
+        if fields.left == 4:  # node-smgp writes TP_pid, TP_udhi, PkTotal and PkNumber without tag and length
+            _, header, total, number = fields.take(4)
+            return bool(header & _UDHI), Part(-1, total, number)
+        values = fields.tlvs()
+        header = any(value and value[0] & _UDHI for tag, value in values if tag == _TP_UDHI)
+        total, number = (max((v[0] for t, v in values if t == tag and v), default=0) for tag in (_PK_TOTAL, _PK_NUMBER))
+        return bool(header), Part(-1, total, number)
+
+    def refuse(self, frame: Frame, status: int) -> bytes:
+        """Return the response."""
+        if frame.command == LOGIN:
+            return self.respond(frame, status.to_bytes(4) + bytes(16) + bytes((self._version,)))
+        identifier = frame.data[12:22] if frame.command == DELIVER else b""
+        return self.respond(frame, identifier.ljust(10, b"\0") + status.to_bytes(4))
+
+    def succeeded(self, answer: Frame) -> bool:
+        """Return whether Status is 0."""
+        at = 12 if answer.command == LOGIN | RESPONSE else 22
+        return not any(answer.data[at : at + 4])
+
+
+if __name__ == "__main__":
+    main(Smgp, "smgp", 8890)
