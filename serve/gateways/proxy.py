@@ -116,6 +116,8 @@ class _Peer:
                 self._writer.close()
                 await self._writer.wait_closed()
         except OSError:  # a timeout is one
+            pass
+        finally:
             self._writer.transport.abort()
 
 

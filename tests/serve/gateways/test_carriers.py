@@ -215,7 +215,6 @@ def test_either_bit_says_that_there_is_a_header(dialect: Dialect, bit: int) -> N
     assert made.texts == [Segment(GOOD, header)]
 
 
-@pytest.mark.service
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)
 def test_a_message_between_gateways_is_refused(dialect: Dialect) -> None:
     forward = 5 if dialect is SMGP else 9
@@ -231,7 +230,6 @@ def test_a_message_between_gateways_is_refused(dialect: Dialect) -> None:
     play(scenario, dialect)
 
 
-@pytest.mark.service
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3], ids=lambda dialect: dialect.name)
 def test_parts_that_only_pk_total_and_pk_number_tell(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
@@ -242,7 +240,6 @@ def test_parts_that_only_pk_total_and_pk_number_tell(dialect: Dialect) -> None:
     play(scenario, dialect, hold=20)
 
 
-@pytest.mark.service
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP, SGIP], ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize(("coding", "codec"), [(0, "gbk"), (15, "gbk"), (8, "utf-16-be"), (8, "utf-16-le"), (8, "utf-16"), (0, "utf-16-be"), (15, "utf-8"), (25, "utf-16-be"), (4, "utf-16-be"), (11, "utf-8"), (1, "gbk")])  # fmt: skip
 def test_codings_and_what_deviates_from_them(dialect: Dialect, coding: int, codec: str) -> None:
@@ -257,7 +254,6 @@ def test_codings_and_what_deviates_from_them(dialect: Dialect, coding: int, code
 # ---- SGIP's gateway connects to the client too
 
 
-@pytest.mark.service
 @pytest.mark.parametrize(("judge", "judged"), [("submit", False), ("deliver", True)])
 def test_the_gateways_own_connections_are_passed_on(judge: str, judged: bool) -> None:
     async def scenario(world: World) -> None:
@@ -325,7 +321,7 @@ def test_2_000_changed_frames(dialect: Dialect) -> None:
     fuzz(dialect, 2_000)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
 def test_100_000_changed_frames(dialect: Dialect) -> None:
     fuzz(dialect, 100_000)

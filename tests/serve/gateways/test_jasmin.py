@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from tests.serve.http.http_fakes import InThread
 
-pytestmark = pytest.mark.service
-
 SCRIPT = Path(__file__).parents[3] / "serve/gateways/jasmin.py"
 Default = Enum("Default", ["UCS2", "LATIN_1", "SMSC_DEFAULT_ALPHABET"])
 Feature = Enum("Feature", ["UDHI_INDICATOR_SET"])

@@ -23,9 +23,6 @@ from jingyin.serve.gateways.client import REGISTRY, Client, Http
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
 from jingyin.serve.gateways.parts import Joiner
 
-pytestmark = pytest.mark.service
-
-
 # ---- what a query says
 
 

@@ -14,7 +14,6 @@ from jingyin.serve.gateways.codec import Message
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.sms import Part, Segment
 
-pytestmark = pytest.mark.service
 PLAIN = "早".encode("utf-16-be")
 
 

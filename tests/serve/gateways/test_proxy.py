@@ -11,8 +11,6 @@ from tests.serve.http.http_fakes import InThread
 from jingyin.serve.gateways import proxy
 from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY
 
-pytestmark = pytest.mark.service
-
 
 @pytest.fixture(params=ALL, ids=lambda dialect: dialect.name)
 def dialect(request: pytest.FixtureRequest) -> Dialect:

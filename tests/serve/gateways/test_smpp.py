@@ -147,7 +147,6 @@ def test_no_other_error_whatever_comes(command: int, body: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("on_failure", ["pass", "block"])
-@pytest.mark.service
 def test_what_can_not_be_read_is_refused_whatever_is_set(bad: bytes, wanted: int, on_failure: str) -> None:
     bad = len(bad).to_bytes(4) + bad[4:]
 
@@ -160,7 +159,6 @@ def test_what_can_not_be_read_is_refused_whatever_is_set(bad: bytes, wanted: int
     play(scenario, SMPP, on_failure=on_failure)
 
 
-@pytest.mark.service
 def test_the_coding_that_the_smsc_means_by_0() -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -175,7 +173,6 @@ def test_the_coding_that_the_smsc_means_by_0() -> None:
     ("coding", "codec"),
     [(0, "gbk"), (8, "utf-16-le"), (8, "gbk"), (0x18, "utf-16-be"), (0xE0, "utf-16-be"), (15, "utf-16-be")],
 )
-@pytest.mark.service
 def test_a_wrong_or_rare_coding_hides_nothing(coding: int, codec: str) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -185,7 +182,6 @@ def test_a_wrong_or_rare_coding_hides_nothing(coding: int, codec: str) -> None:
     play(scenario, SMPP)
 
 
-@pytest.mark.service
 def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery() -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -199,7 +195,6 @@ def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_deli
     play(scenario, SMPP)
 
 
-@pytest.mark.service
 def test_64_kilobytes() -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
