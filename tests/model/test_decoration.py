@@ -41,6 +41,7 @@ def plain(text: str) -> str:
         ("还钱~~明天见", "还钱~~明天见"),
         ("还钱~ 明天见", "还钱 明天见"),
         ("还钱(快点哈)", "还钱(快点)"),
+        ("还钱呀?快点", "还钱?快点"),
     ],
 )
 def test_particles_at_the_end_of_a_clause_are_dropped(text, wanted):

@@ -67,6 +67,19 @@ def test_behind_letters_only_what_may_belong_to_somebody_is_masked(raw: str, wan
     assert seen(raw) == wanted
 
 
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("取货码 ：您的 ：482913", "取货码 :您的 :‹code›"),  # eleven characters from its name to the code
+        ("比例1:10000", "比例1:‹number›"),  # half of it is no time of day
+        ("985大学招生", "985大学招生"),
+        ("证件110105491231002", "证件‹id_card›"),  # of fifteen digits, as they were until 1999
+    ],
+)
+def test_codes_times_and_numbers_with_a_meaning(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
 def seconds(text: str) -> float:
     """Return the least of three times that masking takes, in seconds of one core."""
     times = []

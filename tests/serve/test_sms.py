@@ -186,6 +186,7 @@ def test_two_different_parts_of_one_number_are_both_read() -> None:
         ("050003A70200", None, 0),  # part 0: ignored, as the standard says
         ("050003A70203", None, 0),  # part 3 of 2
         ("0400", None, 1),  # shorter than it says
+        ("040003A70201", None, 1),  # longer than it says
         ("050003A702", None, 1),  # truncated
         ("050009A70201", None, 1),  # an element longer than the header
         ("0100", None, 1),  # an element without a length

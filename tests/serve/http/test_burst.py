@@ -170,6 +170,13 @@ def test_of_a_long_message_the_beginning_is_counted() -> None:
     assert [counted(bursts, verdict(0.5), text).near_duplicates for text in texts] == [0, 1, 2]
 
 
+def test_what_differs_within_500_characters_is_no_near_duplicate() -> None:
+    bursts, rng = Bursts(BurstSettings()), Random(7)
+    beginning = "".join(rng.choices(HAN, k=50))
+    texts = [beginning + "".join(rng.choices(HAN, k=450)) for _ in range(3)]
+    assert [counted(bursts, verdict(0.5), text).near_duplicates for text in texts] == [0, 0, 0]
+
+
 def test_messages_of_less_risk_are_left_as_they_are() -> None:
     bursts, given_ = Bursts(BurstSettings(count=1)), verdict(0.19)
     assert all(bursts.judge(THREAT, given_, 0.0) is given_ for _ in range(5))

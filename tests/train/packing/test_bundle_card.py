@@ -16,7 +16,7 @@ def card(path: Path, recipe: dict[str, Any]) -> str:
     parts: dict[str, Any] = {
         "provenance": {**provenance, "int8_agreement": {"model.onnx": 1.0}},
         "networks": [SimpleNamespace(file="model.onnx", vocabulary="lexicon")],
-        "passed": [0.05], "loss": {}, "discount": 1.25,
+        "passed": [0.05], "loss": {"in the corpus": SimpleNamespace(lost=3, flagged=150, bound=0.0512)}, "discount": 1.25,
         "curve": [SimpleNamespace(risk=0.4, rate=0.01, bound=0.02, recall=0.85)], "review": THRESHOLD, "block": THRESHOLD,
         "calibration": SimpleNamespace(ece_before=0.1, ece_after=0.05, rows=400),
     }  # fmt: skip
@@ -50,3 +50,7 @@ def test_the_card_has_the_curve_sources_and_windows(tmp_path):
     assert "| 0.4000 | 1.0000% | 2.0000% | 85.0% |" in found
     assert "| nus | 400 | 1 | 1 |" in found
     assert "a window's log-odds less 1.25." in found
+
+
+def test_the_card_says_what_is_lost_before_the_main_network_of_what_all_would_flag(tmp_path):
+    assert "| in the corpus | 3 | 150 | 5.12% |" in card(tmp_path, {})
