@@ -275,12 +275,10 @@ def test_writing_wants_every_file(bundle):
 def test_golden_messages_are_checked_on_this_machine(copy):
     parts = parts_of(copy)
     golden = json.loads((copy / "golden.json").read_text(encoding="utf-8"))
-    golden[1]["logits"][0] += 5
+    golden[1]["logits"][0] += 0.6
     (copy / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
     manifest = write_bundle(copy, parts)
-    wanted = (
-        rf"^golden message 1 of bundle {manifest.id} is off by 5\.0\d\d|4\.9\d\d on this machine, at most 0\.25 was"
-    )
+    wanted = rf"^golden message 1 of bundle {manifest.id} is off by 0\.[4-8]\d\d on this machine, at most 0\.25 was"
     with pytest.raises(BundleError, match=wanted):
         Scorer.load(copy)
 

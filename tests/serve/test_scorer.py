@@ -258,6 +258,9 @@ def test_cache_forgets_the_least_recently_used() -> None:
     assert cache.get("1") is None
     assert cache.used <= 4_000
     assert len(cache) == 4
+    used = cache.used
+    cache.put("0", 1)  # an entry that is there takes no more room
+    assert (cache.used, cache.get("0")) == (used, 1)
 
 
 @pytest.mark.parametrize("reasons", [0, 2])

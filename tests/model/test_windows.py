@@ -1,0 +1,96 @@
+"""Which units of a message networks read, and which of them decides."""
+
+import numpy as np
+import pytest
+
+from jingyin.model.bundle import Fusion, Network, Prefilter, Rules, Stop
+from jingyin.model.cascade import cascade, prefiltered, riskiest_windows
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import Units, windows
+
+UNIFORM = (0.2,) * 5
+
+
+def rules(discount: float = 1.0, threshold: float = 0.0) -> Rules:
+    """Return the rules of one network, whose log-odds of risk stand as they are."""
+    fusion = Fusion(scores=(0.0, 0.0), weights=(1.0,), bias=0.0)
+    stop = Stop(threshold=threshold, probabilities=UNIFORM)
+    return Rules(
+        labels=LABELS, discount=discount, prefilter=Prefilter(ordinary=stop, lawful=stop),
+        networks=(Network(file="model.onnx", vocabulary="lexicon", max_tokens=320, fusion=fusion),),
+        provisional=Fusion(scores=(0.0, 1.0), weights=(), bias=0.0),
+    )  # fmt: skip
+
+
+def message(*scores: float) -> Units:
+    """Return a message as its whole and its windows, by their second scores; the first lets all go on."""
+    count = len(scores)
+    both = np.array([[9.0] * count, scores], np.float32)
+    return Units(np.zeros(1, np.int64), np.zeros(count, np.int64), [(i, i + 1) for i in range(count)], both)
+
+
+class Reader:
+    """Gives each unit a log-odds of risk, and says which it has read."""
+
+    def __init__(self, odds: list[float], tokens: int = 10) -> None:
+        self.odds, self.tokens, self.read = odds, tokens, []
+
+    def __call__(self, network: int, unit: int, room: int) -> tuple[np.ndarray, int] | None:
+        if self.tokens > room:
+            return None
+        self.read.append(unit)
+        # One label of either kind: their difference is the log-odds.
+        return np.array([0.0, -99, self.odds[unit], -99, -99], np.float32), self.tokens
+
+
+def decided(units: Units, reader: Reader, by: Rules) -> tuple[int, float]:
+    """Return the unit that decides, and the log-odds of the risk."""
+    on, stops = prefiltered(by, units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
+    found = cascade(by, units, on, stops, reader)
+    return int(found.units[0]), float(found.odds[0])
+
+
+def test_windows_are_sentences_and_each_two_that_follow_one_another():
+    text = "今天天气很好。明天去爬山吧。后天在家看书。大家都来吗?"
+    found = [text[start:end] for start, end in windows(text)]
+    assert found == [
+        "今天天气很好。", "明天去爬山吧。", "后天在家看书。", "大家都来吗?",
+        "今天天气很好。明天去爬山吧。", "明天去爬山吧。后天在家看书。", "后天在家看书。大家都来吗?",
+    ]  # fmt: skip
+    assert windows("一句话而已。") == []
+
+
+@pytest.mark.parametrize("place", [1, 3, 6])
+def test_the_riskiest_unit_decides_wherever_it_stands(place):
+    odds = [-5.0] * 7
+    odds[place] = 4.0
+    unit, risk = decided(message(*[1.0] * 7), Reader(odds), rules(discount=1.0))
+    assert (unit, risk) == (place, pytest.approx(3.0, abs=1e-6))  # a window counts one less
+
+
+def test_the_whole_decides_where_no_window_is_riskier_by_more_than_the_discount():
+    assert decided(message(1.0, 1.0, 1.0), Reader([2.0, 2.9, -5.0]), rules(discount=1.0)) == (0, pytest.approx(2.0))
+    assert decided(message(1.0, 1.0, 1.0), Reader([2.0, 3.1, -5.0]), rules(discount=1.0)) == (1, pytest.approx(2.1))
+
+
+def test_networks_read_the_whole_and_the_six_riskiest_windows_by_the_prefilter():
+    reader = Reader([-5.0] * 10)
+    decided(message(1.0, *[1, 2, 3, 4, 5, 6, 7, 8, 9]), reader, rules())
+    assert reader.read == [0, 9, 8, 7, 6, 5, 4]
+    units = message(1.0, 3.0, 1.0, 2.0)
+    assert riskiest_windows(rules(), units, np.ones(4, np.bool_), [0]) == {0: [1, 3, 2]}
+
+
+def test_a_message_goes_on_with_any_of_its_windows():
+    """What is mostly lawful, and stopped as lawful, is read where one window is not."""
+    units = message(-1.0, -1.0, 1.0)
+    on, stops = prefiltered(rules(), units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
+    assert (on.tolist(), stops.tolist()) == ([False, False, True], [-1])
+    assert decided(units, Reader([9.0, 9.0, 4.0]), rules(discount=1.0)) == (2, pytest.approx(3.0, abs=1e-6))
+    assert prefiltered(rules(), message(-1.0, -1.0), np.zeros(1, np.bool_), np.zeros(1, np.bool_))[1].tolist() == [1]
+
+
+def test_the_main_network_reads_320_tokens_of_a_message():
+    reader = Reader([-5.0] * 6, tokens=100)
+    decided(message(*[1.0] * 6), reader, rules())
+    assert len(reader.read) == 3
