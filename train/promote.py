@@ -43,7 +43,7 @@ from jingyin.train.evaluate.statistics import Bools, Floats, Ints, paired_differ
 from jingyin.train.evaluate.systems import Judged, milliseconds, open_bundle, served, size, uncached
 from jingyin.train.recipes import read_yaml
 
-CHANGED = 200
+CHANGED = 150
 """Threats, and innocents, that are disguised, attacked and put in company, at most."""
 
 _SURE = 0.995  # one-sided: a pooled check fails by chance in one of 200 runs, and so do all families together

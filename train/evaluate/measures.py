@@ -260,8 +260,8 @@ def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str
             "missed threats": rate(passes[shown & read.flagged]),
         }
     frequent = [number(row["F1"]) for row in out.values() if number(row["messages"]) >= FEWEST]
-    mean = {"F1": float(np.mean(frequent))} if frequent else {}
-    return {f"mean of the {len(frequent)} frequent ones": {"messages": float(len(rows)), **mean}, **out}, ""
+    mean = {"frequent signs": float(len(frequent)), "F1": float(np.mean(frequent))} if frequent else {}
+    return {"mean": {"messages": float(len(rows)), **mean}, **out}, ""
 
 
 def number(figure: Value) -> float:

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -160,25 +160,22 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 def _check(row: Row, where: str) -> None:
+    label, signs = row.get("label"), row.get("signs") or UNKNOWN
     if not isinstance(row.get("text"), str):
         raise InputError(f"{where}: no text; every row needs 'text', a string")
-    if row.get("label") is None:
+    if label is None:
         raise InputError(f"{where}: no label; every row needs 'label', one of {', '.join(LABELS)}")
-    if row["label"] not in LABELS:
-        raise InputError(f"{where}: unknown label {str(row['label'])[:40]!r}; known: {', '.join(LABELS)}")
-    signs = row.get("signs") or UNKNOWN
+    if label not in LABELS:
+        raise InputError(f"{where}: unknown label {str(label)[:40]!r}; known: {', '.join(LABELS)}")
     if not isinstance(signs, str):
         raise InputError(f"{where}: 'signs' is a {type(signs).__name__}; write ids of signs with commas between them")
-    if unknown := unknown_ids(signs):
-        named = ", ".join(each[:40] for each in unknown)
-        raise InputError(f"{where}: unknown signs {named!r}; known: {', '.join(SIGN_IDS)}")
+    if unknown := ", ".join(each[:40] for each in unknown_ids(signs)):
+        raise InputError(f"{where}: unknown signs {unknown!r}; known: {', '.join(SIGN_IDS)}")
 
 
 def refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
     """Raise InputError that names those of LABELS that none of `labels`, of the rows to score of `paths`, is."""
-    counts = Counter(labels)
-    empty = [label for label in LABELS if not counts[label]]
-    if empty:
+    if empty := [label for label in LABELS if label not in set(labels)]:
         raise InputError(
             f"{', '.join(map(str, paths))}: no row to score has label {', '.join(empty)}; add rows of it, or another "
             "file: recall of an empty class is not defined"
