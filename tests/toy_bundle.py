@@ -67,7 +67,8 @@ def write_toy_bundle(
         alarms or {}
     )
     for word, label in meant.items():
-        weights[tokenizer.backend.token_to_id(word), labels.index(label)] = 9
+        if label in labels:
+            weights[tokenizer.backend.token_to_id(word), labels.index(label)] = 9
     for word, sign in (signs or {}).items():
         weights[tokenizer.backend.token_to_id(word), len(labels) + named.index(sign)] = _WORD
     _write_network(path / "model.onnx", weights)

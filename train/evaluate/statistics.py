@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import betaincinv
 
 from jingyin.model.errors import InputError
 from jingyin.train.pack.thresholds import rows_needed
@@ -53,7 +53,8 @@ def rate(flags: Bools, groups: Ints | None = None) -> Rate:
     count, rows = int(flags.sum()), len(flags)
     if not rows:
         return Rate(0, 0, 0.0, 0.0, 1.0)
-    low, high = map(float, binomtest(count, rows).proportion_ci(0.95, method="exact"))
+    low = float(betaincinv(count, rows - count + 1, 0.025)) if count else 0.0
+    high = float(betaincinv(count + 1, rows - count, 0.975)) if count < rows else 1.0
     if groups is not None and 0 < count < rows and len(np.unique(groups)) < rows:
         numbers = np.unique(groups, return_inverse=True)[1]
         sizes, hits = np.bincount(numbers), np.bincount(numbers, flags)

@@ -141,7 +141,7 @@ def ngrams(training: Path) -> System:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    hashed = HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=1 << 20, alternate_sign=False)
+    hashed = HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=1 << 18, alternate_sign=False)
     model = OneVsRestClassifier(LogisticRegression(C=20.0, solver="liblinear"))
     rows = read_rows(training, ("text", "label"))
     rows = Random(0).sample(rows, min(_LEARNT, len(rows)))
