@@ -169,6 +169,6 @@ def _alarms(risks: Floats, sources: Sequence[str]) -> tuple[Floats, Floats, Floa
 
 
 def highest_allowed(risks: Floats, rate: float) -> float:
-    """Return the lowest threshold that at most `rate` of `risks` (n,) reach."""
+    """Return the lowest threshold that about `rate` of `risks` (n,) reach, to the nearest row."""
     descending = np.sort(risks)[::-1]
-    return _above(descending, int(rate * len(descending))) if len(descending) else 0.0
+    return _above(descending, round(rate * len(descending))) if len(descending) else 0.0

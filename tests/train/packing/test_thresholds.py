@@ -104,9 +104,9 @@ def test_the_curve_leads_from_one_in_ten_to_nobody():
         assert point.rate == pytest.approx((risks >= point.risk).mean())
 
 
-def test_at_most_a_rate_reaches_the_highest_allowed():
+def test_a_rate_to_the_nearest_row_reaches_the_highest_allowed():
     risks = np.arange(3000) / 3000
-    for rate, count in ((0.001, 3), (0.0004, 1), (0.0001, 0)):
+    for rate, count in ((0.001, 3), (0.0003, 1), (0.0001, 0)):
         assert (risks >= highest_allowed(risks, rate)).sum() == count
     assert highest_allowed(np.array([]), 0.5) == 0
 
