@@ -1,7 +1,8 @@
 """Measures jingyin beside baselines, in one run on one machine.
 
     python bench/speed.py                                   authored messages, about four minutes
-    python bench/speed.py FILE... --run runs/student        messages of your own; baselines with the same weights
+    python bench/speed.py FILE... --run runs/student        messages of your own, each file by itself too; baselines with
+                                                            the same weights
     python bench/speed.py FILE... --profile                 microseconds a stage
 
 Traffic is described in traffic.py, baselines in speed_baselines.py. Every process is bound to a core of its own and has
@@ -49,6 +50,7 @@ def main() -> None:
     messages = {
         "distinct": traffic.distinct(options.files, 6000, seed=1),
         "templated": traffic.templated(40_000, seed=1),
+        **{file.name: traffic.distinct([file], 6000, seed=1) for file in options.files},
     }
     if options.profile:
         from speed_profile import profile
@@ -56,8 +58,9 @@ def main() -> None:
         return profile(messages)
     cores = sorted(os.sched_getaffinity(0), reverse=True)[:2]
     work = partial(_work, messages=messages, run=options.run)
+    measured = [*MEASURED, *((name, file.name, 3000) for file in options.files for name in ("jieba.lcut", "jingyin"))]
     for count in range(1, len(cores) + 1):
-        _print_rates(_rates(work, cores[:count], options.repeats), count)
+        _print_rates(_rates(work, cores[:count], measured, options.repeats), count)
     _print_latency(work, cores[0])
     _print_memory(work, cores[0])
     return None
@@ -95,12 +98,14 @@ class _Worker:
         self.process.join()
 
 
-def _rates(work: partial[None], cores: Sequence[int], repeats: int) -> dict[tuple[str, str], float]:
+def _rates(
+    work: partial[None], cores: Sequence[int], measured: Sequence[tuple[str, str, int]], repeats: int
+) -> dict[tuple[str, str], float]:
     """Return messages a second of each on its traffic, all cores together."""
     workers = [_Worker(work, core) for core in cores]
     found: dict[tuple[str, str], list[float]] = {}
     for repeat in range(repeats + 1):
-        for name, kind, count in MEASURED:
+        for name, kind, count in measured:
             for i, worker in enumerate(workers):
                 worker.pipe.send((name, kind, i * count, (i + 1) * count, False))
             clocks = [worker.pipe.recv()[0][0] for worker in workers]

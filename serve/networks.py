@@ -47,7 +47,14 @@ class NetworkReader:
         for number, golden in enumerate(bundle.golden):
             if golden.file != self.network.file:
                 continue
-            distance = float(np.abs(self.run(golden.ids)[0] - np.array(golden.logits, np.float32)).max())
+            outputs = self.run(golden.ids)[0]
+            widths = (len(bundle.manifest.labels), len(bundle.manifest.labels) + len(bundle.manifest.signs))
+            if len(outputs) not in widths:
+                raise BundleError(
+                    f"{self.network.file} of bundle {bundle.manifest.id} has {len(outputs)} outputs; wanted {widths[0]}, "
+                    f"one for each label, or {widths[1]}, with signs; export it anew"
+                )
+            distance = float(np.abs(outputs - np.array(golden.logits, np.float32)).max())
             if not distance <= GOLDEN_TOLERANCE:
                 raise BundleError(
                     f"golden message {number} of bundle {bundle.manifest.id} is off by {distance:.3f} on this machine, "

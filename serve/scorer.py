@@ -115,9 +115,7 @@ class Scorer:
         self.bundle = bundle
         self.start = start
         self.cache: Cache[tuple[Decision, float]] = Cache(start.cache_bytes)
-        self._read: Cache[tuple[NDArray[np.float32], int]] = Cache(
-            start.cache_bytes // 4
-        )  # what networks say of windows
+        self.window_cache: Cache[tuple[NDArray[np.float32], int]] = Cache(start.cache_bytes // 4)
         self._networks = networks
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
@@ -307,12 +305,12 @@ class Scorer:
             if whole:
                 return reader.read(text, room)
             key = f"{network}{text[start:end]}"
-            if (kept := self._read.get(key)) is None:
+            if (kept := self.window_cache.get(key)) is None:
                 found = reader.read(CleanString(text[start:end]), room)
                 if found is None:
                     return None
                 kept = found
-                self._read.put(key, kept)
+                self.window_cache.put(key, kept)
             return kept if kept[1] <= room else None
 
         return read

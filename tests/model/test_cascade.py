@@ -1,3 +1,6 @@
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,9 +11,15 @@ from numpy.typing import ArrayLike
 from jingyin.model.bundle import Calibration, Fusion, Loss, Manifest, Network, Prefilter, SignScale, Stop, Threshold
 from jingyin.model.cascade import (
     FLAGGED_INDEX,
+    TOKENS,
+    WINDOWS,
+    Cascaded,
+    cascade,
     decide,
     fuse,
     fused_logit,
+    prefiltered,
+    provisional_odds,
     reads_on,
     reasons_of,
     risk_logit,
@@ -19,6 +28,7 @@ from jingyin.model.cascade import (
     with_risk,
 )
 from jingyin.model.labels import FLAGGED, LABELS, Reason
+from jingyin.model.prefilter import Units
 
 LOGITS = arrays(np.float64, (3, 5), elements=st.floats(-30, 30))
 ODDS = arrays(np.float64, (3,), elements=st.floats(-30, 30))
@@ -145,3 +155,138 @@ def test_confidences_are_from_0_to_1_and_rise_with_the_logit(logits: np.ndarray)
 def test_only_what_does_not_pass_has_reasons(risk: float, wanted: tuple[Reason, ...]):
     assert decide(SIGNED, np.array([1 - risk, 0, 0, risk, 0]), "network", [0.0, -9.0, -9.0]).reasons == wanted
     assert decide(SIGNED, np.array([1 - risk, 0, 0, risk, 0]), "prefilter").reasons == ()
+
+
+# ---- who reads a message
+
+RULES = MANIFEST.model_copy(
+    update={
+        "networks": tuple(
+            Network(
+                file=file, vocabulary="lexicon", max_tokens=64, threshold=low, certain=high,
+                fusion=Fusion(scores=(0, 0), weights=(0.0,) * place + (1.0,), bias=0),
+            )
+            for place, (file, low, high) in enumerate(
+                [("tiny.onnx", -2.0, None), ("model.onnx", -1.0, 6.0), ("verifier.onnx", None, 6.0)]
+            )
+        )
+    }
+)  # fmt: skip
+
+
+class Reader:
+    """Gives each unit log-odds of risk, the same in each network, and remembers who read what."""
+
+    def __init__(self, odds: dict[int, float], tokens: dict[int, int] | None = None) -> None:
+        self.odds = odds
+        self.tokens = tokens or {}
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(self, network: int, unit: int, room: int) -> tuple[np.ndarray, int] | None:
+        took = self.tokens.get(unit, 10)
+        if took > room:
+            return None
+        self.calls.append((network, unit))
+        outputs = np.log([0.2, 0.1, 0.3, 0.35, 0.05])
+        outputs[FLAGGED_INDEX] += self.odds.get(unit, -5.0) - np.log(0.65 / 0.35)
+        return np.append(outputs, unit).astype(np.float32), took
+
+
+def units(scores: list[float], windows: int) -> Units:
+    """Return one message of a whole and of windows, whose second scores are `scores`."""
+    each = np.array(scores, np.float32)
+    ranges = [(0, 100), *((i, i + 1) for i in range(windows))]
+    return Units(np.array([0]), np.zeros(windows + 1, np.int64), ranges, np.stack([np.ones_like(each), each]))
+
+
+def judged(reader: Reader, given: Units, **options: Any) -> Cascaded:
+    no = np.zeros(1, np.bool_)
+    on, stops = prefiltered(RULES, given, no, no)
+    return cascade(RULES, given, on, stops, reader, **options)
+
+
+def test_the_riskiest_unit_decides_and_windows_count_less():
+    found = judged(Reader({0: 1.0, 1: 1.5, 2: 3.0}), units([1, 1, 1], 2))
+    assert (found.units[0], found.odds[0], found.depth[0]) == (2, pytest.approx(2.0, abs=1e-5), 3)
+    assert found.signs[0].tolist() == [2]
+    found = judged(Reader({0: 1.0, 1: 1.5, 2: 1.9}), units([1, 1, 1], 2))
+    assert (found.units[0], found.odds[0]) == (0, pytest.approx(1.0, abs=1e-5))
+    assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_the_riskiest_windows_by_the_prefilter_are_read_six_at_most():
+    reader = Reader(dict.fromkeys(range(10), -1.5))
+    judged(reader, units([1, *range(1, 10)], 9))
+    assert [unit for network, unit in reader.calls if network == 0] == [0, 9, 8, 7, 6, 5, 4]
+    assert WINDOWS == 6
+
+
+def test_windows_that_the_prefilter_stops_are_not_read():
+    reader = Reader({})
+    judged(reader, units([1, 1, -1, -1], 3))
+    assert {unit for _, unit in reader.calls} == {0, 1}
+
+
+def test_a_whole_that_is_stopped_leaves_its_windows_to_the_networks():
+    found = judged(Reader({2: 4.0}), units([-1, -1, 1], 2))
+    assert (found.units[0], found.odds[0]) == (2, pytest.approx(3.0, abs=1e-5))
+    found = judged(Reader({2: -40.0}), units([-1, -1, 1], 2))
+    assert found.units[0] == 0
+    assert found.probabilities[0] == pytest.approx([1, 0, 0, 0, 0], abs=1e-6)  # as the prefilter's stop says
+
+
+def test_each_network_reads_what_the_one_before_is_not_certain_of():
+    for odds, wanted in ((-3.0, [0]), (-1.5, [0, 1]), (0.0, [0, 1, 2]), (7.0, [0, 1])):
+        reader = Reader({0: odds})
+        judged(reader, units([1], 0))
+        assert [network for network, _ in reader.calls] == wanted
+
+
+def test_what_is_certain_spares_the_windows():
+    reader = Reader({0: 7.0})
+    judged(reader, units([1, 1, 1], 2))
+    assert reader.calls == [(0, 0), (1, 0)]
+
+
+def test_a_whole_that_does_not_fit_is_read_in_its_windows():
+    reader = Reader({2: 4.0}, tokens={0: 10_000})
+    found = judged(reader, units([1, -1, -1], 2))  # stopped by themselves
+    assert {unit for _, unit in reader.calls} == {1, 2}
+    assert found.units[0] == 2
+
+
+def test_no_network_reads_more_tokens_of_a_message_than_it_may():
+    reader = Reader(dict.fromkeys(range(7), 0.0), tokens=dict.fromkeys(range(7), 60))
+    judged(reader, units([1] * 7, 6))
+    counts = [sum(network == place for network, _ in reader.calls) for place in range(3)]
+    assert counts == [7, TOKENS["model.onnx"] // 60, TOKENS["verifier.onnx"] // 60]
+
+
+def test_when_time_is_up_nothing_more_is_read():
+    found = judged(Reader({0: 4.0}), units([1], 0), until=time.monotonic())
+    assert (found.depth[0], found.final[0]) == (0, False)
+    assert found.odds[0] == provisional_odds(RULES, units([1], 0), 0) == pytest.approx(-0.5)
+    assert judged(Reader({0: 4.0}), units([1], 0), until=time.monotonic() + 60).final[0]
+
+
+def test_everyone_reads_every_whole_and_no_window():
+    reader = Reader({0: -9.0})
+    judged(reader, units([1, 1, 1], 2), everyone=True)
+    assert reader.calls == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_what_is_foreign_stops_and_what_is_opaque_goes_on():
+    yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)
+    assert prefiltered(RULES, units([1, 1], 1), no, yes)[1].tolist() == [0]
+    assert prefiltered(RULES, units([-1, -1], 1), yes, no)[1].tolist() == [-1]
+    assert prefiltered(RULES, units([-1, -1], 1), no, no)[1].tolist() == [1]
+    assert prefiltered(RULES, units([-1, -1], 1), yes, yes)[1].tolist() == [0]
+
+
+def test_six_labels_keep_the_risk_where_the_manifest_names_it():
+    labels = ("spam", *LABELS)
+    rules = RULES.model_copy(update={"labels": labels})
+    assert rules.flagged == [3, 4]
+    found = with_risk(np.zeros((1, 6)), [0.0], rules.flagged)[0]
+    assert found.tolist() == pytest.approx([1 / 8, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 8])
+    assert risk_logit(np.zeros(6), rules.flagged) == pytest.approx(np.log(2 / 4))
