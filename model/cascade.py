@@ -31,7 +31,7 @@ OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
 WINDOWS = 6
 """Windows that networks read of a message next to its whole, at most."""
 
-TOKENS = {"tiny.onnx": 1024, "model.onnx": 256, "verifier.onnx": 144}
+TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
 """Tokens of a message that each network reads at most; a unit that does not fit is left to the networks before it."""
 
 Floats = NDArray[np.float64]
