@@ -51,16 +51,22 @@ class Annotations:
 
 def read_annotations(path: Path) -> Annotations:
     """Read an export in Label Studio's JSON format; raises InputError when it is none, or has an unknown label."""
+    fault, advice = f"{path} is no Label Studio export", "export the project as JSON, not JSON-MIN or CSV"
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
-        chosen = [(each["data"]["text"], _choices(each["annotations"])) for each in tasks]
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{path} is no Label Studio export ({type(error).__name__}); "
-            "export the project as JSON, not JSON-MIN or CSV"
-        ) from None
+    except ValueError as error:
+        raise InputError(f"{fault} ({type(error).__name__}); {advice}") from None
+    chosen = []
+    for number, each in enumerate(tasks if isinstance(tasks, list) else [tasks], 1):
+        try:
+            chosen.append((each["data"]["text"], _choices(each["annotations"])))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            missing = (
+                f"task {number} has no {error}" if isinstance(error, KeyError) else f"task {number} is built otherwise"
+            )
+            raise InputError(f"{fault} ({type(error).__name__}); {advice}: {missing}") from None
     unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
     if unknown:
         raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")

@@ -5,7 +5,6 @@ r"""Relabelling on Spark: the columns of `jingyin relabel`, row for row the same
 
     python -m jingyin.serve.spark --master 'local[*]' INPUT OUTPUT
 
-With --campaigns OUTPUT has the rows that are not to pass, and with each the id of its campaign (campaigns/spark.py).
 The workers need the packages that jingyin needs, and jingyin: installed, or its wheel as --py-files, with the bundle
 in it. spark-submit wants a file:
 
@@ -33,7 +32,7 @@ from jingyin.serve.archive.columns import NAMES, verdict_columns  # noqa: E402
 from jingyin.serve.archive.decisions import scorer_of  # noqa: E402
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 _PROBABILITIES = StructType([StructField(label, DoubleType()) for label in LABELS])
 _VERDICT = (StringType(), DoubleType(), StringType(), _PROBABILITIES, StringType(), StringType())
@@ -47,7 +46,10 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
     One scorer a Python worker, kept between batches. `bundle` is a folder that every worker sees, by default the one
     in the package. Raises ConfigError when there is no such column, or it holds no strings.
     """
-    check_text(df, text_column)
+    if text_column not in df.columns:
+        raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")
+    if not isinstance(df.schema[text_column].dataType, StringType):
+        raise ConfigError(f"column {text_column!r} is {df.schema[text_column].dataType.simpleString()}, wanted string")
     kept = df.drop(*NAMES)
     schema = StructType([*kept.schema.fields, *map(StructField, NAMES, _TYPES)])
 
@@ -62,31 +64,11 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
     return kept.mapInArrow(score, schema)
 
 
-def check_text(df: "DataFrame", text_column: str) -> None:
-    """Raise ConfigError when a data frame has no such column, or it holds no strings."""
-    if text_column not in df.columns:
-        raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")
-    if not isinstance(df.schema[text_column].dataType, StringType):
-        raise ConfigError(f"column {text_column!r} is {df.schema[text_column].dataType.simpleString()}, wanted string")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Score INPUT into OUTPUT, which must not exist; the format is Parquet, or what --format says."""
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    options = _options(arguments)
-    builder = SparkSession.builder.appName("jingyin relabel")
-    session = (builder.master(options.master) if options.master else builder).getOrCreate()
-    try:
-        _run(session, options)
-    except PySparkException as error:
-        raise InputError(f"Spark could not do it: {error.getCondition() or type(error).__name__}") from None
-    finally:
-        session.stop()
-
-
-def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jingyin.serve.spark", description=main.__doc__)
     parser.add_argument("input", metavar="INPUT", nargs="+", help="what Spark can read: files, folders, globs, URLs")
     parser.add_argument("output", metavar="OUTPUT")
@@ -94,13 +76,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", help="a bundle folder that every worker sees; by default the one in the package")
     parser.add_argument("--format", default="parquet", choices=["parquet", "orc", "json"])
     parser.add_argument("--master", help="by default what spark-submit or Spark's configuration says")
-    return parser.parse_args(arguments)
-
-
-def _run(session: "SparkSession", options: argparse.Namespace) -> None:
-    df = session.read.format(options.format).load(options.input)
-    scored = score_dataframe(df, options.text_column, bundle=options.bundle)
-    scored.write.format(options.format).save(options.output)
+    options = parser.parse_args(arguments)
+    builder = SparkSession.builder.appName("jingyin relabel")
+    session = (builder.master(options.master) if options.master else builder).getOrCreate()
+    try:
+        df = session.read.format(options.format).load(options.input)
+        scored = score_dataframe(df, options.text_column, bundle=options.bundle)
+        scored.write.format(options.format).save(options.output)
+    except PySparkException as error:
+        raise InputError(f"Spark could not do it: {error.getCondition() or type(error).__name__}") from None
+    finally:
+        session.stop()
 
 
 if __name__ == "__main__":

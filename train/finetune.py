@@ -35,7 +35,7 @@ from jingyin.model.cascade import FLAGGED_INDEX, with_risk
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import BENIGN, LABELS, Verdict
 from jingyin.model.text import clean
-from jingyin.serve.archive.inputs import find
+from jingyin.serve.archive.readers import find
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import SPLITS, Row

@@ -16,8 +16,9 @@ from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.model.text import clean
-from jingyin.serve.archive.inputs import blocks, find, open_source, texts
-from jingyin.serve.archive.readers import START, TOO_LONG
+from jingyin.serve.archive.blocks import NULL_TEXT, Reading
+from jingyin.serve.archive.readers import blocks, find, open_sources
+from jingyin.serve.archive.text_files import MALFORMED_CSV, TOO_LONG, WRONG_WIDTH
 from jingyin.serve.label_studio import read_annotations
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
@@ -35,11 +36,10 @@ KNOWN = (*LABELS, *SIDES)
 _SHOWN = 20
 _REMEDIES = {
     TOO_LONG: "cut it to the message, or drop it",
-    "null text": "give it a text, or drop it",
-    "malformed CSV": "close its quotes; a cell holds at most 131,072 characters",
-    "wrong number of fields": "put texts with commas or line breaks in quotes",
+    NULL_TEXT: "give it a text, or drop it",
+    MALFORMED_CSV: "close its quotes; a cell holds at most 131,072 characters",
+    WRONG_WIDTH: "put texts with commas or line breaks in quotes",
 }
-_FILE_FIRST = (0, *START)
 
 
 class Labelled(NamedTuple):
@@ -158,13 +158,13 @@ def _answers(path: Path) -> Iterator[_Raw]:
 
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:
-    source = open_source(path, columns.text, columns.encoding, None)
-    _refuse_missing(path, label, source.schema.names)
-    for _, block in blocks([source], _FILE_FIRST, columns.text):
-        for row, reason in block.rejects:
+    sources = open_sources([path], Reading(columns.text, encoding=columns.encoding, strict=True))
+    _refuse_missing(path, label, sources[0].schema.names)
+    for _, block in blocks(sources):
+        for row, reason, *_ in block.rejects:
             yield _Raw(f"{path}: row {row}", None, None, f"{reason}; {_remedy(reason)}")
         labels = block.batch.column(label).to_pylist() if label else [None] * len(block.numbers)
-        for row, text, found in zip(block.numbers, texts(block, columns.text).to_pylist(), labels, strict=True):
+        for row, text, found in zip(block.numbers, block.texts.to_pylist(), labels, strict=True):
             yield _Raw(f"{path}: row {row}", text, found)
 
 

@@ -1,51 +1,75 @@
-"""`jingyin campaigns`: checks, the passes, the end.
+"""`jingyin campaigns`: near-duplicates of an archive as one case.
 
-part-*.parquet                       first pass: the chosen rows, in finished shards; gone when the run is done
-campaigns.parquet, members.parquet   second pass, over the shards alone
+part-*.parquet                       first pass: the chosen rows with their clean texts; gone when the run is done
+campaigns.parquet, members.parquet   second pass, over these alone (campaign_tables.py)
 report.html                          for people
 """
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.serve.archive.campaign_rows import Columns, Job, check_columns, find_members, gather
-from jingyin.serve.archive.campaign_tables import (
-    CAMPAIGNS,
-    MEMBERS_FILE,
-    Answers,
-    take_answers,
-    tasks_of,
-    write_report,
-    write_tables,
+from jingyin.model.files import Run
+from jingyin.model.labels import LABELS
+from jingyin.model.signs import Language
+from jingyin.serve.archive.blocks import Block, Reading, Reject, Source, fit
+from jingyin.serve.archive.campaign_tables import FINAL, Answers, take_answers, tasks_of, write_report, write_tables
+from jingyin.serve.archive.changes import write_tasks
+from jingyin.serve.archive.decisions import Chosen, Cleaned, choose, clean_packed
+from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
+from jingyin.serve.archive.shards import (
+    DONE,
+    Scored,
+    Shards,
+    check_output,
+    counted,
+    explain_disk_errors,
+    reject_lines,
+    sweep,
 )
-from jingyin.serve.archive.changes import check_place, write_tasks
-from jingyin.serve.archive.inputs import check_encoding, find, fingerprint, open_sources
-from jingyin.serve.archive.shards import Journal, open_journal, write_json
-from jingyin.serve.archive.workers import system_memory, workers
-from jingyin.serve.archive.writers import no_room
+from jingyin.serve.archive.times import TIME, check_form, check_time, read_times
+from jingyin.serve.archive.workers import Work, Workers, system_memory, workers
+
+SHARD_ROWS = 1 << 18
+"""Rows that are read for a part: what is lost when a run is ended."""
+BAD_TIME = "unreadable time"
+VERDICT = ("jingyin_label", "jingyin_risk", "jingyin_action", "jingyin_reasons", "jingyin_bundle")
+
+ROWS = pa.schema(
+    {
+        "source": pa.int32(), "row": pa.int64(), "id": pa.large_string(), "key": pa.uint64(), "text": pa.large_string(),
+        "clean": pa.large_string(), "label": pa.int8(), "risk": pa.float64(), "disguises": pa.list_(pa.string()),
+        "reasons": pa.list_(pa.string()), "time": TIME, "sender": pa.large_string(), "receiver": pa.large_string(),
+    }
+)  # fmt: skip
+"""The columns of a part; `source` counts the input files, `row` the rows of one from 1, `label` LABELS."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run did: rows read, rows chosen, rows in campaigns, campaigns, rejects by reason, the bundle.
+class CampaignResult:
+    """What a run did: rows read, of these with verdicts of this bundle or of another, rows chosen, rows in campaigns.
 
-    `signs` counts those that the bundle knows: with none no campaign has reasons. `tasks` counts those written for
-    Label Studio; `answers` is what an export of it brought, None without one.
+    Campaigns, rows with bytes replaced, rejects by reason, the bundle, and how many signs it knows: with none no
+    campaign has reasons. `tasks` counts those written for Label Studio; `answers` is what an export of it brought.
     """
 
     rows: int
+    reused: int
+    stale: int
     chosen: int
     members: int
     campaigns: int
+    replaced: int
     rejects: dict[str, int]
     bundle: str
     signs: int
@@ -58,6 +82,7 @@ def campaigns(
     output: str | Path,
     *,
     text_column: str = "text",
+    id_column: str | None = None,
     sender: str | None = None,
     receiver: str | None = None,
     time: str | None = None,
@@ -65,107 +90,175 @@ def campaigns(
     every: bool = False,
     min_rows: int = 2,
     bundle: str | Path | None = None,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
+    delimiter: str = ",",
     label_studio: str | Path | None = None,
     answers: str | Path | None = None,
+    language: Language = "en",
     fresh: bool = False,
     processes: int | None = None,
     progress: bool = False,
-) -> Report:
+) -> CampaignResult:
     """Group near-duplicates among the flagged rows of `inputs`, or with `every` among all, into the folder `output`.
 
-    `sender`, `receiver` and `time` name columns to count by; `time_format` (strptime) is how text writes times, by
-    default ISO 8601. Fewer than `min_rows` rows that are alike are no campaign. Rows that can't be scored are left out,
-    rows whose time can't be read are members without a time; both are counted in `rejects` and listed in _rejects.csv.
+    Rows that have verdicts of this bundle, as `relabel` writes them, are not scored again. `sender`, `receiver` and
+    `time` name columns to count by; `time_format` (strptime) is how text writes times, by default ISO 8601. Fewer than
+    `min_rows` rows that are alike are no campaign. Rows without a text are left out, rows whose time can't be read are
+    members without a time; both are counted in `rejects` and listed in _rejects.csv with the value of `id_column`.
     `label_studio` gets a task a campaign; `answers`, an export of these tasks, makes labels.parquet and finetune.jsonl.
+    `language` is that of report.html.
 
-    Called again after whatever ended it, it goes on; called again when it is done, it does what `label_studio` and
+    Called again after whatever ended it, it resumes; called again when it is done, it does what `label_studio` and
     `answers` ask. Raises ConfigError for a wrong call, InputError for input that can't be used or was changed since the
     run began, JingyinError when another run writes to `output` or it can't be written.
     """
-    out = Path(output)
-    _check_call(out, label_studio, min_rows, encoding)
+    out, tasks = Path(output), Path(label_studio) if label_studio else None
+    check_output(out, tasks)
+    if min_rows < 1:
+        raise ConfigError(f"--min-rows must be at least 1, got {min_rows}")
+    if time_format and not time:
+        raise ConfigError("a time format needs a column of times: --time COLUMN")
     files = find(inputs, out)
     read = read_bundle(Path(bundle) if bundle is not None else default_path())
-    sources = open_sources(files, text_column, encoding)
-    columns = Columns(text_column, sender, receiver, time, time_format)
-    check_columns(columns, sources[0].schema)
+    named = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
+    wanted = tuple(dict.fromkeys([text_column, *(each for each in named.values() if each), *VERDICT]))
+    sources = open_sources(files, Reading(text_column, id_column, encoding, delimiter, columns=wanted))
+    _check_columns(sources, named, time_format)
     facts = {
-        "inputs": fingerprint(files), "bundle": read.manifest.id, "encoding": encoding, "all rows": every,
-        "fewest rows": min_rows, "columns": [text_column, sender, receiver, time, time_format],
-        "versions": {name: version(name) for name in ("jingyin", "numpy", "onnxruntime", "pyarrow", "tokenizers")},
+        "inputs": fingerprint(files), "bundle": read.manifest.id, "encoding": encoding, "delimiter": delimiter,
+        "all rows": every, "fewest rows": min_rows,
+        "columns": [text_column, id_column, sender, receiver, time, time_format],
+        "versions": {name: version(name) for name in ("jingyin", "duckdb", "numpy", "onnxruntime", "pyarrow")},
     }  # fmt: skip
-    with no_room(out), system_memory(), open_journal(out, facts, fresh=fresh) as journal:
-        finished = journal.report()
-        if finished is None:
-            _clear(out)
-            journal.rewind()
-            job = Job(out, sources, [file.stat().st_size for file in files], columns)
-            with workers(processes or len(os.sched_getaffinity(0)), read) as pool:
-                gather(job, journal, pool, every=every, progress=progress)
-            finished = _finish(out, files, journal, every=every, min_rows=min_rows, bundle=read.manifest.id)
-        for file in [*out.glob("part-*"), out / "_ranked"]:  # after the report, which says that they have served
-            file.unlink(missing_ok=True)
-        tasks = write_tasks(Path(label_studio), tasks_of(out, read.manifest.id)) if label_studio else 0
+    with explain_disk_errors(out), system_memory(), Run.open(out, facts, done=DONE, fresh=fresh) as run:
+        if run.result is None:
+            sweep(out, *FINAL)
+            shards = Shards(run, sources, ".parquet", ROWS, strict=False)
+            gathered = _Gathering(named, time_format, read.manifest.id, every=every)
+            with workers(processes, sum(source.rows for source in sources), read) as pool:
+                shards.write(partial(gathered.score, sources, pool), lambda _: SHARD_ROWS, progress=progress)
+            if not shards.scored:
+                raise InputError("the input holds no rows that can be scored; there is nothing to group")
+            shards.finish()
+            run.finish({
+                "rows": shards.scored, **shards.reused, **write_tables(out, shards.parts, files, min_rows),
+                "replaced": shards.replaced, "rejects": shards.rejects, "bundle": read.manifest.id,
+                "signs": len(read.manifest.signs),
+            })  # fmt: skip
+        write_report(out, run.result, every=every, language=language)
+        sweep(out, "part-*", "_part-*")  # after the result, which says that they have served
+        written = write_tasks(tasks, tasks_of(out, read.manifest.id)) if tasks else 0
         found = take_answers(Path(answers), out) if answers else None
-        return Report(**finished, signs=len(read.manifest.signs), tasks=tasks, answers=found)
+        return CampaignResult(**run.result, tasks=written, answers=found)
 
 
-def _check_call(out: Path, tasks: str | Path | None, min_rows: int, encoding: str) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"output {out} is a file; a folder is wanted")
-    if min_rows < 1:
-        raise ConfigError(f"a campaign of {min_rows} rows can't be; name a number from 1 on with --min-rows")
-    if tasks:
-        check_place(Path(tasks), out)
-    check_encoding(encoding)
+def _check_columns(sources: Sequence[Source], named: dict[str, str | None], form: str | None) -> None:
+    """Raise ConfigError when a column that is named is not there, or can't hold what it should."""
+    schema, names = sources[0].schema, list(dict.fromkeys(name for source in sources for name in source.names))
+    for option, name in named.items():
+        if name is not None and name not in names:
+            raise ConfigError(f"there is no column {name!r} for --{option}; there are: {', '.join(names)}")
+        if name is not None and option != "time" and pa.types.is_nested(schema.field(name).type):
+            raise ConfigError(f"column {name!r} is {schema.field(name).type}, wanted text or numbers; name another")
+    if name := named["time"]:
+        check_time(schema.field(name).type, name, form)
+        _, first = next(blocks(sources), (0, None))
+        if first is not None:
+            check_form(first.batch.column(name).slice(0, 1000), name, form)
 
 
-def _clear(out: Path) -> None:
-    """Remove what an older run left under final names: an unfinished run has none."""
-    for name in (CAMPAIGNS, MEMBERS_FILE, "report.html", "labels.parquet", "finetune.jsonl"):
-        (out / name).unlink(missing_ok=True)
+class _Gathering:
+    """The first pass: the chosen rows of blocks as they are written."""
+
+    def __init__(self, named: dict[str, str | None], form: str | None, bundle: str, *, every: bool) -> None:
+        self._named, self._form, self._bundle, self._every = named, form, bundle, every
+
+    def score(self, sources: Sequence[Source], pool: Workers, source: int, row: int) -> Iterator[Scored]:
+        """Yield the blocks behind a row of an input, each with its chosen rows."""
+        for (number, block, known), found in pool.map(map(self._work, blocks(sources, source, row))):
+            if isinstance(found, Chosen):
+                indices, cleaned = found.indices.astype(np.int64), found.cleaned
+                labels = [LABELS.index(each.label) for each in found.decisions]
+                risks = [each.risk for each in found.decisions]
+                reasons = [[reason.sign for reason in each.reasons] for each in found.decisions]
+            else:
+                indices, cleaned = known, found
+                batch = block.batch.take(pa.array(known))
+                labels = [LABELS.index(label) for label in batch.column("jingyin_label").to_pylist()]
+                risks = fit(batch.column("jingyin_risk"), pa.float64())
+                reasons = [
+                    json.loads(v) if isinstance(v, str) else v for v in batch.column("jingyin_reasons").to_pylist()
+                ]
+            chosen = block.batch.take(pa.array(indices))
+            numbers = block.numbers[indices]
+            ids = _texts(chosen, self._named["id-column"])
+            times, rejects = self._times(chosen, numbers, ids)
+            rows = [
+                pa.array(np.full(len(indices), number, np.int32)), pa.array(numbers), ids, pa.array(cleaned.keys),
+                block.texts.take(pa.array(indices)), cleaned.texts, labels, risks, cleaned.disguises, reasons, times,
+                _texts(chosen, self._named["sender"]), _texts(chosen, self._named["receiver"]),
+            ]  # fmt: skip
+            arrays = [pa.array(each, field.type) if isinstance(each, list) else each.cast(field.type)
+                      for each, field in zip(rows, ROWS, strict=True)]  # fmt: skip
+            scored = isinstance(found, Chosen)
+            older = (
+                "jingyin_bundle" in block.batch.schema.names and block.batch.column("jingyin_bundle").null_count == 0
+            )
+            counts = (0, len(block.numbers) * older) if scored else (len(block.numbers), 0)
+            yield Scored(number, block, pa.record_batch(arrays, ROWS), rejects, *counts)
+
+    def _work(
+        self, item: tuple[int, Block]
+    ) -> tuple[tuple[int, Block, NDArray[np.int64]], Work[Chosen | Cleaned], pa.Array]:
+        """Return what a process is to do: score and choose, or clean the chosen rows if all have verdicts already."""
+        number, block = item
+        names = block.batch.schema.names
+        known = all(name in names for name in VERDICT) and \
+            pc.equal(fit(block.batch.column("jingyin_bundle"), pa.string()), self._bundle).true_count == len(block.numbers)  # fmt: skip
+        if not known:
+            return (number, block, np.zeros(0, np.int64)), partial(choose, every=self._every), block.texts
+        actions = block.batch.column("jingyin_action")
+        chosen = np.flatnonzero(pc.not_equal(actions, "pass").to_numpy(zero_copy_only=False) | self._every)
+        return (number, block, chosen), clean_packed, block.texts.take(pa.array(chosen))
+
+    def _times(
+        self, chosen: pa.RecordBatch, numbers: NDArray[np.int64], ids: pa.Array
+    ) -> tuple[pa.Array, list[Reject]]:
+        if (name := self._named["time"]) is None:
+            return pa.nulls(chosen.num_rows, TIME), []
+        given = chosen.column(name)
+        found = read_times(given, self._form)
+        bad = pc.indices_nonzero(pc.and_(given.is_valid(), found.is_null())).to_pylist()
+        return found, [Reject(int(numbers[i]), BAD_TIME, ids[i].as_py() or "") for i in bad]
 
 
-def _finish(
-    out: Path, files: list[Path], journal: Journal, *, every: bool, min_rows: int, bundle: str
-) -> dict[str, Any]:
-    """Group the gathered rows, write all files, and last _report.json, which says that the run is whole."""
-    last = journal.last
-    if not last.rows:
-        raise InputError("the input holds no rows that can be scored; there is nothing to group")
-    parts = [out / state.file for state in journal.states]
-    chosen = sum(pq.read_metadata(part).num_rows for part in parts)
-    members = find_members(parts, min_rows)
-    write_tables(out, parts, files, members)
-    write_report(out, {"rows": last.rows, "chosen": chosen, "every": every, "bundle": bundle})
-    report = {
-        "rows": last.rows, "chosen": chosen, "members": int((members.campaigns >= 0).sum()),
-        "campaigns": len(members.ids), "rejects": last.rejects, "bundle": bundle,
-    }  # fmt: skip
-    write_json(out / "_report.json", report)
-    return report
+def _texts(rows: pa.RecordBatch, column: str | None) -> pa.Array:
+    """Return a column, of senders or the like, as text."""
+    return pa.nulls(rows.num_rows, pa.large_string()) if column is None else fit(rows.column(column), pa.large_string())
 
 
-# A run's report for people, or as JSON.
-
-
-def lines(report: Report, output: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines to print."""
+def lines(result: CampaignResult, output: Path, *, as_json: bool) -> Iterator[str]:
+    """Yield the lines of a run's report, for people or as one of JSON."""
     if as_json:
-        answers = report.answers._asdict() if report.answers else None
-        yield json.dumps({**asdict(report), "answers": answers}, ensure_ascii=False)
+        answers = result.answers._asdict() if result.answers else None
+        yield json.dumps({**asdict(result), "answers": answers}, ensure_ascii=False)
         return
-    yield f"{report.members:,} of {report.chosen:,} rows ({report.rows:,} read) lie in {report.campaigns:,} campaigns"
-    unreasoned = "" if report.signs else ", which has no signs, so no campaign has reasons"
-    yield f"report: {output / 'report.html'}; bundle {report.bundle}{unreasoned}"
-    for reason, rows in sorted(report.rejects.items()):
-        yield f"{rows:,} rows rejected: {reason}; see {output / '_rejects.csv'}"
-    if report.tasks:
-        yield f"{report.tasks:,} tasks for Label Studio"
-    if report.answers:
-        labelled, rows, disputed, unanswered = report.answers
+    yield (
+        f"{result.members:,} of {counted(result.chosen, 'row')} ({result.rows:,} read) lie in "
+        f"{counted(result.campaigns, 'campaign')}"
+    )
+    if result.reused:
+        yield f"{counted(result.reused, 'row')} had verdicts of this bundle and were not scored again"
+    if result.stale:
+        yield f"{counted(result.stale, 'row')} had verdicts of another bundle and were scored again"
+    unreasoned = "" if result.signs else ", which has no signs, so no campaign has reasons"
+    yield f"report: {output / 'report.html'}; bundle {result.bundle}{unreasoned}"
+    yield from reject_lines(result.rejects, result.replaced, output)
+    if result.tasks:
+        yield f"{counted(result.tasks, 'task')} for Label Studio"
+    if result.answers:
+        labelled, rows, disputed, unanswered = result.answers
         yield (
-            f"{labelled:,} campaigns with {rows:,} rows have labels now ({disputed} disputed, {unanswered} open); "
-            f"see {output / 'finetune.jsonl'}"
+            f"{counted(labelled, 'campaign')} with {counted(rows, 'row')} have labels now ({disputed} disputed, "
+            f"{unanswered} open); see {output / 'finetune.jsonl'}"
         )

@@ -19,7 +19,7 @@ FIELDS = (
     pa.field("jingyin_stage", pa.string()),
     pa.field("jingyin_bundle", pa.string()),
     pa.field("jingyin_length", pa.int32()),
-    pa.field("jingyin_hits", pa.int32()),
+    pa.field("jingyin_disguises", pa.int32()),
     pa.field("jingyin_unknown", pa.float64()),
     pa.field("jingyin_reasons", pa.list_(pa.string())),
 )
@@ -34,12 +34,6 @@ signs, surest first; a message that passes has none.
 """
 
 NAMES = tuple(field.name for field in FIELDS)
-
-
-def with_verdicts(schema: pa.Schema) -> pa.Schema:
-    """Return the schema of the output for that of the input."""
-    kept = [field for field in schema if field.name not in NAMES]
-    return pa.schema([*kept, *FIELDS])
 
 
 def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Array]:
@@ -63,14 +57,14 @@ def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
     }
     measured: dict[str, NDArray[Any]] = {
         "jingyin_length": decisions.lengths,
-        "jingyin_hits": decisions.edits,
+        "jingyin_disguises": decisions.edits,
         "jingyin_unknown": decisions.unknown,
     }
-    take = _array(decisions.indices, pa.int32())
+    take = array_of(decisions.indices, pa.int32())
     return [
-        _array(decided[field.name], field.type).take(take)
+        array_of(decided[field.name], field.type).take(take)
         if field.name in decided
-        else _array(measured[field.name], field.type)
+        else array_of(measured[field.name], field.type)
         for field in FIELDS
     ]
 
@@ -78,21 +72,21 @@ def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
 def _with_nulls(columns: Sequence[pa.Array], texts: Sequence[str | None]) -> list[pa.Array]:
     """Return the columns of the texts that are there with a null for each of the others."""
     there = np.array([text is not None for text in texts])
-    take = _array(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())
+    take = array_of(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())
     return [pa.concat_arrays([column, pa.nulls(1, column.type)]).take(take) for column in columns]
 
 
-def _array(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
+def array_of(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
     """Return strings, numbers, structs (dicts) or lists as an array without nulls.
 
     pa.array would do, but it imports pandas where that is installed, to ask whether a list is a Series: 35 MB.
     """
     if pa.types.is_struct(kind):
-        parts = [_array([value[field.name] for value in values], field.type) for field in kind]
+        parts = [array_of([value[field.name] for value in values], field.type) for field in kind]
         return pa.StructArray.from_arrays(parts, fields=list(kind))
     if pa.types.is_list(kind):
-        items = _array([item for value in values for item in value], kind.value_type)
-        return pa.ListArray.from_arrays(_array(_ends(values), pa.int32()), items, type=kind)
+        items = array_of([item for value in values for item in value], kind.value_type)
+        return pa.ListArray.from_arrays(array_of(_ends(values), pa.int32()), items, type=kind)
     if pa.types.is_string(kind):
         encoded = [value.encode() for value in values]
         return pa.StringArray.from_buffers(len(values), pa.py_buffer(_ends(encoded)), pa.py_buffer(b"".join(encoded)))

@@ -1,4 +1,4 @@
-"""What a scoring process does. There is no Arrow in it, nor in the modules that it imports: 80 MB less for each process."""
+"""Runs in the processes that score. Must not import pyarrow, nor modules that do: 80 MB for each process."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.cascade import Decision
-from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import DISGUISES
+from jingyin.model.text import CleanText, clean
 from jingyin.serve.pool import check_same
 from jingyin.serve.scorer import Scorer
 
@@ -60,8 +60,13 @@ def load(bundle: tuple[str, str]) -> None:
 
 def decide_packed(bundle: tuple[str, str], texts: Packed) -> Decisions:
     """Score and measure texts with this process's scorer for a folder and the id of the bundle in it."""
+    return measure(scorer_of(*bundle), unpack(texts))
+
+
+def unpack(texts: Packed) -> list[str]:
+    """Return the texts one by one."""
     data, starts = texts
-    return measure(scorer_of(*bundle), [data[start:end].decode() for start, end in pairwise(starts.tolist())])
+    return [data[start:end].decode() for start, end in pairwise(starts.tolist())]
 
 
 @cache
@@ -75,51 +80,43 @@ def scorer_of(bundle: str | None, wanted: str | None = None) -> Scorer:
     return scorer
 
 
-# What a scoring process does: which rows are chosen, their clean texts and decisions. There is no Arrow in it.
+class Cleaned(NamedTuple):
+    """n clean texts, a 64-bit key of each, equal for equal ones (n,), and the kinds of disguise that were undone."""
+
+    texts: list[str]
+    keys: NDArray[np.uint64]
+    disguises: list[list[str]]
 
 
 class Chosen(NamedTuple):
-    """n chosen rows of a block: their indices (n,), clean texts, and for each (n,) what is known of it.
-
-    `keys` are 64-bit hashes of the clean texts, equal for equal ones; `labels` count LABELS; bit i of `disguises` says
-    that the normaliser undid DISGUISES[i]; `reasons` are the signs of a verdict, surest first.
-    """
+    """The rows of n that are flagged, or all: their indices, their decisions, their clean texts."""
 
     indices: NDArray[np.int32]
-    cleaned: list[str]
-    keys: NDArray[np.uint64]
-    labels: NDArray[np.int8]
-    risks: NDArray[np.float64]
-    disguises: NDArray[np.uint8]
-    reasons: list[list[str]]
+    decisions: list[Decision]
+    cleaned: Cleaned
 
 
 def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
-    """Score texts and choose those that are flagged, not to pass, or with `every` all."""
-    data, starts = texts
-    scorer = scorer_of(*bundle)
-    indices, cleaned, labels, risks, disguises, reasons = [], [], [], [], [], []
-    for i, (clean, found, _, _, _) in enumerate(
-        scorer.scored([data[start:end].decode() for start, end in pairwise(starts.tolist())])
-    ):
-        if every or found.action != "pass":
-            indices.append(i)
-            cleaned.append(str(clean.text))
-            labels.append(LABELS.index(found.label))
-            risks.append(found.risk)
-            disguises.append(sum(1 << bit for bit, kind in enumerate(DISGUISES) if clean.edits.get(kind)))
-            reasons.append([reason.sign for reason in found.reasons])
+    """Score texts and choose those that are not to pass, or with `every` all."""
+    found = enumerate(scorer_of(*bundle).scored(unpack(texts)))
+    chosen = [(i, each.clean, each.decision) for i, each in found if every or each.decision.action != "pass"]
     return Chosen(
-        np.array(indices, np.int32),
-        cleaned,
-        np.array([key_of(text) for text in cleaned], np.uint64),
-        np.array(labels, np.int8),
-        np.array(risks, np.float64),
-        np.array(disguises, np.uint8),
-        reasons,
+        np.array([i for i, _, _ in chosen], np.int32),
+        [decision for _, _, decision in chosen],
+        _cleaned([clean for _, clean, _ in chosen]),
     )
 
 
-def key_of(cleaned: str) -> int:
-    """Return a clean text's 64-bit key. Of ten million different texts two share one with a chance of 1 in 400,000."""
-    return int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "little")
+def clean_packed(bundle: tuple[str, str], texts: Packed) -> Cleaned:
+    """Clean texts whose verdicts are known."""
+    return _cleaned([clean(text) for text in unpack(texts)])
+
+
+def _cleaned(cleaned: list[CleanText]) -> Cleaned:
+    # Of ten million different texts two share a key with a chance of 1 in 400,000.
+    hashes = [blake2b(each.text.encode(), digest_size=8).digest() for each in cleaned]
+    return Cleaned(
+        [str(each.text) for each in cleaned],
+        np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64),
+        [[kind for kind in DISGUISES if each.edits.get(kind)] for each in cleaned],
+    )

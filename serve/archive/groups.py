@@ -3,8 +3,7 @@
 One band at a time takes a sort and no index, so memory stays at the signatures and a few arrays. Texts that share a
 bucket are compared with its first one and with their neighbour; those that are alike are connected. The commonest text
 of a component stands for it. What is not akin to that text is grouped once more without the rest, so that a chain of
-likenesses does not tie unlike messages together. Nothing depends on an order of bands or pairs: Spark, which takes them
-as they come, finds the same groups (spark.py).
+likenesses does not tie unlike messages together. Nothing depends on an order of bands or pairs.
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jingyin.model.masks import PLACEHOLDERS, readable
+from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.prefilter import code_points
+from jingyin.model.text import clean
 
 # MinHash signatures of clean texts, in numpy: datasketch takes a Python call for each text and band, and gigabytes.
 #
@@ -155,14 +155,18 @@ MEMBERS = 12
 LENGTH = 400
 """Characters of a message that are aligned: six parts of an SMS."""
 
-_MASKS = frozenset(PLACEHOLDERS.values())
+_MASKS = {
+    character: name.split("_")[0] if name[:6] in ("amount", "number") else name
+    for name, character in PLACEHOLDERS.items()
+}
+_AMOUNTS = {character for character, name in _MASKS.items() if name == "amount"}
 _FIXED = 0.6  # share of the messages that have a character: disguised copies lose one in ten or twenty
 _INSERTED = 0.4  # share of the messages that put something in at one place
 _SHORTEST = 2  # characters between two slots below which the likeness is chance
 
 
 class Piece(NamedTuple):
-    """A part of a template: fixed text, or a slot, whose text says what is in it: ‹phone›, or ‹…› for what varies."""
+    """A part of a template: fixed text, or a slot: ‹…› for what varies, ‹phone› for a masked number, a sum as written."""
 
     text: str
     slot: bool
@@ -171,16 +175,36 @@ class Piece(NamedTuple):
 VARIES = Piece("‹…›", True)
 
 
-def template(texts: Sequence[str]) -> list[Piece]:
-    """Return the pieces of a template of clean texts, the commonest first."""
+def template(texts: Sequence[str], original: str | None = None) -> list[Piece]:
+    """Return the pieces of a template of clean texts, the commonest first; `original` is that one as it came."""
     pivot, *others = [text[:LENGTH] for text in texts[:MEMBERS]]
     kept = [1] * len(pivot)
     inserted = [0] * (len(pivot) + 1)
     for other in others:
         _align(pivot, other, kept, inserted)
-    fixed = [count >= _FIXED * (len(others) + 1) for count in kept]
     gaps = [count > _INSERTED * (len(others) + 1) for count in inserted]
-    return _pieces(pivot, fixed, gaps)
+    shown = _written_masks(pivot, original)
+    parts: list[Piece] = []
+    for i, character in enumerate(pivot):
+        fixed = kept[i] >= _FIXED * (len(others) + 1)
+        if gaps[i] or not fixed:
+            parts.append(VARIES)
+        if fixed:
+            parts.append(Piece(shown.get(i, character), slot=i in shown))
+    if gaps[-1]:
+        parts.append(VARIES)
+    return _merged(_merged(parts, shortest=1), shortest=_SHORTEST)
+
+
+def _written_masks(pivot: str, original: str | None) -> dict[int, str]:
+    """Return where placeholders stand in clean text, and what people read there: sums as they were written."""
+    shown = {}
+    offsets = clean(original).offsets if original is not None and _AMOUNTS & set(pivot) else None
+    for i, character in enumerate(pivot):
+        if character in _MASKS:
+            start, end = offsets[i] if offsets and character in _AMOUNTS else (0, 0)
+            shown[i] = original[start:end].strip() if original and end else f"‹{_MASKS[character]}›"
+    return shown
 
 
 def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None:
@@ -204,20 +228,6 @@ def _shared(one: str, other: str) -> int:
     """Return how many characters two texts share at their beginning."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _pieces(pivot: str, fixed: list[bool], gaps: list[bool]) -> list[Piece]:
-    parts: list[Piece] = []
-    for i, character in enumerate(pivot):
-        if gaps[i] and (i == 0 or fixed[i]):
-            parts.append(VARIES)
-        if not fixed[i]:
-            parts.append(VARIES)
-        else:
-            parts.append(Piece(readable(character), slot=True) if character in _MASKS else Piece(character, slot=False))
-    if gaps[-1]:
-        parts.append(VARIES)
-    return _merged(_merged(parts, shortest=1), shortest=_SHORTEST)
 
 
 def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:

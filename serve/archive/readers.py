@@ -1,355 +1,256 @@
-"""A block: consecutive rows of an input file, what a worker scores at a time."""
+"""Reads archives: files -> blocks of rows that can be scored, and of rows that can't with the reason, from a row on.
 
-import csv
-import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+Only the text column can cost a row. What else does not fit is kept: columns of several types become text, columns that
+a file lacks are null, and keys or values of JSON that fit no column are in `jingyin_rescued`. Rows are numbered from 1
+in their file (in JSON lines: by lines), and what follows a row depends on its number alone, never on where reading
+began: that makes a resumed run's output byte for byte that of an uninterrupted one.
+"""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from io import BufferedReader
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from jingyin.model.errors import InputError
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, Reading, Reject, Source, as_text, fit
+from jingyin.serve.archive.text_files import RESCUED, open_text
+from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, kind_of
+from jingyin.serve.encodings import check_encoding
 
-ROWS = 4096
-BYTES = 4 << 20
-"""A block ends at so many rows or about so many bytes of input."""
-
-Position = tuple[int, ...]
-"""Where a block begins in its file; each reader has its own three numbers."""
-
-START: Position = (0, 0, 0)
+# Input files: named, in folders, or by patterns.
 
 
-class Reject(NamedTuple):
-    """A row that can't be scored: its number in the file, from 1 (JSON: the line), and why."""
+def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
+    """Return the input files: those named, those of folders and patterns sorted by path.
 
-    row: int
-    reason: str
-
-
-class Block(NamedTuple):
-    """Consecutive rows of a file.
-
-    `numbers` are those of the rows of `batch`; `next` is the position after the block, and `share` how much of the
-    file has been read by then, 0 to 1.
+    Raises ConfigError when one does not exist, is named twice or has something to do with `output`, InputError when one
+    is empty or can't be read.
     """
-
-    batch: pa.RecordBatch
-    numbers: Sequence[int]
-    rejects: list[Reject]
-    next: Position
-    share: float
-
-    @property
-    def records(self) -> int:
-        """Rows read, rejects included."""
-        return len(self.numbers) + len(self.rejects)
-
-
-def share_read(sizes: Sequence[int], source: int, block: Block) -> float:
-    """Return how much of all inputs is read with a block of input `source`, 0 to 1; `sizes` are theirs in bytes."""
-    return (sum(sizes[:source]) + block.share * sizes[source]) / sum(sizes)
-
-
-# Lines of a text file from an offset on, and their way into blocks.
-
-
-MAX_LINE = 4 << 20
-"""Bytes of the longest line; what is longer is cut there, so that a file without line breaks can't fill memory."""
-
-TOO_LONG = "line over 4 MiB"
-
-Line = tuple[bytes, int]
-"""A line with its line break, and the offset after it."""
-
-_BOM = b"\xef\xbb\xbf"
-
-
-class Lines:
-    """Iterates over the lines of a file from `offset` on, which counts uncompressed bytes.
-
-    Going on from an offset of a compressed file reads and drops what lies before: no format of the three can seek.
-    """
-
-    def __init__(self, path: Path, codec: str | None, offset: int = 0) -> None:
-        self.offset = 0
-        self._size = path.stat().st_size
-        self._file = pa.OSFile(str(path))
-        stream = pa.CompressedInputStream(self._file, codec) if codec else self._file
-        self._stream = BufferedReader(cast("Any", stream), 1 << 20)
-        self._skip_mark(path)
-        if offset and not codec:
-            self._stream.seek(offset)
-            self.offset = offset
-        while self.offset < offset:
-            self.offset += len(self._stream.read(min(1 << 20, offset - self.offset)))
-
-    def __enter__(self) -> "Lines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-        self._file.close()
-
-    def __iter__(self) -> Iterator[Line]:
-        read: Callable[[int], bytes] = cast(BinaryIO, self._stream).readline
-        while line := read(MAX_LINE):
-            self.offset += len(line)
-            if len(line) == MAX_LINE and not line.endswith(b"\n"):
-                self._drop_rest(read)
-            yield line, self.offset
-
-    def _drop_rest(self, read: Callable[[int], bytes]) -> None:
-        while rest := read(MAX_LINE):
-            self.offset += len(rest)
-            if rest.endswith(b"\n"):
-                return
-
-    def share(self) -> float:
-        """Return how much of the file has been read, 0 to 1."""
-        return float(self._file.tell() / self._size)
-
-    def _skip_mark(self, path: Path) -> None:
-        start = self._stream.peek(3)[:3]
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise InputError(f"{path} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8")
-        if start == _BOM:
-            self.offset = len(self._stream.read(3))
-
-
-class Record(NamedTuple):
-    """One record of a text file: a value, a reason to reject it, or neither when the line is blank.
-
-    `end` is the offset after it.
-    """
-
-    value: Any
-    reason: str | None
-    end: int
-
-
-Build = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
-"""Values -> rows, and the reasons why some of them, by index, are no rows."""
-
-
-def cut(records: Iterator[Record], at: Position, build: Build, share: Callable[[], float]) -> Iterator[Block]:
-    """Yield blocks of records; a position is (offset, records read of the file, 0)."""
-    offset, row, _ = at
-    values: list[Any] = []
-    numbers: list[int] = []
-    rejects: list[Reject] = []
-
-    def block(end: int) -> Block:
-        batch, misfits = build(values)
-        misread = [Reject(numbers[index], reason) for index, reason in misfits.items()]
-        kept = [number for index, number in enumerate(numbers) if index not in misfits]
-        return Block(batch, kept, sorted([*rejects, *misread]), (end, row, 0), share())
-
-    end, begun = offset, row
-    for value, reason, end in records:
-        row += 1
-        if reason:
-            rejects.append(Reject(row, reason))
-        elif value is not None:
-            values.append(value)
-            numbers.append(row)
-        if row - begun >= ROWS or end - offset >= BYTES:
-            yield block(end)
-            offset, begun, values, numbers, rejects = end, row, [], [], []
-    if row > begun:
-        yield block(end)
-
-
-# CSV with a header (RFC 4180). Every column stays text: a guess would turn 0138 into a number.
-#
-# pyarrow's reader is faster, but gives a whole file up for one bad row, and does not say which.
-
-
-class _Feed:
-    """Gives the csv module its lines, and takes back those of a record that turned out broken.
-
-    A quote that is never closed would swallow the file: only the record's first line is given up, the others are read
-    again.
-    """
-
-    def __init__(self, lines: Iterator[Line], encoding: str) -> None:
-        self._lines = lines
-        self._encoding = encoding
-        self._again: deque[Line] = deque()
-        self._taken: list[Line] = []
-        self.error: str | None = None
-
-    def __iter__(self) -> "_Feed":
-        return self
-
-    def __next__(self) -> str:
-        line, end = self._again.popleft() if self._again else next(self._lines)
-        self._taken.append((line, end))
-        if len(line) == MAX_LINE:
-            self.error = self.error or TOO_LONG
+    files: list[Path] = []
+    for name in map(str, inputs):
+        matched = [Path(name)] if Path(name).exists() else sorted(map(Path, glob.glob(name, recursive=True)))
+        if not matched:
+            raise ConfigError(f"input {name} does not exist, and as a pattern it matches nothing")
+        for path in matched:
+            _keep_apart(path, output)
+            files += _files_of(path) if path.is_dir() else [path]
+    for file in files:
+        kind_of(file)
         try:
-            return line.decode(self._encoding)
-        except UnicodeDecodeError:
-            self.error = self.error or f"not {self._encoding.upper()}"
-            return line.decode(self._encoding, "surrogateescape")
-
-    def complete(self, lines: int | None = None) -> int:
-        """End a record of so many of the lines taken, by default all, and return the offset after it."""
-        taken, self._taken, self.error = self._taken, [], None
-        kept = taken[:lines]
-        self._again.extendleft(reversed(taken[len(kept) :]))
-        return kept[-1][1]
+            with file.open("rb") as stream:
+                if not stream.read(1):
+                    raise InputError(f"{file} is empty (0 bytes); leave it out or copy it again")
+        except OSError as error:
+            raise InputError(f"{file} can't be read: {error.strerror}") from None
+    if len(set(files)) < len(files):
+        raise ConfigError("an input file is named twice; its rows would come twice")
+    return files
 
 
-def _csv_records(lines: Iterator[Line], encoding: str, width: int | None) -> Iterator[Record]:
-    feed = _Feed(lines, encoding)
-    reader = csv.reader(feed, strict=True)
-    while True:
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files below a folder that have a known suffix; names that start with _ or . are bookkeeping."""
+    known = tuple(suffix + codec for suffix in FORMATS for codec in ("", *CODECS))
+    found = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name.lower().endswith(known)
+        and not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+    ]
+    if not found:
+        raise InputError(
+            f"folder {folder} holds no file to read; wanted {', '.join(FORMATS)}, or text with .gz or .zst"
+        )
+    return found
+
+
+def _keep_apart(given: Path, output: Path) -> None:
+    there, here = given.resolve(), output.resolve()
+    if there == here:
+        raise ConfigError(f"input and output are both {given}; the input is never changed, name another output, or a "
+                          "pattern that leaves it out")  # fmt: skip
+    if there in here.parents and there.is_dir():
+        raise ConfigError(f"output {output} lies in the input folder {given}; a second run would read it as input")
+    if here in there.parents:
+        raise ConfigError(f"input {given} lies in the output folder {output}; name another output")
+
+
+def fingerprint(files: Iterable[Path]) -> list[list[str | int]]:
+    """Return [path, size in bytes, modification time in ns] of each file."""
+    states = ((file, file.stat()) for file in files)
+    return [[str(file.resolve()), state.st_size, state.st_mtime_ns] for file, state in states]
+
+
+# Sources, and their blocks one after another.
+
+
+def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
+    """Open files whose blocks all have one schema, that of all their columns.
+
+    Raises InputError when a file is damaged or in another encoding, ConfigError when it has no such text column.
+    """
+    _check_reading(how)
+    opened = []
+    for file in files:
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            error = feed.error or "malformed CSV"
-            yield Record(None, error, feed.complete(1))
-            continue
-        wrong = feed.error or (width and fields and len(fields) != width and "wrong number of fields") or None
-        yield Record(None if wrong else fields or None, wrong, feed.complete())
+            opened.append(_open_parquet(file, how) if kind_of(file).format == "parquet" else open_text(file, how))
+        except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
+            raise _broken(file, error) from None
+        _check_columns(opened[-1], how)
+    schema = _united([source.schema for source in opened])
+    return [Source(each.path, each.names, schema, each.rows, partial(_fitted, each, schema)) for each in opened]
 
 
-def csv_schema(path: Path, codec: str | None, encoding: str) -> pa.Schema:
-    """Return the columns that the header names, all of them strings; raises InputError when there is no header."""
-    with Lines(path, codec) as lines:
-        header = next(_csv_records(iter(lines), encoding, None), None)
-    if header is None or header.value is None:
-        raise InputError(f"{path} does not begin with a header of column names in {encoding}; add one, or name the "
-                         "coding with --encoding")  # fmt: skip
-    return pa.schema([pa.field(name, pa.string()) for name in header.value])
-
-
-def csv_blocks(path: Path, codec: str | None, encoding: str, at: Position) -> Iterator[Block]:
-    """Yield blocks; the header is no row, a blank line is one that is left out."""
-    schema = csv_schema(path, codec, encoding)
-    with Lines(path, codec, at[0]) as lines:
-        records = _csv_records(iter(lines), encoding, len(schema))
-        if not at[1]:
-            next(records)
-
-        def build(rows: list[list[str]]) -> tuple[pa.RecordBatch, dict[int, str]]:
-            columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-            return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema), {}
-
-        yield from cut(records, at, build, lines.share)
-
-
-# JSON, one object a line. The first block gives the columns their types; what does not fit them later is rejected.
-
-
-_MISFIT = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
-
-
-def _json_records(lines: Iterator[Line], encoding: str) -> Iterator[Record]:
-    for line, end in lines:
+def blocks(sources: Sequence[Source], source: int = 0, row: int = 0) -> Iterator[tuple[int, Block]]:
+    """Yield (number of the source, block), beginning behind so many rows of that source."""
+    for number in range(source, len(sources)):
         try:
-            value = json.loads(line.decode(encoding)) if line.strip() else None
-        except UnicodeDecodeError:
-            yield Record(None, f"not {encoding.upper()}", end)
-        except (ValueError, RecursionError):
-            yield Record(None, TOO_LONG if len(line) == MAX_LINE else "malformed JSON", end)
-        else:
-            wrong = None if value is None or isinstance(value, dict) else "not a JSON object"
-            yield Record(None if wrong else value, wrong, end)
+            for block in sources[number].blocks(row if number == source else 0):
+                yield number, block
+        except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
+            raise _broken(sources[number].path, error) from None
 
 
-def json_schema(path: Path, codec: str | None, encoding: str, text_column: str) -> pa.Schema:
-    """Return the columns of the first rows. Raises no error for a row that is none: it will be rejected."""
-    with Lines(path, codec) as lines:
-        rows = [record.value for record in islice(_json_records(iter(lines), encoding), ROWS) if record.value]
-    names = dict.fromkeys(name for row in rows for name in row if _is_utf8(name))
-    kinds = [pa.string() if name == text_column else _kind([row.get(name) for row in rows]) for name in names]
-    return pa.schema(list(zip(names, kinds, strict=True)))
+def _check_reading(how: Reading) -> None:
+    check_encoding(how.encoding or "utf-8")
+    if len(how.delimiter) != 1 or how.delimiter in '"\r\n':
+        raise ConfigError(f"delimiter {how.delimiter!r} is not one character that can part fields, such as ; or a tab")
 
 
-def _is_utf8(name: str) -> bool:
-    """Whether a key can name a column: half of a cut emoji, a lone surrogate, can't."""
-    return name.encode(errors="ignore").decode() == name
+def _check_columns(source: Source, how: Reading) -> None:
+    path, names = source.path, [name for name in source.names if name != RESCUED]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} has columns of the same name: {', '.join(names)}; rename them")
+    if how.text not in names:
+        raise ConfigError(f"{path} has no column {how.text!r}; it has: {', '.join(names)}; name one of them with "
+                          "--text-column")  # fmt: skip
+    if not is_text(kind := source.schema.field(how.text).type):
+        raise ConfigError(f"column {how.text!r} of {path} is {kind}, wanted strings; name another with --text-column")
+    if how.id is not None and how.id not in names:
+        raise ConfigError(f"{path} has no column {how.id!r} for --id-column; it has: {', '.join(names)}")
 
 
-def _kind(values: Sequence[Any]) -> pa.DataType:
-    """Return the type of a column: that of all values, else of the first that Arrow takes; strings if there is none."""
-    for tried in chain([values], ([value] for value in values if value is not None)):
-        with suppress(*_MISFIT):
-            found = pa.array(tried).type
-            return pa.string() if pa.types.is_null(found) else found
-    return pa.string()
+def _broken(path: Path, error: Exception) -> InputError:
+    """Return the error of a file that can't be read to its end; Arrow's own words could quote the data."""
+    if isinstance(error, UnicodeError):  # UTF-16 without a mark
+        return InputError(f"{path} is not in that encoding; name another with --encoding")
+    return InputError(f"{path} is damaged or truncated ({type(error).__name__}); copy it again")
 
 
-def json_blocks(path: Path, codec: str | None, encoding: str, schema: pa.Schema, at: Position) -> Iterator[Block]:
-    """Yield blocks; row numbers are those of lines, and blank lines are left out."""
-    with Lines(path, codec, at[0]) as lines:
-        yield from cut(_json_records(iter(lines), encoding), at, partial(_build, schema=schema), lines.share)
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold messages."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
 
 
-def _build(rows: list[dict[str, Any]], schema: pa.Schema) -> tuple[pa.RecordBatch, dict[int, str]]:
-    kind = pa.struct(list(schema))
-    misfits = {index: "unknown key" for index, row in enumerate(rows) if _loses(row, kind)}
-    if not _fit(rows, schema):
-        misfits |= {index: "wrong type" for index, row in enumerate(rows) if not _fit([row], schema)}
-    kept = [row for index, row in enumerate(rows) if index not in misfits]
-    return pa.RecordBatch.from_pylist(kept, schema=schema), misfits
+def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return all columns of files; one of several types has a type that holds them all, or else becomes text."""
+    kinds: dict[str, pa.DataType] = {}
+    for field in (field for schema in schemas for field in schema):
+        known = kinds.setdefault(field.name, field.type)
+        if known != field.type:
+            both = [pa.schema([pa.field("", kind)]) for kind in (known, field.type)]
+            try:
+                kinds[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
+            except pa.ArrowException:
+                kinds[field.name] = pa.string()
+    return pa.schema(list(kinds.items()))
 
 
-def _fit(rows: list[dict[str, Any]], schema: pa.Schema) -> bool:
-    try:
-        pa.RecordBatch.from_pylist(rows, schema=schema)
-    except _MISFIT:
-        return False
-    return True
-
-
-def _loses(value: object, kind: pa.DataType) -> bool:
-    """Whether a value has keys, in whatever depth of objects and lists, that its type lacks: Arrow would drop them."""
-    if isinstance(value, dict) and pa.types.is_struct(kind):
-        known = set(kind.names)
-        return not known.issuperset(value) or any(_loses(inner, kind.field(name).type) for name, inner in value.items())
-    if isinstance(value, list) and pa.types.is_list(kind):
-        return any(_loses(inner, kind.value_type) for inner in value)
-    return False
+def _fitted(source: Source, schema: pa.Schema, row: int) -> Iterator[Block]:
+    """Yield the blocks of a file with the columns of all files."""
+    for block in source.blocks(row):
+        names, rows = block.batch.schema.names, block.batch.num_rows
+        columns = [
+            fit(block.batch.column(field.name), field.type) if field.name in names else pa.nulls(rows, field.type)
+            for field in schema
+        ]
+        yield block._replace(batch=pa.record_batch(columns, schema))
 
 
 # Parquet, page by page: a row group of any size is never held as a whole.
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, buffer_size=1 << 18, pre_buffer=False)
+def _open_parquet(path: Path, how: Reading) -> Source:
+    with pq.ParquetFile(path) as file:
+        # Metadata of writers (pandas, datasets) describes a table that the output no longer is.
+        schema = pa.schema([field.remove_metadata() for field in file.schema_arrow])
+        rows, names = file.metadata.num_rows, schema.names
+    if how.columns:
+        schema = pa.schema([field for field in schema if field.name in how.columns])
+    return Source(path, names, schema, rows, partial(_parquet_blocks, path, schema, how))
 
 
-def parquet_schema(path: Path) -> pa.Schema:
-    """Return the columns; metadata of writers (pandas, datasets) describes a table that the output no longer is."""
-    with _open(path) as file:
-        return pa.schema([field.remove_metadata() for field in file.schema_arrow])
-
-
-def parquet_blocks(path: Path, at: Position) -> Iterator[Block]:
-    """Yield blocks; a position is (row group, batches read of it, rows read of the file)."""
-    group, done, row = at
-    with _open(path) as file:
-        rows = file.metadata.num_rows
-        for number in range(group, file.num_row_groups):
-            size = _batch_rows(file.metadata.row_group(number))
-            batches = file.iter_batches(size, [number], use_threads=False)
-            skip = done if number == group else 0
-            for index, batch in enumerate(islice(batches, skip, None), skip + 1):
-                numbers = range(row + 1, row + batch.num_rows + 1)
+def _parquet_blocks(path: Path, schema: pa.Schema, how: Reading, start: int) -> Iterator[Block]:
+    row = 0
+    with pq.ParquetFile(path, buffer_size=1 << 18, pre_buffer=False) as file:
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            if row + group.num_rows <= start:
+                row += group.num_rows
+                continue
+            size = max(1, min(ROWS, BYTES * group.num_rows // max(1, group.total_byte_size)))
+            for batch in file.iter_batches(size, [number], columns=schema.names, use_threads=False):
                 row += batch.num_rows
-                yield Block(batch, numbers, [], (number, index, row), row / rows)
+                if row > start:
+                    numbers = np.arange(row - batch.num_rows + 1, row + 1)
+                    yield _scorable(batch, numbers, how, row, row / file.metadata.num_rows)
 
 
-def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    return max(1, min(ROWS, BYTES * int(group.num_rows) // max(1, int(group.total_byte_size))))
+def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, row: int, share: float) -> Block:
+    """Mend what is not UTF-8 (Parquet promises it and does not check), and reject rows without a text."""
+    replaced = np.zeros(batch.num_rows, np.int32)
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name == how.text or (is_text(column.type) and not _is_binary(column.type)):
+            mended, counts = _mended(column)
+            if counts.any():
+                batch = batch.set_column(batch.schema.names.index(name), batch.schema.field(name), mended)
+                replaced += counts
+    texts = batch.column(how.text)
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    texts = texts.cast(pa.large_string() if pa.types.is_large_binary(texts.type) else pa.string()) \
+        if texts.type not in (pa.string(), pa.large_string()) else texts  # fmt: skip
+    missing = pc.indices_nonzero(texts.is_null()).to_pylist() if texts.null_count else []
+    reasons = dict.fromkeys(missing, NULL_TEXT)
+    if how.strict:
+        reasons |= dict.fromkeys(np.flatnonzero(replaced).tolist(), "not UTF-8")
+    if not reasons:
+        return Block(batch, texts, numbers, replaced, [], row, share)
+    rows = batch.to_pylist() if how.keep else []
+    ids = batch.column(how.id) if how.id else None
+    rejects = [
+        Reject(int(numbers[i]), reasons[i], as_text(ids[i].as_py() if ids else None), as_json(rows[i]) if rows else "")
+        for i in sorted(reasons)
+    ]
+    kept = np.array([i for i in range(batch.num_rows) if i not in reasons], np.int64)
+    take = pa.array(kept)
+    return Block(batch.take(take), texts.take(take), numbers[kept], replaced[kept], rejects, row, share)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _mended(column: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Return a column of texts with U+FFFD for bytes that aren't UTF-8, and how many of these each row has (n,)."""
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    counts = np.zeros(len(column), np.int32)
+    values = plain.cast(pa.large_binary())
+    try:
+        values.cast(pa.large_string())
+        return column, counts
+    except pa.ArrowInvalid:
+        mended: list[str | None] = []
+        for i, value in enumerate(values.to_pylist()):
+            mended.append(None if value is None else value.decode("utf-8", "replace"))
+            counts[i] = 0 if value is None else mended[-1].count("\ufffd") - value.count("\ufffd".encode())  # type: ignore[union-attr]
+        array = pa.array(mended, pa.string())
+        return (array.dictionary_encode() if plain is not column else array).cast(column.type), counts

@@ -1,12 +1,10 @@
-"""`jingyin relabel`: checks, the loop over shards, the end."""
+"""`jingyin relabel`: every row of an archive with its verdict, and on request what changed."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +12,52 @@ import pyarrow as pa
 
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.serve.archive.changes import DEFAULT_SAMPLE, Changes, check_place, merge, sampled, write_tasks
-from jingyin.serve.archive.columns import with_verdicts
-from jingyin.serve.archive.inputs import (
-    Kind,
-    Source,
-    blocks,
-    check_encoding,
-    find,
-    fingerprint,
-    kind_of,
-    open_sources,
-    suffix_of,
-    texts,
+from jingyin.model.files import Run
+from jingyin.serve.archive.blocks import Block, Reading
+from jingyin.serve.archive.changes import Changes, review
+from jingyin.serve.archive.columns import FIELDS, NAMES, array_of, decision_columns
+from jingyin.serve.archive.decisions import decide_packed
+from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
+from jingyin.serve.archive.shards import (
+    DONE,
+    Scored,
+    Shards,
+    check_output,
+    counted,
+    explain_disk_errors,
+    reject_lines,
+    sweep,
 )
-from jingyin.serve.archive.readers import share_read
-from jingyin.serve.archive.shards import Job, Journal, Progress, Scored, Shard, State, open_journal, write_json
-from jingyin.serve.archive.workers import Workers, system_memory, workers
-from jingyin.serve.archive.writers import aside, no_room, writer
+from jingyin.serve.archive.workers import system_memory, workers
+from jingyin.serve.archive.writers import Kind, kind_of, suffix_of, writer
 
 FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
-"""The first shard is one block, so that one soon sees something: with empty caches the network reads half of it. Each
-is twice the one before, up to the most."""
+"""The first part is one block, so that one soon sees something: with empty caches the networks read half of it. Each is
+twice the one before, up to the most."""
+
+REPLACED = pa.field("jingyin_replaced", pa.int32())
+"""Bytes of the row that weren't text; each became U+FFFD."""
+OLDER = "older_"
+"""Begins the name under which an older verdict that is compared is kept, since a new one takes its place."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run did: rows written, rejects by reason, the bundle; with a comparison, what changed.
+class RelabelResult:
+    """What a run did: rows written, rows with bytes replaced, rejects by reason, the bundle; what changed.
 
     `changes` holds "moved", "table" (older label -> new label -> rows) and "families" (name -> [rows, moved]).
-    `tasks` counts those written for Label Studio; `resumed` the shards that an earlier run had finished; `signs` those
+    `tasks` counts those written for Label Studio; `resumed` the parts that an earlier run had finished; `signs` those
     that the bundle knows: with none no row has reasons.
     """
 
     rows: int
+    replaced: int
     rejects: dict[str, int]
     bundle: str
+    signs: int
     changes: dict[str, Any] = field(default_factory=dict)
     tasks: int = 0
     resumed: int = 0
-    signs: int = 0
 
 
 def relabel(
@@ -61,158 +65,126 @@ def relabel(
     output: str | Path,
     *,
     text_column: str = "text",
+    id_column: str | None = None,
     bundle: str | Path | None = None,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
+    delimiter: str = ",",
+    errors: str = "replace",
+    keep_rejected: bool = False,
     compare: str | None = None,
+    label_map: Mapping[str, str] | None = None,
     label_studio: str | Path | None = None,
     sample: int | None = None,
     strict: bool = False,
     fresh: bool = False,
     processes: int | None = None,
     progress: bool = False,
-) -> Report:
-    """Score all rows of `inputs` (files, folders, globs) into the folder `output`, whose suffix names the format.
+) -> RelabelResult:
+    """Score all rows of `inputs` (files, folders, patterns) into the folder `output`, whose suffix names the format.
 
-    The folder holds shards in input order, each whole, and bookkeeping whose names start with "_". Called again after
-    whatever ended it, it goes on after the last finished shard, to the same bytes. Rows that can't be scored go to
-    _rejects.csv, or with `strict` raise InputError. `compare` names a column of older labels: what changed is in the
-    report and _moved.jsonl. `label_studio` gets `sample` tasks (1,000) of the moved rows, or without `compare` of those
-    to review. `processes` is by default the number of cores this process may use.
+    The folder holds parts in input order, each whole, and bookkeeping whose names start with "_". Called again after
+    whatever ended it, it resumes behind the last finished part, to the same bytes; called again when it is done, it
+    does what `compare` and `label_studio` ask without scoring. Rows that can't be scored go to _rejects.csv with the
+    value of `id_column`, with `keep_rejected` as a whole, or with `strict` raise InputError. Bytes that aren't text
+    become U+FFFD, or with `errors="strict"` make a row a reject. `encoding` is UTF-8 unless a file looks otherwise,
+    which raises InputError.
+
+    `compare` names a column of older labels, `label_map` says what they mean: what changed is in the result and
+    _moved.jsonl. `label_studio` gets `sample` tasks (1,000) of the moved rows, or without `compare` of those to review.
+    `processes` is one a core where that pays.
 
     Raises ConfigError for a wrong call, InputError for input that can't be used or was changed since the run began,
     JingyinError when another run writes to `output` or it can't be written. Scripts need `if __name__ == "__main__":`
     around the call, as with all of multiprocessing.
     """
     out, tasks = Path(output), Path(label_studio) if label_studio else None
-    picked = _check_call(out, tasks, sample, encoding)
+    kind_of(out)
+    check_output(out, tasks)
+    if sample is not None and (tasks is None or sample < 1):
+        raise ConfigError(f"--sample needs --label-studio FILE and a number from 1 on, got {sample}")
+    if errors not in ("replace", "strict"):
+        raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
     files = find(inputs, out)
     read = read_bundle(Path(bundle) if bundle is not None else default_path())
-    sources = open_sources(files, text_column, encoding)
-    job = _job(out, sources, text_column, compare, ranks=tasks is not None, strict=strict)
+    how = Reading(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
+    sources = open_sources(files, how)
+    older = compare if compare in NAMES else None
+    schema = _schema(out, sources[0].schema, compare, older)
     facts = {
-        "inputs": fingerprint(files),
-        "bundle": read.manifest.id,
-        "text column": text_column,
-        "encoding": encoding,
-        "compared column": compare,
-        "tasks for Label Studio": picked,
-        "file for Label Studio": str(tasks.resolve()) if tasks else None,
-        "output format": suffix_of(out),
+        "inputs": fingerprint(files), "bundle": read.manifest.id, "text column": text_column, "id column": id_column,
+        "encoding": encoding, "delimiter": delimiter, "errors": errors, "rejected rows": keep_rejected,
+        "verdict to compare": older, "output format": suffix_of(out),
         "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
-    }
-    with no_room(out), system_memory(), open_journal(out, facts, fresh=fresh) as journal:
-        _check_rejects(journal.last, strict=strict)
-        finished = journal.report()
-        if finished is None:
-            journal.rewind()
-            with workers(processes or len(os.sched_getaffinity(0)), read) as pool:
-                _write_shards(job, journal, _scored(job, pool, sources, journal.last), progress=progress)
-            finished = _finish(job, journal, tasks, picked, read.manifest.id)
-        elif tasks and not tasks.exists():
-            raise InputError(f"{tasks} is gone, and {out} is finished: its rows are not ranked again; run with --fresh")
-        (out / "_ranked").unlink(missing_ok=True)
-        return Report(**finished, resumed=journal.resumed, signs=len(read.manifest.signs))
+    }  # fmt: skip
+    with (
+        explain_disk_errors(out),
+        system_memory(),
+        Run.open(out, facts, done=DONE, fresh=fresh) as run,
+    ):
+        resumed = 0
+        if run.result is None:
+            shards = Shards(run, sources, suffix_of(out), schema, strict=strict)
+            resumed = shards.resumed
+            with workers(processes, sum(source.rows for source in sources), read) as pool:
+
+                def score(source: int, row: int) -> Iterator[Scored]:
+                    stream = ((item, decide_packed, item[1].texts) for item in blocks(sources, source, row))
+                    for (number, block), decisions in pool.map(stream):
+                        verdicts = decision_columns(decisions, read.manifest.id)
+                        yield Scored(number, block, _rows(block, verdicts, schema, older))
+
+                shards.write(score, lambda number: min(FIRST_ROWS << number, MOST_ROWS), progress=progress)
+            if not shards.done:
+                raise InputError("the input holds no rows; there is nothing to relabel")
+            shards.finish()
+            counts = {"rows": shards.scored, "replaced": shards.replaced, "rejects": shards.rejects}
+            run.finish({**counts, "bundle": read.manifest.id, "signs": len(read.manifest.signs)})
+        result = run.result
+        if strict and result["rejects"]:
+            raise InputError(f"{sum(result['rejects'].values())} rows were rejected by this run before --strict was "
+                             "asked for; see _rejects.csv in the output")  # fmt: skip
+        sweep(out, "_part-*")
+        changes, written = review(
+            out, how, OLDER + older if older else compare, label_map or {}, tasks, sample, read.manifest.id
+        )
+        return RelabelResult(**result, changes=changes, tasks=written, resumed=resumed)
 
 
-def _check_call(out: Path, tasks: Path | None, sample: int | None, encoding: str) -> int:
-    """Refuse what can't be meant, and return how many tasks are wanted."""
-    kind_of(out)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"output {out} is a file; a folder is wanted, in which the shards will lie")
-    if sample is not None and (tasks is None or sample < 1):
-        raise ConfigError("a sample is a number of tasks from 1 on, and needs a file for them: --label-studio FILE")
-    if tasks:
-        check_place(tasks, out)
-    check_encoding(encoding)
-    return (sample or DEFAULT_SAMPLE) if tasks else 0
-
-
-def _job(
-    out: Path, sources: Sequence[Source], text_column: str, compare: str | None, *, ranks: bool, strict: bool
-) -> Job:
-    before = sources[0].schema
+def _schema(out: Path, before: pa.Schema, compare: str | None, older: str | None) -> pa.Schema:
+    """Return the columns of the output."""
     if compare is not None and compare not in before.names:
         raise ConfigError(f"there is no column {compare!r} to compare; there are: {', '.join(before.names)}")
-    schema = with_verdicts(before)
+    kept = [each for each in before if each.name not in (*NAMES, REPLACED.name)]
+    if older:
+        kept.append(before.field(older).with_name(OLDER + older))
+    schema = pa.schema([*kept, *FIELDS, REPLACED])
     try:
         with writer(Kind(kind_of(out).format, None), BytesIO(), schema):
             pass
     except (pa.ArrowException, TypeError):
         raise ConfigError(f"the columns can't be written as {suffix_of(out)}; name an output .parquet") from None
-    files = [source.path for source in sources]
-    return Job(out, files, [file.stat().st_size for file in files], schema, text_column, compare, ranks, strict)
+    return schema
 
 
-def _check_rejects(last: State, *, strict: bool) -> None:
-    if strict and last.rejects:
-        raise InputError(f"{sum(last.rejects.values())} rows were rejected before this run was resumed with --strict; "
-                         "see _rejects.csv in the output")  # fmt: skip
+def _rows(block: Block, verdicts: list[pa.Array], schema: pa.Schema, older: str | None) -> pa.RecordBatch:
+    columns = {**dict(zip(NAMES, verdicts, strict=True)), REPLACED.name: array_of(block.replaced, REPLACED.type)}
+    if older:
+        columns[OLDER + older] = block.batch.column(older)
+    return pa.record_batch([columns[n] if n in columns else block.batch.column(n) for n in schema.names], schema)
 
 
-def _scored(job: Job, pool: Workers, sources: Sequence[Source], last: State) -> Iterator[Scored]:
-    read = blocks(sources, tuple(last.position), job.text_column)
-    for (source, block), verdicts in pool.score((item, texts(item[1], job.text_column)) for item in read):
-        yield Scored(source, block, verdicts)
-
-
-def _write_shards(job: Job, journal: Journal, scored: Iterator[Scored], *, progress: bool) -> None:
-    bar = Progress(journal.last.rows, journal.last.share, shown=progress)
-    for first in scored:
-        shard = Shard(job, journal)
-        items = _up_to(min(FIRST_ROWS << len(journal.states), MOST_ROWS), chain([first], scored))
-        shard.write(_shown(items, bar, shard, job))
-    bar.close()
-
-
-def _up_to(rows: int, scored: Iterator[Scored]) -> Iterator[Scored]:
-    """Yield items until they have so many rows: always the same ones after a given position."""
-    for item in scored:
-        yield item
-        rows -= item.block.records
-        if rows <= 0:
-            return
-
-
-def _shown(items: Iterator[Scored], bar: Progress, shard: Shard, job: Job) -> Iterator[Scored]:
-    for item in items:
-        yield item
-        bar.show(shard.rows, share_read(job.sizes, item.source, item.block))
-
-
-def _finish(job: Job, journal: Journal, tasks: Path | None, picked: int, bundle: str) -> dict[str, Any]:
-    """Write what is ordered by risk, and last the report, which says that the run is whole."""
-    last = journal.last
-    if not last.rows and not last.rejects:
-        raise InputError("the input holds no rows; there is nothing to relabel")
-    ends = [end for state in journal.states for end in state.runs]
-    written = 0
-    if job.compare:
-        with aside(job.out / "_moved.jsonl") as file:
-            file.writelines(line + b"\n" for line in merge(job.out / "_ranked", ends))
-    if tasks:
-        written = write_tasks(tasks, sampled(merge(job.out / "_ranked", ends), picked, bundle))
-    changes = last.changes if job.compare else {}
-    report = {"rows": last.rows, "rejects": last.rejects, "bundle": bundle, "changes": changes, "tasks": written}
-    write_json(job.out / "_report.json", report)
-    return report
-
-
-# A run's report for people, or as JSON.
-
-
-def lines(report: Report, output: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines to print."""
+def lines(result: RelabelResult, output: Path, *, as_json: bool) -> Iterator[str]:
+    """Yield the lines of a run's report, for people or as one of JSON."""
     if as_json:
-        yield json.dumps(asdict(report), ensure_ascii=False)
+        yield json.dumps(asdict(result), ensure_ascii=False)
         return
-    resumed = f", {report.resumed} shards of them from an earlier run" if report.resumed else ""
-    unreasoned = "" if report.signs else ", which has no signs, so no row has reasons"
-    yield f"{report.rows:,} rows in {output}, bundle {report.bundle}{unreasoned}{resumed}"
-    for reason, rows in sorted(report.rejects.items()):
-        yield f"{rows:,} rows rejected: {reason}; see {output / '_rejects.csv'}"
-    if report.changes:
-        changes = Changes.from_dict(report.changes)
-        yield f"{changes.moved:,} rows moved; see {output / '_moved.jsonl'}"
+    resumed = f", {counted(result.resumed, 'part')} of them from an earlier run" if result.resumed else ""
+    unreasoned = "" if result.signs else ", which has no signs, so no row has reasons"
+    yield f"{counted(result.rows, 'row')} in {output}, bundle {result.bundle}{unreasoned}{resumed}"
+    yield from reject_lines(result.rejects, result.replaced, output)
+    if result.changes:
+        changes = Changes(result.changes["table"], result.changes["families"])
+        yield f"{counted(changes.moved, 'row')} moved; see {output / '_moved.jsonl'}"
         yield from changes.lines()
-    if report.tasks:
-        yield f"{report.tasks:,} tasks for Label Studio"
+    if result.tasks:
+        yield f"{counted(result.tasks, 'task')} for Label Studio"

@@ -1,9 +1,11 @@
-"""Processes that score blocks: texts go out in order, decisions come back in order and become columns here."""
+"""Processes that score blocks: texts go out in order, and what becomes of them comes back in order."""
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,67 +13,73 @@ import numpy as np
 import pyarrow as pa
 
 from jingyin.model.bundle import Bundle
-from jingyin.serve.archive.columns import decision_columns
-from jingyin.serve.archive.decisions import Packed, decide_packed, load
+from jingyin.model.errors import ConfigError
+from jingyin.serve.archive.decisions import Packed, load
 from jingyin.serve.pool import follow_parent, unbroken
 
 T = TypeVar("T")
 R = TypeVar("R")
+Work = Callable[[tuple[str, str], Packed], R]
+
+PAYS_FROM = 30_000
+"""Rows from which processes are worth their start, about 1.5 s of each."""
 
 
 class Workers:
-    """Scores streams of texts in a pool, at most `ahead` blocks at a time; without a pool in this process."""
+    """Works on streams of texts in a pool, at most `ahead` blocks at a time; without a pool in this process."""
 
     def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, bundle: tuple[str, str]) -> None:
         self._pool = pool
         self._ahead = ahead
         self._bundle = bundle
 
-    def score(self, stream: Iterator[tuple[T, pa.Array]]) -> Iterator[tuple[T, list[pa.Array]]]:
-        """Yield each item of `stream` with the verdict columns of its texts, in order."""
-        for item, decisions in self.map(decide_packed, stream):
-            yield item, decision_columns(decisions, self._bundle[1])
-
-    def map(
-        self, work: Callable[[tuple[str, str], Packed], R], stream: Iterator[tuple[T, pa.Array]]
-    ) -> Iterator[tuple[T, R]]:
-        """Yield in order each item of `stream` with what `work`, in a process, makes of the bundle and its texts."""
+    def map(self, stream: Iterator[tuple[T, Work[R], pa.Array]]) -> Iterator[tuple[T, R]]:
+        """Yield in order each item of `stream` with what its work, in a process, makes of the bundle and its texts."""
         under_way: deque[tuple[T, Future[R]]] = deque()
-        for item, texts in stream:
-            under_way.append((item, self._submit(work, texts)))
+        for item, work, texts in stream:
+            under_way.append((item, self._submit(work, _pack(texts))))
             if len(under_way) >= self._ahead:
-                yield _take(under_way)
-        while under_way:
-            yield _take(under_way)
+                first, future = under_way.popleft()
+                yield first, future.result()
+        for item, future in under_way:
+            yield item, future.result()
 
-    def _submit(self, work: Callable[[tuple[str, str], Packed], R], texts: pa.Array) -> "Future[R]":
+    def _submit(self, work: Work[R], texts: Packed) -> "Future[R]":
         if self._pool is not None:
-            return self._pool.submit(work, self._bundle, _pack(texts))
+            return self._pool.submit(work, self._bundle, texts)
         done: Future[R] = Future()
-        done.set_result(work(self._bundle, _pack(texts)))
+        done.set_result(work(self._bundle, texts))
         return done
 
 
-def _take(under_way: "deque[tuple[T, Future[R]]]") -> tuple[T, R]:
-    item, future = under_way.popleft()
-    return item, future.result()
-
-
 @contextmanager
-def workers(processes: int, bundle: Bundle) -> Iterator[Workers]:
-    """Start processes, each with its own scorer; they end with the context, or with this process. One is this one."""
+def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Workers]:
+    """Start processes, each with its own scorer; they end with the context, or with this process. One is this one.
+
+    By default there is one for each core that this process may use, and none for fewer than PAYS_FROM `rows`.
+    """
+    count = processes or (len(os.sched_getaffinity(0)) if rows >= PAYS_FROM else 1)
     which = str(bundle.path), bundle.manifest.id
-    if processes == 1:
+    if count == 1:
         yield Workers(None, 1, which)
         return
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=follow_parent)
-    with unbroken("run the same command again, with fewer --processes: it goes on"):
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(count, context, initializer=follow_parent)
+    with unbroken("run the same command again, with fewer --processes: it resumes"):
         try:
-            for _ in range(processes):
+            for _ in range(count):
                 pool.submit(load, which)  # a process starts with its first task: while the inputs are looked at
-            yield Workers(pool, 2 * processes + 1, which)
+            started = [each for each in multiprocessing.active_children() if each not in others]
+            yield Workers(pool, 2 * count + 1, which)
+        except BrokenProcessPool:
+            if any(each.exitcode == 1 for each in started):  # by an error of its own: nobody killed it
+                raise ConfigError(
+                    "a scoring process failed while it started: it runs the script again that calls this, so put the "
+                    'call under `if __name__ == "__main__":`, or pass processes=1'
+                ) from None
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

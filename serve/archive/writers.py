@@ -1,4 +1,4 @@
-"""Shards: written aside, and given their final names when they are whole."""
+"""Kinds of files by their suffix, and how rows are written as each of them."""
 
 import json
 import os
@@ -6,17 +6,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from jingyin.model.errors import JingyinError
-from jingyin.serve.archive.inputs import Kind
+from jingyin.model.errors import ConfigError
+
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+"""Suffix -> format; JSON means one object a line."""
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+"""Second suffix of compressed text -> codec; Parquet compresses by itself."""
 
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 32 << 20
+
+
+class Kind(NamedTuple):
+    """How a file is read or written: "parquet" | "csv" | "json", and None | "gzip" | "zstd"."""
+
+    format: str
+    codec: str | None
+
+
+def kind_of(path: Path) -> Kind:
+    """Return the kind of a file by its suffix; raises ConfigError for an unknown one."""
+    codec = CODECS.get(path.suffix.lower())
+    name = path.with_suffix("") if codec else path
+    found = FORMATS.get(name.suffix.lower())
+    if found is None or (codec and found == "parquet"):
+        raise ConfigError(
+            f"the format of {path.name!r} is unknown; known are *.parquet, *.csv, *.jsonl (or .ndjson, .json: one "
+            "object a line), the text ones also with .gz or .zst"
+        )
+    return Kind(found, codec)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that names the kind of a file, with that of compression."""
+    return "".join(path.suffixes[-2 if path.suffix.lower() in CODECS else -1 :]).lower()
 
 
 class Writer(Protocol):
@@ -30,42 +60,9 @@ class Writer(Protocol):
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that gets its name when the context ends well: until then it is `_NAME.writing`."""
-    draft = path.with_name(f"_{path.name}.writing")
-    with draft.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def no_room(what: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission and their like into an error that says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        raise JingyinError(
-            f"{what} can't be written: {error.strerror or error}; "
-            "see to that and run the same command again: it goes on"
-        ) from None
-
-
-@contextmanager
 def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator[Writer]:
     """Open the writer of a kind of file; it is closed before `file`, which stays open."""
-    sink = _open(kind, file, schema)
+    sink = _Parquet(file, schema) if kind.format == "parquet" else _Text(file, schema, kind)
     try:
         yield sink
     except BaseException:
@@ -73,14 +70,6 @@ def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator[Writer]:
             sink.close()  # Arrow would do it when the garbage is collected, and complain that `file` is closed
         raise
     sink.close()
-
-
-def _open(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Writer:
-    if kind.format == "parquet":
-        return _Parquet(file, schema)
-    # Arrow closes what it compresses into: a second handle keeps the file open for fsync.
-    stream = pa.CompressedOutputStream(os.fdopen(os.dup(file.fileno()), "wb"), kind.codec) if kind.codec else file
-    return _Text(stream, schema, csv=kind.format == "csv")
 
 
 class _Parquet:
@@ -110,14 +99,18 @@ class _Parquet:
 class _Text:
     """CSV or JSON lines. What CSV can't hold, objects and lists, becomes JSON in it."""
 
-    def __init__(self, stream: Any, schema: pa.Schema, *, csv: bool) -> None:  # noqa: ANN401  a file of Arrow or Python
-        self._stream = stream
-        self._csv = pa.csv.CSVWriter(stream, pa.schema(list(map(_flat, schema)))) if csv else None
+    def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind) -> None:
+        # Arrow closes what it compresses into: a second handle keeps the file open for fsync.
+        self._stream: Any = file
+        if kind.codec:
+            self._stream = pa.CompressedOutputStream(os.fdopen(os.dup(file.fileno()), "wb"), kind.codec)
+        flat = pa.schema([field.with_type(_flat(field.type)) for field in schema])
+        self._csv = pa.csv.CSVWriter(self._stream, flat) if kind.format == "csv" else None
 
     def write(self, batch: pa.RecordBatch) -> None:
         if self._csv:
-            columns = [_flattened(column) for column in batch.columns]
-            self._csv.write_batch(pa.record_batch(columns, pa.schema(list(map(_flat, batch.schema)))))
+            flat = {name: _flattened(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+            self._csv.write_batch(pa.record_batch(flat))
         else:
             self._stream.write("".join(f"{as_json(row)}\n" for row in batch.to_pylist()).encode())
 
@@ -128,10 +121,10 @@ class _Text:
             self._stream.close()
 
 
-def _flat(field: pa.Field) -> pa.Field:
-    if pa.types.is_dictionary(field.type):
-        return field.with_type(field.type.value_type)
-    return field.with_type(pa.string()) if pa.types.is_nested(field.type) else field
+def _flat(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return pa.string() if pa.types.is_nested(kind) else kind
 
 
 def _flattened(column: pa.Array) -> pa.Array:

@@ -2,11 +2,26 @@
 
 from jingyin import Scorer
 Scorer.load().score("...").action  # "pass", "review" or "block"
+
+The names of __all__ are public; all else may change with any version. `relabel`, `campaigns`, `scorer_columns` and
+`score_dataframe` need the extra `batch` or `spark`, and are imported when they are asked for.
 """
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from jingyin.model.errors import BundleError, ConfigError, InputError, JingyinError
 from jingyin.model.labels import ACTIONS, LABELS, Reason, Span, Verdict
 from jingyin.serve.scorer import Scorer
+
+if TYPE_CHECKING:
+    from jingyin.serve.archive.campaigns import campaigns
+    from jingyin.serve.archive.columns import scorer_columns
+    from jingyin.serve.archive.relabel import relabel
+    from jingyin.serve.spark import score_dataframe
+
+__version__: str
 
 __all__ = [
     "ACTIONS",
@@ -19,4 +34,24 @@ __all__ = [
     "Scorer",
     "Span",
     "Verdict",
+    "campaigns",
+    "relabel",
+    "score_dataframe",
+    "scorer_columns",
 ]
+
+_LATER = {
+    "campaigns": "jingyin.serve.archive.campaigns",
+    "relabel": "jingyin.serve.archive.relabel",
+    "score_dataframe": "jingyin.serve.spark",
+    "scorer_columns": "jingyin.serve.archive.columns",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs an extra; raises ConfigError that names it when it isn't installed."""
+    if name == "__version__":
+        return version("jingyin")
+    if name not in _LATER:
+        raise AttributeError(f"module 'jingyin' has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -6,7 +6,7 @@ standard error.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -14,20 +14,51 @@ from typing import Annotated
 import typer
 
 from jingyin.model.errors import ConfigError, JingyinError
+from jingyin.serve.encodings import KEEP, check_encoding, guess, replaced
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its boxes cut what an error says
-    help="静音: flags pay-to-stop extortion and debt-collection threats in Chinese SMS.",
 )
 corpus = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, count and check the corpus.")
 app.add_typer(corpus, name="corpus")
 
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="A bundle folder; by default the one in the package.")
+    Path | None, typer.Option("--bundle", exists=True, help="A bundle folder; by default the one in the package.")
 ]
+InputsArgument = Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or patterns.")]
+TextOption = Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")]
+IdOption = Annotated[
+    str | None, typer.Option("--id-column", help="A column of ids, kept wherever rows are listed: rejects, members.")
+]
+EncodingOption = Annotated[
+    str | None, typer.Option("--encoding", help="Of CSV and JSON, say gb18030; by default UTF-8, checked first.")
+]
+DelimiterOption = Annotated[str, typer.Option("--delimiter", help="Between the fields of CSV.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", min=1, help="By default one a core where that pays.")
+]
+
+
+@app.callback()
+def first(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """静音: flags pay-to-stop extortion and debt-collection threats in Chinese SMS."""
+    if version:
+        from jingyin import __version__
+
+        typer.echo(f"jingyin {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo("Score a message:     jingyin score '不给两百这电话就一直响'")
+        typer.echo("Score an archive:    jingyin relabel archive.csv relabelled.csv")
+        typer.echo("All verbs:           jingyin --help")
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -41,14 +72,18 @@ def score(
     lang: Annotated[
         str | None, typer.Option("--lang", help="Of the reasons: zh or en; by default the terminal's.")
     ] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="Of standard input; by default UTF-8.")] = None,
 ) -> None:
-    """Score messages: label, risk, action; the reasons of what is flagged; on request the evidence."""
+    """Score messages: label, risk, action, reasons.
+
+    What is flagged has reasons below it, and on request evidence.
+    """
     from jingyin.serve.scorer import Scorer
     from jingyin.serve.terminal import language_of, render
 
     language = language_of(lang, os.environ)
     scorer = Scorer.load(bundle)
-    for text in _lines() if messages == ["-"] else messages:
+    for text in _lines(encoding) if messages == ["-"] else (replaced(message)[0] for message in messages):
         verdict = scorer.score(text)
         explanation = scorer.explanation(text) if explain else None
         typer.echo(render(text, verdict, explanation, language=language, as_json=json))  # colours for terminals only
@@ -56,40 +91,61 @@ def score(
 
 @app.command()
 def relabel(
-    inputs: Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")],
-    output: Annotated[Path, typer.Argument(help="A folder for the shards; its suffix names the format.")],
-    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
+    inputs: InputsArgument,
+    output: Annotated[Path, typer.Argument(help="A folder for the parts; its suffix names the format.")],
+    text_column: TextOption = "text",
+    id_column: IdOption = None,
     bundle: BundleOption = None,
-    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = ",",
+    errors: Annotated[
+        str, typer.Option("--errors", help="replace bytes that aren't text, or strict: reject the row.")
+    ] = "replace",
+    keep_rejected: Annotated[
+        bool, typer.Option("--keep-rejected", help="List rejected rows as a whole, message included.")
+    ] = False,
     compare: Annotated[str | None, typer.Option("--compare", help="A column of older labels: what changed?")] = None,
+    label_map: Annotated[
+        list[str] | None, typer.Option("--label-map", help="OLD=NEW: what an older label means; once for each.")
+    ] = None,
     label_studio: Annotated[
         Path | None, typer.Option("--label-studio", help="A file for tasks: rows worth a person's look.")
     ] = None,
     sample: Annotated[int | None, typer.Option("--sample", help="How many tasks, at random; by default 1000.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at the first row that can't be scored.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")] = False,
-    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core.")] = None,
+    fresh: FreshOption = False,
+    processes: ProcessesOption = None,
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
 ) -> None:
-    """Score archives of any size; the same command goes on after a kill. Exit code 3: done, but rows were rejected."""
+    """Score archives of any size.
+
+    The same command resumes after a kill; with --compare or --label-studio it looks through a finished output without
+    scoring again. Exit code 3: done, but rows were rejected.
+    """
     from jingyin.serve.archive.relabel import lines
     from jingyin.serve.archive.relabel import relabel as run  # the extra `batch`
 
-    report = run(
-        inputs, output, text_column=text_column, bundle=bundle, encoding=encoding, compare=compare, strict=strict,
-        label_studio=label_studio, sample=sample, fresh=fresh, processes=processes, progress=True,
+    meanings = [pair.rpartition("=") for pair in label_map or []]
+    if wrong := [pair for pair, (_, sign, _) in zip(label_map or [], meanings, strict=True) if not sign]:
+        raise ConfigError(f"--label-map {wrong[0]!r} is not OLD=NEW")
+    result = run(
+        inputs, output, text_column=text_column, id_column=id_column, bundle=bundle, encoding=encoding,
+        delimiter=delimiter, errors=errors, keep_rejected=keep_rejected, compare=compare,
+        label_map={old: new for old, _, new in meanings}, strict=strict, label_studio=label_studio, sample=sample,
+        fresh=fresh, processes=processes, progress=True,
     )  # fmt: skip
-    for line in lines(report, output, as_json=json):
-        print(line)  # noqa: T201
-    if report.rejects:
-        raise SystemExit(3)
+    for line in lines(result, output, as_json=json):
+        typer.echo(line)
+    if result.rejects:
+        raise typer.Exit(3)
 
 
 @app.command()
 def campaigns(
-    inputs: Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")],
+    inputs: InputsArgument,
     output: Annotated[Path, typer.Argument(help="A folder for campaigns.parquet, members.parquet and report.html.")],
-    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
+    text_column: TextOption = "text",
+    id_column: IdOption = None,
     sender: Annotated[str | None, typer.Option("--sender", help="The column of senders, to count them.")] = None,
     receiver: Annotated[str | None, typer.Option("--receiver", help="The column of receivers, to count them.")] = None,
     time: Annotated[str | None, typer.Option("--time", help="The column of times, for timelines.")] = None,
@@ -99,30 +155,41 @@ def campaigns(
     every: Annotated[bool, typer.Option("--all", help="Group all rows, not only flagged ones.")] = False,
     min_rows: Annotated[int, typer.Option("--min-rows", help="Fewest rows of a campaign.")] = 2,
     bundle: BundleOption = None,
-    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = ",",
     label_studio: Annotated[
         Path | None, typer.Option("--label-studio", help="A file for tasks, one a campaign.")
     ] = None,
     answers: Annotated[
-        Path | None, typer.Option("--answers", help="A Label Studio export of these tasks: label all rows by it.")
+        Path | None,
+        typer.Option("--answers", exists=True, help="Label Studio's export of these: label all rows by it."),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")] = False,
-    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core.")] = None,
+    lang: Annotated[
+        str | None, typer.Option("--lang", help="Of the report: zh or en; by default the terminal's.")
+    ] = None,
+    fresh: FreshOption = False,
+    processes: ProcessesOption = None,
     json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
 ) -> None:
-    """Group near-duplicates of an archive, so that one look settles ten thousand copies. Exit code 3: with rejects."""
+    """Group near-duplicates of an archive.
+
+    One look settles ten thousand copies. An output of `jingyin relabel` is not scored again. Exit code 3: done, but rows
+    were rejected.
+    """
     from jingyin.serve.archive.campaigns import campaigns as run  # the extra `batch`
     from jingyin.serve.archive.campaigns import lines
+    from jingyin.serve.terminal import language_of
 
-    report = run(
-        inputs, output, text_column=text_column, sender=sender, receiver=receiver, time=time, time_format=time_format,
-        every=every, min_rows=min_rows, bundle=bundle, encoding=encoding, label_studio=label_studio, answers=answers,
-        fresh=fresh, processes=processes, progress=True,
+    result = run(
+        inputs, output, text_column=text_column, id_column=id_column, sender=sender, receiver=receiver, time=time,
+        time_format=time_format, every=every, min_rows=min_rows, bundle=bundle, encoding=encoding, delimiter=delimiter,
+        label_studio=label_studio, answers=answers, language=language_of(lang, os.environ), fresh=fresh,
+        processes=processes, progress=True,
     )  # fmt: skip
-    for line in lines(report, output, as_json=json):
-        print(line)  # noqa: T201
-    if report.rejects:
-        raise SystemExit(3)
+    for line in lines(result, output, as_json=json):
+        typer.echo(line)
+    if result.rejects:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -170,7 +237,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run folders.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace run folders that are there.")] = False,
 ) -> None:
-    """Train: one recipe a stage, each with a run folder of its own; the same command goes on after a kill."""
+    """Train by recipes, one a stage.
+
+    Each stage has a run folder of its own; the same command resumes after a kill.
+    """
     from jingyin.train.pipeline import train as run_stages
 
     typer.echo(f"run: {run_stages(recipes, out, fresh=fresh)}")
@@ -199,7 +269,10 @@ def finetune(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
-    """Fine-tune a bundle on your own labelled messages; run again, it goes on. Ends with promote's decision."""
+    """Fine-tune a bundle on your own labelled messages.
+
+    The same command resumes after a kill. It ends with promote's decision.
+    """
     from jingyin.train.finetune import finetune as run
     from jingyin.train.finetune_data import Columns, parse_meanings
 
@@ -219,7 +292,10 @@ def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     to: Annotated[str, typer.Option("--format", help="The only one: transformers.")] = "transformers",
 ) -> None:
-    """Write a bundle's main network as a folder that transformers loads; its README says what that leaves out."""
+    """Write a bundle's main network for transformers.
+
+    Its README says what that leaves out.
+    """
     from jingyin.train.pack.export import export_transformers
 
     if to != "transformers":
@@ -245,7 +321,10 @@ def evaluate(
         typer.Option("--train", help="Says what training has seen; by default train.parquet beside DATA."),
     ] = None,
 ) -> None:
-    """Judge a bundle: by case, by source of traffic, in company, under attack, beside baselines."""
+    """Judge a bundle on labelled messages.
+
+    By case, by source of traffic, in company, under attack, beside baselines.
+    """
     from jingyin.train.evaluate.evaluate import evaluate as judge
     from jingyin.train.evaluate.report import summary
 
@@ -264,7 +343,10 @@ def promote(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="File for the decision (JSON).")] = Path("promotion.json"),
 ) -> None:
-    """Decide whether a candidate may replace the incumbent: exit 0 if it passes every check, else 1."""
+    """Decide whether a bundle may replace the one that serves.
+
+    Exit code 0 if it passes every check, else 1.
+    """
     from jingyin.train.promote import promote as decide
 
     decision = decide(candidate, incumbent, config, out)
@@ -285,7 +367,7 @@ def audit(
         typer.Option("--answers", help="A Label Studio export (JSON): write DATA with its labels to rows.jsonl."),
     ] = None,
 ) -> None:
-    """Find likely label errors and contradictions; or take the answers back in."""
+    """Find likely label errors, or take answers back in."""
     from collections import Counter
 
     from jingyin.train.audit import audit as find
@@ -303,17 +385,19 @@ def audit(
 
 @app.command()
 def drift(
-    reference: Annotated[Path, typer.Argument(help="A relabelled archive (Parquet) from before.")],
-    current: Annotated[Path, typer.Argument(help="One from now.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for drift.json.")],
+    reference: Annotated[Path, typer.Argument(exists=True, help="A relabelled archive (Parquet) from before.")],
+    current: Annotated[Path, typer.Argument(exists=True, help="One from now.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A file for the figures as JSON.")] = None,
 ) -> None:
-    """Compare two relabelled archives: has the traffic moved? Reads no text."""
-    from jingyin.train.drift import drift as compare
-    from jingyin.train.drift import summary
+    """Has the traffic moved? Compare two relabelled archives.
 
-    for line in summary(compare(reference, current, out)):
+    Reads no text.
+    """
+    from jingyin.serve.archive.drift import drift as compare  # the extra `batch`
+    from jingyin.serve.archive.drift import lines
+
+    for line in lines(compare(reference, current, out)):
         typer.echo(line)
-    typer.echo(f"figures: {out / 'drift.json'}")
 
 
 @corpus.command("build")
@@ -321,7 +405,7 @@ def build_corpus(
     recipe: Annotated[Path, typer.Argument(help="A corpus recipe, such as configs/corpus.yaml.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
 ) -> None:
-    """Load, clean, de-duplicate, split, fill slots and disguise; write Parquet and a card."""
+    """Build a corpus as its recipe says: Parquet and a card."""
     from jingyin.train.corpus.build import build
 
     typer.echo(f"{out}: {build(recipe, out)}")
@@ -336,7 +420,7 @@ def convert_corpus(
         str | None, typer.Option("--only", help="Keep the messages that SOURCE labels so, say spam.")
     ] = None,
 ) -> None:
-    """Turn a public corpus into the JSON lines file that the recipes name."""
+    """Turn a public corpus into the file that recipes name."""
     from jingyin.train.corpus.public import convert
 
     typer.echo(f"{out}: {convert(kind, source, out, only)} messages")
@@ -346,7 +430,7 @@ def convert_corpus(
 def corpus_stats(
     path: Annotated[Path | None, typer.Argument(help="A built corpus; by default the authored rows.")] = None,
 ) -> None:
-    """Count rows by label, family, voice, case, writer, length and source."""
+    """Count rows by label, family, writer, length and source."""
     from jingyin.train.corpus.stats import stats
 
     typer.echo(stats(path))
@@ -358,7 +442,10 @@ def check_corpus(
         list[Path] | None, typer.Argument(help="Files or built corpora; by default the authored rows.")
     ] = None,
 ) -> None:
-    """Check schema, labels, likeness, leaks across splits, and real numbers; exit 1 if anything is wrong."""
+    """Check rows: schema, labels, likeness, leaks, real numbers.
+
+    Exit code 1 if anything is wrong.
+    """
     from jingyin.train.corpus.check import check
     from jingyin.train.corpus.rows import default_folders
 
@@ -370,11 +457,20 @@ def check_corpus(
     typer.echo(f"no errors in {', '.join(map(str, paths or [default_folders()[0].parent]))}")
 
 
-def _lines() -> Iterator[str]:
-    """Yield standard input line by line as it comes; undecodable bytes are kept as lone surrogates."""
-    stream: Iterable[bytes] = sys.stdin.buffer
-    for line in stream:
-        yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+def _lines(encoding: str | None) -> Iterator[str]:
+    """Yield standard input line by line as it comes, U+FFFD for bytes that aren't text.
+
+    Raises ConfigError for an unknown encoding, and where none is named for a line that looks like another than UTF-8.
+    """
+    check_encoding(encoding or "utf-8")
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding=encoding or "utf-8", errors=KEEP, newline="\n")
+    for number, line in enumerate(sys.stdin, 1):
+        text, bad = replaced(line)
+        if bad and encoding is None and (likely := guess([line.encode("utf-8", "surrogateescape")])):
+            raise ConfigError(f"line {number} of standard input isn't UTF-8 and looks like {likely}: name it, --encoding "
+                              f"{likely} (or utf-8, to score it nevertheless)")  # fmt: skip
+        yield text.removeprefix("\ufeff").rstrip("\r\n")
 
 
 def main() -> None:

@@ -3,11 +3,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from jingyin import Scorer, cli
+from jingyin import Scorer, __version__, cli
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.terminal import render
 
@@ -121,19 +122,33 @@ def test_nothing_on_standard_input(jingyin):
     assert jingyin("score", "-") == (0, "", "")
 
 
-def test_bytes_that_are_no_text_are_kept(jingyin):
+def test_bytes_that_are_no_text_are_replaced(jingyin):
     _, out, _ = jingyin("score", "-", "--json", stdin=b"\xffhi\xed\xa0\x80\n")
-    assert json.loads(out)["text"] == "\udcffhi\udced\udca0\udc80"
+    assert json.loads(out)["text"] == "\ufffdhi\ufffd\ufffd\ufffd"
+
+
+def test_another_encoding_is_found_out_and_can_be_named(jingyin):
+    stdin = f"hi\n{THREAT}\n".encode("gb18030")
+    code, out, err = jingyin("score", "-", "--json", stdin=stdin)
+    assert (code, len(out.splitlines())) == (2, 1)
+    assert err.startswith(
+        "jingyin: line 2 of standard input isn't UTF-8 and looks like gb18030: name it, --encoding gb"
+    )
+    code, out, err = jingyin("score", "-", "--json", "--encoding", "gb18030", stdin=stdin)
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["hi", THREAT]
+    assert jingyin("score", "-", "--encoding", "utf-8", stdin=stdin)[0] == 0
+    code, _, err = jingyin("score", "-", "--encoding", "klingon", stdin=stdin)
+    assert (code, err) == (2, "jingyin: encoding 'klingon' is unknown; name one such as utf-8 or gb18030\n")
 
 
 def test_control_characters_do_not_reach_the_terminal(jingyin):
     nasty = "a\x1b[2Jb\x07c\x9b1md\u202ee\u2028f\udc80g"
     code, out, _ = jingyin("score", nasty)
     assert code == 0
-    assert out.endswith(" a [2Jb c 1md e f g\n")
+    assert out.endswith(" a [2Jb c 1md e f�g\n")
     _, out, _ = jingyin("score", "--json", nasty)
-    assert out.startswith(r'{"text": "a\u001b[2Jb\u0007c\u009b1md\u202ee\u2028f\udc80g", ')
-    assert json.loads(out)["text"] == nasty
+    assert out.startswith(r'{"text": "a\u001b[2Jb\u0007c\u009b1md\u202ee\u2028f�g", ')
+    assert json.loads(out)["text"] == nasty.replace("\udc80", "\ufffd")
 
 
 def test_a_hundred_thousand_characters(jingyin):
@@ -155,8 +170,14 @@ def test_a_wrong_bundle(jingyin, tmp_path):
     [
         (["score"], "Error: Missing argument 'messages'."),
         (["score", "--jsn", THREAT], "Error: No such option: --jsn"),
-        (["scor", THREAT], "Error: No such command 'scor'."),
+        (["scor", THREAT], "Error: No such command 'scor'. Did you mean 'score'"),
         (["score", "--bundle"], "Error: Option '--bundle' requires an argument."),
+        (
+            ["score", "--bundle", "/nowhere", THREAT],
+            "Error: Invalid value for '--bundle': path '/nowhere' does not exist.",
+        ),
+        (["relabel", "/nowhere.csv", "/tmp/out.csv"], "jingyin: input /nowhere.csv does not exist"),
+        (["drift", "/nowhere", "/nowhere"], "Error: Invalid value for 'reference': path '/nowhere' does not exist."),
     ],
 )
 def test_a_wrong_call(jingyin, arguments, message):
@@ -167,10 +188,24 @@ def test_a_wrong_call(jingyin, arguments, message):
     assert THREAT not in err
 
 
-def test_no_call_at_all_gives_help(jingyin):
+def test_no_call_at_all_says_what_to_type_first(jingyin):
     code, out, err = jingyin()
-    assert code == 2
-    assert "[OPTIONS] COMMAND [ARGS]" in out + err
+    assert (code, err) == (2, "")
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["Score a message:", "Score an archive:", "All verbs:"]
+
+
+def test_the_version(jingyin):
+    assert jingyin("--version") == (0, f"jingyin {version('jingyin')}\n", "")
+    assert __version__ == version("jingyin")
+
+
+@pytest.mark.parametrize("arguments", [[], ["corpus"]])
+def test_help_names_every_verb_with_a_whole_sentence(jingyin, arguments):
+    code, out, _ = jingyin(*arguments, "--help")
+    verbs = out[out.index("Commands:") :].splitlines()[1:]
+    assert code == 0
+    assert len(verbs) >= 4
+    assert all(line.endswith((".", "numbers.")) and "..." not in line for line in verbs)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jingyin.serve.archive.campaigns import Report
+from jingyin.serve.archive.campaigns import CampaignResult
 
-Run = Callable[..., Report]
+Run = Callable[..., CampaignResult]
 
 THREAT = "{}，再不还{}元我们就把你欠钱不还的事告诉通讯录里的{}，后果自负"
 CODE = "您的验证码是{}，十分钟内有效，请勿告诉他人"

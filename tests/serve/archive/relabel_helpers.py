@@ -2,7 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jingyin.serve.archive.relabel import Report
+from hypothesis import strategies as st
+
+from jingyin.serve.archive.relabel import RelabelResult
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 TEXTS = (
@@ -13,7 +15,15 @@ TEXTS = (
     "再不还钱就把事情发给你通讯录所有人",
 )
 
-Here = Callable[..., Report]
+TEXT_VALUES = st.text(max_size=12) | st.sampled_from(
+    ["", "你好，还钱", 'a"b', "x\ny", "\r\n", "，;\t", "\x00", "\u2028", "😀"]
+)
+VALUES = st.none() | st.integers() | st.floats(allow_nan=False) | st.booleans() | TEXT_VALUES \
+    | st.lists(st.integers(), max_size=2) \
+    | st.dictionaries(st.sampled_from("ab"), st.integers() | TEXT_VALUES, max_size=2)  # fmt: skip
+"""Whatever a column of JSON lines may hold."""
+
+Here = Callable[..., RelabelResult]
 
 
 def rows(count: int) -> list[dict[str, Any]]:

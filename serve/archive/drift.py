@@ -4,7 +4,6 @@ The population stability index sums (current - reference) * ln(current / referen
 Scorecards). Under no drift it is about chi-squared times (1/n + 1/m) (Yurdakul 2018): what lies below that is chance.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from jingyin.model.errors import InputError
+from jingyin.model.files import write_json
 from jingyin.model.labels import LABELS
 
 MEASURES = {
     "risk": "jingyin_risk",
     "label": "jingyin_label",
     "length": "jingyin_length",
-    "normaliser edits": "jingyin_hits",
-    "unknown-token rate": "jingyin_unknown",
+    "disguises": "jingyin_disguises",
+    "unknown characters": "jingyin_unknown",
 }
 """What is compared, and the column of a relabelled archive that holds it."""
 
@@ -32,6 +31,8 @@ NEEDED = ("jingyin_risk", "jingyin_label")
 # Quantiles of the risk would all lie near 0, where most messages are, and miss what matters.
 _RISK_EDGES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.9, 0.97])
 _QUANTILES = np.linspace(0.1, 0.9, 9)
+_CHI2 = (3.8415, 5.9915, 7.8147, 9.4877, 11.0705, 12.5916, 14.0671, 15.5073, 16.9190)
+"""95% points of chi-squared for 1 to 9 degrees of freedom: no measure has more than ten bins."""
 MOVED, SHIFTED = 0.1, 0.25
 """Usual readings of the index: below the first stable, from the second on another population."""
 
@@ -59,8 +60,8 @@ class DriftReport:
     missing: list[str]
 
 
-def drift(reference: Path, current: Path, out: Path) -> DriftReport:
-    """Compare two relabelled archives and write drift.json to the folder `out`.
+def drift(reference: Path, current: Path, out: Path | None = None) -> DriftReport:
+    """Compare two relabelled archives, Parquet; the report is written as JSON to the file `out`.
 
     Reads no other columns than those of MEASURES. Raises InputError when NEEDED ones are missing, or there are no rows.
     """
@@ -72,8 +73,8 @@ def drift(reference: Path, current: Path, out: Path) -> DriftReport:
         [_drift(name, *(table[MEASURES[name]] for table in tables)) for name in shared],
         [MEASURES[name] for name in MEASURES if name not in shared],
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "drift.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    if out:
+        write_json(out, asdict(report))
     return report
 
 
@@ -99,11 +100,15 @@ def _drift(name: str, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Drift:
     else:
         values = [np.asarray(each.drop_null(), np.float64) for each in (before, now)]
         edges = _RISK_EDGES if name == "risk" else np.unique(np.quantile(values[0], _QUANTILES))
-        bins = _names(edges)
+        bins = [*(f"up to {edge:.3g}" for edge in edges), f"over {edges[-1]:.3g}"]
         counts = [np.bincount(np.searchsorted(edges, each), minlength=len(bins)) for each in values]
     index, chance = stability(counts[0], counts[1])
     shares = [(each / max(1, each.sum())).tolist() for each in counts]
-    return Drift(name, bins, shares[0], shares[1], index, chance, _reading(index, chance))
+    if index <= chance:
+        reading = "no more than chance"
+    else:
+        reading = "stable" if index < MOVED else "moved" if index < SHIFTED else "shifted"
+    return Drift(name, bins, shares[0], shares[1], index, chance, reading)
 
 
 def _label_counts(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -115,7 +120,7 @@ def _label_counts(column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the population stability index of two counts over the same bins, and the 95% level of it under no drift.
+    """Return the population stability index of two counts over the same bins (at most ten), and its 95% level by chance.
 
     Half a message is added to each bin, so that an empty one counts as rare and not as impossible.
     """
@@ -123,23 +128,15 @@ def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple
     before, now = reference[used] + 0.5, current[used] + 0.5
     shares = before / before.sum(), now / now.sum()
     index = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-    chance = float(chi2.ppf(0.95, max(1, used.sum() - 1)) * (1 / reference.sum() + 1 / current.sum()))
-    return index, chance
+    return index, float(_CHI2[max(0, used.sum() - 2)] * (1 / reference.sum() + 1 / current.sum()))
 
 
-def _reading(index: float, chance: float) -> str:
-    if index <= chance:
-        return "no more than chance"
-    return "stable" if index < MOVED else "moved" if index < SHIFTED else "shifted"
-
-
-def _names(edges: NDArray[np.float64]) -> list[str]:
-    return [*(f"up to {edge:.3g}" for edge in edges), f"over {edges[-1]:.3g}"]
-
-
-def summary(report: DriftReport) -> Iterator[str]:
-    """Yield the lines of the terminal summary."""
+def lines(report: DriftReport) -> Iterator[str]:
+    """Yield the table for a terminal, and below each measure that moved its bins."""
     for each in report.drifts:
         yield f"{each.measure:<18} {each.index:.4f} (chance explains {each.chance:.4f}): {each.reading}"
+        if each.index > max(each.chance, MOVED):
+            for name, before, now in zip(each.bins, each.reference, each.current, strict=True):
+                yield f"  {name:<16} {before:6.1%} -> {now:6.1%}"
     if report.missing:
         yield f"not compared, missing: {', '.join(report.missing)}"

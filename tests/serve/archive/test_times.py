@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.archive.campaign_rows import check_time, read_times
+from jingyin.serve.archive.times import check_time, read_times
 
 T = datetime(2018, 3, 5, 12, 33)
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.serve.relabel.relabel_helpers import THREAT, Here, rows
+from tests.serve.archive.relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
-from jingyin.model.errors import InputError
-from jingyin.serve.archive import changes as ranked
-from jingyin.serve.archive.changes import MAX_FAMILIES, REST, Changes, Ranked, merge
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.archive import relabel as job
+from jingyin.serve.archive.changes import MAX_FAMILIES, REST, Changes, Ranked
 from jingyin.serve.archive.relabel import lines
-from jingyin.serve.archive.shards import Progress, clock
+from jingyin.serve.archive.shards import Progress
 
 CHAT = "明天下午三点老地方见，记得带伞"
 
@@ -39,7 +39,7 @@ def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Her
     assert report.changes == {
         "moved": 3,
         "table": {
-            "(none)": {"pay_to_stop": 1},
+            "(empty)": {"pay_to_stop": 1},
             "ordinary": {"ordinary": 1, "pay_to_stop": 1},
             "pay_to_stop": {"ordinary": 1, "pay_to_stop": 1},
             "spam": {"pay_to_stop": 1},
@@ -50,7 +50,7 @@ def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Her
     assert [row["row"] for row in moved] == [3, 4, 2]
     threat = scorer.score(THREAT)
     assert moved[0] == {
-        "input": str(labelled),
+        "file": "part-00000.parquet",
         "row": 3,
         "risk": threat.risk,
         "label": "pay_to_stop",
@@ -64,7 +64,7 @@ def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Her
     assert list(lines(report, out, as_json=False))[1:] == [
         f"3 rows moved; see {out / '_moved.jsonl'}",
         "before \\ now  ordinary  pay_to_stop",
-        "(none)               0            1",
+        "(empty)              0            1",
         "ordinary             1            1",
         "pay_to_stop          1            1",
         "spam                 0            1",
@@ -101,18 +101,39 @@ def test_families_are_bounded() -> None:
     assert sum(rows for rows, _ in changes.families.values()) == many
 
 
-def test_rows_without_a_family_are_none() -> None:
-    for names in (pa.array(["None", None, "x"]), pa.array(["None", None, "x"]).dictionary_encode()):
-        changes = Changes()
-        changes.add(pa.array(["a", "a", "b"]), pa.array(["b"] * 3), names)
-        assert changes.families == {"None": [1, 1], "(none)": [1, 1], "x": [1, 0]}
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_empty_and_null_are_one_thing_in_any_format(tmp_path: Path, here: Here, kind: str) -> None:
+    data = {"text": [CHAT] * 3, "old": ["", None, "bad"], "family": [None, "", "f"]}
+    pq.write_table(pa.table(data), tmp_path / "in.parquet")
+    changes = here(tmp_path / "in.parquet", tmp_path / f"out.{kind}", compare="old").changes
+    assert changes["table"] == {"(empty)": {"ordinary": 2}, "bad": {"ordinary": 1}}
+    assert changes["families"] == {"(empty)": [2, 0], "f": [1, 1]}
 
 
-def test_families_are_names() -> None:
-    with pytest.raises(
-        InputError, match=r"the column 'family' is list<.*>, wanted names to count changes by; rename it"
-    ):
-        Changes().add(pa.array(["a"]), pa.array(["b"]), pa.array([["x"]]))
+def test_families_are_names(tmp_path: Path, here: Here) -> None:
+    pq.write_table(pa.table({"text": ["x"], "old": ["a"], "family": [["x"]]}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"the column 'family' is list<.*>, wanted names; rename it"):
+        here(tmp_path / "in.parquet", tmp_path / "out.parquet", compare="old")
+
+
+def test_a_label_map_says_what_older_labels_mean(labelled: Path, tmp_path: Path, here: Here) -> None:
+    meanings = {"spam": "pay_to_stop"}
+    changes = here(labelled, tmp_path / "out.parquet", compare="label", label_map=meanings).changes
+    assert changes["table"]["pay_to_stop"] == {"ordinary": 1, "pay_to_stop": 2}
+    assert changes["moved"] == 2
+    with pytest.raises(ConfigError, match="--label-map gives fraud; known labels: ordinary, "):
+        here(labelled, tmp_path / "out.parquet", compare="label", label_map={"spam": "fraud"})
+
+
+def test_a_finished_output_is_looked_through_without_scoring(
+    labelled: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, tasks = tmp_path / "out.parquet", tmp_path / "tasks.json"
+    first = here(labelled, out, id_column="label")
+    monkeypatch.setattr(job, "decide_packed", None)
+    found = here(labelled, out, id_column="label", compare="label", label_studio=tasks)
+    assert (found.rows, found.changes["moved"], found.tasks) == (first.rows, 3, 3)
+    assert here(labelled, out, id_column="label", label_studio=tasks).tasks < 3
 
 
 def test_tasks_of_moved_rows(labelled: Path, tmp_path: Path, here: Here) -> None:
@@ -151,28 +172,14 @@ def test_tasks_and_moved_rows_have_the_reasons(tmp_path: Path, here: Here, signe
     assert [each["reasons"] for each in moved] == [each["reasons"] for each in found]
 
 
-def test_sorting_keeps_the_order_of_equal_risks_over_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranked, "_READ", 7)
-    risks = [0.5, 1.0, 0.0, 0.5, 1e-17, 0.25, 0.5, 0.9999999, 1.0]
-    ends, data = [], b""
-    for start in range(0, 9, 3):
-        held = Ranked()
-        for order in range(start, start + 3):
-            held.add(order, {"risk": risks[order], "text": f"第{order}条\n"})
-        data += held.run()
-        ends.append(len(data))
-    (tmp_path / "runs").write_bytes(data)
-    found = [json.loads(line)["text"] for line in merge(tmp_path / "runs", ends)]
-    assert found == [f"第{order}条\n" for order in (1, 8, 7, 0, 3, 6, 5, 2, 4)]
-
-
-def test_a_risk_that_rounds_above_1_is_the_highest(tmp_path: Path) -> None:
-    held = Ranked()
-    for order, risk in enumerate((0.5, 1 + 2**-52, 0.0)):
-        held.add(order, {"risk": risk})
-    data = held.run()
-    (tmp_path / "runs").write_bytes(data)
-    assert [json.loads(line)["risk"] for line in merge(tmp_path / "runs", [len(data)])] == [1 + 2**-52, 0.5, 0.0]
+def test_rows_come_back_by_falling_risk_and_equal_ones_in_order(tmp_path: Path) -> None:
+    held = Ranked(tmp_path)
+    for order, risk in enumerate([0.5, 1.0, 0.0, 0.5, 1e-17, 0.25, 0.5, 0.9999999, 1 + 2**-52]):
+        held.add({"risk": risk, "text": f"第{order}条\n"})
+    for _ in range(2):
+        assert [json.loads(line)["text"] for line in held] == [f"第{n}条\n" for n in (8, 1, 7, 0, 3, 6, 5, 4, 2)]
+    held.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,10 +188,9 @@ def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeyp
     quiet.close()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("jingyin.serve.archive.shards.monotonic", iter((0.0, 10.0, 10.1)).__next__)
+    monkeypatch.setattr("jingyin.serve.archive.shards.monotonic", iter((0.0, 60.0, 60.1)).__next__)
     bar = Progress(1000, 0.2, shown=True)
-    bar.show(3000, 0.6)
-    bar.show(3100, 0.61)  # too soon
+    bar.show(13000, 0.6)
+    bar.show(13100, 0.61)  # too soon
     bar.close()
-    assert capsys.readouterr().err == "\r3,000 rows  60.0%  200 rows/s  0:00:10 left\x1b[K\r\x1b[K"
-    assert clock(3723) == "1:02:03"
+    assert capsys.readouterr().err == "\r13,000 rows  60.0%  200 rows/s  1 min left\x1b[K\r\x1b[K"

@@ -13,11 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.serve.relabel.relabel_helpers import Here, contents, rows
+from tests.serve.archive.relabel_helpers import Here, contents, rows
 
 from jingyin.model.errors import InputError, JingyinError
-from jingyin.serve.archive import changes as ranked
-from jingyin.serve.archive import shards as journal
+from jingyin.model.files import Run
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -55,19 +54,18 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl.gz"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("suffix", [".jsonl.gz"])
 def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
-    archive: Path, tmp_path: Path, here: Here, suffix: str, monkeypatch: pytest.MonkeyPatch
+    archive: Path, tmp_path: Path, here: Here, suffix: str
 ) -> None:
-    monkeypatch.setattr(ranked, "RUN_BYTES", 300)  # several sorted runs a shard
     out, tasks = tmp_path / f"out{suffix}", tmp_path / "tasks.json"
     options = {"compare": "old", "label_studio": tasks, "sample": 5}
     with pytest.MonkeyPatch.context() as patch:
         steps = stop_at(patch, -1, KilledError())
         here(archive, out, **options)
     wanted = contents(out), tasks.read_bytes()
-    assert len(wanted[0]) == 4 + 6  # shards; lock, manifest, journal, rejects, moved, report
+    assert len(wanted[0]) == 4 + 5  # parts; lock, facts, rejects, moved, report
     for number in range(1, steps[0] + 1):
         shutil.rmtree(out)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
@@ -86,18 +84,18 @@ def test_finished_shards_are_not_written_again(archive: Path, tmp_path: Path, he
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
         stop_at(patch, 20, KilledError())
         here(archive, out)
-    finished = {file.name: file.stat().st_ino for file in out.glob("part-*")}
+    finished = {file.name: file.stat().st_ino for file in sorted(out.glob("part-*"))}
     assert finished
     report = here(archive, out)
     assert report.resumed in (len(finished), len(finished) - 1)
-    kept = {file.name: file.stat().st_ino for file in out.glob("part-*")}
+    kept = {file.name: file.stat().st_ino for file in sorted(out.glob("part-*"))}
     assert list(finished.items())[: report.resumed] == list(kept.items())[: report.resumed]
 
 
 COMMAND = "import sys; from jingyin.cli import main; sys.argv[0] = 'jingyin'; main()"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kill_9(tmp_path: Path, here: Here) -> None:
     source, out = tmp_path / "in.parquet", tmp_path / "killed.parquet"
     pq.write_table(pa.Table.from_pylist(rows(200_000)), source)
@@ -119,26 +117,6 @@ def test_kill_9(tmp_path: Path, here: Here) -> None:
         )
 
 
-def test_torn_journal_line(archive: Path, tmp_path: Path, here: Here) -> None:
-    here(archive, tmp_path / "whole.parquet")
-    out = tmp_path / "torn.parquet"
-    here(archive, out)
-    lines = (out / "_journal.jsonl").read_bytes().splitlines(keepends=True)
-    (out / "_journal.jsonl").write_bytes(lines[0] + lines[1][:20])
-    (out / "_report.json").unlink()
-    assert here(archive, out).resumed == 1
-    assert contents(out) == contents(tmp_path / "whole.parquet")
-
-
-def test_a_journal_is_cut_at_its_own_line_breaks_alone(tmp_path: Path) -> None:
-    families = {"a\u2028b\u2029c\u0085d": [2, 1]}
-    state = journal.State(file="part-00000.jsonl", position=[0, 9, 1, 0], changes={"families": families})
-    journal.Journal(tmp_path).commit(state)
-    with (tmp_path / "_journal.jsonl").open("ab") as file:
-        file.write('{"file": "部'.encode()[:-1])  # torn within a character
-    assert journal.Journal(tmp_path).states == [state]
-
-
 def test_a_finished_run_is_only_reported(archive: Path, tmp_path: Path, here: Here) -> None:
     first = here(archive, tmp_path / "out.parquet")
     before = contents(tmp_path / "out.parquet")
@@ -147,26 +125,11 @@ def test_a_finished_run_is_only_reported(archive: Path, tmp_path: Path, here: He
     assert contents(tmp_path / "out.parquet") == before
 
 
-def test_a_finished_run_says_what_it_does_not_do_again(archive: Path, tmp_path: Path, here: Here) -> None:
-    out, tasks = tmp_path / "out.parquet", tmp_path / "tasks.json"
-    first = here(archive, out, label_studio=tasks)
-    assert here(archive, out, label_studio=tasks).tasks == first.tasks
-    with pytest.raises(InputError, match="4 rows were rejected before this run was resumed with --strict"):
-        here(archive, out, label_studio=tasks, strict=True)
-    with pytest.raises(InputError, match="holds a run with other file for Label Studio"):
-        here(archive, out, label_studio=tmp_path / "others.json")
-    tasks.unlink()
-    with pytest.raises(InputError, match=r"tasks.json is gone, and .*out.parquet is finished: .* --fresh"):
-        here(archive, out, label_studio=tasks)
-    assert here(archive, out, label_studio=tasks, fresh=True).tasks == first.tasks
-    assert tasks.exists()
-
-
 def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out.parquet"
     here(archive, out)
-    with pytest.raises(InputError, match="holds a run with other compared column"):
-        here(archive, out, compare="old")
+    with pytest.raises(InputError, match="holds a run with other id column"):
+        here(archive, out, id_column="id")
     os.utime(archive / "a.parquet", (1, 1))
     with pytest.raises(InputError, match="holds a run with other inputs; name another output, or replace"):
         here(archive, out)
@@ -178,26 +141,27 @@ def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, tmp_pa
 def test_another_bundle_is_refused(archive: Path, tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out.parquet"
     here(archive, out)
-    manifest = json.loads((out / "_manifest.json").read_text())
-    (out / "_manifest.json").write_text(json.dumps(manifest | {"bundle": "0123456789abcdef"}))
+    manifest = json.loads((out / "_begun.json").read_text())
+    (out / "_begun.json").write_text(json.dumps(manifest | {"bundle": "0123456789abcdef"}))
     with pytest.raises(InputError, match="holds a run with other bundle"):
         here(archive, out)
 
 
-def test_a_shard_that_was_changed_is_noticed(archive: Path, tmp_path: Path, here: Here) -> None:
+def test_a_part_that_was_changed_is_noticed(archive: Path, tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out.parquet"
-    here(archive, out)
-    (out / "_report.json").unlink()
-    (out / "part-00001.parquet").write_bytes(b"short")
-    with pytest.raises(InputError, match=r"part-00001.parquet is missing or was changed .* --fresh"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
+        stop_at(patch, 20, KilledError())
+        here(archive, out)
+    (out / "part-00000.parquet").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"part-00000.parquet is missing or was changed .* --fresh"):
         here(archive, out)
 
 
 def test_the_second_run_on_one_output_refuses(archive: Path, tmp_path: Path, here: Here) -> None:
     out = tmp_path / "out.parquet"
     here(archive, out)
-    manifest = json.loads((out / "_manifest.json").read_text())
-    with journal.open_journal(out, manifest, fresh=False), pytest.raises(JingyinError, match="another run writes to"):
+    facts = json.loads((out / "_begun.json").read_text())
+    with Run.open(out, facts, done="_report.json"), pytest.raises(JingyinError, match="another run writes to"):
         here(archive, out)
 
 
@@ -206,7 +170,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(archive: Path, tmp_path: 
     out = tmp_path / "out.parquet"
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 12, OSError(fault, os.strerror(fault)))
-        with pytest.raises(JingyinError, match=rf"can't be written: {os.strerror(fault)}; .* it goes on"):
+        with pytest.raises(JingyinError, match=rf"can't be written: {os.strerror(fault)}; .* it resumes"):
             here(archive, out)
     here(archive, out)
     here(archive, tmp_path / "whole.parquet")

@@ -1,0 +1,348 @@
+"""CSV and JSON lines as blocks of rows: text of any encoding, line by line."""
+
+import codecs
+import csv
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from io import BufferedReader, BytesIO, TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jingyin.model.errors import InputError
+from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, Reading, Reject, Source, as_text
+from jingyin.serve.archive.writers import as_json, kind_of
+from jingyin.serve.encodings import KEEP, decodes, escaped, guess
+from jingyin.serve.encodings import replaced as replaced_in
+
+MAX_LINE = 4 << 20
+"""Characters of the longest line; the rest is dropped, so that a file without line breaks can't fill memory."""
+
+TOO_LONG, MALFORMED_CSV, WRONG_WIDTH = "line over 4 MiB", "malformed CSV", "wrong number of fields"
+RESCUED = "jingyin_rescued"
+"""The column of what fits no column of JSON: an object as text, null where everything fits."""
+
+_SAMPLE_ROWS, _SAMPLE_BYTES = 1000, 1 << 18
+_STRANGE = 10  # lines in no known encoding, from which a file is more than damaged
+"""What is looked at for encoding and line ends; the types of JSON columns are those of the first ROWS rows."""
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
+_MISFIT = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
+
+
+class _Lines:
+    """Iterates over the lines of a file, each with its line break."""
+
+    def __init__(self, path: Path, encoding: str, newline: str) -> None:
+        self._size = path.stat().st_size
+        self._file, stream = _opened(path)
+        self._text = TextIOWrapper(stream, encoding, KEEP, newline)
+
+    def __iter__(self) -> Iterator[str]:
+        first = self._text.readline(MAX_LINE).removeprefix("\ufeff")
+        line = first
+        while line:
+            yield line
+            if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+                while (rest := self._text.readline(MAX_LINE)) and not rest.endswith(("\n", "\r")):
+                    pass
+            line = self._text.readline(MAX_LINE)
+
+    def share(self) -> float:
+        """Return how much of the file has been read, 0 to 1."""
+        return float(self._file.tell() / self._size)
+
+    def close(self) -> None:
+        self._text.close()
+        self._file.close()
+
+
+def _opened(path: Path) -> tuple[pa.NativeFile, BufferedReader]:
+    file, codec = pa.OSFile(str(path)), kind_of(path).codec
+    return file, BufferedReader(cast("Any", pa.CompressedInputStream(file, codec) if codec else file), 1 << 20)
+
+
+def open_text(path: Path, how: Reading) -> Source:
+    """Open a file of CSV or JSON lines; raises InputError for another encoding, or CSV without a header."""
+    file, stream = _opened(path)
+    with stream:
+        head = stream.read(_SAMPLE_BYTES)
+    file.close()
+    encoding = _encoding_of(path, head, how)
+    start = head.decode(encoding, "replace")
+    opened = partial(_Lines, path, encoding, "\n" if "\n" in start or "\r" not in start else "\r")
+    fault = f"not {encoding.removesuffix('-sig').upper()}"
+    size = path.stat().st_size * (4 if kind_of(path).codec else 1)
+    rows = size * max(1, start.count("\n")) // len(head) if head else 0
+    schema_of, records_of, build = _CSV if kind_of(path).format == "csv" else _JSON
+    with closing(opened()) as lines:
+        schema = there = schema_of(path, iter(lines), how)
+    if how.columns:
+        schema = pa.schema([field for field in there if field.name in how.columns])
+
+    def read(start: int) -> Iterator[Block]:
+        with closing(opened()) as lines:
+            records = records_of(iter(lines), there, how, fault)
+            yield from _cut(islice(records, start, None), start, partial(build, schema, how), how, lines.share)
+
+    return Source(path, there.names, schema, rows, read)
+
+
+def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
+    """Return UTF-16 by its mark, what is named, or UTF-8; raises InputError when most of the first lines aren't that."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if how.encoding:
+        return how.encoding
+    lines = (head.splitlines()[:-1] if len(head) == _SAMPLE_BYTES else head.splitlines())[:_SAMPLE_ROWS]
+    told = [line for line in lines if not line.isascii()]
+    strange = [line for line in told if not decodes(line, "utf-8")]
+    likely = guess(strange) if strange else None
+    if 2 * len(strange) <= len(told) or (not likely and len(strange) < _STRANGE):
+        return "utf-8-sig"
+    hint = f"they look like {likely}: --encoding {likely}" if likely else "name their coding with --encoding"
+    raise InputError(f"{path} isn't UTF-8: {len(strange)} of its first {len(lines)} lines can't be decoded; {hint} "
+                     "(or --encoding utf-8, to read it nevertheless)")  # fmt: skip
+
+
+class _Record(NamedTuple):
+    """A line or a few: the value that they hold, or why they hold none; a blank line holds neither."""
+
+    value: Any
+    reason: str | None
+    lines: str
+    replaced: int = 0
+
+
+_Build = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
+"""Values -> rows, and the reasons why some of them, by index, can't be scored."""
+
+
+def _cut(
+    records: Iterator[_Record], row: int, build: _Build, how: Reading, share: Callable[[], float]
+) -> Iterator[Block]:
+    while taken := _up_to_a_block(records):
+        there = [i for i, record in enumerate(taken) if record.value is not None and not record.reason]
+        batch, misfits = build([taken[i].value for i in there])
+        reasons = {i: record.reason for i, record in enumerate(taken) if record.reason}
+        reasons |= {there[i]: reason for i, reason in misfits.items()}
+        rejects = [_reject(row + i + 1, reasons[i], taken[i], how) for i in sorted(reasons)]
+        kept = [i for i in there if i not in reasons]
+        numbers = np.array(kept, np.int64) + row + 1
+        replaced = np.array([taken[i].replaced for i in kept], np.int32)
+        row += len(taken)
+        yield Block(batch, batch.column(how.text), numbers, replaced, rejects, row, share())
+
+
+def _up_to_a_block(records: Iterator[_Record]) -> list[_Record]:
+    taken: list[_Record] = []
+    size = 0
+    for record in records:
+        taken.append(record)
+        size += len(record.lines)
+        if len(taken) >= ROWS or size >= BYTES:
+            break
+    return taken
+
+
+def _reject(row: int, reason: str, record: _Record, how: Reading) -> Reject:
+    value = record.value.get(how.id) if how.id and isinstance(record.value, dict) else None
+    shown = escaped(record.lines.rstrip("\r\n")) if how.keep else ""
+    return Reject(row, reason, replaced_in(as_text(value))[0], shown)
+
+
+# CSV with a header (RFC 4180). Every column stays text: a guess would turn 0138 into a number.
+#
+# pyarrow's reader is faster, but gives a whole file up for one bad row, and does not say which.
+
+
+class _Feed:
+    """Gives the csv module its lines, and takes back those of a record that turned out broken.
+
+    A quote that is never closed would swallow the file: only the record's first line is given up, the others are read
+    again.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.again: deque[str] = deque()
+        self.taken: list[str] = []
+
+    def __iter__(self) -> "_Feed":
+        return self
+
+    def __next__(self) -> str:
+        self.taken.append(self.again.popleft() if self.again else next(self._lines))
+        return self.taken[-1]
+
+    def complete(self, lines: int | None = None) -> str:
+        """End a record of so many of the lines taken, by default all, and return them."""
+        kept, again = self.taken[:lines], self.taken[len(self.taken[:lines]) :]
+        self.taken = []
+        self.again.extendleft(reversed(again))
+        return "".join(kept)
+
+
+def _csv_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
+    try:
+        names = next(csv.reader(lines, delimiter=how.delimiter, strict=True))
+    except (StopIteration, csv.Error):
+        names = []
+    if not names or any(replaced_in(name)[1] for name in names):
+        raise InputError(f"{path} does not begin with a header of column names; add one, or name the coding with "
+                         "--encoding")  # fmt: skip
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: str) -> Iterator[_Record]:
+    """Yield records; the header is none, and a blank line holds nothing."""
+    feed, names = _Feed(lines), schema.names
+    reader = csv.reader(feed, delimiter=how.delimiter, strict=True)
+    next(reader)
+    feed.complete()
+    while True:
+        reason, fields = None, []
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            line = feed.complete(1)
+            if "\r" in line.rstrip("\r\n"):  # within a line and without quotes
+                feed.again.appendleft(line.rstrip("\r\n").replace("\r", " ") + "\n")
+                continue
+            reason, held = TOO_LONG if len(line) == MAX_LINE else MALFORMED_CSV, line
+        else:
+            held = feed.complete()
+        bad = 0 if held.isascii() else replaced_in(held)[1]
+        if not reason and len(held) >= MAX_LINE and not held.endswith(("\n", "\r")):
+            reason = TOO_LONG
+        elif not reason and fields and len(fields) != len(names):
+            reason = WRONG_WIDTH
+        elif bad and how.strict:
+            reason = fault
+        if bad:
+            fields = [replaced_in(field)[0] for field in fields]
+        yield _Record(dict(zip(names, fields, strict=False)) if fields else None, reason, held, bad)
+
+
+def _csv_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, str]]) -> tuple[pa.RecordBatch, dict[int, str]]:
+    return pa.record_batch([pa.array([row[name] for row in rows], pa.string()) for name in schema.names], schema), {}
+
+
+# JSON, one object a line.
+
+
+def _json_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
+    """Return the columns of the first rows; raises no error for a row that is none: it will be rejected."""
+    records = islice(_json_records(lines, None, how, ""), ROWS)
+    rows = [record.value for record in records if isinstance(record.value, dict)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    if how.columns:
+        return pa.schema([(name, pa.string()) for name in names])
+    kinds = {
+        name: pa.string() if name in (how.text, RESCUED) else _kind([row.get(name) for row in rows]) for name in names
+    }
+    return pa.schema(list({**kinds, RESCUED: pa.string()}.items()))
+
+
+def _kind(values: list[Any]) -> pa.DataType:
+    """Return the type of a column, text where its values have none in common or one that Parquet lacks."""
+    try:
+        kind = pa.array(values).type
+        if pa.types.is_nested(kind):
+            pq.write_table(pa.table({"": pa.array([], kind)}), BytesIO())
+    except _MISFIT:
+        return pa.string()
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str) -> Iterator[_Record]:
+    for line in lines:
+        value, reason = None, None
+        bad = 0 if line.isascii() else replaced_in(line)[1]
+        try:
+            value = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            reason = TOO_LONG if len(line) == MAX_LINE else "malformed JSON"
+        if not reason and value is not None and not isinstance(value, dict):
+            reason = "not a JSON object"
+        if value is not None and (bad or _ESCAPED.search(line)):  # what is escaped may be half an emoji
+            value, bad = _without_surrogates(value)
+        if bad and how.strict:
+            reason = fault
+        yield _Record(value, reason, line, bad)
+
+
+def _without_surrogates(value: Any) -> tuple[Any, int]:  # noqa: ANN401  any JSON
+    """Return a value with U+FFFD for each lone surrogate in its texts and keys, and their number."""
+    text, count = replaced_in(json.dumps(value, ensure_ascii=False))
+    return (json.loads(text), count) if count else (value, 0)
+
+
+def _json_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, Any]]) -> tuple[pa.RecordBatch, dict[int, str]]:
+    reasons: dict[int, str] = {}
+    for i, row in enumerate(rows):
+        if (text := row.get(how.text)) is None:
+            reasons[i] = NULL_TEXT
+        elif not isinstance(text, str):
+            reasons[i] = f"column {how.text!r} is {_TYPES[type(text)]}, wanted text"
+    kept = [row for i, row in enumerate(rows) if i not in reasons]
+    rescued: list[dict[str, Any]] = [{} for _ in kept]
+    columns = {}
+    for field in schema:
+        columns[field.name], misfits = _column([row.get(field.name) for row in kept], field.type)
+        for i in misfits:
+            rescued[i][field.name] = kept[i][field.name]
+    if RESCUED in columns:
+        names = set(schema.names)
+        for row, rest in zip(kept, rescued, strict=True):
+            if len(row) != len(names.intersection(row)):
+                rest |= {name: value for name, value in row.items() if name not in names}
+        if any(rescued):
+            before = columns[RESCUED].to_pylist()
+            found = [as_json(rest) if rest else known for rest, known in zip(rescued, before, strict=True)]
+            columns[RESCUED] = pa.array(found, pa.string())
+    return pa.record_batch(list(columns.values()), schema), reasons
+
+
+_TYPES = {int: "a number", float: "a number", bool: "a truth value", list: "a list", dict: "an object"}
+
+
+def _column(values: list[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """Return values as an array of a type, null where they don't suit it, and the indices of those."""
+    if kind == pa.string():
+        return pa.array([None if value is None else as_text(value) for value in values], kind), []
+    misfits = [i for i, value in enumerate(values) if value is not None and not _suits(value, kind)]
+    for i in misfits:
+        values[i] = None
+    return pa.array(values, kind), misfits
+
+
+def _suits(value: object, kind: pa.DataType) -> bool:
+    """Whether a type holds a value whole: Arrow would take 0.5 for 0 and "" for a list, and drop keys."""
+    if isinstance(value, dict):
+        fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+        return all(name in fields and _suits(inner, fields[name]) for name, inner in value.items()) and bool(fields)
+    if isinstance(value, list):
+        return pa.types.is_list(kind) and all(_suits(inner, kind.value_type) for inner in value)
+    if isinstance(value, bool):
+        return bool(pa.types.is_boolean(kind))
+    if isinstance(value, int):
+        return (
+            -(2**63) <= value < 2**63
+            if pa.types.is_integer(kind)
+            else pa.types.is_floating(kind) and abs(value) < 2**53
+        )
+    return value is None or (pa.types.is_floating(kind) if isinstance(value, float) else pa.types.is_string(kind))
+
+
+_CSV: tuple[Any, Any, Any] = (_csv_schema, _csv_records, _csv_rows)
+_JSON: tuple[Any, Any, Any] = (_json_schema, _json_records, _json_rows)

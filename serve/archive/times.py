@@ -1,0 +1,99 @@
+"""When a message was sent, however a column holds it."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jingyin.model.errors import ConfigError
+
+TIME = pa.timestamp("us")
+"""Times as they are kept: as written, without a zone; those with a zone in UTC."""
+
+_MILLISECONDS = 100_000_000_000  # numbers from here on count milliseconds since 1970, lower ones seconds
+_EARLIEST, _LATEST = datetime(1970, 1, 1), datetime(2100, 1, 1)  # no message has another time
+_LONGEST = 32  # characters of a value that an error shows
+
+
+def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
+    """Raise ConfigError when a column can't hold times, or a form is given that would not be used."""
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise ConfigError(
+            f"column {column!r} is {kind}, wanted times: text, timestamps, dates or seconds; name another"
+        )
+    if form and not _is_text(kind):
+        raise ConfigError(f"column {column!r} is {kind}, which needs no time format; leave --time-format out")
+
+
+def check_form(column: pa.Array, name: str, form: str | None) -> None:
+    """Raise ConfigError when none of the times in the first rows of a column can be read."""
+    given = column.drop_null()
+    if len(given) and read_times(given, form).null_count == len(given):
+        value = str(given[0].as_py())
+        # A column that was named by mistake may hold messages: only what is digits and signs for the most part is shown.
+        shown = (
+            f", such as {value!r}"
+            if len(value) <= _LONGEST and 2 * len(re.findall(r"[\d\s./:+-]", value)) > len(value)
+            else ""
+        )
+        raise ConfigError(f"none of the first {len(given):,} times in column {name!r} can be read{shown}; say how they "
+                          "are written, as in --time-format '%Y/%m/%d %H:%M'")  # fmt: skip
+
+
+def read_times(column: pa.Array, form: str | None) -> pa.Array:
+    """Return times of type TIME, null where a value is missing or no time.
+
+    Text is ISO 8601, or of `form` (strptime). Integers, as text too, are seconds or milliseconds since 1970.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_integer(column.type):
+        return _each(column, _from_number)
+    if not _is_text(column.type):
+        return _likely(column.cast(TIME, safe=False))
+    if form is not None:
+        return _each(column, lambda value: _utc(datetime.strptime(value, form)))
+    try:
+        return _likely(column.cast(TIME))
+    except pa.ArrowInvalid:  # one value is enough: look at each
+        return _each(column, _from_text)
+
+
+def _likely(times: pa.Array) -> pa.Array:
+    there = pc.and_(pc.greater_equal(times, _EARLIEST), pc.less(times, _LATEST))
+    return pc.if_else(there, times, pa.scalar(None, TIME))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
+
+
+def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
+    """Read each different value once: times of one second repeat."""
+    coded = pc.dictionary_encode(column)
+    found: list[datetime | None] = []
+    for value in coded.dictionary.to_pylist():
+        try:
+            time = read(value)
+        except (ValueError, TypeError, OverflowError):
+            found.append(None)
+        else:
+            found.append(time if _EARLIEST <= time < _LATEST else None)
+    return pa.array(found, TIME).take(coded.indices)
+
+
+def _from_text(value: str) -> datetime:
+    value = value.strip()
+    return _from_number(int(value)) if value.isdecimal() and len(value) > len("20180305") else \
+        _utc(datetime.fromisoformat(value))  # fmt: skip
+
+
+def _from_number(value: int) -> datetime:
+    seconds = value / 1000 if value >= _MILLISECONDS else value
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
+def _utc(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time

@@ -1,0 +1,419 @@
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serve.archive.relabel_helpers import TEXT_VALUES as TEXTS
+from tests.serve.archive.relabel_helpers import THREAT, VALUES, rows
+
+from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.archive import readers, text_files
+from jingyin.serve.archive.blocks import Reading, Reject
+from jingyin.serve.archive.readers import blocks, find, open_sources
+from jingyin.serve.archive.text_files import RESCUED
+
+
+def read(*files: Path, **how: Any) -> tuple[list[dict[str, Any]], list[Reject]]:
+    """Return the rows and rejects of files."""
+    found = [block for _, block in blocks(open_sources(files, Reading(**how)))]
+    return [row for block in found for row in block.batch.to_pylist()], [
+        each for block in found for each in block.rejects
+    ]
+
+
+def ids(data: list[dict[str, Any]]) -> list[str]:
+    return [row["id"] for row in data]
+
+
+def reasons(rejects: list[Reject]) -> list[tuple[int, str]]:
+    return [(row, reason) for row, reason, *_ in rejects]
+
+
+# CSV
+
+
+CSV_CASES = {
+    "unclosed quote": ('1,"你好\n2,再见\n3,好\n', [(1, "malformed CSV")], ["2", "3"]),
+    "unclosed quote, closed by a later one": ('1,"你好\n2,"再见"\n3,好\n', [(1, "malformed CSV")], ["2", "3"]),
+    "text after a quote": ('1,"你好"x\n2,再见\n', [(1, "malformed CSV")], ["2"]),
+    "too few fields": ("1\n2,再见\n", [(1, "wrong number of fields")], ["2"]),
+    "too many fields": ("1,你,好\n2,再见\n", [(1, "wrong number of fields")], ["2"]),
+    "line break in quotes": ('1,"你\n好"\n2,再见\n', [], ["1", "2"]),
+    "blank line": ("1,你好\n\n2,再见\n", [], ["1", "2"]),
+    "no line break at the end": ("1,你好\n2,再见", [], ["1", "2"]),
+    "carriage returns and line feeds": ("1,你好\r\n2,再见\r\n", [], ["1", "2"]),
+    "quote at the end": ('1,你好\n2,"', [(2, "malformed CSV")], ["1"]),
+}
+
+
+@pytest.mark.parametrize("case", CSV_CASES)
+def test_broken_csv_loses_only_the_broken_rows(tmp_path: Path, case: str) -> None:
+    body, wanted, left = CSV_CASES[case]
+    (tmp_path / "in.csv").write_bytes(f"\ufeffid,text\n{body}".encode())
+    data, rejects = read(tmp_path / "in.csv")
+    assert (reasons(rejects), ids(data)) == (wanted, left)
+
+
+def test_carriage_returns_alone_end_lines(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("id,text\r1,你好\r2,再见\r".encode())
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": "3", "text": "x"}\r{"id": "4", "text": "y"}\r')
+    data, rejects = read(tmp_path / "in.csv", tmp_path / "in.jsonl")
+    assert (ids(data), rejects) == (["1", "2", "3", "4"], [])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter(tmp_path: Path, delimiter: str) -> None:
+    (tmp_path / "in.csv").write_text(f"id{delimiter}text\n1{delimiter}a,b\n", encoding="utf-8")
+    assert read(tmp_path / "in.csv", delimiter=delimiter)[0] == [{"id": "1", "text": "a,b"}]
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
+def test_what_is_no_delimiter(tmp_path: Path, delimiter: str) -> None:
+    (tmp_path / "in.csv").write_text("text\nx\n")
+    with pytest.raises(ConfigError, match="is not one character that can part fields"):
+        read(tmp_path / "in.csv", delimiter=delimiter)
+
+
+@pytest.mark.parametrize("body", ['"a\n', "\n"])
+def test_no_header(tmp_path: Path, body: str) -> None:
+    (tmp_path / "in.csv").write_text(body)
+    with pytest.raises(InputError, match="does not begin with a header of column names"):
+        read(tmp_path / "in.csv")
+
+
+# JSON
+
+
+JSON_CASES = {
+    "cut off": ('{"id": "2", "te', "malformed JSON"),
+    "a list": ('["2"]', "not a JSON object"),
+    "null text": ('{"id": "2", "text": null}', "null text"),
+    "no text": ('{"id": "2"}', "null text"),
+    "a number for a text": ('{"id": "2", "text": 5}', "column 'text' is a number, wanted text"),
+    "a list for a text": ('{"id": "2", "text": ["x"]}', "column 'text' is a list, wanted text"),
+    "deep": ("[" * 100_000, "malformed JSON"),
+}
+
+
+@pytest.mark.parametrize("case", JSON_CASES)
+def test_broken_json_loses_only_the_broken_rows(tmp_path: Path, case: str) -> None:
+    line, reason = JSON_CASES[case]
+    good = '{{"id": "{}", "text": "你好"}}\n'
+    (tmp_path / "in.jsonl").write_text(good.format(1) + line + "\n\n" + good.format(4), encoding="utf-8")
+    data, rejects = read(tmp_path / "in.jsonl")
+    assert (reasons(rejects), ids(data)) == ([(2, reason)], ["1", "4"])
+
+
+def test_a_column_of_several_types_is_text_and_costs_no_row(tmp_path: Path) -> None:
+    values = [5, "six", {"a": 7}, None, 2**70, [8], True]
+    lines = [json.dumps({"text": "好", "time": value}) for value in values]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    data, rejects = read(tmp_path / "in.jsonl")
+    assert rejects == []
+    assert [row["time"] for row in data] == ["5", "six", '{"a": 7}', None, str(2**70), "[8]", "true"]
+
+
+def test_what_fits_no_column_later_is_rescued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "ROWS", 1)  # the first line gives the types
+    first = {"text": "好", "n": 1, "parts": [{"a": 1}]}
+    later = [{"n": "two"}, {"n": 2**70}, {"new": "值"}, {"parts": [{"a": 2, "b": 3}]}, {"n": 2, "parts": []}]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": "好", **row}) for row in [first, *later]))
+    data, rejects = read(tmp_path / "in.jsonl")
+    assert rejects == []
+    assert [json.loads(row[RESCUED] or "null") for row in data] == [None, *later[:4], None]
+    assert [row["n"] for row in data] == [1, None, None, None, None, 2]
+
+
+def test_rescued_values_of_an_earlier_output_stay(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "x", RESCUED: '{"a": 1}'}))
+    assert read(tmp_path / "in.jsonl")[0] == [{"text": "x", RESCUED: '{"a": 1}'}]
+
+
+def test_halves_of_emoji_are_replaced_and_whole_ones_kept(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "\\ud83d", "\\ud83d": 1}\n{"text": "\\ud83d\\ude00"}\n')
+    sources = open_sources([tmp_path / "in.jsonl"], Reading())
+    ((_, block),) = blocks(sources)
+    assert block.texts.to_pylist() == ["\ufffd", "😀"]
+    assert block.replaced.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_line_without_end(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE", 1000)
+    bodies = {"csv": "id,text\n1,{0}\n2,好\n", "jsonl": '{{"id": "1", "text": "{0}"}}\n{{"id": "2", "text": "好"}}\n'}
+    (tmp_path / f"in.{kind}").write_text(bodies[kind].format("长" * 5000), encoding="utf-8")
+    data, rejects = read(tmp_path / f"in.{kind}")
+    assert (reasons(rejects), ids(data)) == ([(1, text_files.TOO_LONG)], ["2"])
+
+
+# Bytes and encodings
+
+
+def test_bytes_that_are_no_text_are_replaced_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("id,text\n1,你好\n2,".encode() + b"a\xff\xfeb\n" + "3,好\n".encode())
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": "\xff", "text": "x"}\n')
+    pq.write_table(pa.table({"id": ["5"], "text": pa.array([b"\xffx"], pa.binary())}), tmp_path / "in.parquet")
+    for name, texts, replaced in (
+        ("in.csv", ["你好", "a\ufffd\ufffdb", "好"], [0, 2, 0]),
+        ("in.jsonl", ["x"], [1]),
+        ("in.parquet", ["\ufffdx"], [1]),
+    ):
+        ((_, block),) = blocks(open_sources([tmp_path / name], Reading()))
+        assert (block.texts.to_pylist(), block.replaced.tolist(), block.rejects) == (texts, replaced, [])
+        assert read(tmp_path / name, strict=True)[1][0].reason == "not UTF-8"
+
+
+def test_strings_in_parquet_that_are_not_utf8(tmp_path: Path) -> None:
+    lying = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xff\xfe"))
+    columns = {"text": ["a", "b"], "name": lying, "other": lying.dictionary_encode()}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    data, rejects = read(tmp_path / "in.parquet")
+    assert [row["name"] for row in data] == [row["other"] for row in data] == ["ok", "\ufffd\ufffd"]
+    assert rejects == []
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("encoding", ["gb18030", "big5"])
+def test_another_encoding_is_found_at_once_and_named(tmp_path: Path, encoding: str, suffix: str) -> None:
+    text = "請您今天還錢，我們不是在開玩笑" if encoding == "big5" else THREAT
+    lines = {"csv": f"text\n{text}\n", "jsonl": json.dumps({"text": text}, ensure_ascii=False)}[suffix]
+    path = tmp_path / f"in.{suffix}"
+    path.write_bytes(lines.encode(encoding))
+    with pytest.raises(InputError, match=rf"isn't UTF-8: 1 of its first . lines .*: --encoding {encoding} \(or"):
+        read(path)
+    assert read(path, encoding=encoding)[0][0]["text"] == text
+    assert "\ufffd" in read(path, encoding="utf-8")[0][0]["text"]
+
+
+def test_a_few_broken_lines_are_no_other_encoding(tmp_path: Path) -> None:
+    good = "".join(f"{n},你好\n" for n in range(9)).encode()
+    (tmp_path / "in.csv").write_bytes(b"id,text\n" + good + f"9,{THREAT}\n".encode("gbk"))
+    assert len(read(tmp_path / "in.csv")[0]) == 10
+
+
+def test_utf16_is_read_by_its_mark(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,text\n1,你好\n2,再见\n", encoding="utf-16")
+    assert read(tmp_path / "in.csv")[0] == [{"id": "1", "text": "你好"}, {"id": "2", "text": "再见"}]
+
+
+def test_an_unknown_encoding(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\nx\n")
+    with pytest.raises(ConfigError, match="encoding 'klingon' is unknown; name one such as"):
+        read(tmp_path / "in.csv", encoding="klingon")
+
+
+# Columns of several files, ids, what is kept of rejects
+
+
+def test_columns_of_several_files_are_united(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "n": [1], "only": ["x"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("n,text\ntwo,b\n")
+    (tmp_path / "c.jsonl").write_text('{"text": "c", "n": [3]}\n')
+    data, rejects = read(*(tmp_path / name for name in ("a.parquet", "b.csv", "c.jsonl")))
+    assert rejects == []
+    assert [(row["text"], row["n"], row["only"]) for row in data] == [
+        ("a", "1", "x"),
+        ("b", "two", None),
+        ("c", "[3]", None),
+    ]
+
+
+def test_rejects_have_the_id_and_on_request_the_row(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"id,text\nm1,a,b\nm2,ok\n\xff\n")
+    (tmp_path / "in.jsonl").write_text('{"id": 7, "text": null}\n')
+    pq.write_table(pa.table({"id": ["p"], "text": pa.array([None], pa.string())}), tmp_path / "in.parquet")
+    found = read(*(tmp_path / f"in.{kind}" for kind in ("csv", "jsonl", "parquet")), id="id", keep=True)[1]
+    assert found == [
+        Reject(1, "wrong number of fields", "m1", "m1,a,b"),
+        Reject(3, "wrong number of fields", "\ufffd", "\\xff"),
+        Reject(1, "null text", "7", '{"id": 7, "text": null}'),
+        Reject(1, "null text", "p", '{"id": "p", "text": null}'),
+    ]
+    assert {each.line for each in read(tmp_path / "in.csv", id="id")[1]} == {""}
+
+
+def test_reading_of_some_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(rows(3)), tmp_path / "in.parquet")
+    (tmp_path / "in.jsonl").write_text('{"text": "x", "id": 5, "rest": {}}\n')
+    data, _ = read(tmp_path / "in.parquet", tmp_path / "in.jsonl", columns=("text", "id", "absent"))
+    assert data[0].keys() == {"text", "id"}
+    assert ids(data) == ["0", "1", "2", "5"]
+
+
+# From any row on
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.csv", "in.jsonl"])
+def test_what_follows_a_block_does_not_depend_on_where_reading_began(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (readers, text_files):
+        monkeypatch.setattr(module, "ROWS", 7)
+    data = [row | {"text": None if n % 5 == 3 and "csv" not in name else row["text"]} for n, row in enumerate(rows(60))]
+    if name == "in.parquet":
+        pq.write_table(pa.Table.from_pylist(data), tmp_path / name, row_group_size=25)
+    elif name == "in.csv":
+        (tmp_path / name).write_text("id,text\n" + "".join(f'{n},"{n}\n好"\n' for n in range(60)), encoding="utf-8")
+    else:
+        (tmp_path / name).write_text("\n".join(map(json.dumps, data)))
+    sources = open_sources([tmp_path / name], Reading())
+    whole = [block for _, block in blocks(sources)]
+    assert len(whole) > 8
+    for number, block in enumerate(whole):
+        rest = [each for _, each in blocks(sources, 0, block.next)]
+        assert [(each.next, each.batch.to_pylist(), each.rejects) for each in rest] == [
+            (each.next, each.batch.to_pylist(), each.rejects) for each in whole[number + 1 :]
+        ]
+
+
+# Files
+
+
+def test_missing_column_lists_those_there(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(rows(3)), tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match="has no column 'sms'; it has: id, text, old, family; name one"):
+        read(tmp_path / "in.parquet", text="sms")
+    with pytest.raises(ConfigError, match=r"column 'id' of .* is int64, wanted strings"):
+        read(tmp_path / "in.parquet", text="id")
+    with pytest.raises(ConfigError, match="has no column 'key' for --id-column; it has: id, text, old, family"):
+        read(tmp_path / "in.parquet", id="key")
+    (tmp_path / "in.csv").write_text("text,text\na,b\n")
+    with pytest.raises(InputError, match="has columns of the same name: text, text; rename them"):
+        read(tmp_path / "in.csv")
+
+
+@pytest.mark.parametrize("left", [0.5, 0.99])
+def test_truncated_parquet(tmp_path: Path, left: float) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(rows(150)), path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
+    with pytest.raises(InputError, match=r"in.parquet is damaged or truncated"):
+        read(path)
+
+
+@pytest.mark.parametrize("codec", ["gz", "zst"])
+def test_truncated_text(tmp_path: Path, codec: str) -> None:
+    data = pa.compress(b'{"text": "x"}\n' * 90_000, {"gz": "gzip", "zst": "zstd"}[codec], asbytes=True)
+    (tmp_path / f"in.jsonl.{codec}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"in.jsonl.* is damaged or truncated"):
+        read(tmp_path / f"in.jsonl.{codec}")
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.csv", "in.jsonl"])
+def test_files_that_cant_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"is empty \(0 bytes\)"):
+        find([tmp_path / name], tmp_path / "out")
+    (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match="does not exist, and as a pattern it matches nothing"):
+        find([tmp_path / name], tmp_path / "out")
+    (tmp_path / name).symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"can't be read: No such file or directory"):
+        find([tmp_path / "in.*"], tmp_path / "out")
+
+
+def test_files_of_folders_and_patterns(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.csv.gz", "notes.txt", "_part.csv", "deep/c.parquet", ".hidden/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    out = tmp_path.parent / "out"
+    assert [path.name for path in find([tmp_path], out)] == ["a.csv.gz", "b.jsonl", "c.parquet"]
+    assert [path.name for path in find([tmp_path / "*.jsonl", tmp_path / "**" / "*.parquet"], out)] == [
+        "b.jsonl",
+        "c.parquet",
+    ]
+    with pytest.raises(ConfigError, match="an input file is named twice"):
+        find([tmp_path, tmp_path / "b.jsonl"], out)
+    with pytest.raises(ConfigError, match=r"the format of 'notes.txt' is unknown; known are \*.parquet"):
+        find([tmp_path / "notes.txt"], out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no file to read"):
+        find([tmp_path / "empty"], out)
+
+
+# Any archive: whatever stands in other columns, every row is scored or rejected with its reason
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries({"text": TEXTS | st.none() | st.integers()}, optional=dict.fromkeys(("time", "n", "x"), VALUES)),
+    min_size=1, max_size=30,
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(
+    ROWS,
+    st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.integers(1, 9),
+)
+def test_any_json(tmp_path_factory: Any, data: list[dict[str, Any]], encoding: str, end: str, size: int) -> None:
+    path = tmp_path_factory.mktemp("any") / "in.jsonl"
+    lines = [json.dumps(row, ensure_ascii=encoding == "utf-8") for row in data]
+    path.write_bytes(end.join(lines).encode(encoding))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_files, "ROWS", size)  # the types are those of the first rows alone
+        found, rejects = read(path, encoding=None if "utf" in encoding else encoding)
+    wanted = {n: "null text" if row["text"] is None else "column 'text' is a number, wanted text"
+              for n, row in enumerate(data, 1) if not isinstance(row["text"], str)}  # fmt: skip
+    assert dict(reasons(rejects)) == wanted
+    kept = [row for row in data if isinstance(row["text"], str)]
+    assert [row["text"] for row in found] == [row["text"] for row in kept]
+    for row, given_row in zip(found, kept, strict=True):  # and nothing else of a row is lost
+        rescued = json.loads(row[RESCUED] or "{}")
+        for name, value in given_row.items():
+            assert same(rescued.get(name, row.get(name)), value), name
+
+
+def same(found: object, given_value: object) -> bool:
+    """Whether a value is kept, be it as text or with the keys that others have."""
+    if isinstance(found, str) and not isinstance(given_value, str):
+        return json.loads(found) == given_value
+    if isinstance(found, dict) and isinstance(given_value, dict):
+        return {key: value for key, value in found.items() if value is not None} == given_value
+    return found == given_value
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=30),
+    st.sampled_from(["utf-8", "utf-8-sig", "gb18030", "utf-16"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.sampled_from(",;\t"),
+)
+def test_any_csv(
+    tmp_path_factory: Any, data: list[tuple[str, str]], encoding: str, end: str, quoting: Any, delimiter: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "in.csv"
+    if any("\r" in field for row in data for field in row):
+        quoting = csv.QUOTE_ALL  # Python 3.11 would leave it open
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator=end, quoting=quoting, delimiter=delimiter).writerows([("id", "text"), *data])
+    path.write_bytes(lines.getvalue().encode(encoding))
+    found, rejects = read(path, encoding=None if "utf" in encoding else encoding, delimiter=delimiter)
+    assert rejects == []
+    assert [(row["id"], row["text"]) for row in found] == data
+
+
+def damaged(lines: list[bytes]) -> Iterator[bytes]:
+    for n, line in enumerate(lines):
+        yield line[: len(line) // 2] + b"\xff" + line[len(line) // 2 :] if n % 3 == 0 else line
+
+
+@settings(max_examples=20)
+@given(st.lists(st.text("还钱你好abc", min_size=2, max_size=9), min_size=1, max_size=30))
+def test_a_bad_byte_anywhere_costs_no_text(tmp_path_factory: Any, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("any") / "in.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=False).encode() for text in ["还钱", *texts]]
+    path.write_bytes(b"\n".join([lines[0], *damaged(lines[1:])]))
+    found, rejects = read(path, encoding="utf-8")
+    assert len(found) + len(rejects) == len(texts) + 1
+    assert {reason for _, reason in reasons(rejects)} <= {"malformed JSON", "null text"}  # the byte hit what isn't text
