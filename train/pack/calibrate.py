@@ -399,14 +399,24 @@ def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
     return float(first.mean()), *(float((depth > i).mean()) for i in range(1, len(manifest.networks)))
 
 
+_COPIES = 2
+"""Copies of a message that the prefilter learns from besides the message: more take hours and gigabytes, and add little."""
+
+
 def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
-    """Return weights (2, BUCKETS) trained on all rows of the training split, disguised and dressed copies included.
+    """Return weights (2, BUCKETS) trained on the training split: each message as it stands and two of its copies.
 
     The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second,
     trained on that rest alone, what is lawful from threats.
     """
     rows = recipe.rows if isinstance(recipe, Classify) else None
     train = read_split(corpus, "train").drawn(rows, recipe.seed)
+    order = np.random.default_rng(recipe.seed).permutation(len(train))
+    order[np.unique(train.messages, return_index=True)[1]] = -1  # first in their message: as they stand
+    ranked = np.lexsort((order, train.messages))
+    starts = np.flatnonzero(np.diff(train.messages[ranked], prepend=-1))
+    rank = np.arange(len(train)) - np.repeat(starts, np.diff(starts, append=len(train)))
+    train = train.take(np.sort(ranked[rank <= _COPIES]))
     texts, other = [each.text for each in train.cleaned], train.labels != _ORDINARY
     rest = np.flatnonzero(other)
     first = train_prefilter(texts, other, recipe.seed)
