@@ -81,8 +81,9 @@ What is lost before the main network has read a message, of what all networks to
 | block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
 
 Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its
-ordinary and lawful rows, authored ones too. Every source counts alike in rates and bounds, however many rows it has.
-Where no bound reaches the target the threshold lies above every row. Block is at least {block.least:.4f}, for the lawful
+ordinary and lawful rows, authored ones too. Two rates keep to a target: the bound of all rows together, and the estimate
+in which every source counts alike, which is the one in the table of thresholds below. Where no bound reaches the target
+the threshold lies above every row. Block is at least {block.least:.4f}, for the lawful
 messages. Fusion was fitted on the same split: these bounds and the calibration error of what is served are in-sample.
 Expected calibration error {calibration.ece_before:.4f} of the last network alone, {calibration.ece_after:.4f} of what is
 served ({calibration.rows} rows, equal-mass bins).

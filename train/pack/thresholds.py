@@ -102,7 +102,7 @@ _POINTS = 40
 def false_alarm_curve(risks: Floats, sources: Sequence[str], threats: Floats) -> tuple[Point, ...]:
     """Return about 40 points, from where one in ten is flagged to where nobody is, by benign `risks` (n,) and `threats`.
 
-    Rates and bounds as in `choose_threshold`.
+    Rates and bounds are those of `choose_threshold`.
     """
     descending, rates, bounds = _alarms(risks, sources)
     last = int((rates <= _HIGHEST_RATE).sum())
@@ -116,20 +116,19 @@ def false_alarm_curve(risks: Floats, sources: Sequence[str], threats: Floats) ->
 
 
 def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least: float = 0.0) -> Threshold:
-    """Return the lowest risk, not below `least`, at which the rate among benign `risks` (n,) is bounded by `target`.
+    """Return the lowest risk, not below `least`, at which benign `risks` (n,) are flagged at most at the rate `target`.
 
-    Every one of the `sources` (n,) counts alike, however many rows it has, so that the rate speaks of traffic of any
-    kind, not of the largest corpus. The bound is Clopper and Pearson's with the effective number of rows in place of the
-    number (Korn & Graubard 1998): n rows of weights w are worth (sum w)^2 / sum w^2 equal ones (Kish 1965). It holds
-    although the threshold is chosen on the same rows: the rate above the k-th largest of n risks has the beta
-    distribution that the bound inverts (Wilks 1941). It ignores that the fusion behind the risks was fitted on these
-    rows too, of whose few weights it knows nothing.
+    Two rates must keep to it: the 95% upper bound of all rows together (Clopper and Pearson), and the estimate in which
+    every one of the `sources` (n,) counts alike, so that no large corpus speaks for all traffic. A bound by source would
+    need thousands of rows of each. The bound holds although the threshold is chosen on the same rows: the rate above
+    the k-th largest of n risks has the beta distribution that the bound inverts (Wilks 1941). It ignores that the
+    fusion behind the risks was fitted on these rows too, of whose few weights it knows nothing.
 
     A target that the rows can't bound leads to the strictest threshold that they speak for: above every row. `bound`
     says what it is worth.
     """
-    descending, _, bounds = _alarms(risks, sources)
-    allowed = max(0, int((bounds <= target).sum()) - 1)
+    descending, rates, bounds = _alarms(risks, sources)
+    allowed = max(0, int((np.maximum(rates, bounds) <= target).sum()) - 1)
     risk = max(least, _above(descending, allowed))
     reached = risks >= risk
     counts: dict[str, tuple[int, int]] = {}
@@ -155,16 +154,18 @@ def _above(descending: Floats, rank: int) -> float:
 
 
 def _alarms(risks: Floats, sources: Sequence[str]) -> tuple[Floats, Floats, Floats]:
-    """Return risks in descending order (n,), and the rate and its bound where the first 0 to n of them are flagged."""
+    """Return risks in descending order (n,), and two rates where the first 0 to n of them are flagged (n + 1,).
+
+    The first is an estimate in which every source counts alike, the second the upper bound of all rows together.
+    """
     counts = Counter(sources)
     named = [source if counts[source] >= _FEWEST else "" for source in sources]
     sizes = Counter(named)
     weights = np.array([1 / (len(sizes) * sizes[source]) for source in named])
     order = np.argsort(-risks, kind="stable")
     rates = np.minimum(np.concatenate([[0.0], weights[order].cumsum()]), 1.0)
-    effective = 1 / float((weights**2).sum())
-    hits = rates * effective
-    bounds = np.where(hits >= effective, 1.0, beta.ppf(_CONFIDENCE, hits + 1, np.maximum(effective - hits, 1e-9)))
+    hits = np.arange(len(risks) + 1)
+    bounds = np.append(beta.ppf(_CONFIDENCE, hits[:-1] + 1, len(risks) - hits[:-1]), 1.0)
     return risks[order], rates, bounds
 
 
