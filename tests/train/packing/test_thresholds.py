@@ -65,8 +65,8 @@ def test_every_source_counts_alike():
     risks, sources = np.array([0.1] * 900 + [0.8] * 300), ["large"] * 900 + ["small"] * 300
     assert choose_threshold(risks, sources, target=0.4).risk > 0.8
     assert choose_threshold(risks, sources, target=0.6).risk == pytest.approx(0.1)
-    # 4 / (1 / 900 + 1 / 300) = 900 rows of one kind bound the rate as well.
-    assert choose_threshold(risks, sources, target=0.01).bound == pytest.approx(upper_bound(0, 900), rel=1e-6)
+    # The bound is that of all rows together.
+    assert choose_threshold(risks, sources, target=0.01).bound == pytest.approx(upper_bound(0, 1_200), rel=1e-6)
 
 
 def test_small_sources_count_as_one():
