@@ -1,0 +1,1 @@
+"""What a gateway remembers: senders, contacts, known wordings, conversations and bursts; and its policy."""

@@ -1,0 +1,101 @@
+"""Conversations and bursts: what shows only over several messages.
+
+A conversation is what one sender wrote to one receiver: a message is scored alone and once more behind the last EARLIER
+that passed, and the stronger action counts. Only messages that passed are joined: the receiver has most likely read
+them, and one threat, or one false alarm, does not stop all that follows. Kept are clean texts, for at most ten minutes.
+
+A burst is many near-copies in a short time: a message of some risk that would pass is held when more than `count`
+near-copies came before it. Near-copies share most of the smallest hashes of their character triples (bottom-k sketches,
+Broder 1997); a low median of how often each came before says how many there were.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jingyin.model.text import CleanString
+from jingyin.serve.memory.known import hashes
+from jingyin.serve.memory.secret import Secret
+from jingyin.serve.memory.state import Op
+
+EARLIER = 2
+"""Messages that a new one is joined with, at most."""
+CHARACTERS = 500
+"""So much of each message is joined: seven parts of an SMS."""
+SKETCH = 8
+"""Hashes by which near-copies are counted."""
+
+_RANK = 3  # of the ascending counts: three hashes may be of characters that the sender changed
+_MARKS = tuple(" ,.!?;:。、")
+
+
+class ConversationSettings(BaseModel):
+    """How long messages are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: Annotated[float, Field(gt=0, le=600)] = 600.0
+
+
+class BurstSettings(BaseModel):
+    """When a suspicious message that comes in bulk is held."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    risk: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The least risk of a message that is counted and may be held."""
+    count: Annotated[int, Field(ge=1)] = 20
+    """Near-copies in the window above which it is held."""
+    window_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+
+
+class JoinedText(CleanString):
+    """The clean text of several messages: scored, but neither cached nor counted as a message."""
+
+    __slots__ = ()
+
+
+class Conversations:
+    """Keeps the last messages of each conversation in the state, and joins them."""
+
+    def __init__(self, settings: ConversationSettings, secret: Secret) -> None:
+        self._seconds = settings.seconds
+        self._secret = secret
+
+    def slot(self, key: str, sender: str, receiver: str) -> str:
+        """Return the state's key of a conversation, as the API key `key` names it."""
+        return "v:" + self._secret.hash(key, "conversation", sender, receiver)
+
+    def ask(self, slot: str, text: str, *, keep: bool) -> Op:
+        """Return the operation that gets the messages before clean `text`, and with `keep` keeps it for later ones."""
+        return Op("shift", slot, self._secret.seal(text[:CHARACTERS]) if keep and text else b"", self._seconds)
+
+    def joined(self, text: str, kept: Sequence[bytes]) -> JoinedText | None:
+        """Return clean `text` behind those that were kept, newest first; None if none was. Copies are joined once."""
+        piece = text[:CHARACTERS]
+        opened = (self._secret.open(each) for each in kept)
+        earlier = [each for each in dict.fromkeys(opened) if each and each != piece][:EARLIER]
+        if not earlier or not piece:
+            return None
+        # A comma behind what has no mark there: what was cut at a comma is as it was.
+        marked = [each if each.endswith(_MARKS) else f"{each}," for each in reversed(earlier)]
+        return JoinedText("".join([*marked, piece]))
+
+
+class Bursts:
+    """Counts near-copies of suspicious messages in the state."""
+
+    def __init__(self, settings: BurstSettings, secret: Secret) -> None:
+        self.settings = settings
+        self._secret = secret
+
+    def ask(self, text: str) -> list[Op]:
+        """Return the operations that count clean `text`."""
+        sketch = sorted(set(hashes(text, self._secret.shuffle)))[:SKETCH]
+        window = self.settings.window_seconds
+        return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in sketch]
+
+    def near_copies(self, counts: Sequence[float]) -> int:
+        """Return how many near-copies came before, by the results."""
+        return round(sorted(counts)[len(counts) * _RANK // SKETCH]) if counts else 0

@@ -1,0 +1,204 @@
+"""Memory: what earlier messages, people and policies say of a message that has been read.
+
+For each message, in this order: the policy may decide it; a known wording may; then one round trip to the state tells
+it of senders and contacts of what is flagged, and asks for what may hold a message that passes: a burst, its sender, a
+contact. Last it is read behind the earlier messages of its conversation. Only if that, or something that held it, has
+changed the action does it take a second round trip.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from jingyin.model.errors import ConfigError
+from jingyin.model.labels import ACTIONS, Action
+from jingyin.model.text import CleanString
+from jingyin.serve.memory.contacts import contacts, has_contact
+from jingyin.serve.memory.conversations import Bursts, Conversations
+from jingyin.serve.memory.known import CHARACTERS, Known, Match, holds
+from jingyin.serve.memory.policy import Policy, Source, read_policy
+from jingyin.serve.memory.secret import Secret, make_secret, read_secret
+from jingyin.serve.memory.senders import SENDER, Suspects
+from jingyin.serve.memory.state import Guarded, Local, Op, Server, Socket, State, listening
+
+if TYPE_CHECKING:
+    from jingyin.serve.http.observe import Metrics
+    from jingyin.serve.http.service import Answer, Context
+    from jingyin.serve.http.settings import Settings
+
+COMPANY = 0.8
+"""A known wording that fills less of a message is read once more without what stands around it."""
+_TIMES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
+
+
+class Memory:
+    """Judges the messages of a service; for its event loop alone."""
+
+    def __init__(
+        self, settings: "Settings", metrics: "Metrics", secret: Secret, state: State, patient: State | None = None
+    ) -> None:
+        """`state` answers messages, `patient`, by default the same, those who can wait. Raises ConfigError."""
+        self.state = state
+        self.known = Known(patient or state, secret)
+        self.suspects = Suspects(settings.senders, secret) if settings.senders else None
+        self.policy = read_policy(settings.policy) if settings.policy else Policy(rules=())
+        self._bursts = Bursts(settings.burst, secret) if settings.burst else None
+        self._conversations = Conversations(settings.conversations, secret) if settings.conversations else None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._near = metrics.histogram("near_duplicates", "Before a suspicious message.", (1, 2, 4, 8, 16, 32, 64, 256))
+        self._joined = metrics.counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
+        self._rules = metrics.counter("policy", "Messages by the rule that they met.", "rule", "action")
+        self._seconds = metrics.histogram("state_seconds", "Round trips to the state.", _TIMES)
+
+    async def judge(self, context: "Context", answer: "Answer") -> "Answer":
+        """Return the answer to a message that has been read, as it is or with another action, reason and `more`."""
+        scored, origin = answer.scored, context.origin
+        if scored is None:
+            return answer
+        answer, decided = self._by_policy(Source(origin.key, origin.sender, origin.route), answer)
+        if decided:
+            return answer
+        text, final = scored.clean.text, scored.final
+        match = await self._known_wording(context, text, scored.decision.risk if final else None)
+        if match:
+            found = match.wording
+            answer = answer._replace(action=found.action, reason="known", more={**answer.more, "known": found.id})
+        # What counts for later messages: not the action for messages that were not read in time.
+        own: Action = answer.action if final or match else "pass"
+        risk = scored.decision.risk if final and not (match and match.wording.action == "pass") else 0.0
+        return await self._by_state(context, answer, own, risk, match)
+
+    def tend(self) -> None:
+        """Take in the known wordings of other workers and machines, and forget what is too old."""
+        local = self.state.local if isinstance(self.state, Guarded) else self.state
+        if isinstance(local, Local):
+            local.expire()
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._refreshing:
+            self._refreshing.cancel()
+        if isinstance(self.state, Guarded):
+            await self.state.close()
+
+    async def _refresh(self) -> None:
+        with suppress(Exception):  # the state is away, which Guarded reports; what was known stays known
+            await self.known.refresh()
+
+    def _by_policy(self, source: Source, answer: "Answer") -> "tuple[Answer, bool]":
+        """Apply the rule that the message meets, if any, and say whether it is decided."""
+        scored = answer.scored
+        if scored is None or not self.policy.rules:
+            return answer, False
+        for rule in self.policy.rules_for(source, scored.clean.original):
+            action = rule.decide(scored.decision.risk if scored.final else None, answer.action) or answer.action
+            self._rules(rule.name, action).inc()
+            if not rule.dry_run:
+                reason = "policy" if rule.action or action != answer.action else answer.reason
+                answer = answer._replace(action=action, reason=reason, more={**answer.more, "rule": rule.name})
+                return answer, rule.action is not None
+        return answer, False
+
+    async def _known_wording(self, context: "Context", text: CleanString, risk: float | None) -> Match | None:
+        """Return the known wording that decides the message."""
+        for match in self.known.index.find(text):
+            if holds(match, risk):
+                return match
+            start, end = match.span
+            if match.wording.action != "pass" and end - start < COMPANY * len(text[:CHARACTERS]):
+                alone = await context.read(CleanString(text[start:end]))
+                if alone and alone.final and holds(match, alone.decision.risk):
+                    return match
+        return None
+
+    async def _by_state(
+        self, context: "Context", answer: "Answer", own: Action, risk: float, match: Match | None
+    ) -> "Answer":
+        """Tell the state of a message, whose own action and risk these are, and hold it if the state knows a reason."""
+        scored, (client, key, sender, receiver, *_) = answer.scored, context.origin
+        if scored is None:
+            return answer
+        text, suspects, bursts, conversations = scored.clean.text, self.suspects, self._bursts, self._conversations
+        marks: list[str] = []
+        if suspects:
+            marks = suspects.marks(key, sender, contacts(scored.clean.original) if has_contact(text) else [])
+        asked = suspects.ask(marks, own, risk) if suspects else []
+        counted = bursts.ask(text) if bursts and risk >= bursts.settings.risk else []
+        ops = [*asked, *counted, *([Op("add", "hits", match.wording.id.encode())] if match else [])]
+        passed = answer.action == "pass"
+        if conversations and sender and receiver and answer.action != "block" and not match:
+            ops.append(conversations.ask(conversations.slot(key, sender, receiver), text, keep=passed))
+        if not ops:
+            return answer
+        begun = perf_counter()
+        results = await self.state.run(ops)
+        self._seconds.observe(perf_counter() - begun)
+        if counted and bursts:
+            near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)])
+            self._near.observe(near)
+            answer = answer._replace(more={**answer.more, "near_duplicates": near})
+            if passed and near > bursts.settings.count:
+                answer = answer._replace(action="review", reason="burst")
+        if suspects and answer.action == own == "pass" and (who := suspects.suspicious(marks, risk, results)):
+            answer = answer._replace(action="review", reason=who)
+        if not (conversations and ops[-1].name == "shift"):
+            return answer
+        joined = conversations.joined(text, results[-1])
+        judged = await self._behind(context, answer, joined) if joined else answer
+        if passed and judged.action != "pass":  # it does not pass now, so it is not joined with later ones
+            later = suspects.ask(marks, judged.action, risk) if suspects and judged is not answer else []
+            await self.state.run([Op("unshift", ops[-1].key), *later])
+        return judged
+
+    async def _behind(self, context: "Context", answer: "Answer", joined: CleanString) -> "Answer":
+        """Read a message behind those before it; the stronger action counts."""
+        found = await context.read(joined)
+        if found is None or not found.final or answer.scored is None:
+            self._joined("unscored").inc()
+            return answer
+        if ACTIONS.index(found.decision.action) <= ACTIONS.index(answer.action):
+            self._joined("same").inc()
+            return answer
+        self._joined("raised").inc()
+        scored = found._replace(clean=answer.scored.clean)
+        return answer._replace(scored=scored, action=found.decision.action, reason="conversation")
+
+
+# ---- what the processes of a service share
+
+_SOCKET, _SECRET = "state", "secret"
+
+
+def state_folder() -> Path:
+    """Return where things of this machine are kept by default: systemd's StateDirectory, or the user's."""
+    base = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base.partition(":")[0]).expanduser() / ("" if "STATE_DIRECTORY" in os.environ else "jingyin")
+
+
+@contextmanager
+def shared_state(settings: "Settings", folder: Path, note: "Any") -> Iterator[None]:
+    """Keep the state of a service whose workers share the private `folder`, unless it is kept by a server.
+
+    Raises ConfigError for a secret or known wordings that can't be read.
+    """
+    if settings.state != "memory":
+        if settings.state_secret is None:
+            raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
+        secret, file = read_secret(settings.state_secret), None
+    else:
+        file = settings.known or state_folder() / "known.json"
+        secret = make_secret(settings.state_secret or file.with_name("secret"))
+    (folder / _SECRET).touch(mode=0o600)
+    (folder / _SECRET).write_text(secret.hex(), encoding="ascii")
+    if settings.state != "memory":
+        yield
+        return
+    with listening(Local(file=file), folder / _SOCKET):
+        yield

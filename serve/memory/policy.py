@@ -1,0 +1,125 @@
+"""Policies: what a gateway wants for some of its traffic, whatever the model says.
+
+A YAML file with `rules`, an ordered list; the first rule that a message meets decides. A rule names senders, routes or
+API keys (with * and ?), or signatures (【…】) in the message; one that names none meets every message:
+
+    rules:
+      - {name: our own codes, key: [otp], signature: [某某银行], action: pass}
+      - {name: marketing, sender: ["10690*"], review: 0.3, block: 0.9, on_deadline: review}
+      - {name: strangers abroad, sender: ["+*"], review: 0.2, dry_run: true}
+
+A rule of dry_run is counted and decides nothing: the search goes on behind it.
+"""
+
+import re
+from collections.abc import Iterator
+from fnmatch import translate
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jingyin.model.errors import ConfigError
+from jingyin.model.labels import Action
+
+_SIGNATURE = re.compile(r"[【\[]([^【】\[\]]{1,30})[】\]]")
+
+Patterns = tuple[str, ...]
+Risk = Annotated[float, Field(gt=0, le=1)]
+
+
+class Source(NamedTuple):
+    """Where a message comes from: the name of the API key ("" without), and what the request says."""
+
+    key: str = ""
+    sender: str | None = None
+    route: str | None = None
+
+
+class Rule(BaseModel):
+    """One rule. `review` and `block` are the risks from which these actions are taken, in place of the bundle's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    sender: Patterns = ()
+    signature: Patterns = ()
+    route: Patterns = ()
+    key: Patterns = ()
+    action: Action | None = None
+    review: Risk | None = None
+    block: Risk | None = None
+    on_deadline: Action | None = None
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.action and (self.review or self.block or self.on_deadline):
+            raise ValueError("action decides alone: leave out review, block and on_deadline")
+        if not (self.action or self.review or self.block or self.on_deadline):
+            raise ValueError("a rule needs an action, review, block or on_deadline")
+        if self.review and self.block and self.review > self.block:
+            raise ValueError("review must not be above block")
+        return self
+
+    def meets(self, source: Source, text: str) -> bool:
+        """Whether the rule is for a message: it has one of each of the kinds that the rule names."""
+        for given, pattern in zip((source.sender, source.route, source.key), self._patterns, strict=True):
+            if pattern and (given is None or not pattern.match(given)):
+                return False
+        return not self._signatures or any(self._signatures.match(each) for each in _SIGNATURE.findall(text))
+
+    def decide(self, risk: float | None, alone: Action | None) -> Action | None:
+        """Return the action for a message of this risk, which the bundle gives the action `alone`; None if not scored.
+
+        None is left to the service.
+        """
+        if self.action or risk is None:
+            return self.action or self.on_deadline
+        if self.block and risk >= self.block:
+            return "block"
+        if self.review and risk >= self.review:
+            return "review" if self.block else max(alone or "pass", "review", key=("pass", "review", "block").index)
+        return "pass" if self.review else alone
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str] | None, ...]:
+        return tuple(_any(each) for each in (self.sender, self.route, self.key))
+
+    @cached_property
+    def _signatures(self) -> re.Pattern[str] | None:
+        return _any(self.signature)
+
+
+class Policy(BaseModel):
+    """An ordered list of rules."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rules: tuple[Rule, ...]
+
+    def rules_for(self, source: Source, text: str) -> Iterator[Rule]:
+        """Yield the rules of a dry run that a message meets, and last the one that decides, if any."""
+        for rule in self.rules:
+            if rule.meets(source, text):
+                yield rule
+                if not rule.dry_run:
+                    return
+
+
+def _any(patterns: Patterns) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(translate, patterns))) if patterns else None
+
+
+def read_policy(file: Path) -> Policy:
+    """Read a policy; raises ConfigError that lists all faults."""
+    try:
+        return Policy.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False, include_context=False)
+        told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+        raise ConfigError(f"policy {file} is wrong: {told}") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy {file} can't be read as YAML ({type(error).__name__})") from None

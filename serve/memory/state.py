@@ -1,0 +1,490 @@
+"""The state: small operations on expiring keys, in memory, behind a Unix socket, or in Valkey or Redis.
+
+A caller hands over a list of operations and gets a result for each, in one round trip. `Local` runs them in this
+process; `Socket` sends them to the process that `listening` runs in, so that all workers of a machine share one
+`Local`; `Server` sends them to Valkey as one call of a Lua script. `Guarded` puts a time limit and a breaker before the
+latter two: a message that they do not answer within BUDGET_SECONDS goes on with a `Local` of the worker's own.
+"""
+
+import asyncio
+import base64
+import json
+import marshal
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, NamedTuple, Protocol
+
+from jingyin.model.errors import ConfigError
+
+BUDGET_SECONDS = 0.005
+"""Longest wait for the state; after it a message goes on with local memory."""
+PATIENCE_SECONDS = 0.1
+"""The state is away when a call takes longer, or fails. Until then only the messages that waited go on without it."""
+RETRY_SECONDS = 0.5
+"""How often a state that is away is asked whether it is back."""
+SLOTS = 3
+"""Values that `shift` keeps of a key."""
+LISTED = 1_000
+"""Marks that are listed, those that last longest."""
+
+_ENTRY_BYTES = 300  # of a key in `Local` beside its value: the key, a tuple, their part of two tables
+
+
+class Op(NamedTuple):
+    """An operation on `key`. Results that are not named here are None.
+
+        tally    the count (float) of the last `seconds`, to which `value` (int) is added then
+        mark     keep the key for `seconds`; if it is kept already, for at least `value` (float)
+        marked   whether it is kept (0 or 1)
+        marks    pairs (key, seconds left) of kept keys that begin with `key`, longest first
+        shift    up to SLOTS values, newest first; then `value` (bytes), if any, becomes the newest for `seconds`
+        unshift  forget the newest value
+        drop     forget a mark
+        put      set field `value[0]` of the table `key` to `value[1]` (both bytes)
+        fields   the names (bytes) of the table's fields
+        field    the value of the field `value`, or None
+        remove   forget the field `value`
+        add      add 1 to the count in the field `value`
+
+    Counts fade: what is older than `seconds` loses weight, and after twice that it has none. Tables last until they
+    are changed; everything else expires.
+    """
+
+    name: str
+    key: str
+    value: Any = b""
+    seconds: float = 0.0
+
+
+class State(Protocol):
+    """Runs operations in order."""
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        """Return a result for each operation; raises any error when the state can't be reached."""
+        ...
+
+
+# ---- in memory
+
+
+class _Entry(NamedTuple):
+    value: Any
+    until: float
+    lifetime: float
+
+
+class Local:
+    """The state in this process, within `budget` bytes: beyond it the oldest keys of the commonest lifetime go.
+
+    With `file` tables survive a restart: `save` writes them. Not safe to share between threads.
+    """
+
+    def __init__(
+        self, budget: int = 256 << 20, *, file: Path | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Read the tables from `file`, if it is there; raises ConfigError if it can't be read."""
+        self.budget = budget
+        self.used = 0
+        self._clock = clock
+        self._numbers = count()
+        self._entries: dict[str, _Entry] = {}
+        self._by_lifetime: dict[float, OrderedDict[str, None]] = {}  # keys of one lifetime expire in this order
+        self._file = file
+        self._tables = _read_tables(file) if file and file.exists() else {}
+        self._changed = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        """Return a result for each operation."""
+        return self.run_now(ops)
+
+    def run_now(self, ops: Sequence[Op]) -> list[Any]:
+        """Return a result for each operation."""
+        now = self._clock()
+        self.expire(most=2 * len(ops))
+        return [getattr(self, f"_{name}")(now, key, value, seconds) for name, key, value, seconds in ops]
+
+    def expire(self, *, most: int = 1_000_000) -> None:
+        """Forget up to `most` expired keys of each lifetime."""
+        now = self._clock()
+        for keys in self._by_lifetime.values():
+            for _ in range(most):
+                if not keys or self._entries[first := next(iter(keys))].until > now:
+                    break
+                self._forget(first)
+
+    def save(self) -> None:
+        """Write the tables to the file if they have changed."""
+        if not self._file or not self._changed:
+            return
+        draft = self._file.with_name(f".{self._file.name}.writing")
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps({name: _encoded(table) for name, table in self._tables.items()}), encoding="ascii")
+        draft.replace(self._file)
+        self._changed = False
+
+    def _get(self, now: float, key: str) -> Any:  # noqa: ANN401  by kind of key
+        entry = self._entries.get(key)
+        return entry.value if entry and entry.until > now else None
+
+    def _set(self, key: str, value: Any, until: float, lifetime: float) -> None:  # noqa: ANN401
+        self._forget(key)
+        self._entries[key] = _Entry(value, until, lifetime)
+        self._by_lifetime.setdefault(lifetime, OrderedDict())[key] = None
+        self.used += _size(value)
+        while self.used > self.budget:
+            self._forget(next(iter(max(self._by_lifetime.values(), key=len))))
+
+    def _forget(self, key: str) -> None:
+        if entry := self._entries.pop(key, None):
+            self.used -= _size(entry.value)
+            del self._by_lifetime[entry.lifetime][key]
+
+    def _tally(self, now: float, key: str, amount: int, seconds: float) -> float:
+        bucket, share = divmod(now / seconds, 1)
+        current = f"{key}:{bucket:.0f}"
+        number = self._get(now, current) or 0
+        before = self._get(now, f"{key}:{bucket - 1:.0f}") or 0
+        if amount:
+            self._set(current, number + amount, now + 2 * seconds, 2 * seconds)
+        return float(number + before * (1 - share))
+
+    def _mark(self, now: float, key: str, again: float, seconds: float) -> None:
+        entry = self._entries.get(key)
+        if entry is None or entry.until <= now:
+            self._set(key, 1, now + seconds, seconds)
+        elif entry.until < now + again:
+            self._set(key, 1, now + again, again)
+
+    def _marked(self, now: float, key: str, *_: object) -> int:
+        return int(self._get(now, key) is not None)
+
+    def _marks(self, now: float, key: str, *_: object) -> list[tuple[str, float]]:
+        found = [(name, each.until - now) for name, each in self._entries.items() if name.startswith(key)]
+        return sorted((each for each in found if each[1] > 0), key=lambda each: -each[1])[:LISTED]
+
+    def _shift(self, now: float, key: str, value: bytes, seconds: float) -> list[bytes]:
+        slots = [f"{key}:{i}" for i in range(SLOTS)]
+        kept = sorted((found, slot) for slot in slots if (found := self._get(now, slot)))
+        if value:
+            slot = next((each for each in slots if self._get(now, each) is None), kept[0][1] if kept else slots[0])
+            self._set(slot, (next(self._numbers), value), now + seconds, seconds)
+        return [found[1] for found, _ in reversed(kept)]
+
+    def _unshift(self, now: float, key: str, *_: object) -> None:
+        kept = [(found, slot) for i in range(SLOTS) if (found := self._get(now, slot := f"{key}:{i}"))]
+        if kept:
+            self._forget(max(kept)[1])
+
+    def _drop(self, _: float, key: str, *__: object) -> None:
+        self._forget(key)
+
+    def _put(self, _: float, key: str, value: tuple[bytes, bytes], __: float) -> None:
+        self._tables.setdefault(key, {})[value[0]] = value[1]
+        self._changed = True
+        self.save()
+
+    def _fields(self, _: float, key: str, *__: object) -> list[bytes]:
+        return list(self._tables.get(key, {}))
+
+    def _field(self, _: float, key: str, value: bytes, __: float) -> bytes | None:
+        return self._tables.get(key, {}).get(value)
+
+    def _remove(self, _: float, key: str, value: bytes, __: float) -> None:
+        self._changed = self._tables.get(key, {}).pop(value, None) is not None or self._changed
+        self.save()
+
+    def _add(self, _: float, key: str, value: bytes, __: float) -> None:
+        table = self._tables.setdefault(key, {})
+        table[value] = b"%d" % (int(table.get(value, b"0")) + 1)
+        self._changed = True  # saved by whoever closes the state: not at each message
+
+
+def _size(value: object) -> int:
+    return _ENTRY_BYTES + (len(value[1]) if isinstance(value, tuple) else 0)
+
+
+def _encoded(table: dict[bytes, bytes]) -> dict[str, str]:
+    return {field.decode(): base64.b64encode(value).decode() for field, value in table.items()}
+
+
+def _read_tables(file: Path) -> dict[str, dict[bytes, bytes]]:
+    try:
+        tables = json.loads(file.read_text(encoding="ascii"))
+        return {
+            name: {field.encode(): base64.b64decode(value) for field, value in table.items()}
+            for name, table in tables.items()
+        }
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} can't be read as known wordings ({type(error).__name__}); restore or remove it"
+        ) from None
+
+
+# ---- shared by the workers of a machine
+
+
+@contextmanager
+def listening(local: Local, path: Path) -> Iterator[None]:
+    """Run operations that come over a Unix socket at `path`, in a thread; whoever may open `path` is trusted."""
+    started = Event()
+    stops: list[Callable[[], object]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            while True:
+                ops = marshal.loads(await _read_frame(reader))
+                writer.write(_frame(local.run_now([Op(*each) for each in ops])))
+        writer.close()
+
+    async def serve() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        stops.append(lambda: loop.call_soon_threadsafe(stop.set))
+        async with await asyncio.start_unix_server(answer, path):
+            started.set()
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 1)
+                local.expire()
+        local.save()
+
+    thread = Thread(target=lambda: asyncio.run(serve()), name="jingyin-state", daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        yield
+    finally:
+        stops[0]()
+        thread.join()
+
+
+class Socket:
+    """Sends operations to the process that is `listening` at `path`; one call at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        """Return a result for each operation; raises OSError or IncompleteReadError when nobody listens."""
+        streams, self._streams = self._streams, None  # a call that is cancelled leaves none: its answer may still come
+        reader, writer = streams or await asyncio.open_unix_connection(self._path)
+        try:
+            writer.write(_frame([tuple(op) for op in ops]))
+            found: list[Any] = marshal.loads(await _read_frame(reader))
+        except BaseException:
+            writer.close()
+            raise
+        self._streams = reader, writer
+        return found
+
+
+def _frame(content: object) -> bytes:
+    data = marshal.dumps(content)
+    return len(data).to_bytes(4, "big") + data
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
+
+
+# ---- Valkey or Redis
+
+_PREFIX = "jingyin:"
+_SCRIPT = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local out = {}
+for i, key in ipairs(KEYS) do
+  local name, value, more, seconds = ARGV[4 * i - 3], ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i])
+  local found = false
+  local lasts = math.ceil(seconds * 1000)
+  if name == 'tally' then
+    local bucket = math.floor(now / seconds)
+    local current = string.format('%s:%d', key, bucket)
+    local before = redis.call('GET', string.format('%s:%d', key, bucket - 1)) or 0
+    found = tostring((redis.call('GET', current) or 0) + before * (1 - (now / seconds - bucket)))
+    if tonumber(value) ~= 0 then
+      redis.call('INCRBY', current, value)
+      redis.call('PEXPIRE', current, 2 * lasts)
+    end
+  elseif name == 'mark' then
+    local left = redis.call('PTTL', key)
+    if left > 0 then lasts = math.max(left, math.ceil(value * 1000)) end
+    redis.call('SET', key, 1, 'PX', lasts)
+    local list = string.sub(key, 1, string.find(key, ':', 9)) .. 'list'
+    redis.call('ZREMRANGEBYSCORE', list, '-inf', now)
+    redis.call('ZADD', list, now + lasts / 1000, key)
+    redis.call('ZREMRANGEBYRANK', list, 0, -1 - LISTED)
+    redis.call('PEXPIRE', list, math.max(lasts, redis.call('PTTL', list)))
+  elseif name == 'marked' then
+    found = redis.call('EXISTS', key)
+  elseif name == 'marks' then
+    local all = redis.call('ZREVRANGEBYSCORE', key .. 'list', '+inf', now)
+    found = {}
+    for _, each in ipairs(all) do
+      local left = redis.call('PTTL', each)
+      if left > 0 then found[#found + 1] = each; found[#found + 1] = left end
+    end
+  elseif name == 'shift' then
+    found = {}
+    for slot = 0, SLOTS - 1 do
+      local kept = redis.call('GET', key .. ':' .. slot)
+      if kept then found[#found + 1] = kept end
+    end
+    if value ~= '' then
+      for slot = SLOTS - 2, 0, -1 do
+        if redis.call('EXISTS', key .. ':' .. slot) == 1 then
+          redis.call('RENAME', key .. ':' .. slot, key .. ':' .. (slot + 1))
+        end
+      end
+      redis.call('SET', key .. ':0', value, 'PX', lasts)
+    end
+  elseif name == 'unshift' then
+    redis.call('DEL', key .. ':0')
+  elseif name == 'drop' then
+    redis.call('DEL', key)
+  elseif name == 'put' then
+    redis.call('HSET', key, value, more)
+  elseif name == 'fields' then
+    found = redis.call('HKEYS', key)
+  elseif name == 'field' then
+    found = redis.call('HGET', key, value)
+  elseif name == 'remove' then
+    redis.call('HDEL', key, value)
+  elseif name == 'add' then
+    redis.call('HINCRBY', key, value, 1)
+  end
+  out[i] = found
+end
+return out
+""".replace("SLOTS", str(SLOTS)).replace("LISTED", str(LISTED))
+
+
+class Server:
+    """Sends operations to Valkey or Redis; one call at a time. `address` is that of the setting `state`."""
+
+    def __init__(self, address: str) -> None:
+        """Connect when operations come; raises ConfigError without the extra `state` or for a wrong address."""
+        try:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError:
+            raise ConfigError("state in Valkey or Redis needs redis; run: pip install 'jingyin[state]'") from None
+        try:
+            self._client = Redis.from_url(address, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1, protocol=2)
+        except ValueError:
+            raise ConfigError("state must be memory, redis://HOST:PORT/DB, rediss://... or unix:///PATH") from None
+        self._script = self._client.register_script(_SCRIPT)
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        """Return a result for each operation; raises RedisError."""
+        keys, arguments = [], []
+        for name, key, value, seconds in ops:
+            keys.append(_PREFIX + key)
+            one, other = value if isinstance(value, tuple) else (value, b"")
+            arguments += [name, one, other, seconds]
+        found = await self._script(keys=keys, args=arguments)
+        return [_result(op, each) for op, each in zip(ops, found, strict=True)]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _result(op: Op, found: Any) -> Any:  # noqa: ANN401  as Op says
+    if op.name == "tally":
+        return float(found)
+    if op.name == "marks":
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return [(key.decode().removeprefix(_PREFIX), left / 1000) for key, left in pairs]
+    return found
+
+
+# ---- time limit and breaker
+
+
+class Guarded:
+    """A remote state that never keeps a message waiting: what is late, refused or fails is done by `local` instead.
+
+    Operations that come while a call is under way go together in the next one. `note` is told of messages
+    that are "late", and when the state is "away" and "back". For one event loop.
+    """
+
+    def __init__(self, remote: State, local: Local, note: Callable[[str, str], None]) -> None:
+        """`note` gets what happened, and the name of the error or ""."""
+        self.remote = remote
+        self.local = local
+        self.away = False
+        self._note = note
+        self._waiting: list[tuple[Sequence[Op], asyncio.Future[list[Any]]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calling = False
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        """Return a result for each operation, within BUDGET_SECONDS."""
+        if self.away:
+            return self.local.run_now(ops)
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ops, future))
+        if not self._calling:
+            self._calling = True
+            self._start(self._call())
+        try:
+            async with asyncio.timeout(BUDGET_SECONDS):
+                return await future
+        except TimeoutError:
+            self._note("late", "")
+            return self.local.run_now(ops)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Any) -> None:  # noqa: ANN401  a coroutine
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self) -> None:
+        while self._waiting and not self.away:
+            batch, self._waiting = self._waiting, []
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    results = iter(await self.remote.run([op for ops, _ in batch for op in ops]))
+            except Exception as error:
+                self.away = True
+                self._note("away", type(error).__name__)
+                self._start(self._return())
+                self._waiting += batch
+                break
+            for ops, future in batch:
+                found = [next(results) for _ in ops]
+                if not future.done():
+                    future.set_result(found)
+        self._calling = False
+        for ops, future in self._waiting:
+            if not future.done():
+                future.set_result(self.local.run_now(ops))
+        self._waiting = []
+
+    async def _return(self) -> None:
+        """Wait until the state takes a small write in time, then use it again."""
+        while self.away:
+            await asyncio.sleep(RETRY_SECONDS)
+            with suppress(Exception):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self.remote.run([Op("tally", "probe", 1, 60.0)])
+                self.away = False
+                self._note("back", "")
