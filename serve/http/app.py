@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -32,10 +33,10 @@ from jingyin.model.signs import SIGNS
 from jingyin.serve.http import schema
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.deployment import Load
-from jingyin.serve.http.memory import make_memory
 from jingyin.serve.http.observe import log, where
 from jingyin.serve.http.service import MAX_EXPLAINED, Answer, Origin, Service
 from jingyin.serve.http.settings import Settings
+from jingyin.serve.memory.memory import make_memory
 
 MAX_TEXTS = 1_024
 """Most messages of a request."""
@@ -250,7 +251,7 @@ async def score(request: Request) -> Response:
     ask = schema.parse(await read_body(request))
     call.id = ask.request_id or call.id
     milliseconds = min(ask.deadline_ms or service.settings.deadline_ms, schema.MAX_DEADLINE_MS)
-    origin = Origin(call.client, call.key, ask.sender, ask.receiver, call.arrival + milliseconds / 1000)
+    origin = Origin(call.client, call.key, ask.sender, ask.receiver, call.arrival + milliseconds / 1000, ask.route)
     if isinstance(ask, schema.ScoreTexts):
         most = MAX_EXPLAINED if ask.explain else MAX_TEXTS
         if len(ask.texts) > most:
@@ -370,11 +371,15 @@ async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
     service.start()
     yield {"service": service}
     service.stop()
+    await service.memory.close()
 
 
-def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan) -> Starlette:
-    """Make the ASGI application; at its start `load` loads the bundle and the shadow."""
-    service = Service(settings, load, partial(make_memory, settings))
+def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, shared: Path | None = None) -> Starlette:
+    """Make the ASGI application; at its start `load` loads the bundle and the shadow.
+
+    `shared` is the folder of memory.shared_state; without it the application remembers by itself.
+    """
+    service = Service(settings, load, partial(make_memory, settings, shared))
     routes = [
         Route("/v1/score", score, methods=["POST"]),
         Route("/admin/reload", reload, methods=["POST"]),

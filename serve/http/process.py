@@ -39,7 +39,8 @@ from jingyin.serve.http.deployment import load_scorers
 from jingyin.serve.http.keys import read_keys, stamp
 from jingyin.serve.http.observe import FOLDER, log, take_over_logging, where
 from jingyin.serve.http.service import Service
-from jingyin.serve.http.settings import Settings
+from jingyin.serve.http.settings import REMEMBERED, Settings
+from jingyin.serve.memory.memory import share_secret, shared_state
 from jingyin.serve.scorer import Scorer
 
 QUIET_SECONDS = 1.0
@@ -59,10 +60,10 @@ LoadFrom = Callable[[Settings, Path], tuple[Scorer, Scorer | None]]
 """Loads and checks the folders `bundle` and `shadow` of a folder, as deployment.load_scorers does."""
 
 
-def run_server(settings: Settings, load: LoadFrom = load_scorers) -> None:
+def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callable[[], Settings] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then answer what was taken and return; SIGHUP reloads the bundle.
 
-    Raises BundleError for a broken bundle before the socket opens, ConfigError if it can't be opened.
+    `reread` returns the settings as they are now: SIGHUP takes what is remembered from them. Raises BundleError for a broken bundle before the socket opens, ConfigError if it can't be opened.
     """
     take_over_logging()
     if settings.keys:
@@ -70,8 +71,12 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers) -> None:
     if load is load_scorers:
         for each in filter(None, (settings.bundle or default_path(), settings.shadow)):
             read_bundle(each)
-    with TemporaryDirectory(prefix="jingyin-") as folder, listening(settings) as listener:
-        workers = Workers(settings, listener, load, Path(folder))
+    with (
+        TemporaryDirectory(prefix="jingyin-") as folder,
+        shared_state(settings, Path(folder)),
+        listening(settings) as listener,
+    ):
+        workers = Workers(settings, listener, load, Path(folder), reread)
         workers.run()
     log("ended")
     if not workers.served:
@@ -81,8 +86,16 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers) -> None:
 class Workers(Multiprocess):
     """The parent; `folder` is a temporary one, for copies of bundles and for metrics."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, load: LoadFrom, folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        load: LoadFrom,
+        folder: Path,
+        reread: Callable[[], Settings] | None,
+    ) -> None:
         self._settings = settings
+        self._reread = reread
         self._load = load
         self._folder = folder
         self._numbers = count()
@@ -117,16 +130,29 @@ class Workers(Multiprocess):
 
     def handle_hup(self) -> None:
         """Copy the bundle anew, and replace one worker after another, unless the first finds it broken."""
-        before, kept = list(self.processes), self._copied
+        before, kept, settings = list(self.processes), self._copied, self._settings
+        try:
+            self._settings = self._new_settings()
+        except ConfigError as error:
+            log("reload_failed", level="error", reason=str(error))
+            return
         self._copied = self._copy()
         self.config.app = self._worker("reloaded")
         self.restart_all()
         done = self.processes[0] is not before[0]
         log("reloaded" if done else "reload_failed", level="info" if done else "error")
         gone, self._copied = (kept, self._copied) if done else (self._copied, kept)
+        self._settings = self._settings if done else settings
         self._bury(before)
         self.config.app = self._worker("replaced")
         shutil.rmtree(gone, ignore_errors=True)
+
+    def _new_settings(self) -> Settings:
+        if self._reread is None:
+            return self._settings
+        new = self._reread()
+        share_secret(new, self._folder)
+        return self._settings.model_copy(update={name: getattr(new, name) for name in REMEMBERED})
 
     def _bury(self, before: list[Any]) -> None:
         for process in before:
@@ -181,7 +207,7 @@ def server_config(settings: Settings, app: Callable[[], Starlette] | Starlette) 
 def make_worker(settings: Settings, load: LoadFrom, folder: Path, role: Role) -> Starlette:
     """Make the application in a worker process, which loads its copies of bundle and shadow from `folder`."""
     take_over_logging()
-    return app.create_app(settings, partial(load, settings, folder), partial(_life, role))
+    return app.create_app(settings, partial(load, settings, folder), partial(_life, role), folder.parent)
 
 
 @asynccontextmanager

@@ -53,6 +53,7 @@ class Ask(_In):
 
     sender: Address | None = Field(None, repr=False)
     receiver: Address | None = Field(None, repr=False)
+    route: Address | None = Field(None, repr=False)
     explain: bool = False
     reasons: bool = True
     request_id: str | None = Field(None, pattern=REQUEST_ID)

@@ -22,7 +22,7 @@ MAX_EXPLAINED = 16
 """Messages that may wait for evidence."""
 EXPLAIN_SECONDS = 5.0
 """Longest wait for evidence."""
-TEND_SECONDS = 1.0
+TEND_SECONDS = 0.5
 MAX_BODIES = 64 << 20
 """Bytes of bodies that may be under way in a worker."""
 
@@ -51,6 +51,7 @@ class Origin(NamedTuple):
     sender: str | None
     receiver: str | None
     deadline: float
+    route: str | None = None
 
 
 class Context(NamedTuple):
@@ -72,14 +73,18 @@ class Memory(Protocol):
         ...
 
     def tend(self) -> None:
-        """Forget what is too old; called once a second."""
+        """Forget what is too old, and learn what others have added; called every TEND_SECONDS."""
+        ...
+
+    async def close(self) -> None:
+        """End what is under way."""
         ...
 
 
 class Service:
     """The parts of a running service, one for each worker."""
 
-    def __init__(self, settings: Settings, load: Load, make_memory: Callable[[Metrics], Memory | None]) -> None:
+    def __init__(self, settings: Settings, load: Load, make_memory: Callable[[Metrics], Memory]) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.keys = Keys(settings.keys) if settings.keys else None
@@ -111,10 +116,9 @@ class Service:
             self.metrics.cache.labels(what).set(getattr(cache, what))
 
     def _tend(self) -> None:
-        """Each second, since another worker may answer /metrics, and memory must forget also when no message comes."""
+        """Every TEND_SECONDS, since another worker may answer /metrics, and memory must forget also when no message comes."""
         self.note_cache()
-        if self.memory:
-            self.memory.tend()
+        self.memory.tend()
         if (parent := multiprocessing.parent_process()) and not parent.is_alive():
             os.kill(os.getpid(), signal.SIGTERM)
         self._timer = asyncio.get_running_loop().call_later(TEND_SECONDS, self._tend)
@@ -122,7 +126,8 @@ class Service:
     async def answer(self, texts: Sequence[str], origin: Origin) -> list[Answer]:
         """Read messages, and let memory judge them in their order. Raises BusyError if the queue has no room."""
         outcomes = await self.batcher.read(texts, origin.deadline, origin.client)
-        return [await self._judge(outcome, origin) for outcome in outcomes]
+        # Together, so that they share a round trip to the state: each gets there before the next one starts.
+        return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
 
     async def answer_sms(
         self, segments: Sequence[Segment], coding: str | int, origin: Origin
@@ -157,7 +162,7 @@ class Service:
             if action == "block" and outcome.decision.stage == "prefilter":
                 action = "review"  # it is a reason to look, no more
             answer = Answer(outcome, max(action, least, key=ACTIONS.index), "deadline")
-        if answer.scored and self.memory:
+        if answer.scored:
             now = asyncio.get_running_loop().time()
             context = Context(origin, now, lambda text: self._read_extra(text, origin))
             judged = await self.memory.judge(context, answer)

@@ -20,9 +20,12 @@ from pydantic_settings import (
 )
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.memory import BurstSettings, ConversationSettings
+from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
+from jingyin.serve.memory.senders import SenderSettings
 
 PREFIX = "JINGYIN_SERVE_"
+REMEMBERED = ("state", "state_secret", "senders", "conversations", "burst", "policy")
+"""Settings that SIGHUP reads again."""
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -71,10 +74,21 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """After SIGTERM, longest time to answer what was taken."""
 
-    burst: BurstSettings | None = None
-    """Hold what is only suspicious when it comes in bulk; off by default."""
+    # What is remembered, and where; read again on SIGHUP.
+    state: Annotated[str, Field(pattern="^(memory|rediss?://.+|unix://.+)$")] = "memory"
+    """memory is shared by the workers of this machine; redis://HOST:PORT/DB, rediss://... and unix:///PATH by machines."""
+    state_secret: Path | None = None
+    """32 bytes in hex, the same on all machines that share a state; made next to the known wordings if it is in memory."""
+    senders: SenderSettings | None = None
+    """Hold suspicious messages of senders, and with contacts, of flagged ones; off by default."""
     conversations: ConversationSettings | None = None
     """Read the last messages from one sender to one receiver as one text too; off by default."""
+    burst: BurstSettings | None = None
+    """Hold what is only suspicious when it comes in bulk; off by default."""
+    known: Path | None = None
+    """File of the known wordings, if the state is in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
+    policy: Path | None = None
+    """File of rules by sender, signature, route and key; see serve/memory/policy.py."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None

@@ -47,7 +47,7 @@ def _form(kind: str, written: str) -> str | None:
         return f"email {written}"
     if "*" in written or "x" in written.removesuffix("x"):
         return None
-    if kind == "number" and written[0].isalpha():
+    if kind == "number" and not re.fullmatch(r"(?:qq|wx|vx|v)?[\d,.]+", written):
         return f"handle {written}"
     digits = re.sub(r"\D", "", written)
     if kind == "phone":

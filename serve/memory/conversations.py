@@ -92,7 +92,7 @@ class Bursts:
 
     def ask(self, text: str) -> list[Op]:
         """Return the operations that count clean `text`."""
-        sketch = sorted(set(hashes(text, self._secret.shuffle)))[:SKETCH]
+        sketch = sorted(set(hashes(text, self._secret.salt)))[:SKETCH]
         window = self.settings.window_seconds
         return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in sketch]
 

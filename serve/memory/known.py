@@ -44,7 +44,7 @@ FALL = 3.0
 LONGEST_SLOT, COVERED = 3, 0.85
 """Characters in a row of a message that a wording which passes it may leave unexplained; share that it must explain."""
 
-_TRIPLE = np.dtype("<u8")  # four units of UTF-16; the shuffle's low zeros drop the fourth
+_TRIPLE = np.dtype("<u8")  # four units of UTF-16; the salt's low zeros drop the fourth
 _ANCHORS, _OWNERS = 24, 8  # triples that a wording is looked up by; wordings that one triple leads to
 _MET = 0.25  # share of a wording's anchors from which a message is compared with it
 # A number may be a price in one copy and a debt in another.
@@ -93,9 +93,9 @@ class Match(NamedTuple):
 class Index:
     """Finds the wordings that a message holds, in microseconds for ten thousand; not changed after it is made."""
 
-    def __init__(self, wordings: Iterable[Wording], shuffle: int) -> None:
+    def __init__(self, wordings: Iterable[Wording], salt: np.uint64) -> None:
         self.wordings = list(wordings)
-        self._salt = np.uint64((shuffle << 16) & (2**64 - 1))
+        self._salt = salt
         self._owners: dict[int, list[int]] = {}
         self._wanted: list[int] = []
         for number, wording in enumerate(self.wordings):
@@ -175,12 +175,12 @@ class Known:
         self._secret = secret
         self._clock = clock
         self._wordings: dict[str, Wording] = {}
-        self.index = Index((), secret.shuffle)
+        self.index = Index((), secret.salt)
 
     async def add(self, new: NewWording, by: str, risk: float) -> str:
         """Keep a wording that the key `by` judged, of this risk; return its id. Raises InputError if it is too short."""
         pieces = _pieces(new)
-        triples = frozenset(chain.from_iterable(hashes(each, self.index._salt) for each in pieces))
+        triples = frozenset(chain.from_iterable(hashes(each, self._secret.salt) for each in pieces))
         if len(triples) + 2 < FEWEST:
             raise InputError(f"a wording needs {FEWEST} characters that are fixed; give more of the message")
         now = self._clock()
@@ -232,7 +232,7 @@ class Known:
             await self._state.run([Op("remove", table, each.encode()) for each in over for table in ("known", "hits")])
         if kept.keys() != self._wordings.keys():
             self._wordings = kept
-            self.index = await asyncio.to_thread(Index, kept.values(), self._secret.shuffle)
+            self.index = await asyncio.to_thread(Index, kept.values(), self._secret.salt)
 
 
 def _read(number: str, content: str) -> Wording:

@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import ACTIONS, Action
 from jingyin.model.text import CleanString
+from jingyin.serve.http.observe import log
 from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
 from jingyin.serve.memory.known import CHARACTERS, Known, Match, holds
 from jingyin.serve.memory.policy import Policy, Source, read_policy
-from jingyin.serve.memory.secret import Secret, make_secret, read_secret
-from jingyin.serve.memory.senders import SENDER, Suspects
+from jingyin.serve.memory.secret import Secret, read_secret
+from jingyin.serve.memory.senders import Suspects
 from jingyin.serve.memory.state import Guarded, Local, Op, Server, Socket, State, listening
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Memory:
     ) -> None:
         """`state` answers messages, `patient`, by default the same, those who can wait. Raises ConfigError."""
         self.state = state
-        self.known = Known(patient or state, secret)
+        self.known = Known(state if patient is None else patient, secret)
         self.suspects = Suspects(settings.senders, secret) if settings.senders else None
         self.policy = read_policy(settings.policy) if settings.policy else Policy(rules=())
         self._bursts = Bursts(settings.burst, secret) if settings.burst else None
@@ -122,7 +123,7 @@ class Memory:
         self, context: "Context", answer: "Answer", own: Action, risk: float, match: Match | None
     ) -> "Answer":
         """Tell the state of a message, whose own action and risk these are, and hold it if the state knows a reason."""
-        scored, (client, key, sender, receiver, *_) = answer.scored, context.origin
+        scored, (_, key, sender, receiver, *_) = answer.scored, context.origin
         if scored is None:
             return answer
         text, suspects, bursts, conversations = scored.clean.text, self.suspects, self._bursts, self._conversations
@@ -178,27 +179,57 @@ _SOCKET, _SECRET = "state", "secret"
 
 def state_folder() -> Path:
     """Return where things of this machine are kept by default: systemd's StateDirectory, or the user's."""
-    base = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base.partition(":")[0]).expanduser() / ("" if "STATE_DIRECTORY" in os.environ else "jingyin")
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "jingyin"
 
 
 @contextmanager
-def shared_state(settings: "Settings", folder: Path, note: "Any") -> Iterator[None]:
-    """Keep the state of a service whose workers share the private `folder`, unless it is kept by a server.
+def shared_state(settings: "Settings", folder: Path) -> Iterator[None]:
+    """Keep the state in memory of a service whose workers share the private `folder`, and their secret.
 
-    Raises ConfigError for a secret or known wordings that can't be read.
+    Raises ConfigError if the secret or the known wordings can't be read.
     """
-    if settings.state != "memory":
-        if settings.state_secret is None:
-            raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
-        secret, file = read_secret(settings.state_secret), None
-    else:
+    local = Local()
+    if settings.state == "memory":
         file = settings.known or state_folder() / "known.json"
-        secret = make_secret(settings.state_secret or file.with_name("secret"))
-    (folder / _SECRET).touch(mode=0o600)
-    (folder / _SECRET).write_text(secret.hex(), encoding="ascii")
-    if settings.state != "memory":
+        try:
+            read_secret(settings.state_secret or file.with_name("secret"), make=True)
+            local = Local(file=file)
+        except OSError as error:  # nothing can be written there
+            if settings.known or settings.state_secret:
+                raise ConfigError(f"{file.parent} can't be written ({type(error).__name__}); name another") from None
+            log("known_not_kept", level="warning", folder=str(file.parent))
+    share_secret(settings, folder)
+    with listening(local, folder / _SOCKET):
         yield
-        return
-    with listening(Local(file=file), folder / _SOCKET):
-        yield
+
+
+def share_secret(settings: "Settings", folder: Path) -> None:
+    """Write the secret that the settings name where workers find it; raises ConfigError if it can't be read."""
+    if settings.state != "memory" and settings.state_secret is None:
+        raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
+    file = settings.state_secret or (settings.known or state_folder() / "known.json").with_name("secret")
+    secret = read_secret(file, make=False) if settings.state_secret or file.exists() else secrets.token_bytes(32)
+    with open(os.open(folder / _SECRET, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as out:
+        out.write(secret.hex())
+
+
+def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -> Memory:
+    """Return the memory of a worker; without a `folder` it has a state of its own. Raises ConfigError."""
+    if folder is None:
+        return Memory(settings, metrics, Secret(secrets.token_bytes(32), encrypts=False), Local())
+    on_server = settings.state != "memory"
+    secret = Secret(bytes.fromhex((folder / _SECRET).read_text(encoding="ascii")), encrypts=on_server)
+    remote, patient = (Server(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
+    events = metrics.counter("state_events", "Late answers of the state; when it was away, and back.", "event")
+    away = metrics.gauge("state_away", "Workers that go on without the state.")
+    away.set(0)
+
+    def note(event: str, error: str) -> None:
+        events(event).inc()
+        if event != "late":
+            away.set(event == "away")
+            log(f"state_{event}", level="warning" if event == "away" else "info", error=error)
+
+    return Memory(settings, metrics, secret, Guarded(remote, Local(), note), patient)

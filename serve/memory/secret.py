@@ -10,6 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jingyin.model.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ class Secret:
         Raises ConfigError if cryptography is missing.
         """
         self._hashing = blake2b(b"identifiers", key=secret, digest_size=_BYTES).digest()
-        self.shuffle = int.from_bytes(blake2b(b"sketches", key=secret, digest_size=8).digest(), "big") | 1
-        """An odd number of 64 bits, for known.py."""
+        number = int.from_bytes(blake2b(b"sketches", key=secret, digest_size=6).digest(), "big") | 1
+        self.salt = np.uint64(number << 16)
+        """For known.hashes."""
         self._cipher: aead.AESGCM | None = None
         if encrypts:
             try:
@@ -63,7 +66,10 @@ class Secret:
 
 
 def read_secret(file: Path, *, make: bool) -> bytes:
-    """Read the secret in hex, or `make` the file if there is none; raises ConfigError if it is not a secret."""
+    """Read the secret in hex, or `make` the file if there is none.
+
+    Raises ConfigError if it holds no secret, OSError if it can't be made.
+    """
     if make and not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
@@ -75,5 +81,5 @@ def read_secret(file: Path, *, make: bool) -> bytes:
             f"state_secret {file} can't be read ({type(error).__name__}); make it with: openssl rand -hex 32"
         ) from None
     if len(found) < _BYTES:
-        raise ConfigError(f"state_secret {file} is {len(found)} bytes, {_BYTES} are wanted: openssl rand -hex 32")
+        raise ConfigError(f"state_secret {file} has {len(found)} bytes, {_BYTES} are wanted: openssl rand -hex 32")
     return found

@@ -38,9 +38,7 @@ class SenderSettings(BaseModel):
 class Suspects:
     """Asks the state for the senders and contacts of messages, and tells it of those of flagged ones."""
 
-    def __init__(
-        self, settings: SenderSettings, secret: Secret, chance: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, settings: SenderSettings, secret: Secret, chance: Callable[[], float] = random.random) -> None:
         """`chance` gives numbers from 0 to 1, for the sample."""
         self._settings = settings
         self._secret = secret
@@ -73,9 +71,9 @@ class Suspects:
         counted = [each for each in marks if self._chance() * SAMPLE < 1]
         return [Op("tally", f"n{each}", SAMPLE, seconds) for each in counted]
 
-    def suspicious(self, marks: Sequence[str], action: Action, risk: float, results: Sequence[Any]) -> str | None:
-        """Return "sender" or "contact" if a message that passed is to be held, by the results of what `ask` gave."""
-        if action != "pass" or risk < self._settings.risk:
+    def suspicious(self, marks: Sequence[str], risk: float, results: Sequence[Any]) -> str | None:
+        """Return "sender" or "contact" if a message that passes is to be held, by the results of what `ask` gave."""
+        if risk < self._settings.risk:
             return None
         for i, mark in enumerate(marks):
             marked, flagged, others = results[3 * i : 3 * i + 3]

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread
@@ -124,6 +125,7 @@ class Local:
         """Write the tables to the file if they have changed."""
         if not self._file or not self._changed:
             return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         draft = self._file.with_name(f".{self._file.name}.writing")
         draft.unlink(missing_ok=True)
         draft.touch(mode=0o600)
@@ -141,7 +143,8 @@ class Local:
         self._by_lifetime.setdefault(lifetime, OrderedDict())[key] = None
         self.used += _size(value)
         while self.used > self.budget:
-            self._forget(next(iter(max(self._by_lifetime.values(), key=len))))
+            commonest = max(self._by_lifetime, key=lambda lifetime: len(self._by_lifetime[lifetime]))
+            self._forget(next(iter(self._by_lifetime[commonest])))
 
     def _forget(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
@@ -286,8 +289,13 @@ class Socket:
         self._streams = reader, writer
         return found
 
+    def close(self) -> None:
+        """Close the connection."""
+        if self._streams:
+            self._streams[1].close()
 
-def _frame(content: object) -> bytes:
+
+def _frame(content: Any) -> bytes:  # noqa: ANN401
     data = marshal.dumps(content)
     return len(data).to_bytes(4, "big") + data
 
@@ -299,74 +307,12 @@ async def _read_frame(reader: asyncio.StreamReader) -> bytes:
 # ---- Valkey or Redis
 
 _PREFIX = "jingyin:"
-_SCRIPT = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
-local out = {}
-for i, key in ipairs(KEYS) do
-  local name, value, more, seconds = ARGV[4 * i - 3], ARGV[4 * i - 2], ARGV[4 * i - 1], tonumber(ARGV[4 * i])
-  local found = false
-  local lasts = math.ceil(seconds * 1000)
-  if name == 'tally' then
-    local bucket = math.floor(now / seconds)
-    local current = string.format('%s:%d', key, bucket)
-    local before = redis.call('GET', string.format('%s:%d', key, bucket - 1)) or 0
-    found = tostring((redis.call('GET', current) or 0) + before * (1 - (now / seconds - bucket)))
-    if tonumber(value) ~= 0 then
-      redis.call('INCRBY', current, value)
-      redis.call('PEXPIRE', current, 2 * lasts)
-    end
-  elseif name == 'mark' then
-    local left = redis.call('PTTL', key)
-    if left > 0 then lasts = math.max(left, math.ceil(value * 1000)) end
-    redis.call('SET', key, 1, 'PX', lasts)
-    local list = string.sub(key, 1, string.find(key, ':', 9)) .. 'list'
-    redis.call('ZREMRANGEBYSCORE', list, '-inf', now)
-    redis.call('ZADD', list, now + lasts / 1000, key)
-    redis.call('ZREMRANGEBYRANK', list, 0, -1 - LISTED)
-    redis.call('PEXPIRE', list, math.max(lasts, redis.call('PTTL', list)))
-  elseif name == 'marked' then
-    found = redis.call('EXISTS', key)
-  elseif name == 'marks' then
-    local all = redis.call('ZREVRANGEBYSCORE', key .. 'list', '+inf', now)
-    found = {}
-    for _, each in ipairs(all) do
-      local left = redis.call('PTTL', each)
-      if left > 0 then found[#found + 1] = each; found[#found + 1] = left end
-    end
-  elseif name == 'shift' then
-    found = {}
-    for slot = 0, SLOTS - 1 do
-      local kept = redis.call('GET', key .. ':' .. slot)
-      if kept then found[#found + 1] = kept end
-    end
-    if value ~= '' then
-      for slot = SLOTS - 2, 0, -1 do
-        if redis.call('EXISTS', key .. ':' .. slot) == 1 then
-          redis.call('RENAME', key .. ':' .. slot, key .. ':' .. (slot + 1))
-        end
-      end
-      redis.call('SET', key .. ':0', value, 'PX', lasts)
-    end
-  elseif name == 'unshift' then
-    redis.call('DEL', key .. ':0')
-  elseif name == 'drop' then
-    redis.call('DEL', key)
-  elseif name == 'put' then
-    redis.call('HSET', key, value, more)
-  elseif name == 'fields' then
-    found = redis.call('HKEYS', key)
-  elseif name == 'field' then
-    found = redis.call('HGET', key, value)
-  elseif name == 'remove' then
-    redis.call('HDEL', key, value)
-  elseif name == 'add' then
-    redis.call('HINCRBY', key, value, 1)
-  end
-  out[i] = found
-end
-return out
-""".replace("SLOTS", str(SLOTS)).replace("LISTED", str(LISTED))
+_SCRIPT = "\n".join(
+    (
+        f"local SLOTS, LISTED = {SLOTS}, {LISTED}",
+        files("jingyin.serve.memory").joinpath("state.lua").read_text(encoding="utf-8"),
+    )
+)
 
 
 class Server:

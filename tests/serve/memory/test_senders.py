@@ -1,0 +1,153 @@
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from tests.serve.memory.gateway import KEY, Gateway
+from tests.serve.memory.test_state import Clock
+
+from jingyin.serve.memory.secret import Secret
+from jingyin.serve.memory.senders import SAMPLE, SenderSettings, Suspects
+from jingyin.serve.memory.state import Local, Op
+
+DAY = 86_400.0
+THREAT, NOTICE, MILD = "不还钱就爆你通讯录", "您的验证码是123456", "明天再不转过来你看着办"
+
+
+class Phone(Gateway):
+    """A gateway with a clock, whose sample is everything or nothing."""
+
+    def __init__(self, *, sampled: bool = False, **settings: Any) -> None:
+        self.clock = Clock()
+        super().__init__(Local(clock=self.clock), senders=SenderSettings(**settings))
+        self.memory.suspects = Suspects(SenderSettings(**settings), self.secret, lambda: 0.0 if sampled else 1.0)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+def test_what_follows_a_flagged_message_is_held_for_a_day() -> None:
+    async def test() -> None:
+        phone = Phone()
+        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+        assert await phone.reason(THREAT, 0.6, sender="a") == "review scored"
+        assert await phone.reason(MILD, 0.1, sender="a") == "review sender"
+        assert await phone.reason(MILD, 0.09, sender="a") == "pass scored"
+        assert await phone.reason(MILD, 0.2, sender="b") == "pass scored"
+        assert await phone.reason(MILD, 0.2) == "pass scored"
+        phone.clock.now += DAY - 1
+        assert await phone.reason(MILD, 0.1, sender="a") == "review sender"
+        phone.clock.now += 1
+        assert await phone.reason(MILD, 0.1, sender="a") == "pass scored"
+
+    run(test)
+
+
+def test_a_second_blocked_message_doubles_the_time() -> None:
+    async def test() -> None:
+        phone = Phone()
+        for _ in range(2):
+            await phone.send(THREAT, 0.95, sender="a")
+        phone.clock.now += 2 * DAY - 1
+        assert await phone.reason(MILD, 0.1, sender="a") == "review sender"
+        phone.clock.now += 2
+        assert await phone.reason(MILD, 0.1, sender="a") == "pass scored"
+
+    run(test)
+
+
+def test_what_a_sender_is_held_for_does_not_prolong_it() -> None:
+    async def test() -> None:
+        phone = Phone()
+        await phone.send(THREAT, 0.6, sender="a")
+        for _ in range(23):
+            phone.clock.now += 3_600
+            assert await phone.reason(MILD, 0.2, sender="a") == "review sender"
+        phone.clock.now += 3_600
+        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+
+    run(test)
+
+
+def test_one_stolen_account_does_not_silence_a_bank() -> None:
+    async def test() -> None:
+        phone = Phone(sampled=True)
+        for _ in range(600 // SAMPLE):
+            await phone.send(NOTICE, sender="95588")
+        await phone.send(THREAT, 0.95, sender="95588")
+        assert await phone.reason(MILD, 0.2, sender="95588") == "pass scored"
+        await phone.send(THREAT, 0.95, sender="95588")
+        assert await phone.reason(MILD, 0.2, sender="95588") == "review sender"
+
+    run(test)
+
+
+def test_keys_do_not_share_their_senders() -> None:
+    async def test() -> None:
+        phone = Phone()
+        await phone.send(THREAT, 0.95, sender="a", key="one")
+        assert await phone.reason(MILD, 0.2, sender="a", key="other") == "pass scored"
+
+    run(test)
+
+
+def test_a_message_that_was_not_read_in_time_accuses_nobody() -> None:
+    async def test() -> None:
+        phone = Phone()
+        assert await phone.reason(NOTICE, sender="a", final=False, on_deadline="block") == "block deadline"
+        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("还钱，加微信 laowang_88", "加 V信：laowang_88 谈"),
+        ("转到 6222 0212 3456 7890 123", "卡号6222021234567890123"),
+        ("打138-1234-5678", "＋8613812345678"),
+        ("qq 123456789", "扣扣123456789"),
+        ("看 https://pay.evil-site.com/x?a=1", "http://www.evil-site.com"),
+    ],
+)
+def test_a_contact_gives_away_whoever_rewords(first: str, second: str) -> None:
+    async def test() -> None:
+        phone = Phone()
+        await phone.send(f"不还钱就{first}", 0.6, sender="a")
+        assert await phone.reason(f"最后一次{second}", 0.1, sender="b") == "review contact"
+        assert await phone.reason(f"最后一次{second}", 0.05, sender="b") == "pass scored"
+
+    run(test)
+
+
+def test_a_hotline_is_everybodys() -> None:
+    async def test() -> None:
+        phone = Phone(sampled=True)
+        await phone.send("请致电 021-12345678", sender="bank")
+        await phone.send("不还钱就打 021-12345678", 0.6, sender="a")
+        assert await phone.reason("打 021-12345678", 0.3, sender="b") == "pass scored"
+
+    run(test)
+
+
+def test_an_admin_can_clear_a_sender() -> None:
+    async def test() -> None:
+        phone = Phone()
+        await phone.send(THREAT, 0.6, sender="a")
+        suspects = phone.memory.suspects
+        assert suspects
+        ((mark, left),) = (await phone.state.run([Op("marks", "s:")]))[0]
+        assert (mark, left) == (suspects.sender("gw", "a"), DAY)
+        await phone.state.run([Op("drop", mark)])
+        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+
+    run(test)
+
+
+def test_marks_hold_no_identifier() -> None:
+    suspects = Suspects(SenderSettings(), Secret(KEY, encrypts=False))
+    marks = suspects.marks("gateway", "13812345678", ["number 13987654321"])
+    assert [len(each) for each in marks] == [34, 34]
+    other = Suspects(SenderSettings(), Secret(KEY[::-1], encrypts=False))
+    assert set(marks).isdisjoint(other.marks("gateway", "13812345678", ["number 13987654321"]))
