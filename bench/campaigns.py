@@ -1,10 +1,8 @@
-"""Measures `jingyin campaigns` on archives of size, and on a simulated day what campaigns and bursts are worth.
+"""Measures `jingyin campaigns` on archives of size.
 
-    python bench/campaigns.py scale 1000000 FOLDER [CORPUS...]   the command with --all: seconds and peak memory
-    python bench/campaigns.py day CORPUS... --threats FILE       recall and false alarms with and without `burst`
-    python bench/campaigns.py edits                              at which rate of edits copies escape the counter
+    python bench/campaigns.py 1000000 FOLDER [CORPUS...]    the command with --all: seconds and peak memory
 
-The archive of `scale`: 2,000 messages of CORPUS, by default authored ones, the r-th with a share like 1/r (Zipf). One
+The archive: 2,000 messages of CORPUS, by default authored ones, the r-th with a share like 1/r (Zipf). One
 row in five is a new copy, with names of its own before and after it; the others repeat one. FOLDER keeps archive and
 output.
 """
@@ -17,22 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import traffic
-from campaigns_day import day
 
-from jingyin.model.text import clean
-from jingyin.serve.http.memory import BurstCounter
 from jingyin.train.corpus.slots import SLOTS
-
-HAN = "".join(chr(c) for c in range(0x4E00, 0x9000))
-THREAT = "您好，您在我司的借款已逾期三天，若今日下午六点前未处理，将通知您的通讯录联系人及单位，后果自负"
-
-
-# ---- scale
 
 
 def scale(rows: int, folder: Path, corpora: Sequence[Path], bundle: Path | None) -> None:
@@ -101,51 +89,13 @@ def _memory(process: psutil.Popen) -> int:
         return 0
 
 
-# ---- the counter
-
-
-def edits() -> None:
-    rng = Random(1)
-    for rate in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
-        found = []
-        for _ in range(30):
-            counter = BurstCounter(600)
-            for _ in range(100):
-                counter.count(_edited(rate, rng), 0.0)
-            found += [counter.count(_edited(rate, rng), 0.0) > 20 for _ in range(10)]
-        print(
-            f"{rate:.0%} of characters changed in each copy: {np.mean(found):.0%} of the copies count more than 20 "
-            "of 100"
-        )
-    counter, text = BurstCounter(600), clean(THREAT).text
-    begun = time.thread_time()
-    for _ in range(100_000):
-        counter.count(text, 0.0)
-    print(f"{(time.thread_time() - begun) * 10:.1f} us a message of {len(text)} characters")
-
-
-def _edited(rate: float, rng: Random) -> str:
-    kinds = (lambda c: rng.choice(HAN), lambda c: "", lambda c: c + rng.choice(HAN))
-    return "".join(rng.choice(kinds)(c) if rng.random() < rate else c for c in THREAT)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_subparsers(dest="what", required=True)
-    scaled = what.add_parser("scale")
-    scaled.add_argument("rows", type=int)
-    scaled.add_argument("folder", type=Path)
-    scaled.add_argument("corpora", nargs="*", type=Path)
-    scaled.add_argument("--bundle", type=Path)
-    simulated = what.add_parser("day")
-    simulated.add_argument("corpora", nargs="+", type=Path)
-    simulated.add_argument("--threats", type=Path, required=True)
-    simulated.add_argument("--messages", type=int, default=100_000)
-    simulated.add_argument("--campaigns", type=int, default=200)
-    simulated.add_argument("--bundle", type=Path)
-    what.add_parser("edits")
-    args = vars(parser.parse_args())
-    {"scale": scale, "day": day, "edits": edits}[args.pop("what")](**args)
+    parser.add_argument("rows", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("corpora", nargs="*", type=Path)
+    parser.add_argument("--bundle", type=Path)
+    scale(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

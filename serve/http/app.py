@@ -31,6 +31,7 @@ from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.labels import Span
 from jingyin.model.signs import SIGNS
 from jingyin.serve.http import schema
+from jingyin.serve.http.admin import AwayError, admin_routes
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.deployment import Load
 from jingyin.serve.http.observe import log, where
@@ -45,9 +46,13 @@ MAX_BODY = 1 << 20
 BODY_SECONDS = 10.0
 """Longest time for a body to arrive."""
 
-PROTECTED = frozenset(("/v1/score", "/admin/reload"))
+PROTECTED = frozenset(
+    ("/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial")
+)
 """Routes that need a key, if there are keys; on a public address /metrics needs one too. Probes carry no keys."""
-_ROUTES = PROTECTED | {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+_ROUTES = PROTECTED | {"/", "/admin/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+_BELOW = re.compile("(/admin/(?:known|senders))/.+")
+"""Paths that end in an id, which no metric or log line names."""
 
 
 # ---- errors: every answer that is not the one asked for says what came, what was wanted, what to do
@@ -73,6 +78,7 @@ _STATUS: dict[type[JingyinError], int] = {
     InputError: 422,
     JingyinError: 500,
     BusyError: 503,
+    AwayError: 503,
 }
 _HEADERS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 503: {"retry-after": "1"}}
 _WORDS = {404: "there is no such route; see /openapi.json", 405: "the route has another method; see /openapi.json"}
@@ -183,7 +189,7 @@ class Layer:
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
                 presented = value[7:].strip()
         call.id = call.id or f"{self._prefix}-{next(self._numbers)}"
-        if self._service.keys is not None and scope["path"] in self._protected:
+        if self._service.keys is not None and _route(scope) in self._protected:
             key = self._service.keys.find(presented) if presented else None
             if key is None:
                 return 401, "an API key is wanted; send it as Authorization: Bearer KEY"
@@ -198,13 +204,19 @@ class Layer:
         return None
 
     def _record(self, scope: Scope, call: Call, status: int, seconds: float) -> None:
-        route = scope["path"] if scope["path"] in _ROUTES else "other"
+        route = _route(scope) if _route(scope) in _ROUTES else "other"
         self._service.metrics.requests(route, status).inc()
         self._service.metrics.seconds(route).observe(seconds)
-        if route.startswith("/admin/"):
+        if route.startswith("/admin/") and scope["method"] != "GET":
             log("admin", request=call.id, route=route, key=call.key, status=status)
         elif status >= 400 or not status or self._service.settings.log_requests == "all":
             log("request", request=call.id, route=route, status=status, seconds=round(seconds, 6))
+
+
+def _route(scope: Scope) -> str:
+    """Return the path of a request, without an id at its end."""
+    below = _BELOW.fullmatch(scope["path"])
+    return below[1] if below else str(scope["path"])
 
 
 _ID = re.compile(schema.REQUEST_ID.encode())
@@ -327,13 +339,18 @@ async def openapi(request: Request) -> Response:
     return Response(OPENAPI, media_type="application/json")
 
 
+def _own_file(name: str) -> str:
+    return files("jingyin.serve.http").joinpath(name).read_text(encoding="utf-8")
+
+
 async def page(request: Request) -> Response:
     """Return the page for people."""
     return Response(PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
 
 
-def _own_file(name: str) -> str:
-    return files("jingyin.serve.http").joinpath(name).read_text(encoding="utf-8")
+async def admin_page(request: Request) -> Response:
+    """Return the page for the analyst, which holds no data and asks for a key."""
+    return Response(ADMIN_PAGE, headers=page_headers(ADMIN_PAGE), media_type="text/html; charset=utf-8")
 
 
 OPENAPI = _own_file("openapi.json")
@@ -342,21 +359,29 @@ PAGE = _own_file("page.html").replace('"SIGNS"', json.dumps(_SIGNS, ensure_ascii
 """The page for people: one file, nothing from elsewhere."""
 
 
-def _hashes(tag: str) -> str:
+ADMIN_PAGE = _own_file("admin.html")
+
+
+def _hashes(page: str, tag: str) -> str:
     """Return the CSP sources of the inline elements: only they may run, whatever a message manages to inject."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     return " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
 
 
-PAGE_HEADERS = {
-    "content-security-policy": (
-        f"default-src 'none'; script-src {_hashes('script')}; style-src {_hashes('style')}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
+def page_headers(page: str) -> dict[str, str]:
+    """Return the headers of a page."""
+    return {
+        "content-security-policy": (
+            f"default-src 'none'; script-src {_hashes(page, 'script')}; style-src {_hashes(page, 'style')}; "
+            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+
+
+PAGE_HEADERS = page_headers(PAGE)
 
 
 # ---- the whole
@@ -387,6 +412,7 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
         Route("/readyz", ready),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
+        *admin_routes(admin_page),
     ]
     if settings.page:
         routes.append(Route("/", page))

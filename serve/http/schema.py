@@ -172,12 +172,15 @@ def _without_lone_surrogates(body: bytes) -> bytes | None:
         return None
 
 
-def explain_errors(error: ValidationError) -> InputError:
-    """Put validation errors into words, without input: pydantic quotes it by default."""
+def explain_errors(error: ValidationError, skip: int = 1) -> InputError:
+    """Put validation errors into words, without input: pydantic quotes it by default.
+
+    `skip` is the number of leading steps of an error's place that name a kind of body and no field.
+    """
     errors = error.errors(include_input=False, include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":
         return MalformedError(f"the body is no JSON: {errors[0]['msg']}")
-    return InputError("; ".join(_in_words(each["loc"][1:], each["type"], each["msg"]) for each in errors[:5]))
+    return InputError("; ".join(_in_words(each["loc"][skip:], each["type"], each["msg"]) for each in errors[:5]))
 
 
 def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:

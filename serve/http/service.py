@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jingyin.model.labels import ACTIONS, Action
 from jingyin.serve.explain import Explanation
@@ -18,11 +18,16 @@ from jingyin.serve.http.settings import Settings
 from jingyin.serve.scorer import Scored
 from jingyin.serve.sms import Message, Segment, readings
 
+if TYPE_CHECKING:
+    from jingyin.serve.memory.memory import Memory
+
 MAX_EXPLAINED = 16
 """Messages that may wait for evidence."""
 EXPLAIN_SECONDS = 5.0
 """Longest wait for evidence."""
 TEND_SECONDS = 0.5
+TRIAL_SECONDS = 2.0
+"""What a message that an analyst tries may take."""
 MAX_BODIES = 64 << 20
 """Bytes of bodies that may be under way in a worker."""
 
@@ -65,26 +70,10 @@ class Context(NamedTuple):
     read: Callable[[str], Awaitable[Scored | None]]
 
 
-class Memory(Protocol):
-    """What earlier messages say of the next one."""
-
-    async def judge(self, context: Context, answer: Answer) -> Answer:
-        """Return the answer to a message that has been read, as it is or with another action, reason and `more`."""
-        ...
-
-    def tend(self) -> None:
-        """Forget what is too old, and learn what others have added; called every TEND_SECONDS."""
-        ...
-
-    async def close(self) -> None:
-        """End what is under way."""
-        ...
-
-
 class Service:
     """The parts of a running service, one for each worker."""
 
-    def __init__(self, settings: Settings, load: Load, make_memory: Callable[[Metrics], Memory]) -> None:
+    def __init__(self, settings: Settings, load: Load, make_memory: Callable[[Metrics], "Memory"]) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.keys = Keys(settings.keys) if settings.keys else None
@@ -143,6 +132,16 @@ class Service:
             if found and (isinstance(outcome, str) or found.decision.risk > outcome.decision.risk):
                 message, outcome = other, found
         return await self._judge(outcome, origin), message
+
+    async def trial(self, text: str, key: str, sender: str | None, receiver: str | None, route: str | None) -> Answer:
+        """Return what a message would be answered; nothing is counted or kept. Raises BusyError."""
+        loop = asyncio.get_running_loop()
+        origin = Origin(key, key, sender, receiver, loop.time() + TRIAL_SECONDS, route)
+        found = await self._read_extra(text, origin)
+        if found is None:
+            raise BusyError("the message was not read in time; try again in a second")
+        context = Context(origin, loop.time(), lambda other: self._read_extra(other, origin))
+        return await self.memory.judge(context, Answer(found, found.decision.action, "scored"), trial=True)
 
     async def _read_extra(self, text: str, origin: Origin) -> Scored | None:
         try:

@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from jingyin.model.errors import InputError
+from jingyin.model.fold import FOLD
 from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import CleanString, clean
 from jingyin.serve.memory.secret import Secret
@@ -41,6 +42,8 @@ LEAST_RISK = 0.1
 """Risk below which a message is no near-copy of a threat, unless it has PASS_SHARE of its wording."""
 FALL = 3.0
 """By how much the log-odds of its risk may be below those of the wording."""
+COMPANY = 0.8
+"""A wording that fills less of a message is read once more without what stands around it."""
 LONGEST_SLOT, COVERED = 3, 0.85
 """Characters in a row of a message that a wording which passes it may leave unexplained; share that it must explain."""
 
@@ -82,11 +85,11 @@ class Wording(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A wording that a message holds: all of `share` of it, within `span` of the clean text; `close` enough for `pass`."""
+    """A wording that a message holds, `share` of it, in `part` of the clean text; whether it explains all of that text."""
 
     wording: Wording
     share: float
-    span: tuple[int, int]
+    part: CleanString
     explains: bool
 
 
@@ -127,7 +130,7 @@ class Index:
         for _, number in nlargest(3, candidates):
             wording = self.wordings[number]
             if (share := len(there & wording.triples) / len(wording.triples)) >= BLOCK_SHARE:
-                found.append(_match(wording, share, triples))
+                found.append(_match(wording, share, text, triples))
         return sorted(found, key=lambda each: -each.share)
 
 
@@ -141,7 +144,7 @@ def hashes(text: str, salt: np.uint64) -> list[int]:
     return found
 
 
-def _match(wording: Wording, share: float, triples: Sequence[int]) -> Match:
+def _match(wording: Wording, share: float, text: str, triples: Sequence[int]) -> Match:
     covered = np.zeros(len(triples) + 2, np.bool_)
     for i, triple in enumerate(triples):
         if triple in wording.triples:
@@ -149,7 +152,8 @@ def _match(wording: Wording, share: float, triples: Sequence[int]) -> Match:
     places = np.flatnonzero(covered)
     gaps = np.diff(np.concatenate([[-1], places, [len(covered)]])) - 1
     explains = share >= PASS_SHARE and gaps.max() <= LONGEST_SLOT and covered.mean() >= COVERED
-    return Match(wording, share, (int(places[0]), int(places[-1]) + 1), bool(explains))
+    data = text.encode("utf-16-le", "surrogatepass")[2 * places[0] : 2 * places[-1] + 2]
+    return Match(wording, share, CleanString(data.decode("utf-16-le", "ignore")), bool(explains))
 
 
 def log_odds(risk: float) -> float:
@@ -171,7 +175,7 @@ class Known:
     """The wordings of a state, with an index of them in this process; `refresh` brings it up to date."""
 
     def __init__(self, state: State, secret: Secret, *, clock: Callable[[], float] = time.time) -> None:
-        self._state = state
+        self.state = state
         self._secret = secret
         self._clock = clock
         self._wordings: dict[str, Wording] = {}
@@ -188,7 +192,7 @@ class Known:
             secrets.token_hex(8), new.action, new.note, by, now, now + new.seconds, log_odds(risk), triples
         )
         content = json.dumps([*wording[1:-1], sorted(triples)])
-        await self._state.run([Op("put", "known", (wording.id.encode(), self._secret.seal(content)))])
+        await self.state.run([Op("put", "known", (wording.id.encode(), self._secret.seal(content)))])
         await self.refresh()
         return wording.id
 
@@ -196,7 +200,7 @@ class Known:
         """Forget a wording; False if there is none with this id."""
         if number not in self._wordings:
             return False
-        await self._state.run([Op("remove", "known", number.encode()), Op("remove", "hits", number.encode())])
+        await self.state.run([Op("remove", "known", number.encode()), Op("remove", "hits", number.encode())])
         await self.refresh()
         return True
 
@@ -204,7 +208,7 @@ class Known:
         """Return the wordings with their hits, newest first, without triples."""
         await self.refresh()
         wordings = sorted(self._wordings.values(), key=lambda each: -each.since)
-        hits = await self._state.run([Op("field", "hits", each.id.encode()) for each in wordings])
+        hits = await self.state.run([Op("field", "hits", each.id.encode()) for each in wordings])
         return [
             {
                 "id": each.id, "action": each.action, "note": each.note, "by": each.by, "since": round(each.since),
@@ -215,13 +219,13 @@ class Known:
 
     async def refresh(self) -> None:
         """Take in what was added and removed anywhere, and forget what has expired."""
-        (names,) = await self._state.run([Op("fields", "known")])
+        (names,) = await self.state.run([Op("fields", "known")])
         there = {name.decode() for name in names}
         kept = {number: each for number, each in self._wordings.items() if number in there}
         new = sorted(there - kept.keys())
         for start in range(0, len(new), 500):
             part = new[start : start + 500]
-            sealed = await self._state.run([Op("field", "known", number.encode()) for number in part])
+            sealed = await self.state.run([Op("field", "known", number.encode()) for number in part])
             kept |= {number: _read(number, text) for number, each in zip(part, sealed, strict=True)
                      if each and (text := self._secret.open(each))}  # fmt: skip
         now = self._clock()
@@ -229,7 +233,7 @@ class Known:
         for number in over:
             del kept[number]
         if over:
-            await self._state.run([Op("remove", table, each.encode()) for each in over for table in ("known", "hits")])
+            await self.state.run([Op("remove", table, each.encode()) for each in over for table in ("known", "hits")])
         if kept.keys() != self._wordings.keys():
             self._wordings = kept
             self.index = await asyncio.to_thread(Index, kept.values(), self._secret.salt)
@@ -246,5 +250,5 @@ def _pieces(new: NewWording) -> list[str]:
         raise InputError("wanted one of text and template")
     if new.text is not None:
         return [clean(new.text[:CHARACTERS]).text]
-    spelled = _SLOT.sub(lambda match: PLACEHOLDERS.get(match[1], "\n"), new.template or "")
+    spelled = _SLOT.sub(lambda match: PLACEHOLDERS.get(match[1], "\n"), (new.template or "").translate(FOLD))
     return [CleanString(piece) for piece in spelled.split("\n") if piece]

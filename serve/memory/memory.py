@@ -9,7 +9,7 @@ changed the action does it take a second round trip.
 import asyncio
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,7 @@ from jingyin.model.text import CleanString
 from jingyin.serve.http.observe import log
 from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
-from jingyin.serve.memory.known import CHARACTERS, Known, Match, holds
+from jingyin.serve.memory.known import CHARACTERS, COMPANY, Known, Match, holds
 from jingyin.serve.memory.policy import Policy, Source, read_policy
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.memory.senders import Suspects
@@ -32,9 +32,17 @@ if TYPE_CHECKING:
     from jingyin.serve.http.service import Answer, Context
     from jingyin.serve.http.settings import Settings
 
-COMPANY = 0.8
-"""A known wording that fills less of a message is read once more without what stands around it."""
 _TIMES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
+
+
+_READING: dict[str, Callable[[Op], Op]] = {
+    "marked": lambda op: op,
+    "mark": lambda op: op._replace(name="marked"),
+    "tally": lambda op: op._replace(value=0),
+    "shift": lambda op: op._replace(value=b""),
+    "add": lambda op: op._replace(name="field"),
+}
+"""What reads the same as an operation, and changes nothing."""
 
 
 class Memory:
@@ -56,8 +64,11 @@ class Memory:
         self._rules = metrics.counter("policy", "Messages by the rule that they met.", "rule", "action")
         self._seconds = metrics.histogram("state_seconds", "Round trips to the state.", _TIMES)
 
-    async def judge(self, context: "Context", answer: "Answer") -> "Answer":
-        """Return the answer to a message that has been read, as it is or with another action, reason and `more`."""
+    async def judge(self, context: "Context", answer: "Answer", *, trial: bool = False) -> "Answer":
+        """Return the answer to a message that has been read, as it is or with another action, reason and `more`.
+
+        On `trial` nothing is counted or kept.
+        """
         scored, origin = answer.scored, context.origin
         if scored is None:
             return answer
@@ -72,7 +83,7 @@ class Memory:
         # What counts for later messages: not the action for messages that were not read in time.
         own: Action = answer.action if final or match else "pass"
         risk = scored.decision.risk if final and not (match and match.wording.action == "pass") else 0.0
-        return await self._by_state(context, answer, own, risk, match)
+        return await self._by_state(context, answer, own, risk, match, trial=trial)
 
     def tend(self) -> None:
         """Take in the known wordings of other workers and machines, and forget what is too old."""
@@ -112,15 +123,14 @@ class Memory:
         for match in self.known.index.find(text):
             if holds(match, risk):
                 return match
-            start, end = match.span
-            if match.wording.action != "pass" and end - start < COMPANY * len(text[:CHARACTERS]):
-                alone = await context.read(CleanString(text[start:end]))
+            if match.wording.action != "pass" and len(match.part) < COMPANY * len(text[:CHARACTERS]):
+                alone = await context.read(match.part)
                 if alone and alone.final and holds(match, alone.decision.risk):
                     return match
         return None
 
     async def _by_state(
-        self, context: "Context", answer: "Answer", own: Action, risk: float, match: Match | None
+        self, context: "Context", answer: "Answer", own: Action, risk: float, match: Match | None, *, trial: bool
     ) -> "Answer":
         """Tell the state of a message, whose own action and risk these are, and hold it if the state knows a reason."""
         scored, (_, key, sender, receiver, *_) = answer.scored, context.origin
@@ -139,7 +149,7 @@ class Memory:
         if not ops:
             return answer
         begun = perf_counter()
-        results = await self.state.run(ops)
+        results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
         self._seconds.observe(perf_counter() - begun)
         if counted and bursts:
             near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)])
@@ -153,7 +163,9 @@ class Memory:
             return answer
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, answer, joined) if joined else answer
-        if passed and judged.action != "pass":  # it does not pass now, so it is not joined with later ones
+        if (
+            passed and judged.action != "pass" and not trial
+        ):  # it does not pass now, so it is not joined with later ones
             later = suspects.ask(marks, judged.action, risk) if suspects and judged is not answer else []
             await self.state.run([Op("unshift", ops[-1].key), *later])
         return judged

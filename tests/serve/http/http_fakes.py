@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,16 +147,18 @@ class Process(Client):
 
     def __init__(self, environment: dict[str, str] | None = None, *, fake: bool = True, **flags: object) -> None:
         given = {"port": 0, "deadline_ms": 3_000, "workers": 1, **flags}
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         load = ", load=load" if fake else ""
         command = (
             "from jingyin.serve.http.process import run_server; from jingyin.serve.http.settings import load_settings; "
             "from tests.serve.http.http_fakes import load; "
         )
         command += f"run_server(load_settings(**{given!r}){load})"
+        self.folder = TemporaryDirectory()
         self.process = subprocess.Popen(
             [sys.executable, "-c", command],
             stderr=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "XDG_STATE_HOME": self.folder.name, **(environment or {})},
             cwd=Path(__file__).parents[3],  # where `tests` is found
         )
         self.log = ""
@@ -173,6 +176,7 @@ class Process(Client):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self.log = self.first + self.process.communicate(timeout=60)[1].decode()
+        self.folder.cleanup()
 
 
 def post(body: object, path: str = "/v1/score", *, close: bool = False) -> bytes:

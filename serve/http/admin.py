@@ -1,0 +1,137 @@
+"""Routes for the analyst under /admin/: known wordings, senders under suspicion, what a message would get, and a page.
+
+No text is kept, so none is shown: what there is of messages are counts, hashes and the analyst's own notes.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from jingyin.model.errors import InputError, JingyinError
+from jingyin.serve.http.schema import Address, explain_errors
+from jingyin.serve.memory.known import NewWording
+from jingyin.serve.memory.senders import SENDER
+from jingyin.serve.memory.state import Op
+
+if TYPE_CHECKING:
+    from jingyin.serve.http.app import Call
+
+MAX_BODY = 64 << 10
+"""Most bytes of a body."""
+
+
+class Trial(BaseModel):
+    """A message of which an analyst wants to know what it would get."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str = Field(repr=False)
+    sender: Address | None = Field(None, repr=False)
+    receiver: Address | None = Field(None, repr=False)
+    route: Address | None = None
+    key: Annotated[str, Field(max_length=128)] = ""
+
+
+class AwayError(JingyinError):
+    """The state can't be reached."""
+
+
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
+
+
+async def _body(request: Request, kind: type[M]) -> M:
+    """Read a body; raises InputError for a wrong one."""
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        raise InputError("send the body with Content-Type: application/json")  # no page elsewhere can
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise InputError(f"the body is larger than {MAX_BODY} bytes")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise explain_errors(error, skip=0) from None
+
+
+async def _of_state(work: Awaitable[R]) -> R:
+    """Wait for the state; raises AwayError if it can't be reached."""
+    try:
+        return await work
+    except JingyinError:
+        raise
+    except Exception as error:
+        raise AwayError(f"the state can't be reached ({type(error).__name__}); nothing was changed") from None
+
+
+async def known(request: Request) -> Response:
+    """List the known wordings, or add one."""
+    call: Call = request.scope["jingyin"]
+    memory = call.service.memory
+    if request.method == "GET":
+        return JSONResponse({"known": await _of_state(memory.known.list())})
+    new = await _body(request, NewWording)
+    read = await call.service.trial(new.text or new.template or "", "", None, None, None)
+    risk = read.scored.decision.risk if read.scored else 0.5
+    return JSONResponse({"id": await _of_state(memory.known.add(new, call.key, risk))})
+
+
+async def forget(request: Request) -> Response:
+    """Remove a known wording."""
+    call: Call = request.scope["jingyin"]
+    if await _of_state(call.service.memory.known.remove(request.path_params["id"])):
+        return JSONResponse({"removed": request.path_params["id"]})
+    return JSONResponse({"error": "there is no known wording with this id", "request_id": call.id}, 404)
+
+
+async def clear(request: Request) -> Response:
+    """Clear a sender of suspicion, by the hash that `overview` and `trial` give."""
+    call: Call = request.scope["jingyin"]
+    await _of_state(call.service.memory.known.state.run([Op("drop", SENDER + request.path_params["id"])]))
+    return JSONResponse({"cleared": request.path_params["id"]})
+
+
+async def overview(request: Request) -> Response:
+    """Return messages by reason and action since the start, and the senders under suspicion."""
+    call: Call = request.scope["jingyin"]
+    service = call.service
+    (marks,) = await _of_state(service.memory.known.state.run([Op("marks", SENDER)]))
+    families = text_string_to_metric_families(service.metrics.render().decode())
+    counts = [
+        {**sample.labels, "messages": round(sample.value)}
+        for family in families
+        if family.name in ("jingyin_changed", "jingyin_policy", "jingyin_state_events")
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    ]
+    senders = [{"id": mark.removeprefix(SENDER), "seconds": round(left)} for mark, left in marks]
+    return JSONResponse({"counts": counts, "senders": senders, "bundle": service.deployment.bundle_id})
+
+
+async def trial(request: Request) -> Response:
+    """Return what a message would get now, and why; nothing is counted or kept."""
+    call: Call = request.scope["jingyin"]
+    asked = await _body(request, Trial)
+    answer = await call.service.trial(asked.text, asked.key, asked.sender, asked.receiver, asked.route)
+    result = call.service.result(answer)
+    if asked.sender and (suspects := call.service.memory.suspects):
+        result["sender_id"] = suspects.sender(asked.key, asked.sender).removeprefix(SENDER)
+    return JSONResponse(result)
+
+
+def admin_routes(page: Callable[[Request], Awaitable[Response]]) -> list[Route]:
+    """Return the routes; `page` is that for people."""
+    return [
+        Route("/admin/", page),
+        Route("/admin/known", known, methods=["GET", "POST"]),
+        Route("/admin/known/{id}", forget, methods=["DELETE"]),
+        Route("/admin/overview", overview),
+        Route("/admin/senders/{id}", clear, methods=["DELETE"]),
+        Route("/admin/trial", trial, methods=["POST"]),
+    ]

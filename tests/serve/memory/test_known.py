@@ -1,0 +1,174 @@
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.serve.memory.gateway import KEY, Gateway
+from tests.serve.memory.test_state import Clock
+
+from jingyin.model.errors import InputError
+from jingyin.model.text import clean
+from jingyin.serve.memory.known import Index, Known, NewWording, Wording, hashes
+from jingyin.serve.memory.secret import Secret
+from jingyin.serve.memory.state import Local
+
+THREAT = "王强你在我公司借款3,482元已逾期7天，今晚6点前不处理将逐一通知你通讯录所有联系人及村委会"
+COPY = "李小红你在我公司借款900元已逾期31天，明晚8点前不处理将逐一通知你通讯录所有联系人及村委会"
+LAWFUL = "王强你在我公司借款3,482元已逾期7天，今晚6点前不处理将按合同计收罚息并上报征信，如已还请忽略"
+NOTICE = "【城市供水】您本期水费128.50元，户号1234567，请于5月20日前缴纳，逾期将产生违约金。详询96116"
+NOTICE_COPY = "【城市供水】您本期水费33.10元，户号7654321，请于6月20日前缴纳，逾期将产生违约金。详询96116"
+SALT = Secret(KEY, encrypts=False).salt
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+async def judge(gateway: Gateway, text: str, action: str, risk: float, **more: Any) -> str:
+    field = "template" if "‹" in text else "text"
+    return await gateway.memory.known.add(NewWording(action=action, **{field: text}, **more), "admin", risk)
+
+
+def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        number = await judge(gateway, THREAT, "block", 0.4)
+        answer = await gateway.send(COPY, 0.3)
+        assert (answer.action, answer.reason, answer.more["known"]) == ("block", "known", number)
+        assert await gateway.reason(f"周末聚餐定在老地方，大家记得准时。{COPY}收到请回复，谢谢", 0.3) == "block known"
+        assert await gateway.reason(COPY.replace("通知", "通 知").replace("联系", "聯係"), 0.3) == "block known"
+        assert await gateway.reason(COPY, 0.9) == "block known"
+        assert await gateway.reason("周末聚餐定在老地方", 0.3) == "pass scored"
+
+    run(test)
+
+
+def test_a_lawful_notice_of_the_same_words_is_none() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, THREAT, "block", 0.97)
+        assert await gateway.reason(LAWFUL, 0.02) == "pass scored"
+        assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
+        assert await gateway.reason(THREAT, 0.02) == "block known"  # word for word
+
+    run(test)
+
+
+def test_company_that_lowers_the_risk_does_not_help() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        gateway.risks = {"^王强|^李小红|^你在": 0.95}
+        await judge(gateway, THREAT, "block", 0.97)
+        company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。" * 2
+        assert await gateway.reason(company + COPY + company, 0.05) == "block known"
+        assert await gateway.reason(company, 0.05) == "pass scored"
+
+    run(test)
+
+
+def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, NOTICE, "pass", 0.95)
+        assert await gateway.reason(NOTICE_COPY, 0.95) == "pass known"
+        for threat in ("不给两百爆你通讯录", "不交就上你家"):
+            assert await gateway.reason(NOTICE_COPY + threat, 0.95) == "block scored"
+            assert await gateway.reason(threat + NOTICE_COPY, 0.95) == "block scored"
+        assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "砸你家玻璃"), 0.95) == "block scored"
+
+    run(test)
+
+
+def test_a_template_leaves_room_in_its_slots() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, "【百货】‹…›您好，您的订单‹number›已发货，预计‹datetime›送达，请保持电话畅通", "pass", 0.6)
+        text = "【百货】王某您好，您的订单88123456已发货，预计5月3日送达，请保持电话畅通"
+        assert await gateway.reason(text, 0.6) == "pass known"
+        assert await gateway.reason(text.replace("王某", "不还钱就爆你通讯录"), 0.95) == "block scored"
+
+    run(test)
+
+
+def test_the_list_has_hits_and_forgets() -> None:
+    async def test() -> None:
+        clock = Clock()
+        gateway = Gateway(Local(clock=clock))
+        gateway.memory.known = known = Known(gateway.state, gateway.secret, clock=clock)
+        first = await judge(gateway, THREAT, "block", 0.97, note="案 7", seconds=60.0)
+        second = await judge(gateway, NOTICE, "pass", 0.6, seconds=120.0)
+        for _ in range(3):
+            await gateway.send(COPY, 0.95)
+        listed = {each["id"]: each for each in await known.list()}
+        assert listed[first] == {
+            "id": first, "action": "block", "note": "案 7", "by": "admin", "since": 600_000_000, "until": 600_000_060,
+            "hits": 3,
+        }  # fmt: skip
+        clock.now += 60
+        assert [each["id"] for each in await known.list()] == [second]
+        assert await gateway.reason(COPY, 0.3) == "pass scored"
+        assert [await known.remove(number) for number in (first, second)] == [False, True]
+        assert await known.list() == []
+
+    run(test)
+
+
+def test_every_worker_and_machine_learns_of_it() -> None:
+    async def test() -> None:
+        here, there = Gateway(), Gateway()
+        there.memory.known = Known(here.state, here.secret)
+        number = await judge(here, THREAT, "block", 0.4)
+        assert await there.reason(COPY, 0.3) == "pass scored"
+        await there.memory.known.refresh()
+        assert await there.reason(COPY, 0.3) == "block known"
+        await there.memory.known.remove(number)
+        await here.memory.known.refresh()
+        assert await here.reason(COPY, 0.3) == "pass scored"
+
+    run(test)
+
+
+def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
+    async def test() -> None:
+        file = tmp_path / "known.json"
+        await judge(Gateway(Local(file=file)), THREAT, "block", 0.4)
+        assert "\\u" not in file.read_text(encoding="ascii")
+        again = Gateway(Local(file=file))
+        await again.memory.known.refresh()
+        assert await again.reason(COPY, 0.3) == "block known"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({}, "one of text and template"), ({"text": "a", "template": "b"}, "one of"), ({"text": "还钱 13812345678"}, "8")],
+)
+def test_what_is_no_wording(given: dict[str, str], words: str) -> None:
+    async def test() -> None:
+        with pytest.raises(InputError, match=words):
+            await Gateway().memory.known.add(NewWording(action="block", **given), "admin", 0.5)
+
+    run(test)
+
+
+def test_of_equal_wordings_eight_are_looked_up_by_one_triple() -> None:
+    triples = frozenset(hashes(clean(THREAT).text, SALT))
+    wordings = [Wording(str(i), "block", "", "", 0, 1, 0.0, triples) for i in range(100)]
+    index = Index(wordings, SALT)
+    assert [each.share for each in index.find(clean(THREAT).text)] == [1.0] * 3
+
+
+@given(st.text(max_size=700), st.text(max_size=700))
+def test_a_message_holds_itself_and_what_it_is_part_of(text: str, more: str) -> None:
+    cleaned = clean(text).text[:200]
+    triples = frozenset(hashes(cleaned, SALT))
+    if len(triples) >= 6:
+        index = Index([Wording("a", "pass", "", "", 0, 1, 0.0, triples)], SALT)
+        (match,) = index.find(cleaned)
+        assert (match.share, match.part, match.explains) == (1.0, cleaned, True)
+        (match,) = index.find(cleaned + clean(more).text)
+        assert match.share == 1.0
