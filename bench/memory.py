@@ -4,7 +4,7 @@
     python bench/memory.py known CORPUS...    known wordings: near-copies stopped, lawful twins and CORPUS hit, time
     python bench/memory.py cost [redis://...]    a message's round trip: in memory, over a socket, on a server
 
-TEST is test.parquet of a built corpus. `known` takes its wordings from the authored rows.
+TEST is test.parquet of a built corpus, or JSON lines with label and text. `known` takes its wordings from the authored rows.
 """
 
 import argparse
@@ -170,6 +170,7 @@ def main() -> None:
     simulated.add_argument("--threats", type=Path, required=True)
     simulated.add_argument("--messages", type=int, default=100_000)
     simulated.add_argument("--gangs", type=int, default=200)
+    simulated.add_argument("--victims", type=int, default=2, help="of a gang, a day")
     simulated.add_argument("--bundle", type=Path)
     simulated.add_argument("--with", dest="memories", nargs="*", choices=MEMORIES, default=[])
     wordings = what.add_parser("known")

@@ -1,9 +1,9 @@
 """A simulated week: what each memory of the gateway is worth; `memory.py week` runs it.
 
 Ordinary messages of corpora come from their users (`user` of a row, else one sender for each signature, else one for
-every twenty messages), in random order over seven days. GANGS gangs each have a threat of their own, from rows of a case
+every twenty messages), in random order over seven days. The gangs each have a threat of their own, from rows of a case
 that the bundle has not seen, with names and sums filled anew in each copy, one contact and SENDERS senders. They write
-to VICTIMS people a day. A gang sees whether a message arrives. One that is stopped is edited (the edits of
+to some people a day. A gang sees whether a message arrives. One that is stopped is edited (the edits of
 bench/attack.py, or a lawful sentence before or behind) and sent again from the next sender, up to TRIES times; what
 arrived is how the next victim is written to. Once a day an analyst looks at the JUDGED largest groups of near-copies
 among the day's messages of a risk from .1 on, and makes the commonest message of each a known wording.
@@ -41,7 +41,7 @@ from jingyin.train.corpus.slots import SLOTS, expand
 from jingyin.train.evaluate.attacks import EDITS
 
 DAY = 86_400.0
-GANGS, SENDERS, VICTIMS, TRIES, JUDGED = 200, 4, 2, 8, 20
+SENDERS, TRIES, JUDGED = 4, 8, 20
 MEMORIES = {
     "message alone": "",
     "with senders": "senders",
@@ -145,7 +145,13 @@ class World:
 
 
 def week(
-    corpora: Sequence[Path], threats: Path, messages: int, gangs: int, bundle: Path | None, memories: Sequence[str]
+    corpora: Sequence[Path],
+    threats: Path,
+    messages: int,
+    gangs: int,
+    victims: int,
+    bundle: Path | None,
+    memories: Sequence[str],
 ) -> None:
     """Print what arrives of the gangs' messages, and the ordinary ones that are flagged, with each of the memories."""
     scorer = Scorer.load(bundle)
@@ -155,7 +161,7 @@ def week(
     print(f"{len(ordinary):,} ordinary messages, {gangs} gangs, bundle {scorer.bundle.manifest.id}")
     alone = None
     for name in memories or MEMORIES:
-        counts, false = asyncio.run(_simulate(World(scorer, MEMORIES[name]), ordinary, templates, scorer))
+        counts, false = asyncio.run(_simulate(World(scorer, MEMORIES[name]), ordinary, templates, scorer, victims))
         alone = false if alone is None else alone
         sent, stopped = counts["sent"], counts["stopped"]
         print(
@@ -190,14 +196,16 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _flagged(file: Path) -> list[str]:
-    """Return the different templates of flagged rows of unseen cases in the test split of a built corpus."""
-    rows = pq.read_table(file).to_pylist()
-    kept = [row for row in rows if row["label"] in FLAGGED and row["case"] and not row["evasion"]]
-    return list(dict.fromkeys(row["template"] or row["text"] for row in kept))
+    """Return the different templates of flagged rows of cases in the test split of a corpus, or of JSON lines."""
+    if file.suffix == ".parquet":
+        rows = [row for row in pq.read_table(file).to_pylist() if row["case"] and not row["evasion"]]
+    else:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list(dict.fromkeys(row.get("template") or row["text"] for row in rows if row["label"] in FLAGGED))
 
 
 async def _simulate(
-    world: World, ordinary: Sequence[Sent], templates: Sequence[str], scorer: Scorer
+    world: World, ordinary: Sequence[Sent], templates: Sequence[str], scorer: Scorer, victims: int
 ) -> tuple[Counter[str], int]:
     rng = Random(7)
     start, false = world.now, 0
@@ -208,9 +216,9 @@ async def _simulate(
         (each.at, i, -1, i, ()) for i, each in enumerate(ordinary)
     ]
     for i in range(len(gangs)):
-        events += [(rng.uniform(0, 7 * DAY), -1 - i, i, 1, None) for _ in range(7 * VICTIMS)]
+        events += [(rng.uniform(0, 7 * DAY), -1 - i, i, 1, None) for _ in range(7 * victims)]
     heapq.heapify(events)
-    counts: Counter[str] = Counter(victims=7 * VICTIMS * len(gangs))
+    counts: Counter[str] = Counter(victims=7 * victims * len(gangs))
     day: list[tuple[str, str, str]] = []  # clean text, text and truth of what was suspicious
     judged = 1
     while events:

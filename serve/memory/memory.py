@@ -151,21 +151,20 @@ class Memory:
         begun = perf_counter()
         results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
         self._seconds.observe(perf_counter() - begun)
+        if suspects and answer.action == own == "pass" and (who := suspects.suspicious(marks, risk, results)):
+            answer = answer._replace(action="review", reason=who)
         if counted and bursts:
             near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)])
             self._near.observe(near)
             answer = answer._replace(more={**answer.more, "near_duplicates": near})
-            if passed and near > bursts.settings.count:
+            if answer.action == "pass" and near > bursts.settings.count:
                 answer = answer._replace(action="review", reason="burst")
-        if suspects and answer.action == own == "pass" and (who := suspects.suspicious(marks, risk, results)):
-            answer = answer._replace(action="review", reason=who)
         if not (conversations and ops[-1].name == "shift"):
             return answer
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, answer, joined) if joined else answer
-        if (
-            passed and judged.action != "pass" and not trial
-        ):  # it does not pass now, so it is not joined with later ones
+        # What does not pass after all is not joined with later messages.
+        if passed and judged.action != "pass" and not trial:
             later = suspects.ask(marks, judged.action, risk) if suspects and judged is not answer else []
             await self.state.run([Op("unshift", ops[-1].key), *later])
         return judged
