@@ -144,7 +144,7 @@ class Memory:
         counted = bursts.ask(text) if bursts and risk >= bursts.settings.risk else []
         ops = [*asked, *counted, *([Op("add", "hits", match.wording.id.encode())] if match else [])]
         passed = answer.action == "pass"
-        if conversations and sender and receiver and answer.action != "block" and not match:
+        if conversations and sender and receiver and scored.final and answer.action != "block" and not match:
             ops.append(conversations.ask(conversations.slot(key, sender, receiver), text, keep=passed))
         if not ops:
             return answer
