@@ -7,6 +7,7 @@ standard error.
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,12 @@ app = typer.Typer(
 )
 corpus = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, count and check the corpus.")
 app.add_typer(corpus, name="corpus")
+known = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Known wordings of a running service.")
+app.add_typer(known, name="known")
+policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and replay a policy.")
+app.add_typer(policy, name="policy")
 
+UrlOption = Annotated[str, typer.Option("--url", help="The service; an admin key goes in JINGYIN_KEY.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", exists=True, help="A bundle folder; by default the one in the package.")
 ]
@@ -222,13 +228,120 @@ def serve(
     from jingyin.serve.http.process import run_server  # the extra `serve`
     from jingyin.serve.http.settings import load_settings
 
-    settings = load_settings(
-        config, host=host, port=port, uds=uds, bundle=bundle, bundle_id=bundle_id, review_rate=review_rate,
+    read = partial(
+        load_settings, config, host=host, port=port, uds=uds, bundle=bundle, bundle_id=bundle_id, review_rate=review_rate,
         block_rate=block_rate, shadow=shadow, dry_run=dry_run, keys=keys, allow_open=allow_open, workers=workers,
         deadline_ms=deadline_ms, on_deadline=on_deadline, explain=explain, page=page,
         tls_certificate=tls_certificate, tls_key=tls_key,
     )  # fmt: skip
-    run_server(settings)
+    run_server(read(), reread=read)
+
+
+@known.command("add")
+def known_add(
+    text: Annotated[str | None, typer.Argument(help="A message as it came.")] = None,
+    campaigns: Annotated[
+        Path | None,
+        typer.Option("--campaigns", help="Instead the answered campaigns of this folder, each by its label."),
+    ] = None,
+    action: Annotated[str, typer.Option("--action", help="block, review or pass.")] = "block",
+    note: Annotated[str, typer.Option("--note", help="For people.")] = "",
+    days: Annotated[float, typer.Option("--days", help="How long it is known.")] = 30,
+    url: UrlOption = "http://127.0.0.1:8080",
+) -> None:
+    """Make a message known: its near-copies get the action at once, on every machine."""
+    from jingyin.serve.http.analyst import add_campaigns, ask
+
+    if (text is None) == (campaigns is None):
+        raise ConfigError("wanted a message or --campaigns FOLDER")
+    if campaigns:
+        for number, given in add_campaigns(url, campaigns):
+            typer.echo(f"{number}  {given}")
+        return
+    body = {"text": text, "action": action, "note": note, "seconds": days * 86_400}
+    typer.echo(ask(url, "POST", "/admin/known", body)["id"])
+
+
+@known.command("list")
+def known_list(
+    url: UrlOption = "http://127.0.0.1:8080",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List what is known, newest first."""
+    from json import dumps
+
+    from jingyin.serve.http.analyst import ask
+
+    for each in ask(url, "GET", "/admin/known")["known"]:
+        plain = f"{each['id']}  {each['action']:<6}  {each['hits']:>7} hits  by {each['by'] or '-'}  {each['note']}"
+        typer.echo(dumps(each, ensure_ascii=False) if json else plain)
+
+
+@known.command("remove")
+def known_remove(
+    number: Annotated[str, typer.Argument(help="The id that `list` shows.")],
+    url: UrlOption = "http://127.0.0.1:8080",
+) -> None:
+    """Forget a known wording."""
+    from jingyin.serve.http.analyst import ask
+
+    ask(url, "DELETE", f"/admin/known/{number}")
+
+
+@policy.command("check")
+def policy_check(
+    file: Annotated[Path, typer.Argument(help="The policy (YAML).")],
+    message: Annotated[str, typer.Argument(help="A message.")],
+    sender: Annotated[str | None, typer.Option("--sender")] = None,
+    route: Annotated[str | None, typer.Option("--route")] = None,
+    key: Annotated[str, typer.Option("--key", help="The name of the API key.")] = "",
+    bundle: BundleOption = None,
+) -> None:
+    """Show which rule decides a message, and what it gets."""
+    from jingyin.serve.memory.policy import Source, read_policy
+    from jingyin.serve.scorer import Scorer
+
+    rules = list(read_policy(file).rules_for(Source(key, sender, route), message))
+    verdict = Scorer.load(bundle).score(message)
+    typer.echo(f"{verdict.action}  {verdict.risk:.1%}  the bundle alone")
+    for rule in rules:
+        dry = "  (dry run)" if rule.dry_run else ""
+        typer.echo(f"{rule.decide(verdict.risk, verdict.action) or verdict.action}  rule {rule.name}{dry}")
+
+
+@policy.command("replay")
+def policy_replay(
+    file: Annotated[Path, typer.Argument(help="The policy (YAML).")],
+    traffic: Annotated[
+        Path, typer.Argument(help="JSON lines: text; sender, receiver, route, key, time, action if there are.")
+    ],
+    config: Annotated[Path | None, typer.Option("--config", help="Settings of the service, for its memories.")] = None,
+    wordings: Annotated[
+        Path | None, typer.Option("--known", help="JSON lines as POST /admin/known takes them.")
+    ] = None,
+    bundle: BundleOption = None,
+) -> None:
+    """Say what a policy would have done with recorded messages: counts by rule, and the messages that change."""
+    import asyncio
+    from collections import Counter
+
+    from jingyin.serve.http.settings import load_settings
+    from jingyin.serve.memory.replay import replay
+    from jingyin.serve.scorer import Scorer
+
+    counts: Counter[str] = Counter()
+
+    async def run() -> None:
+        settings = load_settings(config, policy=file)
+        async for message, was, answer in replay(settings, Scorer.load(bundle), traffic, wordings):
+            name = f"rule {answer.more['rule']}" if "rule" in answer.more else "no rule"
+            counts[f"{name}: {answer.action}"] += 1
+            if was != answer.action:
+                typer.echo(f"{was} -> {answer.action}  {answer.reason}  {message.text}")
+
+    asyncio.run(run())
+    for name, count in sorted(counts.items()):
+        typer.echo(f"{count:>9,}  {name}")
 
 
 @app.command()

@@ -42,6 +42,8 @@ def test_memory_gets_the_answer_and_its_context_and_gives_another() -> None:
 
         def tend(self) -> None: ...
 
+        async def close(self) -> None: ...
+
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[Any, str]:
         service.memory = Remembering()
         answer = await client.post("/v1/score", json={"text": "好", **BOTH})

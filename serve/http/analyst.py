@@ -1,0 +1,58 @@
+"""Known wordings over the address of a running service: what `jingyin known` does."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from jingyin.model.errors import ConfigError, JingyinError
+from jingyin.model.labels import FLAGGED
+
+ACTION_OF = {"ordinary": "pass", "lawful_collection": "pass", **dict.fromkeys(FLAGGED, "block")}
+"""Label of a campaign -> what its wording gets; other_threat is not a matter of this filter."""
+
+
+def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  by path
+    """Return the JSON answer of a service; its admin key is in JINGYIN_KEY. Raises JingyinError with what it said."""
+    headers = {"content-type": "application/json"}
+    if key := os.environ.get("JINGYIN_KEY"):
+        headers["authorization"] = f"Bearer {key}"
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{url} is no address of a service; wanted http://HOST:PORT")
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urlopen(Request(url.rstrip("/") + path, data, headers, method=method), timeout=30) as answer:
+            return json.load(answer)
+    except HTTPError as error:
+        try:
+            told = json.load(error)["error"]
+        except (ValueError, KeyError, TypeError):
+            told = error.reason
+        raise JingyinError(f"{url} answers {error.code}: {told}") from None
+    except (URLError, OSError) as error:
+        raise JingyinError(f"{url} can't be reached ({type(error).__name__}); is the service running there?") from None
+
+
+def add_campaigns(url: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Make the templates of a folder's answered campaigns known; yield the id and action of each.
+
+    `folder` is the output of `jingyin campaigns --answers`. Raises JingyinError.
+    """
+    import pyarrow.compute as pc  # the extra `batch`
+    import pyarrow.parquet as pq
+
+    try:
+        labels = pq.read_table(folder / "labels.parquet", columns=["campaign", "label"])
+        campaigns = pq.read_table(folder / "campaigns.parquet", columns=["campaign", "template"])
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} holds no answers ({type(error).__name__}); run jingyin campaigns --answers"
+        ) from None
+    answered = dict(zip(*labels.filter(pc.is_valid(labels["label"])).to_pydict().values(), strict=True))
+    for campaign, template in zip(*campaigns.to_pydict().values(), strict=True):
+        if action := ACTION_OF.get(answered.get(campaign, "")):
+            note = f"campaign {campaign}"
+            yield ask(url, "POST", "/admin/known", {"template": template, "action": action, "note": note})["id"], action
