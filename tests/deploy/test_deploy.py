@@ -88,7 +88,8 @@ def test_compose_starts_what_there_is() -> None:
     assert services["smpp"]["command"][2] == "jingyin.serve.gateways.smpp"
     for service in services.values():
         for volume in service.get("volumes", ()):
-            assert (DEPLOY / volume.split(":")[0]).is_file()
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (DEPLOY / source).is_file()
         if "build" in service:
             folder = (DEPLOY / service["build"]["context"]).resolve()
             assert (folder / service["build"]["dockerfile"]).is_file()

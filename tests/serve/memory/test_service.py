@@ -88,6 +88,7 @@ def test_workers_of_a_machine_remember_together_without_a_server(tmp_path: Path)
         check([machine])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.service
 @pytest.mark.external
 def test_two_machines_with_two_workers_each_remember_together(valkey: Valkey, secret: Path) -> None:
@@ -96,6 +97,7 @@ def test_two_machines_with_two_workers_each_remember_together(valkey: Valkey, se
         check([one, other])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.service
 def test_memory_survives_a_killed_worker_and_a_reload_and_wordings_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "known.json"
@@ -158,6 +160,7 @@ def test_no_sender_number_or_text_is_in_the_server(valkey: Valkey, secret: Path)
     assert canaries[4] not in machine.process.log
 
 
+@pytest.mark.exhaustive
 @pytest.mark.service
 @pytest.mark.external
 def test_a_service_goes_on_while_its_server_is_away(valkey: Valkey, secret: Path) -> None:
@@ -253,6 +256,7 @@ def test_all_of_it_needs_an_admin_key(tmp_path: Path) -> None:
     run(call, keys=file)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.service
 @pytest.mark.external
 def test_an_analyst_judges_a_message_on_the_page(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
