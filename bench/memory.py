@@ -45,7 +45,7 @@ class Judge:
         self._scorer = scorer
 
     def risk(self, text: str) -> float:
-        return self._scorer.decisions([text])[0].risk
+        return next(self._scorer.scored([text])).decision.risk
 
     def holds(self, wording: Wording, text: str) -> bool:
         cleaned = clean(text).text

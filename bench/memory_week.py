@@ -130,13 +130,13 @@ class World:
 
     def risk(self, text: str) -> float:
         """Return the risk of a text."""
-        return next(iter(self._scorer.scored([text], until=float("inf")))).decision.risk
+        return next(self._scorer.scored([text])).decision.risk
 
     async def send(self, scored: Scored, sender: str) -> Answer:
         """Return what the service answers."""
 
         async def read(text: str) -> Scored:
-            return next(iter(self._scorer.scored([text], until=float("inf"))))
+            return next(self._scorer.scored([text]))
 
         origin = Origin("", "", sender, None, float("inf"))
         return await self.memory.judge(
@@ -176,7 +176,7 @@ def week(
 def _ordinary(corpora: Sequence[Path], messages: int, scorer: Scorer, rng: Random) -> list[Sent]:
     rows = [row for file in corpora for row in _rows(file)]
     rows = rng.sample(rows, min(messages, len(rows)))
-    read = scorer.scored([text for text, _ in rows], until=float("inf"))
+    read = scorer.scored([text for text, _ in rows])
     return sorted(
         (
             Sent(rng.uniform(0, 7 * DAY), sender or f"one of twenty {rng.randrange(len(rows) // 20 + 1)}", each)
@@ -234,7 +234,7 @@ async def _simulate(
             gang = gangs[i]
             edits = list(gang.edits if given is None else given)
             text = gang.write(edits)
-            scored, sender = next(iter(scorer.scored([text], until=float("inf")))), f"gang {i} {gang.turn % SENDERS}"
+            scored, sender = next(scorer.scored([text])), f"gang {i} {gang.turn % SENDERS}"
         answer = await world.send(scored, sender)
         passes = answer.action == "pass"
         if scored.decision.risk >= 0.1:

@@ -69,7 +69,7 @@ def take_over_logging() -> None:
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of all workers' metrics in a worker's environment; prometheus_client chose the word."""
 
-_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -96,6 +96,14 @@ class Metrics:
         self.queue = self.gauge("queue_messages", "Messages that wait.")
         self.cache = self.gauge("cache", "The cache of the bundle in use.", "what")
         self.bundle = self.gauge("bundle_info", "Workers that use a bundle.", "id", "role")
+        self.near_duplicates = self.histogram("near_duplicates", "Near-copies before a suspicious message.", _SIZES)
+        self.joined = self.counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
+        self.policy = self.counter("policy", "Messages by the rule that they met.", "rule", "action")
+        self.state_seconds = self.histogram("state_seconds", "Round trips to the state.", _SECONDS)
+        self.state_events = self.counter(
+            "state_events", "Late answers of the state; when it was away, and back.", "event"
+        )
+        self.state_away = self.gauge("state_away", "Workers that go on without the state.")
         self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")
         self.replaced = Counter(
             "jingyin_workers_replaced", "Workers that took a dead one's place.", registry=self.registry

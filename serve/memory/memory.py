@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from jingyin.serve.http.service import Answer, Context
     from jingyin.serve.http.settings import Settings
 
-_TIMES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
-
 
 _READING: dict[str, Callable[[Op], Op]] = {
     "marked": lambda op: op,
@@ -59,10 +57,7 @@ class Memory:
         self._bursts = Bursts(settings.burst, secret) if settings.burst else None
         self._conversations = Conversations(settings.conversations, secret) if settings.conversations else None
         self._refreshing: asyncio.Task[None] | None = None
-        self._near = metrics.histogram("near_duplicates", "Before a suspicious message.", (1, 2, 4, 8, 16, 32, 64, 256))
-        self._joined = metrics.counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
-        self._rules = metrics.counter("policy", "Messages by the rule that they met.", "rule", "action")
-        self._seconds = metrics.histogram("state_seconds", "Round trips to the state.", _TIMES)
+        self._metrics = metrics
 
     async def judge(self, context: "Context", answer: "Answer", *, trial: bool = False) -> "Answer":
         """Return the answer to a message that has been read, as it is or with another action, reason and `more`.
@@ -111,7 +106,7 @@ class Memory:
             return answer, False
         for rule in self.policy.rules_for(source, scored.clean.original):
             action = rule.decide(scored.decision.risk if scored.final else None, answer.action) or answer.action
-            self._rules(rule.name, action).inc()
+            self._metrics.policy(rule.name, action).inc()
             if not rule.dry_run:
                 reason = "policy" if rule.action or action != answer.action else answer.reason
                 answer = answer._replace(action=action, reason=reason, more={**answer.more, "rule": rule.name})
@@ -150,12 +145,12 @@ class Memory:
             return answer
         begun = perf_counter()
         results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
-        self._seconds.observe(perf_counter() - begun)
+        self._metrics.state_seconds.observe(perf_counter() - begun)
         if suspects and answer.action == own == "pass" and (who := suspects.suspicious(marks, risk, results)):
             answer = answer._replace(action="review", reason=who)
         if counted and bursts:
             near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)])
-            self._near.observe(near)
+            self._metrics.near_duplicates.observe(near)
             answer = answer._replace(more={**answer.more, "near_duplicates": near})
             if answer.action == "pass" and near > bursts.settings.count:
                 answer = answer._replace(action="review", reason="burst")
@@ -173,12 +168,12 @@ class Memory:
         """Read a message behind those before it; the stronger action counts."""
         found = await context.read(joined)
         if found is None or not found.final or answer.scored is None:
-            self._joined("unscored").inc()
+            self._metrics.joined("unscored").inc()
             return answer
         if ACTIONS.index(found.decision.action) <= ACTIONS.index(answer.action):
-            self._joined("same").inc()
+            self._metrics.joined("same").inc()
             return answer
-        self._joined("raised").inc()
+        self._metrics.joined("raised").inc()
         scored = found._replace(clean=answer.scored.clean)
         return answer._replace(scored=scored, action=found.decision.action, reason="conversation")
 
@@ -233,14 +228,12 @@ def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -
     on_server = settings.state != "memory"
     secret = Secret(bytes.fromhex((folder / _SECRET).read_text(encoding="ascii")), encrypts=on_server)
     remote, patient = (Server(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
-    events = metrics.counter("state_events", "Late answers of the state; when it was away, and back.", "event")
-    away = metrics.gauge("state_away", "Workers that go on without the state.")
-    away.set(0)
+    metrics.state_away.set(0)
 
     def note(event: str, error: str) -> None:
-        events(event).inc()
+        metrics.state_events(event).inc()
         if event != "late":
-            away.set(event == "away")
+            metrics.state_away.set(event == "away")
             log(f"state_{event}", level="warning" if event == "away" else "info", error=error)
 
     return Memory(settings, metrics, secret, Guarded(remote, Local(), note), patient)

@@ -65,7 +65,7 @@ async def replay(
     memory = Memory(settings, Metrics(), Secret(bytes(32), encrypts=False), Local(clock=lambda: now))
 
     async def read(text: str) -> Scored:
-        return next(iter(scorer.scored([text], until=float("inf"))))
+        return next(scorer.scored([text]))
 
     for new in read_lines(wordings, NewWording) if wordings else ():
         if isinstance(new, NewWording):

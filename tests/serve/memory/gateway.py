@@ -4,7 +4,7 @@ import asyncio
 import re
 from typing import Any
 
-from jingyin.model.decision import Decision
+from jingyin.model.cascade import Decision
 from jingyin.model.labels import LABELS, Action
 from jingyin.model.text import CleanString, clean
 from jingyin.serve.http.observe import Metrics
