@@ -24,7 +24,7 @@ from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
 from jingyin.serve.memory.known import COMPANY, Index, Wording, hashes, holds, log_odds
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.state import Guarded, Local, Op, Server, Socket, State, listening
+from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listening
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import Record, default_folders, load
 from jingyin.train.corpus.slots import SLOT, expand
@@ -143,9 +143,9 @@ def cost(address: str | None) -> None:
     ]  # fmt: skip
     with TemporaryDirectory() as folder, listening(Local(), Path(folder) / "state"):
         asyncio.run(_time("in memory", Local(), ops))
-        asyncio.run(_time("socket", Guarded(Socket(Path(folder) / "state"), Local(), lambda *_: None), ops))
+        asyncio.run(_time("socket", Socket(Path(folder) / "state"), ops))
     if address:
-        asyncio.run(_time(address, Guarded(Server(address), Local(), lambda *_: None), ops))
+        asyncio.run(_time(address, Server(address), ops))
 
 
 async def _time(name: str, state: State, ops: Sequence[Op], count: int = 3_000) -> None:
