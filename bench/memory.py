@@ -9,6 +9,7 @@ TEST is test.parquet of a built corpus, or JSON lines with label and text. `know
 
 import argparse
 import asyncio
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from jingyin.serve.memory.known import COMPANY, Index, Wording, hashes, holds, l
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listening
 from jingyin.train.corpus.perturb import TRAINING, evade
-from jingyin.train.corpus.rows import Record, default_folders, load
+from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import SLOT, expand
 
 COPIES, WORDINGS, CHANGED = 1_000, 10_000, 3
@@ -87,7 +88,7 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
         print(f"{name}: {stopped / COPIES:.1%} of {COPIES:,} near-copies of a threat stopped", flush=True)
     same = sum(_passes(judge, row.text, rng) for row in rng.sample([r for r in rows if r.label in LAWFUL], COPIES))
     print(f"lawful notices with other names and sums: {same / COPIES:.1%} of {COPIES:,} near-copies passed")
-    twins = list(_twins(rows, rng))
+    twins = list(_twins(rng))
     blocked = [judge.holds(_wording(threat, "block", judge.risk(threat)), lawful) for threat, lawful in twins]
     alone = [judge.risk(lawful) < judge._scorer.bundle.manifest.review.risk for _, lawful in twins]
     passed = [judge.holds(_wording(lawful, "pass", judge.risk(lawful)), threat) for threat, lawful in twins]
@@ -119,16 +120,16 @@ def _changed(text: str, rng: Random) -> str:
     return "".join(characters)
 
 
-def _twins(rows: Sequence[Record], rng: Random) -> Iterator[tuple[str, str]]:
+def _twins(rng: Random) -> Iterator[tuple[str, str]]:
     """Yield the threats and innocents of the minimal pairs."""
     pairs = defaultdict(list)
-    for row in rows:
-        if row.pair:
-            pairs[row.pair].append(row)
+    for file in (file for folder in default_folders() for file in folder.rglob("*.jsonl")):
+        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            if "pair" in row:
+                pairs[row["pair"]].append((row["label"], expand(row["text"], rng)))
     for pair in pairs.values():
-        for threat in (row for row in pair if row.label in FLAGGED):
-            for innocent in (row for row in pair if row.label in LAWFUL):
-                yield expand(threat.text, rng), expand(innocent.text, rng)
+        for threat in (text for label, text in pair if label in FLAGGED):
+            yield from ((threat, text) for label, text in pair if label in LAWFUL)
 
 
 # ---- cost
