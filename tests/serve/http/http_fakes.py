@@ -150,13 +150,13 @@ class Process(Client):
 
     def __init__(self, environment: dict[str, str] | None = None, *, fake: bool = True, **flags: object) -> None:
         given = {"port": 0, "deadline_ms": 3_000, "workers": 1, **flags}
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         load = ", load=load" if fake else ""
         command = (
+            "from functools import partial; from pathlib import PosixPath; "
             "from jingyin.serve.http.process import run_server; from jingyin.serve.http.settings import load_settings; "
             "from tests.serve.http.http_fakes import load; "
+            f"read = partial(load_settings, **{given!r}); run_server(read(){load}, reread=read)"
         )
-        command += f"run_server(load_settings(**{given!r}){load})"
         self.folder = TemporaryDirectory()
         self.process = subprocess.Popen(
             [sys.executable, "-c", command],

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,29 @@ def test_a_server_needs_a_secret(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("abcd")
     with pytest.raises(ConfigError, match="has 2 bytes"):
         run_server(load_settings(port=0, state="redis://x", state_secret=tmp_path / "short"), load=lambda *_: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.service
+def test_sighup_reads_what_is_remembered_again(tmp_path: Path) -> None:
+    config, policy = tmp_path / "serve.yaml", tmp_path / "policy.yaml"
+    config.write_text("burst: {count: 3}\n")
+    with Machine(config=config, senders=None, conversations=None, burst=None, known=tmp_path / "known.json") as machine:
+        machine.score(THREAT, sender="gang")
+        assert machine.score(MILD, sender="gang") == "pass scored"
+        policy.write_text("rules: [{name: all, action: review, key: [x]}, {name: rest, sender: [bank], action: pass}]")
+        config.write_text(f"senders: {{}}\npolicy: {policy}\n")
+        machine.call("POST", "/admin/reload")
+        until(lambda: machine.metric('jingyin_reloads_total{outcome="done"}') == 2)
+        machine.score(THREAT, sender="gang")
+        until(lambda: machine.score(MILD, sender="gang") == "review sender")
+        assert machine.score(THREAT, sender="bank") == "pass policy"
+        config.write_text("senders: {risk: 7}\n")
+        machine.call("POST", "/admin/reload")
+        time.sleep(1)
+        assert machine.score(MILD, sender="gang") == "review sender"
+    assert '"event":"reload_failed"' in machine.process.log
+    assert "senders.risk" in machine.process.log
 
 
 # ---- the analyst
