@@ -34,9 +34,8 @@ class Machine:
     """A service with two workers; each request comes on a connection of its own, to either."""
 
     def __init__(self, **settings: Any) -> None:
-        self.process = Process(
-            {"PATIENT": "1"}, workers=2, senders={}, conversations={}, burst={"count": 3}, **settings
-        )
+        given = {"senders": {}, "conversations": {}, "burst": {"count": 3}, "workers": 2, **settings}
+        self.process = Process({"PATIENT": "1"}, **given)
 
     def __enter__(self) -> "Machine":
         self.process.__enter__()
@@ -136,7 +135,7 @@ def test_no_sender_number_or_text_is_in_the_server(valkey: Valkey, secret: Path)
                 machine.score(text, sender="13987654321", receiver="13812345678", route="gateway-key")
         wording = {"text": f"{THREAT}机密内容", "action": "block", "note": "机密内容 13812345678"}
         machine.call("POST", "/admin/known", wording)
-        machine.score(wording["text"], sender="13987654321")
+        until(lambda: machine.score(wording["text"], sender="13987654321") == "block known")
     dumped = b""
     import redis
 
@@ -296,7 +295,7 @@ def test_an_analyst_judges_a_message_on_the_page(browser: Browser, tmp_path: Pat
         hostile = "<img src=x onerror='window.bad=1'>"
         browser.run(f"document.getElementById('note').value = {hostile!r}")
         browser.run("document.querySelector('#form .main').click()")
-        browser.until("document.querySelector('#known button')")
+        until(lambda: browser.run("document.querySelector('#known button') !== null"))
         assert hostile in browser.run("document.getElementById('known').innerText")
         assert browser.run("window.bad === undefined && document.querySelectorAll('img').length === 0")
         until(lambda: machine.score(MILD) == "block known")
