@@ -1,180 +1,181 @@
-"""Whether fine-tuning helps: recall on threats of a new kind, and on all others, before and after.
+"""What fine-tuning brings: messages flagged before and after, as they are decided and at equal false alarms.
 
-    python bench/finetune.py families OUT     # the bundle is trained without three families of threats
-    python bench/finetune.py dialect OUT      # the package's bundle, and 100 messages in a dialect that it lacks
+    python bench/finetune.py cases OUT ROWS TRAFFIC       # own rows of situations that the bundle has not seen
+    python bench/finetune.py traffic OUT ROWS TRAFFIC     # own traffic alone, of a kind that it has not seen
+    python bench/finetune.py families OUT ROWS TRAFFIC    # a bundle trained without three families learns them
 
-Each cell of a table is one fine-tuning (`jingyin finetune`) with a seed and a number of messages, in a run folder of
-its own below OUT: the same command goes on after a kill. What is counted was trained on by neither bundle: held-out
-messages of the new kind, and the test split of the authored messages. Flagged means reviewed or blocked, by each
-bundle's own thresholds.
+ROWS are JSON lines with text, label and case (train/rows/cases/*.jsonl), TRAFFIC JSON lines with a text each, which are
+ordinary. Neither may have trained the bundle (--bundle, by default the package's). Each run folder is kept: the same
+command resumes. Nothing that is counted was trained on, "own rows" apart.
 
-families    takes the families' rows out of the authored corpus, trains a bundle on the rest, and fine-tunes it with 50,
-            200 and 500 of their training messages and as many innocents of the corpus, which it knows: from one side
-            alone nothing is learnt
-dialect     data/dialect_train.jsonl, 100 invented messages in Sichuan dialect, and data/dialect_test.jsonl, 60 others
+cases       half of the rows of half of the cases, and 5,000 messages of the traffic, are fine-tuned on
+traffic     5,000 messages of the traffic are
+families    ROWS train nothing; 50, 200 and 500 threats of the families, and as many innocents, are fine-tuned on
 """
 
 import argparse
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from statistics import mean
 
+import numpy as np
 import yaml
 
 from jingyin.model.bundle import default_path
-from jingyin.model.labels import BENIGN, FLAGGED
+from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
-from jingyin.train.corpus.store import SPLITS, Row
-from jingyin.train.evaluate.samples import read_rows
-from jingyin.train.finetune import finetune
-from jingyin.train.finetune_data import Columns, Splits, authored_corpus
+from jingyin.train.corpus.build import build
+from jingyin.train.corpus.rows import default_folders
+from jingyin.train.corpus.slots import expand
+from jingyin.train.corpus.store import Row
+from jingyin.train.finetune import default_replay, finetune
+from jingyin.train.finetune_data import Columns
 from jingyin.train.pipeline import train
 
 HERE = Path(__file__).parent
 FAMILIES = ("bad_review", "denunciation", "protection_money")
 SIZES = (50, 200, 500)
-NEW, NEW_INNOCENT, OTHER, INNOCENT = "new threats", "new innocents", "other threats", "innocents"
+RATE = 2_000
+"""Equal false alarms: of the traffic that is kept out one message in so many."""
 
-Texts = Mapping[str, Sequence[str]]
-"""Held-out messages by what they are: one of the four above."""
-
-Counts = dict[str, tuple[int, int]]
-"""How many of them are flagged, and how many there are."""
+Message = Mapping[str, str]
 
 
-def families(given: argparse.Namespace) -> None:
-    """Print a row for each seed and number of messages, and the mean over the seeds."""
-    authored = _authored(given)
-    rest = given.out / "rest"
-    if not store.is_built(rest):
-        kept = {split: [row for row in authored[split] if not _is_new(row, given.families)] for split in SPLITS}
-        store.write(kept, {"without": given.families}, "The authored corpus without some families.", rest)
-    base = _base(given, rest)
-    new = {split: [row for row in _plain(authored[split]) if _is_new(row, given.families)] for split in SPLITS}
-    texts = {NEW: [row.text for row in new["test"]], **_others(store.read(rest))}
-    innocents = [row for row in _plain(store.read(rest)["train"]) if row.label in BENIGN]
-    table = _Table(given.out, base, rest, texts)
-    for size in given.sizes:
-        for seed in given.seeds:
-            rng = Random(f"{size} {seed}")
-            drawn = [*rng.sample(new["train"], size), *rng.sample(innocents, size)]
-            table.cell(size, seed, [{"text": row.text, "label": row.label} for row in drawn])
-    table.show()
+def cases(given: argparse.Namespace, rows: list[Message], traffic: list[str]) -> None:
+    """Fine-tune on half of the rows of half of the cases."""
+    rng = Random(given.seed)
+    names = sorted({row["case"] for row in rows})
+    mine = set(rng.sample(names, len(names) // 2))
+    held = [row for row in rows if row["case"] in mine]
+    rng.shuffle(held)
+    half = len(held) // 2
+    sets = {"own rows": held[:half], "the same situations": held[half:]}
+    sets["other situations"] = [row for row in rows if row["case"] not in mine]
+    _finetuned(given, given.out / "run", held[:half], traffic[:5_000])
+    show(given.bundle, given.out / "run" / "bundle", sets, traffic[5_000:])
 
 
-def dialect(given: argparse.Namespace) -> None:
-    """Print a row for each seed, and their mean."""
-    held_out = read_rows(HERE / "data" / "dialect_test.jsonl")
-    texts = {
-        NEW: [row["text"] for row in held_out if row["label"] in FLAGGED],
-        NEW_INNOCENT: [row["text"] for row in held_out if row["label"] in BENIGN],
-        **_others(_authored(given)),
-    }
-    table = _Table(given.out, given.bundle or default_path(), _folder(given), texts)
-    rows = read_rows(HERE / "data" / "dialect_train.jsonl")
-    for seed in given.seeds:
-        table.cell(len(rows), seed, rows)
-    table.show()
+def traffic(given: argparse.Namespace, rows: list[Message], traffic: list[str]) -> None:
+    """Fine-tune on 5,000 messages of traffic."""
+    _finetuned(given, given.out / "run", [], traffic[:5_000])
+    show(given.bundle, given.out / "run" / "bundle", {"unseen situations": rows}, traffic[5_000:])
 
 
-def _folder(given: argparse.Namespace) -> Path:
-    return given.corpus or given.out / "authored"
+def families(given: argparse.Namespace, rows: list[Message], traffic: list[str]) -> None:
+    """Train a bundle without some families, and fine-tune it with some of their messages and as many innocents."""
+    rest = given.out / "rows"
+    for folder in default_folders():
+        for file in folder.rglob("*.jsonl"):
+            kept = [line for line in read(file) if not (line["family"] in FAMILIES and line["label"] in FLAGGED)]
+            alone = {line["pair"] for line in kept if line.get("pair")} - _twice(kept)
+            _write(rest / folder.name / file.name, [line for line in kept if line.get("pair") not in alone])
+    replay = given.out / "replay.yaml"
+    content = yaml.safe_load(default_replay().read_text(encoding="utf-8")) | {"authored": str(rest), "public": []}
+    replay.write_text(yaml.safe_dump(content), encoding="utf-8")
+    whole, base = given.out / "whole", given.out / "base.yaml"
+    if not store.is_built(whole):
+        whole.with_suffix(".yaml").write_text(
+            yaml.safe_dump({key: value for key, value in content.items() if key != "authored"}), encoding="utf-8"
+        )
+        build(whole.with_suffix(".yaml"), whole)
+    recipe = yaml.safe_load((HERE / "data" / "finetune_base.yaml").read_text(encoding="utf-8"))
+    base.write_text(yaml.safe_dump(recipe | {"corpus": str(replay.resolve())}), encoding="utf-8")
+    bundle = given.bundle = train([base], given.out) / "bundle"
+    splits = store.read(whole)
+    new, innocents = _plain(splits["train"], new=True), _plain(splits["train"], new=False)
+    sets = {"the new families": _plain(splits["test"], new=True), "other threats": rows}
+    for size in SIZES:
+        rng = Random(f"{size} {given.seed}")
+        run = given.out / f"run-{size}"
+        _finetuned(given, run, [*rng.sample(new, size), *rng.sample(innocents, size)], [], replay)
+        print(f"\n{size} threats of the new families:\n")
+        show(bundle, run / "bundle", sets, traffic)
 
 
-def _authored(given: argparse.Namespace) -> Splits:
-    given.out.mkdir(parents=True, exist_ok=True)
-    return authored_corpus(_folder(given))
+def _plain(rows: Sequence[Row], *, new: bool) -> list[Message]:
+    """Return messages as they stand: threats of the families, or innocents."""
+    return [
+        {"text": row.text, "label": row.label}
+        for row in rows
+        if not row.evasion and (row.label in FLAGGED and row.family in FAMILIES if new else row.label == "ordinary")
+    ]
 
 
-def _is_new(row: Row, names: Sequence[str]) -> bool:
-    return row.family in names and row.label in FLAGGED
+def _twice(rows: Sequence[Message]) -> set[str]:
+    pairs = [row["pair"] for row in rows if row.get("pair")]
+    return {pair for pair in pairs if pairs.count(pair) == 2}
 
 
-def _plain(rows: Sequence[Row]) -> list[Row]:
-    """Return each message once, as it stands."""
-    return list({row.template: row for row in reversed(rows) if not row.evasion}.values())[::-1]
+def _finetuned(
+    given: argparse.Namespace, run: Path, rows: Sequence[Message], traffic: Sequence[str], replay: Path | None = None
+) -> None:
+    own, benign = given.out / f"{run.name}.jsonl", given.out / f"{run.name}-traffic.jsonl"
+    _write(own, [{"text": row["text"], "label": row["label"]} for row in rows])
+    _write(benign, [{"text": text} for text in traffic])
+    finetune(
+        [str(own)] if rows else [], run, Columns(), benign=[str(benign)] if traffic else [], bundle=given.bundle,
+        corpus=replay, seed=given.seed,
+    )  # fmt: skip
 
 
-def _others(splits: Splits) -> dict[str, list[str]]:
-    rows = _plain(splits["test"])
-    return {
-        OTHER: [row.text for row in rows if row.label in FLAGGED],
-        INNOCENT: [row.text for row in rows if row.label in BENIGN],
-    }
+def show(before: Path, after: Path, sets: Mapping[str, Sequence[Message]], traffic: Sequence[str]) -> None:
+    """Print what two bundles do with labelled messages and with traffic that is kept out."""
+    sides = [Scorer.load(path, cache_bytes=0) for path in (before, after)]
+    quiet = [list(side.score_many(traffic)) for side in sides]
+    least = [sorted((each.risk for each in found), reverse=True)[len(traffic) // RATE] for found in quiet]
+    print("| | | messages | before | after |\n|---|---|---|---|---|")
+    for name, rows in sets.items():
+        found = [list(side.score_many([row["text"] for row in rows])) for side in sides]
+        threats = np.array([row["label"] in FLAGGED for row in rows])
+        for kind, some in (("threats", threats), ("innocents", ~threats)):
+            if some.any():
+                _line(f"{name} | {kind} flagged (blocked)", some, [_actions(side) for side in found])
+        risks = [np.array([each.risk for each in side])[threats] > at for side, at in zip(found, least, strict=True)]
+        cells = " | ".join(f"{side.mean():.1%}" for side in risks)
+        print(f"| {name} | threats, where 1 in {RATE:,} of the traffic is flagged | {int(threats.sum())} | {cells} |")
+    _line("traffic | flagged (blocked)", np.ones(len(traffic), bool), [_actions(side) for side in quiet])
+    shares = " | ".join(f"{np.mean([each.stage == 'network' for each in side]):.1%}" for side in quiet)
+    print(f"| traffic | read by networks | {len(traffic)} | {shares} |")
 
 
-def _base(given: argparse.Namespace, corpus: Path) -> Path:
-    """Train a bundle that has seen nothing but `corpus`; return its folder."""
-    recipe = given.out / "base.yaml"
-    content = yaml.safe_load(given.recipe.read_text(encoding="utf-8")) | {"corpus": str(corpus.resolve())}
-    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return train([recipe], given.out) / "bundle"
+def _actions(found: Sequence[Verdict]) -> np.ndarray:
+    return np.array([("pass", "review", "block").index(each.action) for each in found])
 
 
-class _Table:
-    """Fine-tunes `bundle`, with replay from corpus folder `replay`, and counts what is flagged of held-out `texts`."""
-
-    def __init__(self, out: Path, bundle: Path, replay: Path, texts: Texts) -> None:
-        self.out, self.bundle, self.replay, self.texts = out, bundle, replay, texts
-        self.before = flagged(bundle, texts)
-        self.after: dict[int, dict[int, Counts]] = {}
-
-    def cell(self, size: int, seed: int, rows: Sequence[Mapping[str, str]]) -> None:
-        """Fine-tune on rows of `text` and `label`, unless that is done, and count."""
-        run = self.out / f"rows-{size}-seed-{seed}"
-        data = self.out / f"{run.name}.jsonl"
-        data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        finetune([str(data)], run, Columns(), bundle=self.bundle, replay=self.replay, seed=seed)
-        self.after.setdefault(size, {})[seed] = flagged(run / "bundle", self.texts)
-
-    def show(self) -> None:
-        """Print the table."""
-        print("| messages | seed | " + " | ".join(f"{name} flagged: before | after" for name in self.texts) + " |")
-        print("|---" * (2 + 2 * len(self.texts)) + "|")
-        for size, seeds in self.after.items():
-            for seed, after in seeds.items():
-                cells = [f"{_show(self.before[name])} | {_show(after[name])}" for name in self.texts]
-                print(f"| {size} | {seed} | " + " | ".join(cells) + " |")
-            means = [
-                f"{_share(self.before[name]):.1%} | {mean(_share(after[name]) for after in seeds.values()):.1%}"
-                for name in self.texts
-            ]
-            print(f"| {size} | mean | " + " | ".join(means) + " |")
+def _line(name: str, some: np.ndarray, sides: Sequence[np.ndarray]) -> None:
+    cells = " | ".join(f"{int((side[some] > 0).sum())} ({int((side[some] > 1).sum())})" for side in sides)
+    print(f"| {name} | {int(some.sum())} | {cells} |")
 
 
-def flagged(bundle: Path, texts: Texts) -> Counts:
-    """Return how many of each kind of messages a bundle reviews or blocks, and how many there are."""
-    scorer = Scorer.load(bundle, cache_bytes=0)
-    return {
-        name: (sum(each.decision.action != "pass" for each in scorer.scored(some)), len(some))
-        for name, some in texts.items()
-    }
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a file of JSON lines."""
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in content.decode().splitlines()]
 
 
-def _show(count: tuple[int, int]) -> str:
-    return f"{count[0]} of {count[1]}"
-
-
-def _share(count: tuple[int, int]) -> float:
-    return count[0] / max(1, count[1])
+def _write(path: Path, rows: Sequence[Message]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["families", "dialect"])
+    parser.add_argument("what", choices=["cases", "traffic", "families"])
     parser.add_argument("out", type=Path, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--corpus", type=Path, help="a corpus folder in place of the package's authored messages")
-    parser.add_argument("--families", nargs="+", default=FAMILIES, help="those that are taken out")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="messages of the families")
-    parser.add_argument("--recipe", type=Path, default=HERE / "data" / "finetune_base.yaml", help="of the first bundle")
-    parser.add_argument("--bundle", type=Path, help="dialect: by default the package's")
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("traffic", type=Path)
+    parser.add_argument("--bundle", type=Path, default=default_path())
+    parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    {"families": families, "dialect": dialect}[given.what](given)
+    rng = Random(given.seed)
+    rows = [{**row, "text": expand(row["text"], rng)} for row in read(given.rows)]
+    texts = [row["text"] for row in read(given.traffic)]
+    rng.shuffle(texts)
+    {"cases": cases, "traffic": traffic, "families": families}[given.what](given, rows, texts[:20_000])
 
 
 if __name__ == "__main__":

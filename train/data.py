@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 
@@ -69,7 +70,10 @@ class Rows:
 
 
 def read_split(corpus: Path, split: str) -> Rows:
-    """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label."""
+    """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label.
+
+    What has been read is kept: all stages of a run go by the same rows. Nobody may change them in place.
+    """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
     path = corpus / f"{split}.parquet"
@@ -77,6 +81,11 @@ def read_split(corpus: Path, split: str) -> Rows:
         raise InputError(
             f"{corpus} has no {split}.parquet; make the folder with `jingyin corpus build RECIPE {corpus}`"
         )
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=len(SPLITS))
+def _read(path: Path, _changed: int) -> Rows:
     table = pq.read_table(path).to_pydict()
     unknown = sorted(set(table["label"]) - set(LABELS))
     if unknown:
@@ -92,6 +101,10 @@ def read_split(corpus: Path, split: str) -> Rows:
         table["case"],
         table["signs"],
     )
+
+
+SIDES = ("flagged", "not_flagged")
+"""Families of own messages of which only the side of the risk is known."""
 
 
 def unlabelled(cleaned: list[CleanText]) -> Rows:

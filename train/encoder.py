@@ -114,8 +114,10 @@ def random_encoder() -> Pretrained:
     return Pretrained(model, tokenizer.backend, START, END, PAD, UNKNOWN)
 
 
-def keep_layers(model: BertModel, layers: int) -> BertModel:
-    """Keep the first `layers` layers, in place; raises ConfigError when there are fewer."""
+def keep_layers(model: BertModel, layers: int | None) -> BertModel:
+    """Keep the first `layers` layers (None: all), in place; raises ConfigError when there are fewer."""
+    if layers is None:
+        return model
     if not 1 <= layers <= len(model.encoder.layer):
         raise ConfigError(f"layers is {layers}; this encoder has 1 to {len(model.encoder.layer)}")
     model.encoder.layer = model.encoder.layer[:layers]
@@ -269,7 +271,7 @@ def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> Be
     if hidden % heads:
         raise ConfigError(f"hidden is {hidden}, which {heads} attention heads can't share; write a multiple of {_HEAD}")
     config = BertConfig(
-        vocab_size=encoder.config.vocab_size, hidden_size=hidden, num_hidden_layers=recipe.layers,
+        vocab_size=encoder.config.vocab_size, hidden_size=hidden, num_hidden_layers=recipe.layers or encoder.config.num_hidden_layers,
         num_attention_heads=heads, intermediate_size=4 * hidden,
         max_position_embeddings=recipe.max_tokens,
     )  # fmt: skip

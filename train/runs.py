@@ -1,6 +1,5 @@
 """How a result came about: the command as given, versions, and hashes of what went in."""
 
-import hashlib
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Generic, TypeVar
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError
+from jingyin.model.files import file_sha256
 from jingyin.train.pack.export import bundle_folder, is_bundle
 from jingyin.train.saved import trained_weights
 
@@ -30,13 +30,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONS}
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 # What every stage is given.
 
+
+METRICS = "metrics.json"
+"""What a finished stage has in its run folder."""
 
 R = TypeVar("R")
 
@@ -64,7 +62,7 @@ def run_of(name: str, out: Path) -> str:
     if not name.startswith("stage:"):
         return name
     folder = out / name.removeprefix("stage:")
-    if not (folder / "metrics.json").is_file():
+    if not (folder / METRICS).is_file():
         raise ConfigError(
             f"{name} has left nothing in {out}; run its recipe first, or in the same command before this one"
         )

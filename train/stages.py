@@ -22,16 +22,16 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 
 from jingyin.model.bundle import default_path, read_bundle
-from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax
+from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax, with_risk
 from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.model.text import CleanText, clean
 from jingyin.serve.scorer import Scorer
-from jingyin.train.corpus.public import SOURCES
-from jingyin.train.data import Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
+from jingyin.train.corpus.public import OWN, SOURCES
+from jingyin.train.data import SIDES, Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
 from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, new_classifier, start_from, with_own_pieces
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
-from jingyin.train.pack.bundle import pack_runs, repack
+from jingyin.train.pack.bundle import pack
 from jingyin.train.pack.export import bundle_folder, is_bundle
 from jingyin.train.recipes import Align, Calibrate, Classify
 from jingyin.train.runs import Job, StageResult, run_of, weights_sha256
@@ -162,9 +162,9 @@ def run_classify(job: Job[Classify]) -> StageResult:
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     if recipe.traffic:
         train = train.take(np.flatnonzero(_read_by(job.run_of(recipe.traffic), train, recipe.seed)))
-    train, target = _taught(recipe, teachers, train, job.out / TEACHERS)
+    train, target = taught(recipe, teachers, train, job.out / TEACHERS)
     model = without_dropout(new_classifier(start))
-    model = model.with_signs(None)  # trained anew below
+    sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
     if recipe.frozen:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
             part.requires_grad_(False)
@@ -177,19 +177,47 @@ def run_classify(job: Job[Classify]) -> StageResult:
     )  # fmt: skip
     loss = fit(model, rows, out, schedule, margin_loss(recipe.margin) if recipe.margin else cross_entropy)
     model = model.cpu()
-    if recipe.way_back:
-        share = recipe.way_back
-        after = model.state_dict()
-        model.load_state_dict({name: after[name].lerp(tensor, share) for name, tensor in before.items()})
-    if signed is not None:
-        model = model.with_signs(fit_sign_head(model, signed, encode, recipe.seed))
+    validation = read_split(corpus, "validation")
+    ids = encode(validation.cleaned)
+    share = way_back(model, before, ids, validation) if recipe.way_back == "chosen" else recipe.way_back
+    go_back(model, before, share)
+    model = model.with_signs(sign_head if signed is None else fit_sign_head(model, signed, encode, recipe.seed))
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out / "network")
-    validation = read_split(corpus, "validation")
-    found = {"loss": loss, **metrics(label_logits(model, encode(validation.cleaned)), validation.labels)}
+    found = {"loss": loss, **metrics(label_logits(model, ids), validation.labels)}
+    if recipe.way_back == "chosen":
+        found["way_back"] = share
     if recipe.bundle and PartialState().is_main_process:
-        pack_runs({"model": out}, recipe, corpus, out, {**job.facts, "metrics": found})
+        pack({"model": out}, None, recipe, corpus, out, {**job.facts, "metrics": found})
     return found
+
+
+WAYS_BACK = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+def way_back(model: SmsClassifier, before: dict[str, Tensor], ids: Sequence[Sequence[int]], rows: Rows) -> float:
+    """Return the share of the weights `before` in `model` with which it judges held-out `rows` of token ids best.
+
+    That is by the cross-entropy of the risk, one's own messages (where there are some) as much as all others. So
+    messages from which nothing can be learnt, or which are too few to tell, leave the network as it was.
+    """
+    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flagged = np.isin(rows.labels, FLAGGED_INDEX)
+    own = np.array([source == OWN for source in rows.sources])
+    losses = []
+    for share in WAYS_BACK:
+        go_back(model, before, share)
+        risks = risk_logit(label_logits(model, ids))
+        each = np.logaddexp(0, np.where(flagged, -risks, risks))
+        losses.append(np.mean([each[some].mean() for some in (own, ~own) if some.any()]))
+        model.load_state_dict(after)
+    return WAYS_BACK[int(np.argmin(losses))]
+
+
+def go_back(model: SmsClassifier, before: dict[str, Tensor], share: float) -> None:
+    """Give the weights `before` a `share` in those of a classifier, in place."""
+    after = model.state_dict()
+    model.load_state_dict({name: after[name].lerp(tensor, share) for name, tensor in before.items()})
 
 
 _OTHERS = 0.1  # of the real messages that the prefilter stops: windows and disguises bring some of their like
@@ -213,11 +241,12 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
     }
 
 
-def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
+def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
     """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
     Teachers read each message as it stands, and its copies get what they said of that: a copy is to be judged as the
-    message is. They label clauses of messages too, which have their probabilities alone.
+    message is. They label clauses of messages too, which have their probabilities alone. A message of one's own has its
+    label; one with a side alone that side's risk, and within it what the teachers say.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
@@ -229,13 +258,19 @@ def _taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -
         [clean(text) for text in clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)]
     )
     soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned], kept)
-    own = soft[np.searchsorted(numbers, rows.messages[written])]
-    same = rows.labels[written] == plain.labels[np.searchsorted(numbers, rows.messages[written])]
-    share = (recipe.distillation_weight * same)[
-        :, None
-    ]  # a copy whose company or quotation turns the label has its own
-    target[written] = (1 - share) * target[written] + share * own
+    message = np.searchsorted(numbers, rows.messages[written])
+    said, same = soft[message], rows.labels[written] == plain.labels[message]
+    own = np.array([source == OWN for source in rows.sources])[written]
+    # A copy whose company or quotation turns the label has its own, and so have messages of one's own.
+    share = (recipe.distillation_weight * (same & ~own))[:, None]
+    mixed = (1 - share) * target[written] + share * said
+    half = own & np.array([family in SIDES for family in rows.families])[written]
+    odds = np.log(1 / max(recipe.label_smoothing, 1e-3) - 1)
+    sides = np.where(np.isin(rows.labels[written][half], FLAGGED_INDEX), odds, -odds)
+    mixed[half] = with_risk(np.log(np.maximum(said[half], 1e-6)), sides)
+    target[written] = mixed
     sure = soft[np.arange(len(plain)), plain.labels] >= _SURE
+    sure &= np.array([source != OWN for source in plain.sources])
     left_out = numbers[sure & (np.random.default_rng(recipe.seed).random(len(plain)) >= recipe.sure)]
     shown = np.flatnonzero(~np.isin(rows.messages, left_out))
     target = np.concatenate([target[shown], soft[len(plain) :]]).astype(np.float32)
@@ -261,17 +296,16 @@ def run_calibrate(job: Job[Calibrate]) -> StageResult:
     recipe = job.recipe
     if not PartialState().is_main_process:
         return {}
-    if recipe.networks:
-        runs: dict[str, Path] = {name: Path(job.run_of(run)) for name, run in recipe.networks.items()}
-        manifest = pack_runs(runs, recipe, job.corpus, job.folder, job.facts)
-    else:
-        manifest = repack(source_of(recipe, job.out), recipe, job.corpus, job.folder, job.facts)
+    runs: dict[str, Path] = {name: Path(job.run_of(run)) for name, run in (recipe.networks or {}).items()}
+    manifest = pack(runs, source_of(recipe, job.out), recipe, job.corpus, job.folder, job.facts)
     return {"ece": manifest.calibration.ece_after}
 
 
-def source_of(recipe: Calibrate, out: Path) -> Path:
-    """Return the folder of the bundle whose networks a recipe without `networks` takes; `out` holds the run folders."""
-    if not recipe.bundle:
+def source_of(recipe: Calibrate, out: Path) -> Path | None:
+    """Return the folder of the bundle that a recipe goes on with, None for none; `out` holds the run folders."""
+    if recipe.bundle is None and recipe.networks:
+        return None
+    if recipe.bundle in (None, "bundle"):
         return default_path()
     named = Path(run_of(recipe.bundle, out))
     return named / "bundle" if (named / "bundle").is_dir() else named

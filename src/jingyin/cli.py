@@ -361,14 +361,14 @@ def train(
 
 @app.command()
 def finetune(
-    data: Annotated[
-        list[str],
-        typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder."),
-    ],
     out: Annotated[Path, typer.Option("--out", help="The run folder; its bundle is OUT/bundle.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder."),
+    ] = None,
     benign: Annotated[
         list[str] | None,
-        typer.Option("--benign", help="Unlabelled traffic of your own, for thresholds; may be given again."),
+        typer.Option("--benign", help="Unlabelled traffic of your own, all ordinary; may be given again."),
     ] = None,
     text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
     label_column: Annotated[str, typer.Option("--label-column", help="The column that holds the labels.")] = "label",
@@ -377,26 +377,47 @@ def finetune(
         typer.Option("--label-map", help="OLD=NEW, NEW one of the five labels, flagged or not_flagged; once for each."),
     ] = None,
     encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    benign_column: Annotated[
+        str | None, typer.Option("--benign-column", help="The text column of --benign; by default --text-column.")
+    ] = None,
+    benign_encoding: Annotated[
+        str | None, typer.Option("--benign-encoding", help="Of --benign; by default --encoding.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where a row can't be used.")] = False,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="The bundle to start from and to beat; by default the package's.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
-    """Fine-tune a bundle on your own labelled messages.
+    """Fine-tune a bundle on your own messages.
 
-    The same command resumes after a kill. It ends with promote's decision.
+    The same command resumes after a kill. Exit code 3: done, but rows were left out.
     """
     from jingyin.train.finetune import finetune as run
     from jingyin.train.finetune_data import Columns, parse_meanings
 
     columns = Columns(text_column, label_column, parse_meanings(label_map or []), encoding)
-    outcome = run(data, out, columns, benign=benign or [], bundle=bundle, fresh=fresh, tell=typer.echo)
-    for count in outcome.counts:
+    traffic = Columns(benign_column or text_column, encoding=benign_encoding or encoding)
+    report = run(
+        data or [], out, columns, benign=benign or [], benign_columns=traffic, bundle=bundle, strict=strict, fresh=fresh,
+        tell=typer.echo,
+    )  # fmt: skip
+    for count in report.counts:
         typer.echo(f"{count.source}, {count.what}: {count.before} before, {count.after} after, of {count.rows}")
-    for reason in outcome.failed:
-        typer.echo(f"FAILED {reason}")
-    typer.echo(f"bundle: {out / 'bundle'}; report: {out / 'report.md'}")
-    typer.echo(f"{'promote' if outcome.promote else 'keep the incumbent'}; decision: {out / 'promotion.json'}")
+    if report.disobeyed:
+        typer.echo(f"{report.disobeyed} labelled messages are still judged otherwise; are their labels right? See "
+                   f"{out / 'disobeyed.json'}")  # fmt: skip
+    for reason in report.failed:
+        typer.echo(f"not yet: {reason}")
+    typer.echo(f"report: {out / 'report.md'}; decision: {out / 'promotion.json'}")
+    typer.echo(
+        f"next: jingyin serve --shadow {out / 'bundle'}, which counts what it would do and never answers"
+        if report.promote
+        else f"next: keep the bundle that serves; to see where the new one differs: jingyin evaluate {out / 'bundle'} "
+        f"{out / 'corpus' / 'test.parquet'} --out evaluation"
+    )
+    if report.rejected:
+        raise SystemExit(3)
 
 
 @app.command()

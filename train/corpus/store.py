@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import atomic_folder
 from jingyin.train.corpus.perturb import TRAINING
-from jingyin.train.corpus.public import SOURCES
+from jingyin.train.corpus.public import KINDS
 from jingyin.train.corpus.rows import default_folders
 from jingyin.train.recipes import read_yaml
 
@@ -144,7 +144,7 @@ class Splits(_Model):
 
 
 class Public(_Model):
-    """A public corpus to add: its kind (see readers.SOURCES), path, weight of each message, how many, its splits.
+    """A public corpus to add: its kind (public.KINDS), path, weight of each message, how many, its splits.
 
     `splits` may hold out more of it than of the authored messages: bounds on false positives take many benign rows.
     """
@@ -158,8 +158,8 @@ class Public(_Model):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in SOURCES:
-            raise ValueError(f"unknown kind {kind!r}; known: {', '.join(SOURCES)}")
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
         return kind
 
     @field_validator("path")
@@ -197,6 +197,7 @@ class CorpusRecipe(_Model):
     an authored training message gets on average, a public one half as many.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
+    `most` are the most messages of a split, drawn by hash; those of one's own (kinds own, jsonl, csv) come on top.
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     What the `test_writers` wrote is test only, and so is what is grouped with it.
     """
@@ -213,6 +214,7 @@ class CorpusRecipe(_Model):
     nonsense: int = Field(0, ge=0)
     everyday: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()
+    most: dict[Literal["train", "validation", "calibration", "test"], Annotated[int, Field(ge=0)]] = {}
     splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jingyin.model.bundle import (
     NETWORK_FILES,
@@ -29,8 +28,8 @@ from jingyin.model.tokenizer import default_lexicon
 from jingyin.serve.networks import open_session
 from jingyin.train.data import read_split
 from jingyin.train.encoder import encoder_of
-from jingyin.train.pack.calibrate import FEWEST_REAL, fit_cascade, train_prefilter_on
-from jingyin.train.pack.export import MODEL, export_fp32, golden, quantize
+from jingyin.train.pack.calibrate import FEWEST_REAL, fit_cascade, prefilter_of
+from jingyin.train.pack.export import export_fp32, golden, quantize
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
 
@@ -188,70 +187,56 @@ class _Packed:
     agreement: float
 
 
-def pack_runs(
-    runs: Mapping[str, Path], recipe: Classify | Calibrate, corpus: Path, out: Path, provenance: dict[str, object]
-) -> Manifest:
-    """Write `out`/bundle from classifiers in run folders, by their place in the cascade; returns its manifest."""
-    folder = _emptied(out / "bundle")
-    samples = _samples(corpus, recipe.seed)
-    order = sorted(runs, key=lambda name: NETWORK_FILES.index(f"{name}.onnx"))
-    packed = [_export(runs[name], folder / f"{name}.onnx", samples) for name in order]
-    if not (
-        folder / "tokenizer.json"
-    ).is_file():  # pieces alone: evidence and the unknown share still go by the lexicon
-        Vocabulary.of_lexicon(default_lexicon()).save_compiled(folder)
-    agreement = {each.network.file: each.agreement for each in packed}
-    goldens = [each for one in packed for each in one.golden]
-    _write_golden(folder, goldens)
-    facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
-    weights = train_prefilter_on(corpus, recipe)
-    return _finish([each.network for each in packed], weights, recipe, corpus, folder, facts)
-
-
-def repack(bundle: Path, recipe: Calibrate, corpus: Path, out: Path, provenance: dict[str, object]) -> Manifest:
-    """Write `out`/bundle with the networks of `bundle` and all else made anew; returns its manifest.
-
-    Raises ConfigError for shares of another number of networks, BundleError for a bundle that does not say how it was
-    trained.
-    """
-    read = read_bundle(bundle)
-    _refuse_unlike(read, recipe)
-    folder = _copied(read, out)
-    facts = {**read.manifest.provenance, "calibrated": provenance}
-    return _finish(read.manifest.networks, train_prefilter_on(corpus, recipe), recipe, corpus, folder, facts)
-
-
-def pack_finetuned(
-    run: Path,
-    bundle: Path,
-    weights: NDArray[np.float16],
-    recipe: Calibrate,
-    corpus: Path,
+def pack(
+    runs: Mapping[str, Path], kept: Path | None, recipe: Classify | Calibrate, corpus: Path, out: Path,
     provenance: dict[str, object],
-) -> Manifest:
-    """Write `run`/bundle: the networks of `bundle` but for model.onnx, which is the classifier in `run`.
+) -> Manifest:  # fmt: skip
+    """Write `out`/bundle and return its manifest: classifiers of `runs` by their place, other networks of `kept`.
 
-    `weights` (2, BUCKETS) are the prefilter's; fusion and thresholds are fitted by `recipe`, which names the shares
-    that each network reads. Raises as `repack` does.
+    Fusion and thresholds are fitted anew. So is the prefilter, unless networks take the place of some in `kept`, a
+    bundle's folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises ConfigError
+    for shares of another number of networks, BundleError where `kept` does not say how it was trained.
     """
-    read = read_bundle(bundle)
-    _refuse_unlike(read, recipe)
-    folder = _copied(read, run)
-    packed = _export(run, folder / MODEL, _samples(corpus, recipe.seed))
-    kept = [each for each in read.golden if each.file != MODEL]
-    _write_golden(folder, [*kept, *packed.golden])
-    agreement = {**cast(dict[str, float], read.manifest.provenance["int8_agreement"]), MODEL: packed.agreement}
-    facts = {**provenance, "int8_agreement": agreement, "export_versions": _versions()}
-    networks = [packed.network if each.file == MODEL else each for each in read.manifest.networks]
-    return _finish(networks, weights, recipe, corpus, folder, facts)
+    old = read_bundle(kept) if kept else None
+    if old:
+        _refuse_unlike(old, recipe)
+    folder = _emptied(out / "bundle")
+    if old:
+        for name in old.manifest.files:
+            shutil.copyfile(old.path / name, folder / name)
+    samples = read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, recipe.seed).cleaned
+    packed = {f"{name}.onnx": _export(run, folder / f"{name}.onnx", samples) for name, run in runs.items()}
+    if not (folder / "tokenizer.json").is_file():  # of pieces alone: evidence still goes by the lexicon
+        Vocabulary.of_lexicon(default_lexicon()).save_compiled(folder)
+    networks = {each.file: each for each in old.manifest.networks} if old else {}
+    networks |= {file: each.network for file, each in packed.items()}
+    order = sorted(networks, key=NETWORK_FILES.index)
+    goldens = [each for each in (old.golden if old else ()) if each.file not in packed]
+    goldens += [each for file in order if file in packed for each in packed[file].golden]
+    (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in goldens]) + "\n", encoding="utf-8")
+    train = read_split(corpus, "train").drawn(recipe.rows if isinstance(recipe, Classify) else None, recipe.seed)
+    weights = prefilter_of(train, recipe.seed, old.prefilter_weights if old and runs else None)
+    # What goes on learning brings threats; a looser filter would bring them too, and false alarms with them.
+    least = (old.manifest.review.risk, old.manifest.block.risk) if old and runs else (0.0, 0.0)
+    facts = {**provenance}
+    if old and not runs:
+        facts = {**old.manifest.provenance, "calibrated": provenance}
+    else:
+        before = cast(dict[str, float], old.manifest.provenance["int8_agreement"]) if old else {}
+        facts["int8_agreement"] = {**before, **{file: each.agreement for file, each in packed.items()}}
+        facts["export_versions"] = {
+            name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
+        }
+    parts = {
+        "labels": LABELS, "provenance": facts,
+        **fit_cascade(folder, [networks[file] for file in order], weights, recipe, corpus, least),
+    }  # fmt: skip
+    np.savez_compressed(folder / "prefilter.npz", weights=weights)
+    write_card(folder / "card.md", parts)
+    return write_bundle(folder, parts)
 
 
-def _samples(corpus: Path, seed: int) -> list[CleanText]:
-    """Return the messages on which int8 is compared with fp32, drawn: rows of one label lie together."""
-    return read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, seed).cleaned
-
-
-def _refuse_unlike(bundle: Bundle, recipe: Calibrate) -> None:
+def _refuse_unlike(bundle: Bundle, recipe: Classify | Calibrate) -> None:
     manifest = bundle.manifest
     if len(recipe.passed) != len(manifest.networks):
         raise ConfigError(
@@ -265,25 +250,10 @@ def _refuse_unlike(bundle: Bundle, recipe: Calibrate) -> None:
         )
 
 
-def _copied(bundle: Bundle, out: Path) -> Path:
-    folder = _emptied(out / "bundle")
-    for name in bundle.manifest.files:
-        shutil.copyfile(bundle.path / name, folder / name)
-    return folder
-
-
 def _emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _write_golden(folder: Path, rows: Sequence[Golden]) -> None:
-    (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in rows]) + "\n", encoding="utf-8")
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")}
 
 
 def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
@@ -304,15 +274,3 @@ def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
         file=file.name, vocabulary="pieces" if vocabulary.pieces else "lexicon", max_tokens=max_tokens, fusion=_UNFITTED
     )
     return _Packed(network, golden(file, open_session(file), encode([clean(m) for m in GOLDEN_MESSAGES])), agreement)
-
-
-def _finish(
-    networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path, folder: Path,
-    provenance: dict[str, object],
-) -> Manifest:  # fmt: skip
-    """Add to the networks in `folder` what turns their outputs into verdicts."""
-    fitted = fit_cascade(folder, networks, weights, recipe, corpus)
-    parts = {"labels": LABELS, **fitted, "provenance": provenance}
-    np.savez_compressed(folder / "prefilter.npz", weights=weights)
-    write_card(folder / "card.md", parts)
-    return write_bundle(folder, parts)

@@ -86,17 +86,20 @@ _TUNING_STEPS = 100
 
 
 def tune_prefilter(
-    weights: NDArray[np.floating[Any]], texts: Sequence[str], flagged: NDArray[np.bool_], times: NDArray[np.int64]
+    weights: NDArray[np.floating[Any]],
+    texts: Sequence[str],
+    flagged: NDArray[np.bool_],
+    times: NDArray[np.floating[Any]],
 ) -> NDArray[np.float16]:
     """Return prefilter weights (BUCKETS,) that also separate the `flagged` of clean `texts`, and else stay as they are.
 
     Logistic regression whose weights are drawn to `weights` instead of to 0: of features that `texts` do not hold,
-    nothing that was learnt is lost. Each text counts `times` (n,), and both sides alike.
+    nothing that was learnt is lost. Each text counts `times` (n,), which may be a fraction, and both sides alike.
     """
     matrix = _matrix(texts)
     before = weights.astype(np.float64)
     signs = np.where(flagged, 1.0, -1.0)
-    share = 0.5 * times / np.where(flagged, max(1, times[flagged].sum()), max(1, times[~flagged].sum()))
+    share = 0.5 * times / np.where(flagged, max(1e-9, times[flagged].sum()), max(1e-9, times[~flagged].sum()))
 
     def loss(change: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         margins = signs * (matrix @ (before[:-1] + change[:-1]) + before[-1] + change[-1])
@@ -192,11 +195,13 @@ def is_traffic(rows: Rows) -> NDArray[np.bool_]:
 
 
 def fit_cascade(
-    folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path
-) -> dict[str, object]:
+    folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path,
+    least: tuple[float, float] = (0.0, 0.0),
+) -> dict[str, object]:  # fmt: skip
     """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
 
-    `weights` (2, BUCKETS) are the prefilter's. Returns the manifest's parts that were fitted, signs among them: they
+    `weights` (2, BUCKETS) are the prefilter's, `least` the lowest risks from which a message may be reviewed and blocked.
+    Returns the manifest's parts that were fitted, signs among them: they
     are those of the annotated rows, for which those of the validation split are read too.
     """
     rows = read_split(corpus, "calibration")
@@ -208,7 +213,7 @@ def fit_cascade(
     cases = np.array([bool(case) for case in rows.cases])
     unseen = flagged & cases if (flagged & cases).any() else flagged
     curve = false_alarm_curve(risks[traffic], _sources(rows, traffic), risks[unseen])
-    review, block = _thresholds(recipe, rows, risks)
+    review, block = _thresholds(recipe, rows, risks, least)
     full = _full(rules, readings)
     main = _main_depth(rules.networks)
     lost = (served.depth < main) & (risks < review.risk) & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
@@ -373,16 +378,18 @@ def _sources(rows: Rows, chosen: NDArray[np.bool_]) -> list[str]:
     return [source for source, keep in zip(rows.sources, chosen, strict=True) if keep]
 
 
-def _thresholds(recipe: Classify | Calibrate, rows: Rows, risks: NDArray[np.float64]) -> tuple[Threshold, Threshold]:
+def _thresholds(
+    recipe: Classify | Calibrate, rows: Rows, risks: NDArray[np.float64], least: tuple[float, float]
+) -> tuple[Threshold, Threshold]:
     """Return the thresholds of review and block; block is also bounded on lawful messages, each template once."""
     traffic = is_traffic(rows)
     sources = _sources(rows, traffic)
     lawful = np.full(int(rows.messages.max()) + 1, -1.0)
     chosen = rows.labels == _LAWFUL
     np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
-    least = highest_allowed(lawful[lawful >= 0], recipe.lawful_rate)
-    review = choose_threshold(risks[traffic], sources, recipe.review_rate)
-    return review, choose_threshold(risks[traffic], sources, recipe.block_rate, max(review.risk, least))
+    review = choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
+    lowest = max(review.risk, least[1], highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))
+    return review, choose_threshold(risks[traffic], sources, recipe.block_rate, lowest)
 
 
 def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
@@ -403,24 +410,28 @@ _COPIES = 2
 """Copies of a message that the prefilter learns from besides the message: more take hours and gigabytes, and add little."""
 
 
-def train_prefilter_on(corpus: Path, recipe: Classify | Calibrate) -> NDArray[np.float16]:
-    """Return weights (2, BUCKETS) trained on the training split: each message as it stands and two of its copies.
+def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float16]:
+    """Return weights (2, BUCKETS) trained on each message as it stands and two of its copies; from `before` on, if given.
 
     The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second,
     trained on that rest alone, what is lawful from threats.
     """
-    rows = recipe.rows if isinstance(recipe, Classify) else None
-    train = read_split(corpus, "train").drawn(rows, recipe.seed)
-    order = np.random.default_rng(recipe.seed).permutation(len(train))
+    order = np.random.default_rng(seed).permutation(len(train))
     order[np.unique(train.messages, return_index=True)[1]] = -1  # first in their message: as they stand
     ranked = np.lexsort((order, train.messages))
     starts = np.flatnonzero(np.diff(train.messages[ranked], prepend=-1))
     rank = np.arange(len(train)) - np.repeat(starts, np.diff(starts, append=len(train)))
     train = train.take(np.sort(ranked[rank <= _COPIES]))
-    texts, other = [each.text for each in train.cleaned], train.labels != _ORDINARY
-    rest = np.flatnonzero(other)
-    first = train_prefilter(texts, other, recipe.seed)
-    return np.stack([first, train_prefilter([texts[i] for i in rest], train.labels[rest] != _LAWFUL, recipe.seed)])
+    other = train.labels != _ORDINARY
+    rest = train.take(np.flatnonzero(other))
+    weights = []
+    for i, (rows, flagged) in enumerate(((train, other), (rest, rest.labels != _LAWFUL))):
+        texts = [each.text for each in rows.cleaned]
+        if before is None:
+            weights.append(train_prefilter(texts, flagged, seed))
+        else:
+            weights.append(tune_prefilter(before[i], texts, flagged, rows.weights))
+    return np.stack(weights)
 
 
 # Calibrates signs: how sure a sign's logit is (Platt 1999), and from which confidence verdicts give it as a reason.

@@ -147,6 +147,13 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     )
 
 
+def rate_at(risks: Floats, sources: Sequence[str], risk: float) -> float:
+    """Return the lowest target for which `choose_threshold` lets as many of benign `risks` (n,) be flagged as `risk` does."""
+    _, rates, bounds = _alarms(risks, sources)
+    count = int((risks >= risk).sum())
+    return float(max(rates[count], bounds[count]))
+
+
 def _above(descending: Floats, rank: int) -> float:
     """Return the lowest threshold that exactly the first `rank` of risks reach: just above the next one."""
     # Past 1 where even certain ones are too many: then nothing reaches it.

@@ -240,7 +240,7 @@ def test_finetune_reads_one_message_a_campaign(senders: Path, tmp_path: Path, ru
         each["annotations"] = [{"result": [{"type": "choices", "value": {"choices": [label]}}]}]
     (tmp_path / "export.json").write_text(json.dumps(written), encoding="utf-8")
     assert run(senders, out, answers=tmp_path / "export.json").answers == (2, 60, 0, 0)
-    found = read_labelled([str(out / "finetune.jsonl")], Columns(), tmp_path / "run")
+    found, _ = read_labelled([str(out / "finetune.jsonl")], Columns(), tmp_path / "run")
     examples = [row["examples"][0] for row in table(out)]
     assert [(row.text, row.label) for row in found] == list(zip(examples, ("debt_threat", "ordinary"), strict=True))
 

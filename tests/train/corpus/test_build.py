@@ -81,6 +81,43 @@ def test_what_a_test_writer_wrote_is_test_only_with_all_that_is_grouped_with_it(
     assert splits["train"]
 
 
+def test_labelled_messages_of_one_s_own_stay_whole_and_go_with_what_they_are_like(corpus, tmp_path):
+    build(corpus, tmp_path / "before")
+    before = store.read(tmp_path / "before")
+    where = {row.template: split for split in store.SPLITS for row in before[split] if row.source == "authored"}
+    like = [SLOT.sub("", template) + "嗯" for template in where]
+    long = "，".join(sentence(Random(seed)) for seed in range(200, 230))
+    own = [{"text": text, "label": "pay_to_stop"} for text in [*like, long, long + "啊"]]
+    write(tmp_path / "own.jsonl", own)
+    splits = "{train: 0.1, validation: 0.0, calibration: 0.0, test: 0.9}"
+    corpus.write_text(
+        f"authored: {tmp_path}/authored\npublic: [{{kind: own, path: {tmp_path}/own.jsonl, splits: {splits}}}]\n"
+    )
+    build(corpus, tmp_path / "out")
+    after = store.read(tmp_path / "out")
+    placed = {row.template: split for split in store.SPLITS for row in after[split] if row.source == "own"}
+    assert placed.keys() == {each["text"] for each in own}
+    assert [placed[text] for text in like] == list(where.values())
+    assert placed[long] == placed[long + "啊"]
+
+
+def test_a_recipe_wants_so_many_messages_of_each_split_and_all_of_one_s_own(corpus, tmp_path):
+    write(tmp_path / "own.jsonl", [{"text": sentence(Random(seed)), "label": "ordinary"} for seed in range(300, 340)])
+    public = f"public: [{{kind: nus, path: {tmp_path}/nus.jsonl}}, {{kind: jsonl, path: {tmp_path}/own.jsonl}}]"
+    corpus.write_text(f"authored: {tmp_path}/authored\n{public}\n")
+    build(corpus, tmp_path / "whole")
+    corpus.write_text(f"authored: {tmp_path}/authored\n{public}\nmost: {{train: 50, test: 0}}\n")
+    build(corpus, tmp_path / "out")
+    whole, few = (store.read(tmp_path / name) for name in ("whole", "out"))
+    for split in store.SPLITS:
+        templates, others = ({row.template for row in rows[split] if row.source != "jsonl"} for rows in (few, whole))
+        assert templates <= others
+        assert len(templates) == {"train": 50, "test": 0}.get(split, len(others))
+        assert sum(row.source == "jsonl" and not row.evasion for row in few[split]) == sum(
+            row.source == "jsonl" and not row.evasion for row in whole[split]
+        )
+
+
 def test_rows(corpus, tmp_path):
     build(corpus, tmp_path / "out")
     splits = store.read(tmp_path / "out")

@@ -1,28 +1,31 @@
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
+import yaml
+from tests.train.conftest import FILLER, PHRASES
 
 from jingyin import Scorer
 from jingyin.cli import main
 from jingyin.model.bundle import read_bundle
-from jingyin.model.errors import ConfigError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.train import finetune as run
-from jingyin.train import finetune_data as corpus
 from jingyin.train.corpus import store
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
-from jingyin.train.finetune import finetune
+from jingyin.train.finetune import Report, finetune
 from jingyin.train.finetune_data import Columns
-
-pytestmark = pytest.mark.train
+from jingyin.train.promote import Promotion
 
 # A kind of threat that the made-up corpus does not hold, and innocents like it.
 THREATS = ("群主收卫生费", "进山要交买路钱", "摊位不挂牌", "车停这里要守车钱", "厂门口装卸归我们")
 MENACES = ("少一分砸摊", "不给就扎胎", "拆你的门", "让你开不了张", "一车都别想走")
 INNOCENT = ("群主收团购钱", "进山要买门票", "摊位要登记", "车停这里免费", "厂门口装卸请排队")
 ENDS = ("周五截止", "多谢配合", "有事找我", "请带身份证", "晚上八点前")
+TRAFFIC = [f"{place}{what}{when}" for place in ("东门", "西院", "河边") for what in ("卖西瓜", "放电影", "修单车", "招人")
+           for when in ("早八点", "下雨改期", "来的扣一", "别忘了", "问老周")]  # fmt: skip
+COLUMNS = Columns("sms", "spam", {"1": "flagged", "0": "not_flagged"})
 
 
 def own_rows() -> list[tuple[str, str]]:
@@ -33,43 +36,77 @@ def own_rows() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own") / "mine.csv"
-    lines = ["sms,spam", *(f"{text},{int(label == 'flagged')}" for text, label in own_rows())]
+    lines = ["sms,spam", *(f"{text},{int(label == 'flagged')}" for text, label in own_rows()), "别来,或许", ",1"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def finetuned(tiny_run: Path, corpus: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder that `jingyin finetune` leaves; the made-up corpus stands in for the authored messages."""
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("traffic") / "all.jsonl"
+    path.write_bytes("\n".join(json.dumps({"body": each}, ensure_ascii=False) for each in TRAFFIC).encode("gb18030"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus recipe of made-up messages, in place of the default bundle's."""
+    folder = tmp_path_factory.mktemp("replay")
+    rng = Random(3)
+    rows = []
+    for label in list(PHRASES) * 80:
+        before, after = ("".join(rng.choices(FILLER, k=10)) for _ in range(2))
+        text = "，".join([before, *(rng.choice(part) for part in PHRASES[label]), after])
+        rows.append({"text": text, "label": label, "family": f"{label}_family", "voice": "plain"})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    content = {"authored": str(folder / "rows.jsonl"), "draws": 1, "evasion": {"share": 0.3}}
+    content["public"] = [{"kind": "nus", "path": "nowhere.jsonl"}]
+    content["splits"] = {"train": 0.6, "validation": 0.1, "calibration": 0.2, "test": 0.1}
+    (folder / "corpus.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder / "corpus.yaml"
+
+
+def judged(folder: Path, incumbent: Path, traffic: int) -> Promotion:
+    """Stand in for `promote`, whose own tests say what it does: the made-up test rows are too few for it."""
+    ids = [read_bundle(path).manifest.id for path in (folder / "bundle", incumbent)]
+    assert traffic > 0
+    return Promotion(True, ids[0], ids[1], {}, [])
+
+
+@pytest.fixture(scope="module")
+def finetuned(
+    tiny_run: Path, replay: Path, data: Path, traffic: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run folder that `jingyin finetune` leaves."""
     out = tmp_path_factory.mktemp("finetuned") / "run"
     command = ["finetune", str(data), "--out", str(out), "--bundle", str(tiny_run / "bundle"), "--text-column", "sms"]
     command += ["--label-column", "spam", "--label-map", "1=flagged", "--label-map", "0=not_flagged"]
+    command += ["--benign", str(traffic), "--benign-column", "body", "--benign-encoding", "gb18030"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["jingyin", *command])
-        patch.setattr(run, "authored_corpus", lambda _: store.read(corpus))
+        patch.setattr(run, "default_replay", lambda: replay)
         patch.setattr(run, "decide", judged)
-        with pytest.raises(SystemExit, match=r"^0$"):
+        patch.setitem(run.TRAINED, "model", {"epochs": 4, "learning_rate": 3e-3})  # a toy learns at a toy's rate
+        with pytest.raises(SystemExit, match=r"^3$"):  # two rows are left out
             main()
     return out
-
-
-def judged(folder: Path, incumbent: Path, sources: list[str]) -> object:
-    """Stand in for `promote`, whose own tests say what it does: the made-up test rows are too few for it."""
-    from jingyin.train.promote import Promotion
-
-    ids = [read_bundle(path).manifest.id for path in (folder / "bundle", incumbent)]
-    assert set(sources) == {"own", "authored"}
-    return Promotion(True, ids[0], ids[1], {}, [])
 
 
 def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, tiny_run):
     counts = {
         (each["source"], each["what"]): each for each in json.loads((finetuned / "finetune.json").read_text())["counts"]
     }
-    own, known = counts["own", "threats flagged"], counts["authored", "label right"]
+    trained, own, known = (
+        counts["own messages trained on", "threats flagged"],
+        counts["own messages", "threats flagged"],
+        counts["other messages", "label right"],
+    )
+    assert trained["after"] >= 0.98 * trained["rows"]
     assert own["after"] >= own["before"]
-    assert own["after"] > 0.5 * own["rows"]
+    innocents = counts["own messages", "ordinary and lawful flagged"]
+    assert innocents["before"] > 0.5 * innocents["rows"] > innocents["after"]
     assert known["after"] >= known["before"] - 1
+    assert counts["own traffic", "ordinary and lawful flagged"]["after"] <= 1
     scorer = Scorer.load(finetuned / "bundle")
     assert scorer.score("想让手机安静，转三百到这个号，不转接着打").label == "pay_to_stop"
     assert scorer.bundle.manifest.id != read_bundle(tiny_run / "bundle").manifest.id
@@ -77,96 +114,72 @@ def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, tiny_
 
 def test_near_duplicates_stay_on_one_side(finetuned):
     splits = store.read(finetuned / "corpus")
-    rows = [(split, row) for split in ("train", "calibration", "test") for row in splits[split] if row.source == "own"]
+    rows = [(split, row) for split in store.SPLITS for row in splits[split] if row.source == "own"]
     plain = [(split, row.text) for split, row in rows if not row.evasion]
     for i, j, _ in similar_pairs([text for _, text in plain], SIMILAR):
         assert plain[i][0] == plain[j][0]
-    shares = Counter(split for split, _ in plain)
-    assert sum(shares.values()) == 100
-    assert shares["test"] >= 20
-    assert {row.evasion for _, row in rows} > {"", "dressed"}
+    assert len(plain) == 100
+    assert Counter(split for split, _ in plain)["test"] >= 10
+    assert {row.evasion for split, row in rows if split == "train"} > {""}
 
 
 def test_the_run_tells_how_it_was_made(finetuned, tiny_run):
-    manifest = read_bundle(finetuned / "bundle").manifest
+    manifest, report = read_bundle(finetuned / "bundle").manifest, (finetuned / "report.md").read_text(encoding="utf-8")
     facts = json.loads((finetuned / "finetune.json").read_text(encoding="utf-8"))
-    assert facts["command"].startswith("jingyin finetune ")
-    assert facts["bundles"] == {"incumbent": read_bundle(tiny_run / "bundle").manifest.id}
-    assert set(facts["training_rows"]) == {"own", "authored"}
-    assert manifest.provenance["data_sha256"] == facts["data_sha256"]
-    assert facts["bundle"] == manifest.id
-    assert "| own messages | threats flagged |" in (finetuned / "report.md").read_text(encoding="utf-8")
-    assert f"Command: `{facts['command']}`" in (finetuned / "bundle" / "card.md").read_text(encoding="utf-8")
-    assert not (finetuned / "checkpoint").exists()
+    assert set(manifest.provenance["training_rows"]) == {"own", "authored", "jsonl"}
+    assert manifest.provenance["bundles"][str(tiny_run / "bundle")] == read_bundle(tiny_run / "bundle").manifest.id
+    assert manifest.provenance["command"].startswith("jingyin finetune ")
+    assert f"Bundle `{manifest.id}` against" in report
+    assert "| own messages | threats flagged |" in report
+    rejected = [json.loads(line) for line in (finetuned / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [each["fault"] for each in rejected] == ["unknown label '或许'", "no text"]
+    assert (facts["rejected"], facts["promote"]) == (2, True)
+    assert len(json.loads((finetuned / "disobeyed.json").read_text(encoding="utf-8"))) == facts["disobeyed"]
+    assert not list(finetuned.rglob("checkpoint"))
 
 
-def test_a_finished_run_is_kept(finetuned, tiny_run, data):
+def test_a_finished_run_is_kept(finetuned, tiny_run, data, traffic, replay):
     told: list[str] = []
-    columns = Columns("sms", "spam", {"1": "flagged", "0": "not_flagged"})
-    outcome = finetune([str(data)], finetuned, columns, bundle=tiny_run / "bundle", tell=told.append)
+    given = {"benign": [str(traffic)], "benign_columns": Columns("body", encoding="gb18030"), "corpus": replay}
+    given["bundle"] = tiny_run / "bundle"
+    report = finetune([str(data)], finetuned, COLUMNS, **given, tell=told.append)
     assert told == [f"{finetuned}: finished before, kept; --fresh replaces it"]
-    assert outcome.promote
+    assert isinstance(report, Report)
+    assert report.promote
     other = Columns("sms", "spam", {"1": "pay_to_stop", "0": "ordinary"})
+    with pytest.raises(InputError, match=r"holds a run with other columns; name another output, or replace .* --fresh"):
+        finetune([str(data)], finetuned, other, **given)
     with pytest.raises(
-        ConfigError,
-        match=r"was begun with other data, columns, bundle, seed or replay .*--fresh, or name another --out",
+        InputError, match=r"^2 row\(s\) can't be used:\n1 row\(s\): unknown label '或许' \(first: .*: row"
     ):
-        finetune([str(data)], finetuned, other, bundle=tiny_run / "bundle")
-
-
-def test_the_shares_of_lawful_messages_are_those_that_the_incumbent_was_last_calibrated_by(
-    bundle, corpus, tmp_path, monkeypatch
-):
-    last = {"lawful_rate": 0.01, "lawful_loss": 0.003}
-    first = dict.fromkeys(last, 0.1)
-    read, found = read_bundle(bundle), []
-    monkeypatch.setattr(run, "tune_prefilter", lambda weights, *_: weights)
-    monkeypatch.setattr(run, "_rates", lambda *_: (0.02, 0.01))
-    monkeypatch.setattr(run, "_passed", lambda *_: (0.5,))
-    monkeypatch.setattr(run, "pack_finetuned", lambda *given: found.append(given[3]))
-    for provenance in ({"recipe": last}, {"recipe": first, "calibrated": {"recipe": last}}, {}):
-        told = replace(read, manifest=read.manifest.model_copy(update={"provenance": provenance}))
-        monkeypatch.setattr(run, "read_bundle", lambda _, told=told: told)
-        run._pack(bundle, corpus, tmp_path, {})
-    assert [(each.lawful_rate, each.lawful_loss) for each in found] == [(0.01, 0.003), (0.01, 0.003), (0.001, 0.002)]
-    assert {(each.review_rate, each.block_rate, each.passed) for each in found} == {(0.02, 0.01, (0.5,))}
-
-
-def test_a_run_is_begun_with_its_replay(bundle, corpus, data, tmp_path, monkeypatch):
-    begun = []
-
-    def open_run(_, given, **__):
-        begun.append(given)
-        raise ConfigError("seen")
-
-    monkeypatch.setattr(run, "open_run", open_run)
-    columns = Columns("sms", "spam", {"1": "flagged", "0": "not_flagged"})
-    for replay in (None, corpus):
-        with pytest.raises(ConfigError, match="seen"):
-            finetune([str(data)], tmp_path / "out", columns, bundle=bundle, replay=replay)
-    assert begun[1] == {**begun[0], "replay": store.fingerprint_of(corpus)}
-    assert "replay" not in begun[0]
+        finetune([str(data)], finetuned, COLUMNS, **given, strict=True)
 
 
 def test_a_folder_of_something_else_is_never_touched(tmp_path, data, tiny_run):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    columns = Columns("sms", "spam", {"1": "flagged", "0": "not_flagged"})
     for fresh in (False, True):
-        with pytest.raises(
-            ConfigError, match="is there and holds no fine-tuning; name another --out, or remove it yourself"
-        ):
-            finetune([str(data)], tmp_path / "mine", columns, bundle=tiny_run / "bundle", fresh=fresh)
+        with pytest.raises(ConfigError, match="is not empty and holds no earlier run"):
+            finetune([str(data)], tmp_path / "mine", COLUMNS, bundle=tiny_run / "bundle", fresh=fresh)
     assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
-def test_groups_that_the_incumbent_was_trained_on_are_trained_on():
-    texts = [f"第{i}条" for i in range(20)]
-    placed = corpus._shares(list(range(20)), texts, known={0, 1, 2})
-    assert placed[:3] == ["train"] * 3
-    assert Counter(placed) == {"train": 14, "test": 4, "calibration": 2}
+def test_too_few(tmp_path, tiny_run):
+    (tmp_path / "few.csv").write_text("text,label\n甲乙,flagged\n丙,\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"^1 different message\(s\) can be used; wanted at least 20, .*\n1 row\(s\): no l"
+    ):
+        finetune([str(tmp_path / "few.csv")], tmp_path / "run", Columns(), bundle=tiny_run / "bundle")
 
 
-def test_a_group_goes_to_one_side_as_a_whole():
-    placed = corpus._shares([0] * 10 + list(range(10, 20)), [f"第{i}条" for i in range(20)], known=set())
-    assert len(set(placed[:10])) == 1
+def test_few_own_messages_weigh_a_quarter_but_each_at_most_eight_times(tmp_path, bundle, replay):
+    from jingyin.train.finetune_data import Labelled
+
+    weights = []
+    for count in (20, 2000, 20_000):
+        rows = [Labelled(f"第{i}条", "ordinary", "") for i in range(count)]
+        path = run._corpus_recipe(rows, [], read_bundle(bundle), replay, tmp_path)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert [each["kind"] for each in content["public"]] == ["own"]  # the public file is not here
+        weights.append(content["public"][0]["weight"])
+    assert weights == [8.0, 2.86, 1.0]

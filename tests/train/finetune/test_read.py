@@ -7,14 +7,24 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.train.finetune_data import Columns, Labelled, parse_meanings, read_labelled, read_unlabelled
+from jingyin.serve.archive.text_files import TOO_LONG
+from jingyin.train.finetune_data import (
+    Columns,
+    Labelled,
+    Reject,
+    is_flagged,
+    parse_meanings,
+    read_labelled,
+    read_unlabelled,
+    summary,
+)
 
 OUT = Path("nowhere")
 ROWS = [("转三百给你安静", "pay_to_stop"), ("明天吃面", "ordinary"), ("还钱，不然打爆", "flagged")]
 
 
 def read(path: Path, **columns: object) -> list[Labelled]:
-    return read_labelled([str(path)], Columns(**columns), OUT)  # type: ignore[arg-type]
+    return read_labelled([str(path)], Columns(**columns), OUT)[0]  # type: ignore[arg-type]
 
 
 def csv(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
@@ -45,7 +55,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
         found = read(path)
         assert as_rows(found) == ROWS
         assert found[1].where.startswith(f"{path}: row ")
-    assert len(read_labelled(list(map(str, files)), Columns(), OUT)) == 9
+    assert as_rows(read_labelled(list(map(str, files)), Columns(), OUT)[0]) == ROWS  # each message once
 
 
 def test_a_folder_that_datasets_saved(tmp_path):
@@ -58,7 +68,7 @@ def test_a_folder_that_datasets_saved(tmp_path):
     DatasetDict({"train": split, "test": split}).save_to_disk(tmp_path / "two")
     assert as_rows(read(tmp_path / "one")) == ROWS
     found = read(tmp_path / "two")
-    assert as_rows(found) == ROWS * 2
+    assert as_rows(found) == ROWS
     assert found[0].where == f"{tmp_path}/two/train: row 1"
 
 
@@ -91,27 +101,38 @@ def test_columns_and_labels_of_another_scheme(tmp_path):
 def test_another_coding(tmp_path):
     path = csv(tmp_path, "转三百,pay_to_stop", encoding="gb18030")
     assert as_rows(read(path, encoding="gb18030")) == [("转三百", "pay_to_stop")]
-    with pytest.raises(
-        InputError, match=r"mine\.csv: row 1: not UTF-8; name the file's coding with --encoding, say gb18030"
-    ):
-        read(path)
+    found, (reject,) = read_labelled([str(path)], Columns(), OUT)
+    assert not found
+    assert reject[1:] == ("not UTF-8", "name the file's coding with --encoding, say gb18030, or mend it")
     with pytest.raises(ConfigError, match="encoding 'klingon' is unknown; name one such as utf-8 or gb18030"):
         read(path, encoding="klingon")
     assert as_rows(read(csv(tmp_path, "转三百,pay_to_stop", encoding="utf-16"))) == [("转三百", "pay_to_stop")]
 
 
-def test_every_row_that_cannot_be_used_is_named(tmp_path):
-    path = csv(tmp_path, "吃面,ordinary", " ,ordinary", "转三百,extortion", "见面,", f"{'长' * 1001},ordinary")
-    with pytest.raises(InputError) as error:
-        read(path)
-    lines = str(error.value).splitlines()
-    assert lines[0] == "4 row(s) can't be used:"
-    assert lines[1] == f"{path}: row 2: an empty text; give it one, or drop it"
-    assert lines[2].startswith(f"{path}: row 3: unknown label 'extortion'; known are ordinary, ")
-    assert lines[2].endswith("flagged, not_flagged: say what it means with --label-map extortion=LABEL")
-    assert lines[3] == f"{path}: row 4: no label; give it one, or drop it"
-    assert lines[4] == f"{path}: row 5: a text of 1,001 characters, 1,000 at most; cut it to the message, or drop it"
-    assert "长" not in str(error.value)
+def test_rows_that_cannot_be_used_are_left_out_and_told_by_kind(tmp_path):
+    path = csv(
+        tmp_path,
+        "吃面,ordinary",
+        " ,ordinary",
+        "转三百,extortion",
+        "见面,",
+        f"{'长' * 1001},ordinary",
+        "你好,spam",
+        "再会,spam",
+    )
+    found, rejects = read_labelled([str(path)], Columns(), OUT)
+    assert as_rows(found) == [("吃面", "ordinary")]
+    assert [each.where.removeprefix(f"{path}: ") for each in rejects] == [f"row {row}" for row in range(2, 8)]
+    lines = list(summary(rejects))
+    assert lines[0] == (
+        f"2 row(s): unknown label 'spam' (first: {path}: row 6); say what it means with --label-map spam=LABEL, one of "
+        "ordinary, lawful_collection, debt_threat, pay_to_stop, other_threat, flagged, not_flagged"
+    )
+    assert [line.split(" (first")[0] for line in lines[1:]] == [
+        "1 row(s): no text", "1 row(s): unknown label 'extortion'", "1 row(s): no label",
+        "1 row(s): a text of more than 1,000 characters",
+    ]  # fmt: skip
+    assert not any("长" in line or "再会" in line for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -122,14 +143,55 @@ def test_fifty_megabytes_in_one_cell(tmp_path, kind):
         path = csv(tmp_path, *map(",".join, rows))
     else:
         path = jsonl(tmp_path, *(dict(zip(("text", "label"), row, strict=True)) for row in rows))
-    with pytest.raises(InputError, match=r"row 2: line over 4 MiB; cut it to the message, or drop it"):
-        read(path)
+    found, (reject,) = read_labelled([str(path)], Columns(), OUT)
+    assert as_rows(found) == rows[:1]
+    assert reject == (f"{path}: row 2", TOO_LONG, "cut it to the message, or drop it")
 
 
-def test_more_errors_than_are_shown(tmp_path):
-    path = csv(tmp_path, *["吃面,spam"] * 25)
-    with pytest.raises(InputError, match=r"^25 row\(s\) can't be used:(?s:.*)\n\.\.\. and 5 more$"):
-        read(path)
+def test_a_column_of_numbers_and_an_empty_file(tmp_path):
+    pq.write_table(pa.table({"text": [1, 2], "label": ["ordinary"] * 2}), tmp_path / "ints.parquet")
+    with pytest.raises(ConfigError, match=r"column 'text' of .*ints\.parquet is int64, wanted strings; name another"):
+        read(tmp_path / "ints.parquet")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(InputError, match=r"empty\.csv is empty \(0 bytes\); leave it out or copy it again"):
+        read(tmp_path / "empty.csv")
+
+
+def test_broken_bytes_among_gb18030(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_bytes("text,label\n转三百,pay_to_stop\n".encode("gb18030") + b"\xff\xff,ordinary\n")
+    found, (reject,) = read_labelled([str(path)], Columns(encoding="gb18030"), OUT)
+    assert as_rows(found) == [("转三百", "pay_to_stop")]
+    assert reject[:2] == (f"{path}: row 2", "not GB18030")
+
+
+def test_each_message_is_kept_once_with_its_fullest_label(tmp_path):
+    rows = [("转三百给我", "flagged"), ("转 三百 给我", "pay_to_stop"), ("转五百给我", "flagged")]
+    found = read(csv(tmp_path, *map(",".join, rows)))  # sums of one size are one clean text
+    assert as_rows(found) == [("转 三百 给我", "pay_to_stop")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("flagged", "not_flagged"), ("flagged", "ordinary"), ("debt_threat", "pay_to_stop"), ("ordinary", "pay_to_stop")],
+)
+def test_a_message_with_labels_that_contradict_is_left_out(tmp_path, one, other):
+    path = csv(tmp_path, f"转三百给我,{one}", f"转五百给我,{other}", "吃面,ordinary")
+    found, rejects = read_labelled([str(path)], Columns(), OUT)
+    assert as_rows(found) == [("吃面", "ordinary")]
+    assert {each.where for each in rejects} == {f"{path}: row 1", f"{path}: row 2"}
+    assert rejects[0].fault == f"{other}, but the same message is {one} elsewhere"
+
+
+def test_labels_in_chinese(tmp_path):
+    path = csv(tmp_path, "转三百,敲诈", "吃面,正常")
+    meanings = parse_meanings(["敲诈=pay_to_stop", "正常=ordinary"])
+    assert as_rows(read(path, meanings=meanings)) == [("转三百", "pay_to_stop"), ("吃面", "ordinary")]
+
+
+def test_what_makes_risk():
+    assert [is_flagged(label) for label in ("flagged", "debt_threat", "pay_to_stop")] == [True] * 3
+    assert [is_flagged(label) for label in ("not_flagged", "ordinary", "other_threat")] == [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -152,5 +214,7 @@ def test_a_map_that_is_none(given):
 
 def test_traffic_needs_no_labels(tmp_path):
     path = jsonl(tmp_path, {"text": "吃面"}, {"text": ""}, {"text": "见面"})
-    assert read_unlabelled([str(path)], Columns(label="none"), OUT) == ["吃面", "见面"]
-    assert read_unlabelled([], Columns(), OUT) == []
+    assert read_unlabelled([str(path)], Columns(label="none"), OUT) == (
+        ["吃面", "见面"], [Reject(f"{path}: row 2", "no text", "give it one, or drop it")],
+    )  # fmt: skip
+    assert read_unlabelled([], Columns(), OUT) == ([], [])

@@ -125,9 +125,7 @@ def test_every_command_of_the_tutorial(reader: Reader) -> None:
     asked = len(json.loads((folder / "tasks.json").read_text(encoding="utf-8")))
     assert asked >= 20
     run = json.loads((folder / "run" / "finetune.json").read_text(encoding="utf-8"))
-    assert (run["bundle"], run["bundles"]) == (new, {"incumbent": old})
-    assert set(run["training_rows"]) == {"own", "authored"}
-    assert list(run["seconds"]) == ["corpus", "incumbent", "training", "packing", "judging"]
+    assert {count["source"] for count in run["counts"]} > {"own messages trained on", "own messages"}
     assert json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))["bundle"] == new
     decision = json.loads((folder / "promotion.json").read_text(encoding="utf-8"))
     assert (decision["candidate"], decision["incumbent"], decision["promote"]) == (new, old, run["promote"])

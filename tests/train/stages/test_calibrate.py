@@ -16,11 +16,11 @@ RECIPE = Calibrate(stage="calibrate", corpus="c", passed=(0.1,))
 def test_one_process_alone_writes_the_bundle(monkeypatch, tmp_path, first, wanted):
     written = []
 
-    def repack(bundle: Path, *_: object) -> SimpleNamespace:
+    def pack(_: object, bundle: Path, *__: object) -> SimpleNamespace:
         written.append(bundle)
         return SimpleNamespace(calibration=SimpleNamespace(ece_after=0.5))
 
-    monkeypatch.setattr(calibrate, "repack", repack)
+    monkeypatch.setattr(calibrate, "pack", pack)
     monkeypatch.setattr(calibrate, "PartialState", lambda: SimpleNamespace(is_main_process=first))
     assert run_calibrate(Job(RECIPE, tmp_path, tmp_path, tmp_path, {})) == wanted
     assert written == [default_path()] * first
@@ -30,5 +30,6 @@ def test_the_bundle_that_a_recipe_means(tmp_path):
     (tmp_path / "made" / "bundle").mkdir(parents=True)
     (tmp_path / "made" / "metrics.json").write_text("{}", encoding="utf-8")
     assert source_of(RECIPE, tmp_path) == default_path()
+    assert source_of(RECIPE.model_copy(update={"networks": {"model": "stage:made"}}), tmp_path) is None
     for name in ("stage:made", str(tmp_path / "made"), str(tmp_path / "made" / "bundle")):
         assert source_of(RECIPE.model_copy(update={"bundle": name}), tmp_path) == tmp_path / "made" / "bundle"

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.labels import LABELS
+from jingyin.model.text import clean
 from jingyin.train import stages as classify
-from jingyin.train.data import read_split
+from jingyin.train.data import Rows, read_split
 from jingyin.train.encoder import random_encoder
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Classify
 from jingyin.train.runs import Job
 from jingyin.train.saved import is_classifier, load_classifier
-from jingyin.train.stages import metrics, run_classify, soft_labels, standardise
+from jingyin.train.stages import metrics, run_classify, soft_labels, standardise, taught, way_back
 
 
 @pytest.mark.train
@@ -84,3 +87,49 @@ def test_signs_are_learnt_where_their_inputs_are(corpus: Path, tmp_path: Path, m
     )
     run_classify(Job(recipe, corpus, tmp_path, tmp_path, {}))
     assert moved == ["fit", "cpu", "signs"]
+
+
+SOFT = np.array([0.6, 0.1, 0.15, 0.05, 0.1], np.float32)
+
+
+def rows(*kinds: tuple[str, str, str]) -> Rows:
+    """Return rows of (source, family, label)."""
+    count = len(kinds)
+    return Rows(
+        [clean(f"第{i}条") for i in range(count)], np.array([LABELS.index(label) for _, _, label in kinds]),
+        np.ones(count, np.float32), np.arange(count), [family for _, family, _ in kinds],
+        [source for source, _, _ in kinds], [""] * count, ["?"] * count,
+    )  # fmt: skip
+
+
+def test_an_own_label_stands_and_an_authored_one_is_mixed_with_what_teachers_say(monkeypatch, tmp_path):
+    monkeypatch.setattr(classify, "soft_labels", lambda _, texts, __: np.tile(SOFT, (len(texts), 1)))
+    recipe = Classify(
+        stage="classify", corpus="c", epochs=1, teachers=("t",), distillation_weight=0.5, label_smoothing=0.02
+    )
+    given = rows(
+        ("own", "debt_threat", "debt_threat"), ("authored", "chat", "debt_threat"), ("jsonl", "traffic", "ordinary"),
+        ("own", "flagged", "debt_threat"), ("own", "not_flagged", "ordinary"),
+    )  # fmt: skip
+    _, target = taught(recipe, ["t"], given, tmp_path)
+    hard = pytest.approx([0.004, 0.004, 0.984, 0.004, 0.004])
+    assert target[0] == hard
+    assert target[1] == pytest.approx(0.5 * target[0] + 0.5 * SOFT)
+    assert target[2] == pytest.approx([0.984, 0.004, 0.004, 0.004, 0.004])
+    # A side alone sets the risk, and leaves the rest to the teachers.
+    assert target[3:].sum(1) == pytest.approx(1)
+    assert target[3:, FLAGGED_INDEX].sum(1) == pytest.approx([0.98, 0.02], abs=1e-6)
+    assert target[3, 2] / target[3, 3] == pytest.approx(3, rel=1e-5)
+    assert target[4, 0] / target[4, 1] == pytest.approx(6, rel=1e-5)
+
+
+def test_held_out_messages_choose_the_way_back() -> None:
+    model = SmsClassifier.on(random_encoder().model)
+    held_out = rows(("own", "a", "pay_to_stop"), ("authored", "b", "ordinary"))
+    ids = [[2, 5, 3], [2, 9, 3]]
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():  # the head is 0, so that all labels are equally likely
+        model.head.bias.copy_(torch.tensor([9.0, 0, 0, 0, 0]))  # all ordinary: costs more than it brings
+    assert way_back(model, before, ids, held_out) in (0.75, 1.0)
+    assert model.head.bias[0] == 9  # as it was
+    assert way_back(model, before, ids[1:], held_out.take(np.array([1]))) == 0.0
