@@ -33,6 +33,7 @@ from jingyin.model.signs import SIGNS
 from jingyin.serve.http import schema
 from jingyin.serve.http.admin import AwayError, admin_routes
 from jingyin.serve.http.batcher import BusyError
+from jingyin.serve.http.connection import Connection
 from jingyin.serve.http.deployment import Load
 from jingyin.serve.http.observe import log, where
 from jingyin.serve.http.service import MAX_EXPLAINED, Answer, Origin, Service
@@ -43,8 +44,6 @@ MAX_TEXTS = 1_024
 """Most messages of a request."""
 MAX_BODY = 1 << 20
 """Most bytes of a body."""
-BODY_SECONDS = 10.0
-"""Longest time for a body to arrive."""
 
 PROTECTED = frozenset(
     ("/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial")
@@ -91,8 +90,8 @@ class JsonResponse(Response):
         self.status_code = status
         self.background = None
         self.body = orjson.dumps(content)
-        own = {"content-type": "application/json", "content-length": str(len(self.body)), **headers}
-        self.raw_headers = [(name.encode(), value.encode()) for name, value in own.items()]
+        self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self.body))]
+        self.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def error_response(call: "Call", status: int, error: str) -> Response:
@@ -131,7 +130,7 @@ class Call:
     key: str = ""
     place: int = 0  # among the requests under way
     body: int = 0
-    whole: bool = False  # all of the body has arrived
+    connection: Connection | None = None
 
 
 class Layer:
@@ -148,10 +147,10 @@ class Layer:
         """Handle one request; anything but HTTP goes through."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        service, connection = self._service, scope.get("state", {}).get("connection")
+        service, connection = self._service, scope["state"].get("connection") if "state" in scope else None
         loop_time = asyncio.get_running_loop().time
-        arrival = connection.begin() if connection else loop_time()
-        call = Call(service, "", arrival, scope["client"][0] if scope.get("client") else "")
+        arrival = connection.begin(whole=scope["method"] != "POST") if connection else loop_time()
+        call = Call(service, "", arrival, scope["client"][0] if scope["client"] else "", connection=connection)
         scope["jingyin"] = call
         status = 0
 
@@ -163,7 +162,7 @@ class Layer:
                 if service.draining or (connection and connection.half_closed):
                     message["headers"].append((b"connection", b"close"))
             elif connection and not message.get("more_body"):
-                connection.end(whole=call.whole or scope["method"] != "POST")
+                connection.end()
             await send(message)
 
         try:
@@ -228,32 +227,29 @@ _ID = re.compile(schema.REQUEST_ID.encode())
 async def read_body(request: Request) -> bytes:
     """Read a JSON body.
 
-    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when it did not arrive in
-    BODY_SECONDS, BusyError when the client's bodies under way take more than its share of memory.
+    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when it does not arrive (the
+    connection sees to the time), BusyError when the client's bodies under way take more than its share of memory.
     """
     call: Call = request.scope["jingyin"]
     kind = request.headers.get("content-type", "application/json")
     if not kind.startswith(("application/json", "application/octet-stream")):
         raise MediaTypeError("the body must be JSON; send it with Content-Type: application/json")
     chunks, more = [], True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise SlowError("the client went away before its body had arrived")
-                chunk = message.get("body", b"")
-                if call.body + len(chunk) > MAX_BODY:
-                    raise TooLargeError(f"the body is larger than {MAX_BODY} bytes; send fewer messages at a time")
-                if not call.service.bodies.take(call.client, len(chunk)):
-                    raise BusyError("more bytes of yours are under way than your share; try again in a second")
-                call.body += len(chunk)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
-            call.whole = True
-    except TimeoutError:
-        raise SlowError(f"the body took longer than {BODY_SECONDS:g} seconds; send it faster") from None
-    return b"".join(chunks)
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise SlowError("the client went away, or took too long, before its body had arrived")
+        chunk = message.get("body", b"")
+        if call.body + len(chunk) > MAX_BODY:
+            raise TooLargeError(f"the body is larger than {MAX_BODY} bytes; send fewer messages at a time")
+        if not call.service.bodies.take(call.client, len(chunk)):
+            raise BusyError("more bytes of yours are under way than your share; try again in a second")
+        call.body += len(chunk)
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    if call.connection:
+        call.connection.whole()
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def score(request: Request) -> Response:

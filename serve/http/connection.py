@@ -1,7 +1,7 @@
 """One connection: uvicorn's own protocol behind the limits that it lacks.
 
-uvicorn bounds neither how long nor how large a request's head may be, nor how many connections are open; httptools
-skips the body of a request that offers an upgrade, as Java's HttpClient does with h2c; and a client that closes its
+uvicorn bounds neither how long a request may take to arrive, nor how large its head may be, nor how many connections
+are open; httptools skips the body of a request that offers an upgrade, as Java's HttpClient does with h2c; and a client that closes its
 sending half gets no answer. Beyond uvicorn's constructor, which `Config(http=...)` calls, only asyncio's interface is
 used.
 """
@@ -14,8 +14,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MAX_HEAD = 8_192
 """Most bytes that are read of a request line and its headers before they must be complete."""
-HEAD_SECONDS = 10.0
-"""Longest time for them to arrive, and for a new connection to send any."""
+READ_SECONDS = 10.0
+"""Longest time for a request to arrive, and for a new connection to send any."""
 DROP_SECONDS = 1.0
 """How long a refused client may go on sending."""
 MAX_CONNECTIONS = 4_096
@@ -69,23 +69,27 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._unless_begun)
         return self.half_closed
 
-    def begin(self) -> float:
-        """Take note that the head has arrived; return the time of the event loop at which its first byte did."""
+    def begin(self, *, whole: bool) -> float:
+        """Take note that a head has arrived, or a whole request; return the time at which its first byte did."""
         if not self._bytes:  # pipelined
             self.arrival = self._loop.time()
+            self._watch()
         self._asking, self._bytes = True, 0
-        self._unwatch()
+        if whole:
+            self.whole()
         return self.arrival
 
-    def end(self, *, whole: bool) -> None:
+    def whole(self) -> None:
+        """Take note that the whole request has arrived."""
+        self._unwatch()
+        self._timer = None
+
+    def end(self) -> None:
         """Take note that the request has been answered; uvicorn closes the connection if no other follows.
 
-        Without `whole` the rest of its body is still to come and will be dropped, until the next request or for as long
-        as a head may take.
+        An early answer leaves its body to come; it is dropped until the next request, or the time of this one is over.
         """
-        self._asking = not whole
-        if not whole:
-            self._watch()
+        self._asking = self._timer is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -103,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def _watch(self) -> None:
         self._unwatch()
-        self._timer = self._loop.call_later(HEAD_SECONDS, self._refuse, "slow", "408 Request Timeout")
+        self._timer = self._loop.call_later(READ_SECONDS, self._refuse, "slow", "408 Request Timeout")
 
     def _unwatch(self) -> None:
         if self._timer is not None:

@@ -179,9 +179,11 @@ class Service:
         if self.settings.dry_run:
             self.metrics.dry_run(action).inc()
             action, dry_run = "pass", {"dry_run": action}
-        found: dict[str, Any] = dict.fromkeys(("label", "risk", "probabilities", "stage"))
-        found |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}
-        if answer.scored is not None:
+        found: dict[str, Any]
+        if answer.scored is None:
+            found = dict.fromkeys(("label", "risk", "probabilities", "stage"))
+            found |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}
+        else:
             clean, decision, _, from_cache, _ = answer.scored
             found = {
                 "label": decision.label,
