@@ -9,7 +9,6 @@ score_many in this process: the same messages once each, in the same order, both
 """
 
 import argparse
-import resource
 import signal
 import socket
 import subprocess
@@ -18,8 +17,10 @@ import time
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import psutil
 import traffic
 from load_client import Run, render
 
@@ -48,8 +49,10 @@ class Server:
 
     def __enter__(self) -> "Server":
         for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
+            try:  # a worker answers once its networks are warm
+                urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=60).close()
+                return self
+            except HTTPError:  # the baselines have no such route
                 return self
             except OSError:
                 time.sleep(0.1)
@@ -60,8 +63,8 @@ class Server:
         self._process.wait(30)
 
     def megabytes(self) -> float:
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 1e6
+        parent = psutil.Process(self._process.pid)
+        return sum(each.memory_info().rss for each in (parent, *parent.children(recursive=True))) / 1e6
 
     def from_cache(self) -> float:
         """Return the share of messages so far that the cache answered."""

@@ -114,9 +114,14 @@ class Service:
 
     async def answer(self, texts: Sequence[str], origin: Origin) -> list[Answer]:
         """Read messages, and let memory judge them in their order. Raises BusyError if the queue has no room."""
+<<<<<<< HEAD
         outcomes = await self.batcher.read(texts, origin.deadline, origin.client)
         # Together, so that they share a round trip to the state: each gets there before the next one starts.
         return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
+=======
+        outcomes = await self.batcher.read(texts, origin.deadline, origin.client, origin.sender or "")
+        return [await self._judge(outcome, origin) for outcome in outcomes]
+>>>>>>> 579bc48 (http: senders take turns, in slices of time; bench/overload.py)
 
     async def answer_sms(
         self, segments: Sequence[Segment], coding: str | int, origin: Origin
@@ -126,7 +131,7 @@ class Service:
         Raises InputError if the segments are of several messages.
         """
         message, *others = readings(segments, coding)
-        (outcome,) = await self.batcher.read([message.text], origin.deadline, origin.client)
+        (outcome,) = await self.batcher.read([message.text], origin.deadline, origin.client, origin.sender or "")
         for other in others:
             found = await self._read_extra(other.text, origin)
             if found and (isinstance(outcome, str) or found.decision.risk > outcome.decision.risk):
@@ -145,7 +150,9 @@ class Service:
 
     async def _read_extra(self, text: str, origin: Origin) -> Scored | None:
         try:
-            (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, extra=True)
+            (outcome,) = await self.batcher.read(
+                [text], origin.deadline, origin.client, origin.sender or "", extra=True
+            )
         except BusyError:
             return None
         return None if isinstance(outcome, str) else outcome
