@@ -4,6 +4,7 @@ The way of a message: clean text, then the cache, then the prefilter, then the n
 (model/cascade.py).
 """
 
+import copy
 import os
 import sys
 from collections import OrderedDict
@@ -201,6 +202,13 @@ class Scorer:
         if found.action == "block":
             found = found._replace(action="review")
         return Scored(cleaned, found, share, from_cache=False, final=False)
+
+    def without_memory(self, *, prefilter: bool = True) -> "Scorer":
+        """Return this scorer without its caches, networks shared; without `prefilter` all of them read every message."""
+        found = copy.copy(self)
+        found.start = self.start._replace(prefilter=prefilter, cache_bytes=0)
+        found.cache, found._read = Cache(0), Cache(0)
+        return found
 
     def verdict(self, scored: Scored) -> Verdict:
         """Return the verdict on a scored message."""

@@ -18,6 +18,7 @@ from time import monotonic, perf_counter
 from typing import Literal, NamedTuple
 
 from jingyin.model.errors import JingyinError
+from jingyin.model.text import CleanText
 from jingyin.serve.http.deployment import Deployment
 from jingyin.serve.http.observe import Metrics, log, where
 from jingyin.serve.scorer import Scored, Scorer
@@ -75,7 +76,7 @@ class _Job:
 
     __slots__ = ("deadline", "future", "left", "outcomes", "seconds", "texts", "turn")
 
-    def __init__(self, texts: Sequence[str], outcomes: list[Outcome], deadline: float, turn: str) -> None:
+    def __init__(self, texts: list[str | CleanText], outcomes: list[Outcome], deadline: float, turn: str) -> None:
         self.texts = texts
         self.outcomes = outcomes
         self.left = len(texts)
@@ -109,7 +110,8 @@ class _Turns:
         characters = 0
         for item in self._drain():
             batch.append(item)
-            characters += len(item.job.texts[item.i])
+            text = item.job.texts[item.i]
+            characters += len(text if isinstance(text, str) else text.text)
             if len(batch) == most or characters > CHARACTERS:
                 break
         return batch
@@ -165,7 +167,8 @@ class Batcher:
             if waiting is self._singles:
                 return outcomes
             raise BusyError("more messages of yours wait than your share of the queue holds; try again in a second")
-        job = _Job(texts, outcomes, deadline, turn)
+        cleaned = [text if isinstance(look, str) else look.clean for text, look in zip(texts, outcomes, strict=True)]
+        job = _Job(cleaned, outcomes, deadline, turn)
         timer = self._loop.call_at(deadline, self._resolve, job)
         for i in range(len(texts)):
             waiting.put(_Item(job, i))
@@ -214,6 +217,8 @@ class Batcher:
             if job.future.done():
                 continue
             job.outcomes[item.i] = outcome
+            if not isinstance(outcome, str):
+                job.texts[item.i] = outcome.clean  # cleaned once
             if not is_final(outcome) and (looked or self._loop.time() < job.deadline - HANDOVER_SECONDS):
                 job.seconds *= 1 if looked else 2
                 then = self._singles if len(job.texts) == 1 else self._batches
@@ -254,7 +259,7 @@ def is_final(outcome: Outcome) -> bool:
     return outcome == "error" if isinstance(outcome, str) else outcome.final
 
 
-def read_all(scorer: Scorer, texts: Sequence[str], until: float) -> Sequence[Outcome]:
+def read_all(scorer: Scorer, texts: Sequence[str | CleanText], until: float) -> Sequence[Outcome]:
     """Read a batch; if that fails, each message by itself, so that one can't take the others down."""
     try:
         return list(scorer.scored(texts, until=until))
@@ -263,7 +268,7 @@ def read_all(scorer: Scorer, texts: Sequence[str], until: float) -> Sequence[Out
         return _each(lambda text: next(iter(scorer.scored([text], until=until))), texts)
 
 
-def _each(read: Callable[[str], Scored], texts: Sequence[str]) -> list[Outcome]:
+def _each(read: Callable[[str | CleanText], Scored], texts: Sequence[str | CleanText]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for text in texts:
         try:

@@ -1,6 +1,5 @@
 """The bundle that answers, read warm before the first request, and its shadow."""
 
-import copy
 import queue
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from threading import Thread
 from jingyin.model.errors import BundleError
 from jingyin.serve.http.observe import Metrics, log, where
 from jingyin.serve.http.settings import Settings
-from jingyin.serve.scorer import Cache, Scored, Scorer
+from jingyin.serve.scorer import Scored, Scorer
 
 _SHADOW_WAITING = 256
 """Batches that may wait for the shadow; it loses messages rather than memory."""
@@ -34,8 +33,7 @@ def load_scorers(settings: Settings, folder: Path) -> tuple[Scorer, Scorer | Non
 
 def warm(scorer: Scorer) -> None:
     """Have every network read messages of all lengths: its first reading takes 60 ms, more than a deadline."""
-    reader = copy.copy(scorer)
-    reader.start, reader.cache = reader.start._replace(prefilter=False), Cache(0)
+    reader = scorer.without_memory(prefilter=False)
     for _ in range(2):
         list(reader.scored(["不还钱就爆你通讯录" * length for length in (1, 2, 4, 8, 16, 32, 64)]))
 
@@ -43,13 +41,12 @@ def warm(scorer: Scorer) -> None:
 class Deployment:
     """The scorer that answers and, if there is one, the shadow, which is counted and never answers.
 
-    `uncached` is the scorer that answers without its cache.
+    `uncached` is the scorer that answers, but remembers nothing.
     """
 
     def __init__(self, scorer: Scorer, shadow: Scorer | None, metrics: Metrics) -> None:
         self.scorer = scorer
-        self.uncached = copy.copy(scorer)
-        self.uncached.cache = Cache(0)
+        self.uncached = scorer.without_memory()
         self.shadow = shadow
         self._metrics = metrics
         self._waiting: queue.Queue[Sequence[Scored]] = queue.Queue(_SHADOW_WAITING)

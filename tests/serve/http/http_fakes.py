@@ -45,14 +45,19 @@ class FakeScorer:
         self.cache: Any = SimpleNamespace(cache_hits=1, cache_misses=2, used=3, budget=4)
         self.mark = mark
 
-    def first_look(self, text: str) -> Scored:
+    def without_memory(self) -> "FakeScorer":
+        return self
+
+    def first_look(self, message: str | CleanText) -> Scored:
+        text = message if isinstance(message, str) else message.text
         if "坏" in text:
             raise RuntimeError(f"can't do {text}")
         return self._scored(text, "network" if "快" in text else "prefilter", final="快" in text)
 
-    def scored(self, texts: Sequence[str], until: float) -> Iterator[Scored]:
+    def scored(self, texts: Sequence[str | CleanText], until: float) -> Iterator[Scored]:
         for text in texts:
-            look, seconds = self.first_look(text), 0.001 * text.count("慢")
+            look = self.first_look(text)
+            text, seconds = look.clean.text, 0.001 * look.clean.text.count("慢")
             if look.final or until < time.monotonic():
                 yield look
                 continue

@@ -10,7 +10,7 @@ from tests.serve.http.http_fakes import SECRET, FakeScorer, load, run
 
 from jingyin import Scorer
 from jingyin.serve.explain import Explanation
-from jingyin.serve.http import schema, service
+from jingyin.serve.http import batcher, schema, service
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.batcher import INLINE_CHARACTERS
 from jingyin.serve.http.service import Service
@@ -276,7 +276,9 @@ def test_at_the_deadline_the_best_reading_so_far_counts(text: str, on_deadline: 
     assert f'jingyin_unscored_total{{action="{action}",reason="deadline"}} 1.0' in metrics
 
 
-def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed() -> None:
+def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "SLICE_SECONDS", 10)
+
     async def call(client: httpx.AsyncClient, service: Service) -> list[Any]:
         busy = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 400}))
         await asyncio.sleep(0.05)
@@ -317,6 +319,19 @@ def test_beyond_its_share_of_the_queue_a_batch_is_refused_and_a_message_answered
     assert refused.json()["error"].startswith("more messages of yours wait than your share of the queue holds")
     assert (looked["action"], looked["reason"]) == ("review", "deadline")
     assert 'jingyin_refused_total{reason="queue"} 1.0' in metrics
+
+
+def test_a_costly_message_gives_way_to_others() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, Any, Any]:
+        ask = {"text": "慢" * 400 + "死", "deadline_ms": 5_000, "sender": "a"}
+        costly = asyncio.create_task(client.post("/v1/score", json=ask))
+        await asyncio.sleep(0.005)
+        other = await client.post("/v1/score", json={"text": "死", "sender": "b"})
+        return costly.done(), other.json(), (await costly).json()
+
+    first, other, costly = run(call)
+    assert not first
+    assert [(each["action"], each["reason"]) for each in (other, costly)] == [("block", "scored")] * 2
 
 
 def test_single_messages_go_before_batches_and_clients_take_turns() -> None:
