@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.serve.http.http_fakes import InThread
 
-pytestmark = [pytest.mark.service, pytest.mark.external, pytest.mark.slow]
+pytestmark = [pytest.mark.external, pytest.mark.exhaustive]
 
 CONFIG = """
 [checks.negative_data_rejection]

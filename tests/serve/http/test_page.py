@@ -15,8 +15,6 @@ from websockets.sync.client import connect
 
 from jingyin.model.signs import SIGNS
 
-pytestmark = pytest.mark.service
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 from tests.serve.http.http_fakes import SECRET, InThread, Process, post, read_all, receive
 
+from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http import connection
+from jingyin.serve.http.deployment import load_scorers
 from jingyin.serve.http.process import address, bind, listening
 from jingyin.serve.http.settings import load_settings
 
-pytestmark = pytest.mark.service
 
-
-@pytest.mark.parametrize(("fake", "workers"), [(True, 2), (False, 1)], ids=["fake scorer", "default bundle"])
-def test_sigterm_under_load_loses_no_request(fake: bool, workers: int) -> None:
+def test_sigterm_under_load_loses_no_request() -> None:
     def send(number: int) -> list[bytes]:
         """Send the next message, for the network, on each answer, until one says that the connection closes."""
         responses = [b""]
@@ -33,24 +32,33 @@ def test_sigterm_under_load_loses_no_request(fake: bool, workers: int) -> None:
                 assert responses[-1], "the connection was closed before an answer"
         return responses[1:]
 
-    with Process(fake=fake, workers=workers) as server, ThreadPoolExecutor(8) as threads:
+    with Process(workers=2) as server, ThreadPoolExecutor(8) as threads:
         clients = [threads.submit(send, number) for number in range(8)]
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         responses = [response for each in clients for response in each.result(30)]
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
     assert len(responses) > 8
     unscored = [each for each in responses if not each.startswith(b"HTTP/1.1 200 ") or b'"reason":"scored"' not in each]
     assert not unscored
     assert '"event":"ended"' in server.log
 
 
-def test_sigterm_just_after_the_start_loses_no_request() -> None:
-    with Process() as server, server.connect() as client:
-        client.sendall(post({"text": "死"}))
+def test_the_very_first_request_is_a_threat_and_read_and_sigterm_just_after_the_start_loses_nothing() -> None:
+    with Process(fake=False, deadline_ms=50) as server, server.connect() as client:
+        client.sendall(post({"text": "有人出钱让我们呼死你，转300元就停"}))
         server.process.send_signal(signal.SIGTERM)
-        assert b'"action":"block","reason":"scored"' in receive(client)
-        assert server.process.wait(20) == 0
+        assert b'"action":"pass"' not in receive(client)
+        assert server.process.wait(60) == 0
+
+
+def test_what_is_loaded_is_warm(tmp_path: Path) -> None:
+    (tmp_path / "bundle").symlink_to(default_path())
+    scorer, _ = load_scorers(load_settings(), tmp_path)
+    for length in (1, 5, 30):
+        start = time.process_time()
+        list(scorer.scored(["有人出钱让我们呼死你，转300元就停" * length]))
+        assert time.process_time() - start < 0.05
 
 
 def test_a_half_closed_client_gets_its_answer() -> None:

@@ -11,9 +11,6 @@ from threading import Event
 import pytest
 from tests.serve.http.http_fakes import Process, post, receive, until
 
-pytestmark = pytest.mark.service
-
-THREATS = ("有人出钱让我们呼死你，转300元就停", "有人出钱让我每天拨你的号，想清静就转两百到这个微信")
 GET = "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -44,7 +41,7 @@ def name(tmp_path: Path) -> Path:
     return tmp_path / "name"
 
 
-def test_one_set_of_metrics_and_a_killed_worker_is_replaced_and_counted(name: Path) -> None:
+def test_one_set_of_metrics_a_killed_worker_is_replaced_and_all_end_with_their_parent(name: Path) -> None:
     with Process({"NAME": str(name)}, workers=2) as server:
         before = workers(server)
         assert len(before) == 2
@@ -63,7 +60,9 @@ def test_one_set_of_metrics_and_a_killed_worker_is_replaced_and_counted(name: Pa
         found = metrics(server)
         assert 'jingyin_messages_total{action="block",stage="network"} 80.0' in found  # the dead one's too
         assert 'jingyin_bundle_info{id="first",role="deployed"} 2.0' in found
-    assert server.process.returncode == 0
+        left = workers(server)
+        server.process.kill()
+        until(lambda: not any(map(_runs, left)))
     assert '"event":"worker_died","status":-9' in server.log
 
 
@@ -114,20 +113,6 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     assert '"event":"worker_failed","reason":"golden message 0 is off; export the bundle anew"' in log
     assert log.endswith("JingyinError: no worker could start; the lines above say why\n")
     assert '"event":"serving"' not in log
-
-
-def test_the_very_first_request_is_a_threat_and_is_read() -> None:
-    with Process(fake=False, deadline_ms=50) as server:
-        for threat in THREATS:
-            answer = body(server.send(post({"text": threat}, close=True)))
-            assert (answer["action"], answer["reason"]) == ("block", "scored"), answer
-
-
-def test_workers_end_when_the_supervisor_is_killed() -> None:
-    with Process(workers=2) as server:
-        left = workers(server)
-        server.process.kill()
-        until(lambda: not any(map(_runs, left)))
 
 
 def _runs(process: int) -> bool:
