@@ -49,7 +49,7 @@ def test_every_alert_is_tested() -> None:
     assert rung == silent == set(alerts)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.external
 def test_alert_rules() -> None:
     assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yaml")

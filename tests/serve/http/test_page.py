@@ -110,6 +110,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: Path) -> None:
     hostile = "😀<img src=x onerror='window.bad=1'><b>死</b>死"
     with InThread() as server:
@@ -144,6 +145,7 @@ def test_a_person_pastes_messages_and_sees_verdicts(browser: Browser, tmp_path: 
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 def test_every_control_is_reached_by_keyboard_and_errors_are_shown(browser: Browser) -> None:
     with InThread() as server:
         browser.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
