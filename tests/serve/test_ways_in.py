@@ -51,7 +51,7 @@ def by_processes(folder: Path, messages: list[str], bundle: Path | None) -> Verd
 
 
 def by_http(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
-    with InThread(load=lambda: (Scorer.load(bundle), None), deadline_ms=60_000) as server:
+    with InThread(load=lambda: (Scorer.load(bundle), None), deadline_ms=5_000) as server:
         url = f"http://127.0.0.1:{server.port}/v1/score"
         alone = [ask(url, {"text": text}) for text in messages]
         assert [{**each, "request_id": None, "stage": None} for each in alone] == [
