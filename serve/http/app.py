@@ -227,8 +227,8 @@ _ID = re.compile(schema.REQUEST_ID.encode())
 async def read_body(request: Request) -> bytes:
     """Read a JSON body.
 
-    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when it does not arrive (the
-    connection sees to the time), BusyError when the client's bodies under way take more than its share of memory.
+    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when it does not arrive in time
+    (connection.py), BusyError when the client's bodies under way take more than its share of memory.
     """
     call: Call = request.scope["jingyin"]
     kind = request.headers.get("content-type", "application/json")

@@ -114,14 +114,9 @@ class Service:
 
     async def answer(self, texts: Sequence[str], origin: Origin) -> list[Answer]:
         """Read messages, and let memory judge them in their order. Raises BusyError if the queue has no room."""
-<<<<<<< HEAD
-        outcomes = await self.batcher.read(texts, origin.deadline, origin.client)
+        outcomes = await self.batcher.read(texts, origin.deadline, origin.client, origin.sender or "")
         # Together, so that they share a round trip to the state: each gets there before the next one starts.
         return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
-=======
-        outcomes = await self.batcher.read(texts, origin.deadline, origin.client, origin.sender or "")
-        return [await self._judge(outcome, origin) for outcome in outcomes]
->>>>>>> 579bc48 (http: senders take turns, in slices of time; bench/overload.py)
 
     async def answer_sms(
         self, segments: Sequence[Segment], coding: str | int, origin: Origin
