@@ -207,7 +207,7 @@ class Scorer:
         """Return this scorer without its caches, networks shared; without `prefilter` all of them read every message."""
         found = copy.copy(self)
         found.start = self.start._replace(prefilter=prefilter, cache_bytes=0)
-        found.cache, found._read = Cache(0), Cache(0)
+        found.cache, found.window_cache = Cache(0), Cache(0)
         return found
 
     def verdict(self, scored: Scored) -> Verdict:
