@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,10 +205,12 @@ def test_sighup_reads_what_is_remembered_again(tmp_path: Path) -> None:
         until(lambda: machine.score(THREAT, sender="bank") == "pass policy")
         config.write_text("senders: {risk: 7}\n")
         machine.call("POST", "/admin/reload")
-        time.sleep(1)
+        log = machine.process.process.stderr
+        assert log
+        while '"event":"reload_failed"' not in (line := log.readline().decode()):
+            assert line
+        assert "senders.risk" in line
         assert machine.score(MILD, sender="gang") == "review sender"
-    assert '"event":"reload_failed"' in machine.process.log
-    assert "senders.risk" in machine.process.log
 
 
 # ---- the analyst
