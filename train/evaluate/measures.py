@@ -154,7 +154,8 @@ def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
             system = sources[names[0]].system
             out[pool] = _listed(Judged(system, np.concatenate([sources[name].risks for name in names]), None))
     found: Rows = {f"{name} *" if name in kept_out else name: _listed(judged) for name, judged in sources.items()}
-    return out | dict(sorted(found.items(), key=lambda each: -number(each[1]["flagged"])))
+    worst = sorted(found.items(), key=lambda each: -number(each[1]["flagged"]))
+    return {**out, "worst source": worst[0][1], **dict(worst)} if worst else {}
 
 
 def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
@@ -175,7 +176,7 @@ def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
 def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows:
     """Measure changed messages: of threats those still found, of those flagged as they stand the ones that pass.
 
-    The suites by which most pass come first, before them the mean over suites.
+    The suites by which most pass come first, before them the mean over suites and the worst.
     """
     groups = messages.group_numbers
     found: Rows = {}
@@ -196,7 +197,7 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows
     columns = next(iter(found.values()))
     mean: dict[str, Value] = {key: float(np.mean([number(row[key]) for row in found.values()])) for key in columns}
     worst = sorted(found.items(), key=lambda each: -number(each[1]["flagged alone, now pass"]))
-    return {f"mean of {len(found)}": mean, **dict(worst)}
+    return {"mean": mean, "worst": worst[0][1], **dict(worst)}
 
 
 def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:

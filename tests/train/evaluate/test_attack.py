@@ -78,17 +78,17 @@ def test_company_stands_where_it_should_and_is_of_other_messages(messages, rows)
 def test_golden_attack_on_a_filter_that_a_smile_defeats(messages, rows):
     toy = system(lambda text: "曝光" in text and "😊" not in text)
     found = changed(toy.judge(messages.texts), attacks.heads_and_tails(messages, rows), messages)
-    assert list(found)[:2] == ["mean of 40", "…😊"]
-    assert found["mean of 40"]["flagged alone, now pass"] == pytest.approx(1 / 40)
+    assert list(found)[:3] == ["mean", "worst", "…😊"]
+    assert found["mean"]["flagged alone, now pass"] == pytest.approx(1 / 40)
     passed = [row["flagged alone, now pass"].count for row in list(found.values())[1:]]
-    assert passed == [5] + [0] * 39
+    assert passed == [5, 5] + [0] * 39
     assert found["…😊"]["threats found"].count == found["…😊"]["innocents flagged"].count == 0
     assert {row["blocked"].count for row in list(found.values())[1:]} == {0}
 
 
 def test_what_flags_everything_lets_nothing_pass_and_pays_for_it(messages, rows):
     judged = system(lambda _: True).judge(messages.texts)
-    assert changed(judged, attacks.heads_and_tails(messages, rows), messages)["mean of 40"]["innocents flagged"] == 1
+    assert changed(judged, attacks.heads_and_tails(messages, rows), messages)["mean"]["innocents flagged"] == 1
     found = greedy(judged, messages, rows)
     assert list(found) == [
         "greedy sender, 1 try", "greedy sender, 3 tries", "greedy sender, 10 tries", "in two halves",

@@ -111,7 +111,12 @@ def test_unseen_cases_and_writers_stand_apart_from_rows_like_training_and_from_r
 
 def test_false_alarms_are_counted_by_source_and_sources_kept_out_apart(evaluated):
     table = evaluated[0].tables["traffic"]["jingyin"]
-    assert list(table) == ["sources kept out, pooled", "chat *", "nus *"]  # the training rows here are all authored
+    assert list(table) == [
+        "sources kept out, pooled",
+        "worst source",
+        "chat *",
+        "nus *",
+    ]  # the training rows here are all authored
     assert (table["chat *"]["flagged"].count, table["chat *"]["flagged"].rows) == (1, 31)
     assert table["sources kept out, pooled"]["blocked"].rows == 81
     curve = evaluated[0].tables["frontier"]["jingyin"]
@@ -129,11 +134,11 @@ def test_false_positives_are_counted_by_family_worst_first(evaluated):
 
 def test_what_senders_do_is_tried_on_the_same_rows(evaluated):
     of_model = evaluated[0].tables["disguises"]["jingyin"]
-    assert len(of_model) == 15
+    assert len(of_model) == 2 + 14
     # The normaliser undoes these, and what the toy does not know it misses.
     assert figures(evaluated, "disguises", "zero_width")["threats found"].value == 1
     assert figures(evaluated, "disguises", "initials")["threats found"].value < 0.3
-    assert len(evaluated[0].tables["heads and tails"]["jingyin"]) == 41
+    assert len(evaluated[0].tables["heads and tails"]["jingyin"]) == 2 + 40
     weather = figures(evaluated, "company", "behind 2 sentences of weather *")
     assert weather["flagged alone, now pass"].rows == 8
     assert figures(evaluated, "senders", "greedy sender, 1 try")["flagged alone, now pass"].rows == 8
