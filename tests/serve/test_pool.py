@@ -44,7 +44,6 @@ def runs(process: int) -> bool:
         return False
 
 
-@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "stream.py"
     script.write_text(STREAM, encoding="utf-8")
@@ -93,7 +92,6 @@ def test_a_short_stream_starts_no_process(signed_bundle: Path) -> None:
     assert not active_children()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_a_killed_worker_is_said() -> None:
     stream = Scorer.load().score_many(repeat("你好"), processes=2)

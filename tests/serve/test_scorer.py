@@ -77,7 +77,6 @@ def test_refuses_what_is_no_text(scorer: Scorer, wrong: object) -> None:
         scorer.score(wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_many_alone_and_in_processes_agree() -> None:
     alone = [without_stage(Scorer.load(cache_bytes=0).score(text)) for text in MESSAGES]
     fresh = Scorer.load()

@@ -28,7 +28,7 @@ from jingyin.serve.archive.relabel import relabel
 
 pytestmark = [
     pytest.mark.external,
-    pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
 ]
 

@@ -15,8 +15,6 @@ from tests.serve.http.http_fakes import InThread
 
 from jingyin import LABELS, Scorer
 
-pytestmark = pytest.mark.service
-
 MESSAGES = [
     "明天下午三点老地方见，记得带伞",
     "有人出钱让我每天拨你的号，想清静就转两百到这个微信",
@@ -122,7 +120,7 @@ def test_the_messages_are_of_several_kinds(wanted: Verdicts) -> None:
     assert all(tuple(verdict["probabilities"]) == LABELS for verdict in wanted)
 
 
-SPARK = pytest.param(by_spark, marks=[pytest.mark.external, pytest.mark.slow])
+SPARK = pytest.param(by_spark, marks=[pytest.mark.external, pytest.mark.exhaustive])
 
 
 WAYS = [by_score, by_score_many, by_processes, by_http, by_relabel, SPARK]

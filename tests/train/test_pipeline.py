@@ -24,8 +24,6 @@ from jingyin.train.pipeline import train
 from jingyin.train.recipes import Calibrate
 from jingyin.train.stages import TEACHERS
 
-pytestmark = pytest.mark.train
-
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN_LOSSES = [0.1428]
 """Training loss at step 20, of configs/tiny.yaml on the made-up corpus."""
@@ -75,7 +73,6 @@ def test_a_run_folder_tells_how_it_was_made(tiny_run, write_recipe):
     assert f"Command: `{facts['command']}`" in (tiny_run / "bundle" / "card.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, write_recipe, tmp_path):
     recipe, run = write_recipe("tiny"), tmp_path / "tiny"
     code = "from jingyin.cli import main; main()"
@@ -97,7 +94,7 @@ def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, w
     assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, corpus, tmp_path, capsys):
     align = write_recipe(
         "align", ("head_rate", "review_rate", "block_rate", "passed"), stage="align", learning_rate=1e-2, epochs=8

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from jingyin import Scorer
 
-pytestmark = [pytest.mark.slow, pytest.mark.train]
+pytestmark = pytest.mark.exhaustive
 
 SCRIPT = Path(__file__).parent / "in_processes.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -59,7 +59,6 @@ def test_a_wrong_line_is_named_and_not_shown(tmp_path: Path) -> None:
     assert "机密" not in str(told.value)
 
 
-@pytest.mark.service
 def test_known_wordings_from_the_command_line(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     labels = {"campaign": ["c1", "c1", "c2", "c3"], "label": ["debt_threat", "debt_threat", "ordinary", None]}

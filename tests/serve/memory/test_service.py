@@ -81,14 +81,12 @@ def check(machines: list[Machine]) -> None:
     until(lambda: all(each.score(NOTICE) == "block scored" for each in turns))
 
 
-@pytest.mark.service
 def test_workers_of_a_machine_remember_together_without_a_server(tmp_path: Path) -> None:
     with Machine(known=tmp_path / "known.json") as machine:
         check([machine])
 
 
 @pytest.mark.exhaustive
-@pytest.mark.service
 @pytest.mark.external
 def test_two_machines_with_two_workers_each_remember_together(valkey: Valkey, secret: Path) -> None:
     given = {"state": valkey.address, "state_secret": secret}
@@ -97,7 +95,6 @@ def test_two_machines_with_two_workers_each_remember_together(valkey: Valkey, se
 
 
 @pytest.mark.exhaustive
-@pytest.mark.service
 def test_memory_survives_a_killed_worker_and_a_reload_and_wordings_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "known.json"
     with Machine(known=file) as machine:
@@ -121,7 +118,6 @@ def test_memory_survives_a_killed_worker_and_a_reload_and_wordings_a_restart(tmp
         assert machine.score(MILD, sender="gang") == "pass scored"
 
 
-@pytest.mark.service
 @pytest.mark.external
 def test_no_sender_number_or_text_is_in_the_server(valkey: Valkey, secret: Path) -> None:
     canaries = ("13812345678", "13987654321", "laowang_88", "evil-site.com", "机密内容", "gateway-key")
@@ -160,7 +156,6 @@ def test_no_sender_number_or_text_is_in_the_server(valkey: Valkey, secret: Path)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.service
 @pytest.mark.external
 def test_a_service_goes_on_while_its_server_is_away(valkey: Valkey, secret: Path) -> None:
     with Machine(state=valkey.address, state_secret=secret) as machine:
@@ -189,7 +184,6 @@ def test_a_server_needs_a_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.service
 def test_sighup_reads_what_is_remembered_again(tmp_path: Path) -> None:
     config, policy = tmp_path / "serve.yaml", tmp_path / "policy.yaml"
     config.write_text("burst: {count: 3}\n")
@@ -281,7 +275,6 @@ def test_all_of_it_needs_an_admin_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.service
 @pytest.mark.external
 def test_an_analyst_judges_a_message_on_the_page(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     with Machine(known=tmp_path / "known.json") as machine:

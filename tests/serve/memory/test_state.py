@@ -269,7 +269,6 @@ def test_workers_share_a_socket_and_its_end_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.external
-@pytest.mark.service
 def test_a_server_that_stops_hangs_or_is_full_delays_nobody(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "RETRY_SECONDS", 0.05)
     events: list[str] = []

@@ -99,7 +99,7 @@ def test_nothing_there(tmp_path):
         load(tmp_path / "none.jsonl")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_messages_in_the_package_are_sound():
     assert [error for folder in default_folders() for error in scan(folder)[1]] == []
 

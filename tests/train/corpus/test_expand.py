@@ -50,7 +50,7 @@ def test_text_without_slots_stays(text):
     assert expand(text, Random(0)) == text or SLOT.search(text)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_model_that_sees_only_the_slots_is_at_chance():
     """Of each slot, as many values from flagged messages as from others: nothing in them tells which."""
     rng = Random(7)

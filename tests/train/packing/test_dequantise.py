@@ -17,8 +17,6 @@ from jingyin.train.pack import export as dequantise
 from jingyin.train.pack.export import bundle_folder, classifier_of_bundle, dequantised, is_bundle
 from jingyin.train.saved import load_classifier
 
-pytestmark = pytest.mark.train
-
 RNG = np.random.default_rng(0)
 SAMPLES = [[2, *RNG.integers(4, 900, RNG.integers(1, 60)).tolist(), 3] for _ in range(200)]
 

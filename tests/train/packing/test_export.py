@@ -15,8 +15,6 @@ from jingyin.train.network import ExportedClassifier, SmsClassifier, new_sign_he
 from jingyin.train.pack import export
 from jingyin.train.saved import load_classifier
 
-pytestmark = pytest.mark.train
-
 SAMPLES = [[2, *np.random.default_rng(length).integers(4, 90, length).tolist(), 3] for length in range(1, 51)]
 
 

@@ -12,8 +12,6 @@ from jingyin.train.network import SmsClassifier
 from jingyin.train.pack.export import classifier_of_bundle, export_transformers
 from jingyin.train.saved import Vocabulary, transformers_tokenizer
 
-pytestmark = pytest.mark.train
-
 TEXTS = ("想让手机安静，转三百到这个号，不转接着打", "周末，一起去爬山")
 
 

@@ -32,7 +32,6 @@ def drawn(rng: np.random.Generator, low: int, high: int, length: int) -> str:
     return "".join(map(chr, 0x4E00 + rng.integers(low, high, length)))
 
 
-@pytest.mark.slow
 def test_the_prefilter_learns_what_is_flagged():
     rng = np.random.default_rng(0)
     plain = [drawn(rng, 10, 60, 8) for _ in range(150)]
@@ -51,7 +50,6 @@ def test_texts_of_one_side_alone_teach_nothing(flagged):
     assert not train_prefilter(["明天见", "后天见"], np.array([flagged, flagged]), seed=1).any()
 
 
-@pytest.mark.slow
 def test_what_is_tuned_keeps_what_was_known():
     rng = np.random.default_rng(0)
     plain, risky = ([drawn(rng, low, low + 50, 8) for _ in range(150)] for low in (10, 40))
@@ -126,7 +124,6 @@ def test_what_the_prefilter_must_not_judge(share, edits, opaque):
     assert is_opaque(share, edits) is opaque
 
 
-@pytest.mark.train
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_score_at_the_threshold_passes(tiny_run, which):
     scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
@@ -137,7 +134,6 @@ def test_a_score_at_the_threshold_passes(tiny_run, which):
         assert scorer.score(text).stage == stage
 
 
-@pytest.mark.train
 def test_what_both_scores_stop_is_ordinary(tiny_run):
     scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
     stops = scorer.bundle.manifest.prefilter

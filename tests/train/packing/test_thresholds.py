@@ -74,7 +74,6 @@ def test_small_sources_count_as_one():
     assert choose_threshold(risks, sources, target=0.01).bound == pytest.approx(upper_bound(1, 600), rel=1e-6)
 
 
-@pytest.mark.slow
 @given(st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=60, max_size=200), st.floats(0.05, 0.3))
 def test_a_threshold_holds_its_target_and_none_lower_does(risks, target):
     risks = np.array(risks)
@@ -111,7 +110,6 @@ def test_a_rate_to_the_nearest_row_reaches_the_highest_allowed():
     assert highest_allowed(np.array([]), 0.5) == 0
 
 
-@pytest.mark.slow
 def test_the_bound_holds_on_new_rows_at_least_nineteen_times_in_twenty():
     rng = np.random.default_rng(0)
     rates = []

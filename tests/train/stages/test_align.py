@@ -7,7 +7,6 @@ from jingyin.train.runs import Job
 from jingyin.train.stages import run_align
 
 
-@pytest.mark.slow
 def test_validation_is_compared_with_the_teacher_that_taught(corpus, tmp_path, monkeypatch):
     given, pieces = [], align.with_own_pieces
 

@@ -18,7 +18,6 @@ from jingyin.train.saved import is_classifier, load_classifier
 from jingyin.train.stages import metrics, run_classify, soft_labels, standardise, taught, way_back
 
 
-@pytest.mark.train
 def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(
     tiny_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -28,7 +27,6 @@ def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(
     assert bundle.argmax(1).tolist() == network.argmax(1).tolist()  # but for int8 and the fused risk
 
 
-@pytest.mark.train
 def test_several_teachers_agree_on_the_mean_of_their_log_odds(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
     texts = read_split(corpus, "test").cleaned
     alone, twice = (soft_labels([str(tiny_run)] * times, texts, tmp_path) for times in (1, 2))
@@ -43,7 +41,6 @@ def test_only_a_classify_stage_leaves_a_teacher(tmp_path: Path) -> None:
         load_classifier(tmp_path)
 
 
-@pytest.mark.slow
 def test_the_head_sees_features_of_mean_0_and_deviation_1() -> None:
     model = SmsClassifier.on(random_encoder().model)
     ids = [[2, *np.random.default_rng(i).integers(4, 200, 8).tolist(), 3] for i in range(64)]
@@ -74,7 +71,6 @@ def test_a_corpus_without_signs_ends_before_training(
         run_classify(Job(recipe, corpus, tmp_path, tmp_path, {}))
 
 
-@pytest.mark.slow
 def test_signs_are_learnt_where_their_inputs_are(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
     cpu = SmsClassifier.cpu
