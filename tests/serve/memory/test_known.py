@@ -32,6 +32,13 @@ async def judge(gateway: Gateway, text: str, action: str, risk: float, **more: A
     return await gateway.memory.known.add(NewWording(action=action, **{field: text}, **more), "admin", risk)
 
 
+def test_what_differs_within_500_characters_differs_and_what_comes_later_does_not() -> None:
+    beginning, rest = "今晚六点前不处理就通知你家里人" * 4, ["明天去公园看书" * 60, "后天回学校吃饭" * 60]
+    first, second = (set(hashes(beginning + each, SALT)) for each in rest)
+    assert first != second
+    assert hashes("好" * 500 + "坏", SALT) == hashes("好" * 500 + "了", SALT)
+
+
 def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
     async def test() -> None:
         gateway = Gateway()
