@@ -57,7 +57,7 @@ def photograph(tab: ClientConnection, address: str, run: str, ready: str, name: 
     call(tab, "Runtime.evaluate", expression=run)
     while not call(tab, "Runtime.evaluate", expression=f"Boolean({ready})")["result"]["value"]:
         time.sleep(0.2)
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT if "campaigns" in name else 640, "scale": 1}
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT if "campaigns" in name else 680, "scale": 1}
     image = call(tab, "Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
     (OUT / name).write_bytes(b64decode(image))
 
