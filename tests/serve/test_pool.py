@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 
 def children(process: int) -> list[int]:
-    listed = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)  # 1: none yet
     return list(map(int, listed.stdout.split()))
 
 
