@@ -53,7 +53,7 @@ def test_what_is_met_is_not_kept() -> None:
     ("raw", "wanted"),
     [
         ("您好,Hello!１２", {"disguised": 2}),
-        ("【银行】您好，请查收！", {}),
+        ("【银行】您好，￥600请查收！", {}),
         ("妳錢", {"traditional": 2}),
         ("呼\u200b死", {"invisible": 1}),
         ("轰\ufffd炸\ufffd", {"invisible": 2}),
