@@ -102,7 +102,7 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Message]:
     if (odd := _oddness(first.text)) >= _ODD:
         for name in _OTHER_READINGS:
             other = reassemble(segments, name)
-            if other.text and _oddness(other.text) < min(_ODD, odd):
+            if other.text and _oddness(other.text) < min(_PLAUSIBLE, odd):
                 found.setdefault(other.text, other)
     return list(found.values())
 
@@ -123,7 +123,7 @@ def coding_of(data_coding: int) -> str:
 
 
 _OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
-_ODD = 0.1
+_ODD, _PLAUSIBLE = 0.1, 0.34  # the latter larger: a byte too many must not hide a short message
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 

@@ -449,9 +449,9 @@ class Kannel:
                 self.received += self.phone.recv(65_536)
         except TimeoutError:
             pass
-        lines, self.received = self.received.splitlines(), b""
-        fields = [line.split(b" ", 3) for line in lines]
-        return [(each[2], unquote_to_bytes(each[-1].replace(b"+", b" "))) for each in fields]
+        taken, self.received = b"\n" + self.received, b""
+        fields = [line.split(b" ", 1) for line in re.split(rb"\n100 200 ", taken)[1:]]  # a text may hold line breaks
+        return [(each[0], unquote_to_bytes(each[-1].replace(b"+", b" ").removesuffix(b"\n"))) for each in fields]
 
     def stop(self) -> None:
         self.phone.close()
