@@ -64,7 +64,7 @@ class Loop:
                 else:
                     await reader.readuntil(b"\r\n\r\n")
                     writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 24\r\n\r\n0: Accepted for delivery")
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             writer.close()
 
     async def measure(self, port: int, messages: Sequence[str]) -> tuple[list[float], float, int]:

@@ -278,7 +278,7 @@ class Client:
 
     async def _ask(self, text: str, pair: _Pair, before: _End | None, end: _End, places: asyncio.Semaphore) -> Answer:
         if before:
-            await asyncio.wait((before,))
+            await asyncio.wait((before,), timeout=self._seconds)  # no flood of one holds another up for longer
         async with places, self._places:
             answer = await self._ask_now(text, *pair)
         self._end_turn(pair, end)

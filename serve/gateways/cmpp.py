@@ -2,6 +2,7 @@
 
 import struct
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar
 
 from jingyin.serve.gateways.codec import (
@@ -57,7 +58,8 @@ class Cmpp(Codec):
         """Read the message in the layout of the session, or in the other if only that has the length of the frame."""
         if frame.command == FORWARD:
             raise UnreadableError("command")
-        read = self._deliver if frame.command == DELIVER else self._submit
+        may_report = frame.kind is Kind.DELIVER  # and is no message that a client sends under this command
+        read = partial(self._deliver, may_report=may_report) if frame.command == DELIVER else self._submit
         fits: dict[tuple[int, int, int], tuple[Message | None, int]] = {}
         for layout in (self._layout, _TWO, _THREE):
             fields = Fields(frame.data, self.header.size)
@@ -87,7 +89,7 @@ class Cmpp(Codec):
         texts = contents(fields, fields.number(), reserved, header=bool(header))
         return message(texts, coding, source, destinations, Part(-1, total, number))
 
-    def _deliver(self, fields: Fields, layout: tuple[int, int, int]) -> Message | None:
+    def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> Message | None:
         width, kind, reserved = layout
         fields.take(8)  # Msg_Id
         destination = fields.text(21)
@@ -95,7 +97,7 @@ class Cmpp(Codec):
         header, coding = fields.number() & _UDHI, fields.number()
         source = fields.text(width)
         fields.take(kind)
-        is_report = fields.number() == 1
+        is_report = fields.number() == 1 and may_report
         texts = contents(fields, fields.number(), reserved, header=bool(header))
         return None if is_report else message(texts, coding, source, [destination])
 

@@ -22,6 +22,9 @@ MAX_BYTES = 64 << 20
 _CANDIDATES = 8
 """Parts kept of one number of one message: the first and the newest."""
 _COMBINATIONS = 16
+_SAME_MESSAGE = (
+    10.0  # seconds in which a part that went on is one of the same message, and not of the reference's last use
+)
 _OVERHEAD = 600  # bytes of a part beside its payload, about
 
 Key = tuple[str, str, int]
@@ -42,6 +45,7 @@ class Piece:
     keys: list[Key]
     owner: "Owner"
     answer: "asyncio.Future[Answer]"
+    since: float
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -62,6 +66,9 @@ class _Box:
 
     touched: float = 0.0
     pieces: dict[int, list[Piece]] = field(default_factory=dict)  # by number, the oldest first
+
+    def all(self) -> list[Piece]:
+        return [piece for same in self.pieces.values() for piece in same]
 
     def is_whole(self, piece: Piece) -> bool:
         assert piece.message.part is not None
@@ -90,18 +97,23 @@ class Joiner:
         assert message.part is not None
         loop = asyncio.get_running_loop()
         keys = list(dict.fromkeys((direction, digits(to), message.part.reference) for to in message.destinations))
-        piece = Piece(message, keys, owner, loop.create_future())
+        now = loop.time()
+        piece = Piece(message, keys, owner, loop.create_future(), now)
+        gone = (
+            each for key in keys if key in self._boxes for each in self._boxes[key].all() if each not in self._waiting
+        )
+        hold = hold and all(each.since < now - _SAME_MESSAGE for each in gone)  # its sender waits for each answer
         for key in keys:
-            self._put(key, piece, loop.time())
+            self._put(key, piece, now)
         self._waiting[piece] = None
         HELD.inc()
-        self._expire(loop.time())
+        self._expire(now)
         if not hold:
             self._release(piece)
             return piece
         piece.timer = loop.call_later(self.hold, self._release, piece)
         boxes = [self._boxes[key] for key in keys if key in self._boxes]
-        for other in {each: None for box in boxes for same in box.pieces.values() for each in same}:
+        for other in {each: None for box in boxes for each in box.all()}:
             if all(box.is_whole(other) for box in map(self._boxes.get, other.keys) if box):
                 self._release(other)
         return piece
@@ -139,10 +151,9 @@ class Joiner:
             key, box = next(iter(self._boxes.items()))
             if self._bytes <= MAX_BYTES and box.touched >= now - self._remember:
                 break
-            pieces = [piece for same in box.pieces.values() for piece in same]
-            for piece in pieces:
+            for piece in box.all():
                 self._release(piece)
-            self._bytes -= sum(piece.size for piece in pieces)
+                self._bytes -= piece.size
             del self._boxes[key]
         PART_BYTES.set(self._bytes)
 

@@ -58,6 +58,7 @@ class Settings:
     codings: Mapping[int | str, str]
     judged: frozenset[Kind]
     statuses: Mapping[str, int]
+    back: bool = False  # the client is the gateway, which connects to the SP
     waiting_bytes: int = 0
 
 
@@ -127,9 +128,10 @@ class _Flow:
     Single messages go on in the order in which they came; parts go on when their message is judged.
     """
 
-    def __init__(self, session: "Session", source: _Peer, sink: _Peer) -> None:
+    def __init__(self, session: "Session", source: _Peer, sink: _Peer, messages: Kind) -> None:
         self._session, self._settings, self._codec = session, session.settings, session.codec
         self._source, self._sink = source, sink
+        self._messages = messages  # what goes this way, whatever command it has: a peer may take the other one
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
@@ -140,8 +142,8 @@ class _Flow:
         """Pass frames on until the source ends, `frame` first."""
         frame = frame or await self._source.read()
         while frame and not self._is_own(frame):
-            if frame.kind is Kind.SUBMIT and self._session.is_gateway(self._source):
-                frame = frame._replace(kind=Kind.DELIVER)  # SMPP has one command for both
+            if frame.kind in (Kind.SUBMIT, Kind.DELIVER):
+                frame = frame._replace(kind=self._messages)
             if frame.kind is Kind.ANSWER:
                 self._pass_answer(frame)
             elif frame.kind in (Kind.SUBMIT, Kind.DELIVER):
@@ -273,10 +275,6 @@ class Session:
             log("session_ended", by=by)
             await self._client.hang_up()
 
-    def is_gateway(self, peer: _Peer) -> bool:
-        """Return whether this is the gateway's end."""
-        return peer is self._gateway
-
     async def log_in(self, frame: Frame) -> None:
         """Wait for the answer to a login: until then nothing more is read. Raises TimeoutError."""
         self._login, self._login_sequence = asyncio.get_running_loop().create_future(), frame.sequence
@@ -321,7 +319,9 @@ class Session:
             self._client.write(self.codec.refuse(first, self.settings.statuses["down"]))
             return "unreachable"
         gateway = self._gateway = _Peer(*streams, self.codec)
-        up, down = self._flows = _Flow(self, self._client, gateway), _Flow(self, gateway, self._client)
+        kinds = (Kind.DELIVER, Kind.SUBMIT) if self.settings.back else (Kind.SUBMIT, Kind.DELIVER)
+        up, down = _Flow(self, self._client, gateway, kinds[0]), _Flow(self, gateway, self._client, kinds[1])
+        self._flows = up, down
         return await self._between(asyncio.create_task(up.run(first)), asyncio.create_task(down.run()), gateway)
 
     async def _between(self, up: asyncio.Task[None], down: asyncio.Task[None], gateway: _Peer) -> str:
@@ -437,5 +437,5 @@ async def start(codec: type[Codec], given: argparse.Namespace, client: Client) -
     proxy, shared = Proxy(), settings(codec, given, client)
     await proxy.listen(given.host, given.port, shared)
     if getattr(given, "sp", None):
-        await proxy.listen(given.host, given.back_port, replace(shared, gateway=given.sp))
+        await proxy.listen(given.host, given.back_port, replace(shared, gateway=given.sp, back=True))
     return proxy

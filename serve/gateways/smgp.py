@@ -55,7 +55,8 @@ class Smgp(Codec):
         if frame.command == FORWARD:
             raise UnreadableError("command")
         if frame.command == DELIVER:
-            return self._deliver(Fields(frame.data, self.header.size))
+            read, is_report = self._deliver(Fields(frame.data, self.header.size))
+            return None if is_report and frame.kind is Kind.DELIVER else read
         for fee in (self._fee, _FIXED_FEE, _NO_FIXED_FEE):
             with suppress(UnreadableError):
                 return self._submit(Fields(frame.data, self.header.size), fee)
@@ -75,14 +76,14 @@ class Smgp(Codec):
         header, hint = self._parameters(fields)
         return message([segment(content, header=header)], coding, source, destinations, hint)
 
-    def _deliver(self, fields: Fields) -> Message | None:
+    def _deliver(self, fields: Fields) -> tuple[Message, bool]:
         fields.take(10)  # MsgID
         is_report, coding = fields.number() == 1, fields.number()
         fields.take(14)  # RecvTime
         source, destination = fields.text(21), fields.text(21)
         content = fields.take(fields.number())
         header, hint = self._parameters(fields)
-        return None if is_report else message([segment(content, header=header)], coding, source, [destination], hint)
+        return message([segment(content, header=header)], coding, source, [destination], hint), is_report
 
     def _parameters(self, fields: Fields) -> tuple[bool, Part | None]:
         """Read Reserve and the TLVs: whether there is a header, and what is said of the part."""

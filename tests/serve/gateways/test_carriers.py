@@ -258,7 +258,7 @@ def test_codings_and_what_deviates_from_them(dialect: Dialect, coding: int, code
 def test_the_gateways_own_connections_are_passed_on(judge: str, judged: bool) -> None:
     async def scenario(world: World) -> None:
         sp = Gateway(SGIP)
-        back = replace(world.settings, gateway=("127.0.0.1", await sp.start()))
+        back = replace(world.settings, gateway=("127.0.0.1", await sp.start()), back=True)
         port = await world.proxy.listen("127.0.0.1", 0, back)
         gateway = Peer(SGIP, *await asyncio.open_connection("127.0.0.1", port))
         world.peers.append(gateway)

@@ -258,6 +258,16 @@ def test_parts_that_an_application_cut_are_joined() -> None:
     play(scenario)
 
 
+def test_who_sends_part_after_part_is_held_up_once() -> None:
+    async def scenario(world: World) -> None:
+        start = time.monotonic()
+        for number in range(1, 9):
+            assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 9, number))}&text=%65%e9") == 202
+        assert 0.4 <= time.monotonic() - start < 1.5
+
+    play(scenario, hold=0.4)
+
+
 def test_a_part_that_smsbox_refuses_completes_nothing() -> None:
     async def scenario(world: World) -> None:
         world.smsbox.status = 403

@@ -97,6 +97,21 @@ def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_neve
     play(scenario, dialect, judge=judge)
 
 
+def test_a_message_is_judged_by_its_way_and_not_by_its_command(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.deliver(THREAT, 2))
+        assert await peer.answers(1) == {2: dialect.blocked}
+        if dialect.name != "sgip":  # its reports are a command of their own
+            peer.send(dialect.deliver(THREAT, 3, **({"esm": 4} if dialect.name == "smpp" else {"report": 1})))
+            assert await peer.answers(1) == {3: dialect.blocked}
+        assert len(world.gateway.received) == 1
+        world.gateway.writers[0].write(dialect.submit(THREAT, 4))
+        assert await peer.read() == dialect.submit(THREAT, 4)
+
+    play(scenario, dialect)
+
+
 def test_one_sequence_number_may_be_alive_in_both_directions(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
