@@ -85,6 +85,12 @@ def test_what_has_been_read_adds_up():
     assert fuse(fusion, [[4.0], [2.0]], logits)[:, FLAGGED_INDEX].sum(1) == pytest.approx(1 / (1 + np.exp(-wanted)))
 
 
+def test_labels_stand_in_the_weighted_proportions_of_the_networks():
+    ordinary, lawful = np.log([[0.8, 0.1, 0.04, 0.03, 0.03]]), np.log([[0.2, 0.7, 0.04, 0.03, 0.03]])
+    found = fuse(Fusion(scores=(0, 0), weights=(0.25, 0.5), bias=0), [[0.0], [0.0]], [ordinary, lawful])[0]
+    assert found[0] / found[1] == pytest.approx(8**0.25 * (2 / 7) ** 0.5)
+
+
 def test_a_fusion_has_a_weight_for_each_network_that_read():
     with pytest.raises(ValueError, match="zip"):
         fused_logit(Fusion(scores=(0, 0), weights=(1.0,), bias=0), [[0.0], [0.0]], [np.zeros((1, 5))] * 2)

@@ -257,8 +257,13 @@ def test_cache_forgets_the_least_recently_used() -> None:
     assert cache.get("1") is None
     assert cache.used <= 4_000
     assert len(cache) == 4
+
+
+def test_an_entry_that_is_there_takes_no_more_room() -> None:
+    cache: Cache[int] = Cache(budget=1 << 20)
+    cache.put("0", 0)
     used = cache.used
-    cache.put("0", 1)  # an entry that is there takes no more room
+    cache.put("0", 1)
     assert (cache.used, cache.get("0")) == (used, 1)
 
 

@@ -67,11 +67,12 @@ def whole(judged: Judged, messages: Messages) -> Rows:
     apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
     out: dict[str, Value] = {
         "threats at review": rate(judged.flags[flagged], groups[flagged]),
-        "threats blocked": rate(judged.blocked[flagged], groups[flagged]),
         "benign messages flagged": rate(judged.flags[benign], groups[benign]),
-        "benign messages blocked": rate(judged.blocked[benign], groups[benign]),
         "minimal pairs, both sides right": rate(all_right(apart, judged.flags == messages.flagged)),
     }
+    if np.isfinite(judged.system.block):
+        out["threats blocked"] = rate(judged.blocked[flagged], groups[flagged])
+        out["benign messages blocked"] = rate(judged.blocked[benign], groups[benign])
     targets = [target for target in RATES if benign.sum() >= rows_needed(target)]
     sides = (judged.risks[benign], judged.risks[flagged])
     found = recalls_at(sides, (groups[benign], groups[flagged]), targets)

@@ -111,7 +111,7 @@ def summary(evaluation: Evaluation) -> str:
     ]
     second = []
     for title, (table, row, *columns) in lines["bundles"].items():
-        found = [rows.get(row, {}) for rows in tables.get(table, {}).values()]
+        found = [rows.get(row, {}) for rows in tables.get(table, {}).values()][: len(bundles)]
         if any(found):
             second.append([title, *(" / ".join(_plain(each.get(column)) for column in columns) for each in found)])
     return f"{_markdown(['', *systems], first)}\n\n{_markdown(['', *bundles], second)}\n"

@@ -82,7 +82,7 @@ def test_the_other_bundle_and_the_baselines_are_judged_on_the_same_rows(evaluate
     tables = evaluated[0].tables
     before = tables["systems"]["before"]["threats at review"][""]
     assert (before.rows, before.count < 100) == (120, True)
-    assert tables["systems"]["keyword list"]["threats blocked"][""].count == 0
+    assert "threats blocked" not in tables["systems"]["keyword list"]  # it has no such threshold
     assert "macro-F1 of the labels" not in tables["systems"]["keyword list"]
     ngrams = tables["systems"]["n-grams, linear"]["benign messages flagged"][""]
     assert ngrams.count <= 2  # at most as many as the bundle flags
