@@ -123,13 +123,13 @@ class KannelFilter:
     def __init__(self, smsbox: Http, client: Client, joiner: Joiner, codings: Mapping[int | str, str]) -> None:
         self._smsbox, self._client, self._joiner, self._codings = smsbox, client, joiner, codings
         self.places = asyncio.Semaphore(64)
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
         self._draining = False
 
     async def listen(self, host: str, port: int) -> int:
         """Begin to serve and return the port. Raises ConfigError if the address is unavailable."""
-        self._server = await listen(self._serve, host, port)
+        self._server = await listen(self._accept, host, port)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def drain(self) -> None:
@@ -140,25 +140,36 @@ class KannelFilter:
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._busy and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
-        for writer in self._writers:
+        connections = dict(self._connections)
+        for task, writer in connections.items():
             writer.close()
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
         self._smsbox.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._writers) >= MAX_CONNECTIONS:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
-        self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections[task] = writer
         SESSIONS.inc()
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._connections[task]
+        SESSIONS.dec()
+        if not task.cancelled() and (error := task.exception()):
+            log("connection_failed", error=type(error).__name__)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await self._serve_one(reader, writer) and not self._draining:
                 pass
-            writer.close()
-        except (OSError, asyncio.IncompleteReadError):  # a timeout is one
-            writer.transport.abort()
+        except (OSError, asyncio.IncompleteReadError):  # it went away, or sent nothing for too long
+            pass
         finally:
-            self._writers.discard(writer)
-            SESSIONS.dec()
+            writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether another may follow on the connection."""

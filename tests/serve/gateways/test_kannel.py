@@ -374,7 +374,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario(world: World) -> None:
         first = await asyncio.open_connection("127.0.0.1", world.port)
-        while not world.filter._writers:
+        while not world.filter._connections:
             await asyncio.sleep(0.01)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
         with suppress(ConnectionResetError):
