@@ -49,7 +49,7 @@ class FakeScorer:
         return self
 
     def first_look(self, message: str | CleanText) -> Scored:
-        text = message if isinstance(message, str) else message.text
+        text = message if isinstance(message, str) else message.original
         if "坏" in text:
             raise RuntimeError(f"can't do {text}")
         return self._scored(text, "network" if "快" in text else "prefilter", final="快" in text)
@@ -57,7 +57,7 @@ class FakeScorer:
     def scored(self, texts: Sequence[str | CleanText], until: float) -> Iterator[Scored]:
         for text in texts:
             look = self.first_look(text)
-            text, seconds = look.clean.text, 0.001 * look.clean.text.count("慢")
+            text, seconds = look.clean.original, 0.001 * look.clean.text.count("慢")
             if look.final or until < time.monotonic():
                 yield look
                 continue
@@ -179,6 +179,7 @@ class Process(Client):
             self.first += line
         if not line:
             self.process.kill()
+            self.folder.cleanup()
             raise AssertionError(f"the server did not start: {self.first}{self.process.communicate()[1].decode()}")
         self.port = int(json.loads(line)["address"].rsplit(":", 1)[1])
         return self

@@ -109,6 +109,7 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     server = Process({"BROKEN": str(tmp_path / "broken")}, workers=2)
     log = server.process.communicate(timeout=100)[1].decode()
+    server.folder.cleanup()
     assert server.process.returncode == 1
     assert '"event":"worker_failed","reason":"golden message 0 is off; export the bundle anew"' in log
     assert log.endswith("JingyinError: no worker could start; the lines above say why\n")
