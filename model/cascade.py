@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jingyin.model.bundle import Fusion, Manifest, Rules, SignScale, Threshold
+from jingyin.model.bundle import Fusion, Manifest, Rules, SignScale
 from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 from jingyin.model.prefilter import Units
 
@@ -253,11 +253,6 @@ def reads_on(threshold: float | None, certain: float | None, risks: ArrayLike) -
     return np.asarray((given >= low) & (given < high))
 
 
-def action_of(review: Threshold, block: Threshold, risk: float) -> Action:
-    """Return the action that a risk leads to."""
-    return "pass" if risk < review.risk else "block" if risk >= block.risk else "review"
-
-
 def decide(
     manifest: Manifest,
     probabilities: Floats,
@@ -271,7 +266,7 @@ def decide(
     """
     named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
     risk = sum(named[label] for label in FLAGGED)
-    action = action_of(manifest.review, manifest.block, risk)
+    action: Action = "pass" if risk < manifest.review.risk else "block" if risk >= manifest.block.risk else "review"
     reasons = reasons_of(manifest, signs) if action != "pass" else ()
     return Decision(max(named, key=named.__getitem__), named, risk, action, stage, reasons, window)
 

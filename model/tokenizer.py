@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 
 from jingyin.model.errors import BundleError
 from jingyin.model.masks import PLACEHOLDERS
-from jingyin.model.text import CleanString, CleanText
+from jingyin.model.text import CleanString
 
 PAD, UNKNOWN, START, END = 0, 1, 2, 3
 """Ids of the special tokens; START and END stand around every message."""
@@ -85,18 +85,9 @@ class SmsTokenizer:
         """Return the ids of each clean text, START first and END last, of any length."""
         return [[START, *encoding.ids, END] for encoding in self.backend.encode_batch_fast(texts)]
 
-    def words(self, cleaned: CleanText) -> list[tuple[int, int]]:
-        """Return the range [start, end) in the ORIGINAL message of each token between START and END."""
-        encoding = self.backend.encode(cleaned.text)
-        return [_original_range(cleaned, start, end) for start, end in encoding.offsets]
-
     def segment(self, text: CleanString) -> list[str]:
         """Return the words of a clean text, as jieba.lcut would."""
         return [text[start:end] for start, end in self.backend.encode(text).offsets]
-
-
-def _original_range(cleaned: CleanText, start: int, end: int) -> tuple[int, int]:
-    return cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
 
 
 # The other vocabulary: pieces of a pretrained encoder (SentencePiece's Unigram), as a tokenizer of clean text.

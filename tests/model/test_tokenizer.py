@@ -82,21 +82,6 @@ def test_typed_special_tokens_stay_text(typed: str, tokenizer: SmsTokenizer) -> 
     assert not special & set(ids[1:-1])
 
 
-@given(raw=st.text(max_size=40))
-def test_words_are_ranges_of_the_original(raw: str, tokenizer: SmsTokenizer) -> None:
-    cleaned = clean(raw)
-    words = tokenizer.words(cleaned)
-    (ids,) = tokenizer.encode([cleaned.text])
-    assert len(words) == len(ids) - 2
-    assert all(0 <= start < end <= len(raw) for start, end in words)
-
-
-def test_words_reach_back_through_a_disguise(tokenizer: SmsTokenizer) -> None:
-    raw = "再打就 呼.死.你 了"
-    spans = [raw[start:end] for start, end in tokenizer.words(clean(raw))]
-    assert "呼.死.你" in spans
-
-
 def test_every_character_of_a_word_is_in_the_lexicon() -> None:
     assert {c for word in WORDS for c in word} <= set(FREQUENCIES)
 

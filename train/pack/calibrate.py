@@ -201,14 +201,13 @@ def fit_cascade(
     """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
 
     `weights` (2, BUCKETS) are the prefilter's, `least` the lowest risks from which a message may be reviewed and blocked.
-    Returns the manifest's parts that were fitted, signs among them: they
-    are those of the annotated rows, for which those of the validation split are read too.
+    Returns the manifest's parts that were fitted. Signs are fitted on annotated rows, those of the validation split too.
     """
     rows = read_split(corpus, "calibration")
     readings = _prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
     labels, flagged, traffic = rows.labels, np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
-    served, _ = _served(rules, readings)
+    served = _served(rules, readings)
     risks = served.probabilities[:, FLAGGED_INDEX].sum(1)
     cases = np.array([bool(case) for case in rows.cases])
     unseen = flagged & cases if (flagged & cases).any() else flagged
@@ -279,7 +278,6 @@ def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classif
         fitted.append(network.model_copy(update=bounds))
         reached &= reads_on(threshold, certain, odds[i] - discount * window)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
-    _, stops = _served(rules, readings)
     full = _full(rules, readings)
     kinds = zip((rules.prefilter.ordinary, rules.prefilter.lawful), (_ORDINARY, _LAWFUL), strict=True)
     means = [stop.model_copy(update={"probabilities": _mean(full, stops, rows.labels, label)}) for stop, label in kinds]
@@ -344,10 +342,10 @@ def _discount(
     return max(DISCOUNTS, key=found)  # the first of equals
 
 
-def _served(rules: Rules, readings: _Readings) -> tuple[Cascaded, NDArray[np.int64]]:
-    """Return what the cascade makes of the rows, as it is served, and their stops (n,)."""
+def _served(rules: Rules, readings: _Readings) -> Cascaded:
+    """Return what the cascade makes of the rows, as it is served."""
     on, stops = prefiltered(rules, readings.units, readings.opaque, readings.foreign)
-    return cascade(rules, readings.units, on, stops, readings.read), stops
+    return cascade(rules, readings.units, on, stops, readings.read)
 
 
 def _full(rules: Rules, readings: _Readings) -> NDArray[np.float64]:
@@ -400,7 +398,7 @@ def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
     """
     manifest = bundle.manifest
     readings = _prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
-    depth = _served(manifest, readings)[0].depth
+    depth = _served(manifest, readings).depth
     highest = np.maximum.reduceat(readings.units.scores[0], readings.units.starts)
     first = ~readings.foreign & (readings.opaque | (highest >= manifest.prefilter.ordinary.threshold))
     return float(first.mean()), *(float((depth > i).mean()) for i in range(1, len(manifest.networks)))

@@ -63,7 +63,8 @@ def test_foreign_messages_are_not_opaque():
 def test_the_share_that_goes_on_is_of_messages_with_their_windows():
     given = readings()
     rules = _fit_rules(given, [NETWORK], recipe(0.25))
-    served, stops = _served(rules, given)
+    served = _served(rules, given)
+    _, stops = prefiltered(rules, given.units, given.opaque, given.foreign)
     assert (stops[:ORDINARY] < 0).mean() == pytest.approx(0.25, abs=0.01)
     assert ((served.depth > 0) == (stops < 0)).all()
     assert (stops[ORDINARY:] < 0).all()
@@ -74,7 +75,7 @@ def test_rules_are_fitted_on_the_cascade_that_serves():
     rules = _fit_rules(given, [NETWORK], recipe(0.25))
     on, stops = prefiltered(rules, given.units, given.opaque, given.foreign)
     again = cascade(rules, given.units, on, stops, given.read)
-    assert np.array_equal(again.probabilities, _served(rules, given)[0].probabilities)
+    assert np.array_equal(again.probabilities, _served(rules, given).probabilities)
     stopped = stops >= 0
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
     assert rules.networks[0].certain is not None
