@@ -84,8 +84,8 @@ class Mix:
     def slow(self) -> Ask:
         return Ask("slow", self.single().data, status=408)
 
-    def reload(self, status: int) -> Ask:
-        return Ask("reload", render({}, self._key, "/admin/reload"), status=status)
+    def reload(self) -> Ask:
+        return Ask("reload", render({}, self._key, "/admin/reload"), status=202)
 
 
 def _base64(data: bytes) -> str:

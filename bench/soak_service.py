@@ -19,13 +19,12 @@ from jingyin.model.bundle import default_path
 class Service:
     """`jingyin serve` in a process of its own, which logs to `log`; `port` is known once it serves."""
 
-    def __init__(self, folder: Path, log: Path, workers: int, read_seconds: float) -> None:
+    def __init__(self, folder: Path, log: Path, workers: int) -> None:
         self.log = log
         flags = ["--port", "0", "--workers", workers, "--keys", folder / "keys", "--bundle", folder / "bundle"]
         command = [Path(sys.executable).with_name("jingyin"), "serve", *flags]
-        (folder / "serve.yaml").write_text(f"read_seconds: {read_seconds}\n")
         with log.open("ab") as errors:
-            self.process = psutil.Popen([*map(str, command), "--config", str(folder / "serve.yaml")], stderr=errors)
+            self.process = psutil.Popen([*map(str, command)], stderr=errors)
 
     async def serving(self) -> bool:
         """Wait until it answers; return whether it does."""

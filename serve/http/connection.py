@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._inner.connection_made(transport)
         self._watch()
         if self._service.connections > MAX_CONNECTIONS:
-            self._refuse("connections", "503 Service Unavailable")
+            self._refuse("connections", "503 Service Unavailable\r\nretry-after: 1")
 
     def data_received(self, data: bytes) -> None:
         """Hand data on, and watch the head of the next request."""
