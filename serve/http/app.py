@@ -45,6 +45,10 @@ MAX_TEXTS = 1_024
 MAX_BODY = 1 << 20
 """Most bytes of a body."""
 
+REFUSAL_SECONDS = 0.05
+"""How long a client that asks for more than its share waits for the answer: asking again at once would take the event
+loop from others."""
+
 PROTECTED = frozenset(
     ("/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial")
 )
@@ -103,8 +107,9 @@ async def on_jingyin_error(request: Request, error: Exception) -> Response:
     """Answer an error raised on purpose; its words hold no text of a message."""
     call: Call = request.scope["jingyin"]
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    if status == 503:
+    if isinstance(error, BusyError):
         call.service.metrics.refused("queue").inc()
+        await asyncio.sleep(REFUSAL_SECONDS)
     return error_response(call, status, str(error))
 
 
@@ -167,6 +172,8 @@ class Layer:
 
         try:
             refusal = self._refusal(scope, call)
+            if refusal and refusal[0] == 503:
+                await asyncio.sleep(REFUSAL_SECONDS)
             app = error_response(call, *refusal) if refusal else self._app
             await app(scope, receive, answer)
         except Exception as error:

@@ -28,7 +28,7 @@ EXPLAIN_SECONDS = 5.0
 TEND_SECONDS = 0.5
 TRIAL_SECONDS = 2.0
 """What a message that an analyst tries may take."""
-MAX_BODIES = 64 << 20
+MAX_BODIES = 8 << 20
 """Bytes of bodies that may be under way in a worker."""
 
 

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     """The least action for a message that was not read to the end in time; pass fails open, block fails closed."""
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 2_048
     """Messages that may wait, shared among clients."""
-    max_requests: Annotated[int, Field(ge=1)] = 512
+    max_requests: Annotated[int, Field(ge=1)] = 256
     """Requests under way at a time, shared among clients."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """After SIGTERM, longest time to answer what was taken."""

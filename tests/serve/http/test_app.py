@@ -73,7 +73,7 @@ def test_reasons_are_left_out_where_they_are_not_wanted() -> None:
 
 def test_evidence_that_is_not_ready_in_time_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "EXPLAIN_SECONDS", 0.01)
-    answer = ask({"text": "死" + "慢" * 100, "explain": True, "deadline_ms": 9_000}).json()
+    answer = ask({"text": "死" + "慢" * 300, "explain": True, "deadline_ms": 9_000}).json()
     assert answer["evidence"] is None
     assert answer["reasons"] == [{"sign": "insult", "confidence": 0.875, "spans": None}]
 
@@ -306,7 +306,7 @@ def test_one_bad_message_leaves_its_batch_alone(capfd: pytest.CaptureFixture[str
 def test_beyond_its_share_of_the_queue_a_batch_is_refused_and_a_message_answered_by_its_first_look() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[httpx.Response, dict[str, Any], str]:
         slow = asyncio.create_task(
-            client.post("/v1/score", json={"texts": ["慢" * 300, *["a"] * 5], "deadline_ms": 5_000})
+            client.post("/v1/score", json={"texts": ["慢" * 1_000, *["a"] * 5], "deadline_ms": 5_000})
         )
         await asyncio.sleep(0.05)
         refused = await client.post("/v1/score", json={"texts": ["a"] * 6})
