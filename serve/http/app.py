@@ -61,29 +61,15 @@ _BELOW = re.compile("(/admin/(?:known|senders))/.+")
 # ---- errors: every answer that is not the one asked for says what came, what was wanted, what to do
 
 
-class TooLargeError(JingyinError):
-    """The body, or the number of messages in it, is above the limit."""
+class RefusedError(JingyinError):
+    """A request that is refused with `status`."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
 
 
-class SlowError(JingyinError):
-    """The client did not send the whole of its body."""
-
-
-class MediaTypeError(JingyinError):
-    """The body is of another type than the route reads."""
-
-
-_STATUS: dict[type[JingyinError], int] = {
-    schema.MalformedError: 400,
-    SlowError: 408,
-    TooLargeError: 413,
-    MediaTypeError: 415,
-    InputError: 422,
-    JingyinError: 500,
-    BusyError: 503,
-    AwayError: 503,
-}
-_HEADERS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 503: {"retry-after": "1"}}
+_HEADERS = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
 _WORDS = {404: "there is no such route; see /openapi.json", 405: "the route has another method; see /openapi.json"}
 
 
@@ -106,11 +92,19 @@ def error_response(call: "Call", status: int, error: str) -> Response:
 async def on_jingyin_error(request: Request, error: Exception) -> Response:
     """Answer an error raised on purpose; its words hold no text of a message."""
     call: Call = request.scope["jingyin"]
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    if isinstance(error, BusyError):
-        call.service.metrics.refused("queue").inc()
-        await asyncio.sleep(REFUSAL_SECONDS)
-    return error_response(call, status, str(error))
+    match error:
+        case RefusedError():
+            return error_response(call, error.status, str(error))
+        case schema.MalformedError():
+            return error_response(call, 400, str(error))
+        case InputError():
+            return error_response(call, 422, str(error))
+        case BusyError():
+            call.service.metrics.refused("queue").inc()
+            await asyncio.sleep(REFUSAL_SECONDS)
+            return error_response(call, 503, str(error))
+        case _:
+            return error_response(call, 503 if isinstance(error, AwayError) else 500, str(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -164,7 +158,7 @@ class Layer:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append((b"x-request-id", call.id.encode()))
-                if service.draining or (connection and connection.half_closed):
+                if service.draining:
                     message["headers"].append((b"connection", b"close"))
             elif connection and not message.get("more_body"):
                 connection.end()
@@ -234,21 +228,21 @@ _ID = re.compile(schema.REQUEST_ID.encode())
 async def read_body(request: Request) -> bytes:
     """Read a JSON body.
 
-    Raises MediaTypeError for another type, TooLargeError above the limit, SlowError when it does not arrive in time
-    (connection.py), BusyError when the client's bodies under way take more than its share of memory.
+    Raises RefusedError for another type, above the limit of size, and when it does not arrive in time (connection.py);
+    BusyError when the client's bodies under way take more than its share of memory.
     """
     call: Call = request.scope["jingyin"]
     kind = request.headers.get("content-type", "application/json")
     if not kind.startswith(("application/json", "application/octet-stream")):
-        raise MediaTypeError("the body must be JSON; send it with Content-Type: application/json")
+        raise RefusedError(415, "the body must be JSON; send it with Content-Type: application/json")
     chunks, more = [], True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise SlowError("the client went away, or took too long, before its body had arrived")
+            raise RefusedError(408, "the client went away, or took too long, before its body had arrived")
         chunk = message.get("body", b"")
         if call.body + len(chunk) > MAX_BODY:
-            raise TooLargeError(f"the body is larger than {MAX_BODY} bytes; send fewer messages at a time")
+            raise RefusedError(413, f"the body is larger than {MAX_BODY} bytes; send fewer messages at a time")
         if not call.service.bodies.take(call.client, len(chunk)):
             raise BusyError("more bytes of yours are under way than your share; try again in a second")
         call.body += len(chunk)
@@ -271,9 +265,10 @@ async def score(request: Request) -> Response:
         most = MAX_EXPLAINED if ask.explain else MAX_TEXTS
         if len(ask.texts) > most:
             with_explain = " with explain" if ask.explain else ""
-            raise TooLargeError(
+            raise RefusedError(
+                413,
                 f"{len(ask.texts)} messages came{with_explain}, at most {most} were wanted; send them in several "
-                "requests"
+                "requests",
             )
         answers = await service.answer(ask.texts, origin)
         return JsonResponse({"request_id": call.id, "results": await _results(service, ask, ask.texts, answers)})

@@ -117,11 +117,9 @@ class Client:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
-    def send(self, request: bytes, *, half_close: bool = False) -> bytes:
+    def send(self, request: bytes) -> bytes:
         with self.connect() as connection:
             connection.sendall(request)
-            if half_close:
-                connection.shutdown(socket.SHUT_WR)
             return read_all(connection)
 
 
