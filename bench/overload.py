@@ -103,13 +103,16 @@ async def payloads(port: int, rng: random.Random) -> None:
 
 
 async def drip(port: int, seconds: float) -> None:
+    """Send a byte every so many seconds, none at the first, until sent away; begin again."""
     while True:
         with suppress(OSError):
             client = await Client().open(port, ATTACKER)
-            while not client.reader.at_eof():
-                if seconds < 60:
-                    client.writer.write(b"P")
-                await asyncio.sleep(seconds)
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(client.reader.read(), seconds)
+                    break
+                client.writer.write(b"P")
+            client.writer.close()
 
 
 async def slow(port: int, rng: random.Random) -> None:
