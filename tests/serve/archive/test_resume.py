@@ -101,7 +101,7 @@ def test_kill_9(tmp_path: Path, here: Here) -> None:
     pq.write_table(pa.Table.from_pylist(rows(200_000)), source)
     command = [sys.executable, "-c", COMMAND, "relabel", str(source), str(out), "--processes", "2"]
     with subprocess.Popen(command) as process:
-        while not (out / "part-00000.parquet").exists():
+        while not (out / "_part-00000.json").exists():
             time.sleep(0.01)
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
         process.send_signal(signal.SIGKILL)
