@@ -253,6 +253,9 @@ def reads_on(threshold: float | None, certain: float | None, risks: ArrayLike) -
     return np.asarray((given >= low) & (given < high))
 
 
+_DIGITS = 12
+
+
 def decide(
     manifest: Manifest,
     probabilities: Floats,
@@ -264,7 +267,8 @@ def decide(
 
     `signs` are the logits of the manifest's signs, none where no network that has them read the message.
     """
-    named = dict(zip(manifest.labels, map(float, probabilities), strict=True))
+    # Rounded: numpy's exponentials differ in the last bit between one message and a batch of them.
+    named = {label: round(float(each), _DIGITS) for label, each in zip(manifest.labels, probabilities, strict=True)}
     risk = sum(named[label] for label in FLAGGED)
     action: Action = "pass" if risk < manifest.review.risk else "block" if risk >= manifest.block.risk else "review"
     reasons = reasons_of(manifest, signs) if action != "pass" else ()

@@ -19,7 +19,7 @@ FIELDS = (
     pa.field("jingyin_stage", pa.string()),
     pa.field("jingyin_bundle", pa.string()),
     pa.field("jingyin_length", pa.int32()),
-    pa.field("jingyin_disguises", pa.int32()),
+    pa.field("jingyin_hits", pa.int32()),
     pa.field("jingyin_unknown", pa.float64()),
     pa.field("jingyin_reasons", pa.list_(pa.string())),
 )
@@ -57,7 +57,7 @@ def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
     }
     measured: dict[str, NDArray[Any]] = {
         "jingyin_length": decisions.lengths,
-        "jingyin_disguises": decisions.edits,
+        "jingyin_hits": decisions.edits,
         "jingyin_unknown": decisions.unknown,
     }
     take = array_of(decisions.indices, pa.int32())

@@ -21,7 +21,7 @@ MEASURES = {
     "risk": "jingyin_risk",
     "label": "jingyin_label",
     "length": "jingyin_length",
-    "disguises": "jingyin_disguises",
+    "disguises": "jingyin_hits",
     "unknown characters": "jingyin_unknown",
 }
 """What is compared, and the column of a relabelled archive that holds it."""

@@ -23,7 +23,7 @@ def archive(path, seed, *, longer=0.0, rows=4000, without=(), label="debt_threat
         "jingyin_risk": risk,
         "jingyin_label": np.where(risk > 0.5, label, "ordinary").tolist(),
         "jingyin_length": rng.poisson(40 + longer, rows),
-        "jingyin_disguises": rng.poisson(0.1, rows),
+        "jingyin_hits": rng.poisson(0.1, rows),
         "jingyin_unknown": rng.beta(1, 30, rows),
     }
     pq.write_table(pa.table({name: values for name, values in columns.items() if name not in without}), path)
@@ -76,11 +76,11 @@ def test_bins_of_what_moved_are_shown(tmp_path):
 def test_a_measure_that_an_archive_lacks_is_named_and_the_others_compared(tmp_path):
     before, after = (
         archive(tmp_path / "a.parquet", 1),
-        archive(tmp_path / "b.parquet", 2, without=("jingyin_disguises",)),
+        archive(tmp_path / "b.parquet", 2, without=("jingyin_hits",)),
     )
     report = drift(before, after)
-    assert report.missing == ["jingyin_disguises"]
-    assert list(lines(report))[-1] == "not compared, missing: jingyin_disguises"
+    assert report.missing == ["jingyin_hits"]
+    assert list(lines(report))[-1] == "not compared, missing: jingyin_hits"
     assert len(report.drifts) == 4
 
 

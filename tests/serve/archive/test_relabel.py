@@ -74,7 +74,7 @@ def test_measures_of_messages_are_the_same_from_the_cache(scorer: Scorer) -> Non
     wanted = [list(column) for column in zip(*MEASURED.values(), strict=True)]
     for texts in (list(MEASURED), [f"{text}" for text in MEASURED]):
         columns = dict(zip(NAMES, verdict_columns(scorer, texts), strict=True))
-        found = [columns[name].to_pylist() for name in ("jingyin_length", "jingyin_disguises", "jingyin_unknown")]
+        found = [columns[name].to_pylist() for name in ("jingyin_length", "jingyin_hits", "jingyin_unknown")]
         assert found == wanted
     for text, (_, edits, _) in MEASURED.items():
         assert is_disguised(clean(text).edits) == (edits >= 2)  # the prefilter counts the same kinds
