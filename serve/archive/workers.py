@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -77,7 +76,7 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
         except BrokenProcessPool:
             for each in started:
                 each.join(1)
-            if all(each.exitcode != -signal.SIGKILL for each in started):  # by an error of its own: nobody killed it
+            if any(each.exitcode == 1 for each in started):  # by an error of its own: nobody killed it
                 raise ConfigError(
                     "a scoring process failed while it started: it runs the script again that calls this, so put the "
                     'call under `if __name__ == "__main__":`, or pass processes=1'
