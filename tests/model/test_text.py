@@ -1,3 +1,4 @@
+import sys
 import time
 import unicodedata
 
@@ -317,3 +318,13 @@ def test_clean_text_is_settled_by_every_step(raw: str) -> None:
     assert isinstance(text, CleanString)
     assert text == text.lower().strip(" ")
     assert "  " not in text
+
+
+@pytest.mark.exhaustive
+def test_nothing_in_unicode_takes_long() -> None:
+    for first in range(0, sys.maxunicode + 1, 1_600):
+        text = "".join(map(chr, range(first, min(first + 1_600, sys.maxunicode + 1))))
+        began = time.process_time()
+        clean(text)
+        assert time.process_time() - began < 0.05, hex(first)
+    assert len(clean("ﷺ" * 70).text) <= 4 * 70
