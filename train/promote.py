@@ -1,11 +1,12 @@
 """`jingyin promote`: may a candidate replace the incumbent? Checks, each with its reason.
 
-A check tells chance from harm. A rate that is wanted is missed where the rows show that it is missed (99% confidence);
-and against the incumbent a candidate fails where it loses more than chance explains (99%) and it can't be excluded that
+A check tells chance from harm. A rate that is wanted is missed where the rows show that it is missed (99% confidence),
+and the candidate reaches it more often than the incumbent; and against the incumbent a candidate fails where it loses more than chance explains (99%) and it can't be excluded that
 the loss is above the margin of non-inferiority. So a bundle that differs by its seed alone passes in nine of ten runs.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -46,6 +47,7 @@ from jingyin.train.recipes import read_yaml
 CHANGED = 150
 """Threats, and innocents, that are disguised, attacked and put in company, at most."""
 
+_FEWEST = 16  # rows of a family: where fewer are all lost it may be chance among a hundred families
 _SURE = 0.995  # one-sided: a pooled check fails by chance in one of 200 runs, and so do all families together
 
 
@@ -152,7 +154,7 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     sides = [served(open_bundle(path)).judge(messages.texts) for path in (candidate, incumbent)]
     checks = [
         Check("unused rows", passed=True, reason=reason),
-        *requirements(sides[0], messages, seen, config),
+        *requirements(sides, messages, seen, config),
         *comparisons(tables(sides, messages, seen), config),
         *_pair_checks(sides, messages, config.pairs),
         *_cost_checks([candidate, incumbent], messages, config),
@@ -163,42 +165,54 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     return promotion
 
 
-# What a bundle must hold to serve, whatever the one before it does.
+# What a bundle must hold to serve. Where the incumbent does not hold it either, the candidate must not be worse.
 
 
-def requirements(side: Judged, messages: Messages, seen: Seen | None, config: PromoteConfig) -> Iterator[Check]:
-    """Check a bundle against the configuration alone."""
-    actions = actions_of(side)
+def requirements(
+    sides: Sequence[Judged], messages: Messages, seen: Seen | None, config: PromoteConfig
+) -> Iterator[Check]:
+    """Check the first of two bundles against the configuration."""
+    actions = [actions_of(side) for side in sides]
     sources = parts(messages.sources, among=messages.traffic)
     kept_out = [rows for name, rows in sources.items() if seen and name not in seen.sources]
-    pooled = actions[np.concatenate(kept_out or [*sources.values(), np.zeros(0, np.int64)])]
-    yield from _at_most("traffic of sources kept out" if kept_out else "traffic", pooled, config.traffic, shown=True)
+    pooled = np.concatenate(kept_out or [*sources.values(), np.zeros(0, np.int64)])
+    lawful = np.flatnonzero((messages.labels == LABELS.index("lawful_collection")) & ~messages.traffic)
+    name = "traffic of sources kept out" if kept_out else "traffic"
+    yield from _at_most(name, [each[pooled] for each in actions], config.traffic, shown=True)
     for name, rows in sources.items():
-        yield from _at_most(f"traffic of {name}", actions[rows], config.worst_source)
-    lawful = messages.benign & (messages.labels == LABELS.index("lawful_collection"))
-    yield from _at_most("lawful reminders", actions[lawful & ~messages.traffic], config.lawful)
-    lists = {name: actions_of(side.system.judge(texts)) for name, texts in behaviours().items()}
-    flagged = lists.pop("plain threats") > 0
-    count = int(flagged.sum())
-    passed = float(binom.cdf(count, len(flagged), config.plain_threats)) >= 1 - _SURE
-    yield Check("plain threats", passed, f"{count} of {len(flagged)} flagged, wanted {config.plain_threats:.1%}")
-    for name, found in lists.items():
-        yield from _at_most(name, found, getattr(config, name.partition(" ")[0]))
+        yield from _at_most(f"traffic of {name}", [each[rows] for each in actions], config.worst_source)
+    yield from _at_most("lawful reminders", [each[lawful] for each in actions], config.lawful)
+    for name, texts in behaviours().items():
+        found = [actions_of(side.system.judge(texts)) for side in sides]
+        if name == "plain threats":
+            missed = 1 - config.plain_threats
+            yield _holds(f"{name}: review", [each == 0 for each in found], missed, f"at most {missed:.1%} missed")
+        else:
+            yield from _at_most(name, found, getattr(config, name.partition(" ")[0]))
 
 
-def _at_most(name: str, actions: Ints, most: Rates, *, shown: bool = False) -> Iterator[Check]:
-    """Check that no more than a share of innocents (n,) reaches an action, as far as they can tell.
+def _at_most(name: str, actions: Sequence[Ints], most: Rates, *, shown: bool = False) -> Iterator[Check]:
+    """Check that no more than a share of innocents (n,) reaches an action.
 
     `shown` asks for so many that one above the share would be expected to show.
     """
-    rows = len(actions)
+    rows = len(actions[0])
     for level, (action, share) in enumerate(most.model_dump().items(), 1):
-        count = int((actions >= level).sum())
-        enough = not shown or (rows > 0 and rows * share >= 1)
-        passed = enough and float(binom.sf(count - 1, rows, share)) >= 1 - _SURE
-        reason = f"{count} of {rows} messages, wanted {f'1 in {1 / share:,.0f}' if share else 'none'}"
-        few = "" if enough else ": so few messages can't show that rate, add real traffic to the data"
-        yield Check(f"{name}: {action}", passed, reason + few)
+        wanted = f"1 in {1 / share:,.0f}" if share else "none"
+        check = _holds(f"{name}: {action}", [each >= level for each in actions], share, wanted)
+        if shown and rows * share < 1:
+            few = "so few messages can't show that rate, add real traffic to the data"
+            check = Check(check.name, passed=False, reason=f"{check.reason}: {few}")
+        yield check
+
+
+def _holds(name: str, wrong: Sequence[Bools], share: float, wanted: str) -> Check:
+    """Check that no more than a `share` of rows is `wrong` (2 bundles, n), or no more than of the incumbent."""
+    new, old = (int(each.sum()) for each in wrong)
+    rows = len(wrong[0])
+    holds = float(binom.sf(new - 1, rows, share)) >= 1 - _SURE
+    same = not_worse(name, ~wrong[0], ~wrong[1], np.arange(rows), 0.0).passed
+    return Check(name, holds or same, f"{new} of {rows} messages against {old}, wanted {wanted}")
 
 
 # Checks of a candidate against the incumbent, on the same messages.
@@ -257,7 +271,8 @@ def comparisons(found: Mapping[str, Verdicts], config: PromoteConfig) -> Iterato
 
 def _family_checks(table: Verdicts, margin: float) -> Iterator[Check]:
     """No family, of threats or of innocents, may be spoilt at review; chance is shared out among all of them."""
-    kinds = sorted({*zip(table.threats.tolist(), table.families, strict=True)})
+    counts = Counter(zip(table.threats.tolist(), table.families, strict=True))
+    kinds = sorted(kind for kind, count in counts.items() if count >= _FEWEST)
     names = np.array(table.families)
     for threats, family in kinds:
         name = f"{'threats' if threats else 'innocents'} of {family}"

@@ -149,13 +149,13 @@ def test_time_is_compared_message_by_message():
 # ---- what a bundle must hold by itself
 
 
-def side(name="toy"):
-    """Return a system that flags what says 曝光, and blocks what says 曝光 twice."""
+def side(word="曝光"):
+    """Return a system that flags what says a word, and blocks what says it twice."""
 
     def score(texts):
-        return Scores(np.array([min(1.0, 0.5 * text.count("曝光")) for text in texts]), None)
+        return Scores(np.array([min(1.0, 0.5 * text.count(word)) for text in texts]), None)
 
-    return System(name, score, 0.5, 0.9)
+    return System("toy", score, 0.5, 0.9)
 
 
 def write_lines(path, rows):
@@ -182,19 +182,20 @@ def few_lines(monkeypatch):
     monkeypatch.setattr(evaluating, "EVERYDAY", 100)
 
 
-def required(messages, seen=None):
-    return {check.name: check for check in requirements(side().judge(messages.texts), messages, seen, CONFIG)}
+def required(messages, seen=None, old=None):
+    sides = [each.judge(messages.texts) for each in (side(), old or side("塌方"))]
+    return {check.name: check for check in requirements(sides, messages, seen, CONFIG)}
 
 
 @pytest.mark.usefixtures("few_lines")
 def test_the_shipping_rule_goes_by_sources_that_training_has_not_seen(tmp_path):
     messages = traffic(tmp_path, {"nus": 3000, "weibo": 30_000}, 4)
     known = required(messages, Seen(frozenset(), frozenset(), frozenset({"nus"})))
-    assert known["traffic of sources kept out: review"].reason == "4 of 30000 messages, wanted 1 in 2,000"
+    assert known["traffic of sources kept out: review"].reason == "4 of 30000 messages against 0, wanted 1 in 2,000"
     assert known["traffic of sources kept out: review"].passed
     assert known["traffic of sources kept out: block"].passed
-    assert known["traffic of nus: review"].reason == "4 of 3000 messages, wanted 1 in 1,000"
-    assert required(messages)["traffic: review"].reason == "8 of 33000 messages, wanted 1 in 2,000"
+    assert known["traffic of nus: review"].reason == "4 of 3000 messages against 0, wanted 1 in 1,000"
+    assert required(messages)["traffic: review"].reason == "8 of 33000 messages against 0, wanted 1 in 2,000"
 
 
 @pytest.mark.usefixtures("few_lines")
@@ -203,6 +204,13 @@ def test_the_worst_source_is_refused_though_the_pool_holds(tmp_path):
     assert found["traffic: review"].passed
     assert found["traffic of weibo: review"].passed
     assert not found["traffic of nus: review"].passed
+
+
+@pytest.mark.usefixtures("few_lines")
+def test_a_rate_that_the_incumbent_misses_as_well_must_not_get_worse(tmp_path):
+    messages = traffic(tmp_path, {"nus": 3000}, 13)
+    assert not required(messages)["traffic of nus: review"].passed
+    assert required(messages, old=side())["traffic of nus: review"].passed
 
 
 @pytest.mark.usefixtures("few_lines")
@@ -215,10 +223,14 @@ def test_a_rate_that_the_messages_can_t_show_is_refused(tmp_path):
 
 @pytest.mark.usefixtures("few_lines")
 def test_plain_threats_reminders_and_nonsense(tmp_path):
-    found = required(traffic(tmp_path, {"nus": 3000}, 0))
-    assert not found["plain threats"].passed  # nearly none of them says 曝光
-    assert found["plain threats"].reason.endswith("of 250 flagged, wanted 98.0%")
-    assert found["lawful reminders: block"].reason == "0 of 50 messages, wanted 1 in 1,000"
+    messages = traffic(tmp_path, {"nus": 3000}, 0)
+    found = required(messages)
+    plain = found["plain threats: review"]  # nearly none of them says 曝光, and none 塌方
+    assert plain.passed
+    assert plain.reason.endswith("of 250 messages against 250, wanted at most 2.0% missed")
+    knows = System("knows", lambda texts: Scores(np.ones(len(texts)), None), 0.5, 0.9)
+    assert not required(messages, old=knows)["plain threats: review"].passed
+    assert found["lawful reminders: block"].reason == "0 of 50 messages against 0, wanted 1 in 1,000"
     assert found["nonsense: review"].passed
     assert {"plain innocents: review", "plain innocents: block"} <= found.keys()
 
