@@ -11,6 +11,7 @@ from hypothesis import settings
 from jingyin import Scorer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core: torch's threads would only wait
 settings.register_profile("jingyin", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("jingyin")
 

@@ -18,7 +18,7 @@ from jingyin.train.pack.export import bundle_folder, classifier_of_bundle, dequa
 from jingyin.train.saved import load_classifier
 
 RNG = np.random.default_rng(0)
-SAMPLES = [[2, *RNG.integers(4, 900, RNG.integers(1, 60)).tolist(), 3] for _ in range(200)]
+SAMPLES = [[2, *RNG.integers(4, 900, RNG.integers(1, 60)).tolist(), 3] for _ in range(120)]
 
 
 def network(heads: int, signs: int = 0) -> SmsClassifier:
@@ -76,7 +76,7 @@ def test_the_dequantised_network_answers_as_the_int8_one(tiny_run):
     samples = [[2, *(i % (vocabulary - 4) + 4 for i in ids[1:-1]), 3] for ids in SAMPLES]
     int8, float32 = export.run(session, samples), logits(model, samples)
     assert np.abs(int8 - float32).max() < 0.15  # int8 rounds activations too
-    assert (int8.argmax(1) == float32.argmax(1)).mean() >= 0.99
+    assert (int8.argmax(1) == float32.argmax(1)).mean() >= 0.98
 
 
 def test_the_loss_by_rounding_is_small(tiny_run):
