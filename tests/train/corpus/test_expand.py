@@ -45,9 +45,9 @@ def test_unknown_slot():
         expand("{phne}", Random(0))
 
 
-@given(st.text())
+@given(st.text().filter(lambda text: not SLOT.search(text)))
 def test_text_without_slots_stays(text):
-    assert expand(text, Random(0)) == text or SLOT.search(text)
+    assert expand(text, Random(0)) == text
 
 
 @pytest.mark.exhaustive
