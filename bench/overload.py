@@ -9,7 +9,7 @@ innocents. The attackers are senders of the same gateway (costly), or clients of
     costly     long messages, no two alike, each of which all networks read in all of their windows
     batches    requests of 1,024 texts for the networks, with deadline_ms 60000
     flood      256 connections that ask again as soon as they are answered
-    payloads   payloads of 64 KiB in 255 parts a request
+    payloads   64 KiB of nonsense in 255 parts, in 16 requests at a time
     slow       500 connections that send a byte a second
     idle       2,000 connections that send nothing
 
@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.resources import files
+from multiprocessing import get_context
 
 from load import Server
 from load_client import render
@@ -98,7 +99,7 @@ async def flood(port: int, rng: random.Random) -> None:
 
 
 async def payloads(port: int, rng: random.Random) -> None:
-    parts = [{"payload": b64encode(rng.randbytes(3_000)).decode()} for _ in range(255)]
+    parts = [{"payload": b64encode(rng.randbytes(255)).decode()} for _ in range(255)]
     await asyncio.gather(*(again(port, ATTACKER, lambda: {"parts": parts, "data_coding": 0}) for _ in range(16)))
 
 
@@ -155,14 +156,18 @@ async def gateway(port: int, seconds: float, rng: random.Random) -> tuple[Counte
     return counts, times
 
 
-async def measure(name: str, attack: Attack | None, seconds: float, server: Server) -> None:
-    rng = random.Random(1)
-    attacker = asyncio.create_task(attack(server.port, rng)) if attack else None
-    await asyncio.sleep(1)
-    counts, times = await gateway(server.port, seconds, random.Random(2))
-    if attacker:
-        attacker.cancel()
-        await asyncio.wait([attacker])
+def attack(name: str, port: int) -> None:
+    asyncio.run(ATTACKS[name](port, random.Random(1)))
+
+
+def measure(name: str, seconds: float, server: Server) -> None:
+    attacker = get_context("spawn").Process(target=attack, args=[name, server.port], daemon=True)
+    if name in ATTACKS:
+        attacker.start()
+        time.sleep(2)
+    counts, times = asyncio.run(gateway(server.port, seconds, random.Random(2)))
+    if name in ATTACKS:
+        attacker.kill()
     p99 = sorted(times)[int(0.99 * len(times))] * 1000
     on, whole = counts["on"] / max(1, counts["threats"]), counts["asked"]
     print(
@@ -180,7 +185,7 @@ def main() -> None:
     print(f"{'':10}{'threats on':>10}{'deadline':>12}{'not 200':>10}{'p99 ms':>9}{'MB':>9}")
     for name in ("quiet", *(options.attacks or ATTACKS)):
         with Server("jingyin") as server:
-            asyncio.run(measure(name, ATTACKS.get(name), options.seconds, server))
+            measure(name, options.seconds, server)
 
 
 if __name__ == "__main__":

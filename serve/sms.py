@@ -15,13 +15,15 @@ and the rest is scored. A refusal would be a way past the filter. Codings come f
 import codecs
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD
+from jingyin.model.text import MAX_CHARACTERS
 
 MAX_PAYLOAD = 65_535
-"""Longest payload in bytes: what SMPP's message_payload can hold."""
+"""Longest payload of a message in bytes, all parts together: what SMPP's message_payload can hold."""
 
 GAP = "…"
 """Stands where a part is missing; white space would be closed up between two Han characters."""
@@ -128,13 +130,19 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def _oddness(text: str) -> float:
-    """Return the share of characters that neither ASCII, nor emoji, nor simplified or traditional Chinese writing has."""
+    """Return the share of characters that neither ASCII, nor emoji, nor simplified or traditional Chinese writing has.
+
+    Of a long text its two ends count, as they do when it is cleaned.
+    """
+    if len(text) > MAX_CHARACTERS:
+        text = text[: MAX_CHARACTERS // 2] + text[-MAX_CHARACTERS // 2 :]
     usual = text.encode("gb2312", "ignore").decode("gb2312")
     if len(usual) == len(text) and not _CONTROL.search(text):
         return 0.0
     return sum(map(_is_odd, text)) / max(1, len(text))
 
 
+@cache
 def _is_odd(character: str) -> bool:
     if character > "\uffff":
         return False
@@ -151,11 +159,9 @@ def read_part(udh: bytes) -> Part | None:
 def _check(segments: Sequence[Segment], coding: str) -> None:
     if coding not in CODINGS:
         raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
-    longest = max((len(segment.payload) for segment in segments), default=0)
-    if longest > MAX_PAYLOAD:
-        raise InputError(
-            f"a payload has {longest} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time"
-        )
+    size = sum(len(segment.payload) for segment in segments)
+    if size > MAX_PAYLOAD:
+        raise InputError(f"the payload has {size} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
 
 
 # ---- user data header (3GPP TS 23.040, 9.2.3.24)
@@ -210,6 +216,7 @@ _BASIC = (
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞ\x1bÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
     "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
+_OCTETS = _BASIC + "".join(chr(0xDC00 + octet) for octet in range(128, 256))
 _EXTENSION = dict(zip("\nΛ()/<=>¡e", "\f^{}\\[~]|€", strict=True))
 _ESCAPE = re.compile("\x1b(.?)", re.DOTALL)
 # Unread bytes travel through a codec as lone surrogates, which no codec used here makes by itself.
@@ -231,7 +238,7 @@ def _replace_unread(text: str) -> tuple[str, int]:
 
 def _decode_gsm7(septets: bytes) -> tuple[str, int]:
     """Read septets; an escape before a character without an extension is passed over, as the standard says."""
-    text = "".join(_BASIC[octet] if octet < 128 else chr(0xDC00 + octet) for octet in septets)
+    text, _ = codecs.charmap_decode(septets, "strict", _OCTETS)
     return _replace_unread(_ESCAPE.sub(lambda m: _EXTENSION.get(m[1], m[1].replace("\x1b", " ") or " "), text))
 
 

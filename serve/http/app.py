@@ -168,6 +168,8 @@ class Layer:
             refusal = self._refusal(scope, call)
             if refusal and refusal[0] == 503:
                 await asyncio.sleep(REFUSAL_SECONDS)
+            elif call.place:
+                await service.gate.turn(call.client)
             app = error_response(call, *refusal) if refusal else self._app
             await app(scope, receive, answer)
         except Exception as error:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jingyin.model.labels import ACTIONS, Action
+from jingyin.model.text import CleanText, clean
 from jingyin.serve.explain import Explanation
-from jingyin.serve.http.batcher import Batcher, BusyError, Outcome, Shares
+from jingyin.serve.http.batcher import Batcher, BusyError, Gate, Outcome, Shares
 from jingyin.serve.http.deployment import Deployment, Load
 from jingyin.serve.http.keys import Keys
 from jingyin.serve.http.observe import Metrics, log, where
@@ -28,6 +29,8 @@ EXPLAIN_SECONDS = 5.0
 TEND_SECONDS = 0.5
 TRIAL_SECONDS = 2.0
 """What a message that an analyst tries may take."""
+INLINE_BYTES = 2_000
+"""Bytes of a payload up to which the event loop decodes it."""
 MAX_BODIES = 8 << 20
 """Bytes of bodies that may be under way in a worker."""
 
@@ -79,6 +82,7 @@ class Service:
         self.keys = Keys(settings.keys) if settings.keys else None
         self.memory = make_memory(self.metrics)
         self.requests = Shares(settings.max_requests)
+        self.gate = Gate()
         self.bodies = Shares(MAX_BODIES)
         self.connections = 0
         self.draining = False
@@ -89,6 +93,7 @@ class Service:
         self.deployment = Deployment(*self._load(), self.metrics)
         self.batcher = Batcher(self.deployment, self.metrics, self.settings.queue)
         self._evidence = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")
+        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="jingyin-decoding")
         self._explaining = 0
         self._tend()
 
@@ -97,6 +102,7 @@ class Service:
         self._timer.cancel()
         self.batcher.close()
         self._evidence.shutdown(wait=True, cancel_futures=True)
+        self._decoding.shutdown(wait=True)
 
     def note_cache(self) -> None:
         """Bring the cache's metrics up to date."""
@@ -125,10 +131,17 @@ class Service:
 
         Raises InputError if the segments are of several messages.
         """
-        message, *others = readings(segments, coding)
-        (outcome,) = await self.batcher.read([message.text], origin.deadline, origin.client, origin.sender or "")
-        for other in others:
-            found = await self._read_extra(other.text, origin)
+
+        def decode() -> list[tuple[Message, CleanText]]:
+            return [(message, clean(message.text)) for message in readings(segments, coding)]
+
+        # 64 KiB of nonsense take 0.1 s.
+        short = sum(len(segment.payload) for segment in segments) <= INLINE_BYTES
+        loop = asyncio.get_running_loop()
+        (message, text), *others = decode() if short else await loop.run_in_executor(self._decoding, decode)
+        (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, origin.sender or "")
+        for other, text in others:
+            found = await self._read_extra(text, origin)
             if found and (isinstance(outcome, str) or found.decision.risk > outcome.decision.risk):
                 message, outcome = other, found
         return await self._judge(outcome, origin), message
@@ -143,7 +156,7 @@ class Service:
         context = Context(origin, loop.time(), lambda other: self._read_extra(other, origin))
         return await self.memory.judge(context, Answer(found, found.decision.action, "scored"), trial=True)
 
-    async def _read_extra(self, text: str, origin: Origin) -> Scored | None:
+    async def _read_extra(self, text: str | CleanText, origin: Origin) -> Scored | None:
         try:
             (outcome,) = await self.batcher.read(
                 [text], origin.deadline, origin.client, origin.sender or "", extra=True

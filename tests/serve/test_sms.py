@@ -225,7 +225,7 @@ def test_longest_payload_is_read_in_linear_time(coding: str) -> None:
     start = time.process_time()
     decode(b"\xdb\xff" * (MAX_PAYLOAD // 2), coding)
     assert time.process_time() - start < 2
-    with pytest.raises(InputError, match=f"a payload has {MAX_PAYLOAD + 1} bytes"):
+    with pytest.raises(InputError, match=f"the payload has {MAX_PAYLOAD + 1} bytes"):
         decode(b"a" * (MAX_PAYLOAD + 1), coding)
 
 
