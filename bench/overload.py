@@ -135,7 +135,7 @@ async def gateway(port: int, seconds: float, rng: random.Random) -> tuple[Counte
     messages = plain(rng)
 
     async def one(text: str, threat: bool, number: int) -> None:
-        client = free.pop()
+        client = free.pop(0)  # in turn: an idle one would be closed
         start = time.perf_counter()
         status, answer = await client.ask({"text": f"{text}，{number}", "sender": str(number)})
         times.append(time.perf_counter() - start)
