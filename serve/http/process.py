@@ -63,7 +63,8 @@ LoadFrom = Callable[[Settings, Path], tuple[Scorer, Scorer | None]]
 def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callable[[], Settings] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then answer what was taken and return; SIGHUP reloads the bundle.
 
-    `reread` returns the settings as they are now: SIGHUP takes what is remembered from them. Raises BundleError for a broken bundle before the socket opens, ConfigError if it can't be opened.
+    `reread` returns the settings as they are now: SIGHUP takes those of memory from them. Raises BundleError for a
+    broken bundle before the socket opens, ConfigError if it can't be opened, JingyinError if no worker could start.
     """
     take_over_logging()
     if settings.keys:
