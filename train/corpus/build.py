@@ -75,7 +75,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 8
+CORPUS_VERSION = 9
 """Counts up when the same recipe and files make another corpus than before."""
 
 
@@ -110,17 +110,21 @@ def bare(template: str) -> str:
 
 
 def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
-    """Drop public messages like an earlier one; return the rest, and the group of each as a number.
+    """Drop messages like one of your own, and public ones like an earlier one; return the rest and the group of each.
 
-    A group holds authored messages, and labelled ones of one's own, that are alike, the rows of a minimal pair, those of one case, or one user's
-    messages. Public messages are dropped rather than grouped: greetings would chain all users into one group.
+    A group, a number, holds authored messages that are alike, the rows of a minimal pair, those of one case, or one
+    user's messages; or labelled ones of your own that are alike. Public messages are dropped rather than grouped:
+    greetings would chain all users into one group. So are authored ones like your own: groups of thousands of authored
+    messages would take your own along, all of them out of training by chance, and your label is the one that counts.
     """
     texts = [bare(record.text) for record in _track(records, "cleaning")]
     groups = Groups(len(records))
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
         for i, j, _ in similar_pairs(texts, similarity):
-            if records[j].source in ("authored", OWN):
+            if (records[i].source == OWN) != (records[j].source == OWN):
+                dropped.add(j if records[i].source == OWN else i)
+            elif records[j].source in ("authored", OWN):
                 groups.union((i, j))
             elif i not in dropped:
                 dropped.add(j)

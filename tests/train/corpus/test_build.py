@@ -81,15 +81,15 @@ def test_what_a_test_writer_wrote_is_test_only_with_all_that_is_grouped_with_it(
     assert splits["train"]
 
 
-def test_labelled_messages_of_one_s_own_stay_whole_and_go_with_what_they_are_like(corpus, tmp_path):
+def test_labelled_messages_of_one_s_own_take_the_place_of_authored_ones_like_them(corpus, tmp_path):
     build(corpus, tmp_path / "before")
     before = store.read(tmp_path / "before")
-    where = {row.template: split for split in store.SPLITS for row in before[split] if row.source == "authored"}
-    like = [SLOT.sub("", template) + "嗯" for template in where]
+    templates = [row.template for split in store.SPLITS for row in before[split] if row.source == "authored"]
+    like = [SLOT.sub("", template) + "嗯" for template in templates[::2]]
     long = "，".join(sentence(Random(seed)) for seed in range(200, 230))
     own = [{"text": text, "label": "pay_to_stop"} for text in [*like, long, long + "啊"]]
     write(tmp_path / "own.jsonl", own)
-    splits = "{train: 0.1, validation: 0.0, calibration: 0.0, test: 0.9}"
+    splits = "{train: 0.7, validation: 0.1, calibration: 0.1, test: 0.1}"
     corpus.write_text(
         f"authored: {tmp_path}/authored\npublic: [{{kind: own, path: {tmp_path}/own.jsonl, splits: {splits}}}]\n"
     )
@@ -97,8 +97,10 @@ def test_labelled_messages_of_one_s_own_stay_whole_and_go_with_what_they_are_lik
     after = store.read(tmp_path / "out")
     placed = {row.template: split for split in store.SPLITS for row in after[split] if row.source == "own"}
     assert placed.keys() == {each["text"] for each in own}
-    assert [placed[text] for text in like] == list(where.values())
+    assert list(placed.values()).count("train") > len(own) / 2
     assert placed[long] == placed[long + "啊"]
+    left = [row.template for split in store.SPLITS for row in after[split] if row.source == "authored"]
+    assert not set(templates[::2]) & set(left)
 
 
 def test_a_recipe_wants_so_many_messages_of_each_split_and_all_of_one_s_own(corpus, tmp_path):

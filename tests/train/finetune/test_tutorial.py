@@ -52,7 +52,7 @@ class Reader:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(package),
             "JINGYIN_SERVE_PORT": str(self.port),
-            "JINGYIN_SERVE_DEADLINE_MS": "30000",  # the machine may be busy
+            "JINGYIN_SERVE_DEADLINE_MS": "5000",  # the longest there is: the machine may be busy
         }
 
     def paste(self, commands: str, *codes: int) -> None:
