@@ -149,21 +149,28 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
     records, placed = _sampled(records, _placed(records, groups, recipe), recipe.most)
-    trained = [record for record, (_, split) in zip(records, placed, strict=True) if split == "train"]
-    rng = Random(recipe.seed)
-    beside = neighbours(
-        replace(record, text=expand(record.text, rng)) if record.source == "authored" else record for record in trained
-    )
+    of_split = {
+        name: [record for record, (_, split) in zip(records, placed, strict=True) if split == name] for name in SPLITS
+    }
+    beside = {split: _neighbours(of_split[split], recipe.seed) for split in ("train", "calibration")}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for record, (key, split) in zip(_track(records, "filling"), placed, strict=True):
         weight = weights.get(record.source, 1.0)
-        splits[split] += _variants(record, key, weight, recipe, beside if split == "train" else None)
+        splits[split] += _variants(record, key, weight, recipe, split, beside.get(split, {}))
     splits["train"] += [_generated(text, "nonsense") for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed))]
     innocents = everyday(recipe.everyday, recipe.seed, held_out=False)
     held_out = [bare(row.template) for split in SPLITS[1:] for row in splits[split]]
     like = {i for i, _ in pairs_across([clean(text).text for text in innocents], held_out, recipe.similarity)}
     splits["train"] += [_generated(text, "everyday") for i, text in enumerate(innocents) if i not in like]
     return splits
+
+
+def _neighbours(records: Iterable[Record], seed: int) -> Neighbours:
+    """Return what may stand beside the messages of a split, slots filled."""
+    rng = Random(seed)
+    return neighbours(
+        replace(record, text=expand(record.text, rng)) if record.source == "authored" else record for record in records
+    )
 
 
 def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> list[tuple[str, str]]:
@@ -217,18 +224,21 @@ def _split(key: str, shares: Splits) -> str:
 
 
 def _variants(
-    record: Record, group: str, weight: float, recipe: CorpusRecipe, beside: Neighbours | None
+    record: Record, group: str, weight: float, recipe: CorpusRecipe, split: str, beside: Neighbours
 ) -> Iterator[Row]:
     """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
 
-    `beside` is the company of training messages, None outside of the training split.
+    For calibration an authored one comes once more in company, so that windows count what they are worth there; the
+    other splits have messages as they stand, and what judges on them changes them. `beside` may stand next to it.
     """
     rng = Random(f"{recipe.seed}|{record.text}")
-    draws = 1 if beside is None else recipe.draws
+    draws = recipe.draws if split == "train" else 1
     plain = [expand(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
     texts = [(text, "") for text in dict.fromkeys(plain)]
-    if beside is not None:
+    if split == "train":
         texts += _copies(record, [text for text, _ in texts], recipe, beside, rng)
+    elif split == "calibration" and recipe.company and record.source == "authored":
+        texts += _in_company(record, plain, 1, beside, rng)
     for text, evasion in texts:
         kind = evasion.removeprefix("company:") if evasion.startswith("company:") else ""
         yield Row(
@@ -262,8 +272,14 @@ def _copies(
     if rng.random() < recipe.dressed:
         yield from [(dress(rng.choice(worn), rng), "dressed") for _ in range(_DRESSES)]
     copies = recipe.company if record.source == "authored" else recipe.company / 2
-    for _ in range(int(copies + rng.random())):
-        if found := training_company(rng.choice(worn), record.label, rng, beside):
+    yield from _in_company(record, worn, int(copies + rng.random()), beside, rng)
+
+
+def _in_company(
+    record: Record, texts: Sequence[str], copies: int, beside: Neighbours, rng: Random
+) -> Iterator[tuple[str, str]]:
+    for _ in range(copies):
+        if found := training_company(rng.choice(texts), record.label, rng, beside):
             yield found[0], f"company:{found[1]}"
 
 

@@ -187,6 +187,13 @@ def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.fl
     return _Readings(rows, units_of(weights.astype(np.float32), texts, codes), opaque, foreign, readers, {})
 
 
+def _plain(rows: Rows) -> NDArray[np.bool_]:
+    """Mark the first row of each message: the message as it stands, its copies in company come behind."""
+    found = np.zeros(len(rows), np.bool_)
+    found[np.unique(rows.messages, return_index=True)[1]] = True
+    return found
+
+
 def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
     benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN])
@@ -206,7 +213,8 @@ def fit_cascade(
     rows = read_split(corpus, "calibration")
     readings = _prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
-    labels, flagged, traffic = rows.labels, np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
+    labels, traffic = rows.labels, is_traffic(rows)
+    flagged = np.isin(labels, FLAGGED_INDEX) & _plain(rows)
     served = _served(rules, readings)
     risks = served.probabilities[:, FLAGGED_INDEX].sum(1)
     cases = np.array([bool(case) for case in rows.cases])
@@ -383,7 +391,7 @@ def _thresholds(
     traffic = is_traffic(rows)
     sources = _sources(rows, traffic)
     lawful = np.full(int(rows.messages.max()) + 1, -1.0)
-    chosen = rows.labels == _LAWFUL
+    chosen = (rows.labels == _LAWFUL) & _plain(rows)
     np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
     review = choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
     lowest = max(review.risk, least[1], highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))
@@ -449,7 +457,7 @@ def fit_signs(readings: _Readings, validation: Rows) -> dict[str, SignScale]:
     Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split.
     """
     place = next((i for i, each in enumerate(readings.networks) if each.network.file == SIGNED), None)
-    chosen = np.flatnonzero(annotated(readings.rows))
+    chosen = np.flatnonzero(annotated(readings.rows) & _plain(readings.rows))
     found = [readings.read(place, int(readings.units.starts[i]), 1 << 30) for i in chosen] if place is not None else []
     logits = [each[0][len(LABELS) :] for each in found if each is not None]
     if place is None or not logits or not len(logits[0]):

@@ -170,7 +170,7 @@ def test_training_messages_stand_in_company_of_messages_of_the_training_split(co
     splits = store.read(tmp_path / "out")
     copies = [r for r in splits["train"] if r.evasion]
     plain = [r for r in splits["train"] if not r.evasion]
-    assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
+    assert not [r for split in ("validation", "test") for r in splits[split] if r.evasion]
     assert {r.evasion for r in copies} == {"company:lawful", "company:chat", "company:report"}
     labels = {r.template: r.label for r in plain}
     for r in copies:
@@ -182,6 +182,19 @@ def test_training_messages_stand_in_company_of_messages_of_the_training_split(co
     messages = Counter({r.template: r.source for r in plain}.values())
     assert by_source["nus"] / messages["nus"] == pytest.approx(2 / 3, abs=0.35)  # of ads and service there are none
     assert by_source["authored"] / messages["authored"] == pytest.approx(1.1, abs=0.35)
+
+
+def test_an_authored_calibration_message_comes_once_more_in_company_of_its_own_split(corpus, tmp_path):
+    settings = "company: 2\nsplits: {train: 0.2, validation: 0.0, calibration: 0.8, test: 0.0}\n"
+    corpus.write_text(corpus.read_text() + settings)
+    build(corpus, tmp_path / "out")
+    rows = store.read(tmp_path / "out")["calibration"]
+    plain = {r.template: r for r in rows if not r.evasion}
+    copies = [r for r in rows if r.evasion]
+    assert len(copies) > 20
+    assert len({r.template for r in copies}) == len(copies)
+    assert {r.source for r in copies} == {"authored"}
+    assert all(plain[r.template].text in r.text and r.evasion.startswith("company:") for r in copies)
 
 
 def test_signs_go_with_every_copy_and_the_card_counts_them(corpus, tmp_path, monkeypatch):
