@@ -119,7 +119,8 @@ class Classify(_Training, _Rates):
     """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
     traffic: str | None = None
     """A bundle, "bundle" or a folder: of real messages train on those that its prefilter lets through, which a network
-    will be given, and on a tenth of the others. None: on all of them."""
+    will be given, and on a tenth of the others, and on windows of benign messages that it lets through. None: on all
+    of them, and on no windows."""
     margin: float = Field(default=0.0, ge=0)
     """Weight of the margin loss (loop.margin_loss)."""
     way_back: Annotated[float, Field(ge=0, lt=1)] | Literal["chosen"] = 0.0

@@ -9,6 +9,7 @@ standardised: those of one message and the next differ by a fraction of what all
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax, with_risk
-from jingyin.model.prefilter import code_points, prefilter_scores
-from jingyin.model.text import CleanText, clean
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import code_points, prefilter_scores, units_of
+from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.public import OWN, SOURCES
 from jingyin.train.data import SIDES, Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
@@ -162,7 +164,9 @@ def run_classify(job: Job[Classify]) -> StageResult:
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     if recipe.traffic:
         train = train.take(np.flatnonzero(_read_by(job.run_of(recipe.traffic), train, recipe.seed)))
+    windows = windows_read(job.run_of(recipe.traffic), train) if recipe.traffic else train.take(np.arange(0))
     train, target = taught(recipe, teachers, train, job.out / TEACHERS)
+    train, target = train.and_(windows), np.concatenate([target, one_hot(windows.labels, recipe.label_smoothing)])
     model = without_dropout(new_classifier(start))
     sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
     if recipe.frozen:
@@ -231,6 +235,30 @@ def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
     written = np.array([source not in SOURCES for source in rows.sources])
     drawn = np.random.default_rng(seed).random(int(rows.messages.max()) + 1)[rows.messages] < _OTHERS
     return np.asarray(written | passes | drawn)
+
+
+def windows_read(bundle: str, rows: Rows) -> Rows:
+    """Return windows that a bundle's networks read of ordinary traffic and lawful notices, each as a message.
+
+    Whatever a window sounds like without its context, it is as benign as its message: in a cascade whose riskiest unit
+    decides, a benign message is one all of whose units are (multiple-instance learning, Dietterich et al. 1997).
+    Windows of authored ordinary messages are left out: a warning's quotation alone is a threat.
+    """
+    lawful = LABELS.index("lawful_collection")
+    real = np.array([source in SOURCES for source in rows.sources]) & (rows.labels == LABELS.index("ordinary"))
+    first = np.zeros(len(rows), np.bool_)
+    first[np.unique(rows.messages, return_index=True)[1]] = True
+    chosen = rows.take(np.flatnonzero(first & (real | (rows.labels == lawful))))
+    read = read_bundle(bundle_folder(bundle))
+    texts = [each.text for each in chosen.cleaned]
+    units = units_of(read.prefilter_weights.astype(np.float32), texts, code_points(texts))
+    stops = read.manifest.prefilter
+    on = (units.scores[0] >= stops.ordinary.threshold) & (units.scores[1] >= stops.lawful.threshold)
+    on[units.starts] = False
+    found = np.flatnonzero(on)
+    windows = chosen.take(units.owners[found])
+    cut = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in found.tolist()]
+    return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(found)))
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

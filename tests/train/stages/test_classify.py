@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.toy_bundle import MakeBundle
 
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import ConfigError, InputError
@@ -15,7 +17,15 @@ from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Classify
 from jingyin.train.runs import Job
 from jingyin.train.saved import is_classifier, load_classifier
-from jingyin.train.stages import metrics, run_classify, soft_labels, standardise, taught, way_back
+from jingyin.train.stages import (
+    metrics,
+    run_classify,
+    soft_labels,
+    standardise,
+    taught,
+    way_back,
+    windows_read,
+)
 
 
 def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(
@@ -129,3 +139,17 @@ def test_held_out_messages_choose_the_way_back() -> None:
     assert way_back(model, before, ids, held_out) in (0.75, 1.0)
     assert model.head.bias[0] == 9  # as it was
     assert way_back(model, before, ids[1:], held_out.take(np.array([1]))) == 0.0
+
+
+def test_windows_of_benign_messages_that_networks_read_are_messages_of_their_own(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()  # its prefilter stops nothing
+    text = "明天早上我们一起去看书。晚上去公园吃饭。"
+    kinds = (
+        ("nus", "chat", "ordinary"), ("authored", "reminder", "lawful_collection"),
+        ("authored", "chat", "ordinary"), ("authored", "exposure", "debt_threat"), ("own", "x", "lawful_collection"),
+    )  # fmt: skip
+    given = replace(rows(*kinds), cleaned=[clean(text)] * len(kinds))
+    found = windows_read(str(bundle), given)
+    assert [each.text for each in found.cleaned] == ["明天早上我们一起去看书。", "晚上去公园吃饭。"] * 3
+    assert [LABELS[label] for label in found.labels] == ["ordinary"] * 2 + ["lawful_collection"] * 4
+    assert len(set(found.messages)) == len(found)
