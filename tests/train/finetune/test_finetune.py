@@ -183,3 +183,28 @@ def test_few_own_messages_weigh_a_quarter_but_each_at_most_eight_times(tmp_path,
         assert [each["kind"] for each in content["public"]] == ["own"]  # the public file is not here
         weights.append(content["public"][0]["weight"])
     assert weights == [8.0, 2.86, 1.0]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("threats", "innocents"), [(25, 0), (0, 25), (5, 95), (500, 9_500)], ids=["threats", "innocents", "95%", "10000"]
+)
+def test_rows_in_any_proportion(threats, innocents, tiny_run, replay, tmp_path, monkeypatch):
+    rng = Random(4)
+    kinds = [("flagged", THREATS, MENACES)] * threats + [("not_flagged", INNOCENT, ENDS)] * innocents
+    rows = [
+        {"text": "，".join([rng.choice(one), "".join(rng.choices(FILLER, k=14)), rng.choice(other)]), "label": side}
+        for side, one, other in kinds
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.setattr(run, "decide", lambda *_: Promotion(False, "a", "b", {}, []))
+    monkeypatch.setitem(run.TRAINED, "model", {"epochs": 4 if len(rows) < 1_000 else 0.05, "learning_rate": 3e-3})
+    given = {"bundle": tiny_run / "bundle", "corpus": replay, "tell": lambda _: None}
+    report = finetune([str(tmp_path / "mine.jsonl")], tmp_path / "run", Columns(), **given)
+    counts = {each.what: each for each in report.counts if each.source == "own messages trained on"}
+    assert sum(each.rows for each in counts.values()) >= 0.6 * len(rows)
+    assert set(counts) == {
+        *["threats flagged"] * bool(threats), *["ordinary and lawful flagged"] * bool(innocents),
+    }  # fmt: skip
+    known = next(each for each in report.counts if (each.source, each.what) == ("other messages", "label right"))
+    assert known.after >= known.before - 2
