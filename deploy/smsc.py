@@ -1,4 +1,4 @@
-"""Stands in for an SMSC while compose.yaml is tried: takes every message and prints how long its PDU was."""
+"""A fake SMSC to try compose.yaml: accepts every message and prints the length of its PDU."""
 
 import asyncio
 import struct
