@@ -286,7 +286,7 @@ _TRAINED_ON = "own messages trained on"
 _SOURCES = {OWN: "own messages", TRAFFIC: "own traffic"}
 _REPORT = """# Fine-tuning report
 
-Bundle `{after}` against `{before}`; all but the first rows were not trained on. Flagged: reviewed or blocked.
+Bundle `{after}` against `{before}`. Only the first rows were trained on. Flagged means reviewed or blocked.
 
 | messages | | rows | before | after |
 |---|---|---|---|---|
@@ -296,9 +296,9 @@ Bundle `{after}` against `{before}`; all but the first rows were not trained on.
 |---|---|---|---|---|
 {thresholds}
 
-{disobeyed} of the own messages that were trained on are still judged otherwise than they are labelled: disobeyed.json has
-them as tasks for Label Studio, since wrong labels show there first. The decision is in promotion.json, metrics by family
-in what `jingyin evaluate bundle corpus/test.parquet` writes.
+{disobeyed} of your training messages are still judged differently from their labels. disobeyed.json lists them as Label
+Studio tasks; look there for wrong labels. promotion.json has the decision. For metrics by family run
+`jingyin evaluate bundle corpus/test.parquet --out evaluation`.
 """
 
 

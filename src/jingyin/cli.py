@@ -1,7 +1,6 @@
-"""The command line: every verb, its options and its help. What a verb does is imported when it is called.
+"""The command line: every verb, its options and its help. Verbs import their code when they are called.
 
-Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 done but rows were rejected. Errors are one sentence on
-standard error.
+Exit codes: 0 success, 1 failure, 2 usage error, 3 finished with rejected rows. Errors are one sentence on stderr.
 """
 
 import os
@@ -21,40 +20,38 @@ app = typer.Typer(
     add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its boxes cut what an error says
+    rich_markup_mode=None,  # its boxes truncate error messages
 )
-corpus = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, count and check the corpus.")
+corpus = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, convert, count and check the corpus.")
 app.add_typer(corpus, name="corpus")
-known = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Known wordings of a running service.")
+known = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage the known wordings of a running service.")
 app.add_typer(known, name="known")
 policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and replay a policy.")
 app.add_typer(policy, name="policy")
 
-UrlOption = Annotated[str, typer.Option("--url", help="The service; an admin key goes in JINGYIN_KEY.")]
+UrlOption = Annotated[str, typer.Option("--url", help="Address of the service; set its admin key in JINGYIN_KEY.")]
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", exists=True, help="A bundle folder; by default the one in the package.")
+    Path | None, typer.Option("--bundle", exists=True, help="Bundle folder; default: the package's bundle.")
 ]
-InputsArgument = Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or patterns.")]
-TextOption = Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")]
-IdOption = Annotated[
-    str | None, typer.Option("--id-column", help="A column of ids, kept wherever rows are listed: rejects, members.")
-]
+InputsArgument = Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")]
+TextOption = Annotated[str, typer.Option("--text-column", help="Column of the messages.")]
+IdOption = Annotated[str | None, typer.Option("--id-column", help="Column of ids, included wherever rows are listed.")]
 EncodingOption = Annotated[
-    str | None, typer.Option("--encoding", help="Of CSV and JSON, say gb18030; by default UTF-8, checked first.")
+    str | None, typer.Option("--encoding", help="Encoding of CSV and JSON, such as gb18030; default: UTF-8.")
 ]
-DelimiterOption = Annotated[str, typer.Option("--delimiter", help="Between the fields of CSV.")]
+DelimiterOption = Annotated[str, typer.Option("--delimiter", help="Delimiter of CSV fields.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")]
 ProcessesOption = Annotated[
-    int | None, typer.Option("--processes", min=1, help="By default one a core where that pays.")
+    int | None, typer.Option("--processes", min=1, help="Default: one per core for large inputs.")
 ]
 
 
 @app.callback()
 def first(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """静音: flags pay-to-stop extortion and debt-collection threats in Chinese SMS."""
+    """静音: flag pay-to-stop extortion and debt-collection threats in Chinese SMS."""
     if version:
         from jingyin import __version__
 
@@ -69,20 +66,22 @@ def first(
 
 @app.command()
 def score(
-    messages: Annotated[list[str], typer.Argument(help="Messages, or '-' for one a line from standard input.")],
+    messages: Annotated[list[str], typer.Argument(help="Messages, or '-' to read one per line from standard input.")],
     bundle: BundleOption = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the words that make the risk, and those of each reason.")
+        bool, typer.Option("--explain", help="Show the words behind the risk and behind each reason.")
     ] = False,
     lang: Annotated[
-        str | None, typer.Option("--lang", help="Of the reasons: zh or en; by default the terminal's.")
+        str | None, typer.Option("--lang", help="Language of the reasons: zh or en; default: the locale's.")
     ] = None,
-    encoding: Annotated[str | None, typer.Option("--encoding", help="Of standard input; by default UTF-8.")] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Encoding of standard input; default: UTF-8.")
+    ] = None,
 ) -> None:
-    """Score messages: label, risk, action, reasons.
+    """Score messages: action, risk, label, reasons.
 
-    What is flagged has reasons below it, and on request evidence.
+    Flagged messages are followed by their reasons, and with --explain by evidence.
     """
     from jingyin.serve.scorer import Scorer
     from jingyin.serve.terminal import language_of, render
@@ -98,35 +97,35 @@ def score(
 @app.command()
 def relabel(
     inputs: InputsArgument,
-    output: Annotated[Path, typer.Argument(help="A folder for the parts; its suffix names the format.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the parts; its suffix selects the format.")],
     text_column: TextOption = "text",
     id_column: IdOption = None,
     bundle: BundleOption = None,
     encoding: EncodingOption = None,
     delimiter: DelimiterOption = ",",
     errors: Annotated[
-        str, typer.Option("--errors", help="replace bytes that aren't text, or strict: reject the row.")
+        str, typer.Option("--errors", help="Invalid bytes: replace them, or strict to reject the row.")
     ] = "replace",
     keep_rejected: Annotated[
-        bool, typer.Option("--keep-rejected", help="List rejected rows as a whole, message included.")
+        bool, typer.Option("--keep-rejected", help="List rejected rows completely, message included.")
     ] = False,
-    compare: Annotated[str | None, typer.Option("--compare", help="A column of older labels: what changed?")] = None,
+    compare: Annotated[str | None, typer.Option("--compare", help="Column of older labels to compare with.")] = None,
     label_map: Annotated[
-        list[str] | None, typer.Option("--label-map", help="OLD=NEW: what an older label means; once for each.")
+        list[str] | None, typer.Option("--label-map", help="OLD=NEW: translate an older label; repeatable.")
     ] = None,
-    label_studio: Annotated[
-        Path | None, typer.Option("--label-studio", help="A file for tasks: rows worth a person's look.")
+    label_studio: Annotated[Path | None, typer.Option("--label-studio", help="File for labelling tasks.")] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Number of tasks, drawn at random; default: 1000.")
     ] = None,
-    sample: Annotated[int | None, typer.Option("--sample", help="How many tasks, at random; by default 1000.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at the first row that can't be scored.")] = False,
     fresh: FreshOption = False,
     processes: ProcessesOption = None,
-    json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as a JSON object.")] = False,
 ) -> None:
     """Score archives of any size.
 
-    The same command resumes after a kill; with --compare or --label-studio it looks through a finished output without
-    scoring again. Exit code 3: done, but rows were rejected.
+    Repeat the command to resume it. --compare and --label-studio use a finished output without scoring it again. Exit
+    code 3: finished with rejected rows.
     """
     from jingyin.serve.archive.relabel import lines
     from jingyin.serve.archive.relabel import relabel as run  # the extra `batch`
@@ -149,38 +148,37 @@ def relabel(
 @app.command()
 def campaigns(
     inputs: InputsArgument,
-    output: Annotated[Path, typer.Argument(help="A folder for campaigns.parquet, members.parquet and report.html.")],
+    output: Annotated[Path, typer.Argument(help="Folder for campaigns.parquet, members.parquet and report.html.")],
     text_column: TextOption = "text",
     id_column: IdOption = None,
-    sender: Annotated[str | None, typer.Option("--sender", help="The column of senders, to count them.")] = None,
-    receiver: Annotated[str | None, typer.Option("--receiver", help="The column of receivers, to count them.")] = None,
-    time: Annotated[str | None, typer.Option("--time", help="The column of times, for timelines.")] = None,
+    sender: Annotated[str | None, typer.Option("--sender", help="Column of senders, to count them.")] = None,
+    receiver: Annotated[str | None, typer.Option("--receiver", help="Column of receivers, to count them.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Column of times, for timelines.")] = None,
     time_format: Annotated[
-        str | None, typer.Option("--time-format", help="How text writes times, as in strptime; by default ISO 8601.")
+        str | None, typer.Option("--time-format", help="Format of times, as in strptime; default: ISO 8601.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Group all rows, not only flagged ones.")] = False,
-    min_rows: Annotated[int, typer.Option("--min-rows", help="Fewest rows of a campaign.")] = 2,
+    min_rows: Annotated[int, typer.Option("--min-rows", help="Smallest number of rows in a campaign.")] = 2,
     bundle: BundleOption = None,
     encoding: EncodingOption = None,
     delimiter: DelimiterOption = ",",
     label_studio: Annotated[
-        Path | None, typer.Option("--label-studio", help="A file for tasks, one a campaign.")
+        Path | None, typer.Option("--label-studio", help="File for labelling tasks, one per campaign.")
     ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", exists=True, help="Label Studio's export of these: label all rows by it."),
+        typer.Option("--answers", exists=True, help="Label Studio's export of these tasks, to label all rows."),
     ] = None,
     lang: Annotated[
-        str | None, typer.Option("--lang", help="Of the report: zh or en; by default the terminal's.")
+        str | None, typer.Option("--lang", help="Language of the report: zh or en; default: the locale's.")
     ] = None,
     fresh: FreshOption = False,
     processes: ProcessesOption = None,
-    json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as a JSON object.")] = False,
 ) -> None:
-    """Group near-duplicates of an archive.
+    """Group the near-duplicates of an archive.
 
-    One look settles ten thousand copies. An output of `jingyin relabel` is not scored again. Exit code 3: done, but rows
-    were rejected.
+    Output of `jingyin relabel` is not scored again. Exit code 3: finished with rejected rows.
     """
     from jingyin.serve.archive.campaigns import campaigns as run  # the extra `batch`
     from jingyin.serve.archive.campaigns import lines
@@ -200,31 +198,47 @@ def campaigns(
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/serve.yaml.")] = None,
-    host: Annotated[str | None, typer.Option("--host", help="By default 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="By default 8080.")] = None,
-    uds: Annotated[Path | None, typer.Option("--uds", help="A Unix socket instead of host and port.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML); see configs/serve.yaml.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Default: 8080.")] = None,
+    uds: Annotated[Path | None, typer.Option("--uds", help="Unix socket instead of host and port.")] = None,
     bundle: BundleOption = None,
-    bundle_id: Annotated[str | None, typer.Option("--bundle-id", help="Serve no bundle but that with this id.")] = None,
+    bundle_id: Annotated[str | None, typer.Option("--bundle-id", help="Refuse bundles with another id.")] = None,
     review_rate: Annotated[
-        float | None, typer.Option("--review-rate", help="False-positive rate of review, say 1e-3; else the bundle's.")
+        float | None,
+        typer.Option("--review-rate", help="False-positive rate of review, such as 1e-3; default: the bundle's."),
     ] = None,
-    block_rate: Annotated[float | None, typer.Option("--block-rate", help="The same of block, say 2e-5.")] = None,
-    shadow: Annotated[Path | None, typer.Option("--shadow", help="A second bundle, counted, never used.")] = None,
-    dry_run: Annotated[bool | None, typer.Option("--dry-run", help="Pass everything, count what would not.")] = None,
+    block_rate: Annotated[
+        float | None, typer.Option("--block-rate", help="False-positive rate of block, such as 2e-5.")
+    ] = None,
+    shadow: Annotated[
+        Path | None, typer.Option("--shadow", help="Second bundle: counted, never used to answer.")
+    ] = None,
+    dry_run: Annotated[
+        bool | None, typer.Option("--dry-run", help="Always answer pass, but count the real actions.")
+    ] = None,
     keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
-    allow_open: Annotated[bool | None, typer.Option("--allow-open", help="A public address without keys.")] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes; by default one a core, at most 4.")
+    allow_open: Annotated[
+        bool | None, typer.Option("--allow-open", help="Allow a public address without keys.")
     ] = None,
-    deadline_ms: Annotated[int | None, typer.Option("--deadline-ms", help="From arrival to answer.")] = None,
-    on_deadline: Annotated[str | None, typer.Option("--on-deadline", help="pass, review or block.")] = None,
-    explain: Annotated[bool | None, typer.Option("--explain/--no-explain", help="Evidence on request.")] = None,
-    page: Annotated[bool | None, typer.Option("--page/--no-page", help="The page for people at /.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes; default: one per core, at most 4.")
+    ] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option("--deadline-ms", help="Milliseconds from arrival to answer.")
+    ] = None,
+    on_deadline: Annotated[
+        str | None, typer.Option("--on-deadline", help="Least action after the deadline: pass, review or block.")
+    ] = None,
+    explain: Annotated[bool | None, typer.Option("--explain/--no-explain", help="Allow requests for evidence.")] = None,
+    page: Annotated[bool | None, typer.Option("--page/--no-page", help="Serve the demo page at /.")] = None,
     tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key")] = None,
 ) -> None:
-    """Answer over HTTP. Flags come before JINGYIN_SERVE_* in the environment, and these before the YAML file."""
+    """Run the HTTP service.
+
+    Flags override JINGYIN_SERVE_* in the environment, which override the YAML file.
+    """
     from jingyin.serve.http.process import run_server  # the extra `serve`
     from jingyin.serve.http.settings import load_settings
 
@@ -239,17 +253,20 @@ def serve(
 
 @known.command("add")
 def known_add(
-    text: Annotated[str | None, typer.Argument(help="A message as it came.")] = None,
+    text: Annotated[str | None, typer.Argument(help="A message.")] = None,
     campaigns: Annotated[
         Path | None,
-        typer.Option("--campaigns", help="Instead the answered campaigns of this folder, each by its label."),
+        typer.Option("--campaigns", help="Add the labelled campaigns of this folder instead."),
     ] = None,
     action: Annotated[str, typer.Option("--action", help="block, review or pass.")] = "block",
-    note: Annotated[str, typer.Option("--note", help="For people.")] = "",
-    days: Annotated[float, typer.Option("--days", help="How long it is known.")] = 30,
+    note: Annotated[str, typer.Option("--note", help="Note for other analysts.")] = "",
+    days: Annotated[float, typer.Option("--days", help="Days until it expires.")] = 30,
     url: UrlOption = "http://127.0.0.1:8080",
 ) -> None:
-    """Make a message known: its near-copies get the action at once, on every machine."""
+    """Add a known wording.
+
+    Its near-copies get the action within a second, on every machine.
+    """
     from jingyin.serve.http.analyst import add_campaigns, ask
 
     if (text is None) == (campaigns is None):
@@ -265,9 +282,9 @@ def known_add(
 @known.command("list")
 def known_list(
     url: UrlOption = "http://127.0.0.1:8080",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List what is known, newest first."""
+    """List known wordings, newest first."""
     from json import dumps
 
     from jingyin.serve.http.analyst import ask
@@ -279,10 +296,10 @@ def known_list(
 
 @known.command("remove")
 def known_remove(
-    number: Annotated[str, typer.Argument(help="The id that `list` shows.")],
+    number: Annotated[str, typer.Argument(help="Id shown by `list`.")],
     url: UrlOption = "http://127.0.0.1:8080",
 ) -> None:
-    """Forget a known wording."""
+    """Remove a known wording."""
     from jingyin.serve.http.analyst import ask
 
     ask(url, "DELETE", f"/admin/known/{number}")
@@ -294,10 +311,10 @@ def policy_check(
     message: Annotated[str, typer.Argument(help="A message.")],
     sender: Annotated[str | None, typer.Option("--sender")] = None,
     route: Annotated[str | None, typer.Option("--route")] = None,
-    key: Annotated[str, typer.Option("--key", help="The name of the API key.")] = "",
+    key: Annotated[str, typer.Option("--key", help="Name of the API key.")] = "",
     bundle: BundleOption = None,
 ) -> None:
-    """Show which rule decides a message, and what it gets."""
+    """Show which rule decides a message, and the action."""
     from jingyin.serve.memory.policy import Source, read_policy
     from jingyin.serve.scorer import Scorer
 
@@ -313,15 +330,18 @@ def policy_check(
 def policy_replay(
     file: Annotated[Path, typer.Argument(help="The policy (YAML).")],
     traffic: Annotated[
-        Path, typer.Argument(help="JSON lines: text; sender, receiver, route, key, time, action if there are.")
+        Path, typer.Argument(help="JSON lines: text; optionally sender, receiver, route, key, time, action.")
     ],
-    config: Annotated[Path | None, typer.Option("--config", help="Settings of the service, for its memories.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings of the service, for its memory.")] = None,
     wordings: Annotated[
-        Path | None, typer.Option("--known", help="JSON lines as POST /admin/known takes them.")
+        Path | None, typer.Option("--known", help="JSON lines in the format of POST /admin/known.")
     ] = None,
     bundle: BundleOption = None,
 ) -> None:
-    """Say what a policy would have done with recorded messages: counts by rule, and the messages that change."""
+    """Apply a policy to recorded messages.
+
+    Prints the messages whose action changes, and counts by rule.
+    """
     import asyncio
     from collections import Counter
 
@@ -347,12 +367,12 @@ def policy_replay(
 @app.command()
 def train(
     recipes: Annotated[list[Path], typer.Argument(help="Recipes (YAML), run in this order.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run folders.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace run folders that are there.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the run folders.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace existing run folders.")] = False,
 ) -> None:
-    """Train by recipes, one a stage.
+    """Train by recipes, one per stage.
 
-    Each stage has a run folder of its own; the same command resumes after a kill.
+    Each stage has its own run folder. Repeat the command to resume it.
     """
     from jingyin.train.pipeline import train as run_stages
 
@@ -361,37 +381,37 @@ def train(
 
 @app.command()
 def finetune(
-    out: Annotated[Path, typer.Option("--out", help="The run folder; its bundle is OUT/bundle.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the new bundle is OUT/bundle.")],
     data: Annotated[
         list[str] | None,
         typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder."),
     ] = None,
     benign: Annotated[
         list[str] | None,
-        typer.Option("--benign", help="Unlabelled traffic of your own, all ordinary; may be given again."),
+        typer.Option("--benign", help="Unlabelled traffic without threats; repeatable."),
     ] = None,
-    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the messages.")] = "text",
-    label_column: Annotated[str, typer.Option("--label-column", help="The column that holds the labels.")] = "label",
+    text_column: Annotated[str, typer.Option("--text-column", help="Column of the messages.")] = "text",
+    label_column: Annotated[str, typer.Option("--label-column", help="Column of the labels.")] = "label",
     label_map: Annotated[
         list[str] | None,
-        typer.Option("--label-map", help="OLD=NEW, NEW one of the five labels, flagged or not_flagged; once for each."),
+        typer.Option("--label-map", help="OLD=NEW: NEW is a label, flagged or not_flagged; repeatable."),
     ] = None,
-    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON, say gb18030.")] = "utf-8",
+    encoding: Annotated[str, typer.Option("--encoding", help="Encoding of CSV and JSON, such as gb18030.")] = "utf-8",
     benign_column: Annotated[
-        str | None, typer.Option("--benign-column", help="The text column of --benign; by default --text-column.")
+        str | None, typer.Option("--benign-column", help="Text column of --benign; default: --text-column.")
     ] = None,
     benign_encoding: Annotated[
-        str | None, typer.Option("--benign-encoding", help="Of --benign; by default --encoding.")
+        str | None, typer.Option("--benign-encoding", help="Encoding of --benign; default: --encoding.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail where a row can't be used.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on an unusable row.")] = False,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="The bundle to start from and to beat; by default the package's.")
+        Path | None, typer.Option("--bundle", help="Bundle to start from and to compare with; default: the package's.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
     """Fine-tune a bundle on your own messages.
 
-    The same command resumes after a kill. Exit code 3: done, but rows were left out.
+    Repeat the command to resume it. Exit code 3: finished, but unusable rows were skipped.
     """
     from jingyin.train.finetune import finetune as run
     from jingyin.train.finetune_data import Columns, parse_meanings
@@ -405,15 +425,15 @@ def finetune(
     for count in report.counts:
         typer.echo(f"{count.source}, {count.what}: {count.before} before, {count.after} after, of {count.rows}")
     if report.disobeyed:
-        typer.echo(f"{report.disobeyed} labelled messages are still judged otherwise; are their labels right? See "
+        typer.echo(f"{report.disobeyed} labelled messages are still judged differently; check their labels in "
                    f"{out / 'disobeyed.json'}")  # fmt: skip
     for reason in report.failed:
         typer.echo(f"not yet: {reason}")
     typer.echo(f"report: {out / 'report.md'}; decision: {out / 'promotion.json'}")
     typer.echo(
-        f"next: jingyin serve --shadow {out / 'bundle'}, which counts what it would do and never answers"
+        f"next: jingyin serve --shadow {out / 'bundle'}, which counts the new bundle's actions but never uses them"
         if report.promote
-        else f"next: keep the bundle that serves; to see where the new one differs: jingyin evaluate {out / 'bundle'} "
+        else f"next: keep the current bundle; to see where the new one differs: jingyin evaluate {out / 'bundle'} "
         f"{out / 'corpus' / 'test.parquet'} --out evaluation"
     )
     if report.rejected:
@@ -422,13 +442,13 @@ def finetune(
 
 @app.command()
 def export(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder whose main network is exported.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    to: Annotated[str, typer.Option("--format", help="The only one: transformers.")] = "transformers",
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[str, typer.Option("--format", help="Only transformers is supported.")] = "transformers",
 ) -> None:
-    """Write a bundle's main network for transformers.
+    """Export a bundle's main network for transformers.
 
-    Its README says what that leaves out.
+    The exported README explains the limitations.
     """
     from jingyin.train.pack.export import export_transformers
 
@@ -440,24 +460,24 @@ def export(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder to judge.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder to evaluate.")],
     data: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet with text, label, family, source.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")],
     against: Annotated[
-        Path | None, typer.Option("--against", help="Another bundle, to be judged on the same rows beside it.")
+        Path | None, typer.Option("--against", help="Another bundle to evaluate on the same rows.")
     ] = None,
     traffic: Annotated[
         list[Path] | None,
-        typer.Option("--traffic", help="Ordinary messages, a file a source that training has not seen; repeatable."),
+        typer.Option("--traffic", help="Ordinary messages of a source unseen in training; repeatable."),
     ] = None,
     train: Annotated[
         Path | None,
-        typer.Option("--train", help="Says what training has seen; by default train.parquet beside DATA."),
+        typer.Option("--train", help="Training split, to recognise unseen cases; default: train.parquet next to DATA."),
     ] = None,
 ) -> None:
-    """Judge a bundle on labelled messages.
+    """Evaluate a bundle on labelled messages.
 
-    By case, by source of traffic, in company, under attack, beside baselines.
+    The report covers unseen cases, sources of traffic, company, attacks and baselines.
     """
     from jingyin.train.evaluate.evaluate import evaluate as judge
     from jingyin.train.evaluate.report import summary
@@ -468,18 +488,18 @@ def evaluate(
 
 @app.command()
 def promote(
-    candidate: Annotated[Path, typer.Argument(help="The bundle folder that would replace the incumbent.")],
+    candidate: Annotated[Path, typer.Argument(help="Bundle folder that would replace the incumbent.")],
     incumbent: Annotated[
-        Path | None, typer.Option("--incumbent", help="The bundle that serves now; by default the package's.")
+        Path | None, typer.Option("--incumbent", help="Bundle that serves now; default: the package's.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Conditions and data; by default the package's.")
+        Path | None, typer.Option("--config", help="Conditions and data (YAML); default: the package's.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="File for the decision (JSON).")] = Path("promotion.json"),
 ) -> None:
-    """Decide whether a bundle may replace the one that serves.
+    """Decide whether a bundle may replace the incumbent.
 
-    Exit code 0 if it passes every check, else 1.
+    Exit code 0 if it passes every check, otherwise 1.
     """
     from jingyin.train.promote import promote as decide
 
@@ -498,10 +518,10 @@ def audit(
     ],
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", help="A Label Studio export (JSON): write DATA with its labels to rows.jsonl."),
+        typer.Option("--answers", help="Label Studio export (JSON): write DATA with its labels to rows.jsonl."),
     ] = None,
 ) -> None:
-    """Find likely label errors, or take answers back in."""
+    """Find likely label errors, or apply the answers."""
     from collections import Counter
 
     from jingyin.train.audit import audit as find
@@ -519,13 +539,13 @@ def audit(
 
 @app.command()
 def drift(
-    reference: Annotated[Path, typer.Argument(exists=True, help="A relabelled archive (Parquet) from before.")],
-    current: Annotated[Path, typer.Argument(exists=True, help="One from now.")],
-    out: Annotated[Path | None, typer.Option("--out", help="A file for the figures as JSON.")] = None,
+    reference: Annotated[Path, typer.Argument(exists=True, help="Older relabelled archive (Parquet).")],
+    current: Annotated[Path, typer.Argument(exists=True, help="Newer relabelled archive (Parquet).")],
+    out: Annotated[Path | None, typer.Option("--out", help="File for the figures (JSON).")] = None,
 ) -> None:
-    """Has the traffic moved? Compare two relabelled archives.
+    """Compare two relabelled archives to detect drift.
 
-    Reads no text.
+    Doesn't read the texts.
     """
     from jingyin.serve.archive.drift import drift as compare  # the extra `batch`
     from jingyin.serve.archive.drift import lines
@@ -536,10 +556,10 @@ def drift(
 
 @corpus.command("build")
 def build_corpus(
-    recipe: Annotated[Path, typer.Argument(help="A corpus recipe, such as configs/corpus.yaml.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    recipe: Annotated[Path, typer.Argument(help="Corpus recipe, such as configs/corpus.yaml.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
 ) -> None:
-    """Build a corpus as its recipe says: Parquet and a card."""
+    """Build a corpus from a recipe: Parquet files and a card."""
     from jingyin.train.corpus.build import build
 
     typer.echo(f"{out}: {build(recipe, out)}")
@@ -547,14 +567,14 @@ def build_corpus(
 
 @corpus.command("convert")
 def convert_corpus(
-    kind: Annotated[str, typer.Argument(help="A kind of docs/data.md, which says where each comes from.")],
-    source: Annotated[Path, typer.Argument(help="The file or folder as it is published, unpacked.")],
-    out: Annotated[Path, typer.Argument(help="The file to write (.jsonl or .jsonl.gz), say data/fbs.jsonl.gz.")],
+    kind: Annotated[str, typer.Argument(help="Kind of corpus, see docs/data.md.")],
+    source: Annotated[Path, typer.Argument(help="Published file or folder, unpacked.")],
+    out: Annotated[Path, typer.Argument(help="File to write (.jsonl or .jsonl.gz), such as data/fbs.jsonl.gz.")],
     only: Annotated[
-        str | None, typer.Option("--only", help="Keep the messages that SOURCE labels so, say spam.")
+        str | None, typer.Option("--only", help="Keep only messages with this label in SOURCE, such as spam.")
     ] = None,
 ) -> None:
-    """Turn a public corpus into the file that recipes name."""
+    """Convert a public corpus to JSON lines for recipes."""
     from jingyin.train.corpus.public import convert
 
     typer.echo(f"{out}: {convert(kind, source, out, only)} messages")
@@ -562,7 +582,7 @@ def convert_corpus(
 
 @corpus.command("stats")
 def corpus_stats(
-    path: Annotated[Path | None, typer.Argument(help="A built corpus; by default the authored rows.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="Built corpus; default: the authored rows.")] = None,
 ) -> None:
     """Count rows by label, family, writer, length and source."""
     from jingyin.train.corpus.stats import stats
@@ -573,12 +593,12 @@ def corpus_stats(
 @corpus.command("check")
 def check_corpus(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Files or built corpora; by default the authored rows.")
+        list[Path] | None, typer.Argument(help="Files or built corpora; default: the authored rows.")
     ] = None,
 ) -> None:
-    """Check rows: schema, labels, likeness, leaks, real numbers.
+    """Check rows: schema, labels, near-duplicates, leaks, real numbers.
 
-    Exit code 1 if anything is wrong.
+    Exit code 1 if there are errors.
     """
     from jingyin.train.corpus.check import check
     from jingyin.train.corpus.rows import default_folders
@@ -592,9 +612,9 @@ def check_corpus(
 
 
 def _lines(encoding: str | None) -> Iterator[str]:
-    """Yield standard input line by line as it comes, U+FFFD for bytes that aren't text.
+    """Yield the lines of standard input as they arrive, with U+FFFD for invalid bytes.
 
-    Raises ConfigError for an unknown encoding, and where none is named for a line that looks like another than UTF-8.
+    Raises ConfigError for an unknown encoding, and if a line looks like another encoding than UTF-8 and none is named.
     """
     check_encoding(encoding or "utf-8")
     if isinstance(sys.stdin, TextIOWrapper):
@@ -602,13 +622,13 @@ def _lines(encoding: str | None) -> Iterator[str]:
     for number, line in enumerate(sys.stdin, 1):
         text, bad = replaced(line)
         if bad and encoding is None and (likely := guess([line.encode("utf-8", "surrogateescape")])):
-            raise ConfigError(f"line {number} of standard input isn't UTF-8 and looks like {likely}: name it, --encoding "
-                              f"{likely} (or utf-8, to score it nevertheless)")  # fmt: skip
+            raise ConfigError(f"line {number} of standard input isn't UTF-8 and looks like {likely}: use --encoding "
+                              f"{likely} (or utf-8, to score it anyway)")  # fmt: skip
         yield text.removeprefix("\ufeff").rstrip("\r\n")
 
 
 def main() -> None:
-    """Run the command line; the entry point of the `jingyin` command."""
+    """Run the command line: the entry point of `jingyin`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a lone surrogate in a message must not end the work
@@ -618,7 +638,7 @@ def main() -> None:
         _fail(error, 2)
     except JingyinError as error:
         _fail(error, 1)
-    except OSError as error:  # a full disk; typer ends quietly when whoever reads us has gone
+    except OSError as error:  # a full disk; typer exits quietly on a broken pipe
         _fail(error, 1)
 
 

@@ -131,9 +131,7 @@ def test_another_encoding_is_found_out_and_can_be_named(jingyin):
     stdin = f"hi\n{THREAT}\n".encode("gb18030")
     code, out, err = jingyin("score", "-", "--json", stdin=stdin)
     assert (code, len(out.splitlines())) == (2, 1)
-    assert err.startswith(
-        "jingyin: line 2 of standard input isn't UTF-8 and looks like gb18030: name it, --encoding gb"
-    )
+    assert err.startswith("jingyin: line 2 of standard input isn't UTF-8 and looks like gb18030: use --encoding gb")
     code, out, err = jingyin("score", "-", "--json", "--encoding", "gb18030", stdin=stdin)
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["hi", THREAT]
     assert jingyin("score", "-", "--encoding", "utf-8", stdin=stdin)[0] == 0
@@ -199,12 +197,12 @@ def test_the_version(jingyin):
     assert __version__ == version("jingyin")
 
 
-@pytest.mark.parametrize("arguments", [[], ["corpus"]])
+@pytest.mark.parametrize("arguments", [[], ["corpus"], ["known"], ["policy"]])
 def test_help_names_every_verb_with_a_whole_sentence(jingyin, arguments):
     code, out, _ = jingyin(*arguments, "--help")
     verbs = out[out.index("Commands:") :].splitlines()[1:]
     assert code == 0
-    assert len(verbs) >= 4
+    assert len(verbs) >= 2
     assert all(line.endswith((".", "numbers.")) and "..." not in line for line in verbs)
 
 

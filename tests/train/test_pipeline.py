@@ -185,7 +185,7 @@ def test_a_bundle_is_calibrated_again_with_the_network_that_it_has(tiny_run, cor
     evidence: dict[str, Any] = again.manifest.provenance
     assert evidence["metrics"] == metrics(tiny_run)
     assert evidence["calibrated"]["recipe"]["review_rate"] == 0.4
-    assert "Prefilter, fusion and thresholds were made anew." in (again.path / "card.md").read_text(encoding="utf-8")
+    assert "Prefilter, fusion and thresholds were refitted." in (again.path / "card.md").read_text(encoding="utf-8")
 
 
 def test_shares_for_other_networks_than_the_bundle_has(tiny_run, corpus, tmp_path):

