@@ -38,6 +38,16 @@ print(verdict.action, sorted(heavy & set(sys.modules)))
     assert done.stdout.strip() == "pass []"
 
 
+def test_a_gateway_filter_loads_no_network() -> None:
+    code = """
+import sys
+from jingyin.serve.gateways import kannel, smpp, cmpp, smgp, sgip
+print(sorted({"onnxruntime", "numpy", "tokenizers", "pydantic"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_module_of_model_and_serve_needs_a_training_package() -> None:
     code = """
 import sys

@@ -3,8 +3,9 @@
 from jingyin import Scorer
 Scorer.load().score("...").action  # "pass", "review" or "block"
 
-The names of __all__ are public; all else may change with any version. `relabel`, `campaigns`, `scorer_columns` and
-`score_dataframe` need the extra `batch` or `spark`, and are imported when they are asked for.
+The names of __all__ are public; all else may change with any version. `Scorer` is imported when it is asked for, since
+the gateway filters do without onnxruntime and its 88 MiB; so are `relabel`, `campaigns`, `scorer_columns` and
+`score_dataframe`, which need the extra `batch` or `spark`.
 """
 
 from importlib import import_module
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from jingyin.model.errors import BundleError, ConfigError, InputError, JingyinError
 from jingyin.model.labels import ACTIONS, LABELS, Reason, Span, Verdict
-from jingyin.serve.scorer import Scorer
 
 if TYPE_CHECKING:
     from jingyin.serve.archive.campaigns import campaigns
     from jingyin.serve.archive.columns import scorer_columns
     from jingyin.serve.archive.relabel import relabel
+    from jingyin.serve.scorer import Scorer
     from jingyin.serve.spark import score_dataframe
 
 __version__: str
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "Scorer": "jingyin.serve.scorer",
     "campaigns": "jingyin.serve.archive.campaigns",
     "relabel": "jingyin.serve.archive.relabel",
     "score_dataframe": "jingyin.serve.spark",
@@ -49,7 +51,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what needs an extra; raises ConfigError that names it when it isn't installed."""
+    """Import what is asked for; raises ConfigError that names the extra it needs when that isn't installed."""
     if name == "__version__":
         return version("jingyin")
     if name not in _LATER:
