@@ -24,7 +24,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
@@ -130,30 +130,26 @@ class Workers(Multiprocess):
         self._bury(before)
 
     def handle_hup(self) -> None:
-        """Copy the bundle anew, and replace one worker after another, unless the first finds it broken."""
-        before, kept, settings = list(self.processes), self._copied, self._settings
+        """Copy the bundle anew, and replace one worker after another, unless the first finds it or the settings wrong."""
+        before, kept = list(self.processes), (self._settings, self._copied, self._load)
         try:
-            self._settings = self._new_settings()
-        except ConfigError as error:
-            log("reload_failed", level="error", reason=str(error))
-            return
+            if self._reread is not None:
+                new = self._reread()
+                share_secret(new, self._folder)
+                self._settings = kept[0].model_copy(update={name: getattr(new, name) for name in REMEMBERED})
+        except ConfigError as error:  # a worker tells of it: the parent has no metrics
+            self._load = partial(_refuse, error)
         self._copied = self._copy()
         self.config.app = self._worker("reloaded")
         self.restart_all()
         done = self.processes[0] is not before[0]
         log("reloaded" if done else "reload_failed", level="info" if done else "error")
-        gone, self._copied = (kept, self._copied) if done else (self._copied, kept)
-        self._settings = self._settings if done else settings
+        gone = kept[1] if done else self._copied
+        if not done:
+            self._settings, self._copied, self._load = kept
         self._bury(before)
         self.config.app = self._worker("replaced")
         shutil.rmtree(gone, ignore_errors=True)
-
-    def _new_settings(self) -> Settings:
-        if self._reread is None:
-            return self._settings
-        new = self._reread()
-        share_secret(new, self._folder)
-        return self._settings.model_copy(update={name: getattr(new, name) for name in REMEMBERED})
 
     def _bury(self, before: list[Any]) -> None:
         for process in before:
@@ -203,6 +199,10 @@ def server_config(settings: Settings, app: Callable[[], Starlette] | Starlette) 
 
 
 # ---- a worker
+
+
+def _refuse(error: ConfigError, *_: object) -> NoReturn:
+    raise error
 
 
 def make_worker(settings: Settings, load: LoadFrom, folder: Path, role: Role) -> Starlette:

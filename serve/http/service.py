@@ -79,17 +79,18 @@ class Service:
     def __init__(self, settings: Settings, load: Load, make_memory: Callable[[Metrics], "Memory"]) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.keys = Keys(settings.keys) if settings.keys else None
-        self.memory = make_memory(self.metrics)
         self.requests = Shares(settings.max_requests)
         self.gate = Gate()
         self.bodies = Shares(MAX_BODIES)
         self.connections = 0
         self.draining = False
         self._load = load
+        self._make_memory = make_memory
 
     def start(self) -> None:
-        """Load the bundle and start the threads; needs the running event loop. Raises BundleError."""
+        """Load the bundle and start the threads; needs the running event loop. Raises BundleError or ConfigError."""
+        self.keys = Keys(self.settings.keys) if self.settings.keys else None
+        self.memory = self._make_memory(self.metrics)
         self.deployment = Deployment(*self._load(), self.metrics)
         self.batcher = Batcher(self.deployment, self.metrics, self.settings.queue)
         self._evidence = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")

@@ -199,12 +199,14 @@ def test_sighup_reads_what_is_remembered_again(tmp_path: Path) -> None:
         until(lambda: machine.score(THREAT, sender="bank") == "pass policy")
         config.write_text("senders: {risk: 7}\n")
         machine.call("POST", "/admin/reload")
-        log = machine.process.process.stderr
-        assert log
-        while '"event":"reload_failed"' not in (line := log.readline().decode()):
-            assert line
-        assert "senders.risk" in line
+        until(lambda: machine.metric('jingyin_reloads_total{outcome="failed"}') == 1)
+        config.write_text(f"senders: {{}}\npolicy: {tmp_path / 'missing.yaml'}\n")
+        machine.call("POST", "/admin/reload")
+        until(lambda: machine.metric('jingyin_reloads_total{outcome="failed"}') == 2)
         assert machine.score(MILD, sender="gang") == "review sender"
+    reasons = [line for line in machine.process.log.splitlines() if '"event":"worker_failed"' in line]
+    assert ["senders.risk" in reasons[0], "missing.yaml" in reasons[1]] == [True, True]
+    assert "Traceback" not in machine.process.log
 
 
 # ---- the analyst
