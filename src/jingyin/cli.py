@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.serve.encodings import KEEP, check_encoding, guess, replaced
@@ -29,27 +30,21 @@ app.add_typer(known, name="known")
 policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and replay a policy.")
 app.add_typer(policy, name="policy")
 
-UrlOption = Annotated[str, typer.Option("--url", help="Address of the service; set its admin key in JINGYIN_KEY.")]
-BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", exists=True, help="Bundle folder; default: the package's bundle.")
-]
-InputsArgument = Annotated[list[str], typer.Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")]
-TextOption = Annotated[str, typer.Option("--text-column", help="Column of the messages.")]
-IdOption = Annotated[str | None, typer.Option("--id-column", help="Column of ids, included wherever rows are listed.")]
-EncodingOption = Annotated[
-    str | None, typer.Option("--encoding", help="Encoding of CSV and JSON, such as gb18030; default: UTF-8.")
-]
-DelimiterOption = Annotated[str, typer.Option("--delimiter", help="Delimiter of CSV fields.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUTPUT.")]
-ProcessesOption = Annotated[
-    int | None, typer.Option("--processes", min=1, help="Default: one per core for large inputs.")
-]
+UrlOption = Annotated[str, Option(help="Address of the service; set its admin key in JINGYIN_KEY.")]
+BundleOption = Annotated[Path | None, Option(exists=True, help="Bundle folder; default: the package's bundle.")]
+InputsArgument = Annotated[list[str], Argument(help="Parquet, CSV or JSON lines: files, folders or globs.")]
+TextOption = Annotated[str, Option(help="Column of the messages.")]
+IdOption = Annotated[str | None, Option(help="Column of ids, included wherever rows are listed.")]
+EncodingOption = Annotated[str | None, Option(help="Encoding of CSV and JSON, such as gb18030; default: UTF-8.")]
+DelimiterOption = Annotated[str, Option(help="Delimiter of CSV fields.")]
+FreshOption = Annotated[bool, Option("--fresh", help="Replace an earlier run in OUTPUT.")]
+ProcessesOption = Annotated[int | None, Option(min=1, help="Default: one per core for large inputs.")]
 
 
 @app.callback()
 def first(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """静音: flag pay-to-stop extortion and debt-collection threats in Chinese SMS."""
     if version:
@@ -66,18 +61,14 @@ def first(
 
 @app.command()
 def score(
-    messages: Annotated[list[str], typer.Argument(help="Messages, or '-' to read one per line from standard input.")],
+    messages: Annotated[list[str], Argument(help="Messages, or '-' to read one per line from standard input.")],
     bundle: BundleOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the words behind the risk and behind each reason.")
+        bool, Option("--explain", help="Show the words behind the risk and behind each reason.")
     ] = False,
-    lang: Annotated[
-        str | None, typer.Option("--lang", help="Language of the reasons: zh or en; default: the locale's.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option("--encoding", help="Encoding of standard input; default: UTF-8.")
-    ] = None,
+    lang: Annotated[str | None, Option(help="Language of the reasons: zh or en; default: the locale's.")] = None,
+    encoding: Annotated[str | None, Option(help="Encoding of standard input; default: UTF-8.")] = None,
 ) -> None:
     """Score messages: action, risk, label, reasons.
 
@@ -97,30 +88,24 @@ def score(
 @app.command()
 def relabel(
     inputs: InputsArgument,
-    output: Annotated[Path, typer.Argument(help="Folder for the parts; its suffix selects the format.")],
+    output: Annotated[Path, Argument(help="Folder for the parts; its suffix selects the format.")],
     text_column: TextOption = "text",
     id_column: IdOption = None,
     bundle: BundleOption = None,
     encoding: EncodingOption = None,
     delimiter: DelimiterOption = ",",
-    errors: Annotated[
-        str, typer.Option("--errors", help="Invalid bytes: replace them, or strict to reject the row.")
-    ] = "replace",
+    errors: Annotated[str, Option(help="Invalid bytes: replace them, or strict to reject the row.")] = "replace",
     keep_rejected: Annotated[
-        bool, typer.Option("--keep-rejected", help="List rejected rows completely, message included.")
+        bool, Option("--keep-rejected", help="List rejected rows completely, message included.")
     ] = False,
-    compare: Annotated[str | None, typer.Option("--compare", help="Column of older labels to compare with.")] = None,
-    label_map: Annotated[
-        list[str] | None, typer.Option("--label-map", help="OLD=NEW: translate an older label; repeatable.")
-    ] = None,
-    label_studio: Annotated[Path | None, typer.Option("--label-studio", help="File for labelling tasks.")] = None,
-    sample: Annotated[
-        int | None, typer.Option("--sample", help="Number of tasks, drawn at random; default: 1000.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail at the first row that can't be scored.")] = False,
+    compare: Annotated[str | None, Option(help="Column of older labels to compare with.")] = None,
+    label_map: Annotated[list[str] | None, Option(help="OLD=NEW: translate an older label; repeatable.")] = None,
+    label_studio: Annotated[Path | None, Option(help="File for labelling tasks.")] = None,
+    sample: Annotated[int | None, Option(help="Number of tasks, drawn at random; default: 1000.")] = None,
+    strict: Annotated[bool, Option("--strict", help="Fail at the first row that can't be scored.")] = False,
     fresh: FreshOption = False,
     processes: ProcessesOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as a JSON object.")] = False,
+    json: Annotated[bool, Option("--json", help="Print the report as a JSON object.")] = False,
 ) -> None:
     """Score archives of any size.
 
@@ -148,33 +133,26 @@ def relabel(
 @app.command()
 def campaigns(
     inputs: InputsArgument,
-    output: Annotated[Path, typer.Argument(help="Folder for campaigns.parquet, members.parquet and report.html.")],
+    output: Annotated[Path, Argument(help="Folder for campaigns.parquet, members.parquet and report.html.")],
     text_column: TextOption = "text",
     id_column: IdOption = None,
-    sender: Annotated[str | None, typer.Option("--sender", help="Column of senders, to count them.")] = None,
-    receiver: Annotated[str | None, typer.Option("--receiver", help="Column of receivers, to count them.")] = None,
-    time: Annotated[str | None, typer.Option("--time", help="Column of times, for timelines.")] = None,
-    time_format: Annotated[
-        str | None, typer.Option("--time-format", help="Format of times, as in strptime; default: ISO 8601.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Group all rows, not only flagged ones.")] = False,
-    min_rows: Annotated[int, typer.Option("--min-rows", help="Smallest number of rows in a campaign.")] = 2,
+    sender: Annotated[str | None, Option(help="Column of senders, to count them.")] = None,
+    receiver: Annotated[str | None, Option(help="Column of receivers, to count them.")] = None,
+    time: Annotated[str | None, Option(help="Column of times, for timelines.")] = None,
+    time_format: Annotated[str | None, Option(help="Format of times, as in strptime; default: ISO 8601.")] = None,
+    every: Annotated[bool, Option("--all", help="Group all rows, not only flagged ones.")] = False,
+    min_rows: Annotated[int, Option(help="Smallest number of rows in a campaign.")] = 2,
     bundle: BundleOption = None,
     encoding: EncodingOption = None,
     delimiter: DelimiterOption = ",",
-    label_studio: Annotated[
-        Path | None, typer.Option("--label-studio", help="File for labelling tasks, one per campaign.")
-    ] = None,
+    label_studio: Annotated[Path | None, Option(help="File for labelling tasks, one per campaign.")] = None,
     answers: Annotated[
-        Path | None,
-        typer.Option("--answers", exists=True, help="Label Studio's export of these tasks, to label all rows."),
+        Path | None, Option(exists=True, help="Label Studio's export of these tasks, to label all rows.")
     ] = None,
-    lang: Annotated[
-        str | None, typer.Option("--lang", help="Language of the report: zh or en; default: the locale's.")
-    ] = None,
+    lang: Annotated[str | None, Option(help="Language of the report: zh or en; default: the locale's.")] = None,
     fresh: FreshOption = False,
     processes: ProcessesOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as a JSON object.")] = False,
+    json: Annotated[bool, Option("--json", help="Print the report as a JSON object.")] = False,
 ) -> None:
     """Group the near-duplicates of an archive.
 
@@ -198,42 +176,27 @@ def campaigns(
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML); see configs/serve.yaml.")] = None,
-    host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Default: 8080.")] = None,
-    uds: Annotated[Path | None, typer.Option("--uds", help="Unix socket instead of host and port.")] = None,
+    config: Annotated[Path | None, Option(help="Settings (YAML); see configs/serve.yaml.")] = None,
+    host: Annotated[str | None, Option(help="Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, Option(help="Default: 8080.")] = None,
+    uds: Annotated[Path | None, Option(help="Unix socket instead of host and port.")] = None,
     bundle: BundleOption = None,
-    bundle_id: Annotated[str | None, typer.Option("--bundle-id", help="Refuse bundles with another id.")] = None,
+    bundle_id: Annotated[str | None, Option(help="Refuse bundles with another id.")] = None,
     review_rate: Annotated[
-        float | None,
-        typer.Option("--review-rate", help="False-positive rate of review, such as 1e-3; default: the bundle's."),
+        float | None, Option(help="False-positive rate of review, such as 1e-3; default: the bundle's.")
     ] = None,
-    block_rate: Annotated[
-        float | None, typer.Option("--block-rate", help="False-positive rate of block, such as 2e-5.")
-    ] = None,
-    shadow: Annotated[
-        Path | None, typer.Option("--shadow", help="Second bundle: counted, never used to answer.")
-    ] = None,
-    dry_run: Annotated[
-        bool | None, typer.Option("--dry-run", help="Always answer pass, but count the real actions.")
-    ] = None,
-    keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.")] = None,
-    allow_open: Annotated[
-        bool | None, typer.Option("--allow-open", help="Allow a public address without keys.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes; default: one per core, at most 4.")
-    ] = None,
-    deadline_ms: Annotated[
-        int | None, typer.Option("--deadline-ms", help="Milliseconds from arrival to answer.")
-    ] = None,
-    on_deadline: Annotated[
-        str | None, typer.Option("--on-deadline", help="Least action after the deadline: pass, review or block.")
-    ] = None,
-    explain: Annotated[bool | None, typer.Option("--explain/--no-explain", help="Allow requests for evidence.")] = None,
-    page: Annotated[bool | None, typer.Option("--page/--no-page", help="Serve the demo page at /.")] = None,
-    tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key")] = None,
+    block_rate: Annotated[float | None, Option(help="False-positive rate of block, such as 2e-5.")] = None,
+    shadow: Annotated[Path | None, Option(help="Second bundle: counted, never used to answer.")] = None,
+    dry_run: Annotated[bool | None, Option("--dry-run", help="Always answer pass, but count the real actions.")] = None,
+    keys: Annotated[Path | None, Option(help="File of hashed API keys.")] = None,
+    allow_open: Annotated[bool | None, Option("--allow-open", help="Allow a public address without keys.")] = None,
+    workers: Annotated[int | None, Option(help="Processes; default: one per core, at most 4.")] = None,
+    deadline_ms: Annotated[int | None, Option(help="Milliseconds from arrival to answer.")] = None,
+    on_deadline: Annotated[str | None, Option(help="Least action after the deadline: pass, review or block.")] = None,
+    explain: Annotated[bool | None, Option("--explain/--no-explain", help="Allow requests for evidence.")] = None,
+    page: Annotated[bool | None, Option("--page/--no-page", help="Serve the demo page at /.")] = None,
+    tls_certificate: Annotated[Path | None, Option()] = None,
+    tls_key: Annotated[Path | None, Option()] = None,
 ) -> None:
     """Run the HTTP service.
 
@@ -253,14 +216,11 @@ def serve(
 
 @known.command("add")
 def known_add(
-    text: Annotated[str | None, typer.Argument(help="A message.")] = None,
-    campaigns: Annotated[
-        Path | None,
-        typer.Option("--campaigns", help="Add the labelled campaigns of this folder instead."),
-    ] = None,
-    action: Annotated[str, typer.Option("--action", help="block, review or pass.")] = "block",
-    note: Annotated[str, typer.Option("--note", help="Note for other analysts.")] = "",
-    days: Annotated[float, typer.Option("--days", help="Days until it expires.")] = 30,
+    text: Annotated[str | None, Argument(help="A message.")] = None,
+    campaigns: Annotated[Path | None, Option(help="Add the labelled campaigns of this folder instead.")] = None,
+    action: Annotated[str, Option(help="block, review or pass.")] = "block",
+    note: Annotated[str, Option(help="Note for other analysts.")] = "",
+    days: Annotated[float, Option(help="Days until it expires.")] = 30,
     url: UrlOption = "http://127.0.0.1:8080",
 ) -> None:
     """Add a known wording.
@@ -282,7 +242,7 @@ def known_add(
 @known.command("list")
 def known_list(
     url: UrlOption = "http://127.0.0.1:8080",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """List known wordings, newest first."""
     from json import dumps
@@ -296,7 +256,7 @@ def known_list(
 
 @known.command("remove")
 def known_remove(
-    number: Annotated[str, typer.Argument(help="Id shown by `list`.")],
+    number: Annotated[str, Argument(help="Id shown by `list`.")],
     url: UrlOption = "http://127.0.0.1:8080",
 ) -> None:
     """Remove a known wording."""
@@ -307,11 +267,11 @@ def known_remove(
 
 @policy.command("check")
 def policy_check(
-    file: Annotated[Path, typer.Argument(help="The policy (YAML).")],
-    message: Annotated[str, typer.Argument(help="A message.")],
-    sender: Annotated[str | None, typer.Option("--sender")] = None,
-    route: Annotated[str | None, typer.Option("--route")] = None,
-    key: Annotated[str, typer.Option("--key", help="Name of the API key.")] = "",
+    file: Annotated[Path, Argument(help="The policy (YAML).")],
+    message: Annotated[str, Argument(help="A message.")],
+    sender: Annotated[str | None, Option()] = None,
+    route: Annotated[str | None, Option()] = None,
+    key: Annotated[str, Option(help="Name of the API key.")] = "",
     bundle: BundleOption = None,
 ) -> None:
     """Show which rule decides a message, and the action."""
@@ -328,14 +288,10 @@ def policy_check(
 
 @policy.command("replay")
 def policy_replay(
-    file: Annotated[Path, typer.Argument(help="The policy (YAML).")],
-    traffic: Annotated[
-        Path, typer.Argument(help="JSON lines: text; optionally sender, receiver, route, key, time, action.")
-    ],
-    config: Annotated[Path | None, typer.Option("--config", help="Settings of the service, for its memory.")] = None,
-    wordings: Annotated[
-        Path | None, typer.Option("--known", help="JSON lines in the format of POST /admin/known.")
-    ] = None,
+    file: Annotated[Path, Argument(help="The policy (YAML).")],
+    traffic: Annotated[Path, Argument(help="JSON lines: text; optionally sender, receiver, route, key, time, action.")],
+    config: Annotated[Path | None, Option(help="Settings of the service, for its memory.")] = None,
+    wordings: Annotated[Path | None, Option("--known", help="JSON lines in the format of POST /admin/known.")] = None,
     bundle: BundleOption = None,
 ) -> None:
     """Apply a policy to recorded messages.
@@ -366,9 +322,9 @@ def policy_replay(
 
 @app.command()
 def train(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes (YAML), run in this order.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the run folders.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace existing run folders.")] = False,
+    recipes: Annotated[list[Path], Argument(help="Recipes (YAML), run in this order.")],
+    out: Annotated[Path, Option(help="Folder for the run folders.")] = Path("runs"),
+    fresh: Annotated[bool, Option("--fresh", help="Replace existing run folders.")] = False,
 ) -> None:
     """Train by recipes, one per stage.
 
@@ -381,33 +337,25 @@ def train(
 
 @app.command()
 def finetune(
-    out: Annotated[Path, typer.Option("--out", help="Run folder; the new bundle is OUT/bundle.")],
+    out: Annotated[Path, Option(help="Run folder; the new bundle is OUT/bundle.")],
     data: Annotated[
         list[str] | None,
-        typer.Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder."),
+        Argument(help="Labelled CSV, JSON lines or Parquet: files, folders, globs, or a datasets folder."),
     ] = None,
-    benign: Annotated[
-        list[str] | None,
-        typer.Option("--benign", help="Unlabelled traffic without threats; repeatable."),
-    ] = None,
-    text_column: Annotated[str, typer.Option("--text-column", help="Column of the messages.")] = "text",
-    label_column: Annotated[str, typer.Option("--label-column", help="Column of the labels.")] = "label",
+    benign: Annotated[list[str] | None, Option(help="Unlabelled traffic without threats; repeatable.")] = None,
+    text_column: Annotated[str, Option(help="Column of the messages.")] = "text",
+    label_column: Annotated[str, Option(help="Column of the labels.")] = "label",
     label_map: Annotated[
-        list[str] | None,
-        typer.Option("--label-map", help="OLD=NEW: NEW is a label, flagged or not_flagged; repeatable."),
+        list[str] | None, Option(help="OLD=NEW: NEW is a label, flagged or not_flagged; repeatable.")
     ] = None,
-    encoding: Annotated[str, typer.Option("--encoding", help="Encoding of CSV and JSON, such as gb18030.")] = "utf-8",
-    benign_column: Annotated[
-        str | None, typer.Option("--benign-column", help="Text column of --benign; default: --text-column.")
-    ] = None,
-    benign_encoding: Annotated[
-        str | None, typer.Option("--benign-encoding", help="Encoding of --benign; default: --encoding.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail on an unusable row.")] = False,
+    encoding: Annotated[str, Option(help="Encoding of CSV and JSON, such as gb18030.")] = "utf-8",
+    benign_column: Annotated[str | None, Option(help="Text column of --benign; default: --text-column.")] = None,
+    benign_encoding: Annotated[str | None, Option(help="Encoding of --benign; default: --encoding.")] = None,
+    strict: Annotated[bool, Option("--strict", help="Fail on an unusable row.")] = False,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="Bundle to start from and to compare with; default: the package's.")
+        Path | None, Option(help="Bundle to start from and to compare with; default: the package's.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier run in OUT.")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Replace an earlier run in OUT.")] = False,
 ) -> None:
     """Fine-tune a bundle on your own messages.
 
@@ -442,9 +390,9 @@ def finetune(
 
 @app.command()
 def export(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[str, typer.Option("--format", help="Only transformers is supported.")] = "transformers",
+    bundle: Annotated[Path, Argument(help="Bundle folder.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
+    to: Annotated[str, Option("--format", help="Only transformers is supported.")] = "transformers",
 ) -> None:
     """Export a bundle's main network for transformers.
 
@@ -460,19 +408,15 @@ def export(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder to evaluate.")],
-    data: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet with text, label, family, source.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")],
-    against: Annotated[
-        Path | None, typer.Option("--against", help="Another bundle to evaluate on the same rows.")
-    ] = None,
+    bundle: Annotated[Path, Argument(help="Bundle folder to evaluate.")],
+    data: Annotated[list[Path], Argument(help="JSON lines or Parquet with text, label, family, source.")],
+    out: Annotated[Path, Option(help="Folder for the report.")],
+    against: Annotated[Path | None, Option(help="Another bundle to evaluate on the same rows.")] = None,
     traffic: Annotated[
-        list[Path] | None,
-        typer.Option("--traffic", help="Ordinary messages of a source unseen in training; repeatable."),
+        list[Path] | None, Option(help="Ordinary messages of a source unseen in training; repeatable.")
     ] = None,
     train: Annotated[
-        Path | None,
-        typer.Option("--train", help="Training split, to recognise unseen cases; default: train.parquet next to DATA."),
+        Path | None, Option(help="Training split, to recognise unseen cases; default: train.parquet next to DATA.")
     ] = None,
 ) -> None:
     """Evaluate a bundle on labelled messages.
@@ -488,14 +432,10 @@ def evaluate(
 
 @app.command()
 def promote(
-    candidate: Annotated[Path, typer.Argument(help="Bundle folder that would replace the incumbent.")],
-    incumbent: Annotated[
-        Path | None, typer.Option("--incumbent", help="Bundle that serves now; default: the package's.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Conditions and data (YAML); default: the package's.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="File for the decision (JSON).")] = Path("promotion.json"),
+    candidate: Annotated[Path, Argument(help="Bundle folder that would replace the incumbent.")],
+    incumbent: Annotated[Path | None, Option(help="Bundle that serves now; default: the package's.")] = None,
+    config: Annotated[Path | None, Option(help="Conditions and data (YAML); default: the package's.")] = None,
+    out: Annotated[Path, Option(help="File for the decision (JSON).")] = Path("promotion.json"),
 ) -> None:
     """Decide whether a bundle may replace the incumbent.
 
@@ -512,13 +452,10 @@ def promote(
 
 @app.command()
 def audit(
-    data: Annotated[list[Path], typer.Argument(help="JSON lines, Parquet, or folders of them.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for tasks.json, label_studio.xml and audit.json, or rows.jsonl.")
-    ],
+    data: Annotated[list[Path], Argument(help="JSON lines, Parquet, or folders of them.")],
+    out: Annotated[Path, Option(help="Folder for tasks.json, label_studio.xml and audit.json, or rows.jsonl.")],
     answers: Annotated[
-        Path | None,
-        typer.Option("--answers", help="Label Studio export (JSON): write DATA with its labels to rows.jsonl."),
+        Path | None, Option(help="Label Studio export (JSON): write DATA with its labels to rows.jsonl.")
     ] = None,
 ) -> None:
     """Find likely label errors, or apply the answers."""
@@ -539,9 +476,9 @@ def audit(
 
 @app.command()
 def drift(
-    reference: Annotated[Path, typer.Argument(exists=True, help="Older relabelled archive (Parquet).")],
-    current: Annotated[Path, typer.Argument(exists=True, help="Newer relabelled archive (Parquet).")],
-    out: Annotated[Path | None, typer.Option("--out", help="File for the figures (JSON).")] = None,
+    reference: Annotated[Path, Argument(exists=True, help="Older relabelled archive (Parquet).")],
+    current: Annotated[Path, Argument(exists=True, help="Newer relabelled archive (Parquet).")],
+    out: Annotated[Path | None, Option(help="File for the figures (JSON).")] = None,
 ) -> None:
     """Compare two relabelled archives to detect drift.
 
@@ -556,8 +493,8 @@ def drift(
 
 @corpus.command("build")
 def build_corpus(
-    recipe: Annotated[Path, typer.Argument(help="Corpus recipe, such as configs/corpus.yaml.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    recipe: Annotated[Path, Argument(help="Corpus recipe, such as configs/corpus.yaml.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
 ) -> None:
     """Build a corpus from a recipe: Parquet files and a card."""
     from jingyin.train.corpus.build import build
@@ -567,12 +504,10 @@ def build_corpus(
 
 @corpus.command("convert")
 def convert_corpus(
-    kind: Annotated[str, typer.Argument(help="Kind of corpus, see docs/data.md.")],
-    source: Annotated[Path, typer.Argument(help="Published file or folder, unpacked.")],
-    out: Annotated[Path, typer.Argument(help="File to write (.jsonl or .jsonl.gz), such as data/fbs.jsonl.gz.")],
-    only: Annotated[
-        str | None, typer.Option("--only", help="Keep only messages with this label in SOURCE, such as spam.")
-    ] = None,
+    kind: Annotated[str, Argument(help="Kind of corpus, see docs/data.md.")],
+    source: Annotated[Path, Argument(help="Published file or folder, unpacked.")],
+    out: Annotated[Path, Argument(help="File to write (.jsonl or .jsonl.gz), such as data/fbs.jsonl.gz.")],
+    only: Annotated[str | None, Option(help="Keep only messages with this label in SOURCE, such as spam.")] = None,
 ) -> None:
     """Convert a public corpus to JSON lines for recipes."""
     from jingyin.train.corpus.public import convert
@@ -582,7 +517,7 @@ def convert_corpus(
 
 @corpus.command("stats")
 def corpus_stats(
-    path: Annotated[Path | None, typer.Argument(help="Built corpus; default: the authored rows.")] = None,
+    path: Annotated[Path | None, Argument(help="Built corpus; default: the authored rows.")] = None,
 ) -> None:
     """Count rows by label, family, writer, length and source."""
     from jingyin.train.corpus.stats import stats
@@ -592,9 +527,7 @@ def corpus_stats(
 
 @corpus.command("check")
 def check_corpus(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Files or built corpora; default: the authored rows.")
-    ] = None,
+    paths: Annotated[list[Path] | None, Argument(help="Files or built corpora; default: the authored rows.")] = None,
 ) -> None:
     """Check rows: schema, labels, near-duplicates, leaks, real numbers.
 
