@@ -7,7 +7,6 @@ clauses are left out, and at last the unit itself.
 
 import math
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +54,10 @@ def explain(
         kept = [each for each, (a, b) in zip(ids, words, strict=True) if b <= without[0] or a >= without[1]]
         return np.asarray(reader.run([START, *kept, END])[0], np.float64)
 
+    def span(start: int, end: int, weight: float) -> Span:
+        begin, stop = cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
+        return Span(begin, stop, cleaned.original[begin:stop], round(weight, 4))
+
     whole = outputs((0, 0))
     read: dict[Range, NDArray[np.float64]] = {}
     width = len(manifest.labels)
@@ -70,10 +73,8 @@ def explain(
                 if part not in read:
                     read[part] = outputs(part)
             weights = [1 - math.exp(min(0.0, slope * (odds(read[part]) - odds(whole)))) for part in parts]
-            if found := [
-                (part, weight) for part, weight in zip(parts, weights, strict=True) if weight >= _LEAST_WEIGHT
-            ]:
-                return [_span(cleaned, first + start, first + end, weight) for (start, end), weight in found]
+            if found := [each for each in zip(parts, weights, strict=True) if each[1] >= _LEAST_WEIGHT]:
+                return [span(first + start, first + end, weight) for (start, end), weight in found]
         return []
 
     # The signs are those of model.onnx.
@@ -83,9 +84,3 @@ def explain(
         evidence(None, sum(reader.network.fusion.weights)),
         {each.sign: evidence(places.index(each.sign), manifest.signs[each.sign].slope) for each in reasons},
     )
-
-
-def _span(cleaned: CleanText, start: int, end: int, weight: float) -> Span:
-    offsets: Sequence[Range] = cleaned.offsets
-    begin, stop = offsets[start][0], offsets[end - 1][1]
-    return Span(begin, stop, cleaned.original[begin:stop], round(weight, 4))

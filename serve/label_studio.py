@@ -63,10 +63,8 @@ def read_annotations(path: Path) -> Annotations:
         try:
             chosen.append((each["data"]["text"], _choices(each["annotations"])))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            missing = (
-                f"task {number} has no {error}" if isinstance(error, KeyError) else f"task {number} is built otherwise"
-            )
-            raise InputError(f"{fault} ({type(error).__name__}); {advice}: {missing}") from None
+            what = f"has no {error}" if isinstance(error, KeyError) else "is built otherwise"
+            raise InputError(f"{fault} ({type(error).__name__}); {advice}: task {number} {what}") from None
     unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
     if unknown:
         raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")
@@ -91,10 +89,7 @@ def apply_annotations(rows: Sequence[Mapping[str, Any]], found: Annotations) -> 
 
     Raises InputError when labels are for messages that `rows` don't hold.
     """
-    strangers = len(found.labels.keys() - {row["text"] for row in rows})
-    if strangers:
-        raise InputError(
-            f"{strangers} answers are about messages that the data does not hold; name the data that was audited"
-        )
+    if strangers := len(found.labels.keys() - {row["text"] for row in rows}):
+        raise InputError(f"{strangers} answers are about messages that the data lacks; name the data that was audited")
     out = [{**row, "label": found.labels.get(row["text"], row.get("label"))} for row in rows]
     return out, sum(new["label"] != old.get("label") for new, old in zip(out, rows, strict=True))

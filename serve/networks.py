@@ -79,11 +79,8 @@ def tokenizers_of(folder: Path, networks: Sequence[Network]) -> list[Tokenizer]:
     for network in networks:
         if network.vocabulary not in found:
             pieces = network.vocabulary == "pieces"
-            found[network.vocabulary] = (
-                PieceTokenizer.from_file(folder / PIECES)
-                if pieces
-                else SmsTokenizer.from_file(folder / "tokenizer.json")
-            )
+            kind, file = (PieceTokenizer, PIECES) if pieces else (SmsTokenizer, "tokenizer.json")
+            found[network.vocabulary] = kind.from_file(folder / file)
     return [found[network.vocabulary] for network in networks]
 
 

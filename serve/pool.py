@@ -1,4 +1,4 @@
-"""score_many over several processes: chunks go out in order, and come back in order."""
+"""Several processes that score for this one: work goes out in order, and comes back in order."""
 
 import multiprocessing
 import os
@@ -12,19 +12,51 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
-from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jingyin.model.errors import BundleError, InputError, JingyinError
 from jingyin.model.labels import Verdict
 from jingyin.model.text import CleanText
 
-# Messages as a stream: checked, and cut into chunks.
+if TYPE_CHECKING:
+    from jingyin.serve.scorer import Scorer
 
+T = TypeVar("T")
+R = TypeVar("R")
 
 CHUNK = 512
-"""Messages that are read ahead at most."""
+"""Messages of a stream that are read ahead at most."""
+WORKER_CACHE_BYTES = 32 << 20
+"""The cache of a worker, so that memory stays bounded with many; half the default loses no hit on templated traffic."""
+_ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
+_ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
+
+
+class Start(NamedTuple):
+    """What a process loads its scorer by: the folder and id of a bundle, and the arguments of `Scorer.load`."""
+
+    bundle: str | Path | None
+    id: str | None = None
+    review_rate: float | None = None
+    block_rate: float | None = None
+    prefilter: bool = True
+    cache_bytes: int = WORKER_CACHE_BYTES
+
+
+@cache
+def scorer_of(start: Start) -> "Scorer":
+    """Return this process's scorer, loaded when first asked for: from a pool's initializer no error comes through.
+
+    Raises BundleError when the folder holds another bundle than the one with the id that is wanted.
+    """
+    from jingyin.serve.scorer import Scorer
+
+    bundle, wanted, review, block, prefilter, cache_bytes = start
+    scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
+    if wanted not in (None, found := scorer.bundle.manifest.id):
+        raise BundleError(f"the bundle changed from {wanted} to {found} after it was read; start again")
+    return scorer
 
 
 def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[str | CleanText], BaseException | None]]:
@@ -32,48 +64,23 @@ def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[s
 
     An interrupt (Ctrl-C while `texts` waits for input) is held back like an error: what was read is answered first.
     """
-    stream = _checked(texts)
+    stream = enumerate(texts)
     while True:
         chunk: list[str | CleanText] = []
         try:
-            for text in islice(stream, size):
-                chunk.append(text)  # noqa: PERF402  extend would lose what came before an error
+            for number, text in islice(stream, size):
+                if not isinstance(text, (str, CleanText)):
+                    raise InputError(
+                        f"message {number} of the stream is {type(text).__name__}, wanted str; decode bytes first "
+                        "(jingyin.serve.sms.decode) and drop missing values"
+                    )
+                chunk.append(text)
         except BaseException as error:
             yield chunk, error
             return
         if not chunk:
             return
         yield chunk, None
-
-
-def _checked(texts: Iterable[str | CleanText]) -> Iterator[str | CleanText]:
-    for number, text in enumerate(texts):
-        if not isinstance(text, (str, CleanText)):
-            raise InputError(
-                f"message {number} of the stream is {type(text).__name__}, wanted str; decode bytes first "
-                "(jingyin.serve.sms.decode) and drop missing values"
-            )
-        yield text
-
-
-if TYPE_CHECKING:
-    from jingyin.serve.scorer import Scorer
-
-_ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
-
-
-_ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
-
-
-class Start(NamedTuple):
-    """What a process loads its scorer by: the folder and id of a bundle, and the arguments of `Scorer.load`."""
-
-    bundle: Path
-    id: str
-    review_rate: float | None
-    block_rate: float | None
-    prefilter: bool
-    cache_bytes: int
 
 
 def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], processes: int) -> Iterator[Verdict]:
@@ -94,29 +101,39 @@ def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], proce
     # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
     context = multiprocessing.get_context("spawn")
     with unbroken(_ADVICE), ProcessPoolExecutor(processes, context, initializer=follow_parent) as pool:
-        under_way: deque[Future[list[Verdict]]] = deque()
-        for chunk, error in stream:
-            under_way.append(pool.submit(_score, scorer.start, chunk))
-            while under_way and (error or len(under_way) > 2 * processes):
-                yield from under_way.popleft().result()
+        submitted = ((error, pool.submit(_score, scorer.start, chunk)) for chunk, error in stream)
+        for error, verdicts in in_order(submitted, 2 * processes):
+            yield from verdicts
             if error is not None:
                 raise error
-        while under_way:
-            yield from under_way.popleft().result()
+
+
+def _score(start: Start, texts: list[str | CleanText]) -> list[Verdict]:
+    return list(scorer_of(start).score_many(texts))
+
+
+def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[tuple[T, R]]:
+    """Yield each item with the result of its future, `ahead` of which are under way while the next is waited for."""
+    under_way: deque[tuple[T, Future[R]]] = deque()
+    for item, future in submitted:
+        under_way.append((item, future))
+        if len(under_way) > ahead:
+            first, done = under_way.popleft()
+            yield first, done.result()
+    for item, future in under_way:
+        yield item, future.result()
 
 
 def follow_parent() -> None:
-    """Leave interrupts to the parent of this worker, and end with it, even when it is killed."""
+    """Leave interrupts to the parent of this worker, and end with it: the queue alone would keep a worker waiting."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and shuts down
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
-
-def _end_with_parent() -> None:
-    """Wait for the parent's end: the queue alone would keep a worker waiting for ever."""
-    parent = parent_process()
-    if parent is not None:
+    def end_with(parent: multiprocessing.process.BaseProcess) -> None:
         parent.join()
         os._exit(1)
+
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=end_with, args=[parent], daemon=True).start()
 
 
 @contextmanager
@@ -126,24 +143,3 @@ def unbroken(advice: str) -> Iterator[None]:
         yield
     except BrokenProcessPool:
         raise JingyinError(f"a scoring process was killed, perhaps for want of memory; {advice}") from None
-
-
-def check_same(found: str, wanted: str | None) -> None:
-    """Raise BundleError when the bundle that a worker loaded has another id than the one that its parent read."""
-    if wanted not in (None, found):
-        raise BundleError(f"the bundle changed from {wanted} to {found} after it was read; start again")
-
-
-@cache
-def _scorer(start: Start) -> "Scorer":
-    """Return this process's scorer, loaded with the first texts: from a pool's initializer no error comes through."""
-    from jingyin.serve.scorer import Scorer
-
-    bundle, wanted, review, block, prefilter, cache_bytes = start
-    scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
-    check_same(scorer.bundle.manifest.id, wanted)
-    return scorer
-
-
-def _score(start: Start, texts: list[str | CleanText]) -> list[Verdict]:
-    return list(_scorer(start).score_many(texts))

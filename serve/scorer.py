@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle
 from jingyin.model.cascade import Decision, Read, cascade, decide, prefiltered, provisional_odds, with_risk
 from jingyin.model.errors import ConfigError
-from jingyin.model.labels import Span, Verdict
+from jingyin.model.labels import Span, Stage, Verdict
 from jingyin.model.prefilter import (
     Units,
     code_points,
@@ -76,7 +76,7 @@ class Cache(Generic[V]):
 
     def put(self, key: str, value: V) -> None:
         """Remember `value`, forgetting the least recently used entries if the budget is exceeded."""
-        size = _size(key)
+        size = sys.getsizeof(key) + _ENTRY_BYTES
         if size > self.budget:
             return
         with self._lock:
@@ -84,11 +84,7 @@ class Cache(Generic[V]):
                 self.used += size
             self._entries[key] = value
             while self.used > self.budget:
-                self.used -= _size(self._entries.popitem(last=False)[0])
-
-
-def _size(key: str) -> int:
-    return sys.getsizeof(key) + _ENTRY_BYTES
+                self.used -= sys.getsizeof(self._entries.popitem(last=False)[0]) + _ENTRY_BYTES
 
 
 # tokenizers' own threads fight with ours and warn after a fork; one message is too short to share out.
@@ -238,14 +234,11 @@ class Scorer:
         A bundle whose networks all read pieces has no evidence: words are those of the lexicon.
         """
         (found,) = self._score([text])
-        if found.decision.risk < LEAST_RISK or (reader := self._reader_of_words()) is None:
+        readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
+        reader = readers.get("model.onnx") or next(reversed(readers.values()), None)
+        if found.decision.risk < LEAST_RISK or reader is None:
             return Explanation([], {})
         return explain(reader, self._tokenizer, found.clean, found.decision, self.bundle.manifest)
-
-    def _reader_of_words(self) -> NetworkReader | None:
-        """Return the network that gives evidence: of those that read by the lexicon model.onnx, else the last."""
-        readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
-        return readers.get("model.onnx") or next(reversed(readers.values()), None)
 
     def _score(self, texts: Sequence[str | CleanText], until: float | None = None) -> Iterator[Scored]:
         cleaned = [_cleaned(text) for text in texts]
@@ -277,14 +270,9 @@ class Scorer:
                 yield self._stops[stop], share, True
             else:
                 unit = int(found.units[i])
+                stage: Stage = "network" if found.depth[i] else "prefilter"
                 window = units.ranges[unit] if unit != units.starts[i] else None
-                decision = decide(
-                    manifest,
-                    found.probabilities[i],
-                    "network" if found.depth[i] else "prefilter",
-                    found.signs[i],
-                    window,
-                )
+                decision = decide(manifest, found.probabilities[i], stage, found.signs[i], window)
                 yield decision, share, bool(found.final[i])
 
     def _prefilter(
@@ -305,21 +293,17 @@ class Scorer:
         """Return what lets the networks read units of clean texts; what they say of windows is remembered."""
 
         def read(network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
-            owner = int(units.owners[unit])
-            whole = unit == units.starts[owner]
-            start, end = units.ranges[unit]
+            owner, reader = int(units.owners[unit]), self._networks[network]
             text = cleaned[owner].text
-            reader = self._networks[network]
-            if whole:
+            if unit == units.starts[owner]:
                 return reader.read(text, room)
+            start, end = units.ranges[unit]
             key = f"{network}{text[start:end]}"
-            if (kept := self.window_cache.get(key)) is None:
-                found = reader.read(CleanString(text[start:end]), room)
-                if found is None:
-                    return None
-                kept = found
-                self.window_cache.put(key, kept)
-            return kept if kept[1] <= room else None
+            if (kept := self.window_cache.get(key)) is not None:
+                return kept if kept[1] <= room else None
+            if (found := reader.read(CleanString(text[start:end]), room)) is not None:
+                self.window_cache.put(key, found)
+            return found
 
         return read
 

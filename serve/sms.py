@@ -21,6 +21,7 @@ from typing import NamedTuple
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD
 from jingyin.model.text import MAX_CHARACTERS
+from jingyin.serve.encodings import KEEP, replaced
 
 MAX_PAYLOAD = 65_535
 """Longest payload of a message in bytes, all parts together: what SMPP's message_payload can hold."""
@@ -71,7 +72,10 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Message:
     Neighbours are joined before decoding, because phones cut characters in two. Parts whose header can't be read
     follow in the order given. Raises InputError as `decode` does, and when the parts are of several messages.
     """
-    _check(segments, coding)
+    if coding not in CODINGS:
+        raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
+    if (size := sum(len(segment.payload) for segment in segments)) > MAX_PAYLOAD:
+        raise InputError(f"the payload has {size} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
     headers = [_read_header(segment.udh) for segment in segments]
     numbered = {(part.number, s.payload): (part, s) for (part, _), s in zip(headers, segments, strict=True) if part}
     parts = [part for part, _ in numbered.values()]
@@ -156,14 +160,6 @@ def read_part(udh: bytes) -> Part | None:
     return _read_header(udh)[0]
 
 
-def _check(segments: Sequence[Segment], coding: str) -> None:
-    if coding not in CODINGS:
-        raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
-    size = sum(len(segment.payload) for segment in segments)
-    if size > MAX_PAYLOAD:
-        raise InputError(f"the payload has {size} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
-
-
 # ---- user data header (3GPP TS 23.040, 9.2.3.24)
 
 
@@ -219,36 +215,21 @@ _BASIC = (
 _OCTETS = _BASIC + "".join(chr(0xDC00 + octet) for octet in range(128, 256))
 _EXTENSION = dict(zip("\nΛ()/<=>¡e", "\f^{}\\[~]|€", strict=True))
 _ESCAPE = re.compile("\x1b(.?)", re.DOTALL)
-# Unread bytes travel through a codec as lone surrogates, which no codec used here makes by itself.
-_UNREAD = re.compile("[\udc00-\udcff]")
-
-
-def _keep_bytes(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
-
-
-codecs.register_error("jingyin.keep", _keep_bytes)
-
-
-def _replace_unread(text: str) -> tuple[str, int]:
-    return _UNREAD.subn("\ufffd", text)
 
 
 def _decode_gsm7(septets: bytes) -> tuple[str, int]:
     """Read septets; an escape before a character without an extension is passed over, as the standard says."""
     text, _ = codecs.charmap_decode(septets, "strict", _OCTETS)
-    return _replace_unread(_ESCAPE.sub(lambda m: _EXTENSION.get(m[1], m[1].replace("\x1b", " ") or " "), text))
+    return replaced(_ESCAPE.sub(lambda m: _EXTENSION.get(m[1], m[1].replace("\x1b", " ") or " "), text))
 
 
 def _decode_ucs2(payload: bytes) -> tuple[str, int]:
     codec = "utf-16-le" if payload.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
-    return _replace_unread(payload.decode(codec, "jingyin.keep").removeprefix("\ufeff"))
+    return replaced(payload.decode(codec, KEEP).removeprefix("\ufeff"))
 
 
 def _decoder(codec: str) -> Callable[[bytes], tuple[str, int]]:
-    return lambda payload: _replace_unread(payload.decode(codec, "jingyin.keep"))
+    return lambda payload: replaced(payload.decode(codec, KEEP))
 
 
 CODINGS: dict[str, Callable[[bytes], tuple[str, int]]] = {

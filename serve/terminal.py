@@ -42,34 +42,23 @@ def render(
     Without an `explanation` there is neither evidence nor the words that bear most of a reason.
     """
     if as_json:
-        return _json({"text": text, **_content(verdict, explanation)})
+        content: dict[str, Any] = {"text": text, **verdict.as_dict()}
+        if explanation is not None:
+            content["evidence"] = [asdict(span) for span in explanation.risk]
+            for reason in content["reasons"]:
+                reason["spans"] = [asdict(span) for span in explanation.reasons.get(reason["sign"], ())]
+        return _json(content)
     action = typer.style(f"{verdict.action:<6}", fg=_COLOURS[verdict.action], bold=True)
     shown, spans = _printable(text), explanation.risk if explanation else ()
     lines = [f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(shown, spans)}"]
     if spans:  # in red above, which a pipe does not show
         lines.append(f"{'':14}{_EVIDENCE[language]}{_words(spans, language)}")
-    if verdict.reasons:
-        lines.append(_reasons(verdict, explanation, language))
-    return "\n".join(lines)
-
-
-def _content(verdict: Verdict, explanation: Explanation | None) -> dict[str, Any]:
-    content: dict[str, Any] = verdict.as_dict()
-    if explanation is not None:
-        content["evidence"] = [asdict(span) for span in explanation.risk]
-        for reason in content["reasons"]:
-            reason["spans"] = [asdict(span) for span in explanation.reasons.get(reason["sign"], ())]
-    return content
-
-
-def _reasons(verdict: Verdict, explanation: Explanation | None, language: Language) -> str:
     heading, between, _ = _REASONS[language]
     named = []
     for reason in verdict.reasons:
-        spans = explanation.reasons.get(reason.sign, ()) if explanation else ()
-        words = _words(spans, language)
+        words = _words(explanation.reasons.get(reason.sign, ()) if explanation else (), language)
         named.append(f"{name_of(reason.sign, language)} {reason.confidence:.0%}" + (f" ({words})" if words else ""))
-    return f"{'':14}{heading}{between.join(named)}"
+    return "\n".join([*lines, f"{'':14}{heading}{between.join(named)}"] if named else lines)
 
 
 def _words(spans: Sequence[Span], language: Language) -> str:
@@ -94,10 +83,8 @@ def _highlight(text: str, spans: Sequence[Span]) -> str:
     pieces, at = [], 0
     for span in sorted(spans, key=lambda span: span.start):
         if span.start >= at:
-            pieces += [
-                text[at : span.start],
-                typer.style(text[span.start : span.end], fg=typer.colors.RED, underline=True),
-            ]
+            shown = typer.style(text[span.start : span.end], fg=typer.colors.RED, underline=True)
+            pieces += [text[at : span.start], shown]
             at = span.end
     return "".join(pieces) + text[at:]
 

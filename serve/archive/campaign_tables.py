@@ -124,12 +124,8 @@ order by counted.campaign
 @contextmanager
 def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     # One thread: sums of floats, and so the bytes of the tables, don't depend on who was first.
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 1,
-        "memory_limit": MEMORY,
-        "temp_directory": str(folder / "_spill"),
-    }
-    with duckdb.connect(config=config) as db:
+    limits: dict[str, Any] = {"threads": 1, "memory_limit": MEMORY, "temp_directory": str(folder / "_spill")}
+    with duckdb.connect(config=limits) as db:
         yield db
 
 
@@ -185,21 +181,16 @@ def _copy(found: duckdb.DuckDBPyRelation, path: Path, schema: pa.Schema) -> int:
     count = 0
     with atomic_file(path) as file, writer(PARQUET, file, schema) as sink:
         for batch in found.to_arrow_reader(_BATCH):
-            sink.write(_as(batch, schema))
+            sink.write(pa.record_batch([batch.column(field.name).cast(field.type) for field in schema], schema))
             count += len(batch)
     return count
-
-
-def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    return pa.record_batch([batch.column(field.name).cast(field.type) for field in schema], schema)
 
 
 def _worded(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return campaigns with their templates and examples, made of their commonest texts."""
     examples = [[text for text in texts if text is not None] for texts in batch.column("texts_as_came").to_pylist()]
-    pieces = [
-        template(texts, shown[0]) for texts, shown in zip(batch.column("cleaned").to_pylist(), examples, strict=True)
-    ]
+    cleaned = batch.column("cleaned").to_pylist()
+    pieces = [template(texts, shown[0]) for texts, shown in zip(cleaned, examples, strict=True)]
     made = {
         "template": [written(each) for each in pieces],
         "pieces": [[piece._asdict() for piece in each] for each in pieces],
@@ -244,12 +235,8 @@ def tasks_of(out: Path, bundle: str) -> Iterator[dict[str, Any]]:
         others = "".join(f"\n{text}" for text in row["examples"][1:])
         reasons = [each["sign"] for each in row["reasons"]]
         reason = with_signs(f"{', '.join(named)}; risk {row['risk']:.0%}", reasons) + f"\n{row['template']}{others}"
-        data = {
-            "text": row["examples"][0],
-            "reason": reason,
-            **{name: row[name] for name in _SHOWN},
-            "reasons": reasons,
-        }
+        shown = {name: row[name] for name in _SHOWN}
+        data = {"text": row["examples"][0], "reason": reason, **shown, "reasons": reasons}
         yield task(data, row["label"], row["label_share"], f"jingyin {bundle}")
 
 
@@ -274,10 +261,8 @@ def take_answers(export: Path, out: Path) -> Answers:
                 line = {"text": text[:LONGEST], "label": label, "campaign": row["campaign"], "rows": row["rows"]}
                 file.write(as_json(line).encode() + b"\n")
         if strangers := len(found.labels) - len(labels):
-            raise InputError(
-                f"{strangers} answers of {export} are about no campaign of {out}; "
-                "name the folder that the tasks came from"
-            )
+            raise InputError(f"{strangers} answers of {export} are about no campaign of {out}; name the folder that the "
+                             "tasks came from")  # fmt: skip
     with _database(out) as db:
         db.register("answers", pa.table({"campaign": list(labels), "label": list(labels.values())}))
         labelled = db.sql(f"select * from read_parquet('{out / MEMBERS_FILE}') join answers using (campaign)")

@@ -137,13 +137,13 @@ def campaigns(
             gathered = _Gathering(named, time_format, read.manifest.id, every=every)
             with workers(processes, sum(source.rows for source in sources), read) as pool:
                 shards.write(partial(gathered.score, sources, pool), lambda _: SHARD_ROWS, progress=progress)
-            if not shards.scored:
+            if not shards.total("rows"):
                 raise InputError("the input holds no rows that can be scored; there is nothing to group")
             shards.finish()
             run.finish({
-                "rows": shards.scored, **shards.reused, **write_tables(out, shards.parts, files, min_rows),
-                "replaced": shards.replaced, "rejects": shards.rejects, "bundle": read.manifest.id,
-                "signs": len(read.manifest.signs),
+                **{kind: shards.total(kind) for kind in ("rows", "reused", "stale", "replaced")},
+                **write_tables(out, shards.parts, files, min_rows), "rejects": shards.rejects,
+                "bundle": read.manifest.id, "signs": len(read.manifest.signs),
             })  # fmt: skip
         write_report(out, run.result, every=every, language=language)
         sweep(out, "part-*", "_part-*")  # after the result, which says that they have served

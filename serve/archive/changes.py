@@ -4,10 +4,12 @@ import heapq
 import json
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -40,19 +42,17 @@ class Changes:
     table: dict[str, dict[str, int]] = field(default_factory=dict)
     families: dict[str, list[int]] = field(default_factory=dict)
 
-    def add(self, before: pa.Array, now: pa.Array, family: pa.Array | None) -> None:
+    def add(self, before: pa.Array, now: pa.Array, families: list[str] | None) -> None:
         """Count a block; raises InputError for over MAX_LABELS distinct values in `before`."""
-        names = family if family is not None else pa.nulls(len(now), pa.string())
-        groups = pa.table({"before": before, "now": now, "family": names}).group_by(["before", "now", "family"])
-        for group in sorted(groups.aggregate([([], "count_all")]).to_pylist(), key=str):
-            rows, row = group["count_all"], self.table.setdefault(group["before"], {})
-            row[group["now"]] = row.get(group["now"], 0) + rows
+        counts = Counter(zip(before.to_pylist(), now.to_pylist(), families or repeat(None), strict=False))
+        for (old, new, family), rows in sorted(counts.items(), key=str):
+            row = self.table.setdefault(old, {})
+            row[new] = row.get(new, 0) + rows
             if family is not None:
-                name = group["family"]
-                known = name in self.families or len(self.families) < MAX_FAMILIES
-                counts = self.families.setdefault(name if known else REST, [0, 0])
-                counts[0] += rows
-                counts[1] += rows * _moved(group["before"], group["now"])
+                known = family in self.families or len(self.families) < MAX_FAMILIES
+                entry = self.families.setdefault(family if known else REST, [0, 0])
+                entry[0] += rows
+                entry[1] += rows * _moved(old, new)
         if len(self.table) > MAX_LABELS:
             raise InputError(f"the column to compare has over {MAX_LABELS} different values: it holds no labels; name "
                              "another with --compare")  # fmt: skip
@@ -110,28 +110,17 @@ def review(
     changes = Changes()
     with closing(Ranked(out)) as ranked:
         for number, block in blocks(open_sources(parts, Reading(how.text, columns=columns))):
-            batch = block.batch
-            now = batch.column(against)
+            batch, now = block.batch, block.batch.column(against)
+            found = {"file": [parts[number].name] * len(now), "row": block.numbers}
+            found |= {name: batch.column(name) for name in VERDICT}
+            rows = pc.equal(batch.column("jingyin_action"), "review")
             if compare is not None:
-                before = _names(batch.column(compare), "the column to compare", "labels; name another with --compare")
-                before = pa.array([meanings.get(label, label) for label in before.to_pylist()], pa.string())
-                family = (
-                    _names(batch.column(FAMILY), f"the column {FAMILY!r}", "names; rename it")
-                    if FAMILY in shown
-                    else None
-                )
-                changes.add(before, now, family)
+                before = pa.array([meanings.get(label, label) for label in _names(batch, compare)], pa.string())
+                changes.add(before, now, _names(batch, FAMILY) if FAMILY in shown else None)
                 rows = pc.and_(pc.not_equal(before, now), pc.not_equal(before, NONE))
-            else:
-                rows = pc.equal(batch.column("jingyin_action"), "review")
-            place: dict[str, pa.Array] = {
-                "file": pa.array([parts[number].name] * len(now)),
-                "row": pa.array(block.numbers),
-            }
-            extra = {"before": before} if compare is not None else {}
-            kept = {name: batch.column(name) for name in shown} | {"text": block.texts}
-            table = pa.table({**place, **{name: batch.column(name) for name in VERDICT}, **extra, **kept}).filter(rows)
-            for row in table.to_pylist():
+                found["before"] = before
+            found |= {name: batch.column(name) for name in shown} | {"text": block.texts}
+            for row in pa.table(found).filter(rows).to_pylist():
                 ranked.add(_row(row))
         if compare is not None:
             with atomic_file(out / "_moved.jsonl") as file:
@@ -142,18 +131,17 @@ def review(
     return ({"moved": changes.moved, "table": ordered, "families": families} if compare is not None else {}), written
 
 
-def _names(column: pa.Array, given: str, wanted: str) -> pa.Array:
+def _names(batch: pa.RecordBatch, name: str) -> list[str]:
     """Return a column as strings, with NONE for null and empty ones; raises InputError for lists and objects."""
+    column = batch.column(name)
     if pa.types.is_nested(column.type):
-        raise InputError(f"{given} is {column.type}, wanted {wanted}")
-    names = pc.fill_null(fit(column, pa.string()), NONE)
-    return pc.if_else(pc.equal(names, ""), NONE, names)
+        raise InputError(f"the column {name!r} is {column.type}, wanted labels or names; name another, or rename it")
+    return [value or NONE for value in fit(column, pa.string()).to_pylist()]
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row as it is listed; CSV and JSON hold numbers and lists as text."""
-    label, *others = (row.pop(name) for name in VERDICT)
-    risk, action, probabilities, reasons = others
+    label, risk, action, probabilities, reasons = (row.pop(name) for name in VERDICT)
     if isinstance(reasons, str):
         risk, probabilities, reasons = float(risk), json.loads(probabilities), json.loads(reasons)
     verdict = {"risk": risk, "label": label, "sure": probabilities[label], "action": action, "reasons": reasons}

@@ -8,7 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jingyin.model.labels import LABELS
-from jingyin.serve.archive.decisions import Decisions, measure, scorer_of
+from jingyin.serve.archive.decisions import Decisions, measure
+from jingyin.serve.pool import Start, scorer_of
 from jingyin.serve.scorer import Scorer
 
 FIELDS = (
@@ -34,46 +35,29 @@ signs, surest first; a message that passes has none.
 """
 
 NAMES = tuple(field.name for field in FIELDS)
+_DECIDED = ("label", "risk", "action", "probabilities", "stage")
+_MEASURED = ("jingyin_length", "jingyin_hits", "jingyin_unknown")
 
 
 def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Array]:
     """Score texts and return an array for each of FIELDS; a missing text has nulls in all of them."""
-    there = [text for text in texts if text is not None]
-    columns = decision_columns(measure(scorer, there), scorer.bundle.manifest.id)
-    return columns if len(there) == len(texts) else _with_nulls(columns, texts)
+    there = np.array([text is not None for text in texts], bool)
+    columns = decision_columns(measure(scorer, [text for text in texts if text is not None]), scorer.bundle.manifest.id)
+    if there.all():
+        return columns
+    take = array_of(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())  # the last is the null
+    return [pa.concat_arrays([column, pa.nulls(1, column.type)]).take(take) for column in columns]
 
 
 def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
     """Return an array for each of FIELDS; each different decision is converted once and then taken."""
-    different = decisions.different
-    decided: dict[str, Sequence[Any]] = {
-        "jingyin_label": [each.label for each in different],
-        "jingyin_risk": [each.risk for each in different],
-        "jingyin_action": [each.action for each in different],
-        "jingyin_probabilities": [each.probabilities for each in different],
-        "jingyin_stage": [each.stage for each in different],
-        "jingyin_bundle": [bundle] * len(different),
-        "jingyin_reasons": [[reason.sign for reason in each.reasons] for each in different],
-    }
-    measured: dict[str, NDArray[Any]] = {
-        "jingyin_length": decisions.lengths,
-        "jingyin_hits": decisions.edits,
-        "jingyin_unknown": decisions.unknown,
-    }
-    take = array_of(decisions.indices, pa.int32())
-    return [
-        array_of(decided[field.name], field.type).take(take)
-        if field.name in decided
-        else array_of(measured[field.name], field.type)
-        for field in FIELDS
-    ]
-
-
-def _with_nulls(columns: Sequence[pa.Array], texts: Sequence[str | None]) -> list[pa.Array]:
-    """Return the columns of the texts that are there with a null for each of the others."""
-    there = np.array([text is not None for text in texts])
-    take = array_of(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())
-    return [pa.concat_arrays([column, pa.nulls(1, column.type)]).take(take) for column in columns]
+    different, indices, lengths, edits, unknown = decisions
+    take = array_of(indices, pa.int32())
+    verdict = [[getattr(each, name) for each in different] for name in _DECIDED]
+    reasons = [[reason.sign for reason in each.reasons] for each in different]
+    values = [*verdict, [bundle] * len(different), lengths, edits, unknown, reasons]
+    arrays = [array_of(each, field.type) for each, field in zip(values, FIELDS, strict=True)]
+    return [each if field.name in _MEASURED else each.take(take) for each, field in zip(arrays, FIELDS, strict=True)]
 
 
 def array_of(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
@@ -110,5 +94,5 @@ def scorer_columns(
     `datasets` caches by function and arguments: name `bundle` when you compare bundles. Raises KeyError without
     the column, InputError for a text that is no str.
     """
-    columns = verdict_columns(scorer_of(bundle), rows[text_column])
+    columns = verdict_columns(scorer_of(Start(bundle)), rows[text_column])
     return {name: column.to_pylist() for name, column in zip(NAMES, columns, strict=True)}

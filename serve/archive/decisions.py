@@ -1,7 +1,6 @@
 """Runs in the processes that score. Must not import pyarrow, nor modules that do: 80 MB for each process."""
 
 from collections.abc import Iterable
-from functools import cache
 from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,11 +11,8 @@ from numpy.typing import NDArray
 from jingyin.model.cascade import Decision
 from jingyin.model.prefilter import DISGUISES
 from jingyin.model.text import CleanText, clean
-from jingyin.serve.pool import check_same
+from jingyin.serve.pool import Start, scorer_of
 from jingyin.serve.scorer import Scorer
-
-WORKER_CACHE_BYTES = 32 << 20
-"""The cache of a worker, so that memory stays bounded with many; half the default loses no hit on templated traffic."""
 
 Packed = tuple[bytes, NDArray[np.int64]]
 """Texts one after another in UTF-8, and where each starts, and the last ends: texts by themselves pickle slowly."""
@@ -53,31 +49,14 @@ def measure(scorer: Scorer, texts: Iterable[str]) -> Decisions:
     )
 
 
-def load(bundle: tuple[str, str]) -> None:
-    """Load this process's scorer ahead of the first texts, which will meet the same errors."""
-    scorer_of(*bundle)
+def decide_packed(start: Start, texts: Packed) -> Decisions:
+    """Score and measure texts with this process's scorer."""
+    return measure(scorer_of(start), _unpack(texts))
 
 
-def decide_packed(bundle: tuple[str, str], texts: Packed) -> Decisions:
-    """Score and measure texts with this process's scorer for a folder and the id of the bundle in it."""
-    return measure(scorer_of(*bundle), unpack(texts))
-
-
-def unpack(texts: Packed) -> list[str]:
-    """Return the texts one by one."""
+def _unpack(texts: Packed) -> list[str]:
     data, starts = texts
     return [data[start:end].decode() for start, end in pairwise(starts.tolist())]
-
-
-@cache
-def scorer_of(bundle: str | None, wanted: str | None = None) -> Scorer:
-    """Return this process's scorer for a bundle folder, loaded when first asked for.
-
-    Raises BundleError when the folder no longer holds the bundle whose id is `wanted`.
-    """
-    scorer = Scorer.load(bundle, cache_bytes=WORKER_CACHE_BYTES)
-    check_same(scorer.bundle.manifest.id, wanted)
-    return scorer
 
 
 class Cleaned(NamedTuple):
@@ -96,9 +75,9 @@ class Chosen(NamedTuple):
     cleaned: Cleaned
 
 
-def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
+def choose(start: Start, texts: Packed, *, every: bool) -> Chosen:
     """Score texts and choose those that are not to pass, or with `every` all."""
-    found = enumerate(scorer_of(*bundle).scored(unpack(texts)))
+    found = enumerate(scorer_of(start).scored(_unpack(texts)))
     chosen = [(i, each.clean, each.decision) for i, each in found if every or each.decision.action != "pass"]
     return Chosen(
         np.array([i for i, _, _ in chosen], np.int32),
@@ -107,9 +86,9 @@ def choose(bundle: tuple[str, str], texts: Packed, *, every: bool) -> Chosen:
     )
 
 
-def clean_packed(bundle: tuple[str, str], texts: Packed) -> Cleaned:
+def clean_packed(start: Start, texts: Packed) -> Cleaned:
     """Clean texts whose verdicts are known."""
-    return _cleaned([clean(text) for text in unpack(texts)])
+    return _cleaned([clean(text) for text in _unpack(texts)])
 
 
 def _cleaned(cleaned: list[CleanText]) -> Cleaned:

@@ -93,7 +93,9 @@ def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int
     stands = np.empty(len(found), np.int32)
     left, here = np.arange(len(found), dtype=np.int32), found
     while len(left):
-        chosen = _commonest(_components(here), rows[left])
+        components = _components(here)
+        order = np.lexsort((-rows[left], components)).astype(np.int32)
+        chosen = order[np.searchsorted(components[order], components)]  # of each component the commonest
         stands[left] = left[chosen]
         left = left[similarity(here, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
         here = found[left]
@@ -119,12 +121,6 @@ def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArr
     starts = np.flatnonzero(np.concatenate([[True], ~same]))
     first = starts[np.searchsorted(starts, later, side="right") - 1]
     return [(order[later], order[first]), (order[later], order[later - 1])]
-
-
-def _commonest(components: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return of each text's component (n,) the text that has most rows, of equals the first."""
-    order = np.lexsort((-rows, components)).astype(np.int32)
-    return order[np.searchsorted(components[order], components)]
 
 
 def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int32]:

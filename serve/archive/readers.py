@@ -95,7 +95,9 @@ def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
 
     Raises InputError when a file is damaged or in another encoding, ConfigError when it has no such text column.
     """
-    _check_reading(how)
+    check_encoding(how.encoding or "utf-8")
+    if len(how.delimiter) != 1 or how.delimiter in '"\r\n':
+        raise ConfigError(f"delimiter {how.delimiter!r} is not one character that can part fields, such as ; or a tab")
     opened = []
     for file in files:
         try:
@@ -115,12 +117,6 @@ def blocks(sources: Sequence[Source], source: int = 0, row: int = 0) -> Iterator
                 yield number, block
         except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
             raise _broken(sources[number].path, error) from None
-
-
-def _check_reading(how: Reading) -> None:
-    check_encoding(how.encoding or "utf-8")
-    if len(how.delimiter) != 1 or how.delimiter in '"\r\n':
-        raise ConfigError(f"delimiter {how.delimiter!r} is not one character that can part fields, such as ; or a tab")
 
 
 def _check_columns(source: Source, how: Reading) -> None:
@@ -208,7 +204,7 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, r
     """Mend what is not UTF-8 (Parquet promises it and does not check), and reject rows without a text."""
     replaced = np.zeros(batch.num_rows, np.int32)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name == how.text or (is_text(column.type) and not _is_binary(column.type)):
+        if name == how.text or (is_text(column.type) and column.type not in (pa.binary(), pa.large_binary())):
             mended, counts = _mended(column)
             if counts.any():
                 batch = batch.set_column(batch.schema.names.index(name), batch.schema.field(name), mended)
@@ -216,8 +212,8 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, r
     texts = batch.column(how.text)
     if pa.types.is_dictionary(texts.type):
         texts = texts.dictionary_decode()
-    texts = texts.cast(pa.large_string() if pa.types.is_large_binary(texts.type) else pa.string()) \
-        if texts.type not in (pa.string(), pa.large_string()) else texts  # fmt: skip
+    if texts.type not in (pa.string(), pa.large_string()):
+        texts = texts.cast(pa.large_string() if pa.types.is_large_binary(texts.type) else pa.string())
     missing = pc.indices_nonzero(texts.is_null()).to_pylist() if texts.null_count else []
     reasons = dict.fromkeys(missing, NULL_TEXT)
     if how.strict:
@@ -233,10 +229,6 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, r
     kept = np.array([i for i in range(batch.num_rows) if i not in reasons], np.int64)
     take = pa.array(kept)
     return Block(batch.take(take), texts.take(take), numbers[kept], replaced[kept], rejects, row, share)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _mended(column: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:

@@ -137,8 +137,9 @@ def relabel(
             if not shards.done:
                 raise InputError("the input holds no rows; there is nothing to relabel")
             shards.finish()
-            counts = {"rows": shards.scored, "replaced": shards.replaced, "rejects": shards.rejects}
-            run.finish({**counts, "bundle": read.manifest.id, "signs": len(read.manifest.signs)})
+            counts = {kind: shards.total(kind) for kind in ("rows", "replaced")}
+            bundle = {"bundle": read.manifest.id, "signs": len(read.manifest.signs)}
+            run.finish({**counts, "rejects": shards.rejects, **bundle})
         result = run.result
         if strict and result["rejects"]:
             raise InputError(f"{sum(result['rejects'].values())} rows were rejected by this run before --strict was "

@@ -48,7 +48,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished part: its file, rows of the input that it read and that were scored, and the counts of it.
+    """A finished part: its file, counts of the rows in it by kind, and of those rejected by reason.
 
     The next part begins in input `source` behind `row` rows; `share` of all input has been read, 0 to 1.
     """
@@ -58,11 +58,8 @@ class Shard:
     source: int
     row: int
     share: float
-    scored: int
+    counts: dict[str, int]
     rejects: dict[str, int]
-    replaced: int
-    reused: int
-    stale: int
 
 
 class Shards:
@@ -73,7 +70,7 @@ class Shards:
         self.done: list[Shard] = []
         while (marker := self._marker(len(self.done), "json")).is_file():
             self.done.append(Shard(**json.loads(marker.read_text(encoding="utf-8"))))
-            path = self._out / self.done[-1].file
+            path = self.parts[-1]
             if not path.is_file() or path.stat().st_size != self.done[-1].size:
                 raise InputError(f"{path} is missing or was changed since it was written; run again with --fresh")
         self.resumed = len(self.done)
@@ -86,25 +83,14 @@ class Shards:
         """The files of the finished parts."""
         return [self._out / shard.file for shard in self.done]
 
-    @property
-    def scored(self) -> int:
-        """Rows that were scored."""
-        return sum(shard.scored for shard in self.done)
+    def total(self, kind: str) -> int:
+        """Return how many rows there are of a kind: "rows", "replaced", "reused" or "stale" (see Scored)."""
+        return sum(shard.counts[kind] for shard in self.done)
 
     @property
     def rejects(self) -> dict[str, int]:
         """Rejects by reason."""
         return dict(sorted(sum((Counter(shard.rejects) for shard in self.done), Counter()).items()))
-
-    @property
-    def replaced(self) -> int:
-        """Rows with bytes that weren't text."""
-        return sum(shard.replaced for shard in self.done)
-
-    @property
-    def reused(self) -> dict[str, int]:
-        """Rows whose verdicts were known, and those with verdicts of another bundle."""
-        return {name: sum(getattr(shard, name) for shard in self.done) for name in ("reused", "stale")}
 
     def write(
         self, score: Callable[[int, int], Iterator[Scored]], limit: Callable[[int], int], *, progress: bool
@@ -114,18 +100,19 @@ class Shards:
         A part ends with the block that reaches `limit` (number of the part -> rows): always the same ones after a given
         position.
         """
-        source, row, share = (0, 0, 0.0) if not self.done else \
-            (self.done[-1].source, self.done[-1].row, self.done[-1].share)  # fmt: skip
-        stream, bar = score(source, row), Progress(self.scored, share, shown=progress)
+        source, row, share = (
+            (self.done[-1].source, self.done[-1].row, self.done[-1].share) if self.done else (0, 0, 0.0)
+        )
+        stream, bar = score(source, row), Progress(self.total("rows"), share, shown=progress)
         for first in stream:
             self._write(chain([first], stream), limit(len(self.done)), bar)
         bar.close()
 
     def _write(self, stream: Iterator[Scored], limit: int, bar: "Progress") -> None:
-        number = len(self.done)
+        number, before = len(self.done), self.total("rows")
         path = self._out / f"part-{number:05d}{self._suffix}"
         rejects: Counter[str] = Counter()
-        read = scored = replaced = reused = stale = 0
+        counts = dict.fromkeys(("rows", "replaced", "reused", "stale"), 0)
         with (
             atomic_file(self._marker(number, "rejects.csv")) as listed,
             atomic_file(path) as file,
@@ -133,32 +120,26 @@ class Shards:
         ):
             lines = TextIOWrapper(listed, "utf-8", "backslashreplace", newline="", write_through=True)
             table = csv.writer(lines, lineterminator="\n")
+            read = 0
             for item in stream:
-                for reject in sorted([*item.block.rejects, *item.rejects]):
-                    self._check(item, reject)
+                source, block = self._sources[item.source].path, item.block
+                for reject in sorted([*block.rejects, *item.rejects]):
+                    if self._strict:
+                        raise InputError(f"row {reject.row} of {source} can't be scored: {reject.reason}; mend it, or run "
+                                         "without --strict to have such rows listed and left out")  # fmt: skip
                     rejects[reject.reason] += 1
-                    table.writerow([self._sources[item.source].path, *reject])
+                    table.writerow([source, *reject])
                 sink.write(item.rows)
-                scored += len(item.block.numbers)
-                replaced += int((item.block.replaced > 0).sum())
-                reused += item.reused
-                stale += item.stale
-                bar.show(self.scored + scored, share := self._share(item))
-                read += len(item.block.numbers) + len(item.block.rejects)
+                found = (len(block.numbers), int((block.replaced > 0).sum()), item.reused, item.stale)
+                counts = {kind: counts[kind] + more for kind, more in zip(counts, found, strict=True)}
+                bar.show(before + counts["rows"], share := self._share(item))
+                read += len(block.numbers) + len(block.rejects)
                 if read >= limit:
                     break
             lines.detach()
-        size = path.stat().st_size
-        shard = Shard(
-            path.name, size, item.source, item.block.next, share, scored, dict(rejects), replaced, reused, stale
-        )
+        shard = Shard(path.name, path.stat().st_size, item.source, block.next, share, counts, dict(rejects))
         write_json(self._marker(number, "json"), asdict(shard))
         self.done.append(shard)
-
-    def _check(self, item: Scored, reject: Reject) -> None:
-        if self._strict:
-            raise InputError(f"row {reject.row} of {self._sources[item.source].path} can't be scored: {reject.reason}; "
-                             "mend it, or run without --strict to have such rows listed and left out")  # fmt: skip
 
     def _share(self, item: Scored) -> float:
         sizes = [source.path.stat().st_size for source in self._sources]

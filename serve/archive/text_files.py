@@ -46,8 +46,7 @@ class _Lines:
         self._text = TextIOWrapper(stream, encoding, KEEP, newline)
 
     def __iter__(self) -> Iterator[str]:
-        first = self._text.readline(MAX_LINE).removeprefix("\ufeff")
-        line = first
+        line = self._text.readline(MAX_LINE).removeprefix("\ufeff")
         while line:
             yield line
             if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
@@ -128,12 +127,17 @@ _Build = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
 def _cut(
     records: Iterator[_Record], row: int, build: _Build, how: Reading, share: Callable[[], float]
 ) -> Iterator[Block]:
-    while taken := _up_to_a_block(records):
+    while taken := list(_up_to_a_block(records)):
         there = [i for i, record in enumerate(taken) if record.value is not None and not record.reason]
         batch, misfits = build([taken[i].value for i in there])
         reasons = {i: record.reason for i, record in enumerate(taken) if record.reason}
         reasons |= {there[i]: reason for i, reason in misfits.items()}
-        rejects = [_reject(row + i + 1, reasons[i], taken[i], how) for i in sorted(reasons)]
+        rejects = []
+        for i, reason in sorted(reasons.items()):
+            value, _, lines, _ = taken[i]
+            identity = value.get(how.id) if how.id and isinstance(value, dict) else None
+            shown = escaped(lines.rstrip("\r\n")) if how.keep else ""
+            rejects.append(Reject(row + i + 1, reason, replaced_in(as_text(identity))[0], shown))
         kept = [i for i in there if i not in reasons]
         numbers = np.array(kept, np.int64) + row + 1
         replaced = np.array([taken[i].replaced for i in kept], np.int32)
@@ -141,21 +145,13 @@ def _cut(
         yield Block(batch, batch.column(how.text), numbers, replaced, rejects, row, share())
 
 
-def _up_to_a_block(records: Iterator[_Record]) -> list[_Record]:
-    taken: list[_Record] = []
+def _up_to_a_block(records: Iterator[_Record]) -> Iterator[_Record]:
     size = 0
-    for record in records:
-        taken.append(record)
+    for record in islice(records, ROWS):
+        yield record
         size += len(record.lines)
-        if len(taken) >= ROWS or size >= BYTES:
-            break
-    return taken
-
-
-def _reject(row: int, reason: str, record: _Record, how: Reading) -> Reject:
-    value = record.value.get(how.id) if how.id and isinstance(record.value, dict) else None
-    shown = escaped(record.lines.rstrip("\r\n")) if how.keep else ""
-    return Reject(row, reason, replaced_in(as_text(value))[0], shown)
+        if size >= BYTES:
+            return
 
 
 # CSV with a header (RFC 4180). Every column stays text: a guess would turn 0138 into a number.
@@ -275,16 +271,11 @@ def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str
         if not reason and value is not None and not isinstance(value, dict):
             reason = "not a JSON object"
         if value is not None and (bad or _ESCAPED.search(line)):  # what is escaped may be half an emoji
-            value, bad = _without_surrogates(value)
+            text, bad = replaced_in(json.dumps(value, ensure_ascii=False))
+            value = json.loads(text) if bad else value
         if bad and how.strict:
             reason = fault
         yield _Record(value, reason, line, bad)
-
-
-def _without_surrogates(value: Any) -> tuple[Any, int]:  # noqa: ANN401  any JSON
-    """Return a value with U+FFFD for each lone surrogate in its texts and keys, and their number."""
-    text, count = replaced_in(json.dumps(value, ensure_ascii=False))
-    return (json.loads(text), count) if count else (value, 0)
 
 
 def _json_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, Any]]) -> tuple[pa.RecordBatch, dict[int, str]]:
@@ -336,11 +327,8 @@ def _suits(value: object, kind: pa.DataType) -> bool:
     if isinstance(value, bool):
         return bool(pa.types.is_boolean(kind))
     if isinstance(value, int):
-        return (
-            -(2**63) <= value < 2**63
-            if pa.types.is_integer(kind)
-            else pa.types.is_floating(kind) and abs(value) < 2**53
-        )
+        most = 2**63 if pa.types.is_integer(kind) else 2**53 if pa.types.is_floating(kind) else 0
+        return -most <= value < most
     return value is None or (pa.types.is_floating(kind) if isinstance(value, float) else pa.types.is_string(kind))
 
 

@@ -30,16 +30,14 @@ def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
 def check_form(column: pa.Array, name: str, form: str | None) -> None:
     """Raise ConfigError when none of the times in the first rows of a column can be read."""
     given = column.drop_null()
-    if len(given) and read_times(given, form).null_count == len(given):
-        value = str(given[0].as_py())
-        # A column that was named by mistake may hold messages: only what is digits and signs for the most part is shown.
-        shown = (
-            f", such as {value!r}"
-            if len(value) <= _LONGEST and 2 * len(re.findall(r"[\d\s./:+-]", value)) > len(value)
-            else ""
-        )
-        raise ConfigError(f"none of the first {len(given):,} times in column {name!r} can be read{shown}; say how they "
-                          "are written, as in --time-format '%Y/%m/%d %H:%M'")  # fmt: skip
+    if not len(given) or read_times(given, form).null_count < len(given):
+        return
+    value = str(given[0].as_py())
+    # A column that was named by mistake may hold messages: only what is digits and signs for the most part is shown.
+    is_time = len(value) <= _LONGEST and 2 * len(re.findall(r"[\d\s./:+-]", value)) > len(value)
+    shown = f", such as {value!r}" if is_time else ""
+    raise ConfigError(f"none of the first {len(given):,} times in column {name!r} can be read{shown}; say how they "
+                      "are written, as in --time-format '%Y/%m/%d %H:%M'")  # fmt: skip
 
 
 def read_times(column: pa.Array, form: str | None) -> pa.Array:
@@ -54,7 +52,7 @@ def read_times(column: pa.Array, form: str | None) -> pa.Array:
     if not _is_text(column.type):
         return _likely(column.cast(TIME, safe=False))
     if form is not None:
-        return _each(column, lambda value: _utc(datetime.strptime(value, form)))
+        return _each(column, lambda value: datetime.strptime(value, form))
     try:
         return _likely(column.cast(TIME))
     except pa.ArrowInvalid:  # one value is enough: look at each
@@ -62,8 +60,7 @@ def read_times(column: pa.Array, form: str | None) -> pa.Array:
 
 
 def _likely(times: pa.Array) -> pa.Array:
-    there = pc.and_(pc.greater_equal(times, _EARLIEST), pc.less(times, _LATEST))
-    return pc.if_else(there, times, pa.scalar(None, TIME))
+    return pc.if_else(pc.and_(pc.greater_equal(times, _EARLIEST), pc.less(times, _LATEST)), times, None)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -77,6 +74,7 @@ def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
     for value in coded.dictionary.to_pylist():
         try:
             time = read(value)
+            time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
         except (ValueError, TypeError, OverflowError):
             found.append(None)
         else:
@@ -86,14 +84,9 @@ def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
 
 def _from_text(value: str) -> datetime:
     value = value.strip()
-    return _from_number(int(value)) if value.isdecimal() and len(value) > len("20180305") else \
-        _utc(datetime.fromisoformat(value))  # fmt: skip
+    is_number = value.isdecimal() and len(value) > len("20180305")
+    return _from_number(int(value)) if is_number else datetime.fromisoformat(value)
 
 
 def _from_number(value: int) -> datetime:
-    seconds = value / 1000 if value >= _MILLISECONDS else value
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
-
-
-def _utc(time: datetime) -> datetime:
-    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    return datetime.fromtimestamp(value / 1000 if value >= _MILLISECONDS else value, UTC)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,41 +13,35 @@ import pyarrow as pa
 
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import ConfigError
-from jingyin.serve.archive.decisions import Packed, load
-from jingyin.serve.pool import follow_parent, unbroken
+from jingyin.serve.archive.decisions import Packed, decide_packed
+from jingyin.serve.pool import Start, follow_parent, in_order, unbroken
 
 T = TypeVar("T")
 R = TypeVar("R")
-Work = Callable[[tuple[str, str], Packed], R]
+Work = Callable[[Start, Packed], R]
 
 PAYS_FROM = 30_000
 """Rows from which processes are worth their start, about 1.5 s of each."""
+NOTHING: Packed = (b"", np.zeros(1, np.int64))
 
 
 class Workers:
-    """Works on streams of texts in a pool, at most `ahead` blocks at a time; without a pool in this process."""
+    """Works on streams of texts in a pool, `ahead` blocks at a time; without a pool in this process."""
 
-    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, bundle: tuple[str, str]) -> None:
+    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, start: Start) -> None:
         self._pool = pool
         self._ahead = ahead
-        self._bundle = bundle
+        self._start = start
 
     def map(self, stream: Iterator[tuple[T, Work[R], pa.Array]]) -> Iterator[tuple[T, R]]:
         """Yield in order each item of `stream` with what its work, in a process, makes of the bundle and its texts."""
-        under_way: deque[tuple[T, Future[R]]] = deque()
-        for item, work, texts in stream:
-            under_way.append((item, self._submit(work, _pack(texts))))
-            if len(under_way) >= self._ahead:
-                first, future = under_way.popleft()
-                yield first, future.result()
-        for item, future in under_way:
-            yield item, future.result()
+        return in_order(((item, self._submit(work, _pack(texts))) for item, work, texts in stream), self._ahead)
 
     def _submit(self, work: Work[R], texts: Packed) -> "Future[R]":
         if self._pool is not None:
-            return self._pool.submit(work, self._bundle, texts)
+            return self._pool.submit(work, self._start, texts)
         done: Future[R] = Future()
-        done.set_result(work(self._bundle, texts))
+        done.set_result(work(self._start, texts))
         return done
 
 
@@ -59,9 +52,9 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     By default there is one for each core that this process may use, and none for fewer than PAYS_FROM `rows`.
     """
     count = processes or (len(os.sched_getaffinity(0)) if rows >= PAYS_FROM else 1)
-    which = str(bundle.path), bundle.manifest.id
+    start = Start(bundle.path, bundle.manifest.id)
     if count == 1:
-        yield Workers(None, 1, which)
+        yield Workers(None, 0, start)
         return
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -70,9 +63,9 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     with unbroken("run the same command again, with fewer --processes: it resumes"):
         try:
             for _ in range(count):
-                pool.submit(load, which)  # a process starts with its first task: while the inputs are looked at
+                pool.submit(decide_packed, start, NOTHING)  # starts a process, while the inputs are looked at
             started = [each for each in multiprocessing.active_children() if each not in others]
-            yield Workers(pool, 2 * count + 1, which)
+            yield Workers(pool, 2 * count, start)
         except BrokenProcessPool:
             for each in started:
                 each.join(1)
@@ -100,7 +93,7 @@ def system_memory() -> Iterator[None]:
 def _pack(texts: pa.Array) -> Packed:
     """Pack an array of strings without nulls."""
     if not len(texts):
-        return b"", np.zeros(1, np.int64)
+        return NOTHING
     _, starts, data = texts.buffers()
     width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     here = np.frombuffer(starts, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -49,18 +49,8 @@ def suffix_of(path: Path) -> str:
     return "".join(path.suffixes[-2 if path.suffix.lower() in CODECS else -1 :]).lower()
 
 
-class Writer(Protocol):
-    """Writes rows to an open file."""
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows."""
-
-    def close(self) -> None:
-        """Write what is held back, and the end of the format; the file stays open."""
-
-
 @contextmanager
-def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator[Writer]:
+def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator["_Parquet | _Text"]:
     """Open the writer of a kind of file; it is closed before `file`, which stays open."""
     sink = _Parquet(file, schema) if kind.format == "parquet" else _Text(file, schema, kind)
     try:

@@ -3,7 +3,7 @@
 No text is kept, so none is shown: what there is of messages are counts, hashes and the analyst's own notes.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,6 +39,8 @@ class Trial(BaseModel):
 
 class AwayError(JingyinError):
     """The state can't be reached."""
+
+    status = 503
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -125,13 +127,10 @@ async def trial(request: Request) -> Response:
     return JSONResponse(result)
 
 
-def admin_routes(page: Callable[[Request], Awaitable[Response]]) -> list[Route]:
-    """Return the routes; `page` is that for people."""
-    return [
-        Route("/admin/", page),
-        Route("/admin/known", known, methods=["GET", "POST"]),
-        Route("/admin/known/{id}", forget, methods=["DELETE"]),
-        Route("/admin/overview", overview),
-        Route("/admin/senders/{id}", clear, methods=["DELETE"]),
-        Route("/admin/trial", trial, methods=["POST"]),
-    ]
+ADMIN_ROUTES = [
+    Route("/admin/known", known, methods=["GET", "POST"]),
+    Route("/admin/known/{id}", forget, methods=["DELETE"]),
+    Route("/admin/overview", overview),
+    Route("/admin/senders/{id}", clear, methods=["DELETE"]),
+    Route("/admin/trial", trial, methods=["POST"]),
+]

@@ -28,10 +28,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jingyin.model.errors import InputError, JingyinError
-from jingyin.model.labels import Span
 from jingyin.model.signs import SIGNS
 from jingyin.serve.http import schema
-from jingyin.serve.http.admin import AwayError, admin_routes
+from jingyin.serve.http.admin import ADMIN_ROUTES
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.connection import Connection
 from jingyin.serve.http.deployment import Load
@@ -92,26 +91,19 @@ def error_response(call: "Call", status: int, error: str) -> Response:
 async def on_jingyin_error(request: Request, error: Exception) -> Response:
     """Answer an error raised on purpose; its words hold no text of a message."""
     call: Call = request.scope["jingyin"]
-    match error:
-        case RefusedError():
-            return error_response(call, error.status, str(error))
-        case schema.MalformedError():
-            return error_response(call, 400, str(error))
-        case InputError():
-            return error_response(call, 422, str(error))
-        case BusyError():
-            call.service.metrics.refused("queue").inc()
-            await asyncio.sleep(REFUSAL_SECONDS)
-            return error_response(call, 503, str(error))
-        case _:
-            return error_response(call, 503 if isinstance(error, AwayError) else 500, str(error))
+    if isinstance(error, BusyError):
+        call.service.metrics.refused("queue").inc()
+        await asyncio.sleep(REFUSAL_SECONDS)
+    status = getattr(error, "status", 422 if isinstance(error, InputError) else 500)
+    return error_response(call, status, str(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the router raises: no such route, another method."""
-    status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
-    response = error_response(request.scope["jingyin"], status, _WORDS.get(status, "the request can't be answered"))
-    response.headers.update(headers or {})
+    assert isinstance(error, HTTPException)
+    words = _WORDS.get(error.status_code, "the request can't be answered")
+    response = error_response(request.scope["jingyin"], error.status_code, words)
+    response.headers.update(error.headers or {})
     return response
 
 
@@ -157,9 +149,8 @@ class Layer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append((b"x-request-id", call.id.encode()))
-                if service.draining:
-                    message["headers"].append((b"connection", b"close"))
+                ours = [(b"x-request-id", call.id.encode())] + [(b"connection", b"close")] * service.draining
+                message["headers"] = [*message["headers"], *ours]
             elif connection and not message.get("more_body"):
                 connection.end()
             await send(message)
@@ -258,20 +249,15 @@ async def read_body(request: Request) -> bytes:
 async def score(request: Request) -> Response:
     """Score one message, several, or one as a gateway holds it; always answers with an action."""
     call: Call = request.scope["jingyin"]
-    service = call.service
-    ask = schema.parse(await read_body(request))
+    service, ask = call.service, schema.parse(await read_body(request))
     call.id = ask.request_id or call.id
     milliseconds = min(ask.deadline_ms or service.settings.deadline_ms, schema.MAX_DEADLINE_MS)
     origin = Origin(call.client, call.key, ask.sender, ask.receiver, call.arrival + milliseconds / 1000, ask.route)
     if isinstance(ask, schema.ScoreTexts):
         most = MAX_EXPLAINED if ask.explain else MAX_TEXTS
         if len(ask.texts) > most:
-            with_explain = " with explain" if ask.explain else ""
-            raise RefusedError(
-                413,
-                f"{len(ask.texts)} messages came{with_explain}, at most {most} were wanted; send them in several "
-                "requests",
-            )
+            came = f"{len(ask.texts)} messages came{' with explain' if ask.explain else ''}"
+            raise RefusedError(413, f"{came}, at most {most} were wanted; send them in several requests")
         answers = await service.answer(ask.texts, origin)
         return JsonResponse({"request_id": call.id, "results": await _results(service, ask, ask.texts, answers)})
     if isinstance(ask, schema.ScoreText):
@@ -280,13 +266,11 @@ async def score(request: Request) -> Response:
         return JsonResponse({"request_id": call.id, **result})
     answer, message = await service.answer_sms(ask.segments, ask.declared, origin)
     (result,) = await _results(service, ask, [message.text], [answer])
-    result["sms"] = {"partial": message.partial, "undecodable": message.undecodable, "damaged": message.damaged}
-    for kind, count in (
-        ("partial", message.partial), ("undecodable_byte", message.undecodable), ("damaged_header", message.damaged),
-    ):  # fmt: skip
+    faults = {"partial": message.partial, "undecodable": message.undecodable, "damaged": message.damaged}
+    for kind, count in zip(("partial", "undecodable_byte", "damaged_header"), faults.values(), strict=True):
         if count:
             service.metrics.sms(kind).inc(count)
-    return JsonResponse({"request_id": call.id, **result})
+    return JsonResponse({"request_id": call.id, **result, "sms": faults})
 
 
 async def _results(
@@ -299,14 +283,10 @@ async def _results(
             result["reasons"] = []
     if ask.explain:
         for result, found in zip(results, await service.explain(texts), strict=True):
-            result["evidence"] = found and _plain(found.risk)
+            result["evidence"] = found and [*map(asdict, found.risk)]
             for reason in result["reasons"]:
-                reason["spans"] = found and _plain(found.reasons.get(reason["sign"], []))
+                reason["spans"] = found and [*map(asdict, found.reasons.get(reason["sign"], []))]
     return results
-
-
-def _plain(spans: list[Span]) -> list[dict[str, Any]]:
-    return [asdict(span) for span in spans]
 
 
 async def live(request: Request) -> Response:
@@ -334,54 +314,31 @@ async def reload(request: Request) -> Response:
     return JsonResponse({"reload": "begun", "bundle": request.scope["jingyin"].service.deployment.bundle_id}, 202)
 
 
-async def openapi(request: Request) -> Response:
-    """Return the description of all routes."""
-    return Response(OPENAPI, media_type="application/json")
-
-
 def _own_file(name: str) -> str:
     return files("jingyin.serve.http").joinpath(name).read_text(encoding="utf-8")
-
-
-async def page(request: Request) -> Response:
-    """Return the page for people."""
-    return Response(PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
-
-
-async def admin_page(request: Request) -> Response:
-    """Return the page for the analyst, which holds no data and asks for a key."""
-    return Response(ADMIN_PAGE, headers=page_headers(ADMIN_PAGE), media_type="text/html; charset=utf-8")
 
 
 OPENAPI = _own_file("openapi.json")
 _SIGNS = {sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS}
 PAGE = _own_file("page.html").replace('"SIGNS"', json.dumps(_SIGNS, ensure_ascii=False))
 """The page for people: one file, nothing from elsewhere."""
-
-
 ADMIN_PAGE = _own_file("admin.html")
+"""The page for the analyst, which holds no data and asks for a key."""
 
 
-def _hashes(page: str, tag: str) -> str:
-    """Return the CSP sources of the inline elements: only they may run, whatever a message manages to inject."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
+def page_response(page: str) -> Response:
+    """Return the answer with a page: only its own inline elements may run, whatever a message manages to inject."""
 
+    def sources(tag: str) -> str:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        return " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
 
-def page_headers(page: str) -> dict[str, str]:
-    """Return the headers of a page."""
-    return {
-        "content-security-policy": (
-            f"default-src 'none'; script-src {_hashes(page, 'script')}; style-src {_hashes(page, 'style')}; "
-            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        ),
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cache-control": "no-cache",
-    }
-
-
-PAGE_HEADERS = page_headers(PAGE)
+    policy = (
+        f"default-src 'none'; script-src {sources('script')}; style-src {sources('style')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+    return Response(page, 200, {"content-security-policy": policy, **headers}, "text/html; charset=utf-8")
 
 
 # ---- the whole
@@ -411,11 +368,12 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
         Route("/healthz", live),
         Route("/readyz", ready),
         Route("/metrics", metrics),
-        Route("/openapi.json", openapi),
-        *admin_routes(admin_page),
+        Route("/openapi.json", Response(OPENAPI, media_type="application/json"), methods=["GET"]),
+        Route("/admin/", page_response(ADMIN_PAGE), methods=["GET"]),
+        *ADMIN_ROUTES,
     ]
     if settings.page:
-        routes.append(Route("/", page))
+        routes.append(Route("/", page_response(PAGE), methods=["GET"]))
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Layer, service=service)],

@@ -46,6 +46,8 @@ HANDOVER_SECONDS = 0.002
 class BusyError(JingyinError):
     """There is no room: try again later."""
 
+    status = 503
+
 
 class Shares:
     """Room for `size` of something, of which a client may take as much as it leaves to others.
@@ -186,8 +188,9 @@ class Batcher:
     ) -> list[Outcome]:
         """Read the messages of one request until `deadline`, a time of the event loop; return the best reading of each.
 
-        A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if there is no room for all of them, unless one message has had its first look. An
-        `extra` text is no message of its own: it is neither cached nor counted, nor seen by the shadow.
+        A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if there is
+        no room for all of them, unless one message has had its first look. An `extra` text is no message of its own: it
+        is neither cached nor counted, nor seen by the shadow.
         """
         outcomes: list[Outcome] = ["deadline"] * len(texts)
         turn = f"{client}\0{sender}"

@@ -1,8 +1,8 @@
 """The bodies of POST /v1/score; openapi.json describes them, and the answers, for clients."""
 
 import json
-import re
 from base64 import b64decode
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from jingyin.model.errors import InputError
+from jingyin.serve.encodings import replaced
 from jingyin.serve.sms import CODINGS, Segment
 
 Coding = Literal["gsm7", "gsm7-packed", "ascii", "latin1", "ucs2", "gbk", "ucs2-le", "utf8"]
@@ -29,7 +30,6 @@ REQUEST_ID = r"^[A-Za-z0-9._-]{1,64}$"
 MAX_DEADLINE_MS = 5_000
 """A longer deadline counts as this."""
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _whole(value: Any) -> Any:  # noqa: ANN401  any JSON
@@ -143,33 +143,27 @@ REQUEST: TypeAdapter[Request] = TypeAdapter(
 class MalformedError(InputError):
     """The body is not JSON."""
 
+    status = 400
+
 
 def parse(body: bytes) -> Request:
-    """Validate the body of /v1/score; raises MalformedError or InputError with all errors."""
+    """Validate the body of /v1/score; raises MalformedError or InputError with all errors.
+
+    pydantic refuses lone surrogates, which become U+FFFD: anyone who writes a message can put one in, and a refusal would
+    be a way past the filter. Folding drops both alike.
+    """
     try:
         return REQUEST.validate_json(body)
-    except ValidationError as error:
-        first = error
-    repaired = _without_lone_surrogates(body)
-    if repaired is None:
-        raise explain_errors(first) from None
-    try:
-        return REQUEST.validate_json(repaired)
-    except ValidationError as error:
-        raise explain_errors(error) from None
-
-
-def _without_lone_surrogates(body: bytes) -> bytes | None:
-    """Return the body with U+FFFD for lone surrogates, which pydantic refuses, or None if it has none.
-
-    Anyone who writes a message can put one in, and a refusal would be a way past the filter. Folding drops both alike.
-    """
-    if b"\\ud" not in body.lower():
-        return None
-    try:
-        return _SURROGATE.sub("\ufffd", json.dumps(json.loads(body), ensure_ascii=False)).encode()
-    except (ValueError, RecursionError):
-        return None
+    except ValidationError as first:
+        error = first
+    if b"\\ud" in body.lower():
+        with suppress(ValueError, RecursionError):
+            body = replaced(json.dumps(json.loads(body), ensure_ascii=False))[0].encode()
+            try:
+                return REQUEST.validate_json(body)
+            except ValidationError as second:
+                error = second
+    raise explain_errors(error)
 
 
 def explain_errors(error: ValidationError, skip: int = 1) -> InputError:
@@ -180,12 +174,10 @@ def explain_errors(error: ValidationError, skip: int = 1) -> InputError:
     errors = error.errors(include_input=False, include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":
         return MalformedError(f"the body is no JSON: {errors[0]['msg']}")
-    return InputError("; ".join(_in_words(each["loc"][skip:], each["type"], each["msg"]) for each in errors[:5]))
-
-
-def _in_words(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    # The name of an unknown field comes from the client and could hold anything, so only its parents are named.
-    named = ".".join(map(str, place[:-1] if kind == "extra_forbidden" else place))
-    if kind == "extra_forbidden":
-        message = "a field is unknown; see /openapi.json"
-    return f"{named}: {message}" if named else message
+    words = []
+    for each in errors[:5]:
+        place, message = each["loc"][skip:], each["msg"]
+        if each["type"] == "extra_forbidden":  # the name comes from the client and could hold anything
+            place, message = place[:-1], "a field is unknown; see /openapi.json"
+        words.append(": ".join(filter(None, (".".join(map(str, place)), message))))
+    return InputError("; ".join(words))

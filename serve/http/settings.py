@@ -110,10 +110,9 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def rates(self) -> dict[str, Any]:
-        """Arguments of Scorer.load: those rates that are set."""
-        rates = {"review_rate": self.review_rate, "block_rate": self.block_rate}
-        return {name: rate for name, rate in rates.items() if rate is not None}
+    def rates(self) -> dict[str, float | None]:
+        """Arguments of Scorer.load."""
+        return {"review_rate": self.review_rate, "block_rate": self.block_rate}
 
     @property
     def is_public(self) -> bool:

@@ -88,14 +88,13 @@ def test_a_column_that_holds_no_labels(tmp_path: Path, here: Here) -> None:
     pq.write_table(pa.Table.from_pylist(data), tmp_path / "in.parquet")
     with pytest.raises(InputError, match="has over 100 different values: it holds no labels"):
         here(tmp_path / "in.parquet", tmp_path / "a.parquet", compare="id")
-    with pytest.raises(InputError, match="the column to compare is list<"):
+    with pytest.raises(InputError, match="the column 'tags' is list<"):
         here(tmp_path / "in.parquet", tmp_path / "b.parquet", compare="tags")
 
 
 def test_families_are_bounded() -> None:
     changes, many = Changes(), MAX_FAMILIES + 5
-    family = pa.array([f"{n:05d}" for n in range(many)])
-    changes.add(pa.array(["a"] * many), pa.array(["b"] * many), family)
+    changes.add(pa.array(["a"] * many), pa.array(["b"] * many), [f"{n:05d}" for n in range(many)])
     assert len(changes.families) == MAX_FAMILIES + 1
     assert changes.families[REST] == [5, 5]
     assert sum(rows for rows, _ in changes.families.values()) == many
@@ -112,7 +111,9 @@ def test_empty_and_null_are_one_thing_in_any_format(tmp_path: Path, here: Here, 
 
 def test_families_are_names(tmp_path: Path, here: Here) -> None:
     pq.write_table(pa.table({"text": ["x"], "old": ["a"], "family": [["x"]]}), tmp_path / "in.parquet")
-    with pytest.raises(InputError, match=r"the column 'family' is list<.*>, wanted names; rename it"):
+    with pytest.raises(
+        InputError, match=r"the column 'family' is list<.*>, wanted labels or names; name another, or rename it"
+    ):
         here(tmp_path / "in.parquet", tmp_path / "out.parquet", compare="old")
 
 
