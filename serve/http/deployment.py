@@ -46,6 +46,7 @@ class Deployment:
 
     def __init__(self, scorer: Scorer, shadow: Scorer | None, metrics: Metrics) -> None:
         self.scorer = scorer
+        self.bundle_id = scorer.bundle.manifest.id
         self.uncached = scorer.without_memory()
         self.shadow = shadow
         self._metrics = metrics
@@ -54,11 +55,6 @@ class Deployment:
         if shadow is not None:
             metrics.bundle.labels(shadow.bundle.manifest.id, "shadow").set(1)
             Thread(target=self._follow, args=[shadow], name="jingyin-shadow", daemon=True).start()
-
-    @property
-    def bundle_id(self) -> str:
-        """The id of the bundle that answers."""
-        return self.scorer.bundle.manifest.id
 
     def count(self, read: Sequence[Scored]) -> None:
         """Count messages that were read to the end, and let the shadow see them; returns at once."""

@@ -49,21 +49,17 @@ class Keys:
         """Return the key that was presented, or None. Compares with every key, in constant time each."""
         self._refresh()
         digest = hashlib.sha256(presented).hexdigest().encode()
-        found = None
-        for key in self._keys:
-            if hmac.compare_digest(key.digest, digest):
-                found = key
-        return found
+        found = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
+        return found[-1] if found else None
 
     def _refresh(self) -> None:
         now = time.monotonic()
         if now - self._checked < _CHECK_SECONDS:
             return
-        self._checked = now
-        found = stamp(self._path)
-        if found == self._stamp:
+        self._checked, before = now, self._stamp
+        self._stamp = stamp(self._path)
+        if self._stamp == before:
             return
-        self._stamp = found
         try:
             self._keys = read_keys(self._path)
             log("keys_read", keys=len(self._keys))
@@ -79,9 +75,7 @@ def read_keys(path: Path) -> list[Key]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise NoKeysError(
-            f"key file {path} can't be read ({type(error).__name__}); name a readable text file"
-        ) from None
+        raise NoKeysError(f"key file {path} can't be read ({type(error).__name__}); name a readable file") from None
     keys = []
     for number, line in enumerate(lines, 1):
         fields = line.split("#")[0].split()

@@ -45,9 +45,8 @@ class JsonHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         fault = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
-        level: Level = (
-            "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
-        )
+        levels: tuple[Level, ...] = ("info", "warning", "error")
+        level = levels[(record.levelno >= logging.WARNING) + (record.levelno >= logging.ERROR)]
         # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be. asyncio
         # has none, and fills its lines with the repr of what failed; those of a lifespan are whole tracebacks.
         message = {} if fault or record.name == "asyncio" else {"message": str(record.msg).partition("\n")[0]}

@@ -107,9 +107,8 @@ class Workers(Multiprocess):
         try:
             server_config(settings, Starlette()).load()  # here rather than in a worker
         except OSError as error:
-            raise ConfigError(
-                f"the TLS files can't be used ({type(error).__name__}); check certificate, key and password"
-            ) from None
+            kind = type(error).__name__
+            raise ConfigError(f"the TLS files can't be used ({kind}); check certificate, key and password") from None
         self._copied = self._copy()
         super().__init__(server_config(settings, self._worker("started")), [listener])
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -283,15 +282,12 @@ def bind(settings: Settings) -> socket.socket:
     try:
         if settings.uds:
             return _bind_unix(settings.uds)
-        family, _, _, _, found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        given = settings.host, settings.port
+        family, _, _, _, found = socket.getaddrinfo(*given, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(found[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
-        at = settings.uds or _host_and_port(settings.host, settings.port)
-        raise ConfigError(
-            f"can't listen on {at}: {error.strerror or error}; choose another, or end what holds it"
-        ) from None
+        at, why = settings.uds or _host_and_port(settings.host, settings.port), error.strerror or error
+        raise ConfigError(f"can't listen on {at}: {why}; choose another, or end what holds it") from None
 
 
 def _bind_unix(path: Path) -> socket.socket:

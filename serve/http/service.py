@@ -125,9 +125,7 @@ class Service:
         # Together, so that they share a round trip to the state: each gets there before the next one starts.
         return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
 
-    async def answer_sms(
-        self, segments: Sequence[Segment], coding: str | int, origin: Origin
-    ) -> tuple[Answer, Message]:
+    async def answer_sms(self, segments: list[Segment], coding: str | int, origin: Origin) -> tuple[Answer, Message]:
         """Read one message as the gateway holds it; of several plausible readings the riskiest counts.
 
         Raises InputError if the segments are of several messages.
@@ -158,10 +156,9 @@ class Service:
         return await self.memory.judge(context, Answer(found, found.decision.action, "scored"), trial=True)
 
     async def _read_extra(self, text: str | CleanText, origin: Origin) -> Scored | None:
+        sender = origin.sender or ""
         try:
-            (outcome,) = await self.batcher.read(
-                [text], origin.deadline, origin.client, origin.sender or "", extra=True
-            )
+            (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, sender, extra=True)
         except BusyError:
             return None
         return None if isinstance(outcome, str) else outcome
@@ -169,47 +166,36 @@ class Service:
     async def _judge(self, outcome: Outcome, origin: Origin) -> Answer:
         least: Action = self.settings.on_deadline
         if isinstance(outcome, str):
-            answer = Answer(None, least, outcome)
-        elif outcome.final:
+            self.metrics.unscored(outcome, least).inc()
+            return Answer(None, least, outcome)
+        if outcome.final:
             answer = Answer(outcome, outcome.decision.action, "scored")
         else:
             action = outcome.decision.action
             if action == "block" and outcome.decision.stage == "prefilter":
                 action = "review"  # it is a reason to look, no more
             answer = Answer(outcome, max(action, least, key=ACTIONS.index), "deadline")
-        if answer.scored:
-            now = asyncio.get_running_loop().time()
-            context = Context(origin, now, lambda text: self._read_extra(text, origin))
-            judged = await self.memory.judge(context, answer)
-            if judged.action != answer.action:
-                self.metrics.changed(judged.reason, judged.action).inc()
-            answer = judged
-        if isinstance(outcome, str) or not outcome.final:
-            self.metrics.unscored("error" if outcome == "error" else "deadline", answer.action).inc()
-        return answer
+        now = asyncio.get_running_loop().time()
+        judged = await self.memory.judge(Context(origin, now, lambda text: self._read_extra(text, origin)), answer)
+        if judged.action != answer.action:
+            self.metrics.changed(judged.reason, judged.action).inc()
+        if not outcome.final:
+            self.metrics.unscored("deadline", judged.action).inc()
+        return judged
 
     def result(self, answer: Answer) -> dict[str, Any]:
         """Return an answer as plain JSON types; see openapi.json."""
-        action = answer.action
-        dry_run = {}
+        action, dry_run = answer.action, {}
         if self.settings.dry_run:
             self.metrics.dry_run(action).inc()
             action, dry_run = "pass", {"dry_run": action}
-        found: dict[str, Any]
-        if answer.scored is None:
-            found = dict.fromkeys(("label", "risk", "probabilities", "stage"))
-            found |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}
-        else:
+        found: dict[str, Any] = dict.fromkeys(("label", "risk", "probabilities", "stage"))
+        found |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}
+        if answer.scored is not None:
             clean, decision, _, from_cache, _ = answer.scored
-            found = {
-                "label": decision.label,
-                "risk": decision.risk,
-                "probabilities": decision.probabilities,
-                "stage": "cache" if from_cache else decision.stage,
-                "edits": clean.edits,
-                "bundle": self.deployment.bundle_id,
-                "reasons": [{"sign": each.sign, "confidence": each.confidence} for each in decision.reasons],
-            }
+            reasons = [{"sign": each.sign, "confidence": each.confidence} for each in decision.reasons]
+            found |= {"label": decision.label, "risk": decision.risk, "probabilities": decision.probabilities}
+            found |= {"stage": "cache" if from_cache else decision.stage, "edits": clean.edits, "reasons": reasons}
         return {"action": action, "reason": answer.reason, **found, **dry_run, **answer.more}
 
     async def explain(self, texts: Sequence[str]) -> list[Explanation | None]:
@@ -221,8 +207,16 @@ class Service:
         if not (texts and self.settings.explain) or self._explaining + len(texts) > MAX_EXPLAINED:
             return [None] * len(texts)
         self._explaining += len(texts)
+
+        def find(text: str) -> Explanation | None:
+            try:
+                return self.deployment.scorer.explanation(text)
+            except Exception as error:
+                log("evidence_failed", level="error", **where(error))
+                return None
+
         loop = asyncio.get_running_loop()
-        futures = [loop.run_in_executor(self._evidence, self._explain, text) for text in texts]
+        futures = [loop.run_in_executor(self._evidence, find, text) for text in texts]
         try:
             done, late = await asyncio.wait(futures, timeout=EXPLAIN_SECONDS)
             for future in late:
@@ -230,10 +224,3 @@ class Service:
             return [future.result() if future in done else None for future in futures]
         finally:
             self._explaining -= len(texts)
-
-    def _explain(self, text: str) -> Explanation | None:
-        try:
-            return self.deployment.scorer.explanation(text)
-        except Exception as error:
-            log("evidence_failed", level="error", **where(error))
-            return None

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def rates(self) -> dict[str, float | None]:
+    def rates(self) -> dict[str, Any]:
         """Arguments of Scorer.load."""
         return {"review_rate": self.review_rate, "block_rate": self.block_rate}
 

@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import uvicorn
 
 from jingyin.model.cascade import Decision
@@ -29,6 +28,9 @@ from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
 from jingyin.serve.memory import state
 from jingyin.serve.scorer import Scored
+
+if TYPE_CHECKING:
+    import httpx
 
 SECRET = "绝密短信内容13800138000"
 """Text that must turn up nowhere but in an answer."""
@@ -91,11 +93,12 @@ def load(*_: object) -> tuple[FakeScorer, None]:
     return FakeScorer(Path(os.environ["NAME"]).read_text() if "NAME" in os.environ else "fake"), None
 
 
-Call = Callable[[httpx.AsyncClient, Service], Awaitable[Any]]
+Call = Callable[["httpx.AsyncClient", Service], Awaitable[Any]]
 
 
 def run(call: Call, load: Any = load, **flags: Any) -> Any:
     """Run `call` with a client of an application in this process, and with the application's parts."""
+    import httpx  # not in the processes that load this module, where it would take a fifth of the start
 
     async def inside() -> Any:
         app = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
