@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from jingyin import Scorer
+from jingyin.serve.scorer import Cache
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core: torch's threads would only wait
@@ -49,6 +50,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def scorer() -> Scorer:
     """The default bundle's scorer, loaded once."""
     return Scorer.load()
+
+
+@pytest.fixture
+def fresh(scorer: Scorer) -> Scorer:
+    """The same scorer with caches of its own, which are empty."""
+    found = scorer.without_memory()
+    found.cache, found.window_cache = Cache(64 << 20), Cache(16 << 20)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,10 @@ END_SECONDS = 20
 STREAM = """
 from itertools import repeat
 from jingyin import Scorer
+from jingyin.serve import pool
 
 if __name__ == "__main__":
+    pool._ALONE_SECONDS = 0.0
     for verdict in Scorer.load().score_many(repeat("明天下午三点老地方见"), processes=2):
         print(verdict.label, flush=True)
 """
@@ -87,14 +89,14 @@ def test_a_bundle_that_is_gone_is_said(signed_bundle: Path, tmp_path: Path) -> N
         deque(scorer.score_many(["你好"] * 600, processes=2), maxlen=0)
 
 
-def test_a_short_stream_starts_no_process(signed_bundle: Path) -> None:
-    assert len(list(Scorer.load(signed_bundle).score_many(["你好"] * 600, processes=2))) == 600
+def test_a_short_stream_starts_no_process(signed: Scorer) -> None:
+    assert len(list(signed.score_many(["你好"] * 600, processes=2))) == 600
     assert not active_children()
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_killed_worker_is_said() -> None:
-    stream = Scorer.load().score_many(repeat("你好"), processes=2)
+def test_a_killed_worker_is_said(scorer: Scorer) -> None:
+    stream = scorer.score_many(repeat("你好"), processes=2)
     while not active_children():
         next(stream)
     for child in active_children():

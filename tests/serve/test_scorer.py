@@ -3,6 +3,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,8 @@ def test_a_verdict_for_every_string(scorer: Scorer, text: str) -> None:
     assert sum(verdict.probabilities.values()) == pytest.approx(1, abs=1e-6)
     assert verdict.risk == pytest.approx(sum(verdict.probabilities[label] for label in FLAGGED))
     manifest = scorer.bundle.manifest
-    wanted = (
-        "block" if verdict.risk >= manifest.block.risk else "review" if verdict.risk >= manifest.review.risk else "pass"
-    )
-    assert verdict.action == wanted
+    reached = [risk for risk in (manifest.review.risk, manifest.block.risk) if verdict.risk >= risk]
+    assert verdict.action == ("pass", "review", "block")[len(reached)]
 
 
 def test_a_hundred_thousand_characters(scorer: Scorer) -> None:
@@ -77,35 +76,32 @@ def test_refuses_what_is_no_text(scorer: Scorer, wrong: object) -> None:
         scorer.score(wrong)  # type: ignore[arg-type]
 
 
-def test_many_alone_and_in_processes_agree() -> None:
-    alone = [without_stage(Scorer.load(cache_bytes=0).score(text)) for text in MESSAGES]
-    fresh = Scorer.load()
+def test_many_and_alone_agree(scorer: Scorer, fresh: Scorer) -> None:
+    alone = [without_stage(scorer.without_memory().score(text)) for text in MESSAGES]
     assert [without_stage(v) for v in fresh.score_many(MESSAGES * 2)] == alone * 2
-    assert [without_stage(v) for v in fresh.score_many(MESSAGES, processes=2)] == alone
 
 
-def test_what_needs_no_network_is_scored_without() -> None:
-    scorer, other = Scorer.load(), Scorer.load()
+def test_what_needs_no_network_is_scored_without(scorer: Scorer, fresh: Scorer) -> None:
+    other = scorer.without_memory()
     for text in MESSAGES[:6]:  # of different clean texts: none is answered by the cache
-        seen, scored = other.first_look(text), scorer.score(text)
+        seen, scored = other.first_look(text), fresh.score(text)
         assert seen.final == (scored.stage != "network")
         if seen.final:
             assert other.verdict(seen) == scored
         else:
             assert seen.decision.action in ("pass", "review")
             assert seen.decision.reasons == ()
-        again = scorer.first_look(clean(text))
+        again = fresh.first_look(clean(text))
         assert (again.final, again.from_cache) == (True, True)
-        assert without_stage(scorer.verdict(again)) == without_stage(scored)
-    assert not Scorer.load(prefilter=False).first_look("明天下午三点老地方见，记得带伞").final
+        assert without_stage(fresh.verdict(again)) == without_stage(scored)
+    assert not scorer.without_memory(prefilter=False).first_look("明天下午三点老地方见，记得带伞").final
 
 
-def test_when_time_is_up_what_has_been_read_decides() -> None:
-    scorer = Scorer.load()
-    (late,) = scorer.scored([THREAT], until=time.monotonic())
+def test_when_time_is_up_what_has_been_read_decides(fresh: Scorer) -> None:
+    (late,) = fresh.scored([THREAT], until=time.monotonic())
     assert (late.final, late.from_cache, late.decision.stage) == (False, False, "prefilter")
-    assert late.decision.probabilities == pytest.approx(scorer.first_look(THREAT).decision.probabilities)
-    (again,) = scorer.scored([THREAT], until=time.monotonic() + 60)  # nothing was remembered
+    assert late.decision.probabilities == pytest.approx(fresh.first_look(THREAT).decision.probabilities)
+    (again,) = fresh.scored([THREAT], until=time.monotonic() + 60)  # nothing was remembered
     assert (again.final, again.from_cache, again.decision.stage) == (True, False, "network")
 
 
@@ -155,29 +151,26 @@ def test_rates_choose_thresholds_from_the_curve(make_bundle: MakeBundle) -> None
         Scorer.load(make_bundle(), review_rate=0.01)
 
 
-def test_the_second_time_comes_from_the_cache() -> None:
-    scorer = Scorer.load()
-    first, second = scorer.score(THREAT), scorer.score(THREAT)
+def test_the_second_time_comes_from_the_cache(fresh: Scorer) -> None:
+    first, second = fresh.score(THREAT), fresh.score(THREAT)
     assert first.stage == "network"
     assert second.stage == "cache"
     assert without_stage(first) == without_stage(second)
-    assert (scorer.cache.cache_hits, scorer.cache.cache_misses) == (1, 1)
+    assert (fresh.cache.cache_hits, fresh.cache.cache_misses) == (1, 1)
 
 
-def test_messages_that_differ_in_masked_numbers_share_an_entry() -> None:
-    scorer = Scorer.load()
-    scorer.score("您的验证码是482913，请勿告诉他人")
-    assert scorer.score("您的验证码是771204，请勿告诉他人").stage == "cache"
+def test_messages_that_differ_in_masked_numbers_share_an_entry(fresh: Scorer) -> None:
+    fresh.score("您的验证码是482913，请勿告诉他人")
+    assert fresh.score("您的验证码是771204，请勿告诉他人").stage == "cache"
 
 
-def test_a_verdict_belongs_to_its_caller() -> None:
-    scorer = Scorer.load()
+def test_a_verdict_belongs_to_its_caller(scorer: Scorer) -> None:
     scorer.score(THREAT).probabilities.clear()
     assert scorer.score(THREAT).probabilities
 
 
-def test_what_the_prefilter_lets_through_and_all_networks_flag_the_cascade_flags() -> None:
-    filtered, unfiltered = Scorer.load(), Scorer.load(prefilter=False)
+def test_what_the_prefilter_lets_through_and_all_networks_flag_the_cascade_flags(fresh: Scorer, scorer: Scorer) -> None:
+    filtered, unfiltered = fresh, scorer.without_memory(prefilter=False)
     assert unfiltered.score("明天下午三点老地方见，记得带伞").stage == "network"
     for text in MESSAGES:
         found, wanted = filtered.score(text), unfiltered.score(text)
@@ -204,7 +197,7 @@ def test_a_stream_with_a_wrong_item_names_its_number(scorer: Scorer) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_stream_reads_a_bounded_number_ahead(processes: int) -> None:
+def test_a_stream_reads_a_bounded_number_ahead(scorer: Scorer, processes: int) -> None:
     read = 0
 
     def counted() -> Iterator[str]:
@@ -213,26 +206,17 @@ def test_a_stream_reads_a_bounded_number_ahead(processes: int) -> None:
             read += 1
             yield f"第{number % 7}条"
 
-    stream = Scorer.load().score_many(counted(), processes=processes)
+    stream = scorer.score_many(counted(), processes=processes)
     next(stream)
     assert read <= CHUNK * (1 if processes == 1 else 2 * processes + 1)
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_threads_share_a_scorer() -> None:
-    scorer = Scorer.load()
-    wanted = [without_stage(v) for v in scorer.score_many(MESSAGES)]
-    results: list[list[dict[str, object]]] = []
-
-    def work() -> None:
-        results.append([without_stage(v) for v in scorer.score_many(MESSAGES)])
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [wanted] * 4
+def test_threads_share_a_scorer(scorer: Scorer, fresh: Scorer) -> None:
+    wanted = [without_stage(v) for v in scorer.without_memory().score_many(MESSAGES)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: [without_stage(v) for v in fresh.score_many(MESSAGES)], range(4)))
+    assert found == [wanted] * 4
 
 
 def test_explains_in_the_original_message(scorer: Scorer) -> None:
@@ -301,9 +285,9 @@ def test_reads_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> N
 
     kept = NetworkReader.run
     monkeypatch.setattr(NetworkReader, "run", run)
-    Scorer.load(cache_bytes=0).score("不给钱就去你单位闹。" * 200)
+    scorer.without_memory().score("不给钱就去你单位闹。" * 200)
     assert set(tokens) == set(TOKENS)
-    assert all(tokens[file] <= TOKENS[file] + 64 for file in tokens)  # and golden messages
+    assert all(tokens[file] <= TOKENS[file] for file in tokens)
 
 
 def test_no_thread_is_left_by_loading(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.serve.http.http_fakes import InThread
 
 from jingyin import LABELS, Scorer
+from jingyin.serve import pool
 
 MESSAGES = [
     "明天下午三点老地方见，记得带伞",
@@ -37,7 +38,8 @@ Verdicts = list[dict[str, Any]]
 
 
 def by_score(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
-    return [Scorer.load(bundle).score(text).as_dict() for text in messages]
+    scorer = Scorer.load(bundle)
+    return [scorer.score(text).as_dict() for text in messages]
 
 
 def by_score_many(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
@@ -45,7 +47,10 @@ def by_score_many(folder: Path, messages: list[str], bundle: Path | None) -> Ver
 
 
 def by_processes(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
-    return [verdict.as_dict() for verdict in Scorer.load(bundle).score_many(messages, processes=2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "CHUNK", 3)  # the first three are scored before processes start
+        patch.setattr(pool, "_ALONE_SECONDS", 0.0)
+        return [verdict.as_dict() for verdict in Scorer.load(bundle).score_many(messages, processes=2)]
 
 
 def by_http(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
@@ -75,16 +80,8 @@ def by_spark(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts
     pytest.importorskip("pyspark", reason="needs pyspark: pip install 'jingyin[spark]'")
     if not shutil.which("java"):
         pytest.skip("needs Java 17")
-    command = [
-        sys.executable,
-        "-m",
-        "jingyin.serve.spark",
-        "--master",
-        "local[1]",
-        archive(folder, messages),
-        folder / "out",
-    ]
-    command += ["--bundle", bundle] if bundle else []
+    command = [sys.executable, "-m", "jingyin.serve.spark", "--master", "local[1]"]
+    command += [archive(folder, messages), folder / "out", *(["--bundle", bundle] if bundle else [])]
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
@@ -108,10 +105,9 @@ def relabelled(out: Path) -> Verdicts:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> Verdicts:
+def wanted(scorer: Scorer) -> Verdicts:
     """The verdicts of a scorer that remembers nothing."""
-    scorer = Scorer.load(cache_bytes=0)
-    return [scorer.score(text).as_dict() for text in MESSAGES]
+    return [scorer.without_memory().score(text).as_dict() for text in MESSAGES]
 
 
 def test_the_messages_are_of_several_kinds(wanted: Verdicts) -> None:
