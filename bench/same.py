@@ -98,7 +98,8 @@ def archive(texts: list[str], folder: Path) -> Iterator[tuple[str, str]]:
 
 def _tables(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*.parquet")):
-        yield json.dumps([path.name, pq.read_table(path, partitioning=None).to_pylist()], default=str)
+        held = json.dumps([path.name, pq.read_table(path, partitioning=None).to_pylist()], default=str)
+        yield held.replace(str(folder.parent), "")  # the input's, which has another name each time
 
 
 def training(folder: Path) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,8 @@
 Each message says what came, what was wanted and what to do. None holds message text, numbers or senders.
 """
 
+from importlib.util import find_spec
+
 
 class JingyinError(Exception):
     """Base of every error that jingyin raises on purpose."""
@@ -23,3 +25,9 @@ class ConfigError(JingyinError):
 
 class InputError(JingyinError):
     """Data handed to jingyin can't be used as it is."""
+
+
+def need(what: str, extra: str, *packages: str) -> None:
+    """Raise ConfigError unless the packages of an extra are installed."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ConfigError(f"{what} needs {', '.join(missing)}; run: pip install 'jingyin[{extra}]'")

@@ -15,14 +15,11 @@ in it. spark-submit wants a file:
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from jingyin.model.errors import ConfigError, InputError, JingyinError
+from jingyin.model.errors import ConfigError, InputError, JingyinError, need
 
-_missing = [name for name in ("pyarrow", "pyspark") if find_spec(name) is None]
-if _missing:
-    raise ConfigError(f"relabelling on Spark needs {', '.join(_missing)}; run: pip install 'jingyin[spark]'")
+need("relabelling on Spark", "spark", "pyarrow", "pyspark")
 
 import pyarrow as pa  # noqa: E402  needs what was just checked
 from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402

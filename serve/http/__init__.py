@@ -11,12 +11,6 @@
 The base package imports without any of it.
 """
 
-from importlib.util import find_spec
+from jingyin.model.errors import need
 
-from jingyin.model.errors import ConfigError
-
-_missing = [
-    name for name in ("orjson", "prometheus_client", "pydantic_settings", "starlette", "uvicorn") if not find_spec(name)
-]
-if _missing:
-    raise ConfigError(f"the HTTP service needs {', '.join(_missing)}; run: pip install 'jingyin[serve]'")
+need("the HTTP service", "serve", "orjson", "prometheus_client", "pydantic_settings", "starlette", "uvicorn")

@@ -12,6 +12,7 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+from tests.serve.processes import children, runs
 
 from jingyin import Scorer
 from jingyin.model.errors import BundleError, JingyinError
@@ -31,19 +32,6 @@ if __name__ == "__main__":
     for verdict in Scorer.load().score_many(repeat("明天下午三点老地方见"), processes=2):
         print(verdict.label, flush=True)
 """
-
-
-def children(process: int) -> list[int]:
-    listed = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)  # 1: none yet
-    return list(map(int, listed.stdout.split()))
-
-
-def runs(process: int) -> bool:
-    """Whether a process is there and no zombie: in a container nobody may reap an orphan."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
+from jingyin.cli import main
 from jingyin.serve.archive.relabel import RelabelResult
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
@@ -31,6 +35,37 @@ def rows(count: int) -> list[dict[str, Any]]:
         {"id": n, "text": TEXTS[n % len(TEXTS)] + "啊" * (n % 3), "old": "ordinary", "family": f"f{n % 2}"}
         for n in range(count)
     ]
+
+
+class KilledError(BaseException):
+    """Ends a run where it stands; not an Exception, so that nobody handles it."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
+    """Raise at the so-manieth step that touches the disk: an fsync or a rename."""
+    steps = [0]
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object) -> object:
+            steps[0] += 1
+            if steps[0] == number:
+                raise error
+            return real(*arguments)
+
+        return step
+
+    patch.setattr(os, "fsync", counted(os.fsync))
+    patch.setattr(Path, "replace", counted(Path.replace))
+    return steps
+
+
+def run_command(*arguments: object) -> str | int | None:
+    """Run the command line in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["jingyin", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=r"^\d$") as ended:
+            main()
+    return ended.value.code
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -1,8 +1,6 @@
 import json
-import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.serve.archive.campaigns_helpers import OTHERS, START, Run, members, rows, table, write
+from tests.serve.archive.relabel_helpers import KilledError, run_command, stop_at
 
 from jingyin import Scorer
-from jingyin.cli import main
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.serve.archive import campaign_tables as tables
 from jingyin.serve.archive import campaigns as gather
-from jingyin.serve.archive import campaigns as summary
 from jingyin.serve.archive import text_files as lines
 from jingyin.serve.archive.relabel import relabel
 
@@ -136,31 +133,9 @@ def test_tasks_have_the_reasons_of_their_campaign(tmp_path: Path, run: Run, sign
 def test_a_bundle_without_signs_says_so(tmp_path: Path, run: Run, make_bundle: Callable[..., Path]) -> None:
     report = run(write(tmp_path / "in.jsonl", SHOWN), tmp_path / "out", bundle=make_bundle())
     assert [row["reasons"] for row in table(tmp_path / "out")] == [[], []]
-    found = list(summary.lines(report, tmp_path / "out", as_json=False))
+    found = list(gather.lines(report, tmp_path / "out", as_json=False))
     assert found[1].endswith(", which has no signs, so no campaign has reasons")
     assert "reasons: " not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-
-
-class KilledError(BaseException):
-    """Ends a run where it stands; not an Exception, so that nobody handles it."""
-
-
-def stop_at(patch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
-    """Raise at the so-manieth step that touches the disk: an fsync or a rename."""
-    steps = [0]
-
-    def counted(real: Callable[..., object]) -> Callable[..., object]:
-        def step(*arguments: object) -> object:
-            steps[0] += 1
-            if steps[0] == number:
-                raise error
-            return real(*arguments)
-
-        return step
-
-    patch.setattr(os, "fsync", counted(os.fsync))
-    patch.setattr(Path, "replace", counted(Path.replace))
-    return steps
 
 
 @pytest.fixture
@@ -261,28 +236,20 @@ def test_two_processes_write_what_one_writes(senders: Path, tmp_path: Path, run:
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in FINAL)
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | int | None:
-    monkeypatch.setattr(sys, "argv", ["jingyin", "campaigns", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as ended:
-        return ended.code
-    return 0
-
-
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = rows()
     data[3]["at"] = "gestern"
-    arguments = (write(tmp_path / "in.jsonl", data), tmp_path / "out", "--all", "--time", "at", "--processes", 1)
-    assert run_command(monkeypatch, *arguments) == 3
+    source = write(tmp_path / "in.jsonl", data)
+    arguments = ("campaigns", source, tmp_path / "out", "--all", "--time", "at", "--processes", 1)
+    assert run_command(*arguments) == 3
     printed = capsys.readouterr()
     assert "60 of 64 rows (64 read) lie in 2 campaigns" in printed.out
     assert "1 row rejected: unreadable time; see" in printed.out
     assert (tmp_path / "out" / "_rejects.csv").read_text().splitlines()[1].endswith("in.jsonl,4,unreadable time,,")
     assert len(members(tmp_path / "out")[table(tmp_path / "out")[0]["campaign"]]) == 40  # a member without a time
-    assert run_command(monkeypatch, *arguments, "--json") == 3
+    assert run_command(*arguments, "--json") == 3
     assert json.loads(capsys.readouterr().out)["campaigns"] == 2
-    assert run_command(monkeypatch, *arguments, "--sender", "who") == 2
+    assert run_command(*arguments, "--sender", "who") == 2
     assert "there is no column 'who' for --sender; there are: text, from, to, at, kind" in capsys.readouterr().err
 
 
@@ -316,7 +283,7 @@ def test_verdicts_of_this_bundle_are_not_scored_again(
         assert report.reused == report.rows == 64
         assert table(tmp_path / kind) == table(tmp_path / "scored")
         assert members(tmp_path / kind) == members(tmp_path / "scored")
-    told = list(summary.lines(report, tmp_path, as_json=False))
+    told = list(gather.lines(report, tmp_path, as_json=False))
     assert told[1] == "64 rows had verdicts of this bundle and were not scored again"
 
 
@@ -326,7 +293,7 @@ def test_verdicts_of_another_bundle_are_scored_again(
     relabel([senders], tmp_path / "done.parquet", bundle=signed_bundle, processes=1)
     report = run(tmp_path / "done.parquet", tmp_path / "out")
     assert (report.reused, report.stale) == (0, 64)
-    told = list(summary.lines(report, tmp_path, as_json=False))
+    told = list(gather.lines(report, tmp_path, as_json=False))
     assert told[1] == "64 rows had verdicts of another bundle and were scored again"
 
 

@@ -19,10 +19,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.archive.relabel_helpers import TEXT_VALUES as TEXTS
-from tests.serve.archive.relabel_helpers import THREAT, VALUES, Here, contents, rows
+from tests.serve.archive.relabel_helpers import THREAT, VALUES, Here, contents, rows, run_command
 
 from jingyin import Scorer
-from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError, JingyinError
 from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
@@ -353,24 +352,15 @@ def test_datasets_map_has_reasons_of_a_bundle_with_signs(signed_bundle: Path) ->
     assert data.map(scorer_columns, batched=True, batch_size=2, fn_kwargs=options)["jingyin_reasons"] == SIGNS
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str | int | None:
-    monkeypatch.setattr(sys, "argv", ["jingyin", "relabel", *map(str, arguments)])
-    with pytest.raises(SystemExit, match=r"^\d$") as ended:
-        main()
-    return ended.value.code
-
-
-def test_command_prints_the_report_and_exits_3_with_rejects(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_the_report_and_exits_3_with_rejects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.jsonl").write_text(f'{{"text": "{THREAT}"}}\n{{"text": null}}\n', encoding="utf-8")
-    arguments = (tmp_path / "in.jsonl", tmp_path / "out.csv", "--processes", 1)
-    assert run_command(monkeypatch, *arguments) == 3
+    arguments = ("relabel", tmp_path / "in.jsonl", tmp_path / "out.csv", "--processes", 1)
+    assert run_command(*arguments) == 3
     printed = capsys.readouterr()
     assert "1 row in" in printed.out
     assert "1 row rejected: null text" in printed.out
     assert printed.err == ""
-    assert run_command(monkeypatch, *arguments, "--json") == 3  # finished: the report again
+    assert run_command(*arguments, "--json") == 3  # finished: the report again
     assert json.loads(capsys.readouterr().out)["rejects"] == {"null text": 1}
-    assert run_command(monkeypatch, *arguments, "--text-column", "sms") == 2
+    assert run_command(*arguments, "--text-column", "sms") == 2
     assert "has no column 'sms'; it has: text" in capsys.readouterr().err

@@ -7,40 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.serve.archive.relabel_helpers import Here, contents, rows
+from tests.serve.archive.relabel_helpers import Here, KilledError, contents, rows, stop_at
+from tests.serve.processes import children, runs
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.files import Run
 
 pytestmark = pytest.mark.usefixtures("small")
-
-
-class KilledError(BaseException):
-    """Ends a run where it stands; not an Exception, so that nobody handles it."""
-
-
-def stop_at(patch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
-    """Raise at the so-manieth step that touches the disk: an fsync or a rename."""
-    steps = [0]
-
-    def counted(real: Callable[..., object]) -> Callable[..., object]:
-        def step(*arguments: object) -> object:
-            steps[0] += 1
-            if steps[0] == number:
-                raise error
-            return real(*arguments)
-
-        return step
-
-    patch.setattr(os, "fsync", counted(os.fsync))
-    patch.setattr(Path, "replace", counted(Path.replace))
-    return steps
 
 
 @pytest.fixture
@@ -103,18 +81,15 @@ def test_kill_9(tmp_path: Path, here: Here) -> None:
     with subprocess.Popen(command) as process:
         while not (out / "_part-00000.json").exists():
             time.sleep(0.01)
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["resumed"] >= 1
     shutil.copytree(out, tmp_path / "resumed")
     subprocess.run([*command, "--fresh"], capture_output=True, check=True)
     assert contents(tmp_path / "resumed") == contents(out)
-    for child in children.stdout.split():  # workers end with the parent
-        assert (
-            not Path(f"/proc/{child}/cmdline").exists()
-            or b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes()
-        )
+    for child in workers:  # end with the parent
+        assert not runs(child) or b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes()
 
 
 def test_a_finished_run_is_only_reported(archive: Path, tmp_path: Path, here: Here) -> None:

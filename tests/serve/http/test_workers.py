@@ -1,8 +1,8 @@
 """Several worker processes behind one socket."""
 
 import json
+import os
 import signal
-import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +10,13 @@ from threading import Event
 
 import pytest
 from tests.serve.http.http_fakes import Process, post, receive, until
+from tests.serve.processes import children, runs
 
 GET = "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 def workers(server: Process) -> set[int]:
-    command = ["pgrep", "-P", str(server.process.pid), "-f", "spawn_main"]
-    return set(map(int, subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()))
+    return set(children(server.process.pid))
 
 
 def body(answer: bytes) -> dict[str, object]:
@@ -52,7 +52,7 @@ def test_one_set_of_metrics_a_killed_worker_is_replaced_and_all_end_with_their_p
         assert 'jingyin_bundle_info{id="first",role="deployed"} 2.0' in found
         assert 'jingyin_cache{what="budget"} 8.0' in found
         assert "jingyin_workers_replaced_total 0.0" in found
-        subprocess.run(["kill", "-9", str(min(before))], check=True)
+        os.kill(min(before), signal.SIGKILL)
         until(lambda: min(before) not in workers(server))
         assert bundles(server) == {"first": 40}  # by the other
         until(lambda: "jingyin_workers_replaced_total 1.0" in metrics(server))
@@ -62,7 +62,7 @@ def test_one_set_of_metrics_a_killed_worker_is_replaced_and_all_end_with_their_p
         assert 'jingyin_bundle_info{id="first",role="deployed"} 2.0' in found
         left = workers(server)
         server.process.kill()
-        until(lambda: not any(map(_runs, left)))
+        until(lambda: not any(map(runs, left)))
     assert '"event":"worker_died","status":-9' in server.log
 
 
@@ -114,11 +114,3 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     assert '"event":"worker_failed","reason":"golden message 0 is off; export the bundle anew"' in log
     assert log.endswith("JingyinError: no worker could start; the lines above say why\n")
     assert '"event":"serving"' not in log
-
-
-def _runs(process: int) -> bool:
-    """Whether a process is there and no zombie: in a container nobody may reap an orphan."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

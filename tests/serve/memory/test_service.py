@@ -1,7 +1,8 @@
 """The memory of running services: several workers, several machines, an analyst, and what a server holds of it all."""
 
 import json
-import subprocess
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.serve.http.http_fakes import Process, run, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 from tests.serve.memory.conftest import Valkey
+from tests.serve.processes import children
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.service import Service
@@ -100,13 +102,7 @@ def test_memory_survives_a_killed_worker_and_a_reload_and_wordings_a_restart(tmp
     with Machine(known=file) as machine:
         machine.score(THREAT, sender="gang")
         machine.call("POST", "/admin/known", {"text": COPY, "action": "review"})
-        found = subprocess.run(
-            ["pgrep", "-P", str(machine.process.process.pid), "-f", "spawn_main"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        subprocess.run(["kill", "-9", found.stdout.split()[0]], check=True)
+        os.kill(children(machine.process.process.pid)[0], signal.SIGKILL)
         until(lambda: machine.metric("jingyin_workers_replaced_total") == 1)
         assert [machine.score(MILD, sender="gang") for _ in range(6)] == ["review sender"] * 6
         machine.call("POST", "/admin/reload")
