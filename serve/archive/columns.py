@@ -55,7 +55,7 @@ def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
     take = array_of(indices, pa.int32())
     verdict = [[getattr(each, name) for each in different] for name in _DECIDED]
     reasons = [[reason.sign for reason in each.reasons] for each in different]
-    values = [*verdict, [bundle] * len(different), lengths, edits, unknown, reasons]
+    values: list[Any] = [*verdict, [bundle] * len(different), lengths, edits, unknown, reasons]
     arrays = [array_of(each, field.type) for each, field in zip(values, FIELDS, strict=True)]
     return [each if field.name in _MEASURED else each.take(take) for each, field in zip(arrays, FIELDS, strict=True)]
 

@@ -61,7 +61,7 @@ def test_labels_go_into_the_rows(tmp_path: Path) -> None:
         ],
         1,
     )
-    with pytest.raises(InputError, match=r"^1 answers are about messages that the data does not hold; name the data"):
+    with pytest.raises(InputError, match=r"^1 answers are about messages that the data lacks; name the data"):
         apply_annotations(rows[:1], found)
 
 

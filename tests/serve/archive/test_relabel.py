@@ -136,17 +136,17 @@ def test_a_worker_needs_no_arrow_and_relabel_no_pandas(archive: Path, tmp_path: 
     subprocess.run([sys.executable, "-c", code, str(archive), str(tmp_path / "out.parquet")], check=True)
 
 
-def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here: Here) -> None:
-    here(archive, tmp_path / "one.parquet")
-    relabel([archive], tmp_path / "two.parquet", processes=2)
+def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here: Here, signed_bundle: Path) -> None:
+    here(archive, tmp_path / "one.parquet", bundle=signed_bundle)
+    relabel([archive], tmp_path / "two.parquet", bundle=signed_bundle, processes=2)
     one, two = (next((tmp_path / name).glob("part-*")).read_bytes() for name in ("one.parquet", "two.parquet"))
     assert one == two
 
 
-def test_a_pool_that_breaks_at_any_step_says_how_to_go_on(scorer: Scorer) -> None:
+def test_a_pool_that_breaks_at_any_step_says_how_to_go_on(signed: Scorer) -> None:
     with (
         pytest.raises(JingyinError, match=r"a scoring process was killed, .* it resumes"),
-        workers(2, 0, scorer.bundle),
+        workers(2, 0, signed.bundle),
     ):
         raise BrokenProcessPool("at submit, not at result")
 
