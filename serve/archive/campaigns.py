@@ -186,9 +186,8 @@ class _Gathering:
                 batch = block.batch.take(pa.array(known))
                 labels = [LABELS.index(label) for label in batch.column("jingyin_label").to_pylist()]
                 risks = fit(batch.column("jingyin_risk"), pa.float64())
-                reasons = [
-                    json.loads(v) if isinstance(v, str) else v for v in batch.column("jingyin_reasons").to_pylist()
-                ]
+                given = batch.column("jingyin_reasons").to_pylist()
+                reasons = [json.loads(signs) if isinstance(signs, str) else signs for signs in given]
             chosen = block.batch.take(pa.array(indices))
             numbers = block.numbers[indices]
             ids = _texts(chosen, self._named["id-column"])
@@ -200,12 +199,11 @@ class _Gathering:
             ]  # fmt: skip
             arrays = [pa.array(each, field.type) if isinstance(each, list) else each.cast(field.type)
                       for each, field in zip(rows, ROWS, strict=True)]  # fmt: skip
-            scored = isinstance(found, Chosen)
-            older = (
-                "jingyin_bundle" in block.batch.schema.names and block.batch.column("jingyin_bundle").null_count == 0
-            )
-            counts = (0, len(block.numbers) * older) if scored else (len(block.numbers), 0)
-            yield Scored(number, block, pa.record_batch(arrays, ROWS), rejects, *counts)
+            reused = len(block.numbers) * (not isinstance(found, Chosen))
+            names = block.batch.schema.names
+            older = "jingyin_bundle" in names and block.batch.column("jingyin_bundle").null_count == 0
+            stale = (len(block.numbers) - reused) * older
+            yield Scored(number, block, pa.record_batch(arrays, ROWS), rejects, reused, stale)
 
     def _work(
         self, item: tuple[int, Block]
@@ -243,10 +241,8 @@ def lines(result: CampaignResult, output: Path, *, as_json: bool) -> Iterator[st
         answers = result.answers._asdict() if result.answers else None
         yield json.dumps({**asdict(result), "answers": answers}, ensure_ascii=False)
         return
-    yield (
-        f"{result.members:,} of {counted(result.chosen, 'row')} ({result.rows:,} read) lie in "
-        f"{counted(result.campaigns, 'campaign')}"
-    )
+    chosen, found = counted(result.chosen, "row"), counted(result.campaigns, "campaign")
+    yield f"{result.members:,} of {chosen} ({result.rows:,} read) lie in {found}"
     if result.reused:
         yield f"{counted(result.reused, 'row')} had verdicts of this bundle and were not scored again"
     if result.stale:
@@ -258,7 +254,5 @@ def lines(result: CampaignResult, output: Path, *, as_json: bool) -> Iterator[st
         yield f"{counted(result.tasks, 'task')} for Label Studio"
     if result.answers:
         labelled, rows, disputed, unanswered = result.answers
-        yield (
-            f"{counted(labelled, 'campaign')} with {counted(rows, 'row')} have labels now ({disputed} disputed, "
-            f"{unanswered} open); see {output / 'finetune.jsonl'}"
-        )
+        yield f"{counted(labelled, 'campaign')} with {counted(rows, 'row')} have labels now ({disputed} disputed, " \
+            f"{unanswered} open); see {output / 'finetune.jsonl'}"  # fmt: skip

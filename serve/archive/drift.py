@@ -83,9 +83,8 @@ def _read(path: Path) -> pa.Table:
         there = pq.ParquetDataset(path).schema.names
         table = pq.read_table(path, columns=[column for column in MEASURES.values() if column in there])
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} can't be read as Parquet ({type(error).__name__}); name an output of `jingyin relabel`"
-        ) from None
+        kind = type(error).__name__
+        raise InputError(f"{path} can't be read as Parquet ({kind}); name an output of `jingyin relabel`") from None
     missing = [column for column in NEEDED if column not in there]
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; name an output of `jingyin relabel`")
@@ -96,7 +95,7 @@ def _read(path: Path) -> pa.Table:
 
 def _drift(name: str, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Drift:
     if name == "label":
-        bins, counts = list(LABELS), [_label_counts(each) for each in (before, now)]
+        bins, counts = list(LABELS), [_label_counts(before), _label_counts(now)]
     else:
         values = [np.asarray(each.drop_null(), np.float64) for each in (before, now)]
         edges = _RISK_EDGES if name == "risk" else np.unique(np.quantile(values[0], _QUANTILES))

@@ -64,9 +64,7 @@ def _files_of(folder: Path) -> list[Path]:
         and not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
     ]
     if not found:
-        raise InputError(
-            f"folder {folder} holds no file to read; wanted {', '.join(FORMATS)}, or text with .gz or .zst"
-        )
+        raise InputError(f"folder {folder} holds no file to read; wanted {', '.join(FORMATS)}, or text as .gz or .zst")
     return found
 
 

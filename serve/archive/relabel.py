@@ -116,11 +116,7 @@ def relabel(
         "verdict to compare": older, "output format": suffix_of(out),
         "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
     }  # fmt: skip
-    with (
-        explain_disk_errors(out),
-        system_memory(),
-        Run.open(out, facts, done=DONE, fresh=fresh) as run,
-    ):
+    with explain_disk_errors(out), system_memory(), Run.open(out, facts, done=DONE, fresh=fresh) as run:
         resumed = 0
         if run.result is None:
             shards = Shards(run, sources, suffix_of(out), schema, strict=strict)
@@ -137,17 +133,17 @@ def relabel(
             if not shards.done:
                 raise InputError("the input holds no rows; there is nothing to relabel")
             shards.finish()
-            counts = {kind: shards.total(kind) for kind in ("rows", "replaced")}
-            bundle = {"bundle": read.manifest.id, "signs": len(read.manifest.signs)}
-            run.finish({**counts, "rejects": shards.rejects, **bundle})
+            run.finish({
+                **{kind: shards.total(kind) for kind in ("rows", "replaced")}, "rejects": shards.rejects,
+                "bundle": read.manifest.id, "signs": len(read.manifest.signs),
+            })  # fmt: skip
         result = run.result
         if strict and result["rejects"]:
             raise InputError(f"{sum(result['rejects'].values())} rows were rejected by this run before --strict was "
                              "asked for; see _rejects.csv in the output")  # fmt: skip
         sweep(out, "_part-*")
-        changes, written = review(
-            out, how, OLDER + older if older else compare, label_map or {}, tasks, sample, read.manifest.id
-        )
+        kept = OLDER + older if older else compare
+        changes, written = review(out, how, kept, label_map or {}, tasks, sample, read.manifest.id)
         return RelabelResult(**result, changes=changes, tasks=written, resumed=resumed)
 
 

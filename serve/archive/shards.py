@@ -125,8 +125,8 @@ class Shards:
                 source, block = self._sources[item.source].path, item.block
                 for reject in sorted([*block.rejects, *item.rejects]):
                     if self._strict:
-                        raise InputError(f"row {reject.row} of {source} can't be scored: {reject.reason}; mend it, or run "
-                                         "without --strict to have such rows listed and left out")  # fmt: skip
+                        raise InputError(f"row {reject.row} of {source} can't be scored: {reject.reason}; mend it, or "
+                                         "run without --strict to have such rows listed and left out")  # fmt: skip
                     rejects[reject.reason] += 1
                     table.writerow([source, *reject])
                 sink.write(item.rows)
@@ -168,9 +168,7 @@ def check_output(out: Path, tasks: Path | None) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output {out} is a file; a folder is wanted")
     if tasks and (not tasks.resolve().parent.is_dir() or out.resolve() in tasks.resolve().parents):
-        raise ConfigError(
-            f"the file for Label Studio, {tasks}, must lie in a folder that exists, and not in the output"
-        )
+        raise ConfigError(f"the file for Label Studio, {tasks}, must lie in a folder that exists, not in the output")
 
 
 @contextmanager
@@ -179,8 +177,9 @@ def explain_disk_errors(what: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        why = error.strerror or error
         raise JingyinError(
-            f"{what} can't be written: {error.strerror or error}; mend that and run the same command again: it resumes"
+            f"{what} can't be written: {why}; mend that and run the same command again: it resumes"
         ) from None
 
 

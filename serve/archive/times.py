@@ -20,9 +20,7 @@ _LONGEST = 32  # characters of a value that an error shows
 def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
     """Raise ConfigError when a column can't hold times, or a form is given that would not be used."""
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        raise ConfigError(
-            f"column {column!r} is {kind}, wanted times: text, timestamps, dates or seconds; name another"
-        )
+        raise ConfigError(f"column {column!r} is {kind}, wanted times: text, timestamps, dates, seconds")
     if form and not _is_text(kind):
         raise ConfigError(f"column {column!r} is {kind}, which needs no time format; leave --time-format out")
 

@@ -37,10 +37,8 @@ def kind_of(path: Path) -> Kind:
     name = path.with_suffix("") if codec else path
     found = FORMATS.get(name.suffix.lower())
     if found is None or (codec and found == "parquet"):
-        raise ConfigError(
-            f"the format of {path.name!r} is unknown; known are *.parquet, *.csv, *.jsonl (or .ndjson, .json: one "
-            "object a line), the text ones also with .gz or .zst"
-        )
+        raise ConfigError(f"the format of {path.name!r} is unknown; known are *.parquet, *.csv, *.jsonl (or .ndjson, "
+                          ".json: one object a line), the text ones also with .gz or .zst")  # fmt: skip
     return Kind(found, codec)
 
 
@@ -94,7 +92,7 @@ class _Text:
         self._stream: Any = file
         if kind.codec:
             self._stream = pa.CompressedOutputStream(os.fdopen(os.dup(file.fileno()), "wb"), kind.codec)
-        flat = pa.schema([field.with_type(_flat(field.type)) for field in schema])
+        flat = pa.schema([field.with_type(_flattened(pa.nulls(0, field.type)).type) for field in schema])
         self._csv = pa.csv.CSVWriter(self._stream, flat) if kind.format == "csv" else None
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -111,13 +109,8 @@ class _Text:
             self._stream.close()
 
 
-def _flat(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return kind.value_type
-    return pa.string() if pa.types.is_nested(kind) else kind
-
-
 def _flattened(column: pa.Array) -> pa.Array:
+    """Return a column as CSV holds it."""
     if pa.types.is_dictionary(column.type):
         return column.dictionary_decode()
     if pa.types.is_nested(column.type):

@@ -48,9 +48,8 @@ def add_campaigns(url: str, folder: Path) -> Iterator[tuple[str, str]]:
         labels = pq.read_table(folder / "labels.parquet", columns=["campaign", "label"])
         campaigns = pq.read_table(folder / "campaigns.parquet", columns=["campaign", "template"])
     except OSError as error:
-        raise ConfigError(
-            f"{folder} holds no answers ({type(error).__name__}); run jingyin campaigns --answers"
-        ) from None
+        kind = type(error).__name__
+        raise ConfigError(f"{folder} holds no answers ({kind}); run jingyin campaigns --answers") from None
     answered = dict(zip(*labels.filter(pc.is_valid(labels["label"])).to_pydict().values(), strict=True))
     for campaign, template in zip(*campaigns.to_pydict().values(), strict=True):
         if action := ACTION_OF.get(answered.get(campaign, "")):

@@ -48,9 +48,7 @@ REFUSAL_SECONDS = 0.05
 """How long a client that asks for more than its share waits for the answer: asking again at once would take the event
 loop from others."""
 
-PROTECTED = frozenset(
-    ("/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial")
-)
+PROTECTED = {"/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial"}
 """Routes that need a key, if there are keys; on a public address /metrics needs one too. Probes carry no keys."""
 _ROUTES = PROTECTED | {"/", "/admin/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 _BELOW = re.compile("(/admin/(?:known|senders))/.+")
@@ -289,11 +287,6 @@ async def _results(
     return results
 
 
-async def live(request: Request) -> Response:
-    """Answer: the event loop runs."""
-    return JsonResponse({"live": True})
-
-
 async def ready(request: Request) -> Response:
     """Answer whether this is the time to send messages: a worker accepts once all networks are warm, until it drains."""
     draining = request.scope["jingyin"].service.draining
@@ -365,7 +358,7 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
     routes = [
         Route("/v1/score", score, methods=["POST"]),
         Route("/admin/reload", reload, methods=["POST"]),
-        Route("/healthz", live),
+        Route("/healthz", JsonResponse({"live": True}), methods=["GET"]),  # the event loop runs
         Route("/readyz", ready),
         Route("/metrics", metrics),
         Route("/openapi.json", Response(OPENAPI, media_type="application/json"), methods=["GET"]),

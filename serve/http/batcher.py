@@ -11,7 +11,8 @@ A batch takes what waits, at most a number of messages that adapts so that a bat
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic, perf_counter
@@ -105,19 +106,17 @@ class Gate:
             asyncio.get_running_loop().call_soon(self._next_round)
 
 
+@dataclass(slots=True, eq=False)
 class _Job:
-    """The messages of one request, and their outcomes so far."""
+    """The messages of one request, and their outcomes so far; `left` of them wait, `seconds` is the next time slice."""
 
-    __slots__ = ("deadline", "future", "left", "outcomes", "seconds", "texts", "turn")
-
-    def __init__(self, texts: list[str | CleanText], outcomes: list[Outcome], deadline: float, turn: str) -> None:
-        self.texts = texts
-        self.outcomes = outcomes
-        self.left = len(texts)
-        self.deadline = deadline
-        self.seconds = SLICE_SECONDS  # the next slice of time
-        self.turn = turn
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    texts: list[str | CleanText]
+    outcomes: list[Outcome]
+    deadline: float
+    turn: str
+    left: int
+    seconds: float
+    future: asyncio.Future[None]
 
 
 class _Item(NamedTuple):
@@ -142,22 +141,16 @@ class _Turns:
         """Return the next messages, up to `most`, and no more than CHARACTERS but for the first."""
         batch: list[_Item] = []
         characters = 0
-        for item in self._drain():
-            batch.append(item)
-            characters += _length(item.job.texts[item.i])
-            if len(batch) == most or characters > CHARACTERS:
-                break
-        return batch
-
-    def _drain(self) -> Iterator[_Item]:
-        while self._waiting:
+        while self._waiting and len(batch) < most and characters <= CHARACTERS:
             turn = next(iter(self._waiting))
             waiting = self._waiting.pop(turn)
             item = waiting.popleft()
             if waiting:
                 self._waiting[turn] = waiting  # behind the others
             if not item.job.future.done():  # skip what has been answered
-                yield item
+                batch.append(item)
+                characters += _length(item.job.texts[item.i])
+        return batch
 
 
 class Batcher:
@@ -188,9 +181,9 @@ class Batcher:
     ) -> list[Outcome]:
         """Read the messages of one request until `deadline`, a time of the event loop; return the best reading of each.
 
-        A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if there is
-        no room for all of them, unless one message has had its first look. An `extra` text is no message of its own: it
-        is neither cached nor counted, nor seen by the shadow.
+        A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if there
+        is no room for all of them, unless one message has had its first look. An `extra` text is no message of its own:
+        it is neither cached nor counted, nor seen by the shadow.
         """
         outcomes: list[Outcome] = ["deadline"] * len(texts)
         turn = f"{client}\0{sender}"
@@ -208,7 +201,7 @@ class Batcher:
                 return outcomes
             raise BusyError("more messages of yours wait than your share of the queue holds; try again in a second")
         cleaned = [text if isinstance(look, str) else look.clean for text, look in zip(texts, outcomes, strict=True)]
-        job = _Job(cleaned, outcomes, deadline, turn)
+        job = _Job(cleaned, outcomes, deadline, turn, len(texts), SLICE_SECONDS, self._loop.create_future())
         timer = self._loop.call_at(deadline, self._resolve, job)
         for i in range(len(texts)):
             waiting.put(_Item(job, i))

@@ -24,9 +24,8 @@ def load_scorers(settings: Settings, folder: Path) -> tuple[Scorer, Scorer | Non
     """
     scorer = Scorer.load(folder / "bundle", **settings.rates)
     if settings.bundle_id not in (None, found := scorer.bundle.manifest.id):
-        raise BundleError(
-            f"the bundle has id {found}, the settings pin {settings.bundle_id}; deploy that bundle, or change bundle_id"
-        )
+        raise BundleError(f"the bundle has id {found}, the settings pin {settings.bundle_id}; deploy that bundle, or "
+                          "change bundle_id")  # fmt: skip
     warm(scorer)
     return scorer, Scorer.load(folder / "shadow", **settings.rates) if settings.shadow else None
 

@@ -129,7 +129,7 @@ class Workers(Multiprocess):
         self._bury(before)
 
     def handle_hup(self) -> None:
-        """Copy the bundle anew, and replace one worker after another, unless the first finds it or the settings wrong."""
+        """Copy the bundle anew, and replace one worker after another, unless the first finds a fault."""
         before, kept = list(self.processes), (self._settings, self._copied, self._load)
         try:
             if self._reread is not None:

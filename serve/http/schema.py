@@ -149,8 +149,8 @@ class MalformedError(InputError):
 def parse(body: bytes) -> Request:
     """Validate the body of /v1/score; raises MalformedError or InputError with all errors.
 
-    pydantic refuses lone surrogates, which become U+FFFD: anyone who writes a message can put one in, and a refusal would
-    be a way past the filter. Folding drops both alike.
+    pydantic refuses lone surrogates, which become U+FFFD: anyone who writes a message can put one in, and a refusal
+    would be a way past the filter. Folding drops both alike.
     """
     try:
         return REQUEST.validate_json(body)

@@ -12,12 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    SettingsConfigDict,
-    YamlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
@@ -148,6 +143,5 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         path.open("rb").close()  # the source passes over a missing file
         return YamlConfigSettingsSource(Settings, path, yaml_file_encoding="utf-8")()
     except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} can't be read as YAML names with values ({type(error).__name__}); see configs/serve.yaml"
-        ) from None
+        kind = type(error).__name__
+        raise ConfigError(f"{path} can't be read as YAML names with values ({kind}); see configs/serve.yaml") from None
