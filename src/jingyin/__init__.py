@@ -4,7 +4,7 @@ from jingyin import Scorer
 Scorer.load().score("...").action  # "pass", "review" or "block"
 
 The names of __all__ are public; all else may change with any version. `Scorer` is imported when it is asked for, since
-the gateway filters do without onnxruntime and its 88 MiB; so are `relabel`, `campaigns`, `scorer_columns` and
+the gateway filters do without onnxruntime and its memory; so are `relabel`, `campaigns`, `scorer_columns` and
 `score_dataframe`, which need the extra `batch` or `spark`.
 """
 

@@ -112,19 +112,18 @@ def relabel(
     Repeat the command to resume it. --compare and --label-studio use a finished output without scoring it again. Exit
     code 3: finished with rejected rows.
     """
-    from jingyin.serve.archive.relabel import lines
-    from jingyin.serve.archive.relabel import relabel as run  # the extra `batch`
+    from jingyin.serve.archive import relabel as archive  # the extra `batch`
 
     meanings = [pair.rpartition("=") for pair in label_map or []]
     if wrong := [pair for pair, (_, sign, _) in zip(label_map or [], meanings, strict=True) if not sign]:
         raise ConfigError(f"--label-map {wrong[0]!r} is not OLD=NEW")
-    result = run(
+    result = archive.relabel(
         inputs, output, text_column=text_column, id_column=id_column, bundle=bundle, encoding=encoding,
         delimiter=delimiter, errors=errors, keep_rejected=keep_rejected, compare=compare,
         label_map={old: new for old, _, new in meanings}, strict=strict, label_studio=label_studio, sample=sample,
         fresh=fresh, processes=processes, progress=True,
     )  # fmt: skip
-    for line in lines(result, output, as_json=json):
+    for line in archive.lines(result, output, as_json=json):
         typer.echo(line)
     if result.rejects:
         raise typer.Exit(3)
@@ -158,17 +157,16 @@ def campaigns(
 
     Output of `jingyin relabel` is not scored again. Exit code 3: finished with rejected rows.
     """
-    from jingyin.serve.archive.campaigns import campaigns as run  # the extra `batch`
-    from jingyin.serve.archive.campaigns import lines
+    from jingyin.serve.archive import campaigns as archive  # the extra `batch`
     from jingyin.serve.terminal import language_of
 
-    result = run(
+    result = archive.campaigns(
         inputs, output, text_column=text_column, id_column=id_column, sender=sender, receiver=receiver, time=time,
         time_format=time_format, every=every, min_rows=min_rows, bundle=bundle, encoding=encoding, delimiter=delimiter,
         label_studio=label_studio, answers=answers, language=language_of(lang, os.environ), fresh=fresh,
         processes=processes, progress=True,
     )  # fmt: skip
-    for line in lines(result, output, as_json=json):
+    for line in archive.lines(result, output, as_json=json):
         typer.echo(line)
     if result.rejects:
         raise typer.Exit(3)
@@ -202,15 +200,11 @@ def serve(
 
     Flags override JINGYIN_SERVE_* in the environment, which override the YAML file.
     """
+    flags = dict(locals())  # each has the name of its setting
     from jingyin.serve.http.process import run_server  # the extra `serve`
     from jingyin.serve.http.settings import load_settings
 
-    read = partial(
-        load_settings, config, host=host, port=port, uds=uds, bundle=bundle, bundle_id=bundle_id, review_rate=review_rate,
-        block_rate=block_rate, shadow=shadow, dry_run=dry_run, keys=keys, allow_open=allow_open, workers=workers,
-        deadline_ms=deadline_ms, on_deadline=on_deadline, explain=explain, page=page,
-        tls_certificate=tls_certificate, tls_key=tls_key,
-    )  # fmt: skip
+    read = partial(load_settings, **flags)
     run_server(read(), reread=read)
 
 
@@ -484,10 +478,9 @@ def drift(
 
     Doesn't read the texts.
     """
-    from jingyin.serve.archive.drift import drift as compare  # the extra `batch`
-    from jingyin.serve.archive.drift import lines
+    from jingyin.serve.archive import drift as archive  # the extra `batch`
 
-    for line in lines(compare(reference, current, out)):
+    for line in archive.lines(archive.drift(reference, current, out)):
         typer.echo(line)
 
 
