@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from time import sleep
 
 import pytest
 from tests.serve.http.http_fakes import Process, post, receive, until
@@ -102,12 +103,13 @@ def keep_asking(server: Process, stop: Event) -> set[object]:
                 answer = receive(connection)
                 assert answer.startswith(b"HTTP/1.1 200 "), answer
                 found.add(body(answer)["bundle"])
+                sleep(0.005)  # which leaves the processor to the workers that start
     return found
 
 
 def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
-    server = Process({"BROKEN": str(tmp_path / "broken")}, workers=2)
+    server = Process({"BROKEN": str(tmp_path / "broken")})
     log = server.process.communicate(timeout=100)[1].decode()
     server.folder.cleanup()
     assert server.process.returncode == 1
