@@ -23,14 +23,14 @@ from memory_week import MEMORIES, week
 from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
-from jingyin.serve.memory.known import COMPANY, Index, Wording, hashes, holds, log_odds
+from jingyin.serve.memory.known import COMPANY, Index, KnownAction, Wording, hashes, holds, log_odds
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listening
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import SLOT, expand
 
-COPIES, WORDINGS, CHANGED = 1_000, 10_000, 3
+COPIES, WORDINGS, CHANGED = 500, 10_000, 3
 SECRET = Secret(bytes(32), encrypts=False)
 HAN = [chr(code) for code in range(0x4E00, 0x9000)]
 LAWFUL = ("ordinary", "lawful_collection")
@@ -48,19 +48,21 @@ class Judge:
     def risk(self, text: str) -> float:
         return next(self._scorer.scored([text])).decision.risk
 
-    def holds(self, wording: Wording, text: str) -> bool:
-        cleaned = clean(text).text
-        for match in Index([wording], SECRET.salt).find(cleaned):
+    def flags(self, text: str) -> bool:
+        return self.risk(text) >= self._scorer.bundle.manifest.review.risk
+
+    def hits(self, index: Index, text: str) -> bool:
+        for match in index.find(clean(text).text):
             if holds(match, self.risk(text)):
                 return True
-            if wording.action != "pass" and len(match.part) < COMPANY * len(cleaned):
-                return holds(match, self.risk(match.part))
+            if match.wording.action != "pass" and match.around >= COMPANY:
+                return holds(match, self.risk(match.part), alone=True)
         return False
 
 
-def _wording(text: str, action: str, risk: float, number: int = 0) -> Wording:
+def _wording(text: str, action: KnownAction, risk: float) -> Wording:
     triples = frozenset(hashes(clean(text).text, SECRET.salt))
-    return Wording(str(number), action, "", "", 0, 0, log_odds(risk), triples)  # type: ignore[arg-type]
+    return Wording(text, action, "", "", 0, 0, log_odds(risk), triples)
 
 
 def known(corpora: Sequence[Path], bundle: Path | None) -> None:
@@ -69,10 +71,14 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
     rows = [row for folder in default_folders() for row in load(folder)]
     flagged = [row for row in rows if row.label in FLAGGED and len(row.text) > 15]
     slotted = rng.sample([row for row in flagged if SLOT.search(row.text)], COPIES)
-    short = [row.text for row in rows if row.label in LAWFUL and 10 < len(row.text) < 60]
+    lawful = [row for row in rows if row.label in LAWFUL]
+    short = [row.text for row in lawful if 10 < len(row.text) < 60]
 
     def company() -> str:
         return expand(rng.choice(short), rng)
+
+    def hit(known: str, action: KnownAction, text: str) -> bool:
+        return judge.hits(Index([_wording(known, action, judge.risk(known))], SECRET.salt), text)
 
     copies: dict[str, Callable[[str], str]] = {
         "other names and sums": lambda text: text,
@@ -81,35 +87,29 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
         f"{CHANGED} characters changed": lambda text: _changed(text, rng),
     }
     for name, change in copies.items():
-        stopped = 0
-        for row in slotted:
-            text = expand(row.text, rng)
-            stopped += judge.holds(_wording(text, "block", judge.risk(text)), change(expand(row.text, rng)))
-        print(f"{name}: {stopped / COPIES:.1%} of {COPIES:,} near-copies of a threat stopped", flush=True)
-    same = sum(_passes(judge, row.text, rng) for row in rng.sample([r for r in rows if r.label in LAWFUL], COPIES))
+        pairs = [(expand(row.text, rng), change(expand(row.text, rng))) for row in slotted]
+        alone = sum(judge.flags(copy) for _, copy in pairs)
+        stopped = sum(judge.flags(copy) or hit(text, "block", copy) for text, copy in pairs)
+        print(f"{name}: {stopped / COPIES:.1%} of {COPIES:,} near-copies of a threat stopped, {alone / COPIES:.1%} alone",
+              flush=True)  # fmt: skip
+    same = sum(hit(expand(row.text, rng), "pass", expand(row.text, rng)) for row in rng.sample(lawful, COPIES))
     print(f"lawful notices with other names and sums: {same / COPIES:.1%} of {COPIES:,} near-copies passed")
     twins = list(_twins(rng))
-    blocked = [judge.holds(_wording(threat, "block", judge.risk(threat)), lawful) for threat, lawful in twins]
-    alone = [judge.risk(lawful) < judge._scorer.bundle.manifest.review.risk for _, lawful in twins]
-    passed = [judge.holds(_wording(lawful, "pass", judge.risk(lawful)), threat) for threat, lawful in twins]
-    fresh = sum(hit and passes for hit, passes in zip(blocked, alone, strict=True))
-    print(f"of {len(twins):,} innocents and their threatening twins: {sum(blocked)} innocents hit by the threat "
-          f"({fresh} of them pass alone), {sum(passed)} threats passed by the innocent")  # fmt: skip
-    texts = [expand(row.text, rng) for row in rng.sample(flagged, min(WORDINGS, len(flagged)))]
-    wordings = [_wording(text, "block", 0.5, i) for i, text in enumerate(texts)]
-    index = Index(wordings, SECRET.salt)
-    ordinary = [clean(text).text for file in corpora for text in traffic.texts(file)]
-    found = [(text, match) for text in ordinary for match in index.find(text)]
-    hit = {text for text, match in found if holds(match, judge.risk(text))}
-    print(f"{len(wordings):,} wordings hit {len(hit)} of {len(ordinary):,} ordinary messages")
+    blocked = sum(not judge.flags(innocent) and hit(threat, "block", innocent) for threat, innocent in twins)
+    passed = sum(hit(innocent, "pass", threat) for threat, innocent in twins)
+    print(f"of {len(twins):,} innocents and their threatening twins: {blocked} innocents that pass alone hit by the threat, "
+          f"{passed} threats passed by the innocent", flush=True)  # fmt: skip
+    texts = (expand(row.text, rng) for row in rng.sample(flagged, min(WORDINGS, len(flagged))))
+    # The risk of most threats is higher, and fewer messages are near it.
+    index = Index([_wording(text, "block", 0.5) for text in texts], SECRET.salt)
+    ordinary = [text for file in corpora for text in traffic.texts(file)]
+    found = [text for text in ordinary if judge.hits(index, text) and not judge.flags(text)]
+    print(f"{len(index.wordings):,} wordings hit {len(found)} of {len(ordinary):,} ordinary messages")
+    cleaned = [clean(text).text for text in ordinary]
     begun = time.thread_time()
-    for text in ordinary:
+    for text in cleaned:
         index.find(text)
-    print(f"{(time.thread_time() - begun) / len(ordinary) * 1e6:.1f} us a message")
-
-
-def _passes(judge: Judge, template: str, rng: Random) -> bool:
-    return judge.holds(_wording(expand(template, rng), "pass", 0.5), expand(template, rng))
+    print(f"{(time.thread_time() - begun) / len(cleaned) * 1e6:.1f} us a message")
 
 
 def _changed(text: str, rng: Random) -> str:

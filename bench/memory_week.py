@@ -4,8 +4,9 @@ Ordinary messages of corpora come from their users (`user` of a row, else one se
 every twenty messages), in random order over seven days. The gangs each have a threat of their own, from rows of a case
 that the bundle has not seen, with names and sums filled anew in each copy, one contact and SENDERS senders. They write
 to some people a day. A gang sees whether a message arrives. One that is stopped is edited (the edits of
-bench/attack.py, or a lawful sentence before or behind) and sent again from the next sender, up to TRIES times; what
-arrived is how the next victim is written to. Once a day an analyst looks at the JUDGED largest groups of near-copies
+train/evaluate/attacks.py, or a lawful sentence before or behind) and sent again from the next sender, up to TRIES
+times; what arrived is how the next victim is written to. One gang in BULK_GANGS also writes to BULK people within ten
+minutes, once, and does not try again there. Once a day an analyst looks at the JUDGED largest groups of near-copies
 among the day's messages of a risk from .1 on, and makes the commonest message of each a known wording.
 """
 
@@ -42,6 +43,7 @@ from jingyin.train.evaluate.attacks import EDITS
 
 DAY = 86_400.0
 SENDERS, TRIES, JUDGED = 4, 8, 20
+BULK_GANGS, BULK = 10, 50
 MEMORIES = {
     "message alone": "",
     "with senders": "senders",
@@ -217,8 +219,11 @@ async def _simulate(
     ]
     for i in range(len(gangs)):
         events += [(rng.uniform(0, 7 * DAY), -1 - i, i, 1, None) for _ in range(7 * victims)]
+        if i % BULK_GANGS == 0:
+            begun = rng.uniform(DAY, 7 * DAY)
+            events += [(begun + rng.uniform(0, 600), -1 - i, i, TRIES, None) for _ in range(BULK)]
     heapq.heapify(events)
-    counts: Counter[str] = Counter(victims=7 * victims * len(gangs))
+    counts: Counter[str] = Counter(victims=len(events) - len(ordinary))
     day: list[tuple[str, str, str]] = []  # clean text, text and truth of what was suspicious
     judged = 1
     while events:

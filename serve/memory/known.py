@@ -3,13 +3,14 @@
 A wording is kept as hashes of the character triples of its clean text, so that numbers, links and what the normaliser
 undoes make no difference. The two directions differ:
 
-    block, review   BLOCK_SHARE of the wording's triples are in the message, whatever stands before and behind; and the
-                    model finds the message about as suspicious as the wording: a lawful notice may share most of its
-                    words with a threat, and has another risk. A message with nearly all triples needs no risk.
+    block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model finds
+                    the message about as suspicious as the wording: a lawful notice may share most of its words with a
+                    threat, and has another risk. Longer company is set aside and the rest judged alone.
     pass            PASS_SHARE of the wording is in the message, and nothing of the message but short slots is outside
                     the wording: a threat behind a known notice is not explained by it.
 
-Triples and not pairs: at equal near-copies found they hit a third fewer of the lawful twins of threats.
+Triples and not pairs: at equal near-copies found they hit a third fewer of the lawful twins of threats. The words that
+carry a wording's risk (by explanations) separate near-copies from lawful twins no better than the fall in risk.
 """
 
 import asyncio
@@ -37,13 +38,11 @@ CHARACTERS = 500
 """So much of a wording and of a message counts: seven parts of an SMS."""
 FEWEST = 8
 """Characters of a wording; fewer are in too many messages."""
-BLOCK_SHARE, PASS_SHARE = 0.5, 0.9
-LEAST_RISK = 0.1
-"""Risk below which a message is no near-copy of a threat, unless it has PASS_SHARE of its wording."""
-FALL = 3.0
-"""By how much the log-odds of its risk may be below those of the wording."""
-COMPANY = 0.8
-"""A wording that fills less of a message is read once more without what stands around it."""
+BLOCK_SHARE, PASS_SHARE = 0.65, 0.9
+LEAST_RISK, FALL = 0.1, 1.5
+"""Risk of a near-copy of a threat, unless it holds the whole wording; by how much its log-odds may be below the wording's."""
+AROUND, COMPANY = 5, 16
+"""Characters before or behind the wording in a near-copy, at most; from how many on the part between is read alone."""
 LONGEST_SLOT, COVERED = 3, 0.85
 """Characters in a row of a message that a wording which passes it may leave unexplained; share that it must explain."""
 
@@ -85,12 +84,18 @@ class Wording(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A wording that a message holds, `share` of it, in `part` of the clean text; whether it explains all of that text."""
+    """A wording that a message holds, `share` of it, in `part` of the clean text.
+
+    `around` characters of the text stand before or behind that part; `explains` says whether nothing of the text is
+    outside the wording but short slots, `whole` whether nothing is and no triple of the wording is missing.
+    """
 
     wording: Wording
     share: float
     part: CleanString
+    around: int
     explains: bool
+    whole: bool
 
 
 class Index:
@@ -151,9 +156,11 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int]) ->
             covered[i : i + 3] = True
     places = np.flatnonzero(covered)
     gaps = np.diff(np.concatenate([[-1], places, [len(covered)]])) - 1
+    gaps[-1] += max(0, len(text) - CHARACTERS)
     explains = share >= PASS_SHARE and gaps.max() <= LONGEST_SLOT and covered.mean() >= COVERED
     data = text.encode("utf-16-le", "surrogatepass")[2 * places[0] : 2 * places[-1] + 2]
-    return Match(wording, share, CleanString(data.decode("utf-16-le", "ignore")), bool(explains))
+    part = CleanString(data.decode("utf-16-le", "ignore"))
+    return Match(wording, share, part, int(max(gaps[0], gaps[-1])), bool(explains), share == 1 and not gaps.any())
 
 
 def log_odds(risk: float) -> float:
@@ -162,13 +169,15 @@ def log_odds(risk: float) -> float:
     return math.log(bounded / (1 - bounded))
 
 
-def holds(match: Match, risk: float | None) -> bool:
-    """Whether a match decides on a message of this risk; None for one that was not scored."""
+def holds(match: Match, risk: float | None, *, alone: bool = False) -> bool:
+    """Whether a match decides on a message of this risk, None if not scored; `alone`: the risk is that of its part."""
     if match.wording.action == "pass":
         return match.explains
-    if match.share >= PASS_SHARE:
+    if match.whole:
         return True
-    return risk is not None and risk >= LEAST_RISK and log_odds(risk) > match.wording.odds - FALL
+    if risk is None or (match.around > AROUND and not alone) or log_odds(risk) <= match.wording.odds - FALL:
+        return False
+    return match.share == 1 or risk >= LEAST_RISK
 
 
 class Known:

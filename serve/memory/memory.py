@@ -21,7 +21,7 @@ from jingyin.model.text import CleanString
 from jingyin.serve.http.observe import log
 from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
-from jingyin.serve.memory.known import CHARACTERS, COMPANY, Known, Match, holds
+from jingyin.serve.memory.known import COMPANY, Known, Match, holds
 from jingyin.serve.memory.policy import Policy, Source, read_policy
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.memory.senders import Suspects
@@ -118,9 +118,9 @@ class Memory:
         for match in self.known.index.find(text):
             if holds(match, risk):
                 return match
-            if match.wording.action != "pass" and len(match.part) < COMPANY * len(text[:CHARACTERS]):
+            if match.wording.action != "pass" and match.around >= COMPANY:
                 alone = await context.read(match.part)
-                if alone and alone.final and holds(match, alone.decision.risk):
+                if alone and alone.final and holds(match, alone.decision.risk, alone=True):
                     return match
         return None
 

@@ -45,7 +45,7 @@ def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
         number = await judge(gateway, THREAT, "block", 0.4)
         answer = await gateway.send(COPY, 0.3)
         assert (answer.action, answer.reason, answer.more["known"]) == ("block", "known", number)
-        assert await gateway.reason(f"周末聚餐定在老地方，大家记得准时。{COPY}收到请回复，谢谢", 0.3) == "block known"
+        assert await gateway.reason(f"{COPY}收到请回", 0.3) == "block known"
         assert await gateway.reason(COPY.replace("通知", "通 知").replace("联系", "聯係"), 0.3) == "block known"
         assert await gateway.reason(COPY, 0.9) == "block known"
         assert await gateway.reason("周末聚餐定在老地方", 0.3) == "pass scored"
@@ -60,6 +60,7 @@ def test_a_lawful_notice_of_the_same_words_is_none() -> None:
         assert await gateway.reason(LAWFUL, 0.02) == "pass scored"
         assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
         assert await gateway.reason(THREAT, 0.02) == "block known"  # word for word
+        assert await gateway.reason(f"有人收到“{THREAT}”吗", 0.02) == "pass scored"  # nor is who quotes it
 
     run(test)
 
@@ -69,7 +70,7 @@ def test_company_that_lowers_the_risk_does_not_help() -> None:
         gateway = Gateway()
         gateway.risks = {"^王强|^李小红|^你在": 0.95}
         await judge(gateway, THREAT, "block", 0.97)
-        company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。" * 2
+        company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。"
         assert await gateway.reason(company + COPY + company, 0.05) == "block known"
         assert await gateway.reason(company, 0.05) == "pass scored"
 
@@ -85,6 +86,17 @@ def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
             assert await gateway.reason(NOTICE_COPY + threat, 0.95) == "block scored"
             assert await gateway.reason(threat + NOTICE_COPY, 0.95) == "block scored"
         assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "砸你家玻璃"), 0.95) == "block scored"
+
+    run(test)
+
+
+def test_what_stands_behind_the_500th_character_is_not_explained() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        notice = "".join(chr(0x4E00 + 7 * i) for i in range(600))
+        await judge(gateway, notice[:500], "pass", 0.95)
+        assert await gateway.reason(notice[:500], 0.95) == "pass known"
+        assert await gateway.reason(notice[:500] + "不交就上你家", 0.95) == "block scored"
 
     run(test)
 
