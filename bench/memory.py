@@ -1,6 +1,7 @@
 """Measures what the memory of a gateway is worth, and what it costs.
 
     python bench/memory.py week CORPUS... --threats TEST [--with NAME...]    a simulated week, see memory_week.py
+    python bench/memory.py sender TEST    one who edits a flagged threat until it passes, alone and remembered
     python bench/memory.py known CORPUS...    known wordings: near-copies stopped, lawful twins and CORPUS hit, time
     python bench/memory.py cost [redis://...]    a message's round trip: in memory, over a socket, on a server
 
@@ -13,12 +14,13 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
 import traffic
-from memory_week import MEMORIES, week
+from memory_week import MEMORIES, World, flagged_templates, week
 
 from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
@@ -29,6 +31,7 @@ from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listeni
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import SLOT, expand
+from jingyin.train.evaluate.attacks import GreedyAttack
 
 COPIES, WORDINGS, CHANGED = 500, 10_000, 3
 SECRET = Secret(bytes(32), encrypts=False)
@@ -132,6 +135,40 @@ def _twins(rng: Random) -> Iterator[tuple[str, str]]:
             yield from ((threat, text) for label, text in pair if label in LAWFUL)
 
 
+# ---- a sender who tries again
+
+
+def sender(threats: Path, count: int, bundle: Path | None) -> None:
+    """Print how many flagged threats pass after edits, each from a sender of its own, with a minute between tries."""
+    scorer = Scorer.load(bundle)
+    rng = Random(11)
+    templates = flagged_templates(threats)
+    texts = (expand(template, rng) for template in rng.sample(templates, len(templates)))
+    flagged = list(islice((text for text in texts if scorer.score(text).action != "pass"), count))
+    for name in ("message alone", "with all"):
+        tries = asyncio.run(_tries(World(scorer, MEMORIES[name]), flagged))
+        through = (sum(each is not None and each <= most for each in tries) / len(tries) for most in (1, 3, 8, 10))
+        print(f"{name}: of {len(tries)} threats pass within 1, 3, 8, 10 tries: "
+              + ", ".join(f"{share:.1%}" for share in through), flush=True)  # fmt: skip
+
+
+async def _tries(world: World, texts: Sequence[str]) -> list[int | None]:
+    """Return at which try each text passes, in a thread for the attack, which is not asynchronous."""
+    loop = asyncio.get_running_loop()
+    found: list[int | None] = []
+
+    def passes(text: str) -> bool:
+        world.now += 60
+        answer = asyncio.run_coroutine_threadsafe(world.send(world.scored(text), f"sender {len(found)}"), loop)
+        return answer.result().action == "pass"
+
+    attack = GreedyAttack(passes)
+    for text in texts:
+        await asyncio.to_thread(passes, text)
+        found.append(await asyncio.to_thread(attack.tries, text))
+    return found
+
+
 # ---- cost
 
 
@@ -174,13 +211,17 @@ def main() -> None:
     simulated.add_argument("--victims", type=int, default=2, help="of a gang, a day")
     simulated.add_argument("--bundle", type=Path)
     simulated.add_argument("--with", dest="memories", nargs="*", choices=MEMORIES, default=[])
+    again = what.add_parser("sender")
+    again.add_argument("threats", type=Path)
+    again.add_argument("--count", type=int, default=300)
+    again.add_argument("--bundle", type=Path)
     wordings = what.add_parser("known")
     wordings.add_argument("corpora", nargs="+", type=Path)
     wordings.add_argument("--bundle", type=Path)
     trip = what.add_parser("cost")
     trip.add_argument("address", nargs="?")
     args = vars(parser.parse_args())
-    {"week": week, "known": known, "cost": cost}[args.pop("what")](**args)
+    {"week": week, "sender": sender, "known": known, "cost": cost}[args.pop("what")](**args)
 
 
 if __name__ == "__main__":

@@ -130,15 +130,15 @@ class World:
             if "contacts" not in on:
                 suspects.marks = lambda key, sender, contacts: marks(key, sender, ())  # type: ignore[method-assign]
 
-    def risk(self, text: str) -> float:
-        """Return the risk of a text."""
-        return next(self._scorer.scored([text])).decision.risk
+    def scored(self, text: str) -> Scored:
+        """Return a text as it is read."""
+        return next(self._scorer.scored([text]))
 
     async def send(self, scored: Scored, sender: str) -> Answer:
         """Return what the service answers."""
 
         async def read(text: str) -> Scored:
-            return next(self._scorer.scored([text]))
+            return self.scored(text)
 
         origin = Origin("", "", sender, None, float("inf"))
         return await self.memory.judge(
@@ -159,11 +159,11 @@ def week(
     scorer = Scorer.load(bundle)
     rng = Random(6)
     ordinary = _ordinary(corpora, messages, scorer, rng)
-    templates = rng.sample(_flagged(threats), gangs)
+    templates = rng.sample(flagged_templates(threats), gangs)
     print(f"{len(ordinary):,} ordinary messages, {gangs} gangs, bundle {scorer.bundle.manifest.id}")
     alone = None
     for name in memories or MEMORIES:
-        counts, false = asyncio.run(_simulate(World(scorer, MEMORIES[name]), ordinary, templates, scorer, victims))
+        counts, false = asyncio.run(_simulate(World(scorer, MEMORIES[name]), ordinary, templates, victims))
         alone = false if alone is None else alone
         sent, stopped = counts["sent"], counts["stopped"]
         print(
@@ -197,7 +197,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
             yield row["text"], row.get("user") or (signature[1] if signature else "")
 
 
-def _flagged(file: Path) -> list[str]:
+def flagged_templates(file: Path) -> list[str]:
     """Return the different templates of flagged rows of cases in the test split of a corpus, or of JSON lines."""
     if file.suffix == ".parquet":
         rows = [row for row in pq.read_table(file).to_pylist() if row["case"] and not row["evasion"]]
@@ -207,7 +207,7 @@ def _flagged(file: Path) -> list[str]:
 
 
 async def _simulate(
-    world: World, ordinary: Sequence[Sent], templates: Sequence[str], scorer: Scorer, victims: int
+    world: World, ordinary: Sequence[Sent], templates: Sequence[str], victims: int
 ) -> tuple[Counter[str], int]:
     rng = Random(7)
     start, false = world.now, 0
@@ -239,7 +239,7 @@ async def _simulate(
             gang = gangs[i]
             edits = list(gang.edits if given is None else given)
             text = gang.write(edits)
-            scored, sender = next(scorer.scored([text])), f"gang {i} {gang.turn % SENDERS}"
+            scored, sender = world.scored(text), f"gang {i} {gang.turn % SENDERS}"
         answer = await world.send(scored, sender)
         passes = answer.action == "pass"
         if scored.decision.risk >= 0.1:
@@ -275,6 +275,6 @@ async def _judge(world: World, day: Sequence[tuple[str, str, str]]) -> None:
         members[int(stands[numbers[each[0]]])].append(each)
     for group in sorted(members.values(), key=len, reverse=True)[:JUDGED]:
         text, original, truth = max(group, key=lambda each: sum(other[0] == each[0] for other in group))
-        risk = world.risk(original)
+        risk = world.scored(original).decision.risk
         if len(text) >= 10:
             await world.memory.known.add(NewWording(action=truth, text=original), "analyst", risk)  # type: ignore[arg-type]

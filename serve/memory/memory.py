@@ -135,32 +135,34 @@ class Memory:
         marks: list[str] = []
         if suspects:
             marks = suspects.marks(key, sender, contacts(scored.clean.original) if has_contact(text) else [])
-        asked = suspects.ask(marks, own, risk) if suspects else []
+        asked = suspects.ask(marks, text, own) if suspects else []
         counted = bursts.ask(text) if bursts and risk >= bursts.settings.risk else []
         ops = [*asked, *counted, *([Op("add", "hits", match.wording.id.encode())] if match else [])]
         passed = answer.action == "pass"
-        if conversations and sender and receiver and scored.final and answer.action != "block" and not match:
+        talks = sender and receiver and scored.final and answer.action != "block" and not match
+        if conversations and sender and receiver and talks:
             ops.append(conversations.ask(conversations.slot(key, sender, receiver), text, keep=passed))
         if not ops:
             return answer
         begun = perf_counter()
         results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
         self._metrics.state_seconds.observe(perf_counter() - begun)
-        if suspects and answer.action == own == "pass" and (who := suspects.suspicious(marks, risk, results)):
-            answer = answer._replace(action="review", reason=who)
+        if suspects and answer.action == own == "pass" and not match:
+            who = suspects.suspicious(marks, text, risk, results[: len(asked)])
+            answer = answer._replace(action="review", reason=who) if who else answer
         if counted and bursts:
             near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)])
             self._metrics.near_duplicates.observe(near)
             answer = answer._replace(more={**answer.more, "near_duplicates": near})
             if answer.action == "pass" and near > bursts.settings.count:
                 answer = answer._replace(action="review", reason="burst")
-        if not (conversations and ops[-1].name == "shift"):
+        if not (conversations and talks):
             return answer
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, answer, joined) if joined else answer
         # What does not pass after all is not joined with later messages.
         if passed and judged.action != "pass" and not trial:
-            later = suspects.ask(marks, judged.action, risk) if suspects and judged is not answer else []
+            later = suspects.ask(marks, text, judged.action) if suspects and judged is not answer else []
             await self.state.run([Op("unshift", ops[-1].key), *later])
         return judged
 

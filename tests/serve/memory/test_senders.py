@@ -32,14 +32,28 @@ def test_what_follows_a_flagged_message_is_held_for_a_day() -> None:
         phone = Phone()
         assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
         assert await phone.reason(THREAT, 0.6, sender="a") == "review scored"
-        assert await phone.reason(MILD, 0.1, sender="a") == "review sender"
-        assert await phone.reason(MILD, 0.09, sender="a") == "pass scored"
+        assert await phone.reason(MILD, 0.05, sender="a") == "review sender"
+        assert await phone.reason(MILD, 0.04, sender="a") == "pass scored"
         assert await phone.reason(MILD, 0.2, sender="b") == "pass scored"
         assert await phone.reason(MILD, 0.2) == "pass scored"
         phone.clock.now += DAY - 1
-        assert await phone.reason(MILD, 0.1, sender="a") == "review sender"
+        assert await phone.reason(MILD, 0.05, sender="a") == "review sender"
         phone.clock.now += 1
-        assert await phone.reason(MILD, 0.1, sender="a") == "pass scored"
+        assert await phone.reason(MILD, 0.05, sender="a") == "pass scored"
+
+    run(test)
+
+
+def test_an_edited_copy_of_a_flagged_message_is_held_at_any_risk() -> None:
+    async def test() -> None:
+        phone = Phone()
+        await phone.send(THREAT, 0.6, sender="a")
+        edited = f"麻烦看一下，{THREAT}，谢谢"
+        assert await phone.reason(edited, 0.0, sender="b") == "pass scored"
+        assert await phone.reason(edited, 0.0, sender="a") == "review sender"
+        assert await phone.reason(NOTICE, 0.0, sender="a") == "pass scored"
+        phone.clock.now += DAY
+        assert await phone.reason(edited, 0.0, sender="a") == "pass scored"
 
     run(test)
 
@@ -50,9 +64,9 @@ def test_a_second_blocked_message_doubles_the_time() -> None:
         for _ in range(2):
             await phone.send(THREAT, 0.95, sender="a")
         phone.clock.now += 2 * DAY - 1
-        assert await phone.reason(MILD, 0.1, sender="a") == "review sender"
+        assert await phone.reason(MILD, 0.05, sender="a") == "review sender"
         phone.clock.now += 2
-        assert await phone.reason(MILD, 0.1, sender="a") == "pass scored"
+        assert await phone.reason(MILD, 0.05, sender="a") == "pass scored"
 
     run(test)
 
@@ -116,7 +130,7 @@ def test_a_contact_gives_away_whoever_rewords(first: str, second: str) -> None:
         phone = Phone()
         await phone.send(f"不还钱就{first}", 0.6, sender="a")
         assert await phone.reason(f"最后一次{second}", 0.1, sender="b") == "review contact"
-        assert await phone.reason(f"最后一次{second}", 0.05, sender="b") == "pass scored"
+        assert await phone.reason(f"最后一次{second}", 0.04, sender="b") == "pass scored"
 
     run(test)
 
