@@ -3,7 +3,7 @@
 A message that the model alone passes, of a risk from `risk` on, gets review when its sender, or a contact that it
 holds, stood in a flagged message less than `seconds` ago; twice that if another was blocked meanwhile. So does, of any
 risk, one that has COPIED of the triples of a flagged message of its sender: whoever edits what did not arrive keeps
-most of it. Whoever sends much is judged by shares: a sender by more than 1 flagged message in SHARE, so that a stolen
+most of it; and every message of a sender who had STRIKES flagged, unless OFTEN times as many passed. Whoever sends much is judged by shares: a sender by more than 1 flagged message in SHARE, so that a stolen
 account does not silence a bank; a contact that was passed more often than flagged is everybody's, such as a hotline.
 
 What passes is counted by a sample, so that ordinary traffic costs next to nothing.
@@ -26,6 +26,8 @@ SAMPLE = 16
 """One in so many messages that pass is counted, and counts for all of them."""
 COPIED = 0.4
 """Share of the triples of a flagged message in an edited one."""
+STRIKES, OFTEN = 3, 10
+"""Flagged messages of a sender from which on all of its messages are held; passed ones for each, at most."""
 SENDER, CONTACT = "s:", "c:"
 """How keys of marks begin; the rest is a hash."""
 
@@ -81,8 +83,9 @@ class Suspects:
         for i, mark in enumerate(marks):
             marked, flagged, others = results[3 * i : 3 * i + 3]
             is_sender = mark.startswith(SENDER)
-            most = (SHARE if is_sender else 1) * max(1.0, flagged)
-            if marked and others <= most and (enough or (is_sender and self._copied(text, results[-1]))):
+            if not marked or others > (SHARE if is_sender else 1) * max(1.0, flagged):
+                continue
+            if enough or (is_sender and (_strikes(flagged, others) or self._copied(text, results[-1]))):
                 return "sender" if is_sender else "contact"
         return None
 
@@ -94,3 +97,7 @@ class Suspects:
         there = self._triples(text)
         opened = (set(map(int, (self._secret.open(each) or "").split())) for each in kept)
         return any(each and len(each & there) >= COPIED * len(each) for each in opened)
+
+
+def _strikes(flagged: float, others: float) -> bool:
+    return flagged >= STRIKES and others <= OFTEN * flagged

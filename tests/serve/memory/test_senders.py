@@ -58,6 +58,19 @@ def test_an_edited_copy_of_a_flagged_message_is_held_at_any_risk() -> None:
     run(test)
 
 
+def test_after_three_strikes_all_of_a_sender_is_held_unless_it_sends_much() -> None:
+    async def test() -> None:
+        for sends_much in (False, True):
+            phone = Phone(sampled=sends_much)
+            for _ in range(3):
+                assert await phone.reason(MILD, 0.0, sender="a") == "pass scored"
+                await phone.send(THREAT, 0.95, sender="a")
+            assert await phone.reason(MILD, 0.0, sender="a") == ("pass scored" if sends_much else "review sender")
+            assert await phone.reason(MILD, 0.0, sender="b") == "pass scored"
+
+    run(test)
+
+
 def test_a_second_blocked_message_doubles_the_time() -> None:
     async def test() -> None:
         phone = Phone()
