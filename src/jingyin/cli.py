@@ -125,6 +125,8 @@ def relabel(
     )  # fmt: skip
     for line in archive.lines(result, output, as_json=json):
         typer.echo(line)
+    if label_studio and not result.tasks:
+        typer.echo(f"no tasks: no row {'changed' if compare else 'has action review'}", err=True)
     if result.rejects:
         raise typer.Exit(3)
 
