@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,22 +45,22 @@ class Rows:
 
     def take(self, index: NDArray[np.int64]) -> "Rows":
         """Return the rows at `index`, in that order."""
-        pick = index.tolist()
-        return Rows(
-            [self.cleaned[i] for i in pick], self.labels[index], self.weights[index], self.messages[index],
-            [self.families[i] for i in pick], [self.sources[i] for i in pick], [self.cases[i] for i in pick],
-            [self.signs[i] for i in pick],
-        )  # fmt: skip
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        pick: dict[str, Any] = {
+            name: [each[i] for i in index.tolist()] if isinstance(each, list) else each[index]
+            for name, each in columns.items()
+        }
+        return Rows(**pick)
 
     def and_(self, others: "Rows") -> "Rows":
         """Return these rows and `others` behind them, as messages of their own."""
-        first = self.messages.max(initial=-1) + 1
-        return Rows(
-            self.cleaned + others.cleaned, np.concatenate([self.labels, others.labels]),
-            np.concatenate([self.weights, others.weights]), np.concatenate([self.messages, others.messages + first]),
-            self.families + others.families, self.sources + others.sources, self.cases + others.cases,
-            self.signs + others.signs,
-        )  # fmt: skip
+        others = replace(others, messages=others.messages + self.messages.max(initial=-1) + 1)
+        pairs = {field.name: (getattr(self, field.name), getattr(others, field.name)) for field in fields(self)}
+        both: dict[str, Any] = {
+            name: [*one, *two] if isinstance(one, list) else np.concatenate([one, two])
+            for name, (one, two) in pairs.items()
+        }
+        return Rows(**both)
 
     def drawn(self, rows: int | None, seed: int) -> "Rows":
         """Return `rows` of the rows, drawn by seed and in their order; all of them for None."""
@@ -96,10 +97,7 @@ def _read(path: Path, _changed: int) -> Rows:
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
         np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"])),  # mean 1 in every split
         np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
-        table["family"],
-        table["source"],
-        table["case"],
-        table["signs"],
+        *(table[name] for name in ("family", "source", "case", "signs")),
     )
 
 
@@ -110,17 +108,8 @@ SIDES = ("flagged", "not_flagged")
 def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
     count = len(cleaned)
-    nothing = [""] * count
-    return Rows(
-        cleaned,
-        np.full(count, -1),
-        np.ones(count, np.float32),
-        np.arange(count),
-        nothing,
-        ["unlabelled"] * count,
-        nothing,
-        [UNKNOWN] * count,
-    )
+    words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN))
+    return Rows(cleaned, np.full(count, -1), np.ones(count, np.float32), np.arange(count), *words)
 
 
 def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
@@ -144,8 +133,8 @@ def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset
 
 # Pieces of messages, which nobody has labelled, for a teacher to label.
 #
-# A threat may come as one clause, or behind another message's clauses. What a piece of a message says by itself no script
-# can tell (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label of its own.
+# A threat may come as one clause, or behind another message's clauses. What a piece of a message says by itself no
+# script can tell (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label.
 
 
 _CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")

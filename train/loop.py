@@ -7,8 +7,9 @@ transformers' Trainer lost: its own samplers batch by rows, and on short message
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -58,14 +60,20 @@ def token_batches(
     pool = max(1, int(_POOL * tokens / max(1.0, float(lengths[rows].mean()))))
     for start in range(0, len(rows), pool):
         part = rows[start : start + pool]
-        batch: list[int] = []
-        for row in part[np.argsort(lengths[part], kind="stable")].tolist():
-            if batch and (len(batch) + 1) * lengths[row] > tokens:
-                batches.append(batch)
-                batch = []
-            batch.append(row)
-        batches.append(batch)
+        batches += _cut(part[np.argsort(lengths[part], kind="stable")].tolist(), lengths, tokens)
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _cut(rows: Iterable[int], lengths: NDArray[np.int64], tokens: int) -> Iterator[list[int]]:
+    """Cut rows, shortest first, into batches of at most `tokens` tokens."""
+    batch: list[int] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * lengths[row] > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def pad(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -94,9 +102,14 @@ class Schedule:
     tokens: int
     learning_rate: float
     warmup: float
-    head_rate: float
     precision: str
     seed: int
+    head_rate: float = 1.0
+
+    @classmethod
+    def of(cls, recipe: BaseModel) -> "Schedule":
+        """Return that of a recipe with keys of these names."""
+        return cls(**recipe.model_dump(include={field.name for field in fields(cls)}))
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -137,26 +150,19 @@ def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: L
     """Train `model` in place on what data.examples gives; returns the mean loss of the last epoch's steps.
 
     Each epoch shows every message once, in one of its variants. A checkpoint is written twenty times a run to
-    `out`/checkpoint and TensorBoard's events to `out`/events; a checkpoint that is there is gone on from, and the
-    result is that of an uninterrupted run. Processes (torchrun) share each batch. Raises InputError without rows.
+    `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, and its result
+    is that of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
     """
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # _step casts: stages differ
     if accelerator.device.type == "cpu":
-        _attend_by_products(model)
-    run = _Run(accelerator, model, train, out, schedule, loss)
-    return run.to_the_end()
-
-
-def _attend_by_products(model: nn.Module) -> None:
-    """Compute attention as two products and a softmax, in place of PyTorch's fused kernel.
-
-    On a CPU that kernel's backward pass over short messages takes a third of a step of 4 layers (train/LOG.md).
-    """
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module.set_attn_implementation("eager")
+        # Attention as two products and a softmax: the backward pass of PyTorch's fused kernel over short messages takes
+        # a third of a step of 4 layers (train/LOG.md).
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.set_attn_implementation("eager")
+    return _Run(accelerator, model, train, out, schedule, loss).to_the_end()
 
 
 @dataclass
@@ -188,20 +194,18 @@ class _Run:
         self.model.train()
         between = math.ceil(len(self.plan) / _CHECKPOINTS)
         main = self.accelerator.is_main_process
-        with SummaryWriter(str(self.out / "events")) if main else _Silent() as events:
-            bar = tqdm(
-                total=len(self.plan), initial=self.progress.step, desc=self.out.name, unit=" steps",
-                disable=None if main else True,
-            )  # fmt: skip
+        with SummaryWriter(str(self.out / "events")) if main else nullcontext() as events, tqdm(
+            total=len(self.plan), initial=self.progress.step, desc=self.out.name, unit=" steps",
+            disable=None if main else True,
+        ) as bar:  # fmt: skip
             for rows in self.plan[self.progress.step :]:
                 value = self._step(rows)
                 bar.update()
-                if self.progress.step % _LOG_STEPS == 0:
+                if events and self.progress.step % _LOG_STEPS == 0:
                     events.add_scalar("loss", value, self.progress.step)
                     bar.set_postfix(loss=f"{value:.3f}")
                 if self.progress.step % between == 0:
                     self.save()
-            bar.close()
         return self.progress.loss / max(1, self.progress.counted)
 
     def _step(self, rows: Sequence[int]) -> float:
@@ -252,19 +256,6 @@ class _Run:
                 return
 
 
-class _Silent:
-    """Takes the place of a SummaryWriter in processes that write nothing."""
-
-    def __enter__(self) -> "_Silent":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def add_scalar(self, *_: object) -> None:
-        """Do nothing."""
-
-
 def _plan(ids: Sequence[Sequence[int]], messages: NDArray[np.int64], schedule: Schedule) -> tuple[list[list[int]], int]:
     """Return the rows of every step, and the number of steps before the last epoch."""
     lengths = np.array([len(row) for row in ids])
@@ -303,27 +294,13 @@ def logits_of(output: Tensor | ModelOutput) -> Tensor:
 
 def predict(model: nn.Module, ids: Sequence[Sequence[int]], *, tokens: int = 4096) -> NDArray[np.float32]:
     """Return the model's outputs (n, ...) for token ids, in their order; in bf16."""
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    lengths = np.array([len(row) for row in ids])
+    order = np.argsort(lengths, kind="stable")
     outputs: list[NDArray[np.float32]] = []
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        for batch in _runs(order, ids, tokens):
+        for batch in _cut(tqdm(order.tolist(), desc="predict", unit=" rows", disable=None), lengths, tokens):
             padded, mask = pad([ids[i] for i in batch])
             outputs.append(logits_of(model(padded.to(device), mask.to(device))).float().cpu().numpy())
-    found = np.concatenate(outputs)
-    restored = np.empty_like(found)
-    restored[order] = found
-    return restored
-
-
-def _runs(order: Sequence[int], ids: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
-    """Cut rows, shortest first, into batches of at most `tokens` tokens."""
-    batch: list[int] = []
-    for row in tqdm(order, desc="predict", unit=" rows", disable=None):
-        if batch and (len(batch) + 1) * len(ids[row]) > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    return np.concatenate(outputs)[np.argsort(order)]

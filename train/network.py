@@ -106,11 +106,6 @@ class SmsClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
         model.encoder = encoder
         return model
 
-    @property
-    def labels(self) -> int:
-        """How many labels there are."""
-        return self.head.out_features
-
     def with_signs(self, head: SignHead | None) -> "SmsClassifier":
         """Give the classifier a sign head, or none, in place."""
         self.sign_head = head
@@ -123,15 +118,11 @@ class SmsClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: object
     ) -> SmsOutput:
-        """Return logits for ids (batch, length); the mask is 1 for tokens, 0 for padding; `labels` (batch,) give a loss."""
+        """Return logits for ids (batch, length), with `labels` (batch,) a loss too; the mask is 1 for tokens, 0 else."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if self.sign_head is None:
-            pooled, signs = mean_pool(self.encoder, input_ids, mask), None
-        else:
-            states = all_states(self.encoder, input_ids, mask)
-            pooled = mean_of(states[-1], mask)
-            signs = self.sign_head(sign_states(states), input_ids, mask)
-        logits = self.head(self.dropout((pooled - self.mean) / self.sd))
+        states = all_states(self.encoder, input_ids, mask)
+        logits = self.head(self.dropout((mean_of(states[-1], mask) - self.mean) / self.sd))
+        signs = None if self.sign_head is None else self.sign_head(sign_states(states), input_ids, mask)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SmsOutput(loss=loss, logits=logits, sign_logits=signs)
 
@@ -147,7 +138,7 @@ class ExportedClassifier(nn.Module):
 
     def __init__(self, classifier: SmsClassifier) -> None:
         super().__init__()
-        self.encoder, self.labels, self.sign_head = classifier.encoder, classifier.labels, classifier.sign_head
+        self.encoder, self.sign_head = classifier.encoder, classifier.sign_head
         head = classifier.head
         self.head = nn.Linear(head.in_features, head.out_features)
         with torch.no_grad():
@@ -159,11 +150,9 @@ class ExportedClassifier(nn.Module):
         mask = torch.ones_like(input_ids)
         states = all_states(self.encoder, input_ids, mask)
         logits: Tensor = self.head(states[-1].mean(1))
-        return (
-            logits
-            if self.sign_head is None
-            else torch.cat([logits, self.sign_head(sign_states(states), input_ids, mask)], 1)
-        )
+        if self.sign_head is None:
+            return logits
+        return torch.cat([logits, self.sign_head(sign_states(states), input_ids, mask)], 1)
 
 
 def new_sign_head(encoder: BertModel, signs: int) -> SignHead:
@@ -222,18 +211,21 @@ def annotated_messages(rows: Rows) -> Rows:
 
 def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -> SignHead:
     """Return a sign head trained on what annotated_messages gives; `model` is on the CPU, and so is the head."""
-    inputs = _Inputs(model, encode(read.cleaned))
-    targets = torch.tensor(signs_of_rows(read))
+    ids = encode(read.cleaned)
+    states, targets = _states_read(model, ids), torch.tensor(signs_of_rows(read))
     torch.manual_seed(seed)
     head = new_sign_head(model.encoder, targets.shape[1])
-    with torch.no_grad():
-        head.value.bias.copy_(_log_odds(targets))
+    with torch.no_grad():  # it begins with each sign's log-odds, one message more on either side
+        head.value.bias.copy_(torch.log((targets.sum(0) + 1) / ((1 - targets).sum(0) + 1)))
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
-    plan = inputs.plan(seed)
+    rng, lengths = np.random.default_rng(seed), np.array([len(each) for each in ids])
+    orders = (rng.permutation(len(ids)) for _ in range(_EPOCHS))
+    plan = [rows for order in orders for rows in token_batches(lengths, order, _TOKENS, rng)]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(plan)))
-    for step in plan:
-        logits = head(*inputs.batch(step))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[step]) * targets.shape[1]
+    for rows in plan:
+        seen = nn.utils.rnn.pad_sequence([states[row] for row in rows], batch_first=True).float()
+        logits = head(seen, *pad([ids[row] for row in rows]))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[rows]) * targets.shape[1]
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
@@ -241,40 +233,15 @@ def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -
     return head.eval()
 
 
-class _Inputs:
-    """What a sign head reads of messages: computed once, since the encoder does not change."""
-
-    def __init__(self, model: SmsClassifier, ids: Sequence[Sequence[int]]) -> None:
-        self.ids = ids
-        self.lengths = np.array([len(each) for each in ids])
-        self.states: list[torch.Tensor] = [torch.empty(0)] * len(ids)
-        model.eval()  # type: ignore[no-untyped-call]
-        batches = token_batches(self.lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            for rows in batches:
-                padded, mask = pad([ids[i] for i in rows])
-                states = sign_states(all_states(model.encoder, padded, mask)).to(torch.bfloat16)
-                for row, found in zip(rows, states, strict=True):
-                    self.states[row] = found[: self.lengths[row]].clone()
-
-    def plan(self, seed: int) -> list[list[int]]:
-        """Return the rows of every step of all epochs."""
-        rng = np.random.default_rng(seed)
-        return [
-            rows
-            for _ in range(_EPOCHS)
-            for rows in token_batches(self.lengths, rng.permutation(len(self.ids)), _TOKENS, rng)
-        ]
-
-    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return states (batch, length, states), ids and mask (batch, length)."""
-        padded, mask = pad([self.ids[i] for i in rows])
-        states = torch.zeros(*padded.shape, self.states[rows[0]].shape[-1])
-        for place, row in enumerate(rows):
-            states[place, : self.lengths[row]] = self.states[row].float()
-        return states, padded, mask
-
-
-def _log_odds(targets: torch.Tensor) -> torch.Tensor:
-    """Return for each sign the log-odds that a message shows it, counting one message more on either side."""
-    return torch.log((targets.sum(0) + 1) / ((1 - targets).sum(0) + 1))
+def _states_read(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return what a sign head reads of messages, (length, states) each: computed once, the encoder does not change."""
+    lengths = np.array([len(each) for each in ids])
+    found = [torch.empty(0)] * len(ids)
+    model.eval()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for rows in token_batches(lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0)):
+            padded, mask = pad([ids[row] for row in rows])
+            states = sign_states(all_states(model.encoder, padded, mask)).to(torch.bfloat16)
+            for row, each in zip(rows, states, strict=True):
+                found[row] = each[: lengths[row]].clone()
+    return found

@@ -110,8 +110,8 @@ class Classify(_Training, _Rates):
     teachers: tuple[str, ...] = ()
     """Run folders, "stage:NAME", or "bundle": the mean of their log-odds teaches."""
     distillation_weight: float = Field(default=0.7, ge=0, le=1)
-    """Share of the teachers' probabilities in the target of an authored message; the rest is its own label, which is all
-    that a real message has: of traffic that a bundle has not seen it is wrong where it matters."""
+    """Share of the teachers' probabilities in the target of an authored message; the rest is its own label, which is
+    all that a real message has: of traffic that a bundle has not seen it is wrong where it matters."""
     sure: float = Field(default=1.0, gt=0, le=1)
     """Share of the authored messages that are shown of those whose label the teachers give 0.95 or more; all others
     are."""

@@ -8,69 +8,62 @@ tokenizer = AutoTokenizer.from_pretrained("run/network")
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import Tokenizer, normalizers, processors
 from transformers import BertModel, PreTrainedTokenizerFast
 
+from jingyin.model.bundle import PIECES
 from jingyin.model.errors import ConfigError
 from jingyin.model.tokenizer import END, MEANINGS, PAD, START, UNKNOWN, PieceTokenizer, SmsTokenizer
 from jingyin.train.network import SmsClassifier
 
 _LEXICON = "lexicon.txt"
-_PIECES = "pieces.json"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a network reads: the words of a lexicon, or pieces; one of the two is there."""
+    """What a network reads: pieces, or the words of `lexicon`, the text of a file in jieba's userdict format."""
 
-    words: SmsTokenizer | None = None
+    tokenizer: SmsTokenizer | PieceTokenizer
     lexicon: str = ""
-    pieces: PieceTokenizer | None = None
 
     @classmethod
     def of_lexicon(cls, lexicon: str) -> "Vocabulary":
-        """Return the vocabulary of a lexicon, the text of a file in jieba's userdict format."""
-        return cls(words=SmsTokenizer.from_lexicon(lexicon), lexicon=lexicon)
+        """Return the vocabulary of a lexicon."""
+        return cls(SmsTokenizer.from_lexicon(lexicon), lexicon)
 
     @property
-    def tokenizer(self) -> SmsTokenizer | PieceTokenizer:
-        """The tokenizer that is there; raises ConfigError without one."""
-        found = self.words or self.pieces
-        if found is None:
-            raise ConfigError("a network without a vocabulary; train it again")
-        return found
+    def kind(self) -> Literal["lexicon", "pieces"]:
+        """Which of the two it is, in the words of bundles."""
+        return "pieces" if isinstance(self.tokenizer, PieceTokenizer) else "lexicon"
 
-    def save_compiled(self, folder: Path) -> None:
-        """Leave the lexicon and what it compiles to in the folder of a bundle."""
-        (folder / _LEXICON).write_text(self.lexicon, encoding="utf-8")
-        self.tokenizer.backend.save(str(folder / "tokenizer.json"), pretty=False)
-
-    def save(self, folder: Path) -> None:
-        """Leave the lexicon, or the pieces' tokenizer, in `folder`."""
-        if self.pieces:
-            self.pieces.backend.save(str(folder / _PIECES), pretty=False)
-        else:
+    def save(self, folder: Path, *, compiled: bool = False) -> None:
+        """Leave the tokenizer of pieces, or the lexicon and, where bundles want it, what that compiles to."""
+        if self.kind == "lexicon":
             (folder / _LEXICON).write_text(self.lexicon, encoding="utf-8")
+        if self.kind == "pieces" or compiled:
+            name = PIECES if self.kind == "pieces" else "tokenizer.json"
+            self.tokenizer.backend.save(str(folder / name), pretty=False)
 
 
-def load_vocabulary(folder: Path) -> Vocabulary:
-    """Load what Vocabulary.save left; raises ConfigError when nothing is there."""
-    if (folder / _PIECES).is_file():
-        return Vocabulary(pieces=PieceTokenizer(Tokenizer.from_file(str(folder / _PIECES))))
+def load_vocabulary(folder: Path, kind: str | None = None) -> Vocabulary:
+    """Load what Vocabulary.save left, of a `kind` where both are there; raises ConfigError when nothing is."""
+    if kind != "lexicon" and (folder / PIECES).is_file():
+        return Vocabulary(PieceTokenizer.from_file(folder / PIECES))
     if not (folder / _LEXICON).is_file():
-        raise ConfigError(f"{folder} holds neither {_LEXICON} nor {_PIECES}; name the run folder of a training stage")
-    lexicon = (folder / _LEXICON).read_text(encoding="utf-8")
-    return Vocabulary.of_lexicon(lexicon)
+        raise ConfigError(f"{folder} holds neither {_LEXICON} nor {PIECES}; name the run folder of a training stage")
+    return Vocabulary.of_lexicon((folder / _LEXICON).read_text(encoding="utf-8"))
 
 
 def transformers_tokenizer(vocabulary: Vocabulary, positions: int) -> PreTrainedTokenizerFast:
     """Return the vocabulary as a tokenizer of transformers, for clean text of at most `positions` tokens.
 
-    Clean text is lower case, so that nothing in it is the name of a special token. A vocabulary of pieces spells placeholders out by itself.
+    Clean text is lower case, so that nothing in it is the name of a special token. A vocabulary of pieces spells
+    placeholders out by itself.
     """
     backend = Tokenizer.from_str(vocabulary.tokenizer.backend.to_str())
-    if vocabulary.pieces:
+    if vocabulary.kind == "pieces":
         steps = [normalizers.Replace(placeholder, meaning) for placeholder, meaning in MEANINGS.items()]
         backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
     pad, unknown, start, end = (backend.id_to_token(index) for index in (PAD, UNKNOWN, START, END))
@@ -94,15 +87,15 @@ def load_encoder(out: Path) -> tuple[BertModel, Vocabulary]:
     return BertModel.from_pretrained(out / "encoder", add_pooling_layer=False), load_vocabulary(out / "encoder")
 
 
-def is_classifier(out: Path) -> bool:
-    """Whether the run folder `out` holds a whole classifier."""
-    return (out / "network" / "model.safetensors").is_file()
-
-
 def trained_weights(out: Path) -> Path | None:
     """Return the file of weights, a classifier's or an encoder's, in the run folder `out`; None where there is none."""
     files = (out / name / "model.safetensors" for name in ("network", "encoder"))
     return next((file for file in files if file.is_file()), None)
+
+
+def is_classifier(out: Path) -> bool:
+    """Whether the run folder `out` holds a whole classifier."""
+    return (out / "network" / "model.safetensors").is_file()
 
 
 def save_classifier(model: SmsClassifier, vocabulary: Vocabulary, folder: Path) -> None:

@@ -29,8 +29,8 @@ from jingyin.model.prefilter import code_points, prefilter_scores, units_of
 from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.public import OWN, SOURCES
-from jingyin.train.data import SIDES, Encode, Rows, clauses, examples, one_hot, read_split, unlabelled
-from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, new_classifier, start_from, with_own_pieces
+from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
+from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, start_from, with_own_pieces
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack
@@ -54,8 +54,11 @@ def run_align(job: Job[Align]) -> StageResult:
     torch.manual_seed(recipe.seed)
     train = read_split(job.corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(job.corpus, "validation")
-    original, read = _original(recipe, train.cleaned)
-    wanted = [torch.tensor(predict(original, read(rows.cleaned))) for rows in (train, validation)]
+    # Of its own pieces it reads those that come more than once in training messages; the rest as smaller ones.
+    texts = [each.text for each in train.cleaned]
+    original, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
+    read = encoder_of(Vocabulary(pieces), recipe.max_tokens)
+    wanted = [torch.tensor(predict(Pooled(original), read(rows.cleaned))) for rows in (train, validation)]
     mean, sd = wanted[0].mean(0), wanted[0].std(0).clamp_min(1e-4)
     start = start_from(recipe, recipe.encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
@@ -63,25 +66,12 @@ def run_align(job: Job[Align]) -> StageResult:
     model.mean.copy_(mean)
     model.sd.copy_(sd)
     rows: Dataset = examples(train, encode, ((wanted[0] - mean) / sd).numpy())
-    schedule = Schedule(
-        recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, 1.0, recipe.precision, recipe.seed
-    )
-    loss = fit(model, rows, job.folder, schedule, distance)
+    loss = fit(model, rows, job.folder, Schedule.of(recipe), distance)
     found = torch.tensor(predict(model, encode(validation.cleaned)))
     cosine = float(nn.functional.cosine_similarity(found, (wanted[1] - mean) / sd).mean())
     if PartialState().is_main_process:
         save_encoder(start.encoder, start.vocabulary, job.folder)
     return {"loss": loss, "cosine": cosine}
-
-
-def _original(recipe: Align, cleaned: Sequence[CleanText]) -> tuple[Pooled, Encode]:
-    """Return the original encoder with all of its layers, and what gives it the pieces of its own that it reads.
-
-    Those are the ones that come more than once in `cleaned`, the training messages; the rest is read as smaller ones.
-    """
-    texts = [each.text for each in cleaned]
-    model, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
-    return Pooled(model), encoder_of(Vocabulary(pieces=pieces), recipe.max_tokens)
 
 
 # What teachers say of texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
@@ -97,14 +87,11 @@ def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path)
     return np.asarray(softmax(np.mean([_logits(name, texts, kept) for name in teachers], axis=0)), np.float32)
 
 
-def label_logits(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Return the logits (n, labels) of token ids."""
-    return predict(model, ids)
-
-
 def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
     processes = PartialState()
-    file = kept / f"{_key(name, texts)}.npy"
+    who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
+    asked = hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
+    file = kept / f"{asked}.npy"
     if not file.is_file():
         own = texts[processes.process_index :: processes.num_processes]
         parts = gather_object([_of_bundle(name, own) if is_bundle(name) else _of_run(Path(name), own)])
@@ -120,28 +107,18 @@ def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.flo
     return np.asarray(np.load(file), np.float32)
 
 
-def _key(name: str, texts: Sequence[CleanText]) -> str:
-    """Return a hash of a teacher and of the texts that it is asked about."""
-    who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
-    return hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
-
-
 def _of_run(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     model, vocabulary = load_classifier(run)
     encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
-    return label_logits(model, encode(texts))
+    return predict(model, encode(texts))
 
 
 def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     scorer = Scorer.load(bundle_folder(name), prefilter=False, cache_bytes=0)
-    verdicts = scorer.score_many((text.text for text in texts), processes=_cores_each())
+    cores = max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))  # of each training process
+    verdicts = scorer.score_many((text.text for text in texts), processes=cores)
     found = [list(verdict.probabilities.values()) for verdict in verdicts]
     return np.asarray(np.log(np.maximum(np.array(found), 1e-6)), np.float32)
-
-
-def _cores_each() -> int:
-    """Return how many cores each of the training processes on this machine has."""
-    return max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))
 
 
 # The classifier stage: fine-tunes an encoder, or goes on with a classifier, on labels and on teachers' soft labels.
@@ -154,7 +131,7 @@ STANDARD_MESSAGES = 512
 
 
 def run_classify(job: Job[Classify]) -> StageResult:
-    """Train a classifier, leave it in the run folder, and a bundle of it if the recipe asks for one; returns metrics."""
+    """Train a classifier, leave it in the run folder, with a bundle of it if the recipe wants one; returns metrics."""
     recipe, corpus, out = job.recipe, job.corpus, job.folder
     encoder, teachers = job.run_of(recipe.encoder), [job.run_of(name) for name in recipe.teachers]
     torch.manual_seed(recipe.seed)
@@ -167,7 +144,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     windows = windows_read(job.run_of(recipe.traffic), train) if recipe.traffic else train.take(np.arange(0))
     train, target = taught(recipe, teachers, train, job.out / TEACHERS)
     train, target = train.and_(windows), np.concatenate([target, one_hot(windows.labels, recipe.label_smoothing)])
-    model = without_dropout(new_classifier(start))
+    model = without_dropout(start.classifier or SmsClassifier.on(start.encoder))
     sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
     if recipe.frozen:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
@@ -176,10 +153,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     rows = examples(train, encode, target)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
-    schedule = Schedule(
-        recipe.epochs, recipe.tokens, recipe.learning_rate, recipe.warmup, recipe.head_rate, recipe.precision, recipe.seed
-    )  # fmt: skip
-    loss = fit(model, rows, out, schedule, margin_loss(recipe.margin) if recipe.margin else cross_entropy)
+    loss = fit(model, rows, out, Schedule.of(recipe), margin_loss(recipe.margin) if recipe.margin else cross_entropy)
     model = model.cpu()
     validation = read_split(corpus, "validation")
     ids = encode(validation.cleaned)
@@ -188,7 +162,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     model = model.with_signs(sign_head if signed is None else fit_sign_head(model, signed, encode, recipe.seed))
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out / "network")
-    found = {"loss": loss, **metrics(label_logits(model, ids), validation.labels)}
+    found = {"loss": loss, **metrics(predict(model, ids), validation.labels)}
     if recipe.way_back == "chosen":
         found["way_back"] = share
     if recipe.bundle and PartialState().is_main_process:
@@ -211,7 +185,7 @@ def way_back(model: SmsClassifier, before: dict[str, Tensor], ids: Sequence[Sequ
     losses = []
     for share in WAYS_BACK:
         go_back(model, before, share)
-        risks = risk_logit(label_logits(model, ids))
+        risks = risk_logit(predict(model, ids))
         each = np.logaddexp(0, np.where(flagged, -risks, risks))
         losses.append(np.mean([each[some].mean() for some in (own, ~own) if some.any()]))
         model.load_state_dict(after)

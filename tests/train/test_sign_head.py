@@ -4,8 +4,7 @@ import pytest
 from jingyin.model.errors import InputError
 from jingyin.model.text import clean
 from jingyin.train.data import Rows, unlabelled
-from jingyin.train.encoder import random_encoder
-from jingyin.train.network import _EPOCHS, SmsClassifier, _Inputs, annotated_messages
+from jingyin.train.network import annotated_messages
 
 
 def rows(*signs: str, messages: list[int]) -> Rows:
@@ -24,11 +23,3 @@ def test_without_one_there_is_nothing_to_learn():
         InputError, match=r"none of 2 training messages has signs that people read.*leave signs out of the"
     ):
         annotated_messages(rows("?", "!joke,?", messages=[0, 1]))
-
-
-def test_each_epoch_has_an_order_of_its_own():
-    ids = [[2, 5, 6, 3]] * 20
-    plan = _Inputs(SmsClassifier.on(random_encoder().model), ids).plan(seed=1)
-    assert len(plan) == _EPOCHS
-    assert all(sorted(step) == list(range(20)) for step in plan)
-    assert len({tuple(step) for step in plan}) == _EPOCHS

@@ -5,22 +5,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from jingyin.model.bundle import (
-    NETWORK_FILES,
-    PIECES,
-    Bundle,
-    Fusion,
-    Golden,
-    Manifest,
-    Network,
-    read_bundle,
-    write_bundle,
-)
+from jingyin.model.bundle import NETWORK_FILES, Bundle, Fusion, Golden, Manifest, Network, read_bundle, write_bundle
 from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
@@ -34,85 +25,6 @@ from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
 
 # Writes a bundle's card: what it is for, what it was made from, how it was measured, where it fails.
-
-
-_CARD = """# jingyin model card
-
-Flags pay-to-stop extortion and debt-collection threats in Chinese SMS. Labels: ordinary, lawful_collection,
-debt_threat, pay_to_stop, other_threat (guide: train/corpus/LABELS.md in the repository).
-
-## Intended use
-
-Filtering and triage of SMS traffic, and relabelling of archives. `review` means that a person should read the message.
-A verdict is not evidence: never use it to accuse, rate or reject a person. The model sees only the text; it doesn't
-know the sender, the history, or whether a debt is real.
-
-## How it was made
-
-{encoders} Command: `{command}`.{calibrated}
-
-Training rows by source (licences are in docs/data.md; the repository contains no text of public sources):
-
-{sources}
-
-## Cascade
-
-The prefilter, a linear model on hashed pairs and triples of characters and of their sounds, stops messages that are
-certainly ordinary. Then each network reads the messages that the previous one is unsure about. Besides the whole
-message, windows of one and two sentences are scored, all by the prefilter and the six riskiest by the networks. The
-riskiest reading decides, a window's log-odds less {discount:g}.
-
-| network | vocabulary | share of ordinary messages read | int8 agrees with fp32 |
-|---|---|---|---|
-{networks}
-
-Threats that all networks together would flag, but that are lost before the main network reads them:
-
-| rows | lost | of | 95% upper bound |
-|---|---|---|---|
-{losses}
-
-## Thresholds
-
-| action | risk at least | target rate | ordinary rows | false positives | 95% upper bound |
-|---|---|---|---|---|---|
-| review | {review.risk:.4f} | {review.target:g} | {review.rows} | {review.false_positives} | {review.bound:.6f} |
-| block | {block.risk:.4f} | {block.target:g} | {block.rows} | {block.false_positives} | {block.bound:.6f} |
-
-Ordinary rows are the real benign messages of the calibration split or, if these are fewer than {fewest}, all of its
-ordinary and lawful rows, including authored ones. Two rates must stay below the target: the bound over all rows, and
-the estimate that weights all sources equally, which the next table shows. If no bound reaches the target, the threshold
-lies above every row. Block is at least {block.least:.4f}, to protect lawful messages. Fusion was fitted on the same
-split, so these bounds and the calibration error are in-sample. Expected calibration error: {calibration.ece_before:.4f}
-for the last network alone, {calibration.ece_after:.4f} as served ({calibration.rows} rows, equal-mass bins).
-
-Other thresholds (`--review-rate`, `--block-rate`), with recall on threats of unseen cases:
-
-| risk at least | ordinary rows flagged | 95% upper bound | threats found |
-|---|---|---|---|
-{curve}
-
-False positives by source of traffic:
-
-| source | rows | review | block |
-|---|---|---|---|
-{alarms}
-
-## Metrics
-
-For metrics on the test split, unseen cases, hard families, evasion and baselines, run `jingyin evaluate BUNDLE
-CORPUS/test.parquet --out FOLDER`.
-
-## Known failures
-
-- Veiled threats ("you know what to do") pass as ordinary chat.
-- Firm but lawful reminders that mention relatives or the police are sometimes flagged; polite threats are sometimes
-  missed.
-- Reported speech, news and warnings that quote a threat word for word can be flagged.
-- Emoji, initials, slang, pinyin, reversed words and look-alike characters lower recall.
-- Of messages over 2,000 characters only the two ends are read.
-- Messages without Chinese pass (`foreign` in their edits).
-"""
 
 
 _ENCODERS = {
@@ -152,7 +64,7 @@ def write_card(path: Path, parts: Mapping[str, Any]) -> None:
         for source, (count, rows) in parts["review"].sources.items()
     )
     path.write_text(
-        _CARD.format(
+        files("jingyin.train").joinpath("templates/bundle.md").read_text(encoding="utf-8").format(
             command=provenance["command"], calibrated=again, sources=sources, networks=networks, losses=losses,
             encoders=_ENCODERS.get(encoder, _OTHER_ENCODERS), fewest=FEWEST_REAL, curve=curve, alarms=alarms,
             **{name: parts[name] for name in ("review", "block", "calibration", "discount")},
@@ -193,20 +105,22 @@ def pack(
     """Write `out`/bundle and return its manifest: classifiers of `runs` by their place, other networks of `kept`.
 
     Fusion and thresholds are fitted anew. So is the prefilter, unless networks take the place of some in `kept`, a
-    bundle's folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises ConfigError
-    for shares of another number of networks, BundleError where `kept` does not say how it was trained.
+    bundle's folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises
+    ConfigError for shares of another number of networks, BundleError where `kept` does not say how it was trained.
     """
     old = read_bundle(kept) if kept else None
     if old:
         _refuse_unlike(old, recipe)
-    folder = _emptied(out / "bundle")
+    folder = out / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     if old:
         for name in old.manifest.files:
             shutil.copyfile(old.path / name, folder / name)
     samples = read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, recipe.seed).cleaned
     packed = {f"{name}.onnx": _export(run, folder / f"{name}.onnx", samples) for name, run in runs.items()}
     if not (folder / "tokenizer.json").is_file():  # of pieces alone: evidence still goes by the lexicon
-        Vocabulary.of_lexicon(default_lexicon()).save_compiled(folder)
+        Vocabulary.of_lexicon(default_lexicon()).save(folder, compiled=True)
     networks = {each.file: each for each in old.manifest.networks} if old else {}
     networks |= {file: each.network for file, each in packed.items()}
     order = sorted(networks, key=NETWORK_FILES.index)
@@ -249,12 +163,6 @@ def _refuse_unlike(bundle: Bundle, recipe: Classify | Calibrate) -> None:
         )
 
 
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
 def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
     """Export the classifier of a run as int8 to `file`, and its tokenizer beside it."""
     classifier, vocabulary = load_classifier(run)
@@ -265,11 +173,6 @@ def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
     export_fp32(classifier, fp32, ids[:20])
     agreement = quantize(fp32, file, ids)
     fp32.unlink()
-    if vocabulary.pieces:
-        vocabulary.pieces.backend.save(str(file.with_name(PIECES)), pretty=False)
-    else:
-        vocabulary.save_compiled(file.parent)
-    network = Network(
-        file=file.name, vocabulary="pieces" if vocabulary.pieces else "lexicon", max_tokens=max_tokens, fusion=_UNFITTED
-    )
+    vocabulary.save(file.parent, compiled=True)
+    network = Network(file=file.name, vocabulary=vocabulary.kind, max_tokens=max_tokens, fusion=_UNFITTED)
     return _Packed(network, golden(file, open_session(file), encode([clean(m) for m in GOLDEN_MESSAGES])), agreement)

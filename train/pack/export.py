@@ -15,20 +15,19 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertLayer, BertOutput, BertSelfOutput
 
-from jingyin.model.bundle import PIECES, Bundle, Golden, Network, default_path, read_bundle
+from jingyin.model.bundle import Golden, default_path, read_bundle
 from jingyin.model.errors import BundleError, ConfigError
 from jingyin.model.files import atomic_folder
 from jingyin.model.labels import LABELS
-from jingyin.model.tokenizer import PieceTokenizer
 from jingyin.serve.networks import open_session
 from jingyin.train.network import ExportedClassifier, SignHead, SmsClassifier, SmsConfig, state_indices
-from jingyin.train.saved import Vocabulary, save_classifier
+from jingyin.train.saved import Vocabulary, load_vocabulary, save_classifier
 
 # Writes the classifier as an ONNX graph by hand.
 #
 # A traced BERT has 333 nodes, most of which compute shapes. This one has 68: query, key and value in one product,
 # attention in one node, no mask, because a message comes alone and unpadded. It runs faster, and needs no exporter that
-# follows transformers' code through its versions; export.py compares it with torch.
+# follows transformers' code through its versions; export_fp32 compares it with torch.
 
 
 _CONTRIB = "com.microsoft"  # onnxruntime's own operators, since 1.15
@@ -48,20 +47,16 @@ def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
         )
     graph = _Graph()
     # Every token is of type 0: its embedding is added to the positions once, here.
-    positions = graph.constant(
-        _array(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
-    )
+    positions = graph.constant(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
     length = graph.node("Shape", "input_ids", start=1, end=2)
     positions = graph.node("Slice", positions, graph.constant(np.array([0])), length)
-    words = graph.node("Gather", graph.constant(_array(embeddings.word_embeddings.weight)), "input_ids")
+    words = graph.node("Gather", graph.constant(embeddings.word_embeddings.weight), "input_ids")
     states = [graph.norm(graph.node("Add", words, positions), embeddings.LayerNorm)]
     for layer in cast(Iterable[BertLayer], classifier.encoder.encoder.layer):
         states.append(_graph_layer(graph, states[-1], layer, config.num_attention_heads))
     pooled = graph.node("ReduceMean", states[-1], graph.constant(np.array([1])), keepdims=0)
     head = classifier.head
-    logits = graph.node(
-        "Gemm", pooled, graph.constant(_array(head.weight)), graph.constant(_array(head.bias)), transB=1
-    )
+    logits = graph.node("Gemm", pooled, graph.constant(head.weight), graph.constant(head.bias), transB=1)
     if classifier.sign_head is None:
         return graph.model(logits, head.out_features)
     read = [states[i] for i in state_indices(config.num_hidden_layers)]
@@ -71,17 +66,17 @@ def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
 
 def _signs(graph: "_Graph", states: str, head: SignHead) -> str:
     """Add a sign head, as SignHead.forward computes it without a mask; returns its logits (batch, signs)."""
-    query = graph.node("MatMul", states, graph.constant(_array(head.query.weight).T))
+    query = graph.node("MatMul", states, graph.constant(head.query.weight.T))
     attention = graph.node("Softmax", query, axis=1)
     found = graph.node("Mul", attention, graph.dense(states, head.value))
-    words = graph.node("Gather", graph.constant(_array(head.words.weight)), "input_ids")
+    words = graph.node("Gather", graph.constant(head.words.weight), "input_ids")
     return graph.node("ReduceSum", graph.node("Add", found, words), graph.constant(np.array([1])), keepdims=0)
 
 
 def _graph_layer(graph: "_Graph", hidden: str, layer: BertLayer, heads: int) -> str:
     attention = layer.attention.self
     parts = (attention.query, attention.key, attention.value)
-    weight, bias = (np.concatenate([_array(getattr(part, name)) for part in parts]) for name in ("weight", "bias"))
+    weight, bias = (torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))
     query, key, value = graph.nodes("Split", 3, graph.linear(hidden, weight, bias), axis=-1, num_outputs=3)
     mixed = graph.node("MultiHeadAttention", query, key, value, num_heads=heads, domain=_CONTRIB)
     hidden = _add_norm(graph, hidden, mixed, layer.attention.output)
@@ -100,8 +95,9 @@ class _Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[TensorProto] = []
 
-    def constant(self, array: NDArray[Any]) -> str:
+    def constant(self, value: NDArray[Any] | Tensor) -> str:
         name = f"constant_{len(self._constants)}"
+        array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
@@ -114,14 +110,14 @@ class _Graph:
     def node(self, operator: str, *inputs: str, **attributes: int | float | str) -> str:
         return self.nodes(operator, 1, *inputs, **attributes)[0]
 
-    def linear(self, hidden: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+    def linear(self, hidden: str, weight: Tensor, bias: Tensor) -> str:
         return self.node("Add", self.node("MatMul", hidden, self.constant(weight.T)), self.constant(bias))
 
     def dense(self, hidden: str, layer: nn.Linear) -> str:
-        return self.linear(hidden, _array(layer.weight), _array(layer.bias))
+        return self.linear(hidden, layer.weight, layer.bias)
 
     def norm(self, hidden: str, layer: nn.LayerNorm) -> str:
-        scale, shift = self.constant(_array(layer.weight)), self.constant(_array(layer.bias))
+        scale, shift = self.constant(layer.weight), self.constant(layer.bias)
         return self.node("LayerNormalization", hidden, scale, shift, axis=-1, epsilon=layer.eps)
 
     def model(self, logits: str, labels: int) -> onnx.ModelProto:
@@ -129,11 +125,10 @@ class _Graph:
         given = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
         wanted = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])
         graph = helper.make_graph(self._nodes, "jingyin", [given], [wanted], self._constants)
-        return helper.make_model(graph, opset_imports=_OPSETS, ir_version=9)
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return np.asarray(tensor.detach().float().cpu().numpy())
+        model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=9)
+        # No shape is computed and no constant is left to fold, which is what the quantiser warns about otherwise.
+        helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+        return model
 
 
 FP32_TOLERANCE = 1e-4
@@ -230,11 +225,8 @@ def golden(file: Path, session: ort.InferenceSession, messages: Sequence[Sequenc
 # few (train/LOG.md has the number), and a step of training moves further than the rounding did.
 
 
-MODEL = "model.onnx"
-"""The main network: the one that training goes on with."""
-
-_HEAD_CONSTANTS, _SIGN_CONSTANTS = 2, 4
-"""Of the graph that packing/graph.py writes, behind the twelve of each layer."""
+_LAYER_CONSTANTS = 12
+"""Of the graph above; behind those of all layers stand two of the head and, if there is one, four of the sign head."""
 
 
 def is_bundle(name: str) -> bool:
@@ -254,7 +246,7 @@ def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier
     if network is None:
         raise BundleError(f"bundle {bundle.manifest.id} has no {which}.onnx to go on with; name another bundle")
     try:
-        return dequantised(bundle.path / network.file), _vocabulary(bundle, network)
+        return dequantised(bundle.path / network.file), load_vocabulary(bundle.path, network.vocabulary)
     except (KeyError, ValueError, IndexError, OSError) as error:
         raise BundleError(
             f"{network.file} of bundle {bundle.manifest.id} is not of the form that the exporter writes "
@@ -262,21 +254,13 @@ def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier
         ) from None
 
 
-def _vocabulary(bundle: Bundle, network: Network) -> Vocabulary:
-    if network.vocabulary == "pieces":
-        return Vocabulary(pieces=PieceTokenizer.from_file(bundle.path / PIECES))
-    return Vocabulary.of_lexicon((bundle.path / "lexicon.txt").read_text(encoding="utf-8"))
-
-
 def dequantised(file: Path) -> SmsClassifier:
-    """Return the classifier whose graph, int8 or float32 (packing/graph.py, packing/export.py), is in `file`."""
+    """Return the classifier whose graph, int8 or float32, is in `file`."""
     graph = onnx.load(str(file)).graph
-    constants = _constants(graph)
-    words, positions = constants.pop(0), constants.pop(0)
-    norms = [constants.pop(0), constants.pop(0)]
-    signs = [constants.pop() for _ in range(_SIGN_CONSTANTS)][::-1] if len(constants) % 12 > _HEAD_CONSTANTS else []
-    head = [constants.pop() for _ in range(_HEAD_CONSTANTS)][::-1]
-    layers = [constants[i : i + 12] for i in range(0, len(constants), 12)]
+    words, positions, scale, shift, *rest = _constants(graph)
+    end = len(rest) - len(rest) % _LAYER_CONSTANTS
+    layers = [rest[i : i + _LAYER_CONSTANTS] for i in range(0, end, _LAYER_CONSTANTS)]
+    head, bias, *signs = rest[end:]
     config = SmsConfig(
         vocab_size=len(words), hidden_size=words.shape[1], num_hidden_layers=len(layers),
         num_attention_heads=int(_attribute(graph, "MultiHeadAttention", "num_heads")),
@@ -285,15 +269,15 @@ def dequantised(file: Path) -> SmsClassifier:
     )  # fmt: skip
     model = SmsClassifier(config).with_signs(_sign_head(signs))
     state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
-    state |= {"embeddings.LayerNorm.weight": norms[0], "embeddings.LayerNorm.bias": norms[1]}
+    state |= {"embeddings.LayerNorm.weight": scale, "embeddings.LayerNorm.bias": shift}
     state |= {"embeddings.token_type_embeddings.weight": np.zeros((2, words.shape[1]), np.float32)}
     for i, values in enumerate(layers):
         state |= {f"encoder.layer.{i}.{name}": value for name, value in _weights_of_layer(values).items()}
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
         # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
-        model.head.weight.copy_(torch.tensor(head[0] if len(head[0]) == len(head[1]) else head[0].T)[: len(LABELS)])
-        model.head.bias.copy_(torch.tensor(head[1])[: len(LABELS)])
+        model.head.weight.copy_(torch.tensor(head if len(head) == len(bias) else head.T)[: len(LABELS)])
+        model.head.bias.copy_(torch.tensor(bias)[: len(LABELS)])
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -332,7 +316,7 @@ def _attribute(graph: onnx.GraphProto, operator: str, name: str) -> float:
 
 
 def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
-    """Return the graph's float constants in packing/graph.py's order, words first, int8 ones dequantised."""
+    """Return the graph's float constants in the order of their numbers, but words first; int8 ones dequantised."""
     stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     found: dict[int, NDArray[np.float32]] = {}
     for name, value in stored.items():

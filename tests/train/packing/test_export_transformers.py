@@ -54,7 +54,7 @@ def test_a_vocabulary_of_pieces_spells_placeholders_out():
     text = clean("转500到13800138000").text
     _, pieces = with_own_pieces(random_encoder(), [text], 64)
     (ids,) = pieces.encode([text])
-    assert transformers_tokenizer(Vocabulary(pieces=pieces), 64)([str(text)])["input_ids"] == [ids]
+    assert transformers_tokenizer(Vocabulary(pieces), 64)([str(text)])["input_ids"] == [ids]
 
 
 def test_a_loss_comes_with_labels(exported):
