@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from cleanlab.rank import get_label_quality_scores
@@ -16,11 +16,12 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 
 from jingyin.model.errors import InputError
+from jingyin.model.files import write_json
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.serve import label_studio
 from jingyin.train.corpus.similar import similar_pairs
-from jingyin.train.evaluate.samples import Row, label_indices, read_rows
+from jingyin.train.evaluate.samples import Row, label_indices, read_rows, refuse_unlabelled
 
 SUSPECTS = 300
 """Rows of likely wrong label that are written, at most."""
@@ -61,16 +62,14 @@ def audit(paths: Sequence[Path], out: Path) -> list[Finding]:
     texts = [clean(row["text"]).text for row in rows.values()]
     found = [*_contradictions(rows, texts), *_suspects(rows, texts)]
     out.mkdir(parents=True, exist_ok=True)
-    tasks = [_task(rows[f.where], f) for f in found]
-    (out / "tasks.json").write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    tasks = []
+    for each in found:
+        data = {"text": rows[each.where]["text"], "label": each.label, "row": each.where, "reason": each.reason}
+        tasks.append(label_studio.task(data, each.suggestion, each.score, "jingyin audit"))
+    write_json(out / "tasks.json", tasks)
+    write_json(out / "audit.json", [asdict(each) for each in found])
     (out / "label_studio.xml").write_text(label_studio.CONFIG, encoding="utf-8")
-    (out / "audit.json").write_text(json.dumps([asdict(f) for f in found], indent=1) + "\n", encoding="utf-8")
     return found
-
-
-def _task(row: Row, found: Finding) -> dict[str, Any]:
-    data = {"text": row["text"], "label": row.get("label"), "row": found.where, "reason": found.reason}
-    return label_studio.task(data, found.suggestion, found.score, "jingyin audit")
 
 
 def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_studio.Annotations, int]:
@@ -88,11 +87,7 @@ def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, Row]]:
         files = sorted(f for f in path.rglob("*") if f.suffix in (".jsonl", ".parquet")) if path.is_dir() else [path]
         for file in files:
             for number, row in enumerate(read_rows(file), 1):
-                where = f"{file}:{number}"
-                if not isinstance(row.get("text"), str):
-                    raise InputError(f"{where}: no text; every row needs 'text', a string")
-                if row.get("label") is not None and row["label"] not in LABELS:
-                    raise InputError(f"{where}: unknown label {str(row['label'])[:40]!r}; known: {', '.join(LABELS)}")
+                refuse_unlabelled(row, where := f"{file}:{number}", open_too=True)
                 yield where, row
 
 

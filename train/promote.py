@@ -1,47 +1,34 @@
 """`jingyin promote`: may a candidate replace the incumbent? Checks, each with its reason.
 
 A check tells chance from harm. A rate that is wanted is missed where the rows show that it is missed (99% confidence),
-and the candidate reaches it more often than the incumbent; and against the incumbent a candidate fails where it loses more than chance explains (99%) and it can't be excluded that
-the loss is above the margin of non-inferiority. So a bundle that differs by its seed alone passes in nine of ten runs.
+and the candidate reaches it more often than the incumbent; and against the incumbent a candidate fails where it loses
+more than chance explains (99%) and it can't be excluded that the loss is above the margin of non-inferiority. So a
+bundle that differs by its seed alone passes in nine of ten runs.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from scipy.stats import binom, norm
 
 from jingyin.model.bundle import Manifest, default_path, read_bundle
 from jingyin.model.errors import InputError
+from jingyin.model.files import file_sha256
 from jingyin.model.labels import FLAGGED, LABELS
-from jingyin.train.evaluate import attacks
-from jingyin.train.evaluate.attacks import Suite
+from jingyin.train.evaluate import attacks, samples, systems
 from jingyin.train.evaluate.evaluate import behaviours
 from jingyin.train.evaluate.measures import RATES, all_right
-from jingyin.train.evaluate.samples import (
-    UNSEEN,
-    WRITERS,
-    Messages,
-    Seen,
-    pairs,
-    parts,
-    read_messages,
-    refuse_empty_class,
-    sample_evenly,
-    seen_in,
-    situations,
-    texts_in,
-    unseen_rows,
-)
+from jingyin.train.evaluate.samples import UNSEEN, WRITERS, Messages, Seen, refuse_empty_class
 from jingyin.train.evaluate.statistics import Bools, Floats, Ints, paired_difference, refuse_few
-from jingyin.train.evaluate.systems import Judged, milliseconds, open_bundle, served, size, uncached
+from jingyin.train.evaluate.systems import Judged
 from jingyin.train.recipes import read_yaml
 
 CHANGED = 150
@@ -66,9 +53,9 @@ class PromoteConfig(_Model):
     """The data to judge on, what a candidate must hold by itself, and how much may be lost against the incumbent.
 
     The largest share that may reach each action: of `traffic`, real messages of sources kept out from training (of all,
-    where there is none); of the `worst_source` alone; of `lawful` reminders; of the `plain` and
-    `everyday` innocents and of `nonsense`. `plain_threats` is the share of plain threats that must be flagged. `threats`, `innocents`, `family`
-    and `pairs` are margins: shares of rows that a candidate may get wrong where the incumbent has them right.
+    where there is none); of the `worst_source` alone; of `lawful` reminders; of the `plain` and `everyday` innocents
+    and of `nonsense`. `plain_threats` is the share of plain threats that must be flagged. `threats`, `innocents`,
+    `family` and `pairs` are margins: shares of rows that a candidate may get wrong where the incumbent has them right.
     """
 
     data: list[Path] = Field(min_length=1)
@@ -123,35 +110,34 @@ class Promotion:
 class Verdicts(NamedTuple):
     """What both bundles do with messages of one kind (n,): 0 pass, 1 review, 2 block; and which are threats.
 
-    `groups` are the numbers of situations, `families` the kinds within.
+    `groups` are the numbers of situations, `families` names of the kinds within.
     """
 
     new: Ints
     old: Ints
     threats: Bools
     groups: Ints
-    families: list[str]
+    families: NDArray[np.str_]
 
-    def take(self, rows: Bools) -> "Verdicts":
-        """Return some rows (n,)."""
-        named = [family for family, kept in zip(self.families, rows.tolist(), strict=True) if kept]
-        return Verdicts(self.new[rows], self.old[rows], self.threats[rows], self.groups[rows], named)
+    def take(self, rows: Bools | Ints) -> "Verdicts":
+        """Return some rows."""
+        return Verdicts._make(each[rows] for each in self)
 
 
 def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, out: Path) -> Promotion:
     """Judge both bundles on the same messages, write the decision as JSON to `out`, and return it.
 
     By default the incumbent is the package's bundle, and the configuration the package's. Raises ConfigError for a bad
-    configuration, InputError for data that can't be used or bundles with different labels, BundleError.
+    configuration, InputError for data that can't be used or bundles of other labels, BundleError.
     """
     config = load_config(config_path or default_config())
     incumbent = incumbent or default_path()
-    refuse_different_labels(candidate, incumbent)
+    bundles = [systems.served(systems.open_bundle(path)) for path in (candidate, incumbent)]
     manifests = [read_bundle(path).manifest for path in (candidate, incumbent)]
-    messages, reason = unused_rows(read_messages(config.data), config.data, manifests)
+    messages, reason = unused_rows(samples.read_messages(config.data), config.data, manifests)
     refuse_few(int(messages.benign.sum()), RATES)
-    seen = seen_in(config.data[0].parent / "train.parquet")
-    sides = [served(open_bundle(path)).judge(messages.texts) for path in (candidate, incumbent)]
+    seen = samples.seen_in(config.data[0].parent / "train.parquet")
+    sides = [bundle.judge(messages.texts) for bundle in bundles]
     checks = [
         Check("unused rows", passed=True, reason=reason),
         *requirements(sides, messages, seen, config),
@@ -172,8 +158,8 @@ def requirements(
     sides: Sequence[Judged], messages: Messages, seen: Seen | None, config: PromoteConfig
 ) -> Iterator[Check]:
     """Check the first of two bundles against the configuration."""
-    actions = [actions_of(side) for side in sides]
-    sources = parts(messages.sources, among=messages.traffic)
+    actions = [side.actions for side in sides]
+    sources = samples.parts(messages.sources, among=messages.traffic)
     kept_out = [rows for name, rows in sources.items() if seen and name not in seen.sources]
     pooled = np.concatenate(kept_out or [*sources.values(), np.zeros(0, np.int64)])
     lawful = np.flatnonzero((messages.labels == LABELS.index("lawful_collection")) & ~messages.traffic)
@@ -183,7 +169,7 @@ def requirements(
         yield from _at_most(f"traffic of {name}", [each[rows] for each in actions], config.worst_source)
     yield from _at_most("lawful reminders", [each[lawful] for each in actions], config.lawful)
     for name, texts in behaviours().items():
-        found = [actions_of(side.system.judge(texts)) for side in sides]
+        found = [side.system.judge(texts).actions for side in sides]
         if name == "plain threats":
             missed = 1 - config.plain_threats
             yield _holds(f"{name}: review", [each == 0 for each in found], missed, f"at most {missed:.1%} missed")
@@ -222,38 +208,21 @@ def tables(sides: Sequence[Judged], messages: Messages, seen: Seen | None) -> di
     """Return what both bundles do with the data, and with messages disguised, attacked, in company."""
     groups = messages.group_numbers
     scored = messages.benign | messages.flagged
-    whole = Verdicts(actions_of(sides[0]), actions_of(sides[1]), messages.flagged, groups, messages.families)
-    kinds = situations(messages, seen)
+    whole = Verdicts(sides[0].actions, sides[1].actions, messages.flagged, groups, np.array(messages.families))
+    kinds = samples.situations(messages, seen)
     out = {"all": whole.take(scored)}
-    for label in FLAGGED:
-        out[label] = whole.take(messages.labels == LABELS.index(label))
-    for name in (UNSEEN, WRITERS):
-        if name in kinds:
-            out[name] = whole.take(np.isin(np.arange(len(messages)), kinds[name]) & scored)
-    new = unseen_rows(messages, kinds)
-    plain = [i for kind in (messages.flagged, messages.benign) for i in sample_evenly(messages, kind, CHANGED)]
-    unseen = [i for kind in (messages.flagged, messages.benign) for i in sample_evenly(messages, kind & new, CHANGED)]
-    disguised = attacks.disguised(messages, plain)
-    suites = {
-        "disguises": [suite for suite in disguised if not suite.name.endswith("*")],
-        "disguises held out": [suite for suite in disguised if suite.name.endswith("*")],
-        "heads and tails": attacks.heads_and_tails(messages, plain),
-        "company": attacks.in_company(messages, unseen),
-        "long messages": attacks.long_messages(messages, unseen),
-    }
-    return out | {name: _changed(sides, some, messages, groups) for name, some in suites.items() if some}
-
-
-def _changed(sides: Sequence[Judged], suites: Sequence[Suite], messages: Messages, groups: Ints) -> Verdicts:
-    texts = [text for suite in suites for text in suite.texts]
-    rows = np.concatenate([suite.rows for suite in suites])
-    new, old = (actions_of(side.system.judge(texts)) for side in sides)
-    return Verdicts(new, old, messages.flagged[rows], groups[rows], [messages.families[i] for i in rows])
-
-
-def actions_of(judged: Judged) -> Ints:
-    """Return the action (n,) of each message: 0 pass, 1 review, 2 block."""
-    return judged.flags.astype(np.int64) + judged.blocked
+    out |= {label: whole.take(messages.labels == LABELS.index(label)) for label in FLAGGED}
+    out |= {name: whole.take(kinds[name][scored[kinds[name]]]) for name in (UNSEEN, WRITERS) if name in kinds}
+    suites, _ = attacks.suites(messages, samples.unseen_rows(messages, kinds), CHANGED)
+    disguised = suites.pop("disguises")
+    suites["disguises"] = [suite for suite in disguised if not suite.name.endswith("*")]
+    suites["disguises held out"] = [suite for suite in disguised if suite.name.endswith("*")]
+    for name, some in suites.items():
+        if some:
+            texts = [text for suite in some for text in suite.texts]
+            new, old = (side.system.judge(texts).actions for side in sides)
+            out[name] = whole.take(np.concatenate([suite.rows for suite in some]))._replace(new=new, old=old)
+    return out
 
 
 def comparisons(found: Mapping[str, Verdicts], config: PromoteConfig) -> Iterator[Check]:
@@ -271,21 +240,20 @@ def comparisons(found: Mapping[str, Verdicts], config: PromoteConfig) -> Iterato
 
 def _family_checks(table: Verdicts, margin: float) -> Iterator[Check]:
     """No family, of threats or of innocents, may be spoilt at review; chance is shared out among all of them."""
-    counts = Counter(zip(table.threats.tolist(), table.families, strict=True))
+    counts = Counter(zip(table.threats.tolist(), table.families.tolist(), strict=True))
     kinds = sorted(kind for kind, count in counts.items() if count >= _FEWEST)
-    names = np.array(table.families)
     for threats, family in kinds:
         name = f"{'threats' if threats else 'innocents'} of {family}"
-        some = table.take((names == family) & (table.threats == threats))
+        some = table.take((table.families == family) & (table.threats == threats))
         new, old = ((side > 0) == threats for side in (some.new, some.old))
         # Rows count as independent here: a family may be a single situation.
         yield not_worse(name, new, old, np.arange(len(some.new)), margin, tests=len(kinds))
 
 
 def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, tests: int = 1) -> Check:
-    """Check that `new` (n,) is right as often as `old`: it fails where a loss is beyond chance, and may be above margin.
+    """Check that `new` (n,) is right as often as `old`.
 
-    `tests` shares the error out among so many checks.
+    It fails where a loss is beyond chance, and may be above the margin. `tests` shares the error out among so many checks.
     """
     z = float(norm.ppf(1 - (1 - _SURE) / tests))
     change = paired_difference(new, old, groups, z)
@@ -297,7 +265,7 @@ def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, te
 
 
 def _pair_checks(sides: Sequence[Judged], messages: Messages, margin: float) -> Iterator[Check]:
-    paired = pairs(messages)
+    paired = samples.pairs(messages)
     apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
     for name, some, right in (
         ("minimal pairs", apart, [side.flags == messages.flagged for side in sides]),
@@ -310,9 +278,9 @@ def _pair_checks(sides: Sequence[Judged], messages: Messages, margin: float) -> 
 
 def _cost_checks(paths: Sequence[Path], messages: Messages, config: PromoteConfig) -> Iterator[Check]:
     for prefilter, name in ((True, "latency"), (False, "latency without prefilter")):
-        ways = [uncached(path, prefilter=prefilter).score for path in paths]
-        yield latency_check(name, milliseconds(ways, messages.texts), config.latency_ratio)
-    first, second = map(size, paths)
+        ways = [systems.uncached(path, prefilter=prefilter).score for path in paths]
+        yield latency_check(name, systems.milliseconds(ways, messages.texts), config.latency_ratio)
+    first, second = map(systems.size, paths)
     yield Check("size", first <= second * config.size_ratio, f"{first / 1e6:.1f} MB against {second / 1e6:.1f} MB")
 
 
@@ -338,28 +306,25 @@ def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Ma
     `data` is itself such a split, or no row of a label is left.
     """
     for manifest in manifests:
-        _refuse_used(messages, manifest)
+        used = {hash_: split for split, hashes in _used(manifest).items() for hash_ in hashes}
+        for name in (name for name, hash_ in messages.files.items() if hash_ in used):
+            raise InputError(
+                f"{name} is the {used[messages.files[name]]} split that bundle {manifest.id} was made with; name the "
+                "test split, or other messages that neither bundle has seen"
+            )
     wanted = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
-    found = {hash_: path for path in _splits_near(data) if (hash_ := _hash(path)) in wanted}
-    taken = {text for path in found.values() for text in texts_in(path)}
+    folders = {each.resolve().parent.parent for each in data}
+    near = sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))
+    found = {hash_: path for path in near if (hash_ := file_sha256(path)) in wanted}
+    taken = {text for path in found.values() for text in samples.texts_in(path)}
     both = zip(messages.texts, messages.templates, strict=True)
     left = messages.take(np.array([i for i, names in enumerate(both) if taken.isdisjoint(names)], np.int64))
     refuse_empty_class([LABELS[label] for label in left.labels], data)
     reason = f"{len(messages) - len(left)} of {len(messages)} rows left out: bundles were made with them"
-    for id_, splits in {manifest.id: _missing(manifest, found.keys()) for manifest in manifests}.items():
-        if splits:
+    for id_, used_ in {manifest.id: _used(manifest) for manifest in manifests}.items():
+        if splits := [split for split, hashes in used_.items() if not hashes or not found.keys() >= set(hashes)]:
             reason += f"; {', '.join(splits)} of {id_}: not near the data, so their rows can't be told"
     return left, reason
-
-
-def _refuse_used(messages: Messages, manifest: Manifest) -> None:
-    used = {hash_: split for split, hashes in _used(manifest).items() for hash_ in hashes}
-    for name, hash_ in messages.files.items():
-        if hash_ in used:
-            raise InputError(
-                f"{name} is the {used[hash_]} split that bundle {manifest.id} was made with; name the test split, or "
-                "other messages that neither bundle has seen"
-            )
 
 
 def _used(manifest: Manifest) -> dict[str, list[str]]:
@@ -367,27 +332,3 @@ def _used(manifest: Manifest) -> dict[str, list[str]]:
     provenance: Mapping[str, Any] = manifest.provenance
     runs = [run.get("data_sha256", {}) for run in (provenance, provenance.get("calibrated", {}))]
     return {split: [run[split] for run in runs if split in run] for split in _USED}
-
-
-def _missing(manifest: Manifest, found: Set[str]) -> list[str]:
-    """Return which of _USED are not `found` by hash, or have none."""
-    return [split for split, hashes in _used(manifest).items() if not hashes or not found >= set(hashes)]
-
-
-def _splits_near(data: Sequence[Path]) -> list[Path]:
-    folders = {each.resolve().parent.parent for each in data}
-    return sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))
-
-
-def _hash(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
-def refuse_different_labels(candidate: Path, incumbent: Path) -> None:
-    """Raise InputError that names both label sets when they differ."""
-    new, old = (read_bundle(path).manifest.labels for path in (candidate, incumbent))
-    if set(new) != set(old):
-        raise InputError(
-            f"candidate {candidate} has labels {', '.join(new)}, incumbent {incumbent} has {', '.join(old)}; "
-            "bundles of different label sets can't be compared: train the candidate on the incumbent's labels"
-        )

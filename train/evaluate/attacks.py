@@ -4,7 +4,8 @@ Innocent messages get the same, so that nothing is won by flagging everything. A
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -16,7 +17,7 @@ from jingyin.train.corpus.company import CHARACTERS, Neighbours, neighbours, wit
 from jingyin.train.corpus.company import HELD_OUT as HELD_OUT_COMPANY
 from jingyin.train.corpus.perturb import FAMILIES, HELD_OUT, entries, evade
 from jingyin.train.corpus.store import Row
-from jingyin.train.evaluate.samples import Messages
+from jingyin.train.evaluate.samples import Messages, sample_evenly
 from jingyin.train.evaluate.statistics import Bools, Ints
 
 _SEED = 7
@@ -128,11 +129,31 @@ def _beside(kind: str, amount: int, place: str, beside: Neighbours, text: str, r
     return with_company(text, kind, amount, place, rng, beside)
 
 
+def suites(messages: Messages, new: Bools, most: int) -> tuple[dict[str, list[Suite]], list[int]]:
+    """Return up to `most` threats and as many innocents under every attack, and the rows that were drawn for that.
+
+    In company and in long messages stand rows that are `new` (n,).
+    """
+
+    def drawn(among: Bools) -> list[int]:
+        kinds = (messages.flagged & among, messages.benign & among)
+        return [i for kind in kinds for i in sample_evenly(messages, kind, most)]
+
+    plain, unseen = drawn(np.ones(len(messages), np.bool_)), drawn(new)
+    found = {
+        "company": in_company(messages, unseen),
+        "long messages": long_messages(messages, unseen),
+        "heads and tails": heads_and_tails(messages, plain),
+        "disguises": disguised(messages, plain),
+    }
+    return found, plain
+
+
 # A greedy sender, who changes a message that is flagged until it passes, and sees nothing but whether it does.
 #
 # Each try adds one edit to the text of the try before; of the kinds of edit that the message has not had, the sender
-# takes the one that has made the largest share of messages pass so far. No try is longer than LONGEST times the message.
-# All tables are the sender's, those that training never sees included.
+# takes the one that has made the largest share of messages pass so far. No try is longer than LONGEST times the
+# message. All tables are the sender's, those that training never sees included.
 
 TRIES = 10
 LONGEST = 1.5
@@ -180,40 +201,31 @@ EDITS: dict[str, Edit] = {
 """What the sender may do to a message, each once."""
 
 
-class GreedyAttack:
-    """Learns from each message which edits pass; the same messages in the same order give the same tries."""
+def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str], seed: int = _SEED) -> Iterator[int | None]:
+    """Yield for each flagged text at which try, from 1 to TRIES, it passes; None if it never does.
 
-    def __init__(self, passes: Callable[[str], bool], seed: int = _SEED) -> None:
-        self._passes = passes
-        self._rng = Random(f"sender {seed}")
-        self._tried = dict.fromkeys(EDITS, 0)
-        self._passed = dict.fromkeys(EDITS, 0)
-
-    def tries(self, text: str) -> int | None:
-        """Return at which try, from 1 to TRIES, a flagged message passes; None if it never does."""
-        left, now = list(EDITS), text
+    The sender learns from each text which edits pass; the same ones in the same order give the same tries.
+    """
+    rng, tried, passed = Random(f"sender {seed}"), Counter[str](), Counter[str]()
+    for text in texts:
+        left, now, found = list(EDITS), text, None
         for number in range(1, TRIES + 1):
-            found = self._next(now, left, LONGEST * len(text))
-            if found is None:
-                return None
-            kind, now = found
-            passed = self._passes(now)
-            self._tried[kind] += 1
-            self._passed[kind] += passed
-            if passed:
-                return number
-        return None
-
-    def _next(self, text: str, left: list[str], longest: float) -> tuple[str, str] | None:
-        """Take the most promising of the edits `left` that changes the text and keeps it short enough."""
-        # Promise is the share of tries that passed, as if one more had passed: untried kinds come first.
-        promise = {kind: (self._passed[kind] + 1) / (self._tried[kind] + 1) for kind in left}
-        for kind in sorted(left, key=promise.__getitem__, reverse=True):
-            left.remove(kind)
-            edited = EDITS[kind](text, self._rng)
-            if edited != text and len(edited) <= longest:
-                return kind, edited
-        return None
+            # Promise is the share of tries that passed, as if one more had passed: untried kinds come first.
+            promise = {kind: (passed[kind] + 1) / (tried[kind] + 1) for kind in left}
+            for kind in sorted(left, key=promise.__getitem__, reverse=True):
+                left.remove(kind)
+                before, now = now, EDITS[kind](now, rng)
+                if now != before and len(now) <= LONGEST * len(text):
+                    break
+                now = before
+            else:
+                break  # no edit is left that changes the text and keeps it short enough
+            tried[kind] += 1
+            if passes(now):
+                passed[kind] += 1
+                found = number
+                break
+        yield found
 
 
 def edited(text: str, edits: int, rng: Random) -> str:

@@ -14,34 +14,12 @@ from rich.console import Console
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import nonsense
-from jingyin.train.evaluate import attacks, measures
+from jingyin.train.evaluate import attacks, measures, samples, systems
 from jingyin.train.evaluate.measures import RATES, Evaluation, Rows, Tables
 from jingyin.train.evaluate.report import write_report
-from jingyin.train.evaluate.samples import (
-    Messages,
-    Seen,
-    parts,
-    read_messages,
-    read_rows,
-    read_traffic,
-    sample_evenly,
-    seen_in,
-    situations,
-    texts_in,
-    unseen_rows,
-)
+from jingyin.train.evaluate.samples import Messages, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
-from jingyin.train.evaluate.systems import (
-    Judged,
-    System,
-    keywords,
-    milliseconds,
-    ngrams,
-    open_bundle,
-    served,
-    size,
-    uncached,
-)
+from jingyin.train.evaluate.systems import Judged, System
 from jingyin.train.pack.thresholds import rows_needed
 
 CHANGED = 300
@@ -72,20 +50,21 @@ def evaluate(
     training has not seen; rows of `training` in them are left out. Up to `changed` threats and as many innocents are
     disguised and attacked. Raises InputError and BundleError.
     """
-    messages = read_messages(data)
+    messages = samples.read_messages(data)
     refuse_few(int(messages.benign.sum()), RATES)
-    scorers = {"jingyin": open_bundle(bundle)} | ({"before": open_bundle(against)} if against else {})
+    paths = {"jingyin": bundle} | ({"before": against} if against else {})
+    scorers = {name: systems.open_bundle(path) for name, path in paths.items()}
     training = training or data[0].parent / "train.parquet"
-    seen = seen_in(training)
-    others = read_traffic(traffic, texts_in(training) if seen and traffic else set())
+    seen = samples.seen_in(training)
+    others = samples.read_traffic(traffic, samples.texts_in(training) if seen and traffic else set())
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
-        bundles = [served(scorer, name).judge(messages.texts) for name, scorer in scorers.items()]
+        bundles = [systems.served(scorer, name).judge(messages.texts) for name, scorer in scorers.items()]
         model = bundles[0]
-        baselines = [keywords().judge(messages.texts)]
+        baselines = [systems.keywords().judge(messages.texts)]
         if seen:
-            baselines.insert(0, ngrams(training).judge(messages.texts).matched(model, messages.benign))
-    kinds = situations(messages, seen)
-    new = unseen_rows(messages, kinds)
+            baselines.insert(0, systems.ngrams(training).judge(messages.texts).matched(model, messages.benign))
+    kinds = samples.situations(messages, seen)
+    new = samples.unseen_rows(messages, kinds)
     tables = {
         "systems": _each([*bundles, *baselines], lambda judged: measures.whole(judged, messages)),
         "situations": _each(bundles, lambda judged: measures.by_part(judged, messages, kinds)),
@@ -98,7 +77,7 @@ def evaluate(
     with _CONSOLE.status("signs and time"):
         signs = {j.system.name: measures.signs(scorers[j.system.name].bundle, j, messages) for j in bundles}
         tables["signs"] = {name: rows for name, (rows, _) in signs.items()}
-        tables["cost"] = _cost({name: scorer.bundle.path for name, scorer in scorers.items()}, baselines, messages)
+        tables["cost"] = _cost(paths, baselines, messages)
     wrong = measures.errors(model, messages)
     evaluation = Evaluation(
         bundle=scorers["jingyin"].bundle.manifest.id,
@@ -123,7 +102,7 @@ def _each(systems: Sequence[Judged], measure: Callable[[Judged], Rows]) -> dict[
 
 def behaviours() -> dict[str, list[str]]:
     """Return lists of texts that say by themselves what a bundle must do; none of them is in a training row."""
-    plain = read_rows(plain_messages())
+    plain = samples.read_rows(plain_messages())
     return {
         "plain threats": [row["text"] for row in plain if row["label"] in FLAGGED],
         "plain innocents": [row["text"] for row in plain if row["label"] not in FLAGGED],
@@ -137,25 +116,16 @@ def plain_messages() -> Path:
     return Path(str(files("jingyin.train.evaluate").joinpath("plain_threats.jsonl")))
 
 
-def by_source(judged: Judged, messages: Messages, others: Mapping[str, Sequence[str]]) -> dict[str, Judged]:
-    """Return what a system says of ordinary messages, by source: real ones among `messages`, and `others`."""
-    known = parts(messages.sources, among=messages.traffic)
-    read = {name: judged.system.judge(texts) for name, texts in others.items()}
-    return {name: judged.take(rows) for name, rows in known.items()} | read
-
-
 def _on_traffic(
-    systems: Sequence[Judged],
-    messages: Messages,
-    seen: Seen | None,
-    others: Mapping[str, Sequence[str]],
-    new: Bools,
+    every: Sequence[Judged], messages: Messages, seen: Seen | None, others: Mapping[str, Sequence[str]], new: Bools
 ) -> Tables:
     """Return false alarms by source, and what is found of the `new` threats (n,) where fewer are allowed."""
     tables: Tables = {"traffic": {}, "frontier": {}}
-    for judged in systems:
+    known = samples.parts(messages.sources, among=messages.traffic)
+    for judged in every:
         with _CONSOLE.status("traffic"):
-            sources = by_source(judged, messages, others)
+            read = {name: judged.system.judge(texts) for name, texts in others.items()}
+        sources = {name: judged.take(rows) for name, rows in known.items()} | read
         kept_out = [name for name in sources if name in others or (seen and name not in seen.sources)]
         ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
         tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)
@@ -167,17 +137,7 @@ def _on_traffic(
 
 def _changed(bundles: Sequence[Judged], messages: Messages, new: Bools, most: int) -> Tables:
     """Return figures of threats and innocents under attack: of all kinds, and in company of `new` ones (n,)."""
-
-    def sample(among: Bools) -> list[int]:
-        return [i for kind in (messages.flagged, messages.benign) for i in sample_evenly(messages, kind & among, most)]
-
-    plain, unseen = sample(np.ones(len(messages), np.bool_)), sample(new)
-    suites = {
-        "company": attacks.in_company(messages, unseen),
-        "long messages": attacks.long_messages(messages, unseen),
-        "heads and tails": attacks.heads_and_tails(messages, plain),
-        "disguises": attacks.disguised(messages, plain),
-    }
+    suites, plain = attacks.suites(messages, new, most)
     tables = {
         name: _each(bundles, partial(measures.changed, suites=some, messages=messages)) for name, some in suites.items()
     }
@@ -186,19 +146,16 @@ def _changed(bundles: Sequence[Judged], messages: Messages, new: Bools, most: in
 
 def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Messages) -> dict[str, Rows]:
     """Return milliseconds a message, one at a time on one thread, and the megabytes of bundles."""
-    ways = {name: uncached(path).score for name, path in paths.items()}
-    alone = {name: uncached(path, prefilter=False).score for name, path in paths.items()}
-    others = [baseline.system for baseline in baselines]
-    single = [partial(_alone, system) for system in others]
-    times = milliseconds([*ways.values(), *alone.values(), *single], messages.texts)
-    names = [*ways, *alone, *(system.name for system in others)]
-    out: dict[str, Rows] = {name: {} for name in names}
-    for name, line in zip(names, times, strict=True):
-        row = "without prefilter" if "a message" in out[name] else "a message"
+    ways: dict[tuple[str, str], Callable[[str], object]] = {}
+    for row, prefilter in (("a message", True), ("without prefilter", False)):
+        ways |= {(name, row): systems.uncached(path, prefilter=prefilter).score for name, path in paths.items()}
+    ways |= {(each.system.name, "a message"): partial(_alone, each.system) for each in baselines}
+    out: dict[str, Rows] = {name: {} for name, _ in ways}
+    for (name, row), line in zip(ways, systems.milliseconds([*ways.values()], messages.texts), strict=True):
         figures = {"median": np.median(line), "mean": line.mean(), "95%": np.percentile(line, 95)}
         out[name][row] = {f"ms, {key}": float(value) for key, value in figures.items()}
     for name, path in paths.items():
-        out[name]["a message"]["MB"] = size(path) / 1e6
+        out[name]["a message"]["MB"] = systems.size(path) / 1e6
     return out
 
 

@@ -15,7 +15,7 @@ from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.corpus.rows import is_annotated, sign_targets
 from jingyin.train.data import unlabelled
-from jingyin.train.evaluate.attacks import TRIES, GreedyAttack, Suite, edited, flagged_halves
+from jingyin.train.evaluate.attacks import TRIES, Suite, edited, flagged_halves, greedy_tries
 from jingyin.train.evaluate.samples import Messages, length, pairs, parts, script
 from jingyin.train.evaluate.statistics import Bools, Estimate, Floats, Ints, Rate, rate, recall_at, recalls_at
 from jingyin.train.evaluate.systems import Judged, System
@@ -114,12 +114,17 @@ def by_part(judged: Judged, messages: Messages, named: Mapping[str, Ints]) -> Ro
 
 def innocents(judged: Judged, messages: Messages) -> Rows:
     """Measure the benign rows: all, those of each label, and each family, the worst first."""
+
+    def actions(rows: Ints) -> dict[str, Value]:
+        return _actions(judged.take(rows), groups[rows])
+
+    groups = messages.group_numbers
     families = parts(messages.families, among=messages.benign)
     labels = parts([LABELS[i] for i in messages.labels], among=messages.benign)
-    found = {name: _actions(judged, rows, messages) for name, rows in families.items()}
+    found = {name: actions(rows) for name, rows in families.items()}
     worst = sorted(found, key=lambda name: -number(found[name]["flagged"]))
     first = {"all": np.flatnonzero(messages.benign), **labels}
-    return {n: _actions(judged, rows, messages) for n, rows in first.items()} | {name: found[name] for name in worst}
+    return {name: actions(rows) for name, rows in first.items()} | {name: found[name] for name in worst}
 
 
 def slices(judged: Judged, messages: Messages) -> Rows:
@@ -130,18 +135,13 @@ def slices(judged: Judged, messages: Messages) -> Rows:
     return {name: {key: row[key] for key in list(row)[:4]} for name, row in found.items()}
 
 
-def _actions(judged: Judged, rows: Ints, messages: Messages) -> dict[str, Value]:
-    groups = messages.group_numbers[rows]
-    return {"flagged": rate(judged.flags[rows], groups), "blocked": rate(judged.blocked[rows], groups)}
+def _actions(judged: Judged, groups: Ints | None = None) -> dict[str, Value]:
+    return {"flagged": rate(judged.flags, groups), "blocked": rate(judged.blocked, groups)}
 
 
 def lists(system: System, named: Mapping[str, Sequence[str]]) -> Rows:
     """Measure lists of texts."""
-    return {name: _listed(system.judge(texts)) for name, texts in named.items()}
-
-
-def _listed(judged: Judged) -> dict[str, Value]:
-    return {"flagged": rate(judged.flags), "blocked": rate(judged.blocked)}
+    return {name: _actions(system.judge(texts)) for name, texts in named.items()}
 
 
 def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
@@ -153,8 +153,8 @@ def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
     ):
         if names:
             system = sources[names[0]].system
-            out[pool] = _listed(Judged(system, np.concatenate([sources[name].risks for name in names]), None))
-    found: Rows = {f"{name} *" if name in kept_out else name: _listed(judged) for name, judged in sources.items()}
+            out[pool] = _actions(Judged(system, np.concatenate([sources[name].risks for name in names]), None))
+    found: Rows = {f"{name} *" if name in kept_out else name: _actions(judged) for name, judged in sources.items()}
     worst = sorted(found.items(), key=lambda each: -number(each[1]["flagged"]))
     return {**out, "worst source": worst[0][1], **dict(worst)} if worst else {}
 
@@ -212,12 +212,11 @@ def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:
     def flags(texts: Sequence[str]) -> Bools:
         return judged.system.judge(texts).flags
 
-    attack = GreedyAttack(lambda text: not flags([text])[0])
-    tries = [attack.tries(text) or TRIES + 1 for text in threats]
+    tries = np.array([each or TRIES + 1 for each in greedy_tries(lambda text: not flags([text])[0], threats)])
     rng = Random("benign")
     out: Rows = {
         f"greedy sender, {within} {'try' if within == 1 else 'tries'}": {
-            "flagged alone, now pass": rate(np.array(tries) <= within),
+            "flagged alone, now pass": rate(tries <= within),
             "innocents flagged": rate(flags([edited(text, within, rng) for text in benign])),
         }
         for within in (1, 3, TRIES)
@@ -287,7 +286,7 @@ def errors(model: Judged, messages: Messages) -> dict[str, list[int]]:
 
 def error_row(model: Judged, messages: Messages, row: int) -> dict[str, str | float]:
     """Describe a wrong row by file and number, without its text."""
-    action = "block" if model.blocked[row] else "review" if model.flags[row] else "pass"
+    action = ("pass", "review", "block")[model.actions[row]]
     return {
         "where": messages.where[row], "label": LABELS[messages.labels[row]], "family": messages.families[row],
         "predicted": LABELS[model.predicted[row]], "action": action, "risk": float(model.risks[row]),

@@ -96,7 +96,8 @@ def read_messages(paths: Sequence[Path]) -> Messages:
     found = [(f"{path}:{number}", path, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
     scored = [each for each in found if not any(each[2].get(key) for key in NOT_SCORED)]
     for where, _, row in scored:
-        _check(row, where)
+        refuse_unlabelled(row, where)
+        _refuse_signs(row, where)
     rows = [row for _, _, row in scored]
     refuse_empty_class([row["label"] for row in rows], paths)
 
@@ -159,14 +160,18 @@ def _lines(path: Path) -> Iterator[Row]:
             yield row
 
 
-def _check(row: Row, where: str) -> None:
-    label, signs = row.get("label"), row.get("signs") or UNKNOWN
+def refuse_unlabelled(row: Row, where: str, *, open_too: bool = False) -> None:
+    """Raise InputError for a row without a text, or without one of LABELS, which `open_too` lets be none at all."""
     if not isinstance(row.get("text"), str):
         raise InputError(f"{where}: no text; every row needs 'text', a string")
-    if label is None:
+    if (label := row.get("label")) is None and not open_too:
         raise InputError(f"{where}: no label; every row needs 'label', one of {', '.join(LABELS)}")
-    if label not in LABELS:
+    if label is not None and label not in LABELS:
         raise InputError(f"{where}: unknown label {str(label)[:40]!r}; known: {', '.join(LABELS)}")
+
+
+def _refuse_signs(row: Row, where: str) -> None:
+    signs = row.get("signs") or UNKNOWN
     if not isinstance(signs, str):
         raise InputError(f"{where}: 'signs' is a {type(signs).__name__}; write ids of signs with commas between them")
     if unknown := ", ".join(each[:40] for each in unknown_ids(signs)):

@@ -1,7 +1,6 @@
 """The arithmetic of judging: rates with bounds, recall at a false-positive rate, paired differences.
 
-Rows of one situation (a case, a user, near-copies) are not independent: whoever passes `groups` gets intervals that draw
-whole situations.
+Rows of one situation (a case, a user, near-copies) are not independent: with `groups` intervals draw whole situations.
 """
 
 import math

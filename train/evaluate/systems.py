@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +24,8 @@ from jingyin.train.evaluate.statistics import Bools, Ints, threshold_at
 _PART = 64  # messages
 
 
-class Scores(NamedTuple):
-    """Risks (n,), higher is worse, and probabilities (n, labels), None from a system that knows no labels."""
-
-    risks: NDArray[np.float64]
-    probabilities: NDArray[np.float64] | None
+Scores = tuple[NDArray[np.float64], NDArray[np.float64] | None]
+"""Risks (n,), higher is worse, and probabilities (n, labels), None from a system that knows no labels."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,7 @@ class System:
 
     def judge(self, texts: Sequence[str]) -> "Judged":
         """Score messages."""
-        scores = self.score(texts) if texts else Scores(np.zeros(0), None)
-        return Judged(self, scores.risks, scores.probabilities)
+        return Judged(self, *self.score(texts)) if texts else Judged(self, np.zeros(0), None)
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,11 @@ class Judged:
     def blocked(self) -> Bools:
         """Which rows (n,) it blocks."""
         return self.risks >= self.system.block
+
+    @property
+    def actions(self) -> Ints:
+        """The action (n,) of each row: 0 pass, 1 review, 2 block."""
+        return self.flags.astype(np.int64) + self.blocked
 
     @property
     def predicted(self) -> Ints:
@@ -110,7 +110,7 @@ def served(scorer: Scorer, name: str = "jingyin") -> System:
     def score(texts: Sequence[str]) -> Scores:
         found = verdicts(scorer, texts)
         probabilities = np.array([[each.probabilities[label] for label in LABELS] for each in found])
-        return Scores(np.array([each.risk for each in found]), probabilities)
+        return np.array([each.risk for each in found]), probabilities
 
     manifest = scorer.bundle.manifest
     return System(name, score, manifest.review.risk, manifest.block.risk)
@@ -127,7 +127,7 @@ def keywords() -> System:
     def score(texts: Sequence[str]) -> Scores:
         closed = ["".join(text.split()) for text in texts]
         counts = [sum(all(word in text for word in rule) for rule in rules) for text in closed]
-        return Scores(np.array(counts, np.float64), None)
+        return np.array(counts, np.float64), None
 
     return System("keyword list", score, 1.0)
 
@@ -149,7 +149,7 @@ def ngrams(training: Path) -> System:
 
     def score(texts: Sequence[str]) -> Scores:
         found = model.predict_proba(hashed.transform([clean(text).text for text in texts]))
-        return Scores(found[:, FLAGGED_INDEX].sum(1), found)
+        return found[:, FLAGGED_INDEX].sum(1), found
 
     return System("n-grams, linear", score, 0.5)
 

@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 
 from jingyin.train.corpus.perturb import FAMILIES, HELD_OUT, entries
 from jingyin.train.evaluate import attacks
-from jingyin.train.evaluate.attacks import EDITS, LONGEST, TRIES, GreedyAttack, Suite, affixes, edited, halves
+from jingyin.train.evaluate.attacks import EDITS, LONGEST, TRIES, Suite, affixes, edited, greedy_tries, halves
 from jingyin.train.evaluate.measures import changed, greedy
 from jingyin.train.evaluate.samples import read_messages
-from jingyin.train.evaluate.systems import Scores, System
+from jingyin.train.evaluate.systems import System
 
 THREAT = "再不还钱就曝光你，让全村都知道，你看着办"
 TEXTS = st.text("你我再不还钱就曝光，。！ ab", min_size=4, max_size=40)
 
 
 def system(flags) -> System:
-    return System("toy", lambda texts: Scores(np.array([float(flags(text)) for text in texts]), None), 0.5, 2.0)
+    return System("toy", lambda texts: (np.array([float(flags(text)) for text in texts]), None), 0.5, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_halves_make_up_the_message(text):
 @given(TEXTS, st.integers(0, 20))
 def test_no_try_is_too_long_or_the_message_itself_and_there_are_ten_at_most(text, seed):
     seen = []
-    assert GreedyAttack(lambda each: seen.append(each) or False, seed).tries(text) is None
+    assert list(greedy_tries(lambda each: seen.append(each) or False, [text], seed)) == [None]
     assert len(seen) <= TRIES
     assert all(len(each) <= LONGEST * len(text) and each != text for each in seen)
 
@@ -142,9 +142,8 @@ def test_the_last_clause_goes_first_and_politeness_is_polite():
 
 
 def test_a_sender_learns_which_edit_passes():
-    sender = GreedyAttack(lambda text: "您" in text, 4)  # only politeness gets through
-    found = [sender.tries(THREAT + "，" + THREAT) for _ in range(5)]
-    assert found == [9, 1, 1, 1, 1]
+    found = greedy_tries(lambda text: "您" in text, [THREAT + "，" + THREAT] * 5, 4)  # only politeness gets through
+    assert list(found) == [9, 1, 1, 1, 1]
 
 
 def test_benign_messages_are_edited_within_the_same_length():
