@@ -7,11 +7,9 @@ from pathlib import Path
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus import rows as authored
-from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import bare
-from jingyin.train.corpus.rows import Record
+from jingyin.train.corpus.rows import Record, default_folders, find_errors, row_id, scan, unknown_ids
 from jingyin.train.corpus.similar import SIMILAR, series, similar_pairs
 from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.store import Row
@@ -27,33 +25,19 @@ def check(paths: Sequence[Path] = ()) -> list[str]:
     people, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked,
     and with them signs.jsonl: rows of no message, ids that come twice, unknown signs.
     """
-    if not paths:
-        records, errors = _scan(authored.default_folders())
-        return (
-            errors + _authored(records) + signs.find_errors(frozenset(signs.row_id(record.text) for record in records))
-        )
     built = [path for path in paths if store.is_built(path)]
-    records, errors = _scan([path for path in paths if path not in built])
-    return errors + _authored(records) + [error for path in built for error in _built(path)]
-
-
-def _scan(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    records: list[Record] = []
-    errors: list[str] = []
-    for path in paths:
-        found, wrong = authored.scan(path)
-        records += found
-        errors += wrong
-    return records, errors
-
-
-def _authored(records: Sequence[Record]) -> list[str]:
-    errors = [
+    scanned = [scan(path) for path in paths or default_folders() if path not in built]
+    records = [record for found, _ in scanned for record in found]
+    errors = [error for _, wrong in scanned for error in wrong]
+    errors += [
         f"{record.where}: a number as long as a phone's or an id's; put a slot such as {{phone}} there"
         for record in records
         if _PERSONAL.search(SLOT.sub("", record.text))
     ]
-    return errors + _alike(records) + _series(records)
+    errors += _alike(records) + _series(records)
+    if not paths:
+        errors += find_errors(frozenset(row_id(record.text) for record in records))
+    return errors + [error for path in built for error in _built(path)]
 
 
 def _alike(records: Sequence[Record]) -> list[str]:
@@ -96,7 +80,7 @@ def _built(folder: Path) -> list[str]:
 def _row_errors(row: Row) -> Iterable[str]:
     if row.label not in LABELS:
         yield f"unknown label {row.label!r}; known: {', '.join(LABELS)}"
-    if unknown := signs.unknown_ids(row.signs):
+    if unknown := unknown_ids(row.signs):
         yield f"unknown signs {', '.join(unknown)}; build the corpus again"
     if not row.text.strip():
         yield "no text; build the corpus again"
@@ -108,23 +92,21 @@ def _row_errors(row: Row) -> Iterable[str]:
 
 def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
     """Find groups, cases, and templates that are alike, on two sides of a split."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    cases: dict[str, set[str]] = defaultdict(set)
+    sides: dict[tuple[str, str], set[str]] = defaultdict(set)
     home: dict[str, str] = {}
     errors = []
     for split, rows in splits.items():
         for row in rows:
-            seen[row.group].add(split)
-            cases[row.case].add(split)
+            sides["group", row.group].add(split)
+            sides["case", row.case].add(split)
             if home.setdefault(row.template, split) != split:
                 errors.append(f"{folder}: one template in {home[row.template]} and {split}; build it again")
-    cases.pop("", None)
-    for what, homes in (("group", seen), ("case", cases)):
-        errors += [
-            f"{folder}: {what} {name} in {', '.join(sorted(sides))}; build it again"
-            for name, sides in homes.items()
-            if len(sides) > 1
-        ]
+    sides.pop(("case", ""), None)
+    errors += [
+        f"{folder}: {what} {name} in {', '.join(sorted(found))}; build it again"
+        for (what, name), found in sides.items()
+        if len(found) > 1
+    ]
     names = list(home.values())
     for i, j, alike in similar_pairs([bare(template) for template in home], SIMILAR):
         if names[i] != names[j]:

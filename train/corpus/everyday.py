@@ -11,9 +11,6 @@ from random import Random
 from jingyin.train.corpus.perturb import entries
 from jingyin.train.corpus.slots import choose, expand
 
-TESTED = 5_000
-"""Innocents in the list that evaluate and promote ask: none may be blocked."""
-
 _MOST_TRIES = 100
 
 

@@ -11,13 +11,14 @@ measure what a model does about a trick that it has not seen.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from itertools import cycle, islice
+from operator import ne
 from random import Random
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.corpus.slots import SLOT, expand, substitutes, table, words
+from jingyin.train.corpus.slots import SLOT, expand, lines, substitutes, table, words
 
 _HAN = "\u4e00-\u9fff"
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad")
@@ -28,8 +29,6 @@ _FULL_WIDTH = {chr(c): chr(c + 0xFEE0) for c in range(0x21, 0x7F)}
 _FINANCIAL = dict(zip("0123456789", "零壹贰叁肆伍陆柒捌玖", strict=True))
 _HAN_DIGITS = dict(zip("0123456789", "〇一二三四五六七八九", strict=True))
 _NUMBER_STYLES = (_CIRCLED, _FULL_WIDTH, _FINANCIAL, _HAN_DIGITS)
-
-_Disguise = Callable[[str, Random], str]
 
 
 def evade(text: str, family: str, strength: float, rng: Random) -> str:
@@ -58,20 +57,13 @@ def evade(text: str, family: str, strength: float, rng: Random) -> str:
         hidden = chosen.disguise(word, rng)
         if hidden != word:
             changed[start] = (end, hidden)
-            budget -= _distance(word, hidden)
+            budget -= sum(map(ne, word, hidden)) if len(word) == len(hidden) else len(word)
     pieces: list[str] = []
     at = 0
     for start, (end, hidden) in sorted(changed.items()):
         pieces += (text[at:start], hidden)
         at = end
     return "".join(pieces) + text[at:]
-
-
-def _distance(word: str, hidden: str) -> int:
-    """Count the characters that a disguise touched; all of them where it changed the length."""
-    if len(word) != len(hidden):
-        return len(word)
-    return sum(a != b for a, b in zip(word, hidden, strict=True))
 
 
 def _order(text: str, digits: bool, rng: Random) -> list[tuple[int, int]]:
@@ -128,35 +120,21 @@ def _some(word: str, mapping: Callable[[str], tuple[str, ...]], rng: Random) -> 
     return "".join(out)
 
 
-def _from_table(name: str) -> _Disguise:
-    """Return a disguise that replaces single characters by the substitutes in a table."""
-
-    def disguise(word: str, rng: Random) -> str:
-        return _some(word, lambda character: substitutes(name).get(character, ()), rng)
-
-    return disguise
+def _by_table(name: str, word: str, rng: Random) -> str:
+    """Replace single characters by their substitutes in a table."""
+    return _some(word, lambda character: substitutes(name).get(character, ()), rng)
 
 
-def _whole_or_part(name: str) -> _Disguise:
-    """Return a disguise that replaces a word by a table's substitute, or else some of its characters."""
-
-    def disguise(word: str, rng: Random) -> str:
-        known = substitutes(name)
-        if word in known:
-            return rng.choice(known[word])
-        return _some(word, lambda character: known.get(character, ()), rng)
-
-    return disguise
+def _whole_or_part(name: str, word: str, rng: Random) -> str:
+    """Replace a word by its substitute in a table, or else some of its characters."""
+    known = substitutes(name)
+    return rng.choice(known[word]) if word in known else _by_table(name, word, rng)
 
 
-def _between(marks: tuple[str, ...]) -> _Disguise:
-    """Return a disguise that puts one mark between all characters of a word, or behind a lone one."""
-
-    def disguise(word: str, rng: Random) -> str:
-        mark = rng.choice(marks)
-        return mark.join(word) if len(word) > 1 else word + mark
-
-    return disguise
+def _between(marks: tuple[str, ...], word: str, rng: Random) -> str:
+    """Put one mark between all characters of a word, or behind a lone one."""
+    mark = rng.choice(marks)
+    return mark.join(word) if len(word) > 1 else word + mark
 
 
 def _zero_width(word: str, rng: Random) -> str:
@@ -227,13 +205,9 @@ def _traditional(word: str, rng: Random) -> str:
 def _numbers(word: str, rng: Random) -> str:
     """Write digits and letters in another form, and Han that sound like a digit as that digit."""
     if not word.isascii():
-        return _some(word, lambda character: substitutes("numbers").get(character, ()), rng)
+        return _by_table("numbers", word, rng)
     style = rng.choice(_NUMBER_STYLES)
     return "".join(style.get(character, _FULL_WIDTH.get(character, character)) for character in word)
-
-
-def _reverse(word: str, rng: Random) -> str:
-    return word[::-1]
 
 
 def _is_han(character: str) -> bool:
@@ -269,18 +243,18 @@ class Family:
 
 _FAMILIES = {
     "homophone": Family(_homophone),
-    "lookalike": Family(_from_table("lookalikes"), digits=True),
-    "component": Family(_from_table("components"), held_out=True),
-    "spacing": Family(_between(_SPACES)),
-    "symbols": Family(_between(_SYMBOLS)),
+    "lookalike": Family(partial(_by_table, "lookalikes"), digits=True),
+    "component": Family(partial(_by_table, "components"), held_out=True),
+    "spacing": Family(partial(_between, _SPACES)),
+    "symbols": Family(partial(_between, _SYMBOLS)),
     "zero_width": Family(_zero_width),
     "pinyin": Family(_spell),
     "initials": Family(_initials),
     "traditional": Family(_traditional),
-    "emoji": Family(_whole_or_part("emoji"), held_out=True),
+    "emoji": Family(partial(_whole_or_part, "emoji"), held_out=True),
     "numbers": Family(_numbers, digits=True),
-    "slang": Family(_whole_or_part("slang"), held_out=True),
-    "reversal": Family(_reverse, held_out=True),
+    "slang": Family(partial(_whole_or_part, "slang"), held_out=True),
+    "reversal": Family(lambda word, rng: word[::-1], held_out=True),
     "template": Family(_template, whole=True),
 }
 FAMILIES = tuple(_FAMILIES)
@@ -301,8 +275,7 @@ _BOTH = 0.2  # of the dressed messages have a head and a tail
 @cache
 def entries(name: str) -> tuple[str, ...]:
     """Return the lines of tables/<name>.txt; "|" stands for a line break."""
-    text = files("jingyin.train.corpus").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
-    return tuple(line.replace("|", "\n") for line in text.splitlines() if line and not line.startswith("#"))
+    return tuple(line.replace("|", "\n") for line in lines(name))
 
 
 def dress(text: str, rng: Random) -> str:
@@ -315,9 +288,9 @@ def dress(text: str, rng: Random) -> str:
 
 # Frames a message as it may come or be handed on: quoted, redacted, or among harmless phrases.
 #
-# None of this changes what a message is, and all labels get the same. Without it a network learns that what is polite or
-# stands in quotation marks is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78
-# were found as they stood, 56 in quotation marks, 64 after a greeting.
+# None of this changes what a message is, and all labels get the same. Without it a network learns that what is polite
+# or stands in quotation marks is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer
+# 78 were found as they stood, 56 in quotation marks, 64 after a greeting.
 
 
 _QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
@@ -335,11 +308,7 @@ def frame(template: str, rng: Random) -> str:
     if kind == "quoted":
         marks = rng.choice(_QUOTES)
         return f"{marks[0]}{text}{marks[1]}"
-    return _padded(text, rng)
-
-
-def _padded(text: str, rng: Random) -> str:
-    """Put harmless phrases before and after a text, more often few than many."""
+    # Harmless phrases before and behind, more often few than many.
     count = min(rng.randint(1, _MOST_PHRASES), rng.randint(1, _MOST_PHRASES))
     before = rng.randint(0, count)
     phrases = rng.choices(words("padding"), k=count)

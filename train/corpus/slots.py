@@ -16,10 +16,16 @@ from jingyin.model.errors import InputError
 
 
 @cache
-def table(name: str) -> tuple[tuple[str, ...], ...]:
-    """Return the lines of tables/<name>.txt, each split at spaces."""
+def lines(name: str) -> tuple[str, ...]:
+    """Return the lines of tables/<name>.txt."""
     text = files("jingyin.train.corpus").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
-    return tuple(tuple(line.split()) for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    return tuple(line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+@cache
+def table(name: str) -> tuple[tuple[str, ...], ...]:
+    """Return the lines of a table, each split at spaces."""
+    return tuple(tuple(line.split()) for line in lines(name))
 
 
 @cache
@@ -67,15 +73,8 @@ def _drawn(name: str) -> Callable[[Random], str]:
     def draw(rng: Random) -> str:
         return _TOKEN.sub(lambda match: token(match, rng), choose(rng.choice(patterns), rng))
 
-    patterns = [pattern for slot, pattern in _patterns() if slot == name]
+    patterns = [line.partition(" ")[2] for line in lines("slots") if line.partition(" ")[0] == name]
     return draw
-
-
-@cache
-def _patterns() -> tuple[tuple[str, str], ...]:
-    text = files("jingyin.train.corpus").joinpath("tables/slots.txt").read_text(encoding="utf-8")
-    lines = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
-    return tuple((slot, pattern) for slot, _, pattern in lines)
 
 
 _HAN_DIGITS = "零一二三四五六七八九"
@@ -108,7 +107,7 @@ def _price(rng: Random) -> str:
 
 
 SLOTS: dict[str, Callable[[Random], str]] = {
-    **{name: _drawn(name) for name, _ in _patterns()},
+    **{name: _drawn(name) for name, *_ in table("slots")},
     "amount": _amount,
     "price": _price,
 }
@@ -138,12 +137,8 @@ def expand(text: str, rng: Random) -> str:
 
     Raises InputError for a slot that no list is known for.
     """
-    values = draw(text, rng)
-    if not values:
-        return text
-    filled = iter(value for _, value in values)
     pieces = SLOT.split(text)
-    pieces[1::2] = filled
+    pieces[1::2] = [value for _, value in draw(text, rng)]
     return _undouble(pieces)
 
 

@@ -1,15 +1,15 @@
 """Counts of a corpus, as Markdown tables: by label, family, voice, case, writer, length, source and sign."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import quantiles
+
+import numpy as np
 
 from jingyin.model.labels import FLAGGED, LABELS
-from jingyin.train.corpus import rows as authored
 from jingyin.train.corpus import store
-from jingyin.train.corpus.rows import Record, is_annotated, shown
+from jingyin.train.corpus.rows import Record, default_folders, is_annotated, load, shown
 
 OBVIOUS = re.compile(
     "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"
@@ -26,9 +26,7 @@ def stats(path: Path | None = None) -> str:
     """Return the counts of a built corpus, or of authored messages (those in the package by default)."""
     if path is not None and store.is_built(path):
         return corpus_tables(store.read(path))
-    records = [
-        record for folder in ([path] if path else authored.default_folders()) for record in authored.load(folder)
-    ]
+    records = [record for folder in ([path] if path else default_folders()) for record in load(folder)]
     pairs = len({record.group for record in records if record.group})
     return f"{message_tables(records)}\n\n{pairs} minimal pairs"
 
@@ -36,78 +34,56 @@ def stats(path: Path | None = None) -> str:
 def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
     """Return rows a split, label and evasion family, then the counts of its undisguised rows."""
     rows = [(split, row) for split, rows in splits.items() for row in rows]
-    by_split = _cross("split", ((split, row.label) for split, row in rows))
-    by_case = _cross("cases", ((split, row.label) for split, row in rows if row.case and not row.evasion))
-    by_evasion = _cross("evasion", ((row.evasion or "none", row.label) for _, row in rows))
     plain = {row.template: row for _, row in rows if not row.evasion}
-    return "\n\n".join(
-        (
-            by_split,
-            "Undisguised rows of cases:",
-            by_case,
-            by_evasion,
-            "Messages, each counted once:",
-            message_tables(plain.values()),
-        )
+    parts = (
+        _cross("split", ((split, row.label) for split, row in rows)),
+        "Undisguised rows of cases:",
+        _cross("cases", ((split, row.label) for split, row in rows if row.case and not row.evasion)),
+        _cross("evasion", ((row.evasion or "none", row.label) for _, row in rows)),
+        "Messages, each counted once:",
+        message_tables(plain.values()),
     )
+    return "\n\n".join(parts)
 
 
 def message_tables(messages: Iterable[Message]) -> str:
     """Return counts a label, source, voice, writer, case, family and sign, and lengths in characters."""
     messages = list(messages)
+    families = Counter((m.label, m.family) for m in messages)
+    order = sorted(families, key=lambda key: (LABELS.index(key[0]), key[1]))
+    read = [message for message in messages if is_annotated(message.signs)]
     tables = [
         _lengths(messages),
         _cross("source", ((m.source, m.label) for m in messages)),
         _cross("voice", ((m.voice, m.label) for m in messages)),
         _cross("writer", ((m.writer or "none", m.label) for m in messages)),
         _cross("case", ((m.case, m.label) for m in messages if m.case)),
-        _families(messages),
-        _signs(messages),
+        _table(("label", "family", "messages"), [(*key, str(families[key])) for key in order]),
+        f"People read the signs of {len(read)} of {len(messages)} messages:",
+        _cross("sign", ((sign, m.label) for m in read for sign in shown(m.signs) or ("none",))),
     ]
     return "\n\n".join(tables)
 
 
 def _lengths(messages: Sequence[Message]) -> str:
-    texts: dict[str, list[str]] = defaultdict(list)
-    for message in messages:
-        texts[message.label].append(message.text)
     rows = []
     for label in LABELS:
-        found = texts[label]
-        cuts = (
-            quantiles(map(len, found), n=10, method="inclusive")
-            if len(found) > 1
-            else [float(len(t)) for t in found] * 9
-        )
-        p10, median, p90 = (f"{cuts[i]:.0f}" if cuts else "" for i in (0, 4, 8))
+        found = [message.text for message in messages if message.label == label]
+        cuts = np.percentile([len(text) for text in found], (10, 50, 90)) if found else ()
         free = sum(OBVIOUS.search(text) is None for text in found)
         share = f"{free / len(found):.0%}" if found and label in FLAGGED else ""
-        rows.append((label, str(len(found)), p10, median, p90, share))
+        rows.append((label, str(len(found)), *([f"{cut:.0f}" for cut in cuts] or [""] * 3), share))
     return _table(("label", "messages", "p10 length", "median", "p90", "without obvious word"), rows)
-
-
-def _families(messages: Sequence[Message]) -> str:
-    counts = Counter((m.label, m.family) for m in messages)
-    order = sorted(counts, key=lambda key: (LABELS.index(key[0]), key[1]))
-    return _table(("label", "family", "messages"), [(*key, str(counts[key])) for key in order])
-
-
-def _signs(messages: Sequence[Message]) -> str:
-    """Return how many messages people read the signs of, and what those show."""
-    read = [message for message in messages if is_annotated(message.signs)]
-    table = _cross("sign", ((sign, m.label) for m in read for sign in shown(m.signs) or ("none",)))
-    return f"People read the signs of {len(read)} of {len(messages)} messages:\n\n{table}"
 
 
 def _cross(what: str, pairs: Iterable[tuple[str, str]]) -> str:
     """Return a table of one thing by label."""
     counts = Counter(pairs)
     names = sorted({name for name, _ in counts})
-    rows = []
-    for name in names:
-        cells = [counts[name, label] for label in LABELS]
-        rows.append((name, *map(str, cells), str(sum(cells))))
-    return _table((what, *LABELS, "all"), rows)
+    cells = [[counts[name, label] for label in LABELS] for name in names]
+    return _table(
+        (what, *LABELS, "all"), [(n, *map(str, row), str(sum(row))) for n, row in zip(names, cells, strict=True)]
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -26,15 +26,6 @@ def read_table(path: Path) -> dict[str, str]:
     return {key: value.split(" ")[0] for key, value in pairs if len(key) == 1}
 
 
-def in_gb2312(character: str) -> bool:
-    """Whether `character` belongs to the simplified repertoire of GB2312."""
-    try:
-        character.encode("gb2312")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def simplified_table(dictionary: Path) -> dict[str, str]:
     """Return character -> simplified character from OpenCC's `dictionary` folder and EXTRA.
 
@@ -48,7 +39,7 @@ def simplified_table(dictionary: Path) -> dict[str, str]:
     for standard, variant in read_table(dictionary / "JPVariants.txt").items():
         table.setdefault(variant, simplified.get(standard, standard))
     # Variants within GB2312 are simplified Chinese already: 欠 would become 缺, 么 would become 幺.
-    table = {k: v for k, v in table.items() if k in simplified or not in_gb2312(k)} | EXTRA
+    table = {k: v for k, v in table.items() if k in simplified or not k.encode("gb2312", "ignore")} | EXTRA
     # One pass must be enough, or cleaning twice would not be cleaning once.
     settled = {key: table.get(value, value) for key, value in table.items()}
     return {k: v for k, v in sorted(settled.items()) if k != v and len(v) == 1 and ord(v) < 0x10000}
