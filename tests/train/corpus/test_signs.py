@@ -115,7 +115,7 @@ def test_the_check_of_the_package_names_them_and_that_of_a_file_does_not(annotat
     messages.mkdir()
     row = {"text": "晚上回家吃饭", "label": "ordinary", "family": "f", "voice": "plain"}
     (messages / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    monkeypatch.setattr(authored, "default_folders", lambda: (messages,))
+    monkeypatch.setattr("jingyin.train.corpus.check.default_folders", lambda: (messages,))
     annotate({"row": row_id(row["text"]), "signs": ["jest"]}, {"row": "0123456789abcdef", "signs": []})
     assert check() == [
         f"{signs.ANNOTATED}:1: signs.0: 'jest' is unknown; known: {KNOWN}",
