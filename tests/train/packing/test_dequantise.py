@@ -54,7 +54,7 @@ def test_a_network_is_given_back_but_for_the_rounding_of_its_weights(heads, sign
     assert (config.num_attention_heads, config.num_hidden_layers, config.intermediate_size) == (heads, 3, 96)
     assert config.layer_norm_eps == pytest.approx(1e-7)
     assert (whole.sign_head.signs if whole.sign_head else 0) == signs
-    np.testing.assert_allclose(logits(whole, SAMPLES), logits(model, SAMPLES), atol=1e-4)
+    np.testing.assert_allclose(logits(whole, SAMPLES[:30]), logits(model, SAMPLES[:30]), atol=1e-4)
 
 
 def test_the_head_of_signs_is_given_back_from_int8(tmp_path):
@@ -65,8 +65,9 @@ def test_the_head_of_signs_is_given_back_from_int8(tmp_path):
     whole = dequantised(int8)
     assert whole.sign_head is not None
     assert whole.sign_head.signs == 7
-    assert np.abs(logits(whole, SAMPLES) - logits(model, SAMPLES)).max() < 0.5
-    assert np.abs(logits(whole, SAMPLES) - export.run(open_session(int8), SAMPLES)).max() < 0.5
+    found = logits(whole, SAMPLES[:30])
+    assert np.abs(found - logits(model, SAMPLES[:30])).max() < 0.5
+    assert np.abs(found - export.run(open_session(int8), SAMPLES[:30])).max() < 0.5
 
 
 def test_the_dequantised_network_answers_as_the_int8_one(tiny_run):

@@ -127,14 +127,6 @@ def test_rank_within_class_takes_turns_between_classes():
     assert rank_within_class(labels, probabilities).tolist() == [0, 3, 1, 2]
 
 
-def test_golden_quality_is_that_of_cleanlab():
-    pytest.importorskip("cleanlab", reason="needs cleanlab: pip install 'jingyin[train]'")
-    from cleanlab.rank import get_label_quality_scores
-
-    probabilities = np.array([[0.1, 0.9], [0.8, 0.2]])
-    assert get_label_quality_scores(np.array([0, 0]), probabilities, method="self_confidence").tolist() == [0.1, 0.8]
-
-
 # ---- what is refused
 
 

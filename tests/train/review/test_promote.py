@@ -199,7 +199,7 @@ def test_the_shipping_rule_goes_by_sources_that_training_has_not_seen(tmp_path):
 
 @pytest.mark.usefixtures("few_lines")
 def test_the_worst_source_is_refused_though_the_pool_holds(tmp_path):
-    found = required(traffic(tmp_path, {"nus": 3000, "weibo": 60_000}, 13))
+    found = required(traffic(tmp_path, {"nus": 3000, "weibo": 30_000}, 13))
     assert found["traffic: review"].passed
     assert found["traffic of weibo: review"].passed
     assert not found["traffic of nus: review"].passed
