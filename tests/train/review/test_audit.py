@@ -151,7 +151,7 @@ def test_an_unknown_label_is_refused_with_its_place(tmp_path):
         (json.dumps([answer({"data": {"text": "好"}}, "spam")]), r"has answers \['spam'\]; known labels"),
         (
             json.dumps([answer({"data": {"text": "没有"}}, "ordinary")]),
-            r"^1 answers are about messages that the data does not",
+            r"^1 answers are about messages that the data lacks",
         ),
     ],
 )
