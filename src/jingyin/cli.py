@@ -44,13 +44,14 @@ ProcessesOption = Annotated[int | None, Option(min=1, help="Default: one per cor
 @app.callback()
 def first(
     context: typer.Context,
-    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, Option("--version", help="Print the versions of package and bundle.")] = False,
 ) -> None:
     """静音: flag pay-to-stop extortion and debt-collection threats in Chinese SMS."""
     if version:
         from jingyin import __version__
+        from jingyin.model.bundle import default_path, read_bundle
 
-        typer.echo(f"jingyin {__version__}")
+        typer.echo(f"jingyin {__version__}, bundle {read_bundle(default_path()).manifest.id}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo("Score a message:     jingyin score '不给两百这电话就一直响'")

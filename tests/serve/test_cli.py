@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jingyin import Scorer, __version__, cli
+from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.terminal import render
 
@@ -193,7 +194,8 @@ def test_no_call_at_all_says_what_to_type_first(jingyin):
 
 
 def test_the_version(jingyin):
-    assert jingyin("--version") == (0, f"jingyin {version('jingyin')}\n", "")
+    bundle = read_bundle(default_path()).manifest.id
+    assert jingyin("--version") == (0, f"jingyin {version('jingyin')}, bundle {bundle}\n", "")
     assert __version__ == version("jingyin")
 
 
