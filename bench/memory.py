@@ -31,7 +31,7 @@ from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listeni
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import SLOT, expand
-from jingyin.train.evaluate.attacks import GreedyAttack
+from jingyin.train.evaluate.attacks import greedy_tries
 
 COPIES, WORDINGS, CHANGED = 500, 10_000, 3
 SECRET = Secret(bytes(32), encrypts=False)
@@ -162,10 +162,16 @@ async def _tries(world: World, texts: Sequence[str]) -> list[int | None]:
         answer = asyncio.run_coroutine_threadsafe(world.send(world.scored(text), f"sender {len(found)}"), loop)
         return answer.result().action == "pass"
 
-    attack = GreedyAttack(passes)
-    for text in texts:
-        await asyncio.to_thread(passes, text)
-        found.append(await asyncio.to_thread(attack.tries, text))
+    def sent() -> Iterator[str]:
+        for text in texts:
+            passes(text)
+            yield text
+
+    def play() -> None:
+        for tries in greedy_tries(passes, sent()):
+            found.append(tries)
+
+    await asyncio.to_thread(play)
     return found
 
 
