@@ -169,7 +169,7 @@ async def _tries(world: World, texts: Sequence[str]) -> list[int | None]:
 
     def play() -> None:
         for tries in greedy_tries(passes, sent()):
-            found.append(tries)  # noqa: PERF402: `passes` names the sender by how many are found
+            found.append(tries)  # noqa: PERF402 - `passes` names the sender by how many are found
 
     await asyncio.to_thread(play)
     return found
