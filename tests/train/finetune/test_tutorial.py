@@ -133,6 +133,6 @@ def test_every_command_of_the_tutorial(reader: Reader) -> None:
     assert {event["bundle"] for event in reader.events("worker_ready")} == {new}
     for bundle, role in ((new, "deployed"), (old, "shadow")):
         assert re.search(f'jingyin_bundle_info{{id="{bundle}",role="{role}"}} [1-9]', told), told
-    drift = json.loads((folder / "drift" / "drift.json").read_text(encoding="utf-8"))
+    drift = json.loads((folder / "drift.json").read_text(encoding="utf-8"))
     assert drift["reference_rows"] > 100
     assert drift["current_rows"] > 100
