@@ -1,11 +1,13 @@
-"""What the filters add: round trips through each protocol's proxy beside one that only copies bytes, and through Kannel's.
+"""What the filters add: round trips through each protocol's proxy beside one that only copies bytes, and through
+Kannel's.
 
     python bench/edge.py                               authored messages, the default bundle, all filters, 2 minutes
     python bench/edge.py FILE... --only cmpp2 kannel    ordinary messages of your own, some filters
 
-Clients, gateway and smsbox are in this process and do nothing else; the filter, the copying proxy and `jingyin serve` are
-one process each. A closed loop: WINDOW requests are unanswered at any time, to as many receivers. Rounds: copy, filter,
-copy, ...; the best of each counts. The last rows: memory of the SMPP proxy while eight sessions send 64 KiB payloads.
+Clients, gateway and smsbox are in this process and do nothing else; the filter, the copying proxy and `jingyin serve`
+are one process each. A closed loop: WINDOW requests are unanswered at any time, to as many receivers. Rounds: copy,
+filter, copy, ...; the best of each counts. The last rows: memory of the SMPP proxy while eight sessions send 64 KiB
+payloads.
 """
 
 import argparse

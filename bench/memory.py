@@ -5,7 +5,8 @@
     python bench/memory.py known CORPUS...    known wordings: near-copies stopped, lawful twins and CORPUS hit, time
     python bench/memory.py cost [redis://...]    a message's round trip: in memory, over a socket, on a server
 
-TEST is test.parquet of a built corpus, or JSON lines with label and text. `known` takes its wordings from the authored rows.
+TEST is test.parquet of a built corpus, or JSON lines with label and text. `known` takes its wordings from the authored
+rows.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Changes the code in one small way after another and runs the tests that should notice: python bench/mutants.py [NAME...]
+"""Changes the code in one small way after another and runs the tests that should notice: python bench/mutants.py
+[NAME...]
 
 data/mutants.yaml lists the mutants: file, text, what takes its place, and the tests that must fail. Each runs in a copy
 of the repository. Exits 1 if a mutant lives, or is stale: its tests fail without it, or its text is not in the file
-once; then the code has changed, and so must the list. Some three seconds a mutant; NAME picks those whose name holds it.
+once; then the code has changed, and so must the list. Some three seconds a mutant; NAME picks those whose name holds
+it.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Measures jingyin beside baselines, in one run on one machine.
 
     python bench/speed.py                                   authored messages, about four minutes
-    python bench/speed.py FILE... --run runs/student        messages of your own, each file by itself too; baselines with
+    python bench/speed.py FILE... --run runs/student        messages of your own, each file by itself too; baselines
+    with
                                                             the same weights
     python bench/speed.py FILE... --profile                 microseconds a stage
 

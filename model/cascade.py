@@ -1,11 +1,11 @@
 """The cascade: who reads a message, and what becomes of the readings: label, risk, action and reasons.
 
-Scorer, calibration and evaluation go through `cascade`, each with a reader of its own, so that thresholds are set on what
-is served.
+Scorer, calibration and evaluation go through `cascade`, each with a reader of its own, so that thresholds are set on
+what is served.
 
 A message is its whole and its windows of one and of two sentences: company thins a threat out in the whole, and leaves
-it alone in a window. The prefilter scores every unit. Networks read the whole, then the riskiest windows, each until one
-of them is certain. The riskiest unit decides; a window, which lacks its context, counts `discount` less.
+it alone in a window. The prefilter scores every unit. Networks read the whole, then the riskiest windows, each until
+one of them is certain. The riskiest unit decides; a window, which lacks its context, counts `discount` less.
 
 Networks err on different messages: each is now and then sure of nonsense, and of another one. So a unit that several
 have read has one risk of them all (fusion; train/LOG.md): the log-odds of each, weighted, add up, a product of experts
@@ -67,7 +67,8 @@ class Cascaded(NamedTuple):
     """What the cascade makes of n messages.
 
     `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
-    `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty where no network
+    `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty where no
+    network
     that has signs read them. `final` (n,) is False where time was up before all was read.
     """
 
@@ -105,7 +106,8 @@ def cascade(
 ) -> Cascaded:
     """Let networks read the units that are `on` (u,); messages are stopped by `stops` (n,). See `prefiltered`.
 
-    With `everyone` all networks read the wholes, and windows of those alone that are too long. Past `until`, of time.monotonic(), no network
+    With `everyone` all networks read the wholes, and windows of those alone that are too long. Past `until`, of
+    time.monotonic(), no network
     begins to read: what has been read decides.
     """
     wholes, count = units.starts, len(units.starts)

@@ -92,8 +92,8 @@ class SmsTokenizer:
 
 # The other vocabulary: pieces of a pretrained encoder (SentencePiece's Unigram), as a tokenizer of clean text.
 #
-# Networks that read words and networks that read pieces err on different messages, which is what a second reader is for.
-# The pretrained vocabulary has no placeholders: they are spelled out in words that it knows.
+# Networks that read words and networks that read pieces err on different messages, which is what a second reader is
+# for. The pretrained vocabulary has no placeholders: they are spelled out in words that it knows.
 
 
 # What a placeholder stands for, in words that the pretrained vocabulary knows.

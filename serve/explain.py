@@ -1,8 +1,8 @@
 """Evidence: the words that bear the risk of a message, and those that bear each of its reasons.
 
-Word occlusion (Zeiler & Fergus 2014): a network reads the unit that decided again without each word, and its own odds of
-risk and of each sign are compared with those of the whole unit. Where the words are redundant and none is missed, whole
-clauses are left out, and at last the unit itself.
+Word occlusion (Zeiler & Fergus 2014): a network reads the unit that decided again without each word, and its own odds
+of risk and of each sign are compared with those of the whole unit. Where the words are redundant and none is missed,
+whole clauses are left out, and at last the unit itself.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The scorer: message -> verdict, the one behind every way into jingyin.
 
-The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade, one after another
-(model/cascade.py).
+The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade, one after
+another (model/cascade.py).
 """
 
 import copy
@@ -39,8 +39,8 @@ from jingyin.serve.pool import CHUNK, Start, chunks, score_in_processes
 # The cache: verdicts already given, by clean text.
 #
 # Exact, not approximate: the network sees nothing but the clean text, so equal clean texts have equal verdicts; only a
-# disguised message, which the prefilter may not judge, has a key of its own. Messages that differ only in numbers, links
-# or amounts of one bucket share an entry.
+# disguised message, which the prefilter may not judge, has a key of its own. Messages that differ only in numbers,
+# links or amounts of one bucket share an entry.
 
 
 V = TypeVar("V")
@@ -94,7 +94,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 class Scored(NamedTuple):
     """A message cleaned once, with what is known of it.
 
-    `unknown` is the share of its characters that the lexicon does not know, 0 to 1. `final` is False for a decision that
+    `unknown` is the share of its characters that the lexicon does not know, 0 to 1. `final` is False for a decision
+    that
     another call may correct, since not every network read what it should.
     """
 

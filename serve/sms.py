@@ -98,7 +98,8 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Message:
 def readings(segments: Sequence[Segment], coding: str | int) -> list[Message]:
     """Decode the parts of one message in every way that a phone may: first as declared, then as it plausibly is.
 
-    `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15; where the declared coding
+    `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15; where the declared
+    coding
     gives what nobody writes, each other one that gives written Chinese or ASCII is a reading too. Raises as
     `reassemble` does.
     """

@@ -73,7 +73,7 @@ TRAINED = {
     "model": {"epochs": 2, "learning_rate": 1e-4},
     "tiny": {"epochs": 4, "learning_rate": 5e-4},
 }
-"""Three times the rate, and authored messages alone as the replay: then ordinary traffic is forgotten (train/LOG.md)."""
+"""At three times the rate, with authored messages alone as the replay, ordinary traffic is forgotten (train/LOG.md)."""
 
 _DONE = "finetune.json"
 _PACE = {"corpus": 0.2, "verifier": 0.35, "model": 0.15, "tiny": 0.05, "cascade": 0.15, "judging": 0.1}

@@ -253,7 +253,8 @@ def _family_checks(table: Verdicts, margin: float) -> Iterator[Check]:
 def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, tests: int = 1) -> Check:
     """Check that `new` (n,) is right as often as `old`.
 
-    It fails where a loss is beyond chance, and may be above the margin. `tests` shares the error out among so many checks.
+    It fails where a loss is beyond chance, and may be above the margin. `tests` shares the error out among so many
+    checks.
     """
     z = float(norm.ppf(1 - (1 - _SURE) / tests))
     change = paired_difference(new, old, groups, z)

@@ -48,7 +48,8 @@ class Reject(NamedTuple):
 class Block(NamedTuple):
     """Consecutive rows of a file, what a worker scores at a time.
 
-    `texts` are strings without nulls, one a row of `batch`; `numbers` (n,) those of its rows; `replaced` (n,) counts the
+    `texts` are strings without nulls, one a row of `batch`; `numbers` (n,) those of its rows; `replaced` (n,) counts
+    the
     bytes of a row that weren't text. `next` rows of the file have been read with it, `share` of the file, 0 to 1.
     """
 

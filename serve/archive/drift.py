@@ -119,7 +119,7 @@ def _label_counts(column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the population stability index of two counts over the same bins (at most ten), and its 95% level by chance.
+    """Return the population stability index of two counts over the same bins (at most ten), and its 95% chance level.
 
     Half a message is added to each bin, so that an empty one counts as rare and not as impossible.
     """

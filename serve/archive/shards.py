@@ -34,7 +34,8 @@ DONE = "_report.json"
 class Scored(NamedTuple):
     """A block with its rows as they are written; `source` is the number of its file.
 
-    `rejects` are rows that are kept and yet have a fault; `reused` counts those whose verdicts were known, `stale` those
+    `rejects` are rows that are kept and yet have a fault; `reused` counts those whose verdicts were known, `stale`
+    those
     with verdicts of another bundle.
     """
 

@@ -1,4 +1,4 @@
-"""Asks jingyin about messages, for every filter; and what all filters have in common as programs: options, log, metrics.
+"""Asks jingyin about messages, for every filter, and holds what filters share: options, log, metrics.
 
 Over HTTP, not in this process: a network takes milliseconds of the interpreter, which the sessions' event loop would
 feel; cache, reload, shadow, memory and metrics of one service then hold for all gateways; and a filter goes on when
@@ -50,8 +50,10 @@ HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of th
 PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Memory of parts that have gone on.", registry=REGISTRY)
 
 MOST_FAILURES, REST_SECONDS = 10, 1.0
-"""Without any answer for REST_SECONDS and after as many failures, jingyin is asked once in REST_SECONDS: a hung one would
-slow every window down. Any answer, a refusal too, ends this, so no sender can bring it about by making others' wait."""
+"""Without any answer for REST_SECONDS and after as many failures, jingyin is asked once in REST_SECONDS: a hung one
+would slow every window down. Any answer, a refusal too, ends this, so no sender can bring it about by making others'
+wait.
+"""
 _QUESTIONS = 64
 """Asked at a time by a filter, and by one of its sessions: what a session floods with waits, and nobody else."""
 SESSION_QUESTIONS = 16

@@ -27,7 +27,7 @@ _UDHI = 0x41  # bit 0 by the document; bit 6 as it comes from SMPP
 
 
 class Cmpp(Codec):
-    """The version is the CONNECT's; the length of its response confirms it, for some peers answer in the other's widths.
+    """The version is the CONNECT's, confirmed by the length of its response: some peers answer in the other's widths.
 
     CMPP_FWD, which gateways use between each other, is refused.
     """

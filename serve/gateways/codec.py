@@ -106,8 +106,10 @@ class Codec:
     """One protocol; an instance for each session, for what a login settles.
 
     `header` begins with length and command, `sequence` is where in it the sequence number is. `kinds` are the requests
-    of interest by command. `statuses` names the codes that the proxy refuses with: block, unreadable, unbound (a message
-    before the login), down (the gateway can't be reached), busy (the proxy is ending). `codings` says what this protocol
+    of interest by command. `statuses` names the codes that the proxy refuses with: block, unreadable, unbound (a
+    message
+    before the login), down (the gateway can't be reached), busy (the proxy is ending). `codings` says what this
+    protocol
     means by a data_coding where it differs from SMPP.
     """
 

@@ -3,8 +3,9 @@
     python -m jingyin.serve.gateways.kannel --port 13014 --smsbox http://127.0.0.1:13013 --jingyin http://127.0.0.1:8080
 
 A query is read as Kannel 1.4.5 reads it (gw/smsbox.c, gwlib/http.c): the first parameter of a name counts, coding is
-what sscanf makes of it, 64 bits cut to 32. What is passed on is a query made anew of what was read, with its text in the
-one form that needs no charset, so that Kannel can't read another text. What has two readings, or none, is answered 400.
+what sscanf makes of it, 64 bits cut to 32. What is passed on is a query made anew of what was read, with its text in
+the one form that needs no charset, so that Kannel can't read another text. What has two readings, or none, is answered
+400.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Settings of the service: flags before environment (JINGYIN_SERVE_*) before a YAML file.
 
-A loopback address or a Unix socket serves this machine, without keys unless a key file is named. A public address serves
-the gateways, by keys, which /metrics needs there too; probes, the page and /openapi.json need none. No address of the
-service belongs on the Internet.
+A loopback address or a Unix socket serves this machine, without keys unless a key file is named. A public address
+serves the gateways, by keys, which /metrics needs there too; probes, the page and /openapi.json need none. No address
+of the service belongs on the Internet.
 """
 
 import ipaddress

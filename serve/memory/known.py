@@ -3,7 +3,8 @@
 A wording is kept as hashes of the character triples of its clean text, so that numbers, links and what the normaliser
 undoes make no difference. The two directions differ:
 
-    block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model finds
+    block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model
+    finds
                     the message about as suspicious as the wording: a lawful notice may share most of its words with a
                     threat, and has another risk. Longer company is set aside and the rest judged alone.
     pass            PASS_SHARE of the wording is in the message, and nothing of the message but short slots is outside

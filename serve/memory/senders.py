@@ -3,8 +3,9 @@
 A message that the model alone passes, of a risk from `risk` on, gets review when its sender, or a contact that it
 holds, stood in a flagged message less than `seconds` ago; twice that if another was blocked meanwhile. So does, of any
 risk, one that has COPIED of the triples of a flagged message of its sender: whoever edits what did not arrive keeps
-most of it; and every message of a sender who had STRIKES flagged, unless OFTEN times as many passed. Whoever sends much is judged by shares: a sender by more than 1 flagged message in SHARE, so that a stolen
-account does not silence a bank; a contact that was passed more often than flagged is everybody's, such as a hotline.
+most of it; and every message of a sender who had STRIKES flagged, unless OFTEN times as many passed. Whoever sends much
+is judged by shares: a sender by more than 1 flagged message in SHARE, so that a stolen account does not silence a bank;
+a contact that was passed more often than flagged is everybody's, such as a hotline.
 
 What passes is counted by a sample, so that ordinary traffic costs next to nothing.
 """

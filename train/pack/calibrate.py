@@ -135,7 +135,7 @@ DISCOUNTS = (1.0, 0.5, 0.75, 1.25, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class _Readings:
-    """What all steps say of n rows as u units: the outputs of each network, by unit; NaN (labels + signs,) where unread.
+    """Outputs of all networks for n rows as u units, by unit; NaN (labels + signs,) where unread.
 
     Read are wholes, and windows that a message has next to its whole if the prefilter takes them for riskiest.
     """
@@ -207,8 +207,10 @@ def fit_cascade(
 ) -> dict[str, object]:  # fmt: skip
     """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
 
-    `weights` (2, BUCKETS) are the prefilter's, `least` the lowest risks from which a message may be reviewed and blocked.
-    Returns the manifest's parts that were fitted. Signs are fitted on annotated rows, those of the validation split too.
+    `weights` (2, BUCKETS) are the prefilter's, `least` the lowest risks from which a message may be reviewed and
+    blocked.
+    Returns the manifest's parts that were fitted. Signs are fitted on annotated rows, those of the validation split
+    too.
     """
     rows = read_split(corpus, "calibration")
     readings = _prefilter(folder, networks, weights, rows)
@@ -417,7 +419,7 @@ _COPIES = 2
 
 
 def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float16]:
-    """Return weights (2, BUCKETS) trained on each message as it stands and two of its copies; from `before` on, if given.
+    """Return weights (2, BUCKETS) trained on each message and two of its copies, starting from `before` if given.
 
     The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second,
     trained on that rest alone, what is lawful from threats.

@@ -26,12 +26,13 @@ _TRAFFIC, _INNOCENT = 30.0, 3.0  # train/LOG.md compares
 def fit_fusion(
     scores: Floats, logits: Sequence[Floats], flagged: NDArray[np.bool_], traffic: NDArray[np.bool_], times: Floats
 ) -> Fusion:
-    """Fit how the prefilter's scores (2, n) and each network's logits (n, labels) make the risk that `flagged` (n,) shows.
+    """Fit how the prefilter's scores (2, n) and the networks' logits (n, labels) make the risk of `flagged` (n,).
 
     Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none
     of them was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents:
     `traffic` (n,) counts thirty times, other innocents three times. The second makes a probability of the sum, all rows
-    counting alike (Platt 1999). A row stands for `times` (n,) rows. What is then measured on these same rows, thresholds' bounds and the calibration error,
+    counting alike (Platt 1999). A row stands for `times` (n,) rows. What is then measured on these same rows,
+    thresholds' bounds and the calibration error,
     is in-sample as far as the fusion goes. Raises InputError when all rows are on one side.
     """
     if flagged.all() or not flagged.any():
@@ -100,7 +101,7 @@ _POINTS = 40
 
 
 def false_alarm_curve(risks: Floats, sources: Sequence[str], threats: Floats) -> tuple[Point, ...]:
-    """Return about 40 points, from where one in ten is flagged to where nobody is, by benign `risks` (n,) and `threats`.
+    """Return some 40 points, from one in ten flagged to none, by the risks of the benign (n,) and of `threats`.
 
     Rates and bounds are those of `choose_threshold`.
     """
@@ -119,7 +120,8 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     """Return the lowest risk, not below `least`, at which benign `risks` (n,) are flagged at most at the rate `target`.
 
     Two rates must keep to it: the 95% upper bound of all rows together (Clopper and Pearson), and the estimate in which
-    every one of the `sources` (n,) counts alike, so that no large corpus speaks for all traffic. A bound by source would
+    every one of the `sources` (n,) counts alike, so that no large corpus speaks for all traffic. A bound by source
+    would
     need thousands of rows of each. The bound holds although the threshold is chosen on the same rows: the rate above
     the k-th largest of n risks has the beta distribution that the bound inverts (Wilks 1941). It ignores that the
     fusion behind the risks was fitted on these rows too, of whose few weights it knows nothing.

@@ -1,8 +1,9 @@
-"""Frames made from the protocols' documents with struct, and checked by others' code. NAME LENGTH: HEX, 00{k} for k zero bytes.
+"""Frames made from the protocols' documents with struct, and checked by others' code. NAME LENGTH: HEX, 00{k} for k
+zero bytes.
 
-CMPP 2.0 was parsed and encoded again to the same bytes by gocmpp, go_cmpp and go-sms-protocol, 3.0 by gocmpp and go-sms-protocol,
-and dissected field by field by tshark; SMGP by go_smgp, go-sms-protocol and gosmgp; SGIP by go_sgip, go-sms-protocol and
-sgip1.2; SMPP by tshark, smpp34 and go-sms-protocol.
+CMPP 2.0 was parsed and encoded again to the same bytes by gocmpp, go_cmpp and go-sms-protocol, 3.0 by gocmpp and
+go-sms-protocol, and dissected field by field by tshark; SMGP by go_smgp, go-sms-protocol and gosmgp; SGIP by go_sgip,
+go-sms-protocol and sgip1.2; SMPP by tshark, smpp34 and go-sms-protocol.
 """
 
 import re
