@@ -102,7 +102,7 @@ def _drift(name: str, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Drift:
         bins = [*(f"up to {edge:.3g}" for edge in edges), f"over {edges[-1]:.3g}"]
         counts = [np.bincount(np.searchsorted(edges, each), minlength=len(bins)) for each in values]
     index, chance = stability(counts[0], counts[1])
-    shares = [(each / max(1, each.sum())).tolist() for each in counts]
+    shares = [(each / max(1, int(each.sum()))).tolist() for each in counts]
     if index <= chance:
         reading = "no more than chance"
     else:
@@ -127,7 +127,7 @@ def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple
     before, now = reference[used] + 0.5, current[used] + 0.5
     shares = before / before.sum(), now / now.sum()
     index = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-    return index, float(_CHI2[max(0, used.sum() - 2)] * (1 / reference.sum() + 1 / current.sum()))
+    return index, float(_CHI2[max(0, int(used.sum()) - 2)] * (1 / reference.sum() + 1 / current.sum()))
 
 
 def lines(report: DriftReport) -> Iterator[str]:

@@ -99,7 +99,8 @@ def tune_prefilter(
     matrix = _matrix(texts)
     before = weights.astype(np.float64)
     signs = np.where(flagged, 1.0, -1.0)
-    share = 0.5 * times / np.where(flagged, max(1e-9, times[flagged].sum()), max(1e-9, times[~flagged].sum()))
+    of_side = [max(1e-9, float(times[side].sum())) for side in (flagged, ~flagged)]
+    share = 0.5 * times / np.where(flagged, *of_side)
 
     def loss(change: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         margins = signs * (matrix @ (before[:-1] + change[:-1]) + before[-1] + change[-1])
