@@ -1,1 +1,1 @@
-"""What a verdict is: labels, text pipeline, tokenizer, network, bundle format, and the default bundle."""
+"""The makings of a verdict: labels, text pipeline, tokenizer, network, bundle format, and the default bundle."""

@@ -3,13 +3,13 @@
     manifest.json   format version, id, labels, thresholds with evidence, cascade, provenance, sha256 of every file
     prefilter.npz   weights of the prefilter for hashed pairs and triples of characters and of sounds
     tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) int64 to logits (1, labels)
-    model.onnx      float32, behind which model.onnx may have those of signs: the first reads what the prefilter lets
-    verifier.onnx   through, each other one what the one before is not certain of; the manifest names those there
+    model.onnx      float32, behind which model.onnx may have those of signs: the first reads messages that the
+    verifier.onnx   prefilter lets through, the others those the one before is unsure of; the manifest lists them
     lexicon.txt     the vocabulary of tiny and model, in jieba's userdict format
     tokenizer.json  the same, compiled
     pieces.json     the tokenizer of a network whose vocabulary is the pretrained encoder's pieces
     golden.json     token ids and the logits that they must give
-    card.md         what it was made from, how good it is, where it fails
+    card.md         its data, its quality and its known failures
 
 No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can't run code.
 """
@@ -69,7 +69,7 @@ class Threshold(_Model):
 
 
 class Point(_Model):
-    """A point of the curve from which thresholds are chosen: what a `risk` as threshold leads to.
+    """A point of the curve from which thresholds are chosen: the effect of `risk` as the threshold.
 
     `rate` is the share of benign traffic that reaches it, with its `bound` (see Threshold); `recall` that of threats of
     situations that training has not seen.
@@ -93,7 +93,7 @@ class Calibration(_Model):
 
 
 class Fusion(_Model):
-    """How what has been read of a message becomes one risk (model/cascade.py).
+    """How the readings of a message are combined into one risk (model/cascade.py).
 
     Log-odds of the risk = `bias` + the sum of `scores` x the prefilter's two scores + the sum of `weights` x the
     log-odds of each network that has read the message, in the order of the cascade.
@@ -105,7 +105,7 @@ class Fusion(_Model):
 
 
 class Network(_Model):
-    """A network of the cascade: its file, what it reads, and how its risk is fused with those before it.
+    """A network of the cascade: its file, its input, and how its risk is fused with those before it.
 
     The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`, and of a
     message that reaches `certain` no further window is read. None stands for no bound.
@@ -130,7 +130,7 @@ class Stop(_Model):
 
 
 class Prefilter(_Model):
-    """What the prefilter stops: by its first score the `ordinary`; of the rest, by its second, `lawful` collection."""
+    """The prefilter's stops: `ordinary` by its first score; of the rest, `lawful` collection by its second."""
 
     ordinary: Stop
     lawful: Stop
@@ -151,7 +151,7 @@ class SignScale(_Model):
 
 
 class Loss(_Model):
-    """What the first steps of the cascade lose.
+    """Threats lost by the first steps of the cascade.
 
     Of `flagged` threats that would be reviewed or blocked if every network read every message, `lost` are not; `bound`
     is the one-sided 95% upper bound of that share (Clopper-Pearson).
@@ -163,10 +163,10 @@ class Loss(_Model):
 
 
 class Rules(_Model):
-    """What the cascade goes by: labels, stops of the prefilter, and networks in order.
+    """The rules of the cascade: labels, stops of the prefilter, and networks in order.
 
-    `discount` is what a window's log-odds of risk count less than the whole's. `provisional` makes log-odds of the
-    prefilter's scores alone, for a message that no network has read yet.
+    `discount` is subtracted from a window's log-odds of risk before they are compared with the whole's. `provisional`
+    computes log-odds from the prefilter's scores alone, for a message that no network has read yet.
     """
 
     labels: tuple[str, ...]
@@ -237,7 +237,7 @@ def default_path() -> Path:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle; raises BundleError with what was found, what was wanted and what to do."""
+    """Read and verify a bundle; raises BundleError with the problem, the expectation and the remedy."""
     manifest, whole = _read_manifest(path)
     _check_files(path, manifest)
     if not whole:

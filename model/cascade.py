@@ -1,7 +1,7 @@
 """The cascade: who reads a message, and what becomes of the readings: label, risk, action and reasons.
 
 Scorer, calibration and evaluation go through `cascade`, each with a reader of its own, so that thresholds are set on
-what is served.
+the cascade that is served.
 
 A message is its whole and its windows of one and of two sentences: company thins a threat out in the whole, and leaves
 it alone in a window. The prefilter scores every unit. Networks read the whole, then the riskiest windows, each until
@@ -64,7 +64,7 @@ class Read(Protocol):
 
 
 class Cascaded(NamedTuple):
-    """What the cascade makes of n messages.
+    """The cascade's results for n messages.
 
     `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
     `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty where no
@@ -107,8 +107,7 @@ def cascade(
     """Let networks read the units that are `on` (u,); messages are stopped by `stops` (n,). See `prefiltered`.
 
     With `everyone` all networks read the wholes, and windows of those alone that are too long. Past `until`, of
-    time.monotonic(), no network
-    begins to read: what has been read decides.
+    time.monotonic(), no network begins to read: the readings so far decide.
     """
     wholes, count = units.starts, len(units.starts)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))

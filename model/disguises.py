@@ -43,7 +43,7 @@ def _reads_as(parts: str, before: str, text: str, end: int) -> str | None:
         return None
     if character and parts in _BESIDE:
         left, right = _BESIDE[parts]
-        # What comes after may be in parts itself (车专贝长).
+        # The next character may be in parts itself (车专贝长).
         after = (text[end : end + 1], _PARTS.get(text[end : end + 2], ""))
         if not (before and before in left) and not any(each and each in right for each in after):
             return None
@@ -67,7 +67,7 @@ def reassemble(text: str, edits: dict[str, int]) -> list[Edit]:
     """Put the parts of a character, one after another, together again (口乎死亻尔)."""
     if not _holds_parts(text):
         return []
-    # Shift and reduce: what comes out may be a part in its turn, and is looked at again.
+    # Shift and reduce: the result may be a part in its turn, and is looked at again.
     done: list[Edit] = []
     for i, character in enumerate(text):
         done.append((i, i + 1, character))
@@ -92,7 +92,7 @@ def _reduce(done: list[Edit], text: str) -> list[Edit]:
 
 
 def _spellings() -> dict[str, list[tuple[str, str, str]]]:
-    """Return for each run of letters what it makes with the characters (before, after) it: (before, after, reading)."""
+    """Return for each run of letters its readings between given characters: (before, after, reading)."""
     table: dict[str, list[tuple[str, str, str]]] = {}
     for spelling, reading in _lines("spellings"):
         before, letters, after = re.split("([a-z]+)", spelling)
@@ -105,7 +105,7 @@ def _spellings() -> dict[str, list[tuple[str, str, str]]]:
 _SPELLINGS = _spellings()
 _LETTERS = re.compile("[a-z]+")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
-# What makes letters part of a link, an address or a code.
+# Letters with these neighbours are part of a link, an address or a code.
 _STARTS = re.compile("(?<![0-9@._/-])")
 _ENDS_HERE = re.compile("(?![@_/]|[.:-][a-z0-9])")
 
@@ -125,7 +125,7 @@ def spell_out(text: str, edits: dict[str, int]) -> list[Edit]:
 
 
 def _spelling_at(text: str, start: int, end: int) -> Edit | None:
-    """Return what the letters text[start:end] become with the characters beside them, if they are a spelling."""
+    """Return the reading of the letters text[start:end] with the characters beside them, if they are a spelling."""
     if not _STARTS.match(text, start) or not _ENDS_HERE.match(text, end):
         return None
     for before, after, reading in _SPELLINGS[text[start:end]]:
@@ -164,12 +164,12 @@ def to_mandarin(text: str, edits: dict[str, int]) -> list[Edit]:
     return found
 
 
-# Decoration: what a message holds for its tone alone, which anybody can put on any message.
+# Decoration: characters that only set the tone, which anybody can add to any message.
 #
 # Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A classifier
 # that sees them learns that who laughs does not threaten, and is then defeated by 哈 at the end: it must not see them.
-# What has a meaning of its own stays: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of things (💰 stands for a
-# word).
+# Characters with a meaning of their own stay: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of things
+# (💰 stands for a word).
 
 
 _NAMES = files("jingyin.model").joinpath("tables/faces.txt").read_text(encoding="utf-8").split()  # WeChat's and QQ's

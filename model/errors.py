@@ -5,7 +5,7 @@
     ├── ConfigError   a recipe, a setting or a missing extra: the caller's set-up is wrong
     └── InputError    the data handed in can't be used: wrong type, unknown label, broken file
 
-Each message says what came, what was wanted and what to do. None holds message text, numbers or senders.
+Each message states the value received, the value expected and the remedy. None holds message text, numbers or senders.
 """
 
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ class JingyinError(Exception):
 
 
 class BundleError(JingyinError):
-    """A model bundle can't be used: what was found, what was wanted, what to do."""
+    """A model bundle can't be used; the message states the problem, the expectation and the remedy."""
 
 
 class ConfigError(JingyinError):

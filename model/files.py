@@ -6,7 +6,7 @@
     file_sha256(path)                        its hash, read in pieces
 
     with Run.open(folder, begun, done="metrics.json", fresh=fresh) as run:
-        if run.result is None:               not finished yet: do what is left, file by file
+        if run.result is None:               not finished yet: do the rest, file by file
             ...
             run.finish(result)               writes metrics.json, last: its presence says that the run is whole
 
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def result(self) -> Any:  # noqa: ANN401  whatever JSON was given to `finish`
-        """What a finished run was finished with; None for one that is not."""
+        """The result passed to `finish`; None if the run is not finished."""
         return json.loads(self._done.read_text(encoding="utf-8")) if self._done.is_file() else None
 
     def finish(self, result: object) -> None:

@@ -99,8 +99,9 @@ def _fold_table() -> _Fold:
 
 
 FOLD = _fold_table()
-"""A table for str.translate: what folding makes of each character."""
-# What is usual in honest text is no edit: full-width punctuation, ￥ of Chinese keyboards, capitals, line breaks.
+"""A table for str.translate: the folded form of each character."""
+# Folding characters that are usual in honest text is no edit: full-width punctuation, ￥ of Chinese keyboards,
+# capitals, line breaks.
 _UNUSUAL = re.compile(
     "[^\u0020-\u007e\u00b7\u2010-\u201f\u2026\u3000-\u3017\u4e00-\u9fff\uff01-\uff0f\uff1a-\uff20\uff5e\uffe5\n\r\t]"
 )

@@ -13,7 +13,7 @@ BENIGN = ("ordinary", "lawful_collection")
 """Labels whose messages are false positives when they are flagged; other_threat is neither benign nor flagged."""
 
 ACTIONS = ("pass", "review", "block")
-"""What a gateway should do, mildest first."""
+"""The actions a gateway should take, mildest first."""
 
 Action = Literal["pass", "review", "block"]
 Stage = Literal["cache", "prefilter", "network"]
@@ -29,11 +29,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What jingyin says of one message.
+    """Jingyin's verdict on one message.
 
     `probabilities` are calibrated, one for each of LABELS, and add up to 1; `risk` is the sum over FLAGGED.
-    `stage` names what answered: the cache, the prefilter, or the model. `edits` counts what the text normaliser
-    did, by kind. `bundle` is the id of the model bundle. `reasons` come surest first; a message that passes has none.
+    `stage` names the stage that answered: the cache, the prefilter, or the model. `edits` counts the text
+    normaliser's changes, by kind. `bundle` is the id of the model bundle. `reasons` come surest first; a message that
+    passes has none.
     """
 
     label: str

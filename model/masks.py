@@ -74,7 +74,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("redacted", r"[x*×□#_]{2,}(?![a-z0-9])|[×□](?![a-z0-9])"),
 )  # fmt: skip
 
-# Right behind letters (wx13812345678, mate300) only what is as long as a personal number is masked.
+# Directly after letters (wx13812345678, mate300) only digits as long as a personal number are masked.
 _PERSONAL = (*((f"{kind}_", pattern) for kind, pattern in _PATTERNS if kind in ("id_card", "phone", "bank_card")),
              ("number_", r"\d{5,}"))  # fmt: skip
 

@@ -3,9 +3,10 @@
 It knows three answers, of a message's whole and of each of its windows: "surely ordinary" by its first score, which
 separates ordinary messages from all others; else "surely lawful" by its second, which separates lawful collection from
 threats; else "don't know". Thresholds are set so that a given share of ordinary traffic goes on and next to no threat
-is stopped as lawful; what the first steps lose is measured with its bound (train/pack/calibrate.py). What it can't
-know, it lets through: many characters that the tokenizer does not know, or a message that the normaliser had to undo
-disguises in. Of what it lets through its scores are a second opinion next to the networks' (model/cascade.py).
+is stopped as lawful; the loss of the first steps is measured with its bound (train/pack/calibrate.py). It lets through
+messages that it can't judge: those with many characters that the tokenizer does not know, or with disguises that the
+normaliser had to undo. For messages let through, its scores are a second opinion next to the networks'
+(model/cascade.py).
 
 A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs
 of characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false
@@ -180,5 +181,5 @@ def is_disguised(edits: Mapping[str, int]) -> bool:
 
 
 def is_opaque(unknown_share: float, edits: Mapping[str, int]) -> bool:
-    """Whether the prefilter must not judge a message: it holds what the prefilter can't know."""
+    """Whether the prefilter must not judge a message: too many unknown characters, or disguises."""
     return unknown_share > _UNKNOWN_SHARE or is_disguised(edits)

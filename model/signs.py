@@ -1,7 +1,7 @@
-"""Signs: what a message demands, what it threatens and how it speaks; the reasons that a verdict gives.
+"""Signs: a message's demands, threats and framing; the reasons that a verdict gives.
 
-A sign of *demand* or *pressure* is what the sender himself wants or threatens. A message that only tells of it, warns
-of it, jokes about it or sells it has the sign of that frame instead. Examples on either side are in
+A sign of *demand* or *pressure* is something that the sender himself wants or threatens. A message that only tells
+of it, warns of it, jokes about it or sells it has the sign of that frame instead. Examples on either side are in
 train/corpus/LABELS.md.
 """
 

@@ -14,14 +14,14 @@ The steps, each a function from text to a list of edits, run in this order:
 9. mask: links, numbers and amounts become placeholders (model/masks.py)
 
 Steps 2 and 6 to 8 are in model/disguises.py. When one of these three changed something, or decoration came to light,
-steps 2 to 8 run again until nothing changes, 32 times at most: what one makes another may read.
+steps 2 to 8 run again until nothing changes, 32 times at most: one step's output may be another's input.
 
 Only the two ends of a message longer than MAX_CHARACTERS are read. The edits of a message without any Chinese say
 `foreign` (model/foreign.py).
 
 Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
 The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
-markupsafe.Markup carries escapedness, and that is what makes cleaning idempotent without trusting input.
+markupsafe.Markup carries escapedness, so cleaning is idempotent without trusting its input.
 """
 
 import re
@@ -51,7 +51,7 @@ class CleanString(str):
 
 @dataclass(frozen=True)
 class CleanText:
-    """A cleaned message: its clean `text`, the `original`, and `edits`, what each step did, by kind."""
+    """A cleaned message: its clean `text`, the `original`, and `edits`, the number of changes by kind."""
 
     text: CleanString
     original: str
@@ -91,14 +91,14 @@ def clean(text: str) -> CleanText:
 
 
 def _shortened(folded: Sequence[T]) -> Sequence[T]:
-    """Return the two ends of what is too long: a threat stands at one of them, and the time of one message is bounded."""
+    """Cut a long message to its two ends: a threat stands at one of them, and the time of one message is bounded."""
     if len(folded) <= MAX_CHARACTERS:
         return folded
     return [*folded[: MAX_CHARACTERS // 2], *folded[-MAX_CHARACTERS // 2 :]]
 
 
 def _run(text: str, edits: dict[str, int], follow: Callable[[list[Edit]], None] | None = None) -> str:
-    """Run the steps on folded `text`, count what they do in `edits`, and tell `follow` of every change."""
+    """Run the steps on folded `text`, count their changes in `edits`, and tell `follow` of every change."""
     for _ in range(_ROUNDS):
         changed = again = False
         for step in _STEPS:

@@ -92,11 +92,11 @@ class SmsTokenizer:
 
 # The other vocabulary: pieces of a pretrained encoder (SentencePiece's Unigram), as a tokenizer of clean text.
 #
-# Networks that read words and networks that read pieces err on different messages, which is what a second reader is
-# for. The pretrained vocabulary has no placeholders: they are spelled out in words that it knows.
+# Networks that read words and networks that read pieces err on different messages; that is the point of a second
+# reader. The pretrained vocabulary has no placeholders: they are spelled out in words that it knows.
 
 
-# What a placeholder stands for, in words that the pretrained vocabulary knows.
+# The meaning of each placeholder, in words that the pretrained vocabulary knows.
 _MEANING = {
     "link": "网址", "email": "邮箱", "phone": "电话号码", "id_card": "身份证号", "bank_card": "银行卡号", "code": "验证码",
     "datetime": "日期时间", "number": "号码", "number_round": "整数", "number_exact": "数字", "redacted": "某某",

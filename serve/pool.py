@@ -34,7 +34,7 @@ _ADVICE = 'score again in fewer processes, and in a script under `if __name__ ==
 
 
 class Start(NamedTuple):
-    """What a process loads its scorer by: the folder and id of a bundle, and the arguments of `Scorer.load`."""
+    """Arguments for loading a process's scorer: the folder and id of a bundle, and those of `Scorer.load`."""
 
     bundle: str | Path | None
     id: str | None = None
@@ -62,7 +62,8 @@ def scorer_of(start: Start) -> "Scorer":
 def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[str | CleanText], BaseException | None]]:
     """Yield lists of at most `size` messages, and with the last one what ended the stream early, if anything did.
 
-    An interrupt (Ctrl-C while `texts` waits for input) is held back like an error: what was read is answered first.
+    An interrupt (Ctrl-C while `texts` waits for input) is held back like an error: messages already read are answered
+    first.
     """
     stream = enumerate(texts)
     while True:

@@ -44,7 +44,7 @@ from jingyin.serve.pool import CHUNK, Start, chunks, score_in_processes
 
 
 V = TypeVar("V")
-# What an entry takes beside its key, slot of the OrderedDict included, as tracemalloc measures it: about 600 bytes for
+# Size of an entry without its key, slot of the OrderedDict included, as tracemalloc measures it: about 600 bytes for
 # a network's decision, 800 with two reasons. Those of the prefilter are shared and take less.
 _ENTRY_BYTES = 800
 
@@ -92,11 +92,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Scored(NamedTuple):
-    """A message cleaned once, with what is known of it.
+    """A message cleaned once, with its decision.
 
     `unknown` is the share of its characters that the lexicon does not know, 0 to 1. `final` is False for a decision
-    that
-    another call may correct, since not every network read what it should.
+    that another call may correct, since some network did not read all that it should have.
     """
 
     clean: CleanText
@@ -169,8 +168,8 @@ class Scorer:
     def scored(self, texts: Iterable[str | CleanText], *, until: float | None = None) -> Iterator[Scored]:
         """Score a stream as `score_many` does, yielding the clean texts and decisions that verdicts are made of.
 
-        Past `until`, of time.monotonic(), no network begins to read: what has read a message decides, and what is not
-        `final` is not remembered.
+        Past `until`, of time.monotonic(), no network begins to read: the readings so far decide, and decisions that
+        are not `final` are not cached.
         """
         for chunk, error in chunks(texts, CHUNK):
             yield from self._score(chunk, until)
@@ -291,7 +290,7 @@ class Scorer:
         return units_of(self.bundle.prefilter_weights, texts, codes), shares, opaque, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
-        """Return what lets the networks read units of clean texts; what they say of windows is remembered."""
+        """Return a reader that lets the networks read units of clean texts; readings of windows are cached."""
 
         def read(network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
             owner, reader = int(units.owners[unit]), self._networks[network]
@@ -327,7 +326,7 @@ def _at_rate(manifest: Manifest, action: str, rate: float) -> Threshold:
 
 
 def _cache_key(cleaned: CleanText) -> str:
-    """Return what the decision depends on: the clean text, and whether the prefilter may judge it.
+    """Return a key of all that the decision depends on: the clean text, and whether the prefilter may judge it.
 
     No clean text holds a control character, so nobody can type the key of a disguised message.
     """

@@ -1,4 +1,4 @@
-"""Decodes what a gateway holds, payload bytes with a data coding and a user data header, into text.
+"""Decodes a gateway's messages, payload bytes with a data coding and a user data header, into text.
 
     gsm7          GSM 03.38 default alphabet with its extension table, a septet an octet (SMPP data_coding 0)
     gsm7-packed   the same, packed seven bits to a septet as in a TPDU (3GPP TS 23.038, 6.1.2.1)
@@ -38,7 +38,7 @@ class Segment(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What could be read: `text`, and what was wrong with it.
+    """A decoded message: its `text`, and its faults.
 
     `undecodable` counts bytes (septets of gsm7-packed) that stand as U+FFFD in the text, `damaged` headers that could
     not be read, `partial` says that parts of a concatenated message are missing.

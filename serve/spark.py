@@ -21,7 +21,7 @@ from jingyin.model.errors import ConfigError, InputError, JingyinError, need
 
 need("relabelling on Spark", "spark", "pyarrow", "pyspark")
 
-import pyarrow as pa  # noqa: E402  needs what was just checked
+import pyarrow as pa  # noqa: E402  needs the extra checked above
 from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, StructField, StructType  # noqa: E402
 
 from jingyin.model.labels import LABELS  # noqa: E402

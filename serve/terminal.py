@@ -69,7 +69,7 @@ def _words(spans: Sequence[Span], language: Language) -> str:
 def _json(content: object) -> str:
     """Return one line of JSON: Chinese as Chinese where standard output can hold it.
 
-    Escaped is what is not printable: lone surrogates, line separators, what would steer a terminal.
+    Unprintable characters are escaped: lone surrogates, line separators, terminal control characters.
     """
     line = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in json.dumps(content, ensure_ascii=False))
     try:

@@ -20,7 +20,7 @@ NULL_TEXT = "null text"
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: the columns of texts and ids, and of CSV and JSON what they don't say themselves.
+    """How to read files: the columns of texts and ids, and properties that CSV and JSON don't state.
 
     `encoding` None is UTF-8, or UTF-16 by its mark, unless the first rows look otherwise. `strict` rejects rows with
     bytes that aren't text, which else become U+FFFD. `keep` adds rejected rows to their rejects. `columns` are all that
@@ -46,7 +46,7 @@ class Reject(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Consecutive rows of a file, what a worker scores at a time.
+    """Consecutive rows of a file that a worker scores at a time.
 
     `texts` are strings without nulls, one a row of `batch`; `numbers` (n,) those of its rows; `replaced` (n,) counts
     the
@@ -74,7 +74,7 @@ class Source:
 
 
 def fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return a column as another type that holds its values; objects, lists and what has no other text as JSON."""
+    """Return a column as another type that holds its values; objects, lists and others without a text form as JSON."""
     try:
         return column if column.type == kind else column.cast(kind)
     except pa.ArrowException:

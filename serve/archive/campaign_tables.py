@@ -314,7 +314,7 @@ def _shown(row: dict[str, Any], language: Language) -> dict[str, Any]:
 
 
 def _printable(text: str) -> str:
-    """Replace what a page can't hold by U+FFFD; what is invisible is shown as such too, for it is a disguise."""
+    """Replace characters that a page can't show by U+FFFD; invisible ones too, for they are disguises."""
     return "".join(c if c.isprintable() or c in "\n\u3000" else "\ufffd" for c in text)
 
 

@@ -41,7 +41,7 @@ from jingyin.serve.archive.times import TIME, check_form, check_time, read_times
 from jingyin.serve.archive.workers import Work, Workers, system_memory, workers
 
 SHARD_ROWS = 1 << 18
-"""Rows that are read for a part: what is lost when a run is ended."""
+"""Rows read for each part: the work lost when a run is ended."""
 BAD_TIME = "unreadable time"
 VERDICT = ("jingyin_label", "jingyin_risk", "jingyin_action", "jingyin_reasons", "jingyin_bundle")
 
@@ -57,10 +57,10 @@ ROWS = pa.schema(
 
 @dataclass(frozen=True)
 class CampaignResult:
-    """What a run did: rows read, of these with verdicts of this bundle or of another, rows chosen, rows in campaigns.
+    """Results of a run: rows read, of these with verdicts of this bundle or of another, rows chosen, rows in campaigns.
 
     Campaigns, rows with bytes replaced, rejects by reason, the bundle, and how many signs it knows: with none no
-    campaign has reasons. `tasks` counts those written for Label Studio; `answers` is what an export of it brought.
+    campaign has reasons. `tasks` counts those written for Label Studio; `answers` holds those read from its export.
     """
 
     rows: int
@@ -153,7 +153,7 @@ def campaigns(
 
 
 def _check_columns(sources: Sequence[Source], named: dict[str, str | None], form: str | None) -> None:
-    """Raise ConfigError when a column that is named is not there, or can't hold what it should."""
+    """Raise ConfigError when a named column is missing or can't hold the expected values."""
     schema, names = sources[0].schema, list(dict.fromkeys(name for source in sources for name in source.names))
     for option, name in named.items():
         if name is not None and name not in names:
@@ -208,7 +208,7 @@ class _Gathering:
     def _work(
         self, item: tuple[int, Block]
     ) -> tuple[tuple[int, Block, NDArray[np.int64]], Work[Chosen | Cleaned], pa.Array]:
-        """Return what a process is to do: score and choose, or clean the chosen rows if all have verdicts already."""
+        """Return the work for a process: score and choose, or clean the chosen rows if all have verdicts already."""
         number, block = item
         names = block.batch.schema.names
         known = all(name in names for name in VERDICT) and \

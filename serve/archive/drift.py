@@ -24,7 +24,7 @@ MEASURES = {
     "disguises": "jingyin_hits",
     "unknown characters": "jingyin_unknown",
 }
-"""What is compared, and the column of a relabelled archive that holds it."""
+"""The features compared, each with its column in a relabelled archive."""
 
 NEEDED = ("jingyin_risk", "jingyin_label")
 

@@ -2,8 +2,8 @@
 
 One band at a time takes a sort and no index, so memory stays at the signatures and a few arrays. Texts that share a
 bucket are compared with its first one and with their neighbour; those that are alike are connected. The commonest text
-of a component stands for it. What is not akin to that text is grouped once more without the rest, so that a chain of
-likenesses does not tie unlike messages together. Nothing depends on an order of bands or pairs.
+of a component stands for it. Texts not akin to it are grouped once more without the rest, so that a chain of likenesses
+does not tie unlike messages together. Nothing depends on an order of bands or pairs.
 """
 
 from collections.abc import Sequence
@@ -139,9 +139,9 @@ def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
 
 
-# What the messages of a campaign share: one of them, with slots where the others differ.
+# The template of a campaign: one of its messages, with slots where the others differ.
 #
-# Each message is aligned to the pivot, the commonest one, by what they share at both ends, and between by longest
+# Each message is aligned to the pivot, the commonest one, by common characters at both ends, and between by longest
 # matching blocks (difflib). A character of the pivot is fixed when most messages have it; other characters, and places
 # where many put something in, are slots. Masked numbers and links are slots of a kind.
 
@@ -205,7 +205,7 @@ def _written_masks(pivot: str, original: str | None) -> dict[int, str]:
 
 def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None:
     """Count the characters of the pivot that another text has, and the places where it has something more."""
-    start = _shared(pivot, other)  # most of a copy is equal at both ends: difflib, which is slow, gets what is between
+    start = _shared(pivot, other)  # most of a copy is equal at both ends: difflib, which is slow, gets the middle
     tail = _shared(pivot[start:][::-1], other[start:][::-1])
     end = len(pivot) - tail
     for i in (*range(start), *range(end, len(pivot))):
@@ -227,7 +227,7 @@ def _shared(one: str, other: str) -> int:
 
 
 def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
-    """Join fixed characters to pieces, and slots that touch; what is too short between two varying slots joins them."""
+    """Join fixed characters to pieces, and slots that touch; a piece too short between two varying slots joins them."""
     runs: list[Piece] = []
     for slot, group in groupby(parts, key=lambda part: part.slot):
         run = list(group)

@@ -199,7 +199,7 @@ def _parquet_blocks(path: Path, schema: pa.Schema, how: Reading, start: int) -> 
 
 
 def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, row: int, share: float) -> Block:
-    """Mend what is not UTF-8 (Parquet promises it and does not check), and reject rows without a text."""
+    """Repair invalid UTF-8 (Parquet promises UTF-8 and does not check), and reject rows without a text."""
     replaced = np.zeros(batch.num_rows, np.int32)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name == how.text or (is_text(column.type) and column.type not in (pa.binary(), pa.large_binary())):

@@ -43,7 +43,7 @@ OLDER = "older_"
 
 @dataclass(frozen=True)
 class RelabelResult:
-    """What a run did: rows written, rows with bytes replaced, rejects by reason, the bundle; what changed.
+    """Results of a run: rows written, rows with bytes replaced, rejects by reason, the bundle, the changes.
 
     `changes` holds "moved", "table" (older label -> new label -> rows) and "families" (name -> [rows, moved]).
     `tasks` counts those written for Label Studio; `resumed` the parts that an earlier run had finished; `signs` those
@@ -89,7 +89,7 @@ def relabel(
     become U+FFFD, or with `errors="strict"` make a row a reject. `encoding` is UTF-8 unless a file looks otherwise,
     which raises InputError.
 
-    `compare` names a column of older labels, `label_map` says what they mean: what changed is in the result and
+    `compare` names a column of older labels, `label_map` gives their meaning: the changes are in the result and
     _moved.jsonl. `label_studio` gets `sample` tasks (1,000) of the moved rows, or without `compare` of those to review.
     `processes` is one a core where that pays.
 

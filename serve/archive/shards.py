@@ -96,7 +96,7 @@ class Shards:
     def write(
         self, score: Callable[[int, int], Iterator[Scored]], limit: Callable[[int], int], *, progress: bool
     ) -> None:
-        """Write what is left of the input; `score` yields blocks from (input, rows read of it) on.
+        """Write the rest of the input; `score` yields blocks from (input, rows read of it) on.
 
         A part ends with the block that reaches `limit` (number of the part -> rows): always the same ones after a given
         position.
@@ -158,7 +158,7 @@ class Shards:
 
 
 def sweep(out: Path, *patterns: str) -> None:
-    """Remove what has served, once the run is finished."""
+    """Remove files that are no longer needed, once the run is finished."""
     for pattern in patterns:
         for file in out.glob(pattern):
             file.unlink(missing_ok=True)

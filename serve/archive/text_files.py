@@ -32,7 +32,7 @@ RESCUED = "jingyin_rescued"
 
 _SAMPLE_ROWS, _SAMPLE_BYTES = 1000, 1 << 18
 _STRANGE = 10  # lines in no known encoding, from which a file is more than damaged
-"""What is looked at for encoding and line ends; the types of JSON columns are those of the first ROWS rows."""
+"""The sample for encoding and line ends; the types of JSON columns are those of the first ROWS rows."""
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _MISFIT = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
 
@@ -95,7 +95,7 @@ def open_text(path: Path, how: Reading) -> Source:
 
 
 def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
-    """Return UTF-16 by its mark, what is named, or UTF-8; raises InputError when most of the first lines aren't that."""
+    """Return UTF-16 by its mark, the encoding named, or UTF-8; raises InputError if most of the first lines aren't."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if how.encoding:
@@ -270,7 +270,7 @@ def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str
             reason = TOO_LONG if len(line) == MAX_LINE else "malformed JSON"
         if not reason and value is not None and not isinstance(value, dict):
             reason = "not a JSON object"
-        if value is not None and (bad or _ESCAPED.search(line)):  # what is escaped may be half an emoji
+        if value is not None and (bad or _ESCAPED.search(line)):  # an escape may be half an emoji
             text, bad = replaced_in(json.dumps(value, ensure_ascii=False))
             value = json.loads(text) if bad else value
         if bad and how.strict:

@@ -31,7 +31,7 @@ def check_form(column: pa.Array, name: str, form: str | None) -> None:
     if not len(given) or read_times(given, form).null_count < len(given):
         return
     value = str(given[0].as_py())
-    # A column that was named by mistake may hold messages: only what is digits and signs for the most part is shown.
+    # A column that was named by mistake may hold messages: only values of mostly digits and signs are shown.
     is_time = len(value) <= _LONGEST and 2 * len(re.findall(r"[\d\s./:+-]", value)) > len(value)
     shown = f", such as {value!r}" if is_time else ""
     raise ConfigError(f"none of the first {len(given):,} times in column {name!r} can be read{shown}; say how they "

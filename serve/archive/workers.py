@@ -81,7 +81,7 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
 
 @contextmanager
 def system_memory() -> Iterator[None]:
-    """Let Arrow take its memory from malloc meanwhile: mimalloc, its default, would keep 30 MB of what was freed."""
+    """Let Arrow take its memory from malloc meanwhile: mimalloc, its default, would keep 30 MB of freed memory."""
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:

@@ -85,10 +85,10 @@ class _Parquet:
 
 
 class _Text:
-    """CSV or JSON lines. What CSV can't hold, objects and lists, becomes JSON in it."""
+    """CSV or JSON lines. Objects and lists, which CSV can't hold, become JSON in it."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind) -> None:
-        # Arrow closes what it compresses into: a second handle keeps the file open for fsync.
+        # Arrow closes the file that it compresses into: a second handle keeps the file open for fsync.
         self._stream: Any = file
         if kind.codec:
             self._stream = pa.CompressedOutputStream(os.fdopen(os.dup(file.fileno()), "wb"), kind.codec)

@@ -55,7 +55,7 @@ would slow every window down. Any answer, a refusal too, ends this, so no sender
 wait.
 """
 _QUESTIONS = 64
-"""Asked at a time by a filter, and by one of its sessions: what a session floods with waits, and nobody else."""
+"""Asked at a time by a filter, and by one of its sessions: when a session floods, only its own messages wait."""
 SESSION_QUESTIONS = 16
 _KEEP_SECONDS = 2.0  # less than any server's: a connection must not be closed under a question
 _MAX_ANSWER = 1 << 20
@@ -96,7 +96,7 @@ class _Connection(asyncio.Protocol):
         self.transport = transport
 
     async def request(self, data: bytes) -> tuple[int, bytes]:
-        """Return status and body. Raises ConnectionError, or ValueError for what is no HTTP."""
+        """Return status and body. Raises ConnectionError, or ValueError if the answer is not HTTP."""
         self._answer = asyncio.get_running_loop().create_future()
         self._body, self._parser = b"", httptools.HttpResponseParser(self)
         if self.transport.is_closing():
@@ -259,7 +259,7 @@ class Client:
                 return await self._ask(*turns[0], places)
             answers = await asyncio.gather(*(self._ask(*turn, places) for turn in turns))
             return max(answers, key=lambda answer: answer.severity)
-        finally:  # of what was cancelled before it began too
+        finally:  # also of calls cancelled before they began
             for _, pair, _, end in turns:
                 self._end_turn(pair, end)
 

@@ -1,4 +1,4 @@
-"""What the proxy knows of a protocol: a codec cuts frames, says what each is, reads messages, and writes refusals.
+"""The proxy's view of a protocol: a codec cuts frames, classifies them, reads messages, and writes refusals.
 
 A protocol is one file with a subclass of Codec and a call of proxy.main: smpp.py, cmpp.py, smgp.py, sgip.py.
 """
@@ -35,7 +35,7 @@ class UnreadableError(InputError):
 
 
 class Kind(Enum):
-    """What the proxy does with a frame: only SUBMIT (to a phone) and DELIVER (from one) hold a message."""
+    """How the proxy treats a frame: only SUBMIT (to a phone) and DELIVER (from one) hold a message."""
 
     LOGIN = "login"
     SUBMIT = "submit"
@@ -46,7 +46,7 @@ class Kind(Enum):
 
 
 class Frame(NamedTuple):
-    """One frame: what the proxy goes by, and all of its bytes."""
+    """One frame: the fields that the proxy uses, and all of its bytes."""
 
     kind: Kind
     command: int
@@ -90,7 +90,7 @@ class Fields:
         return int.from_bytes(self.take(count))
 
     def text(self, width: int) -> str:
-        """Read a text of fixed width: what stands before the first NUL, without blanks."""
+        """Read a text of fixed width: the characters before the first NUL, without blanks at either end."""
         return self.take(width).partition(b"\0")[0].decode("latin-1").strip()
 
     def tlvs(self) -> list[tuple[int, bytes]]:
@@ -103,14 +103,12 @@ class Fields:
 
 
 class Codec:
-    """One protocol; an instance for each session, for what a login settles.
+    """One protocol; each session has an instance of its own, for the settings that its login fixes.
 
     `header` begins with length and command, `sequence` is where in it the sequence number is. `kinds` are the requests
     of interest by command. `statuses` names the codes that the proxy refuses with: block, unreadable, unbound (a
-    message
-    before the login), down (the gateway can't be reached), busy (the proxy is ending). `codings` says what this
-    protocol
-    means by a data_coding where it differs from SMPP.
+    message before the login), down (the gateway can't be reached), busy (the proxy is ending). `codings` gives this
+    protocol's meaning of a data_coding where it differs from SMPP.
     """
 
     header: ClassVar[struct.Struct]
@@ -190,7 +188,7 @@ def segment(content: bytes, *, header: bool) -> Segment:
 
 
 def contents(fields: Fields, length: int, reserved: int, *, header: bool) -> list[Segment]:
-    """Read a content of `length` bytes before `reserved` others, and what a frame has behind them as text too.
+    """Read a content of `length` bytes before `reserved` others, and any bytes after those as text too.
 
     Some gateways count characters instead of bytes. Raises UnreadableError if the frame is too short.
     """

@@ -1,11 +1,10 @@
-"""A filter in front of Kannel's smsbox: takes sendsms calls, asks jingyin, passes on what is not blocked.
+"""A filter in front of Kannel's smsbox: takes sendsms calls, asks jingyin, passes on calls that are not blocked.
 
     python -m jingyin.serve.gateways.kannel --port 13014 --smsbox http://127.0.0.1:13013 --jingyin http://127.0.0.1:8080
 
 A query is read as Kannel 1.4.5 reads it (gw/smsbox.c, gwlib/http.c): the first parameter of a name counts, coding is
-what sscanf makes of it, 64 bits cut to 32. What is passed on is a query made anew of what was read, with its text in
-the one form that needs no charset, so that Kannel can't read another text. What has two readings, or none, is answered
-400.
+parsed as by sscanf, 64 bits cut to 32. The query passed on is rebuilt from the parsed values, with its text in the one
+form that needs no charset, so that Kannel can't read another text. A query with two readings, or none, is answered 400.
 """
 
 import argparse

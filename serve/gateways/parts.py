@@ -2,7 +2,7 @@
 
 Parts are held until their message is whole, at most `hold` seconds, and judged together: a threat is refused in all its
 parts. Those that went on are remembered, so that a part that comes later, even after the message was whole, is judged
-with them. A phone joins what has one reference, whatever the account, the spelling of the number, the coding or the
+with them. A phone joins parts with one reference, whatever the account, the spelling of the number, the coding or the
 stated total; so does this. Where a number came more than once, each candidate is tried.
 """
 
@@ -186,7 +186,7 @@ class Joiner:
         total = max(piece.number for piece, _ in parts)
         runs = []
         for coding, run in groupby(parts, lambda part: part[0].message.coding):
-            # one header for all: what each says of reference and total may differ
+            # one header for all: their own references and totals may differ
             segments = [Segment(text.payload, bytes((5, 0, 3, 0, total, piece.number))) for piece, text in run]
             runs.append([read.text for read in readings(segments, self._codings.get(coding, coding))])
         for texts in islice(product(*runs), _COMBINATIONS):

@@ -1,8 +1,8 @@
 """A proxy between clients and a gateway, for any protocol that has a codec.
 
-What is passed on is passed byte for byte, sequence numbers included: logins, whose digests stay valid, answers,
-keep-alives, reports and what the codec does not know. Messages are judged first; the proxy itself writes refusals only,
-and the request that ends a session. Each client has one connection to the gateway.
+Frames are passed on byte for byte, sequence numbers included: logins, whose digests stay valid, answers, keep-alives,
+reports and commands unknown to the codec. Messages are judged first; the proxy itself writes refusals only, and the
+request that ends a session. Each client has one connection to the gateway.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LINGER_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 """How long a peer may take to close, or to answer our own closing request."""
 DRAIN_SECONDS = 10.0
-"""After SIGTERM, longest wait for the gateway's answers to what has gone on."""
+"""After SIGTERM, longest wait for the gateway's answers to forwarded requests."""
 MAX_SESSIONS = 1_000
 SESSION_BYTES, TOTAL_BYTES = 1 << 20, 24 << 20
 """Of frames that wait for verdicts; beyond it nothing more is read of a session that has such frames."""
@@ -49,7 +49,7 @@ _MAX_UNANSWERED = 10_000
 
 @dataclass
 class Settings:
-    """What all sessions share."""
+    """Settings shared by all sessions."""
 
     codec: type[Codec]
     gateway: tuple[str, int]
@@ -99,7 +99,7 @@ class _Peer:
             self.unanswered.popitem(last=False)
 
     async def flushed(self) -> None:
-        """Wait while the peer does not read what was written to it."""
+        """Wait while the peer does not read the data written to it."""
         with contextlib.suppress(ConnectionError):  # the other direction ends then
             await self._writer.drain()
 
@@ -108,7 +108,7 @@ class _Peer:
             self._writer.write_eof()
 
     async def hang_up(self) -> None:
-        """Close; what the peer still sends is read first, else the kernel might drop what was written."""
+        """Close; read the peer's remaining data first, else the kernel might drop the data written to it."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 self._writer.write_eof()
@@ -131,7 +131,7 @@ class _Flow:
     def __init__(self, session: "Session", source: _Peer, sink: _Peer, messages: Kind) -> None:
         self._session, self._settings, self._codec = session, session.settings, session.codec
         self._source, self._sink = source, sink
-        self._messages = messages  # what goes this way, whatever command it has: a peer may take the other one
+        self._messages = messages  # the kind of messages this way, whatever their command: a peer may use the other one
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
@@ -168,7 +168,7 @@ class _Flow:
             await asyncio.wait(self._tasks)
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Give up what was taken; return its tasks."""
+        """Cancel the tasks of accepted frames; return them."""
         for task in self._tasks:
             task.cancel()
         return list(self._tasks)
@@ -425,7 +425,7 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
 
 
 def settings(codec: type[Codec], given: argparse.Namespace, client: Client) -> Settings:
-    """Return what the options say."""
+    """Return the settings given by the options."""
     codings = codec.codings | dict(given.coding)
     joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)
     statuses = codec.statuses | ({} if given.block_status is None else {"block": given.block_status})

@@ -86,7 +86,7 @@ class Smgp(Codec):
         return message([segment(content, header=header)], coding, source, [destination], hint), is_report
 
     def _parameters(self, fields: Fields) -> tuple[bool, Part | None]:
-        """Read Reserve and the TLVs: whether there is a header, and what is said of the part."""
+        """Read Reserve and the TLVs: whether there is a header, and the part, if any."""
         fields.take(8)
         if fields.left == 4:  # node-smgp writes TP_pid, TP_udhi, PkTotal and PkNumber without tag and length
             _, header, total, number = fields.take(4)

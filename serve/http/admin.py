@@ -1,6 +1,6 @@
-"""Routes for the analyst under /admin/: known wordings, senders under suspicion, what a message would get, and a page.
+"""Routes for the analyst under /admin/: known wordings, senders under suspicion, trial messages, and a page.
 
-No text is kept, so none is shown: what there is of messages are counts, hashes and the analyst's own notes.
+No text is kept, so none is shown: messages appear only as counts, hashes and the analyst's own notes.
 """
 
 from collections.abc import Awaitable
@@ -26,7 +26,7 @@ MAX_BODY = 64 << 10
 
 
 class Trial(BaseModel):
-    """A message of which an analyst wants to know what it would get."""
+    """A message that an analyst tries, to see its verdict."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -117,7 +117,7 @@ async def overview(request: Request) -> Response:
 
 
 async def trial(request: Request) -> Response:
-    """Return what a message would get now, and why; nothing is counted or kept."""
+    """Return the verdict that a message would get now, and the reason; nothing is counted or kept."""
     call: Call = request.scope["jingyin"]
     asked = await _body(request, Trial)
     answer = await call.service.trial(asked.text, asked.key, asked.sender, asked.receiver, asked.route)

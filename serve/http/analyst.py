@@ -16,7 +16,7 @@ ACTION_OF = {"ordinary": "pass", "lawful_collection": "pass", **dict.fromkeys(FL
 
 
 def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  by path
-    """Return the JSON answer of a service; its admin key is in JINGYIN_KEY. Raises JingyinError with what it said."""
+    """Return a service's JSON answer; its admin key is in JINGYIN_KEY. Raises JingyinError with its error message."""
     headers = {"content-type": "application/json"}
     if key := os.environ.get("JINGYIN_KEY"):
         headers["authorization"] = f"Bearer {key}"

@@ -55,7 +55,7 @@ _BELOW = re.compile("(/admin/(?:known|senders))/.+")
 """Paths that end in an id, which no metric or log line names."""
 
 
-# ---- errors: every answer that is not the one asked for says what came, what was wanted, what to do
+# ---- errors: every error response states the value received, the value expected and the remedy
 
 
 class RefusedError(JingyinError):
@@ -97,7 +97,7 @@ async def on_jingyin_error(request: Request, error: Exception) -> Response:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer what the router raises: no such route, another method."""
+    """Answer the router's errors: no such route, another method."""
     assert isinstance(error, HTTPException)
     words = _WORDS.get(error.status_code, "the request can't be answered")
     response = error_response(request.scope["jingyin"], error.status_code, words)

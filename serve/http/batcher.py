@@ -1,9 +1,9 @@
 """The queue and the inference thread.
 
-Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. What a
-network must read waits for the thread, with that first look as its answer if the deadline comes first. Long messages
-and batches get their first look from the thread, before it goes on with networks; single messages go before batches,
-and senders take turns: who has costly messages read waits for them himself.
+Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. A message
+for a network waits for the thread, with that first look as its answer if the deadline comes first. Long messages and
+batches get their first look from the thread, before it goes on with networks; single messages go before batches, and
+senders take turns: who has costly messages read waits for them himself.
 
 All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, reads it and posts it back.
 A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
@@ -28,7 +28,7 @@ Outcome = Scored | Literal["deadline", "error"]
 """The best reading so far, or the reason why there is none."""
 
 BATCH_SECONDS = 0.002
-"""What a batch may last: the wait of a message that arrives just after its start."""
+"""Longest duration of a batch: the wait of a message that arrives just after its start."""
 MAX_BATCH = 128
 LOOKS = 32
 """Messages that the thread takes a first look at in a row."""
@@ -41,7 +41,7 @@ SLICE_SECONDS = 0.03
 CHARACTERS = 16_000
 """Characters of a batch, about: cleaning them takes 5 ms."""
 HANDOVER_SECONDS = 0.002
-"""The thread stops that long before the deadline, so that what it has read so far is answered."""
+"""The thread stops that long before the deadline, so that its readings so far are answered."""
 
 
 class BusyError(JingyinError):
@@ -147,7 +147,7 @@ class _Turns:
             item = waiting.popleft()
             if waiting:
                 self._waiting[turn] = waiting  # behind the others
-            if not item.job.future.done():  # skip what has been answered
+            if not item.job.future.done():  # skip messages already answered
                 batch.append(item)
                 characters += _length(item.job.texts[item.i])
         return batch

@@ -75,8 +75,8 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Metrics:
     """The metrics of one application, in a registry of their own.
 
-    Those with labels are functions from labels to a metric, as in `metrics.refused("queue").inc()`. They remember
-    what they return: prometheus_client's own look-up takes three times as long as an increment.
+    Those with labels are functions from labels to a metric, as in `metrics.refused("queue").inc()`. They cache their
+    results: prometheus_client's own look-up takes three times as long as an increment.
     """
 
     def __init__(self) -> None:

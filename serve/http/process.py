@@ -4,10 +4,10 @@
     workers   each an event loop, an inference thread and a scorer of its own; all accept on the socket
 
 uvicorn's Multiprocess starts the workers, replaces those that die, and on SIGHUP starts a new worker for each before it
-ends the old one, or keeps the old one if the new can't start. Processes and not threads: what the event loop and the
-normaliser do is Python, one core's worth of it for a process. A replacement loads the private copy, so that all have
-one bundle whatever has happened to the folder since. Each writes its metrics to files, which whoever answers /metrics
-adds up (prometheus_client's multiprocess mode); a worker that died still counts.
+ends the old one, or keeps the old one if the new can't start. Processes and not threads: the event loop and the
+normaliser run Python, one core's worth of it for a process. A replacement loads the private copy, so that all have one
+bundle whatever has happened to the folder since. Each writes its metrics to files, which whoever answers /metrics adds
+up (prometheus_client's multiprocess mode); a worker that died still counts.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ LoadFrom = Callable[[Settings, Path], tuple[Scorer, Scorer | None]]
 
 
 def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callable[[], Settings] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what was taken and return; SIGHUP reloads the bundle.
+    """Serve until SIGTERM or SIGINT, then answer accepted requests and return; SIGHUP reloads the bundle.
 
     `reread` returns the settings as they are now: SIGHUP takes those of memory from them. Raises BundleError for a
     broken bundle before the socket opens, ConfigError if it can't be opened, JingyinError if no worker could start.
@@ -161,7 +161,7 @@ class Workers(Multiprocess):
         return partial(make_worker, self._settings, self._load, self._copied, role)
 
     def _copy(self) -> Path:
-        """Copy bundle and shadow aside; a worker will find out what is wrong with a copy."""
+        """Copy bundle and shadow aside; a worker will detect a faulty copy."""
         aside = self._folder / f"{next(self._numbers)}"
         bundle, shadow = self._settings.bundle or default_path(), self._settings.shadow
         try:
@@ -174,7 +174,7 @@ class Workers(Multiprocess):
 
 
 def server_config(settings: Settings, app: Callable[[], Starlette] | Starlette) -> uvicorn.Config:
-    """Return uvicorn's settings for an application, or for what makes it in a worker."""
+    """Return uvicorn's settings for an application, or for a factory that a worker calls."""
     password = settings.tls_key_password
     return uvicorn.Config(
         app,
@@ -220,7 +220,7 @@ async def _life(role: Role, starlette: Starlette) -> AsyncIterator[Mapping[str, 
                 service.metrics.reloads("done").inc()
             service.metrics.replaced.inc(role == "replaced")
             sys.setswitchinterval(SWITCH_SECONDS)
-            gc.freeze()  # what is loaded stays: a full collection would stop the service for 30 ms to find that out
+            gc.freeze()  # loaded objects stay: a full collection would stop the service for 30 ms to find that out
             _drain_before_the_end(service)
             if role != "started":
                 log("worker_ready", bundle=service.deployment.bundle_id)

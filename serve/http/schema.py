@@ -49,7 +49,7 @@ class _In(BaseModel):
 
 
 class Ask(_In):
-    """What all four bodies may hold."""
+    """Fields common to all four bodies."""
 
     sender: Address | None = Field(None, repr=False)
     receiver: Address | None = Field(None, repr=False)

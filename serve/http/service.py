@@ -28,7 +28,7 @@ EXPLAIN_SECONDS = 5.0
 """Longest wait for evidence."""
 TEND_SECONDS = 0.5
 TRIAL_SECONDS = 2.0
-"""What a message that an analyst tries may take."""
+"""Time limit of an analyst's trial message."""
 INLINE_BYTES = 2_000
 """Bytes of a payload up to which the event loop decodes it."""
 MAX_BODIES = 8 << 20
@@ -36,7 +36,7 @@ MAX_BODIES = 8 << 20
 
 
 class Answer(NamedTuple):
-    """What a message is answered: its reading, if there is one, the action, and how that came about.
+    """The answer to a message: its reading, if there is one, the action, and the reason for it.
 
     `reason` is "scored", "deadline" (not read to the end), "error", or one of memory's; `more` are fields of memory's.
     """
@@ -63,9 +63,9 @@ class Origin(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What memory may know beside the answer; `now` is a time of the event loop.
+    """The context that memory gets with the answer; `now` is a time of the event loop.
 
-    `read` reads another text in what is left of the message's deadline; it is neither cached nor counted as a message.
+    `read` reads another text before the message's deadline; it is neither cached nor counted as a message.
     """
 
     origin: Origin
@@ -146,7 +146,7 @@ class Service:
         return await self._judge(outcome, origin), message
 
     async def trial(self, text: str, key: str, sender: str | None, receiver: str | None, route: str | None) -> Answer:
-        """Return what a message would be answered; nothing is counted or kept. Raises BusyError."""
+        """Return the answer that a message would get; nothing is counted or kept. Raises BusyError."""
         loop = asyncio.get_running_loop()
         origin = Origin(key, key, sender, receiver, loop.time() + TRIAL_SECONDS, route)
         found = await self._read_extra(text, origin)

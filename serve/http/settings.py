@@ -67,9 +67,9 @@ class Settings(BaseSettings):
     max_requests: Annotated[int, Field(ge=1)] = 256
     """Requests under way at a time, shared among clients."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """After SIGTERM, longest time to answer what was taken."""
+    """After SIGTERM, longest time to answer accepted requests."""
 
-    # What is remembered, and where; read again on SIGHUP.
+    # The memory and its storage; read again on SIGHUP.
     state: Annotated[str, Field(pattern="^(memory|rediss?://.+|unix://.+)$")] = "memory"
     """memory is shared by the workers of this machine; redis://HOST:PORT/DB, rediss://... and unix:///PATH by machines."""
     state_secret: Path | None = None
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     conversations: ConversationSettings | None = None
     """Read the last messages from one sender to one receiver as one text too; off by default."""
     burst: BurstSettings | None = None
-    """Hold what is only suspicious when it comes in bulk; off by default."""
+    """Hold messages that are suspicious only in bulk; off by default."""
     known: Path | None = None
     """File of the known wordings, if the state is in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
     policy: Path | None = None

@@ -1,1 +1,1 @@
-"""What a gateway remembers: senders, contacts, known wordings, conversations and bursts; and its policy."""
+"""A gateway's memory: senders, contacts, known wordings, conversations and bursts; and its policy."""

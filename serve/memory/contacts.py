@@ -1,7 +1,7 @@
 """Contacts: the numbers, accounts and links of a message, by which its writer is paid or reached.
 
-They are what the normaliser masks (model/masks.py): phones, bank cards, e-mail addresses, long numbers (QQ, accounts,
-handles with digits), links; and handles without digits behind a word such as 微信. Each is brought to one form:
+They are the items that the normaliser masks (model/masks.py): phones, bank cards, e-mail addresses, long numbers (QQ,
+accounts, handles with digits), links; and handles without digits behind a word such as 微信. Each is brought to one form:
 138-1234-5678 and +8613812345678 are equal, and of a link the registered domain counts. Numbers that came masked, codes,
 amounts, dates and service numbers of five digits are no contacts.
 """

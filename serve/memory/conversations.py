@@ -1,8 +1,9 @@
-"""Conversations and bursts: what shows only over several messages.
+"""Conversations and bursts: threats that show only over several messages.
 
-A conversation is what one sender wrote to one receiver: a message is scored alone and once more behind the last EARLIER
-that passed, and the stronger action counts. Only messages that passed are joined: the receiver has most likely read
-them, and one threat, or one false alarm, does not stop all that follows. Kept are clean texts, for at most ten minutes.
+A conversation is the messages from one sender to one receiver: a message is scored alone and once more behind the last
+EARLIER that passed, and the stronger action counts. Only messages that passed are joined: the receiver has most likely
+read them, and one threat, or one false alarm, does not stop all that follows. Kept are clean texts, for at most ten
+minutes.
 
 A burst is many near-copies in a short time: a message of some risk that would pass is held when more than `count`
 near-copies came before it. Near-copies share most of the smallest hashes of their character triples (bottom-k sketches,
@@ -78,7 +79,7 @@ class Conversations:
         earlier = [each for each in dict.fromkeys(opened) if each and each != piece][:EARLIER]
         if not earlier or not piece:
             return None
-        # A comma behind what has no mark there: what was cut at a comma is as it was.
+        # Pieces that end without a mark get a comma, which restores a text that was cut at one.
         marked = [each if each.endswith(_MARKS) else f"{each}," for each in reversed(earlier)]
         return JoinedText("".join([*marked, piece]))
 

@@ -1,7 +1,7 @@
-"""Known wordings: what people have judged once decides on near-copies at once, on every machine.
+"""Known wordings: one human judgement decides on near-copies at once, on every machine.
 
-A wording is kept as hashes of the character triples of its clean text, so that numbers, links and what the normaliser
-undoes make no difference. The two directions differ:
+A wording is kept as hashes of the character triples of its clean text, so that numbers, links and disguises that the
+normaliser undoes make no difference. The two directions differ:
 
     block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model
     finds
@@ -228,7 +228,7 @@ class Known:
         ]  # fmt: skip
 
     async def refresh(self) -> None:
-        """Take in what was added and removed anywhere, and forget what has expired."""
+        """Take in additions and removals made anywhere, and forget expired wordings."""
         (names,) = await self.state.run([Op("fields", "known")])
         there = {name.decode() for name in names}
         kept = {number: each for number, each in self._wordings.items() if number in there}

@@ -1,7 +1,7 @@
-"""Memory: what earlier messages, people and policies say of a message that has been read.
+"""Memory: weighs earlier messages, people's judgements and policies for a message that has been read.
 
-For each message, in this order: the policy may decide it; a known wording may; then one round trip to the state tells
-it of senders and contacts of what is flagged, and asks for what may hold a message that passes: a burst, its sender, a
+For each message, in this order: the policy may decide it; a known wording may; then one round trip to the state records
+senders and contacts of flagged messages, and asks for reasons to hold a message that passes: a burst, its sender, a
 contact. Last it is read behind the earlier messages of its conversation. Only if that, or something that held it, has
 changed the action does it take a second round trip.
 """
@@ -81,7 +81,7 @@ class Memory:
         return await self._by_state(context, answer, own, risk, match, trial=trial)
 
     def tend(self) -> None:
-        """Take in the known wordings of other workers and machines, and forget what is too old."""
+        """Take in the known wordings of other workers and machines, and forget expired entries."""
         local = self.state.local if isinstance(self.state, Guarded) else self.state
         if isinstance(local, Local):
             local.expire()
@@ -89,14 +89,14 @@ class Memory:
             self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel running tasks."""
         if self._refreshing:
             self._refreshing.cancel()
         if isinstance(self.state, Guarded):
             await self.state.close()
 
     async def _refresh(self) -> None:
-        with suppress(Exception):  # the state is away, which Guarded reports; what was known stays known
+        with suppress(Exception):  # the state is away, which Guarded reports; known wordings stay known
             await self.known.refresh()
 
     def _by_policy(self, source: Source, answer: "Answer") -> "tuple[Answer, bool]":
@@ -160,7 +160,7 @@ class Memory:
             return answer
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, answer, joined) if joined else answer
-        # What does not pass after all is not joined with later messages.
+        # A message that does not pass after all is not joined with later ones.
         if passed and judged.action != "pass" and not trial:
             later = suspects.ask(marks, text, judged.action) if suspects and judged is not answer else []
             await self.state.run([Op("unshift", ops[-1].key), *later])
@@ -180,7 +180,7 @@ class Memory:
         return answer._replace(scored=scored, action=found.decision.action, reason="conversation")
 
 
-# ---- what the processes of a service share
+# ---- state shared by the processes of a service
 
 _SOCKET, _SECRET = "state", "secret"
 

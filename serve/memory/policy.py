@@ -1,4 +1,4 @@
-"""Policies: what a gateway wants for some of its traffic, whatever the model says.
+"""Policies: a gateway's rules for some of its traffic, whatever the model says.
 
 A YAML file with `rules`, an ordered list; the first rule that a message meets decides. A rule names senders, routes or
 API keys (with * and ?), or signatures (【…】) in the message; one that names none meets every message:
@@ -31,7 +31,7 @@ Risk = Annotated[float, Field(gt=0, le=1)]
 
 
 class Source(NamedTuple):
-    """Where a message comes from: the name of the API key ("" without), and what the request says."""
+    """Where a message comes from: the name of the API key ("" without), and fields of the request."""
 
     key: str = ""
     sender: str | None = None

@@ -1,4 +1,4 @@
-"""What a policy, a list of wordings or a bundle would have done with recorded messages, before it is switched on."""
+"""Tries a policy, a list of wordings or a bundle on recorded messages, before it is switched on."""
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
@@ -38,7 +38,7 @@ class Recorded(BaseModel):
 
 
 class Replayed(NamedTuple):
-    """A recorded message, the action that it got, and what it would get."""
+    """A recorded message, the action that it got, and the answer that it would get."""
 
     message: Recorded
     was: Action
@@ -60,7 +60,7 @@ def read_lines(file: Path, kind: type[Recorded] | type[NewWording]) -> Iterable[
 async def replay(
     settings: Settings, scorer: Scorer, traffic: Path, wordings: Path | None = None
 ) -> AsyncIterator[Replayed]:
-    """Yield what each message of `traffic` would get with these settings, and with `wordings` known (JSON lines)."""
+    """Yield each message of `traffic` with its answer under these settings, and with `wordings` known (JSON lines)."""
     now = 0.0
     memory = Memory(settings, Metrics(), Secret(bytes(32), encrypts=False), Local(clock=lambda: now))
 

@@ -1,4 +1,4 @@
-"""The secret of a state: what is kept of senders, numbers and texts can't be read or looked up without it.
+"""The secret of a state: its senders, numbers and texts can't be read or looked up without it.
 
 Machines that share a Valkey share the file. Identifiers become keyed hashes (BLAKE2b) salted by the name of the API
 key, texts that must be read again are encrypted (AES-GCM).
@@ -24,7 +24,7 @@ class Secret:
     """Hashes and encrypts with keys derived from `secret`, 32 bytes."""
 
     def __init__(self, secret: bytes, *, encrypts: bool) -> None:
-        """Without `encrypts` what is sealed stays as it is: the state never leaves this machine's memory.
+        """Without `encrypts` sealing changes nothing: the state never leaves this machine's memory.
 
         Raises ConfigError if cryptography is missing.
         """

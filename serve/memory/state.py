@@ -52,7 +52,7 @@ class Op(NamedTuple):
         remove   forget the field `value`
         add      add 1 to the count in the field `value`
 
-    Counts fade: what is older than `seconds` loses weight, and after twice that it has none. Tables last until they
+    Counts fade: entries older than `seconds` lose weight, and after twice that have none. Tables last until they
     are changed; everything else expires.
     """
 
@@ -360,7 +360,7 @@ def _result(op: Op, found: Any) -> Any:  # noqa: ANN401  as Op says
 
 
 class Guarded:
-    """A remote state that never keeps a message waiting: what is late, refused or fails is done by `local` instead.
+    """A remote state that never keeps a message waiting: late, refused or failed operations run on `local`.
 
     Operations that come while a call is under way go together in the next one. `note` is told of messages
     that are "late", and when the state is "away" and "back". For one event loop.
@@ -393,7 +393,7 @@ class Guarded:
             return self.local.run_now(ops)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel running tasks."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
