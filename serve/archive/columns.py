@@ -26,8 +26,8 @@ FIELDS = (
 )
 """The columns added to each row; existing columns of these names are replaced.
 
-`jingyin_stage` is the stage that decided first, "prefilter" or "network". A scorer's "cache" would depend on what it
-had seen before, and a run that was killed and resumed would differ from one that was not. The three after the bundle
+`jingyin_stage` is the stage that decided first, "prefilter" or "network". A scorer's "cache" would depend on the
+messages before, and a run that was killed and resumed would differ from one that was not. The three after the bundle
 are compared by `jingyin drift`, and hold no text: characters of the clean text, a masked number counting as one;
 disguises that the normaliser undid (prefilter.DISGUISES); and the share of characters that the tokenizer does not know,
 0 to 1, as the prefilter counts it: the start of the message is one more character, a known one. `jingyin_reasons` are
