@@ -1,4 +1,6 @@
-"""What the filters add: round trips through each protocol's proxy beside one that only copies bytes, and through
+"""Measures the overhead of the filters.
+
+Compares round trips through each protocol's proxy with those through a proxy that only copies bytes, and through
 Kannel's.
 
     python bench/edge.py                               authored messages, the default bundle, all filters, 2 minutes

@@ -89,7 +89,7 @@ def singles(name: str, server: Server, messages: Sequence[str], seconds: float) 
 
 
 def batches(messages: Sequence[str], seconds: float) -> float:
-    """Print and return the rate of batches over HTTP as a share of score_many's, on what that scores in `seconds`."""
+    """Print and return the rate of HTTP batches as a share of score_many's, on the messages it scores in `seconds`."""
     from jingyin import Scorer
 
     scorer = Scorer.load()
@@ -104,7 +104,7 @@ def batches(messages: Sequence[str], seconds: float) -> float:
 
 
 def measure(kind: str, messages: Sequence[str], seconds: float, floor: float) -> None:
-    """Print how jingyin does on one kind of traffic, and how that compares with the targets."""
+    """Print jingyin's results on one kind of traffic, next to the targets."""
     with Server("jingyin") as server:
         before = server.megabytes()
         best, half, flood = singles(kind, server, messages, seconds)

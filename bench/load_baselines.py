@@ -1,7 +1,7 @@
 """The two services that load.py measures jingyin beside.
 
 floor   a bare Starlette endpoint that does nothing
-naive   what is written first: a Hugging Face pipeline called in the handler; the weights are random, of the shape of
+naive   the obvious first try: a Hugging Face pipeline called in the handler; the weights are random, of the shape of
         the bundle's network, because time does not depend on their values
 """
 

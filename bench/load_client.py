@@ -71,7 +71,7 @@ class Run:
         return times[min(len(times) - 1, int(share * len(times)))] * 1000 if times else float("nan")
 
     def row(self) -> str:
-        """What was scored in time: rate and latency; then the other outcomes."""
+        """The rate and latency of messages scored in time, then the other outcomes."""
         row = f"{self.scored:9,.0f}/s " + "".join(f"{self.milliseconds(share):8.2f}" for share in (0.5, 0.99, 0.999))
         for outcome in sorted(self.times.keys() - {"200"}):
             row += f"   {outcome}: {len(self.times[outcome]):,}, p99 {self.milliseconds(0.99, outcome):.2f}"

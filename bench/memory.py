@@ -1,4 +1,4 @@
-"""Measures what the memory of a gateway is worth, and what it costs.
+"""Measures the benefit and the cost of a gateway's memory.
 
     python bench/memory.py week CORPUS... --threats TEST [--with NAME...]    a simulated week, see memory_week.py
     python bench/memory.py sender TEST    one who edits a flagged threat until it passes, alone and remembered
@@ -180,7 +180,7 @@ async def _tries(world: World, texts: Sequence[str]) -> list[int | None]:
 
 
 def cost(address: str | None) -> None:
-    """Print what a message with a sender, a contact and a conversation takes on this machine."""
+    """Print the cost of a message with a sender, a contact and a conversation on this machine."""
     ops = [
         Op("marked", "s:a"), Op("tally", "fs:a", 0, 86_400.0), Op("tally", "ns:a", 0, 86_400.0),
         Op("marked", "c:a"), Op("tally", "fc:a", 0, 86_400.0), Op("tally", "nc:a", 0, 86_400.0),

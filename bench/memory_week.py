@@ -1,4 +1,4 @@
-"""A simulated week: what each memory of the gateway is worth; `memory.py week` runs it.
+"""A simulated week that measures the benefit of each memory of the gateway; `memory.py week` runs it.
 
 Ordinary messages of corpora come from their users (`user` of a row, else one sender for each signature, else one for
 every twenty messages), in random order over seven days. The gangs each have a threat of their own, from rows of a case
@@ -68,7 +68,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class Gang:
-    """What a gang has learned; `edits` are those of its last message that arrived."""
+    """A gang's knowledge so far; `edits` are those of its last message that arrived."""
 
     template: str
     rng: Random
@@ -135,7 +135,7 @@ class World:
         return next(self._scorer.scored([text]))
 
     async def send(self, scored: Scored, sender: str) -> Answer:
-        """Return what the service answers."""
+        """Return the service's answer."""
 
         async def read(text: str) -> Scored:
             return self.scored(text)
@@ -224,7 +224,7 @@ async def _simulate(
             events += [(begun + rng.uniform(0, 600), -1 - i, i, TRIES, None) for _ in range(BULK)]
     heapq.heapify(events)
     counts: Counter[str] = Counter(victims=len(events) - len(ordinary))
-    day: list[tuple[str, str, str]] = []  # clean text, text and truth of what was suspicious
+    day: list[tuple[str, str, str]] = []  # clean text, text and truth of suspicious messages
     judged = 1
     while events:
         at, order, i, number, given = heapq.heappop(events)

@@ -1,10 +1,11 @@
-"""Changes the code in one small way after another and runs the tests that should notice: python bench/mutants.py
-[NAME...]
+"""Makes one small change to the code at a time and runs the tests that should notice it.
 
-data/mutants.yaml lists the mutants: file, text, what takes its place, and the tests that must fail. Each runs in a copy
-of the repository. Exits 1 if a mutant lives, or is stale: its tests fail without it, or its text is not in the file
-once; then the code has changed, and so must the list. Some three seconds a mutant; NAME picks those whose name holds
-it.
+    python bench/mutants.py [NAME...]
+
+data/mutants.yaml lists the mutants: file, text, replacement, and the tests that must fail. Each runs in a copy of the
+repository. Exits 1 if a mutant survives or is stale. A mutant is stale if its tests fail without it, or if its text
+does not occur exactly once in the file: the code has changed, and the list must be updated. A mutant takes some three
+seconds. NAME selects the mutants whose name contains it.
 """
 
 import os
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def _copy(target: Path) -> None:
-    """Copy what git tracks, and link what is large and never changed."""
+    """Copy the files that git tracks; link large files that no mutant changes."""
     target.mkdir()
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():

@@ -128,7 +128,7 @@ ATTACKS: dict[str, Attack] = {each.__name__: each for each in (costly, batches, 
 
 
 async def gateway(port: int, seconds: float, rng: random.Random) -> tuple[Counter[str], list[float]]:
-    """Ask at a steady rate, each question on a connection of 64; return what was counted, and how long answers took."""
+    """Ask at a steady rate, each question on one of 64 connections; return the counts and the response times."""
     counts: Counter[str] = Counter()
     times: list[float] = []
     free = [await Client().open(port) for _ in range(64)]

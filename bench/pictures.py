@@ -38,7 +38,7 @@ def archive() -> str:
 
 
 def answer(address: str) -> bytes:
-    """Return what an address answers, once it does."""
+    """Return the response of an address, retrying until there is one."""
     while True:
         with suppress(OSError), urlopen(address) as found:
             return found.read()

@@ -1,6 +1,6 @@
 """Proves that a change of the code changes no result: python bench/same.py FILE
 
-Where FILE is not there, writes the hashes of what this code gives; where it is, compares and exits 1 if any differs:
+If FILE does not exist, writes the hashes of this code's results; if it does, compares and exits 1 if any differs:
 
     git stash && python bench/same.py /tmp/before.json && git stash pop && python bench/same.py /tmp/before.json
 

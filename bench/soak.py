@@ -66,7 +66,7 @@ SHARES = {
 
 
 class Soak:
-    """One run: its phases are methods that return what they have to say, faults go to `faults`."""
+    """One run: its phases are methods that return their findings; faults go to `faults`."""
 
     def __init__(
         self, folder: Path, *, mounted: bool, mix: Mix, verdicts: Verdicts, options: argparse.Namespace
@@ -270,7 +270,7 @@ class Soak:
 
 
 def found(log: str, secrets: set[str]) -> int:
-    """Count what stands in the log, as it is or with its characters escaped."""
+    """Count the secrets that appear in the log, verbatim or with their characters escaped."""
     plain = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), log)
     return sum(secret in log or secret in plain for secret in secrets if len(secret) >= 8)
 
@@ -287,7 +287,7 @@ def print_table(tally: Tally) -> None:
 
 
 def judge(soak: Soak, minutes: float) -> list[str]:
-    """Print the tables, memory and what the log holds; return all faults."""
+    """Print the tables, the memory use and the number of messages found in the log; return all faults."""
     tally, faults = soak.tally, soak.faults
     print_table(tally)
     if not tally.adds_up():
@@ -311,7 +311,7 @@ def judge(soak: Soak, minutes: float) -> list[str]:
 
 
 def messages(files: list[Path]) -> list[str]:
-    """Make distinct and templated messages that come again and again: memory is not to grow by what the cache keeps."""
+    """Make distinct and templated messages that recur, so that memory does not grow with the cache's entries."""
     found = traffic.distinct(files, 2_000, seed=1) + traffic.templated(700, seed=1)
     Random(1).shuffle(found)
     return found

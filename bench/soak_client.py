@@ -138,7 +138,7 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def steady(self, asks: Iterator[Ask], rate: float, connections: int) -> None:
-        """Send at a steady rate until `ended`; what a stall of the service holds up beyond a second is not made up."""
+        """Send at a steady rate until `ended`; after a stall, at most one second of backlog is made up."""
         free = asyncio.Semaphore(connections)
         due = time.monotonic()
         while not self.ended.is_set():
@@ -230,7 +230,7 @@ class Client:
             self._tally.surprises[f"{phase}: {wrong}"] += 1
 
     def _fault(self, phase: str, ask: Ask, answer: dict[str, object]) -> str:
-        """Return what is wrong with a verdict, if anything; a late one is none, but counted."""
+        """Return the fault in a verdict, or "" if there is none; a late verdict is counted, but is no fault."""
         results: list[dict[str, object]] = answer.get("results", [answer])  # type: ignore[assignment]
         if len(results) != len(ask.texts):
             return f"{ask.kind}: {len(results)} results for {len(ask.texts)} messages"

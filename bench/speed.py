@@ -27,7 +27,7 @@ from pathlib import Path
 
 import traffic
 
-# What is measured, the traffic that each runs on, and how many messages suffice.
+# The systems measured, the traffic that each runs on, and the number of messages that suffices.
 MEASURED = (
     ("jieba.lcut", "distinct", 3000),
     ("jingyin, distinct", "distinct", 3000),

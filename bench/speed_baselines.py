@@ -26,7 +26,7 @@ Baseline = Callable[[Sequence[str]], object]
 
 
 def build(name: str, sample: Sequence[str], run: Path | None) -> Baseline:
-    """Build a baseline; `sample` is what it may learn from or choose its batch size on."""
+    """Build a baseline; it may train on `sample`, or choose its batch size on it."""
     if name == "jieba.lcut":
         return _jieba()
     if name == "char n-grams + linear":
@@ -65,7 +65,7 @@ def _linear(sample: Sequence[str]) -> Baseline:
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(HashingVectorizer(analyzer="char", ngram_range=(1, 3), n_features=1 << 18), SGDClassifier())
-    model.fit(sample[:1000], np.arange(1000) % len(LABELS))  # what it learns has no influence on its time
+    model.fit(sample[:1000], np.arange(1000) % len(LABELS))  # its time does not depend on its weights
     return model.predict  # type: ignore[no-any-return]
 
 

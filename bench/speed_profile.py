@@ -48,7 +48,7 @@ def profile(messages: dict[str, list[str]]) -> None:
 
 
 def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
-    """Print what each network takes on a sample of what the prefilter lets through, and by the share it reads."""
+    """Print each network's time on a sample that passes the prefilter, and that time scaled by the share it reads."""
     sample = passed[:NETWORK_SAMPLE]
     for reader, share in zip(scorer._networks, scorer.bundle.manifest.passed, strict=True):
         ids = _stage(
@@ -63,7 +63,7 @@ def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
 
 
 def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
-    """Print the wall clock of calls with one message each, by what answered."""
+    """Print the wall-clock time of calls with one message each, by the stage that answered."""
     took: dict[str, list[float]] = {}
     scorer.cache = Cache(scorer.cache.budget)
     for text in texts:
@@ -78,7 +78,7 @@ def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
 
 
 def _stage(name: str, share: float, items: Sequence[object], work: Callable[..., list[T]]) -> list[T]:
-    """Print the microseconds a message that reaches the stage, and spread over all messages; return what it gives."""
+    """Print the microseconds per message that reaches the stage, and per message overall; return the stage's output."""
     best, result = np.inf, []
     for _ in range(5):
         started = time.process_time()

@@ -35,7 +35,7 @@ _TURNS = 0.15  # a class of twice the rows has 1.11 times the turns; 0.25 and mo
 
 @dataclass(frozen=True)
 class Finding:
-    """A row for a person to look at: why, its place, its label, what is suggested, and how sure that is (0 to 1)."""
+    """A row for a person to look at: why, its place, its label, the suggested label, and its confidence (0 to 1)."""
 
     kind: Literal["contradiction", "suspect"]
     where: str

@@ -73,7 +73,7 @@ class Rows:
 def read_split(corpus: Path, split: str) -> Rows:
     """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label.
 
-    What has been read is kept: all stages of a run go by the same rows. Nobody may change them in place.
+    Rows are cached: all stages of a run share them. Callers must not change them in place.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
@@ -125,7 +125,7 @@ def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
 
 
 def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
-    """Return what the training loop reads: `ids`, `target`, `weight` and `message` of each row."""
+    """Return the training loop's input: `ids`, `target`, `weight` and `message` of each row."""
     return Dataset.from_dict(
         {"ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages}
     )
@@ -133,8 +133,8 @@ def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset
 
 # Pieces of messages, which nobody has labelled, for a teacher to label.
 #
-# A threat may come as one clause, or behind another message's clauses. What a piece of a message says by itself no
-# script can tell (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label.
+# A threat may come as one clause, or behind another message's clauses. No script can tell the meaning of a piece by
+# itself (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label.
 
 
 _CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")

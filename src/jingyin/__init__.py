@@ -51,7 +51,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for; raises ConfigError that names the extra it needs when that isn't installed."""
+    """Import the requested name; raises ConfigError that names the extra it needs when that isn't installed."""
     if name == "__version__":
         return version("jingyin")
     if name not in _LATER:

@@ -228,8 +228,9 @@ def _variants(
 ) -> Iterator[Row]:
     """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
 
-    For calibration an authored one comes once more in company, so that windows count what they are worth there; the
-    other splits have messages as they stand, and what judges on them changes them. `beside` may stand next to it.
+    For calibration an authored one comes once more in company, so that windows get the weight they deserve there. The
+    other splits have messages as they stand, and the code that evaluates on them changes them. `beside` may stand next
+    to it.
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
@@ -261,13 +262,13 @@ def _variants(
 def _copies(
     record: Record, plain: Sequence[str], recipe: CorpusRecipe, beside: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
-    """Yield disguised, framed, dressed and accompanied copies of a training message, and what each is."""
+    """Yield disguised, framed, dressed and accompanied copies of a training message, each with its kind."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
     disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
     yield from disguised
     if record.source == "authored" and rng.random() < recipe.framed:
         yield frame(record.text, rng), "framed"
-    # A lazy sender does both: some of what is dressed is disguised.
+    # A lazy sender does both: some dressed copies are disguised too.
     worn = [*plain, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
         yield from [(dress(rng.choice(worn), rng), "dressed") for _ in range(_DRESSES)]

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a corpus: authored messages, or a built one."""
+"""Finds faults in a corpus: authored messages, or a built one."""
 
 import re
 from collections import defaultdict

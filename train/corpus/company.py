@@ -1,7 +1,7 @@
 """Puts a message into company: notices, advertisements, chat before, behind or around it, or a report about it.
 
-Real threats come behind a sentence of a bank's or an advertisement, and real innocents too. Nothing of what a message
-says changes by what stands next to it, except that a threat in a report is reported: `label_in` has the rule.
+Real threats come behind a sentence of a bank's or an advertisement, and real innocents too. The text next to a message
+does not change its label, except that a threat in a report is reported: `label_in` has the rule.
 """
 
 import re

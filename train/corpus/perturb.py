@@ -1,11 +1,11 @@
 """Disguises a message as a sender does who wants to get past a filter and still be read.
 
-`evade` hides the threatening words first (tables/threats.txt) and then others. How much it touches depends on
-the length of a message and on the strength alone, never on what the message says: an ordinary message gets
-the same noise, so that noise itself tells a model nothing.
+`evade` hides the threatening words first (tables/threats.txt) and then others. The number of changes depends only on
+the length of a message and on the strength, never on its content: an ordinary message gets the same noise, so that
+noise itself tells a model nothing.
 
-What a sender may do falls into FAMILIES. A corpus is disturbed by the TRAINING ones only; HELD_OUT ones
-measure what a model does about a trick that it has not seen.
+The tricks fall into FAMILIES. A corpus is disturbed by the TRAINING ones only; the HELD_OUT ones measure how a model
+handles a trick that it has not seen.
 """
 
 import re
@@ -76,7 +76,7 @@ def _order(text: str, digits: bool, rng: Random) -> list[tuple[int, int]]:
 
 
 def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Random) -> Iterator[tuple[int, int]]:
-    """Cut what the threats leave into words known to a table, and pieces of two or three characters."""
+    """Cut the text outside the threats into words known to a table, and pieces of two or three characters."""
     pattern = _word_pattern()
     edges = [0, *(edge for span in taken for edge in span), len(text)]
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -223,7 +223,7 @@ def _template(text: str, rng: Random) -> str:
     chosen = sorted(rng.sample(cuts, min(count - 1, len(cuts))))
     pieces = [text[i:j].strip("，。,; ") for i, j in zip([0, *chosen], [*chosen, len(text)], strict=True)]
     values = {str(i): piece for i, piece in enumerate(pieces, 1)} | {"sign": rng.choice(words("signs"))}
-    # One pass: braces inside the message stay what they are.
+    # One pass: braces inside the message stay as they are.
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], ""), template)
 
 
@@ -265,8 +265,8 @@ TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_o
 # Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line.
 #
 # Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about
-# what it covers. Entries of the held-out tables are on no training message: `jingyin evaluate` measures a new dress by
-# them.
+# the message inside. Entries of the held-out tables are on no training message: `jingyin evaluate` uses them to measure
+# a new dress.
 
 
 _BOTH = 0.2  # of the dressed messages have a head and a tail
@@ -288,9 +288,9 @@ def dress(text: str, rng: Random) -> str:
 
 # Frames a message as it may come or be handed on: quoted, redacted, or among harmless phrases.
 #
-# None of this changes what a message is, and all labels get the same. Without it a network learns that what is polite
-# or stands in quotation marks is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer
-# 78 were found as they stood, 56 in quotation marks, 64 after a greeting.
+# None of this changes a message's label, and all labels get the same. Without it a network learns that polite or quoted
+# text is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78 were found as they
+# stood, 56 in quotation marks, 64 after a greeting.
 
 
 _QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")

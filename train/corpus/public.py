@@ -1,7 +1,7 @@
 """Reads public corpora in the formats that they are published in, from a path that the user gives.
 
 Their text never enters the repository. Each source is named with citation and licence, and mapped to the
-labels of train/corpus/LABELS.md. What a source masks is filled with synthetic values, the same for the same
+labels of train/corpus/LABELS.md. Text that a source masks is filled with synthetic values, the same for the same
 text, so that its messages look like traffic and a mask tells nothing.
 """
 
@@ -25,7 +25,7 @@ from jingyin.train.corpus.rows import Record
 from jingyin.train.corpus.slots import fill_digits, fill_stars, fill_tags, fill_words, words
 
 Raw = dict[str, str]
-"""What a file says of a message: `text`, and where it has them `label`, `family`, `voice`, `user`."""
+"""A message as its file gives it: `text`, and where it has them `label`, `family`, `voice`, `user`."""
 
 # On these words the label guide turns, so a label given wholesale to a source can't be trusted for them.
 _DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
@@ -232,7 +232,7 @@ A source without a reader of its own is read from JSON lines with a `text` each.
 
 OWN = "own"
 KINDS = {**SOURCES, OWN: Source("your own labelled messages", "", "yours", label=None)}
-"""What a corpus recipe may name: SOURCES, and messages of one's own that were picked and labelled."""
+"""The kinds that a corpus recipe may name: SOURCES, and the user's own messages, picked and labelled."""
 
 
 def read(kind: str, path: Path) -> Iterator[Record]:
@@ -248,7 +248,7 @@ def read(kind: str, path: Path) -> Iterator[Record]:
 
 
 def read_raw(kind: str, path: Path) -> Iterator[Raw]:
-    """Yield what the source `kind` at `path` says of each message, masks and all.
+    """Yield each message of the source `kind` at `path` as the source gives it, including masks.
 
     Raises InputError with the file, and with the line where a single line is wrong.
     """

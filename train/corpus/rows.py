@@ -50,7 +50,7 @@ class Record:
     `text` may hold slots when `source` is "authored", see expand.py. Records of one `group` never part when
     the corpus is split; "" stands for a group of one. `where` is the file and line it came from, for errors. `case` is
     the real case that an authored message was written from, "" for none: messages of one case never part either;
-    `writer` is who wrote it. `signs` says what it demands and threatens, see signs.py.
+    `writer` is who wrote it. `signs` are its demands and threats, see signs.py.
     """
 
     text: str

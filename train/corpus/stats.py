@@ -19,7 +19,7 @@ OBVIOUS = re.compile(
 
 
 Message = Record | store.Row
-"""What is counted."""
+"""The items counted: records or rows."""
 
 
 def stats(path: Path | None = None) -> str:

@@ -22,18 +22,18 @@ from jingyin.train.recipes import read_yaml
 SPLITS = ("train", "validation", "calibration", "test")
 
 MANIFEST = "corpus.json"
-"""File that says what a built corpus is: recipe, fingerprint, rows of each split."""
+"""File that describes a built corpus: recipe, fingerprint, rows of each split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row of a built corpus.
 
-    `text` is what a model is given; `template` what it was made from, with slots and undisguised; `evasion` the family
+    `text` is a model's input; `template` the text it was made from, with slots and undisguised; `evasion` the family
     of its disguise, "framed", "dressed", "company:KIND" or ""; `group` never comes in two splits; `weight` is that of a
     message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair` is the id of
-    its minimal pair or ""; `case` the real case it was written from or ""; `writer` who wrote it; `signs` what it
-    demands and threatens (rows.py).
+    its minimal pair or ""; `case` the real case it was written from or ""; `writer` who wrote it; `signs` its
+    demands and threats (rows.py).
     """
 
     text: str
@@ -113,7 +113,7 @@ def read(folder: Path) -> dict[str, list[Row]]:
     return splits
 
 
-# What a corpus is built from: the recipe in YAML.
+# The recipe, in YAML, that a corpus is built from.
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -199,7 +199,7 @@ class CorpusRecipe(_Model):
     innocents made from frames (everyday.py); those like a held-out message are left out.
     `most` are the most messages of a split, drawn by hash; those of one's own (kinds own, jsonl, csv) come on top.
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
-    What the `test_writers` wrote is test only, and so is what is grouped with it.
+    Messages by the `test_writers` are test only, and so are messages grouped with them.
     """
 
     seed: int = 0
