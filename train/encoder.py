@@ -56,7 +56,7 @@ class Pooled(nn.Module):
         self.register_buffer("sd", torch.ones(hidden))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the mean (batch, hidden) of the last hidden states over what the mask keeps, standardised."""
+        """Return the mean (batch, hidden) of the last hidden states over the unmasked positions, standardised."""
         return (mean_pool(self.encoder, input_ids, attention_mask) - self.mean) / self.sd
 
 
@@ -112,7 +112,7 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
     """Return the encoder with the tokenizer's vocabulary and `positions` positions.
 
     A word's embedding is the mean of its pieces' embeddings in the pretrained vocabulary (a common start for a
-    swapped vocabulary; train/stages.py then makes up for what the mean loses). In place.
+    swapped vocabulary; train/stages.py then makes up for the loss from averaging). In place.
     """
     old = pretrained.model.embeddings.word_embeddings.weight.data
     ids = tokenizer.backend.get_vocab()
@@ -168,7 +168,7 @@ def _resized(model: BertModel, words: torch.Tensor, positions: int) -> BertModel
 def principal_words(model: BertModel, hidden: int) -> torch.Tensor:
     """Return the word embeddings (words, hidden) of `model` on their first principal components, scaled to sd 0.02.
 
-    What a smaller network starts from: it then need not learn anew which words are alike.
+    They initialise a smaller network, which then need not learn anew which words are alike.
     """
     words = model.embeddings.word_embeddings.weight.data.float()
     centred = words - words.mean(0)
@@ -177,7 +177,7 @@ def principal_words(model: BertModel, hidden: int) -> torch.Tensor:
     return scaled
 
 
-# What a training stage starts from: an encoder, or a whole classifier, and the vocabulary that it reads.
+# Starting point of a training stage: an encoder, or a whole classifier, and the vocabulary that it reads.
 
 
 _HEAD = 32  # width of an attention head of a new small network
@@ -195,7 +195,7 @@ class Start:
 def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept.
 
-    A bundle's network, and what an earlier stage left, keep the vocabulary that they have. Raises ConfigError when the
+    A bundle's network, and an earlier stage's output, keep the vocabulary that they have. Raises ConfigError when the
     encoder has fewer layers, or reads fewer tokens, than the recipe wants, and for a `hidden` that no network of its
     words can have.
     """

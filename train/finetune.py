@@ -1,11 +1,11 @@
-"""`jingyin finetune`: a bundle that has learnt one's own messages, and what that changed.
+"""`jingyin finetune`: trains a bundle on the user's own messages, and reports the changes.
 
-It writes a corpus recipe (one's own messages, and a sample of what the default bundle learns from as a replay) and a
-recipe for each stage of the default bundle, starting from the incumbent's networks; the stages do the rest.
+It writes a corpus recipe (the user's own messages, and a sample of the default bundle's training data as a replay) and
+a recipe for each stage of the default bundle, starting from the incumbent's networks; the stages do the rest.
 
 own.jsonl, traffic.jsonl   messages that could be used; rejected.jsonl says of the others why not
-corpus.yaml, corpus/       the recipe, and what was trained, calibrated and tested on
-recipes/                   those of the stages; what they left is in verifier/, model/, tiny/ and cascade/
+corpus.yaml, corpus/       the recipe, and the data for training, calibration and test
+recipes/                   those of the stages; their outputs are in verifier/, model/, tiny/ and cascade/
 bundle/                    the result
 report.md                  counts before and after
 disobeyed.json             Label Studio tasks: labelled messages that the new bundle still judges otherwise
@@ -66,7 +66,7 @@ GENERATED = {"everyday": 400, "nonsense": 200}
 
 MOST_TRAFFIC = 20_000
 OWN_SHARE, MOST_WEIGHT = 0.25, 8.0
-"""Own messages weigh so much that they are this share of what is learnt, but each at most so many times as another."""
+"""Own messages are weighted to be this share of the training weight, but each at most so many times another."""
 
 TRAINED = {
     "verifier": {"epochs": 1, "learning_rate": 1e-4, "frozen": 6},
@@ -93,7 +93,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Report:
-    """What a fine-tuning gave: rows left out, counts before and after, own rows still judged otherwise, the decision."""
+    """Result of a fine-tuning: rows left out, counts before and after, own rows still misjudged, the decision."""
 
     rejected: int
     counts: list[Count]
@@ -249,7 +249,7 @@ def _recipe(out: Path, name: str, content: Mapping[str, object]) -> Path:
 
 
 def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object]:
-    """Return the recipe that trains a network of the incumbent further, on own labels and on what the incumbent says."""
+    """Return the recipe that trains a network of the incumbent further, on own labels and the incumbent's outputs."""
     bundle = str(incumbent.path.resolve())
     return {
         "stage": "classify", "encoder": bundle, "network": name, "teachers": [bundle], "traffic": bundle,

@@ -1,6 +1,6 @@
-"""Reads one's own messages: CSV, JSON lines, Parquet, a Label Studio export, a folder that datasets saved.
+"""Reads the user's own messages: CSV, JSON lines, Parquet, a Label Studio export, a folder that datasets saved.
 
-A row that can't be used is left out, and listed with what is wrong and what to do about it.
+A row that can't be used is left out, and listed with its fault and the remedy.
 """
 
 import codecs
@@ -41,7 +41,7 @@ class Labelled(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A row that is left out: its file and row, what is wrong, in words that rows share, and what to do."""
+    """A row that is left out: its file and row, its fault, in words that rows share, and the remedy."""
 
     where: str
     fault: str
@@ -82,7 +82,7 @@ def is_flagged(label: str) -> bool:
 
 
 def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[Labelled], list[Reject]]:
-    """Return each message of files, folders and globs once, and what is left out; none may lie in the folder `out`.
+    """Return each message of files, folders and globs once, and the rejected rows; none may lie in the folder `out`.
 
     Messages are the same whose clean texts are: that is all that a network sees of them. Of one that comes with a label
     and with no more than flagged or not, the label stays; one with labels that contradict is left out. Raises
@@ -110,7 +110,7 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
 
 
 def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[str], list[Reject]]:
-    """Return the texts of files of traffic, each clean text once, and what is left out; raises as `read_labelled`."""
+    """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`."""
     rejects: list[Reject] = []
     kept: dict[str, str] = {}
     for raw in _raws(data, columns, None, out):
@@ -136,7 +136,7 @@ def _agree(one: str, other: str) -> bool:
 
 
 def _text_fault(raw: _Raw) -> tuple[str, str] | None:
-    """Return what is wrong with a row's text, and what to do about it."""
+    """Return the fault in a row's text and the remedy, or None."""
     if raw.fault.startswith("not ") and raw.fault[4:].isupper():  # "not UTF-8"
         return raw.fault, "name the file's coding with --encoding, say gb18030, or mend it"
     if raw.fault:

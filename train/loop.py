@@ -288,7 +288,7 @@ def _rate(step: int, steps: int, warmup: float) -> float:
 
 
 def logits_of(output: Tensor | ModelOutput) -> Tensor:
-    """Return a network's output: a tensor, or the logits among what a model of transformers gives."""
+    """Return a network's output: a tensor, or the logits in the output of a transformers model."""
     return output if isinstance(output, Tensor) else output["logits"]
 
 

@@ -35,8 +35,8 @@ _BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
 class Pretrained(NamedTuple):
     """An encoder, float32, and the tokenizer that it was trained with.
 
-    `special` are the ids of padding, of what is unknown, and of what stands before and behind its inputs: those that
-    take the places of PAD, UNKNOWN, START and END.
+    `special` are the ids of its padding, unknown, start and end tokens: those that take the places of PAD, UNKNOWN,
+    START and END.
     """
 
     model: BertModel

@@ -22,10 +22,10 @@ from jingyin.train.loop import pad, token_batches
 
 
 class SignHead(nn.Module):
-    """Logits of signs (model/signs.py): by what the encoder's states say where a sign's attention looks, and by words.
+    """Logits of signs (model/signs.py), from the encoder's states under a sign's attention, and from words.
 
-    "Wide and deep" (Cheng et al. 2016): states find what a sign means, a weight a word what it is usually said with. It
-    reads lower states beside the words themselves, because the last one keeps little but the label.
+    "Wide and deep" (Cheng et al. 2016): states find a sign's meaning, one weight a word its usual wording. It reads
+    lower states beside the words themselves, because the last one keeps little but the label.
     """
 
     def __init__(self, states: int, words: int, signs: int) -> None:
@@ -167,7 +167,7 @@ def state_indices(layers: int) -> list[int]:
 
 
 def sign_states(states: Sequence[Tensor]) -> Tensor:
-    """Return what a sign head reads (batch, length, states) of all states (batch, length, hidden), embeddings first."""
+    """Return a sign head's input (batch, length, states) from all states (batch, length, hidden), embeddings first."""
     return torch.cat([states[i] for i in state_indices(len(states) - 1)], -1)
 
 
@@ -184,7 +184,7 @@ def mean_pool(encoder: BertModel, input_ids: Tensor, attention_mask: Tensor) -> 
 
 
 def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the mean (batch, hidden) of states (batch, length, hidden) over what the mask (batch, length) keeps."""
+    """Return the mean (batch, hidden) of states (batch, length, hidden) where the mask (batch, length) is set."""
     weights = attention_mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
@@ -234,7 +234,7 @@ def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -
 
 
 def _states_read(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return what a sign head reads of messages, (length, states) each: computed once, the encoder does not change."""
+    """Return a sign head's inputs, (length, states) a message, computed once because the encoder does not change."""
     lengths = np.array([len(each) for each in ids])
     found = [torch.empty(0)] * len(ids)
     model.eval()  # type: ignore[no-untyped-call]

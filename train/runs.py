@@ -26,15 +26,15 @@ def command() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a training run goes by."""
+    """Return the versions that a training run depends on."""
     return {name: version(name) for name in _VERSIONS}
 
 
-# What every stage is given.
+# The context given to every stage.
 
 
 METRICS = "metrics.json"
-"""What a finished stage has in its run folder."""
+"""File that marks the run folder of a finished stage."""
 
 R = TypeVar("R")
 

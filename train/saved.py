@@ -23,7 +23,7 @@ _LEXICON = "lexicon.txt"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a network reads: pieces, or the words of `lexicon`, the text of a file in jieba's userdict format."""
+    """A network's vocabulary: pieces, or the words of `lexicon`, the text of a file in jieba's userdict format."""
 
     tokenizer: SmsTokenizer | PieceTokenizer
     lexicon: str = ""
@@ -39,7 +39,7 @@ class Vocabulary:
         return "pieces" if isinstance(self.tokenizer, PieceTokenizer) else "lexicon"
 
     def save(self, folder: Path, *, compiled: bool = False) -> None:
-        """Leave the tokenizer of pieces, or the lexicon and, where bundles want it, what that compiles to."""
+        """Save the tokenizer of pieces, or the lexicon and, for bundles, its compiled form."""
         if self.kind == "lexicon":
             (folder / _LEXICON).write_text(self.lexicon, encoding="utf-8")
         if self.kind == "pieces" or compiled:

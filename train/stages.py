@@ -3,7 +3,7 @@
 Two losses are made up for at once, before any label is seen: that of the layers left out, and that of a word's
 embedding being a mean of its pieces'. The original with all of its layers and its own vocabulary is the teacher,
 unlabelled messages are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are compared
-standardised: those of one message and the next differ by a fraction of what all have in common.
+standardised: the differences between messages are a fraction of the part that all outputs share.
 """
 
 import hashlib
@@ -81,7 +81,7 @@ def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path)
     """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
 
     A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the
-    work, each taking every n-th text. What a teacher said is kept in the folder `kept`, for stages with the same
+    work, each taking every n-th text. A teacher's outputs are cached in the folder `kept`, for stages with the same
     teacher.
     """
     return np.asarray(softmax(np.mean([_logits(name, texts, kept) for name in teachers], axis=0)), np.float32)
@@ -246,9 +246,9 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
 def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
     """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
-    Teachers read each message as it stands, and its copies get what they said of that: a copy is to be judged as the
-    message is. They label clauses of messages too, which have their probabilities alone. A message of one's own has its
-    label; one with a side alone that side's risk, and within it what the teachers say.
+    Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
+    message is. They label clauses of messages too, which have their probabilities alone. A message of the user's own
+    has its label; one with only a side has that side's risk, distributed within it by the teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:

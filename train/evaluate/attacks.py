@@ -198,7 +198,7 @@ EDITS: dict[str, Edit] = {
     "second homophone": partial(_evaded, "homophone", _FEW),
     "second synonym": partial(_evaded, "slang", _FEW),
 }
-"""What the sender may do to a message, each once."""
+"""Edits that the sender may make to a message, each once."""
 
 
 def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str], seed: int = _SEED) -> Iterator[int | None]:

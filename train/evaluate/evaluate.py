@@ -101,7 +101,7 @@ def _each(systems: Sequence[Judged], measure: Callable[[Judged], Rows]) -> dict[
 
 
 def behaviours() -> dict[str, list[str]]:
-    """Return lists of texts that say by themselves what a bundle must do; none of them is in a training row."""
+    """Return lists of texts whose correct handling is clear from the text alone; none of them is in a training row."""
     plain = samples.read_rows(plain_messages())
     return {
         "plain threats": [row["text"] for row in plain if row["label"] in FLAGGED],
@@ -119,7 +119,7 @@ def plain_messages() -> Path:
 def _on_traffic(
     every: Sequence[Judged], messages: Messages, seen: Seen | None, others: Mapping[str, Sequence[str]], new: Bools
 ) -> Tables:
-    """Return false alarms by source, and what is found of the `new` threats (n,) where fewer are allowed."""
+    """Return false alarms by source, and recall on the `new` threats (n,) where fewer false alarms are allowed."""
     tables: Tables = {"traffic": {}, "frontier": {}}
     known = samples.parts(messages.sources, among=messages.traffic)
     for judged in every:

@@ -1,4 +1,7 @@
-"""Turns what systems say of messages into figures. A measure gives the rows of a table: what is counted -> figure."""
+"""Turns systems' outputs on messages into figures.
+
+A measure gives the rows of a table: name of the quantity -> figure.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +50,7 @@ class Evaluation:
     """All figures, without any message text.
 
     `against` is the id of the other bundle or "", `files` gives the sha256 of each data file, `counts` the rows of each
-    label, `notes` say what was left out.
+    label, `notes` list omissions.
     """
 
     bundle: str

@@ -188,7 +188,7 @@ def refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
 
 
 def texts_in(training: Path) -> set[str]:
-    """Return the texts of a training split, and what they were made from."""
+    """Return the texts of a training split, and the templates that they were made from."""
     names = ("text", "template")
     return {str(row[name]) for row in read_rows(training, names) for name in names if row.get(name)}
 
@@ -227,7 +227,7 @@ class Seen(NamedTuple):
 
 
 def seen_in(training: Path) -> Seen | None:
-    """Return what a training split holds, None where there is no such file."""
+    """Return the cases, writers and sources in a training split, or None if there is no such file."""
     if not training.is_file():
         return None
     names = ("case", "writer", "source")

@@ -1,4 +1,4 @@
-"""What is judged: a bundle through its scorer, and the baselines next to it; what each costs."""
+"""The systems under evaluation: a bundle through its scorer, and the baselines next to it; the cost of each."""
 
 import os
 import time
@@ -73,7 +73,7 @@ class Judged:
         return np.asarray(self.probabilities.argmax(1), np.int64)
 
     def take(self, rows: Ints) -> "Judged":
-        """Return what it says of some rows."""
+        """Return its outputs for some rows."""
         return Judged(self.system, self.risks[rows], None if self.probabilities is None else self.probabilities[rows])
 
     def matched(self, model: "Judged", benign: Bools) -> "Judged":
@@ -119,7 +119,7 @@ def served(scorer: Scorer, name: str = "jingyin") -> System:
 def keywords() -> System:
     """Return the keyword list of train/keywords.txt; the risk is the number of rules that hit, one is enough.
 
-    It sees what was sent, without white space, as carriers' lists do.
+    It sees the message as sent, without white space, as carriers' lists do.
     """
     lines = files("jingyin.train").joinpath("keywords.txt").read_text(encoding="utf-8").splitlines()
     rules = [tuple(line.split("+")) for line in lines if line and not line.startswith("#")]
@@ -180,7 +180,7 @@ def milliseconds(ways: Sequence[Callable[[str], object]], texts: Sequence[str]) 
 
 
 def uncached(path: Path, *, prefilter: bool = True) -> Scorer:
-    """Load a bundle without cache, and without prefilter if so asked: what a message costs when it is new."""
+    """Load a bundle without cache, and without prefilter if so asked, to measure the cost of a new message."""
     return Scorer.load(path, prefilter=prefilter, cache_bytes=0)
 
 

@@ -24,7 +24,7 @@ from jingyin.train.pack.export import export_fp32, golden, quantize
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
 
-# Writes a bundle's card: what it is for, what it was made from, how it was measured, where it fails.
+# Writes a bundle's card: its purpose, sources, measurements and known failures.
 
 
 _ENCODERS = {
@@ -85,7 +85,7 @@ GOLDEN_MESSAGES = (
 )
 """Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
 
-_TRAINED = {"command", "training_rows", "int8_agreement"}  # what the card tells of a bundle's training
+_TRAINED = {"command", "training_rows", "int8_agreement"}  # the card's facts about a bundle's training
 _UNFITTED = Fusion(scores=(0.0, 0.0), weights=(), bias=0.0)
 
 
@@ -129,7 +129,7 @@ def pack(
     (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in goldens]) + "\n", encoding="utf-8")
     train = read_split(corpus, "train").drawn(recipe.rows if isinstance(recipe, Classify) else None, recipe.seed)
     weights = prefilter_of(train, recipe.seed, old.prefilter_weights if old and runs else None)
-    # What goes on learning brings threats; a looser filter would bring them too, and false alarms with them.
+    # Further training finds more threats; a looser filter would find them too, but with more false alarms.
     least = (old.manifest.review.risk, old.manifest.block.risk) if old and runs else (0.0, 0.0)
     facts = {**provenance}
     if old and not runs:

@@ -1,4 +1,4 @@
-"""Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and what is lost on the way.
+"""Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and losses on the way.
 
 Every number comes from the int8 networks and the cascade that are served (model/cascade.py, serve/networks.py), windows
 included.
@@ -68,8 +68,8 @@ from jingyin.train.recipes import Calibrate, Classify
 def train_prefilter(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
     """Return weights (BUCKETS,) of one score that separate clean texts to let through, `flagged` (n,), from the rest.
 
-    By labels and not by what a network says: the score is a second opinion, which fusion weighs in. Where all texts are
-    on one side all weights are 0.
+    Trained on labels, not on a network's outputs: the score is a second opinion, which fusion weighs in. Where all
+    texts are on one side all weights are 0.
     """
     weights = np.zeros(BUCKETS, np.float16)
     if flagged.all() or not flagged.any():
@@ -131,7 +131,10 @@ SIGNED = "model.onnx"
 
 _THINNED = 10
 DISCOUNTS = (1.0, 0.5, 0.75, 1.25, 1.5, 2.0)
-"""What a window may count less than the whole, the usual first: below .5 it costs blocked innocents, above 2 threats."""
+"""Candidate discounts of a window against the whole, the usual first.
+
+Below 0.5 they cost blocked innocents, above 2 threats.
+"""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class _Readings:
     outputs: dict[tuple[int, int], tuple[NDArray[np.float32], int] | None]
 
     def read(self, network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
-        """Look up what a network says of a unit, as `cascade` asks for it; read it if nobody has."""
+        """Look up a network's output for a unit, as `cascade` asks for it; compute it if missing."""
         key = (network, unit)
         if key not in self.outputs:
             start, end = self.units.ranges[unit]
@@ -166,7 +169,7 @@ class _Readings:
                 deque(tqdm(read, desc=reader.network.file, total=len(units), unit=" texts", disable=None), maxlen=0)
 
     def logits(self, depth: int, units: Sequence[int]) -> list[NDArray[np.float64]]:
-        """Return the logits (u, labels) of the first `depth` networks for units, NaN for what is unread."""
+        """Return the logits (u, labels) of the first `depth` networks for units, NaN where unread."""
         missing = (np.full(len(LABELS), np.nan, np.float32), 0)
         each = [
             [(self.outputs.get((number, unit)) or missing)[0][: len(LABELS)] for unit in units]
@@ -196,7 +199,7 @@ def _plain(rows: Rows) -> NDArray[np.bool_]:
 
 
 def is_traffic(rows: Rows) -> NDArray[np.bool_]:
-    """Mark what stands for ordinary traffic: real messages where there are enough, else all benign rows."""
+    """Mark the rows that represent ordinary traffic: real messages where there are enough, else all benign rows."""
     benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN])
     real = benign & np.array([source in SOURCES for source in rows.sources])
     return real if real.sum() >= FEWEST_REAL else benign
@@ -316,7 +319,7 @@ def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, fl
     second = np.where(units.scores[0] >= first, units.scores[1], -np.inf)
     threats = np.maximum.reduceat(second, units.starts)[flagged & (highest >= first)]
     threats = threats[np.isfinite(threats)]
-    # What the second score takes for a threat itself, above 0, is never stopped as lawful.
+    # A text that the second score itself takes for a threat, above 0, is never stopped as lawful.
     low = share_threshold(threats, 1 - recipe.lawful_loss) if len(threats) else float(units.scores[1].min())
     return first, min(0.0, low)
 
@@ -333,7 +336,7 @@ def _fusion(
 
 
 def _odds(readings: _Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the log-odds of the risk (u,) of units, -inf for what is too long to read."""
+    """Return the log-odds of the risk (u,) of units, -inf for units too long to read."""
     logits = readings.logits(len(fusion.weights), units.tolist())
     return np.nan_to_num(fused_logit(fusion, readings.units.scores[:, units], logits), nan=-np.inf)
 
@@ -354,7 +357,7 @@ def _discount(
 
 
 def _served(rules: Rules, readings: _Readings) -> Cascaded:
-    """Return what the cascade makes of the rows, as it is served."""
+    """Return the cascade's results on the rows, as served."""
     on, stops = prefiltered(rules, readings.units, readings.opaque, readings.foreign)
     return cascade(rules, readings.units, on, stops, readings.read)
 
@@ -367,7 +370,7 @@ def _full(rules: Rules, readings: _Readings) -> NDArray[np.float64]:
 
 
 def _main_depth(networks: Sequence[Network]) -> int:
-    """Return how many networks have read a message once model.onnx has; what is lost before is the prefilter's loss."""
+    """Return the number of networks up to and including model.onnx; losses before it count as the prefilter's."""
     names = [network.file for network in networks]
     return names.index("model.onnx") + 1 if "model.onnx" in names else 1
 
@@ -404,8 +407,8 @@ def _thresholds(
 def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
     """Return the share of `rows` that each network of a bundle reads.
 
-    Of the first network what the prefilter does not stop as ordinary, as in recipes: what it stops as lawful it might
-    read too.
+    For the first network it is the share that the prefilter does not stop as ordinary, as in recipes: the network might
+    also read messages that the prefilter stops as lawful.
     """
     manifest = bundle.manifest
     readings = _prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
@@ -422,8 +425,8 @@ _COPIES = 2
 def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float16]:
     """Return weights (2, BUCKETS) trained on each message and two of its copies, starting from `before` if given.
 
-    The first separate the ordinary from all else, so that what they stop is rightly called ordinary; the second,
-    trained on that rest alone, what is lawful from threats.
+    The first separate the ordinary from all else, so that messages they stop are rightly called ordinary; the second,
+    trained on that rest alone, separate the lawful from threats.
     """
     order = np.random.default_rng(seed).permutation(len(train))
     order[np.unique(train.messages, return_index=True)[1]] = -1  # first in their message: as they stand
@@ -447,7 +450,7 @@ def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | Non
 
 
 PRECISION = 0.9
-"""What a reason's precision is to be on held-out messages."""
+"""Target precision of a reason on held-out messages."""
 
 _FEWEST = 5  # messages that show a sign, for it to have a scale and a threshold of its own
 _CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
@@ -483,7 +486,10 @@ def annotated(rows: Rows) -> NDArray[np.bool_]:
 
 
 def sign_logits(folder: Path, networks: Sequence[Network], rows: Rows) -> NDArray[np.float64] | None:
-    """Return the logits (n, signs) of the network that has signs for wholes, NaN for what it can't read; None if none has."""
+    """Return the logits (n, signs) of the network that has signs on wholes, None if none has.
+
+    They are NaN for messages that it can't read.
+    """
     for network, tokenizer in zip(networks, tokenizers_of(folder, networks), strict=True):
         if network.file == SIGNED:
             reader = NetworkReader(folder, network, tokenizer)

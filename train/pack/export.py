@@ -89,7 +89,7 @@ def _add_norm(graph: "_Graph", hidden: str, new: str, output: BertSelfOutput | B
 
 
 class _Graph:
-    """Nodes and constants under construction; its methods add some and return the name of what they give."""
+    """Nodes and constants under construction; its methods add some and return the name of their output."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -126,7 +126,7 @@ class _Graph:
         wanted = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])
         graph = helper.make_graph(self._nodes, "jingyin", [given], [wanted], self._constants)
         model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=9)
-        # No shape is computed and no constant is left to fold, which is what the quantiser warns about otherwise.
+        # No shape is computed and no constant is left to fold; the quantiser warns otherwise.
         helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
         return model
 
@@ -134,7 +134,7 @@ class _Graph:
 FP32_TOLERANCE = 1e-4
 MIN_AGREEMENT = 0.97
 """Smallest share of messages on which int8 and fp32 must give the same label. Fusion and thresholds are fitted on int8,
-so what is lost here is not lost unseen; below this the graph is broken rather than rounded."""
+so losses here do not go unseen; below this the graph is broken rather than rounded."""
 
 
 def export_fp32(classifier: SmsClassifier, path: Path, samples: Sequence[list[int]]) -> None:

@@ -31,9 +31,9 @@ def fit_fusion(
     Logistic regressions without negative weights (stacking, Wolpert 1992; Breiman 1996) on calibration rows, which none
     of them was trained on. The first finds the weights' proportions where thresholds will stand, among few innocents:
     `traffic` (n,) counts thirty times, other innocents three times. The second makes a probability of the sum, all rows
-    counting alike (Platt 1999). A row stands for `times` (n,) rows. What is then measured on these same rows,
-    thresholds' bounds and the calibration error,
-    is in-sample as far as the fusion goes. Raises InputError when all rows are on one side.
+    counting alike (Platt 1999). A row stands for `times` (n,) rows. Later measurements on these same rows, thresholds'
+    bounds and the calibration error, are in-sample as far as the fusion goes. Raises InputError when all rows are on
+    one side.
     """
     if flagged.all() or not flagged.any():
         raise InputError(
@@ -121,13 +121,12 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
 
     Two rates must keep to it: the 95% upper bound of all rows together (Clopper and Pearson), and the estimate in which
     every one of the `sources` (n,) counts alike, so that no large corpus speaks for all traffic. A bound by source
-    would
-    need thousands of rows of each. The bound holds although the threshold is chosen on the same rows: the rate above
-    the k-th largest of n risks has the beta distribution that the bound inverts (Wilks 1941). It ignores that the
-    fusion behind the risks was fitted on these rows too, of whose few weights it knows nothing.
+    would need thousands of rows of each. The bound holds although the threshold is chosen on the same rows: the rate
+    above the k-th largest of n risks has the beta distribution that the bound inverts (Wilks 1941). It ignores that the
+    fusion behind the risks, with its few weights, was fitted on these rows too.
 
-    A target that the rows can't bound leads to the strictest threshold that they speak for: above every row. `bound`
-    says what it is worth.
+    A target that the rows can't bound leads to the strictest threshold that they support: above every row. `bound` is
+    the upper bound of its rate.
     """
     descending, rates, bounds = _alarms(risks, sources)
     allowed = max(0, int((np.maximum(rates, bounds) <= target).sum()) - 1)
