@@ -1,4 +1,4 @@
-"""What fine-tuning brings: messages flagged before and after, as they are decided and at equal false alarms.
+"""Measures the gain from fine-tuning: messages flagged before and after, as decided and at equal false alarms.
 
     python bench/finetune.py cases OUT ROWS TRAFFIC       # own rows of situations that the bundle has not seen
     python bench/finetune.py traffic OUT ROWS TRAFFIC     # own traffic alone, of a kind that it has not seen
@@ -122,7 +122,7 @@ def _finetuned(
 
 
 def show(before: Path, after: Path, sets: Mapping[str, Sequence[Message]], traffic: Sequence[str]) -> None:
-    """Print what two bundles do with labelled messages and with traffic that is kept out."""
+    """Print two bundles' results on labelled messages and on held-out traffic."""
     sides = [Scorer.load(path, cache_bytes=0) for path in (before, after)]
     quiet = [list(side.score_many(traffic)) for side in sides]
     least = [sorted((each.risk for each in found), reverse=True)[len(traffic) // RATE] for found in quiet]

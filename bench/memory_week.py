@@ -5,7 +5,7 @@ every twenty messages), in random order over seven days. The gangs each have a t
 that the bundle has not seen, with names and sums filled anew in each copy, one contact and SENDERS senders. They write
 to some people a day. A gang sees whether a message arrives. One that is stopped is edited (the edits of
 train/evaluate/attacks.py, or a lawful sentence before or behind) and sent again from the next sender, up to TRIES
-times; what arrived is how the next victim is written to. One gang in BULK_GANGS also writes to BULK people within ten
+times; the next victim gets the version that arrived. One gang in BULK_GANGS also writes to BULK people within ten
 minutes, once, and does not try again there. Once a day an analyst looks at the JUDGED largest groups of near-copies
 among the day's messages of a risk from .1 on, and makes the commonest message of each a known wording.
 """
@@ -155,7 +155,7 @@ def week(
     bundle: Path | None,
     memories: Sequence[str],
 ) -> None:
-    """Print what arrives of the gangs' messages, and the ordinary ones that are flagged, with each of the memories."""
+    """Print, for each of the memories, the gangs' messages that arrive and the ordinary messages that are flagged."""
     scorer = Scorer.load(bundle)
     rng = Random(6)
     ordinary = _ordinary(corpora, messages, scorer, rng)
@@ -213,7 +213,7 @@ async def _simulate(
     start, false = world.now, 0
     innocent = [each.scored.clean.original for each in ordinary if 6 < len(each.scored.clean.original) < 40]
     gangs = [Gang(_with_contact(each, rng), Random(f"gang {i}"), innocent) for i, each in enumerate(templates)]
-    # What happens: (time, order, gang or -1, number of the try or of the ordinary message, edits)
+    # Events: (time, order, gang or -1, number of the try or of the ordinary message, edits)
     events: list[tuple[float, int, int, int, tuple[str, ...] | None]] = [
         (each.at, i, -1, i, ()) for i, each in enumerate(ordinary)
     ]

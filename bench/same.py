@@ -6,7 +6,7 @@ If FILE does not exist, writes the hashes of this code's results; if it does, co
 
 Hashed are the verdicts of 2,000 messages (distinct, templated, long, disguised, empty) in all fields, the bytes of
 `relabel` in three formats, the groups of `campaigns`, metrics, bundle and evaluation of configs/tiny.yaml (a minute;
-`--quick` leaves training out). That stream, cache and processes give what single messages get is checked as well.
+`--quick` leaves training out). It also checks that stream, cache and processes give the results of single messages.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def _same(way: str, wanted: list[Verdict], found: Iterable[Verdict]) -> None:
 
 
 def archive(texts: list[str], folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the hashes of what `relabel` and `campaigns` write; messages come three times, as in campaigns."""
+    """Yield the hashes of the output of `relabel` and `campaigns`; messages come three times, as in campaigns."""
     rows = [{"id": number, "text": text, "sender": f"s{number % 7}"} for number, text in enumerate(texts * 3)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "in.parquet")
     with (folder / "in.csv").open("w", encoding="utf-8", newline="") as file:
@@ -103,7 +103,7 @@ def _tables(folder: Path) -> Iterator[str]:
 
 
 def training(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the hashes of what configs/tiny.yaml gives."""
+    """Yield the hashes of the results of configs/tiny.yaml."""
     recipe = Path(__file__).parent.parent / "configs" / "tiny.yaml"
     _run("train", recipe, "--out", folder / "runs")
     run = folder / "runs" / "tiny"

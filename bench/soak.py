@@ -9,7 +9,7 @@ Phases, with the steady traffic (soak_client.py) in all of them:
     reload      the bundle is read again, by POST /admin/reload and by SIGHUP; no connection may break
     bad reload  the same after half of the network's file is gone: the old bundle answers on
     kill        kill -9 of one worker; connections may break
-    warm        a round of `idle` and one of `full queue`: what load at its height takes is no growth later
+    warm        a round of `idle` and one of `full queue`: memory for peak load then isn't growth later
     slow        100 clients that send one byte a second, half of them only in the body; wanted is 408
     idle        2,000 connections that send nothing; wanted is 408
     full queue  waves of 1,000 single messages and 80 batches of 64 at once by one client; wanted are some 503, with
@@ -56,7 +56,7 @@ GROWTH = 0.03
 KEPT_LOG = Path(gettempdir()) / "soak.log"
 JUDGED_MINUTES = 4.0
 SPARE_SECONDS = 50.0
-"""What phases may take beyond their time, all together."""
+"""Time that all phases together may overrun."""
 MAY_BREAK = ("kill", "SIGTERM")
 SHARES = {
     "steady": 0.03, "reload": 0.04, "bad reload": 0.03, "kill": 0.04, "warm": 0.08, "slow": 0.18, "idle": 0.2,

@@ -1,4 +1,4 @@
-"""The client of soak.py: requests of several kinds, a bounded number of connections, what became of each request."""
+"""The client of soak.py: requests of several kinds, a bounded number of connections, the outcome of each request."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ Verdicts = Mapping[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: its bytes, what must come back, and what of it may stand in no log."""
+    """One request: its bytes, the expected response, and the parts that must not appear in a log."""
 
     kind: str
     data: bytes
@@ -151,7 +151,7 @@ class Client:
         await asyncio.gather(*self._tasks)
 
     async def ask(self, ask: Ask, *, alone: bool = False, go: asyncio.Event | None = None) -> None:
-        """Send one request and count what becomes of it: `alone` on a connection of its own, once `go` is set."""
+        """Send one request and count its outcome: `alone` on a connection of its own, once `go` is set."""
         try:
             link = await self._connect() if alone else await self._link()
         except OSError:

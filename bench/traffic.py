@@ -2,9 +2,9 @@
 
 distinct    messages of files that the user names (.txt, one a line, or .jsonl or .parquet with "text"; .gz too), else
             authored benign rows with their slots filled; no two have one clean text, 1% are authored threats
-templated   200 authored company notices, the r-th most frequent with a share like 1/r (Zipf); what names the sender
-            is filled once a template, what names the recipient (name, amount, date, code, ...) anew each time; 1% are
-            authored threats
+templated   200 authored company notices, the r-th most frequent with a share like 1/r (Zipf); sender slots are
+            filled once a template, recipient slots (name, amount, date, code, ...) anew each time; 1% are authored
+            threats
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""From a corpus folder to token ids: what training, calibration and the prefilter read."""
+"""From a corpus folder to token ids: the input of training, calibration and the prefilter."""
 
 import re
 from collections.abc import Callable, Sequence

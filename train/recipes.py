@@ -37,7 +37,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Stage(BaseModel):
-    """What every stage has.
+    """Settings shared by all stages.
 
     `corpus` is a corpus recipe (YAML, next to this one) or a folder that `jingyin corpus build` wrote.
     """

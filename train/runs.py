@@ -1,4 +1,4 @@
-"""How a result came about: the command as given, versions, and hashes of what went in."""
+"""Provenance of a result: the command as given, versions, and hashes of the inputs."""
 
 import shlex
 import sys
@@ -53,7 +53,7 @@ class Job(Generic[R]):
     facts: dict[str, object]
 
     def run_of(self, name: str) -> str:
-        """Return what `name` means among the run folders, as the function does."""
+        """Resolve `name` among the run folders, as the function does."""
         return run_of(name, self.out)
 
 
@@ -70,7 +70,7 @@ def run_of(name: str, out: Path) -> str:
 
 
 def bundle_ids(sources: Mapping[str, str]) -> dict[str, str]:
-    """Return the id of each bundle among `sources`, name -> place: what lies at a place may change."""
+    """Return the id of each bundle among `sources`, name -> place: the contents of a place may change."""
     return {name: read_bundle(bundle_folder(at)).manifest.id for name, at in sources.items() if is_bundle(at)}
 
 

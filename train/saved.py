@@ -83,7 +83,7 @@ def save_encoder(encoder: BertModel, vocabulary: Vocabulary, out: Path) -> None:
 
 
 def load_encoder(out: Path) -> tuple[BertModel, Vocabulary]:
-    """Load what save_encoder left in the run folder `out`."""
+    """Load the encoder that save_encoder wrote to the run folder `out`."""
     return BertModel.from_pretrained(out / "encoder", add_pooling_layer=False), load_vocabulary(out / "encoder")
 
 

@@ -74,7 +74,7 @@ def run_align(job: Job[Align]) -> StageResult:
     return {"loss": loss, "cosine": cosine}
 
 
-# What teachers say of texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
+# Teachers' outputs on texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
 
 
 def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
@@ -125,7 +125,7 @@ def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
 
 
 TEACHERS = "teachers"
-"""Folder among the run folders where what teachers say is kept."""
+"""Folder among the run folders that caches teachers' outputs."""
 STANDARD_MESSAGES = 512
 """Training messages from which the head's standardisation is measured."""
 

@@ -166,7 +166,7 @@ def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe
 
 
 def _neighbours(records: Iterable[Record], seed: int) -> Neighbours:
-    """Return what may stand beside the messages of a split, slots filled."""
+    """Return the texts that may stand beside the messages of a split, slots filled."""
     rng = Random(seed)
     return neighbours(
         replace(record, text=expand(record.text, rng)) if record.source == "authored" else record for record in records

@@ -48,7 +48,7 @@ _MOST_CHARACTERS = (8, 16, 30, 60, 100, 150, 200, 300)
 
 
 def neighbours(messages: Iterable[Message]) -> dict[str, list[str]]:
-    """Return what may stand beside others, by kind: of undisguised messages of one split, and of HELD_OUT."""
+    """Return the texts that may stand beside others, by kind: of undisguised messages of one split, and of HELD_OUT."""
     found: dict[str, list[str]] = defaultdict(list)
     for message in messages:
         kind = _KINDS.get(message.family if message.source == "authored" else message.source)

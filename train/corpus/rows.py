@@ -155,7 +155,7 @@ def row_id(text: str) -> str:
 
 
 def signs_of(text: str, family: str) -> str:
-    """Return the signs of an authored message: as annotated, else what nearly all annotated ones of its family show."""
+    """Return the signs of an authored message: as annotated, else those of nearly all annotated ones of its family."""
     return _annotated().get(row_id(text)) or _of_families().get(family, UNKNOWN)
 
 
@@ -256,7 +256,7 @@ def scan(path: Path) -> tuple[list[Record], list[str]]:
 
 
 def _set_errors(records: list[Record]) -> list[str]:
-    """Find what single rows don't show: a text that comes twice, a pair that is none."""
+    """Find faults that single rows don't show: a text that comes twice, a pair that is none."""
     errors = []
     first: dict[str, str] = {}
     pairs: dict[str, list[Record]] = defaultdict(list)

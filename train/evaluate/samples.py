@@ -36,9 +36,9 @@ class Messages:
     """Labelled messages: label indices (n,), and of each its family, source, group, pair, case, writer ("" for none).
 
     Messages of one group are alike or of one situation; those of one minimal pair are nearly one text. `templates` are
-    what messages were made from: the text itself, where the file names none. `signs` are as in corpus/rows.py, "?" for
-    a message of which nobody said any. `where` names file and row, `left_out` counts rows that are not scored, `files`
-    gives the sha256 of each file by its path as given.
+    the texts that messages were made from: the text itself, where the file names none. `signs` are as in
+    corpus/rows.py, "?" for a message without annotated signs. `where` names file and row, `left_out` counts rows
+    that are not scored, `files` gives the sha256 of each file by its path as given.
     """
 
     texts: list[str]
@@ -219,7 +219,7 @@ UNSEEN, WRITERS, LIKE, REAL = "unseen cases", "unseen writers", "like training",
 
 
 class Seen(NamedTuple):
-    """What training has seen: names of cases, writers and sources."""
+    """Names of the cases, writers and sources in the training data."""
 
     cases: frozenset[str]
     writers: frozenset[str]
@@ -236,9 +236,9 @@ def seen_in(training: Path) -> Seen | None:
 
 
 def situations(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
-    """Return the rows of each kind of situation that has any; none where nobody knows what training has `seen`.
+    """Return the rows of each kind of situation that has any; none if `seen`, the contents of training, is unknown.
 
-    Rows of cases and of writers that training has not seen are what new threats are like.
+    Rows of cases and of writers that training has not seen resemble new threats.
     """
     if seen is None:
         return {}

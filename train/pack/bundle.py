@@ -1,4 +1,4 @@
-"""Makes a bundle of trained networks: their files, then what turns their outputs into verdicts (calibrate.py)."""
+"""Makes a bundle of trained networks: their files, then the rules from outputs to verdicts (calibrate.py)."""
 
 import json
 import shutil

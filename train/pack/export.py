@@ -159,7 +159,7 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
     """Write the int8 network and return the share of `samples` on which its label is that of fp32.
 
     Raises BundleError below MIN_AGREEMENT. Weights take 7 bits (reduce_range), since CPUs without VNNI saturate on 8:
-    that is what keeps verdicts alike between machines (onnxruntime issues 14642, 5849). Of rounding to the nearest step
+    this keeps verdicts alike between machines (onnxruntime issues 14642, 5849). Of rounding to the nearest step
     and rounding by chance the one stays whose logits are closer to fp32's on `samples`.
     """
     quantize_dynamic(
@@ -187,7 +187,7 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
 def rounded_by_chance(fp32: onnx.ModelProto, int8: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     """Return `int8` with its weights rounded up or down by chance, so that each is right in the mean; in place.
 
-    A network that went on from a bundle has weights on int8's grid, and what training moved is mostly less than half a
+    A network that went on from a bundle has weights on int8's grid, and training mostly moves them by less than half a
     step: rounding to the nearest step undoes it (a verifier's loss .188 before, .023 trained, .180 rounded to the
     nearest, .029 by chance; train/LOG.md). Stochastic rounding: Gupta et al. 2015.
     """
@@ -221,8 +221,8 @@ def golden(file: Path, session: ort.InferenceSession, messages: Sequence[Sequenc
 
 # A bundle's network as one that can be trained: its int8 weights times their scales.
 #
-# What int8 rounded away is gone: of 1,000 messages the dequantised network gives the label of the int8 one on all but a
-# few (train/LOG.md has the number), and a step of training moves further than the rounding did.
+# The rounding to int8 can't be undone: of 1,000 messages the dequantised network gives the label of the int8 one
+# on all but a few (train/LOG.md has the number), and a step of training moves further than the rounding did.
 
 
 _LAYER_CONSTANTS = 12

@@ -74,7 +74,7 @@ def share_threshold(values: Floats, share: float) -> float:
 
 
 def loss_of(lost: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> Loss:
-    """Count what of the `flagged` (n,) messages is `lost` (n,), with its bound."""
+    """Count the `flagged` (n,) messages that are `lost` (n,), with a bound on their share."""
     count, total = int((lost & flagged).sum()), int(flagged.sum())
     return Loss(lost=count, flagged=total, bound=upper_bound(count, total))
 
