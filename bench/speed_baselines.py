@@ -1,6 +1,7 @@
 """The systems that speed.py measures: jingyin in three settings, and four baselines.
 
-Each is built by name in a process of its own. A baseline is a function from messages to nothing in particular, and takes as many at a time as suits it best.
+Each is built by name in a process of its own. A baseline is a function from messages whose
+result is ignored, and takes as many at a time as suits it best.
 """
 
 import os
