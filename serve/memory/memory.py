@@ -2,8 +2,8 @@
 
 For each message, in this order: the policy may decide it; a known wording may; then one round trip to the state records
 senders and contacts of flagged messages, and asks for reasons to hold a message that passes: a burst, its sender, a
-contact. Last it is read behind the earlier messages of its conversation. Only if that, or something that held it, has
-changed the action does it take a second round trip.
+contact. Last it is read behind the earlier messages of its conversation. It takes a second round trip only if that has
+changed the action, or if it passes and belongs to the sample by which senders are known to be harmless.
 """
 
 import asyncio
@@ -156,14 +156,20 @@ class Memory:
             answer = answer._replace(more={**answer.more, "near_duplicates": near})
             if answer.action == "pass" and near > bursts.settings.count:
                 answer = answer._replace(action="review", reason="burst")
-        if not (conversations and talks):
-            return answer
-        joined = conversations.joined(text, results[-1])
-        judged = await self._behind(context, answer, joined) if joined else answer
-        # A message that does not pass after all is not joined with later ones.
-        if passed and judged.action != "pass" and not trial:
-            later = suspects.ask(marks, text, judged.action) if suspects and judged is not answer else []
-            await self.state.run([Op("unshift", ops[-1].key), *later])
+        judged, later = answer, list[Op]()
+        if conversations and talks:
+            joined = conversations.joined(text, results[-1])
+            judged = await self._behind(context, answer, joined) if joined else answer
+            # A message that does not pass after all is not joined with later ones.
+            if passed and judged.action != "pass":
+                later.append(Op("unshift", ops[-1].key))
+        if suspects and own == "pass":
+            if judged.action == "pass":
+                later += suspects.passed(marks)
+            elif judged is not answer:
+                later += suspects.ask(marks, text, judged.action)
+        if later and not trial:
+            await self.state.run(later)
         return judged
 
     async def _behind(self, context: "Context", answer: "Answer", joined: CleanString) -> "Answer":

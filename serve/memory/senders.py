@@ -72,11 +72,16 @@ class Suspects:
             sketch = self._secret.seal(" ".join(map(str, self._triples(text))))
             return [*(op for pair in flagged for op in pair), *(op._replace(value=sketch) for op in copies)]
         looks = [
-            (Op("marked", each), Op("tally", f"f{each}", 0, seconds),
-             Op("tally", f"n{each}", SAMPLE if self._chance() * SAMPLE < 1 else 0, seconds))
+            (Op("marked", each), Op("tally", f"f{each}", 0, seconds), Op("tally", f"n{each}", 0, seconds))
             for each in marks
-        ]  # fmt: skip
+        ]
         return [*(op for look in looks for op in look), *copies]
+
+    def passed(self, marks: Sequence[str]) -> list[Op]:
+        """Return what to run once a message passes after all: what is held must not speak for its sender."""
+        if self._chance() * SAMPLE >= 1:
+            return []
+        return [Op("tally", f"n{each}", SAMPLE, self._settings.seconds) for each in marks]
 
     def suspicious(self, marks: Sequence[str], text: str, risk: float, results: Sequence[Any]) -> str | None:
         """Return "sender" or "contact" if a message that passes is to be held, by the results of what `ask` gave."""

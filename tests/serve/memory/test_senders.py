@@ -110,6 +110,18 @@ def test_one_stolen_account_does_not_silence_a_bank() -> None:
     run(test)
 
 
+def test_a_message_that_is_held_does_not_speak_for_its_contact() -> None:
+    async def test() -> None:
+        phone = Phone(sampled=True)
+        await phone.send("不还钱就加微信 laowang_88", 0.95)
+        for _ in range(20):
+            assert await phone.reason("加微信 laowang_88", 0.2) == "review contact"
+        await phone.send("加微信 laowang_88", 0.0)
+        assert await phone.reason("加微信 laowang_88", 0.2) == "pass scored"
+
+    run(test)
+
+
 def test_keys_do_not_share_their_senders() -> None:
     async def test() -> None:
         phone = Phone()
