@@ -208,6 +208,7 @@ class Known:
 
     async def remove(self, number: str) -> bool:
         """Forget a wording; False if there is none with this id."""
+        await self.refresh()  # it may have been added by another worker just now
         if number not in self._wordings:
             return False
         await self.state.run([Op("remove", "known", number.encode()), Op("remove", "hits", number.encode())])

@@ -147,29 +147,42 @@ class Memory:
         begun = perf_counter()
         results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
         self._metrics.state_seconds.observe(perf_counter() - begun)
+        who = None
         if suspects and answer.action == own == "pass" and not match:
             who = suspects.suspicious(marks, text, risk, results[: len(asked)])
-            answer = answer._replace(action="review", reason=who) if who else answer
-        if counted and bursts:
-            near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)])
-            self._metrics.near_duplicates.observe(near)
-            answer = answer._replace(more={**answer.more, "near_duplicates": near})
-            if answer.action == "pass" and near > bursts.settings.count:
-                answer = answer._replace(action="review", reason="burst")
-        judged, later = answer, list[Op]()
-        if conversations and talks:
-            joined = conversations.joined(text, results[-1])
-            judged = await self._behind(context, answer, joined) if joined else answer
-            # A message that does not pass after all is not joined with later ones.
-            if passed and judged.action != "pass":
-                later.append(Op("unshift", ops[-1].key))
-        if suspects and own == "pass":
+        near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)]) if counted and bursts else None
+        held = self._hold(answer, who, near)
+        if not (conversations and talks):
+            return await self._settle(marks, text, own, held, held, [], trial=trial)
+        joined = conversations.joined(text, results[-1])
+        judged = await self._behind(context, held, joined) if joined else held
+        # A message that does not pass after all is not joined with later ones.
+        undone = [Op("unshift", ops[-1].key)] if passed and judged.action != "pass" else []
+        return await self._settle(marks, text, own, held, judged, undone, trial=trial)
+
+    def _hold(self, answer: "Answer", who: str | None, near: int | None) -> "Answer":
+        """Hold a message that passes for `who` is suspicious, or for `near` copies before it."""
+        if who:
+            answer = answer._replace(action="review", reason=who)
+        if near is None or not self._bursts:
+            return answer
+        self._metrics.near_duplicates.observe(near)
+        answer = answer._replace(more={**answer.more, "near_duplicates": near})
+        if answer.action == "pass" and near > self._bursts.settings.count:
+            return answer._replace(action="review", reason="burst")
+        return answer
+
+    async def _settle(
+        self, marks: list[str], text: str, own: Action, held: "Answer", judged: "Answer", ops: list[Op], *, trial: bool
+    ) -> "Answer":
+        """Run `ops`, tell the state what has become of a message that passed alone, and return its last answer."""
+        if self.suspects and own == "pass":
             if judged.action == "pass":
-                later += suspects.passed(marks)
-            elif judged is not answer:
-                later += suspects.ask(marks, text, judged.action)
-        if later and not trial:
-            await self.state.run(later)
+                ops = [*ops, *self.suspects.passed(marks)]
+            elif judged is not held:
+                ops = [*ops, *self.suspects.ask(marks, text, judged.action)]
+        if ops and not trial:
+            await self.state.run(ops)
         return judged
 
     async def _behind(self, context: "Context", answer: "Answer", joined: CleanString) -> "Answer":
