@@ -5,7 +5,8 @@ the cascade that is served.
 
 A message is its whole and its windows of one and of two sentences: company thins a threat out in the whole, and leaves
 it alone in a window. The prefilter scores every unit. Networks read the whole, then the riskiest windows, each until
-one of them is certain. The riskiest unit decides; a window, which lacks its context, counts `discount` less.
+one of them is certain, or nothing that is left could make the action stronger. The riskiest unit decides; a window,
+which lacks its context, counts `discount` less.
 
 Networks err on different messages: each is now and then sure of nonsense, and of another one. So a unit that several
 have read has one risk of them all (fusion; train/LOG.md): the log-odds of each, weighted, add up, a product of experts
@@ -102,12 +103,14 @@ def cascade(
     read: Read,
     *,
     everyone: bool = False,
+    enough: float = np.inf,
     until: float | None = None,
 ) -> Cascaded:
     """Let networks read the units that are `on` (u,); messages are stopped by `stops` (n,). See `prefiltered`.
 
-    With `everyone` all networks read the wholes, and windows of those alone that are too long. Past `until`, of
-    time.monotonic(), no network begins to read: the readings so far decide.
+    With `everyone` all networks read the wholes, and windows of those alone that are too long. Of a message whose
+    log-odds of risk have come to `enough` no further unit is read. Past `until`, of time.monotonic(), no network begins
+    to read: the readings so far decide.
     """
     wholes, count = units.starts, len(units.starts)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
@@ -124,6 +127,7 @@ def cascade(
     unread = [i for i in going if on[wholes[i]] and not out.depth[i]]
     queues = riskiest_windows(rules, units, on & (not everyone), going, unread)
     for turn in range(WINDOWS):
+        settled |= {i for i in queues if out.odds[i] >= enough}
         todo = [queue[turn] for i, queue in queues.items() if len(queue) > turn and i not in settled]
         settled |= _turn(rules, units, todo, read, out, rooms, everyone, until)
     for i in going:
@@ -196,6 +200,11 @@ def provisional_odds(rules: Rules, units: Units, message: int) -> float:
     start, end = int(units.starts[message]), units.end(message)
     risks = fused_logit(rules.provisional, units.scores[:, start:end], [], rules.flagged)
     return float(max(risks[0], risks[1:].max(initial=-np.inf) - rules.discount))
+
+
+def log_odds(risk: float) -> float:
+    """Return the log-odds of a risk from 0 to 1."""
+    return float(np.log(risk) - np.log1p(-risk)) if 0 < risk < 1 else float(np.copysign(np.inf, risk - 0.5))
 
 
 def softmax(logits: ArrayLike) -> Floats:

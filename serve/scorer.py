@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle
-from jingyin.model.cascade import Decision, Read, cascade, decide, prefiltered, provisional_odds, with_risk
+from jingyin.model.cascade import (
+    Decision,
+    Read,
+    cascade,
+    decide,
+    log_odds,
+    prefiltered,
+    provisional_odds,
+    with_risk,
+)
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import Span, Stage, Verdict
 from jingyin.model.prefilter import (
@@ -263,8 +272,9 @@ class Scorer:
         on, stops = prefiltered(manifest, units, opaque, foreign)
         found = None
         if (stops < 0).any():
-            every = not self.start.prefilter
-            found = cascade(manifest, units, on, stops, self._reader(cleaned, units), everyone=every, until=until)
+            every, enough = not self.start.prefilter, log_odds(manifest.block.risk)
+            read = self._reader(cleaned, units)
+            found = cascade(manifest, units, on, stops, read, everyone=every, enough=enough, until=until)
         for i, (stop, share) in enumerate(zip(stops.tolist(), shares.tolist(), strict=True)):
             if found is None or stop >= 0:
                 yield self._stops[stop], share, True
