@@ -112,7 +112,7 @@ _ENDS_HERE = re.compile("(?![@_/]|[.:-][a-z0-9])")
 
 def spell_out(text: str, edits: dict[str, int]) -> list[Edit]:
     """Write out words that are spelled in pinyin or by initials beside Han characters (bao光, 爆txl)."""
-    if not _LETTERS.search(text):
+    if _SPELLINGS.keys().isdisjoint(_LETTERS.findall(text)):
         return []
     found: list[Edit] = []
     for match in _LETTERS.finditer(text):
@@ -189,7 +189,11 @@ _TONE = re.compile(f"[{_PARTICLES}~](?:[{_PARTICLES}~]|{_FACE})*")
 _WORDS = re.compile("(?<=[花借])呗|(?<=[干喇])嘛|(?<=娃)哈哈|(?<=马大)哈|(?<=唢)呐|(?<=大)咧咧|(?<=[拿揉])捏")
 _ASKS = re.compile(f"(?:^|[{re.escape(_MARKS)}])(?:[我你他]们?的)?[^{re.escape(_MARKS)}]{{1,2}}$")  # 钱呢, 我的钱呢
 _CLAUSE_ENDS = frozenset(" ,.!?;:。、)")
-_MAY_BEGIN = re.compile(rf"[{_PICTURES}{_PARTICLES}~\[(^>=@:;-]")
+_MAY_BEGIN = re.compile(
+    rf"[{_PICTURES}{_PARTICLES}~\[(^>=@:;-]"
+    rf"(?:(?<=[{_PICTURES}{_PARTICLES}~^])|(?<=\[)(?=[{''.join({name[0] for name in _NAMES})}])|(?<=\()(?![\w )])"
+    r"|(?<=[:;])(?=[-()])|(?<=[>=@-])(?=[_<]))"
+)
 
 
 def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:

@@ -1,11 +1,14 @@
+import re
 import sys
 import time
 import unicodedata
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jingyin.model import text as text_module
 from jingyin.model.errors import InputError
 from jingyin.model.masks import PLACEHOLDERS, amount_value, bucket, readable
 from jingyin.model.prefilter import is_disguised
@@ -328,3 +331,30 @@ def test_nothing_in_unicode_takes_long() -> None:
         clean(text)
         assert time.process_time() - began < 0.05, hex(first)
     assert len(clean("ﷺ" * 70).text) <= 4 * 70
+
+
+DIGITS_BETWEEN = st.lists(
+    st.one_of(
+        MESSAGES,
+        st.sampled_from(("[666]", "[[微笑]666]", "666", "50%", "10个", "13812345678", "①", "０", "²", "١", "爆txl2")),
+    ),
+    max_size=6,
+)
+
+
+@given(DIGITS_BETWEEN, st.randoms(use_true_random=False))
+def test_messages_that_differ_in_digits_share_work_and_nothing_else(parts, random):
+    text = "".join(parts)
+    other = "".join(random.choice("0123456789") if each in "0123456789" else each for each in text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "_REMEMBERED_CHARACTERS", -1)
+        alone = clean(text), clean(other)
+    assert (clean(text), clean(other)) == alone
+    clean(text).edits["phone"] = 99  # what a caller does to one message's edits is not the next one's
+    assert clean(text) == alone[0]
+
+
+def test_no_table_that_is_read_before_masks_holds_a_digit_but_one_face():
+    for name in ("parts", "spellings", "dialect", "faces", "simplified"):
+        table = files("jingyin.model").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
+        assert re.findall("[0-9]+", table) == ["666"] * (name == "faces")
