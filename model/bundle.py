@@ -17,7 +17,6 @@ No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can
 import atexit
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -336,8 +335,6 @@ def _of_format_7(content: dict[str, Any]) -> dict[str, Any]:
         network["fusion"]["scores"] = (network["fusion"].pop("score"), 0.0)
     for action in ("review", "block"):
         content[action]["sources"] = content[action].pop("families", {})
-    risk = content["block"]["risk"]
-    content["networks"][-1]["certain"] = math.log(risk / (1 - risk))
     provisional = {"scores": (0.2, 0.5), "weights": (), "bias": -2.5}
     return {**content, "discount": 1.0, "provisional": provisional}
 

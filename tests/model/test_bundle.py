@@ -323,7 +323,6 @@ def test_a_bundle_of_format_7_is_read_as_one_of_format_8(bundle):
     found = read_bundle(bundle).manifest
     assert found.networks[0].fusion == Fusion(scores=(0.3, 0.0), weights=(0.6,), bias=-1.4)
     assert (found.discount, found.curve, found.id) == (1.0, (), old["id"])
-    assert found.networks[0].certain == pytest.approx(0)  # the log-odds of block's risk
     change_manifest(bundle, passed=[0.3])
     refuses(bundle, "manifest.json of bundle small was changed after export; export the bundle anew")
 

@@ -26,6 +26,7 @@ from jingyin.model.cascade import (
     cascade,
     fuse,
     fused_logit,
+    log_odds,
     prefiltered,
     reads_on,
     riskiest_windows,
@@ -219,10 +220,11 @@ def fit_cascade(
     rows = read_split(corpus, "calibration")
     readings = _prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
+    rules = _with_exits(rules, readings, recipe, least)
     labels, traffic = rows.labels, is_traffic(rows)
     flagged = np.isin(labels, FLAGGED_INDEX) & _plain(rows)
     served = _served(rules, readings)
-    risks = served.probabilities[:, FLAGGED_INDEX].sum(1)
+    risks = _risks(served)
     cases = np.array([bool(case) for case in rows.cases])
     unseen = flagged & cases if (flagged & cases).any() else flagged
     curve = false_alarm_curve(risks[traffic], _sources(rows, traffic), risks[unseen])
@@ -276,26 +278,40 @@ def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classif
     odds = [_odds(readings, fusion, read) for fusion in fusions]  # (u,) at each depth
     owners, window = units.owners[read], ~np.isin(read, wholes)
     discount = _discount(odds[-1], owners, window, traffic, flagged, recipe.review_rate)
-    lawful = rows.labels == _LAWFUL
     fitted: list[Network] = []
     reached = np.ones(len(read), np.bool_)
     for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
         risks = np.full(len(rows), -np.inf)
         np.maximum.at(risks, owners[reached], (odds[i] - discount * window)[reached])
-        threshold, certain = None, None
+        threshold = None
         here = traffic & np.isfinite(risks)
         if i + 1 < len(networks) and here.any():
             threshold = share_threshold(risks[here], min(1.0, recipe.passed[i + 1] * traffic.sum() / here.sum()))
-        if i + 1 >= _main_depth(networks):
-            certain = float(np.nextafter(risks[traffic | lawful].max(initial=0.0), np.inf))
-        bounds = {"fusion": fusion, "threshold": threshold, "certain": certain}
-        fitted.append(network.model_copy(update=bounds))
-        reached &= reads_on(threshold, certain, odds[i] - discount * window)
+        fitted.append(network.model_copy(update={"fusion": fusion, "threshold": threshold, "certain": None}))
+        reached &= reads_on(threshold, None, odds[i] - discount * window)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
     full = _full(rules, readings)
     kinds = zip((rules.prefilter.ordinary, rules.prefilter.lawful), (_ORDINARY, _LAWFUL), strict=True)
     means = [stop.model_copy(update={"probabilities": _mean(full, stops, rows.labels, label)}) for stop, label in kinds]
     return rules.model_copy(update={"prefilter": Prefilter(ordinary=means[0], lawful=means[1])})
+
+
+def _with_exits(rules: Rules, readings: _Readings, recipe: Classify | Calibrate, least: tuple[float, float]) -> Rules:
+    """Let networks from the main one on settle what is to be blocked, without those behind it.
+
+    A network is certain above the log-odds of every ordinary and lawful row that is not blocked once all have read it:
+    those behind it would only have confirmed the block. That spares two thirds of the verifier's readings of threats.
+    """
+    rows = readings.rows
+    risks = _risks(_served(rules, readings))
+    _, block = _thresholds(recipe, rows, risks, least)
+    kept = (is_traffic(rows) | (rows.labels == _LAWFUL)) & (risks < block.risk)
+    fitted = list(rules.networks)
+    for i in range(_main_depth(fitted) - 1, len(fitted) - 1):
+        odds = _served(rules.model_copy(update={"networks": rules.networks[: i + 1]}), readings).odds
+        certain = max(log_odds(block.risk), float(np.nextafter(odds[kept].max(initial=-np.inf), np.inf)))
+        fitted[i] = fitted[i].model_copy(update={"certain": certain if np.isfinite(certain) else None})
+    return rules.model_copy(update={"networks": tuple(fitted)})
 
 
 def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, float]:
@@ -360,6 +376,10 @@ def _served(rules: Rules, readings: _Readings) -> Cascaded:
     """Return the cascade's results on the rows, as served."""
     on, stops = prefiltered(rules, readings.units, readings.opaque, readings.foreign)
     return cascade(rules, readings.units, on, stops, readings.read)
+
+
+def _risks(served: Cascaded) -> NDArray[np.float64]:
+    return np.asarray(served.probabilities[:, FLAGGED_INDEX].sum(1))
 
 
 def _full(rules: Rules, readings: _Readings) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units
 from jingyin.model.text import clean
 from jingyin.train.data import Rows
-from jingyin.train.pack.calibrate import _fit_rules, _Readings, _served, _stops
+from jingyin.train.pack.calibrate import _fit_rules, _Readings, _risks, _served, _stops, _thresholds, _with_exits
 from jingyin.train.recipes import Classify
 
 ORDINARY, THREATS, OPAQUE = 400, 100, 40
@@ -18,6 +18,7 @@ COUNT = ORDINARY + THREATS
 NETWORK = Network(
     file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0, 0), weights=(), bias=0)
 )
+VERIFIER = NETWORK.model_copy(update={"file": "verifier.onnx"})
 
 
 def readings() -> _Readings:
@@ -78,5 +79,21 @@ def test_rules_are_fitted_on_the_cascade_that_serves():
     assert np.array_equal(again.probabilities, _served(rules, given).probabilities)
     stopped = stops >= 0
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
-    assert rules.networks[0].certain is not None
-    assert again.odds[:ORDINARY].max() < rules.networks[0].certain
+
+
+def test_the_main_network_settles_what_only_blocked_messages_reach():
+    given = readings()
+    given.networks.append(SimpleNamespace(network=VERIFIER))  # type: ignore[attr-defined]
+    for unit in range(2 * COUNT):
+        given.outputs[1, unit] = given.outputs[0, unit]
+    chosen = recipe(0.25).model_copy(update={"passed": (0.25, 0.25), "review_rate": 0.05, "block_rate": 0.03})
+    before = _fit_rules(given, [NETWORK, VERIFIER], chosen)
+    assert [each.certain for each in before.networks] == [None, None]
+    rules = _with_exits(before, given, chosen, (0.0, 0.0))
+    certain, last = (each.certain for each in rules.networks)
+    assert (certain is not None, last) == (True, None)
+    whole, early = _served(before, given), _served(rules, given)
+    _, block = _thresholds(chosen, given.rows, _risks(whole), (0.0, 0.0))
+    settled = (early.depth < whole.depth) & (_risks(early) >= block.risk)
+    assert settled[ORDINARY:].sum() > THREATS / 2
+    assert (_risks(whole)[:ORDINARY][settled[:ORDINARY]] >= block.risk).all()
