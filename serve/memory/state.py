@@ -372,7 +372,7 @@ class Guarded:
         self.local = local
         self.away = False
         self._note = note
-        self._waiting: list[tuple[Sequence[Op], asyncio.Future[list[Any]]]] = []
+        self._waiting: list[tuple[Sequence[Op], asyncio.Future[list[Any] | None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._calling = False
 
@@ -380,17 +380,22 @@ class Guarded:
         """Return a result for each operation, within BUDGET_SECONDS."""
         if self.away:
             return self.local.run_now(ops)
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        # Kept here too, so that a look-up that comes late knows at least what this process has flagged.
+        kept = self.local.run_now(ops) if any(op.name == "mark" for op in ops) else None
+        future: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ops, future))
         if not self._calling:
             self._calling = True
             self._start(self._call())
         try:
             async with asyncio.timeout(BUDGET_SECONDS):
-                return await future
+                found = await future
         except TimeoutError:
             self._note("late", "")
-            return self.local.run_now(ops)
+            found = None
+        if found is not None:
+            return found
+        return self.local.run_now(ops) if kept is None else kept
 
     async def close(self) -> None:
         """Cancel running tasks."""
@@ -420,9 +425,9 @@ class Guarded:
                 if not future.done():
                     future.set_result(found)
         self._calling = False
-        for ops, future in self._waiting:
+        for _, future in self._waiting:
             if not future.done():
-                future.set_result(self.local.run_now(ops))
+                future.set_result(None)
         self._waiting = []
 
     async def _return(self) -> None:

@@ -220,6 +220,17 @@ def test_a_late_answer_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(run())
 
 
+def test_a_late_look_up_knows_what_this_process_has_flagged() -> None:
+    async def run() -> None:
+        async with guarded() as (guard, remote, events):
+            await guard.run([MARK, Op("tally", "fs:a", 1, 60.0)])
+            remote.seconds = 0.2
+            assert await guard.run([MARKED, Op("tally", "fs:a", 0, 60.0)]) == [1, 1.0]
+            assert events == ["late"]
+
+    asyncio.run(run())
+
+
 def test_one_that_fails_is_left_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "RETRY_SECONDS", 0.01)
 
