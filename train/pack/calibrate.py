@@ -131,11 +131,8 @@ SIGNED = "model.onnx"
 """The network that has signs."""
 
 _THINNED = 10
-DISCOUNTS = (1.0, 0.5, 0.75, 1.25, 1.5, 2.0)
-"""Candidate discounts of a window against the whole, the usual first.
-
-Below 0.5 they cost blocked innocents, above 2 threats.
-"""
+DISCOUNTS = (0.5, 0.25, 0.0, 0.75, 1.0, 1.5)
+"""Candidate discounts of a window against the whole, the usual first; above 1.5 they cost threats in company."""
 
 
 @dataclass(frozen=True)
@@ -361,13 +358,18 @@ def _discount(
     odds: NDArray[np.float64], owners: NDArray[np.int64], window: NDArray[np.bool_], traffic: NDArray[np.bool_],
     flagged: NDArray[np.bool_], rate: float,
 ) -> float:  # fmt: skip
-    """Return the one of DISCOUNTS with which most threats are found where `rate` of the traffic is flagged."""
+    """Return the one of DISCOUNTS with which most threats are found on average, from no false alarm up to `rate`.
+
+    That is the largest partial area under the ROC curve (McClish 1989). Recall at `rate` itself hangs on the one or two
+    messages next to it, and prefers now a discount of 0.25 and now one of 1.
+    """
 
     def found(discount: float) -> float:
         risks = np.full(len(traffic), -np.inf)
         np.maximum.at(risks, owners, odds - discount * window)
-        descending = np.sort(risks[traffic])[::-1]
-        return float((risks[flagged] > descending[int(rate * len(descending))]).mean())
+        alarms = np.sort(risks[traffic])[::-1][: int(rate * traffic.sum()) + 1]
+        threats = np.sort(risks[flagged])
+        return float((len(threats) - np.searchsorted(threats, alarms, side="right")).mean())
 
     return max(DISCOUNTS, key=found)  # the first of equals
 
