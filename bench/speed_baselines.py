@@ -46,7 +46,7 @@ def _fresh(scorer: Scorer) -> Baseline:
 
     def run(messages: Sequence[str]) -> None:
         if len(messages) > 1:
-            scorer.cache, scorer.window_cache = Cache(scorer.cache.budget), Cache(scorer.window_cache.budget)
+            scorer.cache, scorer.readings = Cache(scorer.cache.budget), Cache(scorer.readings.budget)
         deque(scorer.score_many(messages) if len(messages) > 1 else [scorer.score(messages[0])], maxlen=0)
 
     return run

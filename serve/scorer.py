@@ -121,7 +121,7 @@ class Scorer:
         self.bundle = bundle
         self.start = start
         self.cache: Cache[tuple[Decision, float]] = Cache(start.cache_bytes)
-        self.window_cache: Cache[tuple[NDArray[np.float32], int]] = Cache(start.cache_bytes // 4)
+        self.readings: Cache[tuple[NDArray[np.float32], int]] = Cache(start.cache_bytes // 4)
         self._networks = networks
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
@@ -212,7 +212,7 @@ class Scorer:
         """Return this scorer without its caches, networks shared; without `prefilter` all of them read every message."""
         found = copy.copy(self)
         found.start = self.start._replace(prefilter=prefilter, cache_bytes=0)
-        found.cache, found.window_cache = Cache(0), Cache(0)
+        found.cache, found.readings = Cache(0), Cache(0)
         return found
 
     def verdict(self, scored: Scored) -> Verdict:
@@ -300,19 +300,19 @@ class Scorer:
         return units_of(self.bundle.prefilter_weights, texts, codes), shares, opaque, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
-        """Return a reader that lets the networks read units of clean texts; readings of windows are cached."""
+        """Return a reader that lets the networks read units of clean texts, and remembers what they read.
+
+        So what was not read to the end goes on where it stopped when it comes again.
+        """
 
         def read(network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
-            owner, reader = int(units.owners[unit]), self._networks[network]
-            text = cleaned[owner].text
-            if unit == units.starts[owner]:
-                return reader.read(text, room)
             start, end = units.ranges[unit]
-            key = f"{network}{text[start:end]}"
-            if (kept := self.window_cache.get(key)) is not None:
+            text = CleanString(cleaned[units.owners[unit]].text[start:end])
+            key = f"{network}{text}"
+            if (kept := self.readings.get(key)) is not None:
                 return kept if kept[1] <= room else None
-            if (found := reader.read(CleanString(text[start:end]), room)) is not None:
-                self.window_cache.put(key, found)
+            if (found := self._networks[network].read(text, room)) is not None:
+                self.readings.put(key, found)
             return found
 
         return read

@@ -56,7 +56,7 @@ def scorer() -> Scorer:
 def fresh(scorer: Scorer) -> Scorer:
     """The same scorer with caches of its own, which are empty."""
     found = scorer.without_memory()
-    found.cache, found.window_cache = Cache(64 << 20), Cache(16 << 20)
+    found.cache, found.readings = Cache(64 << 20), Cache(16 << 20)
     return found
 
 

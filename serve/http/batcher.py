@@ -5,6 +5,10 @@ for a network waits for the thread, with that first look as its answer if the de
 batches get their first look from the thread, before it goes on with networks; single messages go before batches, and
 senders take turns: who has costly messages read waits for them himself.
 
+The thread stays with a batch for a time slice. What was read of a message that took longer is remembered, and it goes
+on in a lane of its own, which takes turns with that of new messages: threats, which networks read for 10 to 50 ms, wait
+for each other, while the messages that one small network settles pass by.
+
 All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, reads it and posts it back.
 A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
 """
@@ -36,8 +40,9 @@ INLINE_CHARACTERS = 500
 """Characters up to which the event loop takes the first look: seven parts of an SMS, which take 0.15 ms."""
 TURNS = 4
 """Requests of a client that the event loop handles in a row while others wait."""
-SLICE_SECONDS = 0.03
-"""How long the thread stays with one batch before others get their turn; twice as long when a message comes again."""
+SLICE_SECONDS = 0.004
+"""How long the thread stays with one batch before others get their turn; four times as long when a message comes again,
+so that most threats end with their second slice."""
 CHARACTERS = 16_000
 """Characters of a batch, about: cleaning them takes 5 ms."""
 HANDOVER_SECONDS = 0.002
@@ -108,20 +113,22 @@ class Gate:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """The messages of one request, and their outcomes so far; `left` of them wait, `seconds` is the next time slice."""
+    """The messages of one request, and their outcomes so far; `left` of them wait."""
 
     texts: list[str | CleanText]
     outcomes: list[Outcome]
     deadline: float
     turn: str
     left: int
-    seconds: float
     future: asyncio.Future[None]
 
 
 class _Item(NamedTuple):
+    """A message of a job, and its next time slice."""
+
     job: _Job
     i: int
+    seconds: float
 
 
 class _Turns:
@@ -161,10 +168,10 @@ class Batcher:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._shares = Shares(queue)
-        self._unseen, self._singles, self._extra, self._batches = _Turns(), _Turns(), _Turns(), _Turns()
+        self._unseen, self._singles, self._again, self._extra, self._batches = (_Turns() for _ in range(5))
+        self._lanes = [self._unseen, self._singles, self._again]  # the one whose turn is next first
         self._inbox: SimpleQueue[tuple[list[_Item], _Turns] | None] = SimpleQueue()
         self._busy = False
-        self._looked = False
         self._most = 16.0  # messages of a batch
         self._pace = 0.0  # running mean of seconds a message
         self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
@@ -201,10 +208,10 @@ class Batcher:
                 return outcomes
             raise BusyError("more messages of yours wait than your share of the queue holds; try again in a second")
         cleaned = [text if isinstance(look, str) else look.clean for text, look in zip(texts, outcomes, strict=True)]
-        job = _Job(cleaned, outcomes, deadline, turn, len(texts), SLICE_SECONDS, self._loop.create_future())
+        job = _Job(cleaned, outcomes, deadline, turn, len(texts), self._loop.create_future())
         timer = self._loop.call_at(deadline, self._resolve, job)
         for i in range(len(texts)):
-            waiting.put(_Item(job, i))
+            waiting.put(_Item(job, i, SLICE_SECONDS))
         self._start()
         try:
             if texts:
@@ -223,15 +230,17 @@ class Batcher:
     # ---- on the event loop
 
     def _start(self) -> None:
-        """Give the thread its next batch: first looks and single messages in turn, batches when neither waits."""
+        """Give the thread its next batch: the lanes of single messages in turn, the rest when none of them waits."""
         if self._busy:
             return
         self._metrics.queue.set(self._shares.size - self._shares.free)
-        first, then = (self._singles, self._unseen) if self._looked else (self._unseen, self._singles)
-        for waiting in (first, then, self._extra, self._batches):
-            look = waiting is self._unseen
-            if batch := waiting.take(LOOKS if look else int(self._most)):
-                self._busy, self._looked = True, look
+        for waiting in (*self._lanes, self._extra, self._batches):
+            most = LOOKS if waiting is self._unseen else 1 if waiting is self._again else int(self._most)
+            if batch := waiting.take(most):
+                if waiting in self._lanes:
+                    self._lanes.remove(waiting)
+                    self._lanes.append(waiting)
+                self._busy = True
                 self._inbox.put((batch, waiting))
                 return
 
@@ -239,12 +248,13 @@ class Batcher:
         self._busy = False
         looked = waiting is self._unseen
         if not looked:
+            self._metrics.batch.observe(len(batch))
+            self._metrics.batch_seconds.observe(seconds)
+        if waiting not in (self._unseen, self._again):
             # Halving when late and growing slowly, as TCP does, keeps one run of slow messages from delaying the next.
             slow = seconds > BATCH_SECONDS
             self._most = max(1.0, self._most / 2) if slow else min(MAX_BATCH, self._most * 1.25)
             self._pace += (seconds / len(batch) - self._pace) / 8
-            self._metrics.batch.observe(len(batch))
-            self._metrics.batch_seconds.observe(seconds)
         for item, outcome in zip(batch, outcomes, strict=True):
             job = item.job
             if job.future.done():
@@ -252,14 +262,15 @@ class Batcher:
             job.outcomes[item.i] = outcome
             if not isinstance(outcome, str):
                 job.texts[item.i] = outcome.clean  # cleaned once
-            if not is_final(outcome) and (looked or self._loop.time() < job.deadline - HANDOVER_SECONDS):
-                job.seconds *= 1 if looked else 2
-                then = self._singles if len(job.texts) == 1 else self._batches
-                (then if looked else waiting).put(item)
-                continue
-            job.left -= 1
-            if not job.left:
-                self._resolve(job)
+            if not is_final(outcome) and looked:
+                (self._singles if len(job.texts) == 1 else self._batches).put(item)
+            elif not is_final(outcome) and self._loop.time() < job.deadline - HANDOVER_SECONDS:
+                then = self._again if waiting is self._singles else waiting
+                then.put(item._replace(seconds=4 * item.seconds))
+            else:
+                job.left -= 1
+                if not job.left:
+                    self._resolve(job)
         self._start()
         if waiting is not self._extra:
             self._count(outcomes)
@@ -280,7 +291,7 @@ class Batcher:
             until = 0.0
             if waiting is not self._unseen:
                 until = max(item.job.deadline for item in batch) - HANDOVER_SECONDS
-                until = min(until, monotonic() + max(item.job.seconds for item in batch))
+                until = min(until, monotonic() + max(item.seconds for item in batch))
             scorer = self._deployment.uncached if waiting is self._extra else self._deployment.scorer
             outcomes = read_all(scorer, [item.job.texts[item.i] for item in batch], until)
             seconds = perf_counter() - start

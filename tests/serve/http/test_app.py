@@ -290,6 +290,24 @@ def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed(monkeypatc
     assert run(call) == [("review", "deadline", "prefilter", 0.75), ("pass", "deadline", None, None)]
 
 
+def test_a_costly_message_lets_others_pass() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> list[str]:
+        answered = []
+
+        async def ask(text: str) -> None:
+            assert (await client.post("/v1/score", json={"text": text})).json()["reason"] == "scored"
+            answered.append(text[0])
+
+        costly = asyncio.create_task(ask("慢" * 300))
+        await asyncio.sleep(0.01)
+        for text in "一二三":
+            await ask(text)
+        await costly
+        return answered
+
+    assert run(call) == ["一", "二", "三", "慢"]
+
+
 def test_a_deadline_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "MAX_DEADLINE_MS", 20)
     assert ask({"text": "慢" * 100, "deadline_ms": 60_000}).json()["reason"] == "deadline"
