@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit, logit
 from scipy.stats import beta
 
 from jingyin.model.bundle import Fusion, Loss, Point, Threshold
@@ -117,7 +118,10 @@ def false_alarm_curve(risks: Floats, sources: Sequence[str], threats: Floats) ->
 
 
 def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least: float = 0.0) -> Threshold:
-    """Return the lowest risk, not below `least`, at which benign `risks` (n,) are flagged at most at the rate `target`.
+    """Return a risk, not below `least`, at which benign `risks` (n,) are flagged at most at the rate `target`.
+
+    As many are flagged as the target allows. Between the last of these and the next one the risk lies halfway, in
+    log-odds: just above the next one, the message after it would be as likely to be flagged.
 
     Two rates must keep to it: the 95% upper bound of all rows together (Clopper and Pearson), and the estimate in which
     every one of the `sources` (n,) counts alike, so that no large corpus speaks for all traffic. A bound by source
@@ -130,7 +134,10 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     """
     descending, rates, bounds = _alarms(risks, sources)
     allowed = max(0, int((np.maximum(rates, bounds) <= target).sum()) - 1)
-    risk = max(least, _above(descending, allowed))
+    lowest = _above(descending, allowed)
+    if 0 < allowed < len(descending) and 0 < lowest < descending[allowed - 1] < 1:
+        lowest = float(expit((logit(lowest) + logit(descending[allowed - 1])) / 2))
+    risk = max(least, lowest)
     reached = risks >= risk
     counts: dict[str, tuple[int, int]] = {}
     for source, flagged in zip(sources, reached, strict=True):
