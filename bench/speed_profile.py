@@ -57,8 +57,9 @@ def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
             sample,
             lambda some, reader=reader: reader.tokenizer.encode(some),
         )
-        _stage(reader.network.file, share, ids, lambda some, reader=reader: [reader.run(each) for each in some])
-        tokens = float(np.mean([len(each) for each in ids])) if ids else 0.0
+        fit = [each for each in ids if len(each) <= reader.network.max_tokens]  # of others it reads the windows
+        _stage(reader.network.file, share, fit, lambda some, reader=reader: [reader.run(each) for each in some])
+        tokens = float(np.mean([len(each) for each in fit])) if fit else 0.0
         print(f"{'':26}{tokens:.1f} tokens each; it reads {share:.2%} of ordinary messages")
 
 

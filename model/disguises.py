@@ -211,8 +211,10 @@ def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
         while leads and at < len(text) and text[at] in _MARKS:
             at += 1
         found.append((start, at, ""))
+    if not found:
+        return []
     ends, starts = [0, *(end for _, end, _ in found)], [*(start for start, _, _ in found), len(text)]
-    if not found or all(_is_bare(text[end:start]) for end, start in zip(ends, starts, strict=True)):
+    if all(_is_bare(text[end:start]) for end, start in zip(ends, starts, strict=True)):
         return []
     edits["decoration"] = edits.get("decoration", 0) + len(found)
     return found
