@@ -131,8 +131,11 @@ SIGNED = "model.onnx"
 """The network that has signs."""
 
 _THINNED = 10
-DISCOUNTS = (0.5, 0.25, 0.0, 0.75, 1.0, 1.5)
-"""Candidate discounts of a window against the whole, the usual first; above 1.5 they cost threats in company."""
+DISCOUNTS = (0.5, 0.25, 0.75, 1.0, 1.5)
+"""Candidate discounts of a window against the whole, the usual first.
+
+Below 0.25 they cost blocked innocents, above 1.5 threats in company.
+"""
 
 
 @dataclass(frozen=True)
