@@ -66,7 +66,7 @@ def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
 def _calls(scorer: Scorer, texts: Sequence[str]) -> None:
     """Print the wall-clock time of calls with one message each, by the stage that answered."""
     took: dict[str, list[float]] = {}
-    scorer.cache = Cache(scorer.cache.budget)
+    scorer.cache, scorer.readings = Cache(scorer.cache.budget), Cache(scorer.readings.budget)
     for text in texts:
         started = time.perf_counter()
         stage = scorer.score(text).stage

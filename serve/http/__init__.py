@@ -4,7 +4,7 @@
     connection.py  limits of a connection that uvicorn lacks
     app.py         routes, and the layer around them: request id, key, errors, metrics
     schema.py      bodies of /v1/score; openapi.json describes all routes
-    service.py     one request, from texts to answers;  batcher.py  the queue and the inference thread
+    service.py     one request, from texts to answers;  batcher.py  the queue and the inference threads
     deployment.py  the bundle that answers, and its shadow
     settings.py    flags, environment and YAML;  keys.py  API keys;  observe.py  logs and metrics
 

@@ -1,15 +1,15 @@
-"""The queue and the inference thread.
+"""The queue and the inference threads.
 
 Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. A message
-for a network waits for the thread, with that first look as its answer if the deadline comes first. Long messages and
-batches get their first look from the thread, before it goes on with networks; single messages go before batches, and
+for a network waits for a thread, with that first look as its answer if the deadline comes first. Long messages and
+batches get their first look from a thread, before it goes on with networks; single messages go before batches, and
 senders take turns: who has costly messages read waits for them himself.
 
-The thread stays with a batch for a time slice. What was read of a message that took longer is remembered, and it goes
+A thread stays with a batch for a time slice. What was read of a message that took longer is remembered, and it goes
 on in a lane of its own, which takes turns with that of new messages: threats, which networks read for 10 to 50 ms, wait
 for each other, while the messages that one small network settles pass by.
 
-All bookkeeping happens on the loop, so nothing here needs a lock; the thread gets a batch, reads it and posts it back.
+All bookkeeping happens on the loop, so nothing here needs a lock; a thread gets a batch, reads it and posts it back.
 A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
 """
 
@@ -34,19 +34,22 @@ Outcome = Scored | Literal["deadline", "error"]
 BATCH_SECONDS = 0.002
 """Longest duration of a batch: the wait of a message that arrives just after its start."""
 MAX_BATCH = 128
+THREADS = 2
+"""Inference threads: networks read two messages at a time where a core is free, so that threats wait for each other
+less. More would take from other workers."""
 LOOKS = 32
-"""Messages that the thread takes a first look at in a row."""
+"""Messages that a thread takes a first look at in a row."""
 INLINE_CHARACTERS = 500
 """Characters up to which the event loop takes the first look: seven parts of an SMS, which take 0.15 ms."""
 TURNS = 4
 """Requests of a client that the event loop handles in a row while others wait."""
 SLICE_SECONDS = 0.004
-"""How long the thread stays with one batch before others get their turn; four times as long when a message comes again,
+"""How long a thread stays with one batch before others get their turn; four times as long when a message comes again,
 so that most threats end with their second slice."""
 CHARACTERS = 16_000
 """Characters of a batch, about: cleaning them takes 5 ms."""
 HANDOVER_SECONDS = 0.002
-"""The thread stops that long before the deadline, so that its readings so far are answered."""
+"""A thread stops that long before the deadline, so that its readings so far are answered."""
 
 
 class BusyError(JingyinError):
@@ -171,11 +174,12 @@ class Batcher:
         self._unseen, self._singles, self._again, self._extra, self._batches = (_Turns() for _ in range(5))
         self._lanes = [self._unseen, self._singles, self._again]  # the one whose turn is next first
         self._inbox: SimpleQueue[tuple[list[_Item], _Turns] | None] = SimpleQueue()
-        self._busy = False
+        self._idle = THREADS
         self._most = 16.0  # messages of a batch
         self._pace = 0.0  # running mean of seconds a message
-        self._thread = Thread(target=self._work, name="jingyin-inference", daemon=True)
-        self._thread.start()
+        self._threads = [Thread(target=self._work, name="jingyin-inference", daemon=True) for _ in range(THREADS)]
+        for each in self._threads:
+            each.start()
 
     async def read(
         self,
@@ -223,29 +227,34 @@ class Batcher:
             self._metrics.queue.set(self._shares.size - self._shares.free)
 
     def close(self) -> None:
-        """End the thread after the batch under way."""
-        self._inbox.put(None)
-        self._thread.join()
+        """End the threads after the batches under way."""
+        for _ in self._threads:
+            self._inbox.put(None)
+        for each in self._threads:
+            each.join()
 
     # ---- on the event loop
 
     def _start(self) -> None:
-        """Give the thread its next batch: the lanes of single messages in turn, the rest when none of them waits."""
-        if self._busy:
-            return
+        """Give idle threads their next batches."""
         self._metrics.queue.set(self._shares.size - self._shares.free)
+        while self._idle and (given := self._next()):
+            self._idle -= 1
+            self._inbox.put(given)
+
+    def _next(self) -> tuple[list[_Item], _Turns] | None:
+        """Return the next batch: from the lanes of single messages in turn, from the rest when none of them waits."""
         for waiting in (*self._lanes, self._extra, self._batches):
             most = LOOKS if waiting is self._unseen else 1 if waiting is self._again else int(self._most)
             if batch := waiting.take(most):
                 if waiting in self._lanes:
                     self._lanes.remove(waiting)
                     self._lanes.append(waiting)
-                self._busy = True
-                self._inbox.put((batch, waiting))
-                return
+                return batch, waiting
+        return None
 
     def _finish(self, batch: list[_Item], waiting: _Turns, outcomes: Sequence[Outcome], seconds: float) -> None:
-        self._busy = False
+        self._idle += 1
         looked = waiting is self._unseen
         if not looked:
             self._metrics.batch.observe(len(batch))
@@ -282,7 +291,7 @@ class Batcher:
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         self._deployment.count([each for each in outcomes if not isinstance(each, str) and each.final])
 
-    # ---- on the inference thread
+    # ---- on an inference thread
 
     def _work(self) -> None:
         while (given := self._inbox.get()) is not None:

@@ -1,7 +1,7 @@
 """`jingyin serve`: the socket, and the processes that serve on it.
 
     parent    owns the socket, the signals and a private copy of the bundle; scores nothing
-    workers   each an event loop, an inference thread and a scorer of its own; all accept on the socket
+    workers   each an event loop, inference threads and a scorer of its own; all accept on the socket
 
 uvicorn's Multiprocess starts the workers, replaces those that die, and on SIGHUP starts a new worker for each before it
 ends the old one, or keeps the old one if the new can't start. Processes and not threads: the event loop and the
@@ -50,7 +50,7 @@ START_SECONDS = 60
 """Longest time for a worker to load a bundle; also for one to answer its parent, which takes it for hung then."""
 
 SWITCH_SECONDS = 0.00005
-"""How long the event loop may keep the inference thread from the interpreter, which it needs some times a message.
+"""How long the event loop may keep an inference thread from the interpreter, which it needs some times a message.
 
 Python's 5 ms are two messages; with 0.5 ms the network's messages took three times as long beside a busy loop, and the
 p99 of single calls was 30 ms instead of 12."""

@@ -277,6 +277,7 @@ def test_at_the_deadline_the_best_reading_so_far_counts(text: str, on_deadline: 
 
 
 def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "THREADS", 1)
     monkeypatch.setattr(batcher, "SLICE_SECONDS", 10)
 
     async def call(client: httpx.AsyncClient, service: Service) -> list[Any]:
