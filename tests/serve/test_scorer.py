@@ -285,7 +285,7 @@ def test_reads_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> N
 
     kept = NetworkReader.run
     monkeypatch.setattr(NetworkReader, "run", run)
-    scorer.without_memory().score("请你尽快处理，不然我们会联系你的家人。" * 80)
+    scorer.without_memory().score("请你自己尽快处理好，以免影响到你的家人和工作。" * 80)  # no network is certain of it
     assert set(tokens) == set(TOKENS)
     assert all(tokens[file] <= TOKENS[file] for file in tokens)
 
