@@ -94,15 +94,20 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
         pairs = [(expand(row.text, rng), change(expand(row.text, rng))) for row in slotted]
         alone = sum(judge.flags(copy) for _, copy in pairs)
         stopped = sum(judge.flags(copy) or hit(text, "block", copy) for text, copy in pairs)
-        print(f"{name}: {stopped / COPIES:.1%} of {COPIES:,} near-copies of a threat stopped, {alone / COPIES:.1%} alone",
-              flush=True)  # fmt: skip
+        print(
+            f"{name}: {stopped / COPIES:.1%} of {COPIES:,} near-copies of a threat stopped, {alone / COPIES:.1%} alone",
+            flush=True,
+        )
     same = sum(hit(expand(row.text, rng), "pass", expand(row.text, rng)) for row in rng.sample(lawful, COPIES))
     print(f"lawful notices with other names and sums: {same / COPIES:.1%} of {COPIES:,} near-copies passed")
     twins = list(_twins(rng))
     blocked = sum(not judge.flags(innocent) and hit(threat, "block", innocent) for threat, innocent in twins)
     passed = sum(hit(innocent, "pass", threat) for threat, innocent in twins)
-    print(f"of {len(twins):,} innocents and their threatening twins: {blocked} innocents that pass alone hit by the threat, "
-          f"{passed} threats passed by the innocent", flush=True)  # fmt: skip
+    print(
+        f"of {len(twins):,} innocents and their threatening twins: {blocked} innocents that pass alone hit by the "
+        f"threat, {passed} threats passed by the innocent",
+        flush=True,
+    )
     texts = (expand(row.text, rng) for row in rng.sample(flagged, min(WORDINGS, len(flagged))))
     # The risk of most threats is higher, and fewer messages are near it.
     index = Index([_wording(text, "block", 0.5) for text in texts], SECRET.salt)
@@ -203,8 +208,11 @@ async def _time(name: str, state: State, ops: Sequence[Op], count: int = 3_000) 
         await state.run(ops)
         waits.append(time.perf_counter() - begun)
     cpu = time.thread_time() - cpu
-    print(f"{name}: median {sorted(waits)[count // 2] * 1e6:.0f} us, p99 {sorted(waits)[count * 99 // 100] * 1e6:.0f} us, "
-          f"{cpu / count * 1e6:.0f} us of this process's time")  # fmt: skip
+    waits.sort()
+    print(
+        f"{name}: median {waits[count // 2] * 1e6:.0f} us, p99 {waits[count * 99 // 100] * 1e6:.0f} us, "
+        f"{cpu / count * 1e6:.0f} us of this process's time"
+    )
 
 
 def main() -> None:

@@ -167,8 +167,9 @@ def week(
         alone = false if alone is None else alone
         sent, stopped = counts["sent"], counts["stopped"]
         print(
-            f"{name:<20} {sent:,} threats sent, {stopped / sent:.1%} stopped; {counts['reached'] / counts['victims']:.1%} "
-            f"of {counts['victims']:,} victims reached; ordinary flagged: {false}, {false - alone} more than alone "
+            f"{name:<20} {sent:,} threats sent, {stopped / sent:.1%} stopped; "
+            f"{counts['reached'] / counts['victims']:.1%} of {counts['victims']:,} victims reached; "
+            f"ordinary flagged: {false}, {false - alone} more than alone "
             f"(1 in {len(ordinary) / max(1, false - alone):,.0f}); "
             + ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()) if reason.startswith("by ")),
             flush=True,

@@ -279,8 +279,8 @@ def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32])
     """Raise BundleError unless the flagged labels are there, and stops and prefilter have the right shapes."""
     if missing := set(FLAGGED) - set(manifest.labels):
         raise BundleError(
-            f"bundle {manifest.id} has labels {', '.join(manifest.labels)}; wanted {' and '.join(sorted(missing))} among "
-            "them, which make the risk: train one on these labels"
+            f"bundle {manifest.id} has labels {', '.join(manifest.labels)}; wanted {' and '.join(sorted(missing))} "
+            "among them, which make the risk: train one on these labels"
         )
     for name, stop in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
         if len(stop.probabilities) != len(manifest.labels):

@@ -166,10 +166,10 @@ def to_mandarin(text: str, edits: dict[str, int]) -> list[Edit]:
 
 # Decoration: characters that only set the tone, which anybody can add to any message.
 #
-# Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A classifier
-# that sees them learns that who laughs does not threaten, and is then defeated by 哈 at the end: it must not see them.
-# Characters with a meaning of their own stay: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of things
-# (💰 stands for a word).
+# Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A
+# classifier that sees them learns that people who laugh don't threaten, and a 哈 at the end then defeats it: they are
+# removed. Characters with a meaning of their own stay: the questioning 吗 and ?, 吧 (also a bar, 网吧), pictures of
+# things (💰 stands for a word).
 
 
 _NAMES = files("jingyin.model").joinpath("tables/faces.txt").read_text(encoding="utf-8").split()  # WeChat's and QQ's

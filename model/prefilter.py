@@ -8,8 +8,8 @@ messages that it can't judge: those with many characters that the tokenizer does
 normaliser had to undo. For messages let through, its scores are a second opinion next to the networks'
 (model/cascade.py).
 
-A sound is a toneless syllable: who writes a word by characters that sound alike (同迅路 for 通讯录) changes all of its pairs
-of characters and none of its pairs of sounds. Single characters beside them cost a tenth of recall at equal false
+A sound is a toneless syllable: writing a word with characters that sound alike (同迅路 for 通讯录) changes all of its
+pairs of characters and none of its pairs of sounds. Adding single characters cost a tenth of recall at equal false
 positives on real chat (train/LOG.md): 钱 alone says too little. Words and pairs of words were as good and no better
 (0.6% to 1% of flagged messages lost: 5.6% against 6.4% of ordinary ones passed), and to have them the tokenizer must
 read every message, which takes longer than all else before the network.

@@ -61,13 +61,16 @@ SIGNS = (
          "attacks a site, network, shop or business"),
     Sign("explosion_poison", "pressure", "爆炸投毒", "threatens with bomb, fire or poison", "bomb, fire or poison"),
     Sign("insult", "pressure", "侮辱", "insults", "insults or humiliates the reader"),
-    Sign("deadline", "pressure", "限时升级", "sets a deadline", "a time limit or rising price after which it gets worse"),
-    Sign("reported", "frame", "转述或提醒", "reports or warns", "quotes, reports, warns of or teaches about such messages"),
+    Sign("deadline", "pressure", "限时升级", "sets a deadline",
+         "a time limit or rising price after which it gets worse"),
+    Sign("reported", "frame", "转述或提醒", "reports or warns",
+         "quotes, reports, warns of or teaches about such messages"),
     Sign("victim", "frame", "受害者自述", "a victim tells", "the sender was threatened, or asks for help"),
     Sign("joke", "frame", "玩笑", "jokes", "playful, among friends or in a game"),
     Sign("advert", "frame", "广告", "advertises", "offers a service or goods"),
     Sign("lawful_consequence", "frame", "合法后果", "names lawful consequences", "names only lawful consequences"),
-    Sign("third_party", "frame", "发给第三人", "addresses a third person", "addressed to someone other than who is to pay"),
+    Sign("third_party", "frame", "发给第三人", "addresses a third person",
+         "addressed to someone other than who is to pay"),
 )  # fmt: skip
 """All signs, in the order of the network's outputs."""
 

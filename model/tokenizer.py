@@ -98,8 +98,9 @@ class SmsTokenizer:
 
 # The meaning of each placeholder, in words that the pretrained vocabulary knows.
 _MEANING = {
-    "link": "网址", "email": "邮箱", "phone": "电话号码", "id_card": "身份证号", "bank_card": "银行卡号", "code": "验证码",
-    "datetime": "日期时间", "number": "号码", "number_round": "整数", "number_exact": "数字", "redacted": "某某",
+    "link": "网址", "email": "邮箱", "phone": "电话号码", "id_card": "身份证号", "bank_card": "银行卡号",
+    "code": "验证码", "datetime": "日期时间", "number": "号码", "number_round": "整数", "number_exact": "数字",
+    "redacted": "某某",
 }  # fmt: skip
 _SCALES = {"below_1k": "百", "below_10k": "千", "below_100k": "万", "more": "十万"}
 

@@ -29,7 +29,7 @@ Range = tuple[int, int]
 
 
 class Explanation(NamedTuple):
-    """What bears the risk, and what bears each reason of the verdict, by sign: words or clauses in order of position."""
+    """Words or clauses that carry the risk, and those that carry each reason, by sign; in order of position."""
 
     risk: list[Span]
     reasons: dict[str, list[Span]]

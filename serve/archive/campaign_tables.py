@@ -74,7 +74,8 @@ create temp table texts as
 """
 _MEMBERS = """
 create temp table member as
-  select place, campaign, key, label, risk, disguises, reasons, time, sender, receiver from rows join grouped using (key)
+  select place, campaign, key, label, risk, disguises, reasons, time, sender, receiver
+  from rows join grouped using (key)
 """
 _CAMPAIGNS = f"""
 with counted as (
@@ -102,7 +103,9 @@ disguised as (
   group by campaign),
 reasoned as (
   select campaign, list({{sign: sign, rows: rows}} order by rows desc, sign) as reasons
-  from (select campaign, sign, count(*) as rows from (select campaign, unnest(reasons) as sign from member) group by all)
+  from (
+    select campaign, sign, count(*) as rows
+    from (select campaign, unnest(reasons) as sign from member) group by all)
   group by campaign),
 worded as (
   select campaign, list(clean order by place) as cleaned, list(text order by place) as texts_as_came

@@ -210,10 +210,11 @@ class _Gathering:
     ) -> tuple[tuple[int, Block, NDArray[np.int64]], Work[Chosen | Cleaned], pa.Array]:
         """Return the work for a process: score and choose, or clean the chosen rows if all have verdicts already."""
         number, block = item
-        names = block.batch.schema.names
-        known = all(name in names for name in VERDICT) and \
-            pc.equal(fit(block.batch.column("jingyin_bundle"), pa.string()), self._bundle).true_count == len(block.numbers)  # fmt: skip
-        if not known:
+        scored = all(name in block.batch.schema.names for name in VERDICT)
+        if scored:
+            bundles = fit(block.batch.column("jingyin_bundle"), pa.string())
+            scored = pc.equal(bundles, self._bundle).true_count == len(block.numbers)
+        if not scored:
             return (number, block, np.zeros(0, np.int64)), partial(choose, every=self._every), block.texts
         actions = block.batch.column("jingyin_action")
         chosen = np.flatnonzero(pc.not_equal(actions, "pass").to_numpy(zero_copy_only=False) | self._every)

@@ -171,7 +171,7 @@ class Ranked:
 
 
 def _sampled(rows: Iterable[bytes], sample: int, bundle: str) -> Iterator[dict[str, Any]]:
-    """Yield tasks for the `sample` rows with the smallest hash: at random, but the same ones each time, in their order."""
+    """Yield tasks for the `sample` rows with the smallest hash, in their order: random, but the same on every run."""
     hashed = ((blake2b(row, digest_size=8).digest(), order, row) for order, row in enumerate(rows))
     for _, _, line in sorted(heapq.nsmallest(sample, hashed), key=lambda each: each[1]):
         row = json.loads(line)

@@ -162,7 +162,7 @@ _SHORTEST = 2  # characters between two slots below which the likeness is chance
 
 
 class Piece(NamedTuple):
-    """A part of a template: fixed text, or a slot: ‹…› for what varies, ‹phone› for a masked number, a sum as written."""
+    """A part of a template: fixed text, or a slot, which is ‹…›, a masked item (‹phone›) or a sum as written."""
 
     text: str
     slot: bool

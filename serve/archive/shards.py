@@ -191,10 +191,11 @@ def counted(number: int, noun: str) -> str:
 
 def reject_lines(rejects: Mapping[str, int], replaced: int, out: Path) -> Iterable[str]:
     """Yield the lines of a report on rows that were rejected or mended."""
-    for reason, rows in sorted(rejects.items()):
-        yield f"{counted(rows, 'row')} rejected: {reason}; see {out / '_rejects.csv'}"
+    for reason, count in sorted(rejects.items()):
+        yield f"{counted(count, 'row')} rejected: {reason}; see {out / '_rejects.csv'}"
     if replaced:
-        yield f"{counted(replaced, 'row')} with bytes that aren't text, replaced by U+FFFD; --errors strict rejects them"
+        rows = counted(replaced, "row")
+        yield f"{rows} with bytes that aren't text, replaced by U+FFFD; --errors strict rejects them"
 
 
 # A line on the terminal: how far, how fast, how long still.

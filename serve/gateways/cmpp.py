@@ -1,4 +1,7 @@
-"""CMPP 2.0 and 3.0, China Mobile: python -m jingyin.serve.gateways.cmpp --port 7890 --gateway HOST:PORT --jingyin URL."""
+"""CMPP 2.0 and 3.0, China Mobile.
+
+python -m jingyin.serve.gateways.cmpp --port 7890 --gateway HOST:PORT --jingyin URL
+"""
 
 import struct
 from contextlib import suppress

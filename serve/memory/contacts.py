@@ -1,9 +1,9 @@
-"""Contacts: the numbers, accounts and links of a message, by which its writer is paid or reached.
+"""Contacts: the numbers, accounts and links in a message by which its writer is paid or reached.
 
 They are the items that the normaliser masks (model/masks.py): phones, bank cards, e-mail addresses, long numbers (QQ,
-accounts, handles with digits), links; and handles without digits behind a word such as 微信. Each is brought to one form:
-138-1234-5678 and +8613812345678 are equal, and of a link the registered domain counts. Numbers that came masked, codes,
-amounts, dates and service numbers of five digits are no contacts.
+accounts, handles with digits) and links; and handles without digits after a word such as 微信. Each is brought to one
+form: 138-1234-5678 and +8613812345678 are equal, and a link counts by its registered domain. Numbers that came masked,
+codes, amounts, dates and five-digit service numbers aren't contacts.
 """
 
 import re

@@ -41,7 +41,10 @@ FEWEST = 8
 """Characters of a wording; fewer are in too many messages."""
 BLOCK_SHARE, PASS_SHARE = 0.65, 0.9
 LEAST_RISK, FALL = 0.1, 1.5
-"""Risk of a near-copy of a threat, unless it holds the whole wording; by how much its log-odds may be below the wording's."""
+"""Lowest risk of a near-copy of a threat, and how far its log-odds may fall below the wording's.
+
+Neither applies to a message that holds the whole wording.
+"""
 AROUND, COMPANY = 5, 16
 """Characters before or behind the wording in a near-copy, at most; from how many on the part between is read alone."""
 LONGEST_SLOT, COVERED = 3, 0.85
@@ -72,7 +75,7 @@ class NewWording(BaseModel):
 
 
 class Wording(NamedTuple):
-    """A judged wording: `triples` are hashes, `odds` the log-odds of its risk, `until` and `since` seconds since 1970."""
+    """A judged wording: `triples` are hashes, `odds` the log-odds of its risk, `until` and `since` Unix seconds."""
 
     id: str
     action: KnownAction
@@ -192,7 +195,7 @@ class Known:
         self.index = Index((), secret.salt)
 
     async def add(self, new: NewWording, by: str, risk: float) -> str:
-        """Keep a wording that the key `by` judged, of this risk; return its id. Raises InputError if it is too short."""
+        """Keep a wording of this risk, judged by the key `by`; return its id. Raises InputError if it is too short."""
         pieces = _pieces(new)
         triples = frozenset(chain.from_iterable(hashes(each, self._secret.salt) for each in pieces))
         if len(triples) + 2 < FEWEST:

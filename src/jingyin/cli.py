@@ -364,8 +364,8 @@ def finetune(
     columns = Columns(text_column, label_column, parse_meanings(label_map or []), encoding)
     traffic = Columns(benign_column or text_column, encoding=benign_encoding or encoding)
     report = run(
-        data or [], out, columns, benign=benign or [], benign_columns=traffic, bundle=bundle, strict=strict, fresh=fresh,
-        tell=typer.echo,
+        data or [], out, columns, benign=benign or [], benign_columns=traffic, bundle=bundle, strict=strict,
+        fresh=fresh, tell=typer.echo,
     )  # fmt: skip
     for count in report.counts:
         typer.echo(f"{count.source}, {count.what}: {count.before} before, {count.after} after, of {count.rows}")

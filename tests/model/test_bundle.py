@@ -304,8 +304,8 @@ def test_labels_without_a_flagged_one(bundle):
     manifest = write_bundle(bundle, {**PARTS, "labels": labels})
     refuses(
         bundle,
-        f"bundle {manifest.id} has labels {', '.join(labels)}; wanted pay_to_stop among them, which make the risk: train "
-        "one on these labels",
+        f"bundle {manifest.id} has labels {', '.join(labels)}; wanted pay_to_stop among them, which make the risk: "
+        "train one on these labels",
     )
 
 

@@ -44,7 +44,9 @@ MANIFEST = Manifest(
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
     prefilter=Prefilter(ordinary=STOP, lawful=STOP),
     networks=(
-        Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0, 0), weights=(1,), bias=0)),
+        Network(
+            file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0, 0), weights=(1,), bias=0),
+        ),
     ),
     discount=1.0, provisional=Fusion(scores=(0.0, 0.5), weights=(), bias=-1.0),
     passed=(0.1,), loss={"in corpus": Loss(lost=0, flagged=1, bound=1)}, provenance={}, files={},

@@ -72,8 +72,8 @@ def test_faces_among_particles(text, wanted):
 
 @pytest.mark.parametrize(
     "text",
-    ["还钱吗", "还钱?", "还钱吧", "在网吧等你", "转💰给我", "带🔪来", "哈尔滨见", "呵斥他", "他嘻嘻笑着走了", "[公告]还钱", "[1]还钱",
-     "(一)还钱", "8:30见", "a-b", "1>0"],
+    ["还钱吗", "还钱?", "还钱吧", "在网吧等你", "转💰给我", "带🔪来", "哈尔滨见", "呵斥他", "他嘻嘻笑着走了",
+     "[公告]还钱", "[1]还钱", "(一)还钱", "8:30见", "a-b", "1>0"],
 )  # fmt: skip
 def test_what_has_a_meaning_of_its_own_stays(text):
     assert plain(text) == text
@@ -145,8 +145,8 @@ def test_only_decoration_and_marks_go(text):
 @pytest.mark.exhaustive  # ten seconds of the processor together
 @pytest.mark.parametrize(
     "kind",
-    ["哈", "哈走", "哈,", "😊", "😊走", "哈😊", "~", "[", "[微笑]", "[微", "(", "(+", "^", "^_", "h", "h ", "xd", "t_", ":", ":)",
-     ">", "=_", "-_-|", " ", "。", "走", "口", "bao"],
+    ["哈", "哈走", "哈,", "😊", "😊走", "哈😊", "~", "[", "[微笑]", "[微", "(", "(+", "^", "^_", "h", "h ", "xd", "t_",
+     ":", ":)", ">", "=_", "-_-|", " ", "。", "走", "口", "bao"],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["走", ""])
 def test_a_hundred_thousand_characters_of_any_kind_take_linear_time(kind, end):

@@ -93,8 +93,8 @@ def seconds(text: str) -> float:
 @pytest.mark.exhaustive  # ten seconds of the processor together
 @pytest.mark.parametrize(
     "kind",
-    ["一", "1,", "a.", "a-", "一百", "1", "1.", "1-", "1 ", "a", "a1", "a@", "a.-", "a.com.", "x", "x*", "*", "www.", "¥",
-     "(0", "86 ", "+86", "1:", "1月", "几", "20", "20-", "_x", "wx1", "@1", "1x", "1*"],
+    ["一", "1,", "a.", "a-", "一百", "1", "1.", "1-", "1 ", "a", "a1", "a@", "a.-", "a.com.", "x", "x*", "*", "www.",
+     "¥", "(0", "86 ", "+86", "1:", "1月", "几", "20", "20-", "_x", "wx1", "@1", "1x", "1*"],
 )  # fmt: skip
 @pytest.mark.parametrize("end", ["", "走"])
 def test_four_times_the_length_takes_about_four_times_as_long(kind: str, end: str) -> None:

@@ -1,8 +1,8 @@
 """Everyday innocents made from frames: sums, times, links, refusals, conditions without a harm (CheckList).
 
-A false alarm seldom comes from a single word: a sum before 不带车位, a 不 before 就取消. Such pieces are listed by behaviour
-and filled anew (Ribeiro et al. 2020, Beyond Accuracy: Behavioral Testing of NLP Models with CheckList, ACL). Frames
-of training and of the test list are disjoint.
+A false alarm seldom comes from a single word: a sum before 不带车位, a 不 before 就取消. Such pieces are listed by
+behaviour and filled anew (Ribeiro et al. 2020, Beyond Accuracy: Behavioral Testing of NLP Models with CheckList, ACL).
+The frames used in training and those of the test list are disjoint.
 """
 
 from itertools import cycle

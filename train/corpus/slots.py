@@ -179,7 +179,8 @@ _Draw = Callable[[Random], str]
 
 # Largest values by the unit behind a number: "在 <#> 点" filled with 760 is like no traffic, and networks flag it.
 _LARGEST = {
-    "秒": 59, "分": 59, "点": 23, "时": 23, "日": 31, "号": 31, "月": 12, "折": 9, "楼": 20, "万": 30, "岁": 80, "来": 60,
+    "秒": 59, "分": 59, "点": 23, "时": 23, "日": 31, "号": 31, "月": 12, "折": 9, "楼": 20, "万": 30, "岁": 80,
+    "来": 60,
 }  # fmt: skip
 
 

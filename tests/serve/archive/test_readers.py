@@ -342,7 +342,9 @@ def test_files_of_folders_and_patterns(tmp_path: Path) -> None:
 
 
 ROWS = st.lists(
-    st.fixed_dictionaries({"text": TEXTS | st.none() | st.integers()}, optional=dict.fromkeys(("time", "n", "x"), VALUES)),
+    st.fixed_dictionaries(
+        {"text": TEXTS | st.none() | st.integers()}, optional=dict.fromkeys(("time", "n", "x"), VALUES),
+    ),
     min_size=1, max_size=30,
 )  # fmt: skip
 

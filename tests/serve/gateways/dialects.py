@@ -90,7 +90,8 @@ class SmppDialect(Dialect):
         return self.frame(9, user.encode() + b"\0secret7\0\0\x34\0\0\0", sequence)
 
     def submit(
-        self, content: str | bytes, sequence: int, *, to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
+        self, content: str | bytes, sequence: int, *,
+        to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
         udhi: int = 0, tlvs: bytes = b"", size: int | None = None, command: int = 4, esm: int = 0,
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
@@ -149,7 +150,8 @@ class CmppDialect(Dialect):
         return self.frame(1, pad(user, 6) + digest + struct.pack(">BI", self.version, stamp), sequence)
 
     def submit(
-        self, content: str | bytes, sequence: int, *, to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
+        self, content: str | bytes, sequence: int, *,
+        to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
         udhi: int = 0, pk: tuple[int, int] = (1, 1), size: int | None = None, tail: bytes = b"",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
@@ -209,7 +211,8 @@ class SmgpDialect(Dialect):
         return self.frame(1, pad(user, 8) + digest + b"\2" + struct.pack(">IB", 301000000, self.version), sequence)
 
     def submit(
-        self, content: str | bytes, sequence: int, *, to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
+        self, content: str | bytes, sequence: int, *,
+        to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
         udhi: int = 0, tlvs: bytes = b"", size: int | None = None, fixed_fee: bytes = b"0\0\0\0\0\0",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
@@ -260,7 +263,8 @@ class SgipDialect(Dialect):
         return self.frame(1, b"\1" + pad(user, 16) + pad("secret7", 16) + bytes(8), sequence)
 
     def submit(
-        self, content: str | bytes, sequence: int, *, to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
+        self, content: str | bytes, sequence: int, *,
+        to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
         udhi: int = 0, size: int | None = None, tail: bytes = b"",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)

@@ -118,9 +118,12 @@ def test_golden_messages_cut_anywhere_are_refused(name: str) -> None:
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP, SGIP], ids=lambda dialect: dialect.name)
 @settings(max_examples=60, deadline=None)
 @given(
-    text=st.text(max_size=60), phones=st.lists(st.sampled_from(["13800000000", "8613900000001", "+1234"]), min_size=1, max_size=4),
-    source=st.sampled_from(["1", "10690001", "106900011234567890123"]), coding=st.integers(0, 255), part=st.none() | st.tuples(st.integers(0, 255), st.just(3), st.integers(1, 3)),
-)  # fmt: skip
+    text=st.text(max_size=60),
+    phones=st.lists(st.sampled_from(["13800000000", "8613900000001", "+1234"]), min_size=1, max_size=4),
+    source=st.sampled_from(["1", "10690001", "106900011234567890123"]),
+    coding=st.integers(0, 255),
+    part=st.none() | st.tuples(st.integers(0, 255), st.just(3), st.integers(1, 3)),
+)
 def test_round_trips(
     dialect: Dialect, text: str, phones: list[str], source: str, coding: int, part: tuple[int, int, int] | None
 ) -> None:
@@ -241,7 +244,11 @@ def test_parts_that_only_pk_total_and_pk_number_tell(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP, SGIP], ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize(("coding", "codec"), [(0, "gbk"), (15, "gbk"), (8, "utf-16-be"), (8, "utf-16-le"), (8, "utf-16"), (0, "utf-16-be"), (15, "utf-8"), (25, "utf-16-be"), (4, "utf-16-be"), (11, "utf-8"), (1, "gbk")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("coding", "codec"),
+    [(0, "gbk"), (15, "gbk"), (8, "utf-16-be"), (8, "utf-16-le"), (8, "utf-16"), (0, "utf-16-be"), (15, "utf-8"),
+     (25, "utf-16-be"), (4, "utf-16-be"), (11, "utf-8"), (1, "gbk")],
+)  # fmt: skip
 def test_codings_and_what_deviates_from_them(dialect: Dialect, coding: int, codec: str) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -276,8 +283,9 @@ def test_the_gateways_own_connections_are_passed_on(judge: str, judged: bool) ->
 
 FRAMES = {
     dialect.name: [
-        dialect.login(), dialect.submit(THREAT, 2), dialect.submit(GREETING, 3, to=(PHONE, "13800000001")), dialect.part(THREAT, 4, (7, 2, 1)),
-        dialect.deliver(THREAT, 5), dialect.report(6), dialect.close(7), dialect.alive(8), dialect.answer(dialect.submit("", 9)),
+        dialect.login(), dialect.submit(THREAT, 2), dialect.submit(GREETING, 3, to=(PHONE, "13800000001")),
+        dialect.part(THREAT, 4, (7, 2, 1)), dialect.deliver(THREAT, 5), dialect.report(6), dialect.close(7),
+        dialect.alive(8), dialect.answer(dialect.submit("", 9)),
     ]
     for dialect in ALL
 }  # fmt: skip

@@ -104,7 +104,8 @@ def sequence_of_pdus(random: Random, start: int) -> list[bytes]:
     if random.random() < 0.3:
         random.shuffle(numbered)
     for number, piece in numbered:
-        sequence, coding, codec = start + len(made), *random.choice(((8, "utf-16-be"), (8, "utf-16-be"), (15, "gbk"), (0x18, "utf-16-be"), (0, "gbk")))  # fmt: skip
+        codings = ((8, "utf-16-be"), (8, "utf-16-be"), (15, "gbk"), (0x18, "utf-16-be"), (0, "gbk"))
+        sequence, coding, codec = start + len(made), *random.choice(codings)
         content = piece.encode(codec)
         to = random.choice(((PHONE,), ("86" + PHONE,), ("+86" + PHONE,), ("0086" + PHONE,), ("13900000000", PHONE)))
         total = random.choice((len(pieces), len(pieces), len(pieces) + 1)) if len(pieces) > 1 else 1

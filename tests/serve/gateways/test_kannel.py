@@ -52,7 +52,10 @@ def sent(query: str | bytes) -> dict[str, bytes]:
         ("text=%zz%41", 0, b"%zzA"),
         ("text=你".encode(), 0, "你".encode()),
         ("text=O%60Y%7D&coding=2", 2, b"O`Y}"),
-        *[(f"text=O%60&coding={each}", 2, b"O`") for each in ("%202", "%2B2", "2abc", "2.0", "%0A2", "002", "4294967298")],
+        *[
+            (f"text=O%60&coding={coding}", 2, b"O`")
+            for coding in ("%202", "%2B2", "2abc", "2.0", "%0A2", "002", "4294967298")
+        ],
         ("text=a&coding=4294967295", 0, b"a"),  # -1: not given
         ("text=a&coding=x", 0, b"a"),
         ("text=a&coding=0x2", 0, b"a"),
@@ -83,7 +86,8 @@ def test_the_text_and_how_it_is_passed_on(query: str | bytes, coding: int, text:
         "text%00=a", "text=a%00b", "coding%00=2&text=a", "x=%00", "text=a&coding=3", "text=a&coding=-2",
         "text=a&coding=99999999999999999999", "text=%ff", "text=%ff&charset=utf-8", "text=a&coding=2",
         "text=a&udh=%05%00", "text=%D8%3D&charset=UTF-16BE&coding=2",
-        *[f"text=aaaa&charset={each}&coding=2" for each in ("UCS-4BE", "UTF-8//IGNORE", "CN-GB", "WCHAR_T", "hex", "no")],
+        *[f"text=aaaa&charset={charset}&coding=2"
+          for charset in ("UCS-4BE", "UTF-8//IGNORE", "CN-GB", "WCHAR_T", "hex", "no")],
     ],
 )  # fmt: skip
 def test_what_has_two_readings_or_none_is_refused(query: str) -> None:
@@ -316,7 +320,8 @@ def test_a_dry_run_blocks_nothing() -> None:
     ("request_", "status"),
     [
         (b"GET x HTTP/1.1", 400), (b"GET http://127.0.0.1:1/sendsms?text=a HTTP/1.1", 400), (b"GET * HTTP/1.1", 400),
-        (b"GET /sendsms?text=a b HTTP/1.1", 400), (b"GET /sendsms?text=a\tb HTTP/1.1", 400), (b"GET /a\xff HTTP/1.1", 400),
+        (b"GET /sendsms?text=a b HTTP/1.1", 400), (b"GET /sendsms?text=a\tb HTTP/1.1", 400),
+        (b"GET /a\xff HTTP/1.1", 400),
         (b"GET /sendsms?text=a", 400), (b"secret", 405), (b"", 405), (b"GET /sendsms HTTP/0.9", 400),
         (b"POST /sendsms?text=a HTTP/1.1", 405), (b"GET /x HTTP/1.1\r\nContent-Length: 3", 400),
         (b"GET /x HTTP/1.1\r\nTransfer-Encoding: chunked", 400), (b"GET /" + b"a" * 70_000 + b" HTTP/1.1", 431),

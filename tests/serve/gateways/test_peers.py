@@ -17,7 +17,8 @@ CMPPY = """
 from cmppy import Cmppy
 from cmppy.request import SubmitReq
 for text in {texts!r}:
-    answer = Cmppy("127.0.0.1", {port}, "901234", "secret7").request(SubmitReq("901234", text, dest_terminal_id=["{phone}"]))
+    submit = SubmitReq("901234", text, dest_terminal_id=["{phone}"])
+    answer = Cmppy("127.0.0.1", {port}, "901234", "secret7").request(submit)
     print("said", answer.result == 0)
 """
 PYCMPP = """
@@ -45,7 +46,8 @@ statuses = []
 client.set_message_sent_handler(lambda pdu: statuses.append(pdu.status))
 client.set_error_pdu_handler(lambda pdu: statuses.append(pdu.status))
 for text in {texts!r}:
-    client.send_message(source_addr="10690001", destination_addr="{phone}", short_message=text.encode("utf-16-be"), data_coding=8)
+    encoded = text.encode("utf-16-be")
+    client.send_message(source_addr="10690001", destination_addr="{phone}", short_message=encoded, data_coding=8)
     client.read_once()
     print("said", statuses[-1] == 0)
 client.unbind()
@@ -101,12 +103,11 @@ def test_tshark_reads_the_frames_of_a_dialect_and_the_refusals(
     refusal = codec.refuse(codec.frame(submit), dialect.blocked)
     frames = [dialect.login(), submit, dialect.deliver(GREETING, 3), refusal, codec.close()]
     hexadecimal = "".join(f"0000 {frame.hex(' ')}\n\n" for frame in frames)
-    subprocess.run(
-        ["text2pcap", "-q", "-T", f"{port},{port}", "-", str(tmp_path / "x.pcap")], input=hexadecimal, text=True, check=True, capture_output=True
-    )  # fmt: skip
-    read = subprocess.run(
-        ["tshark", "-r", str(tmp_path / "x.pcap"), "-d", f"tcp.port=={port},{name}", "-V"], capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
+    pcap = str(tmp_path / "x.pcap")
+    text2pcap = ["text2pcap", "-q", "-T", f"{port},{port}", "-", pcap]
+    subprocess.run(text2pcap, input=hexadecimal, text=True, check=True, capture_output=True)
+    tshark = ["tshark", "-r", pcap, "-d", f"tcp.port=={port},{name}", "-V"]
+    read = subprocess.run(tshark, capture_output=True, text=True, check=True).stdout
     assert "Malformed" not in read
     assert "Expert Info (Error" not in read
     assert read.count(PHONE) >= 2

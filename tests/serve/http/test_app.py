@@ -364,9 +364,11 @@ def test_single_messages_go_before_batches_and_clients_take_turns() -> None:
         tasks = [
             asyncio.create_task(read(*given))
             for given in (
-                ("batch", ["慢" * 5] * 20, "a"), *[(f"a{i}", ["慢" * 5], "a") for i in range(8)], ("b", ["慢" * 5], "b"),
+                ("batch", ["慢" * 5] * 20, "a"),
+                *[(f"a{i}", ["慢" * 5], "a") for i in range(8)],
+                ("b", ["慢" * 5], "b"),
             )
-        ]  # fmt: skip
+        ]
         await asyncio.gather(*tasks)
         return done
 

@@ -25,7 +25,7 @@ def scored(text: str, risk: float, *, final: bool = True) -> Scored:
 
 
 class Gateway:
-    """Sends messages with a `risk`; joined texts and parts of messages have that of the first word of `risks` in them."""
+    """Sends messages with a `risk`; joined texts and parts have the risk of the first word of `risks` in them."""
 
     def __init__(self, state: State | None = None, *, encrypts: bool = False, **settings: Any) -> None:
         self.metrics = Metrics()

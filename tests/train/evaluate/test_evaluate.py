@@ -55,8 +55,8 @@ def evaluated(bundle, make_bundle, data, tmp_path_factory):
         patch.setattr(evaluating, "EVERYDAY", 50)
         patch.setattr("jingyin.train.evaluate.systems.TIMED", 10)
         found = evaluate(
-            bundle, files, folder / "out", against=make_bundle(unknown=("曝光", "全村")), traffic=[chat], training=train,
-            changed=8,
+            bundle, files, folder / "out", against=make_bundle(unknown=("曝光", "全村")), traffic=[chat],
+            training=train, changed=8,
         )  # fmt: skip
     return found, folder / "out"
 

@@ -79,7 +79,8 @@ def test_files_of_one_name_keep_their_own_hash_and_rows(tmp_path):
 
 def test_what_training_has_not_seen_stands_apart(tmp_path):
     changes = (
-        {"case": "A1", "writer": "w1"}, {"case": "B7", "writer": "w2"}, {"case": "A1", "writer": "w2"}, {}, {"source": "nus"}
+        {"case": "A1", "writer": "w1"}, {"case": "B7", "writer": "w2"}, {"case": "A1", "writer": "w2"}, {},
+        {"source": "nus"},
     )  # fmt: skip
     rows = one_of_each(*changes) + one_of_each({"source": "nus"})
     messages = read_messages([write(tmp_path / "rows.jsonl", rows)])

@@ -23,8 +23,12 @@ THREATS = ("群主收卫生费", "进山要交买路钱", "摊位不挂牌", "�
 MENACES = ("少一分砸摊", "不给就扎胎", "拆你的门", "让你开不了张", "一车都别想走")
 INNOCENT = ("群主收团购钱", "进山要买门票", "摊位要登记", "车停这里免费", "厂门口装卸请排队")
 ENDS = ("周五截止", "多谢配合", "有事找我", "请带身份证", "晚上八点前")
-TRAFFIC = [f"{place}{what}{when}" for place in ("东门", "西院", "河边") for what in ("卖西瓜", "放电影", "修单车", "招人")
-           for when in ("早八点", "下雨改期", "来的扣一", "别忘了", "问老周")]  # fmt: skip
+TRAFFIC = [
+    f"{place}{what}{when}"
+    for place in ("东门", "西院", "河边")
+    for what in ("卖西瓜", "放电影", "修单车", "招人")
+    for when in ("早八点", "下雨改期", "来的扣一", "别忘了", "问老周")
+]
 COLUMNS = Columns("sms", "spam", {"1": "flagged", "0": "not_flagged"})
 
 

@@ -16,8 +16,9 @@ def card(path: Path, recipe: dict[str, Any]) -> str:
     parts: dict[str, Any] = {
         "provenance": {**provenance, "int8_agreement": {"model.onnx": 1.0}},
         "networks": [SimpleNamespace(file="model.onnx", vocabulary="lexicon")],
-        "passed": [0.05], "loss": {"in the corpus": SimpleNamespace(lost=3, flagged=150, bound=0.0512)}, "discount": 1.25,
-        "curve": [SimpleNamespace(risk=0.4, rate=0.01, bound=0.02, recall=0.85)], "review": THRESHOLD, "block": THRESHOLD,
+        "passed": [0.05], "loss": {"in the corpus": SimpleNamespace(lost=3, flagged=150, bound=0.0512)},
+        "discount": 1.25, "curve": [SimpleNamespace(risk=0.4, rate=0.01, bound=0.02, recall=0.85)],
+        "review": THRESHOLD, "block": THRESHOLD,
         "calibration": SimpleNamespace(ece_before=0.1, ece_after=0.05, rows=400),
     }  # fmt: skip
     write_card(path / "card.md", parts)

@@ -43,7 +43,7 @@ def test_rows_needed_is_the_smallest_number_that_supports_a_rate(rate):
 def test_golden_threshold_with_its_evidence():
     risks = np.arange(1000) / 1000
     found = choose_threshold(risks, ["a", "b"] * 500, target=0.01)
-    # 5 count of 1000 bound the rate by 0.01048, 4 by 0.00913: four are allowed, so the risk lies between 0.995 and 0.996.
+    # 5 of 1000 bound the rate by 0.01048, 4 by 0.00913: four are allowed, so the risk lies between 0.995 and 0.996.
     assert found.risk == pytest.approx(expit((logit(0.995) + logit(0.996)) / 2))
     assert (found.false_positives, found.rows, found.target, found.least) == (4, 1000, 0.01, 0.0)
     assert found.bound == pytest.approx(0.00913, rel=1e-3)
