@@ -29,7 +29,7 @@ from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
 from jingyin.train.corpus.rows import default_folders
-from jingyin.train.corpus.slots import expand
+from jingyin.train.corpus.slots import fill_slots
 from jingyin.train.corpus.store import Row
 from jingyin.train.finetune import default_replay, finetune
 from jingyin.train.finetune_data import Columns
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     rng = Random(given.seed)
-    rows = [{**row, "text": expand(row["text"], rng)} for row in read(given.rows)]
+    rows = [{**row, "text": fill_slots(row["text"], rng)} for row in read(given.rows)]
     texts = [row["text"] for row in read(given.traffic)]
     rng.shuffle(texts)
     {"cases": cases, "traffic": traffic, "families": families}[given.what](given, rows, texts[:20_000])

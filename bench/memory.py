@@ -31,7 +31,7 @@ from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listening
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import default_folders, load
-from jingyin.train.corpus.slots import SLOT, expand
+from jingyin.train.corpus.slots import SLOT, fill_slots
 from jingyin.train.evaluate.attacks import greedy_tries
 
 COPIES, WORDINGS, CHANGED = 500, 10_000, 3
@@ -79,7 +79,7 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
     short = [row.text for row in lawful if 10 < len(row.text) < 60]
 
     def company() -> str:
-        return expand(rng.choice(short), rng)
+        return fill_slots(rng.choice(short), rng)
 
     def hit(known: str, action: KnownAction, text: str) -> bool:
         return judge.hits(Index([_wording(known, action, judge.risk(known))], SECRET.salt), text)
@@ -91,14 +91,14 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
         f"{CHANGED} characters changed": lambda text: _changed(text, rng),
     }
     for name, change in copies.items():
-        pairs = [(expand(row.text, rng), change(expand(row.text, rng))) for row in slotted]
+        pairs = [(fill_slots(row.text, rng), change(fill_slots(row.text, rng))) for row in slotted]
         alone = sum(judge.flags(copy) for _, copy in pairs)
         stopped = sum(judge.flags(copy) or hit(text, "block", copy) for text, copy in pairs)
         print(
             f"{name}: {stopped / COPIES:.1%} of {COPIES:,} near-copies of a threat stopped, {alone / COPIES:.1%} alone",
             flush=True,
         )
-    same = sum(hit(expand(row.text, rng), "pass", expand(row.text, rng)) for row in rng.sample(lawful, COPIES))
+    same = sum(hit(fill_slots(row.text, rng), "pass", fill_slots(row.text, rng)) for row in rng.sample(lawful, COPIES))
     print(f"lawful notices with other names and sums: {same / COPIES:.1%} of {COPIES:,} near-copies passed")
     twins = list(_twins(rng))
     blocked = sum(not judge.flags(innocent) and hit(threat, "block", innocent) for threat, innocent in twins)
@@ -108,7 +108,7 @@ def known(corpora: Sequence[Path], bundle: Path | None) -> None:
         f"threat, {passed} threats passed by the innocent",
         flush=True,
     )
-    texts = (expand(row.text, rng) for row in rng.sample(flagged, min(WORDINGS, len(flagged))))
+    texts = (fill_slots(row.text, rng) for row in rng.sample(flagged, min(WORDINGS, len(flagged))))
     # The risk of most threats is higher, and fewer messages are near it.
     index = Index([_wording(text, "block", 0.5) for text in texts], SECRET.salt)
     ordinary = [text for file in corpora for text in traffic.texts(file)]
@@ -135,7 +135,7 @@ def _twins(rng: Random) -> Iterator[tuple[str, str]]:
     for file in (file for folder in default_folders() for file in folder.rglob("*.jsonl")):
         for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
             if "pair" in row:
-                pairs[row["pair"]].append((row["label"], expand(row["text"], rng)))
+                pairs[row["pair"]].append((row["label"], fill_slots(row["text"], rng)))
     for pair in pairs.values():
         for threat in (text for label, text in pair if label in FLAGGED):
             yield from ((threat, text) for label, text in pair if label in LAWFUL)
@@ -149,7 +149,7 @@ def sender(threats: Path, count: int, bundle: Path | None) -> None:
     scorer = Scorer.load(bundle)
     rng = Random(11)
     templates = flagged_templates(threats)
-    texts = (expand(template, rng) for template in rng.sample(templates, len(templates)))
+    texts = (fill_slots(template, rng) for template in rng.sample(templates, len(templates)))
     flagged = list(islice((text for text in texts if scorer.score(text).action != "pass"), count))
     for name in ("message alone", "with all"):
         tries = asyncio.run(_tries(World(scorer, MEMORIES[name]), flagged))

@@ -38,7 +38,7 @@ from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.senders import SenderSettings
 from jingyin.serve.memory.state import Local
 from jingyin.serve.scorer import Scored
-from jingyin.train.corpus.slots import SLOTS, expand
+from jingyin.train.corpus.slots import SLOTS, fill_slots
 from jingyin.train.evaluate.attacks import EDITS
 
 DAY = 86_400.0
@@ -80,7 +80,7 @@ class Gang:
 
     def write(self, edits: Sequence[str]) -> str:
         """Return a copy with the edits."""
-        text = expand(self.template, self.rng)
+        text = fill_slots(self.template, self.rng)
         for kind in edits:
             company = self.rng.choice(self.innocent)
             if kind.startswith("company"):

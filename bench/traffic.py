@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
 from jingyin.train.corpus.rows import Record, default_folders, load
-from jingyin.train.corpus.slots import SLOT, SLOTS, expand
+from jingyin.train.corpus.slots import SLOT, SLOTS, fill_slots
 
 THREATS = 0.01
 TEMPLATES = 200
@@ -51,7 +51,7 @@ def templated(count: int, seed: int) -> list[str]:
     notices = [row.text for row in _authored() if row.family in NOTICES and SLOT.search(row.text)]
     rows = [SLOT.sub(partial(_sender, rng), row) for row in rng.sample(notices, TEMPLATES)]
     drawn = rng.choices(rows, [1 / rank for rank in range(1, TEMPLATES + 1)], k=count)
-    mixed = _mixed((expand(row, rng) for row in drawn), rng)
+    mixed = _mixed((fill_slots(row, rng) for row in drawn), rng)
     return [next(mixed) for _ in range(count)]
 
 
@@ -75,7 +75,7 @@ def _rows(*, threats: bool) -> list[str]:
 
 def _filled(rows: list[str], times: int, rng: Random) -> Iterator[str]:
     rng.shuffle(rows)
-    return (expand(row, rng) for _ in range(times) for row in rows)
+    return (fill_slots(row, rng) for _ in range(times) for row in rows)
 
 
 def texts(file: Path) -> Iterator[str]:

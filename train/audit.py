@@ -98,10 +98,10 @@ def _contradictions(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Find
         first, second = rows[places[i]], rows[places[j]]
         if first["label"] == second["label"] or (first.get("pair") and first.get("pair") == second.get("pair")):
             continue
-        for here, there in ((i, j), (j, i)):
-            label, other = rows[places[here]]["label"], rows[places[there]]["label"]
-            reason = f"{alike:.0%} like {places[there]}, which has another label"
-            yield Finding("contradiction", places[here], label, other, round(alike, 4), reason)
+        for one, another in ((i, j), (j, i)):
+            label, other = rows[places[one]]["label"], rows[places[another]]["label"]
+            reason = f"{alike:.0%} like {places[another]}, which has another label"
+            yield Finding("contradiction", places[one], label, other, round(alike, 4), reason)
 
 
 def _suspects(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Finding]:

@@ -209,7 +209,7 @@ def tables(sides: Sequence[Judged], messages: Messages, seen: Seen | None) -> di
     groups = messages.group_numbers
     scored = messages.benign | messages.flagged
     whole = Verdicts(sides[0].actions, sides[1].actions, messages.flagged, groups, np.array(messages.families))
-    kinds = samples.situations(messages, seen)
+    kinds = samples.seen_unseen(messages, seen)
     out = {"all": whole.take(scored)}
     out |= {label: whole.take(messages.labels == LABELS.index(label)) for label in FLAGGED}
     out |= {name: whole.take(kinds[name][scored[kinds[name]]]) for name in (UNSEEN, WRITERS) if name in kinds}

@@ -171,10 +171,10 @@ def _group(db: duckdb.DuckDBPyConnection, min_rows: int) -> tuple[pa.Table, pa.T
     numbers_of = np.full(len(stands), -1, np.int32)
     numbers_of[kept] = np.arange(len(kept), dtype=np.int32)
     of_text: NDArray[np.int32] = numbers_of[stands]
-    there = of_text >= 0
+    grouped = of_text >= 0
     ids = [f"{key:016x}" for key in keys[kept].tolist()]
     return (
-        pa.table({"key": keys[there], "campaign": of_text[there]}),
+        pa.table({"key": keys[grouped], "campaign": of_text[grouped]}),
         pa.table({"campaign": np.arange(len(ids), dtype=np.int32), "id": pa.array(ids, pa.string())}),
     )
 

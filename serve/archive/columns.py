@@ -41,11 +41,11 @@ _MEASURED = ("jingyin_length", "jingyin_hits", "jingyin_unknown")
 
 def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Array]:
     """Score texts and return an array for each of FIELDS; a missing text has nulls in all of them."""
-    there = np.array([text is not None for text in texts], bool)
+    mask = np.array([text is not None for text in texts], bool)
     columns = decision_columns(measure(scorer, [text for text in texts if text is not None]), scorer.bundle.manifest.id)
-    if there.all():
+    if mask.all():
         return columns
-    take = array_of(np.where(there, there.cumsum() - 1, there.sum()), pa.int32())  # the last is the null
+    take = array_of(np.where(mask, mask.cumsum() - 1, mask.sum()), pa.int32())  # the last is the null
     return [pa.concat_arrays([column, pa.nulls(1, column.type)]).take(take) for column in columns]
 
 

@@ -80,12 +80,12 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
 
 def _read(path: Path) -> pa.Table:
     try:
-        there = pq.ParquetDataset(path).schema.names
-        table = pq.read_table(path, columns=[column for column in MEASURES.values() if column in there])
+        names = pq.ParquetDataset(path).schema.names
+        table = pq.read_table(path, columns=[column for column in MEASURES.values() if column in names])
     except (OSError, pa.ArrowException) as error:
         kind = type(error).__name__
         raise InputError(f"{path} can't be read as Parquet ({kind}); name an output of `jingyin relabel`") from None
-    missing = [column for column in NEEDED if column not in there]
+    missing = [column for column in NEEDED if column not in names]
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; name an output of `jingyin relabel`")
     if not table.num_rows:

@@ -91,14 +91,14 @@ def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int
     `rows` (n,) counts the messages that have a text: the text of most stands for a group, of equals the first.
     """
     stands = np.empty(len(found), np.int32)
-    left, here = np.arange(len(found), dtype=np.int32), found
+    left, signed = np.arange(len(found), dtype=np.int32), found
     while len(left):
-        components = _components(here)
+        components = _components(signed)
         order = np.lexsort((-rows[left], components)).astype(np.int32)
         chosen = order[np.searchsorted(components[order], components)]  # of each component the commonest
         stands[left] = left[chosen]
-        left = left[similarity(here, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
-        here = found[left]
+        left = left[similarity(signed, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
+        signed = found[left]
     return stands
 
 
@@ -210,14 +210,14 @@ def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None
     end = len(pivot) - tail
     for i in (*range(start), *range(end, len(pivot))):
         kept[i] += 1
-    at = there = 0
+    at = at_other = 0
     between = SequenceMatcher(None, pivot[start:end], other[start : len(other) - tail], autojunk=False)
     for block in between.get_matching_blocks():
-        if block.b > there and block.a == at:
+        if block.b > at_other and block.a == at:
             inserted[start + at] += 1
         for i in range(start + block.a, start + block.a + block.size):
             kept[i] += 1
-        at, there = block.a + block.size, block.b + block.size
+        at, at_other = block.a + block.size, block.b + block.size
 
 
 def _shared(one: str, other: str) -> int:

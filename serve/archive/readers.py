@@ -68,15 +68,15 @@ def _files_of(folder: Path) -> list[Path]:
     return found
 
 
-def _keep_apart(given: Path, output: Path) -> None:
-    there, here = given.resolve(), output.resolve()
-    if there == here:
-        raise ConfigError(f"input and output are both {given}; the input is never changed, name another output, or a "
+def _keep_apart(source: Path, output: Path) -> None:
+    source_path, output_path = source.resolve(), output.resolve()
+    if source_path == output_path:
+        raise ConfigError(f"input and output are both {source}; the input is never changed, name another output, or a "
                           "pattern that leaves it out")  # fmt: skip
-    if there in here.parents and there.is_dir():
-        raise ConfigError(f"output {output} lies in the input folder {given}; a second run would read it as input")
-    if here in there.parents:
-        raise ConfigError(f"input {given} lies in the output folder {output}; name another output")
+    if source_path in output_path.parents and source_path.is_dir():
+        raise ConfigError(f"output {output} lies in the input folder {source}; a second run would read it as input")
+    if output_path in source_path.parents:
+        raise ConfigError(f"input {source} lies in the output folder {output}; name another output")
 
 
 def fingerprint(files: Iterable[Path]) -> list[list[str | int]]:

@@ -80,18 +80,20 @@ def open_text(path: Path, how: Reading) -> Source:
     fault = f"not {encoding.removesuffix('-sig').upper()}"
     size = path.stat().st_size * (4 if kind_of(path).codec else 1)
     rows = size * max(1, start.count("\n")) // len(head) if head else 0
-    schema_of, records_of, build = _CSV if kind_of(path).format == "csv" else _JSON
+    schema_of, records_of, to_batch = _CSV if kind_of(path).format == "csv" else _JSON
     with closing(opened()) as lines:
-        schema = there = schema_of(path, iter(lines), how)
+        schema = whole = schema_of(path, iter(lines), how)
     if how.columns:
-        schema = pa.schema([field for field in there if field.name in how.columns])
+        schema = pa.schema([field for field in whole if field.name in how.columns])
 
     def read(start: int) -> Iterator[Block]:
         with closing(opened()) as lines:
-            records = records_of(iter(lines), there, how, fault)
-            yield from _cut(islice(records, start, None), start, partial(build, schema, how), how, lines.share)
+            records = records_of(iter(lines), whole, how, fault)
+            yield from _blocks_from(
+                islice(records, start, None), start, partial(to_batch, schema, how), how, lines.share
+            )
 
-    return Source(path, there.names, schema, rows, read)
+    return Source(path, whole.names, schema, rows, read)
 
 
 def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
@@ -101,17 +103,17 @@ def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
     if how.encoding:
         return how.encoding
     lines = (head.splitlines()[:-1] if len(head) == _SAMPLE_BYTES else head.splitlines())[:_SAMPLE_ROWS]
-    told = [line for line in lines if not line.isascii()]
-    strange = [line for line in told if not decodes(line, "utf-8")]
+    foreign = [line for line in lines if not line.isascii()]
+    strange = [line for line in foreign if not decodes(line, "utf-8")]
     likely = guess(strange) if strange else None
-    if 2 * len(strange) <= len(told) or (not likely and len(strange) < _STRANGE):
+    if 2 * len(strange) <= len(foreign) or (not likely and len(strange) < _STRANGE):
         return "utf-8-sig"
     hint = f"they look like {likely}: --encoding {likely}" if likely else "name their coding with --encoding"
     raise InputError(f"{path} isn't UTF-8: {len(strange)} of its first {len(lines)} lines can't be decoded; {hint} "
                      "(or --encoding utf-8, to read it nevertheless)")  # fmt: skip
 
 
-class _Record(NamedTuple):
+class _Parsed(NamedTuple):
     """A line or a few: the value that they hold, or why they hold none; a blank line holds neither."""
 
     value: Any
@@ -120,32 +122,32 @@ class _Record(NamedTuple):
     replaced: int = 0
 
 
-_Build = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
+_ToBatch = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
 """Values -> rows, and the reasons why some of them, by index, can't be scored."""
 
 
-def _cut(
-    records: Iterator[_Record], row: int, build: _Build, how: Reading, share: Callable[[], float]
+def _blocks_from(
+    records: Iterator[_Parsed], row: int, to_batch: _ToBatch, how: Reading, share: Callable[[], float]
 ) -> Iterator[Block]:
     while taken := list(_up_to_a_block(records)):
-        there = [i for i, record in enumerate(taken) if record.value is not None and not record.reason]
-        batch, misfits = build([taken[i].value for i in there])
+        scorable = [i for i, record in enumerate(taken) if record.value is not None and not record.reason]
+        batch, misfits = to_batch([taken[i].value for i in scorable])
         reasons = {i: record.reason for i, record in enumerate(taken) if record.reason}
-        reasons |= {there[i]: reason for i, reason in misfits.items()}
+        reasons |= {scorable[i]: reason for i, reason in misfits.items()}
         rejects = []
         for i, reason in sorted(reasons.items()):
             value, _, lines, _ = taken[i]
             identity = value.get(how.id) if how.id and isinstance(value, dict) else None
             shown = escaped(lines.rstrip("\r\n")) if how.keep else ""
             rejects.append(Reject(row + i + 1, reason, replaced_in(as_text(identity))[0], shown))
-        kept = [i for i in there if i not in reasons]
+        kept = [i for i in scorable if i not in reasons]
         numbers = np.array(kept, np.int64) + row + 1
         replaced = np.array([taken[i].replaced for i in kept], np.int32)
         row += len(taken)
         yield Block(batch, batch.column(how.text), numbers, replaced, rejects, row, share())
 
 
-def _up_to_a_block(records: Iterator[_Record]) -> Iterator[_Record]:
+def _up_to_a_block(records: Iterator[_Parsed]) -> Iterator[_Parsed]:
     size = 0
     for record in islice(records, ROWS):
         yield record
@@ -197,7 +199,7 @@ def _csv_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: str) -> Iterator[_Record]:
+def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: str) -> Iterator[_Parsed]:
     """Yield records; the header is none, and a blank line holds nothing."""
     feed, names = _Feed(lines), schema.names
     reader = csv.reader(feed, delimiter=how.delimiter, strict=True)
@@ -226,7 +228,7 @@ def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: s
             reason = fault
         if bad:
             fields = [replaced_in(field)[0] for field in fields]
-        yield _Record(dict(zip(names, fields, strict=False)) if fields else None, reason, held, bad)
+        yield _Parsed(dict(zip(names, fields, strict=False)) if fields else None, reason, held, bad)
 
 
 def _csv_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, str]]) -> tuple[pa.RecordBatch, dict[int, str]]:
@@ -260,7 +262,7 @@ def _kind(values: list[Any]) -> pa.DataType:
     return pa.string() if pa.types.is_null(kind) else kind
 
 
-def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str) -> Iterator[_Record]:
+def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str) -> Iterator[_Parsed]:
     for line in lines:
         value, reason = None, None
         bad = 0 if line.isascii() else replaced_in(line)[1]
@@ -275,7 +277,7 @@ def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str
             value = json.loads(text) if bad else value
         if bad and how.strict:
             reason = fault
-        yield _Record(value, reason, line, bad)
+        yield _Parsed(value, reason, line, bad)
 
 
 def _json_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, Any]]) -> tuple[pa.RecordBatch, dict[int, str]]:

@@ -96,5 +96,5 @@ def _pack(texts: pa.Array) -> Packed:
         return NOTHING
     _, starts, data = texts.buffers()
     width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    here = np.frombuffer(starts, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
-    return data[here[0] : here[-1]].to_pybytes() if data else b"", here - here[0]
+    ends = np.frombuffer(starts, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return data[ends[0] : ends[-1]].to_pybytes() if data else b"", ends - ends[0]

@@ -134,11 +134,11 @@ class Index:
         candidates = [(count, number) for number, count in counts.items() if count >= self._wanted[number]]
         if not candidates:
             return []
-        there = frozenset(triples)
+        held = frozenset(triples)
         found = []
         for _, number in nlargest(3, candidates):
             wording = self.wordings[number]
-            if (share := len(there & wording.triples) / len(wording.triples)) >= BLOCK_SHARE:
+            if (share := len(held & wording.triples) / len(wording.triples)) >= BLOCK_SHARE:
                 found.append(_match(wording, share, text, triples))
         return sorted(found, key=lambda each: -each.share)
 
@@ -234,9 +234,9 @@ class Known:
     async def refresh(self) -> None:
         """Take in additions and removals made anywhere, and forget expired wordings."""
         (names,) = await self.state.run([Op("fields", "known")])
-        there = {name.decode() for name in names}
-        kept = {number: each for number, each in self._wordings.items() if number in there}
-        new = sorted(there - kept.keys())
+        listed = {name.decode() for name in names}
+        kept = {number: each for number, each in self._wordings.items() if number in listed}
+        new = sorted(listed - kept.keys())
         for start in range(0, len(new), 500):
             part = new[start : start + 500]
             sealed = await self.state.run([Op("field", "known", number.encode()) for number in part])

@@ -251,10 +251,10 @@ def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -
     remote, patient = (Server(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
     metrics.state_away.set(0)
 
-    def note(event: str, error: str) -> None:
+    def observe(event: str, error: str) -> None:
         metrics.state_events(event).inc()
         if event != "late":
             metrics.state_away.set(event == "away")
             log(f"state_{event}", level="warning" if event == "away" else "info", error=error)
 
-    return Memory(settings, metrics, secret, Guarded(remote, Local(), note), patient)
+    return Memory(settings, metrics, secret, Guarded(remote, Local(), observe), patient)

@@ -119,7 +119,7 @@ def read_policy(file: Path) -> Policy:
         return Policy.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
-        told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
-        raise ConfigError(f"policy {file} is wrong: {told}") from None
+        listed = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+        raise ConfigError(f"policy {file} is wrong: {listed}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"policy {file} can't be read as YAML ({type(error).__name__})") from None

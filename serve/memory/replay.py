@@ -53,8 +53,8 @@ def read_lines(file: Path, kind: type[Recorded] | type[NewWording]) -> Iterable[
                 yield kind.model_validate_json(line)
             except (ValidationError, ValueError) as error:
                 faults = error.errors(include_input=False) if isinstance(error, ValidationError) else []
-                told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
-                raise InputError(f"line {number} of {file} can't be read: {told or 'wrong time'}") from None
+                listed = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+                raise InputError(f"line {number} of {file} can't be read: {listed or 'wrong time'}") from None
 
 
 async def replay(

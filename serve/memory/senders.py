@@ -100,9 +100,9 @@ class Suspects:
 
     def _copied(self, text: str, kept: Sequence[bytes]) -> bool:
         """Whether clean `text` repeats one of the flagged messages that were kept."""
-        there = self._triples(text)
+        triples = self._triples(text)
         opened = (set(map(int, (self._secret.open(each) or "").split())) for each in kept)
-        return any(each and len(each & there) >= COPIED * len(each) for each in opened)
+        return any(each and len(each & triples) >= COPIED * len(each) for each in opened)
 
 
 def _strikes(flagged: float, others: float) -> bool:

@@ -362,16 +362,16 @@ def _result(op: Op, found: Any) -> Any:  # noqa: ANN401  as Op says
 class Guarded:
     """A remote state that never keeps a message waiting: late, refused or failed operations run on `local`.
 
-    Operations that come while a call is under way go together in the next one. `note` is told of messages
+    Operations that come while a call is under way go together in the next one. `observe` is told of messages
     that are "late", and when the state is "away" and "back". For one event loop.
     """
 
-    def __init__(self, remote: State, local: Local, note: Callable[[str, str], None]) -> None:
-        """`note` gets what happened, and the name of the error or ""."""
+    def __init__(self, remote: State, local: Local, observe: Callable[[str, str], None]) -> None:
+        """`observe` gets what happened, and the name of the error or ""."""
         self.remote = remote
         self.local = local
         self.away = False
-        self._note = note
+        self._observe = observe
         self._waiting: list[tuple[Sequence[Op], asyncio.Future[list[Any] | None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._calling = False
@@ -391,7 +391,7 @@ class Guarded:
             async with asyncio.timeout(BUDGET_SECONDS):
                 found = await future
         except TimeoutError:
-            self._note("late", "")
+            self._observe("late", "")
             found = None
         if found is not None:
             return found
@@ -416,7 +416,7 @@ class Guarded:
                     results = iter(await self.remote.run([op for ops, _ in batch for op in ops]))
             except Exception as error:
                 self.away = True
-                self._note("away", type(error).__name__)
+                self._observe("away", type(error).__name__)
                 self._start(self._return())
                 self._waiting += batch
                 break
@@ -438,4 +438,4 @@ class Guarded:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await self.remote.run([Op("tally", "probe", 1, 60.0)])
                 self.away = False
-                self._note("back", "")
+                self._observe("back", "")

@@ -15,7 +15,7 @@ from jingyin.model.prefilter import code_points, prefilter_scores
 from jingyin.serve.scorer import CHUNK
 from jingyin.train.corpus.perturb import FAMILIES, evade
 from jingyin.train.corpus.rows import default_folders, load
-from jingyin.train.corpus.slots import expand
+from jingyin.train.corpus.slots import fill_slots
 
 
 def without_stage(verdict: Verdict) -> dict[str, object]:
@@ -26,7 +26,7 @@ def traffic(templates: int, seed: int) -> list[str]:
     """Return filled templates, each three times with other slots, and copies in disguise."""
     rng = Random(seed)
     rows = rng.sample(load(default_folders()[0]), templates)
-    messages = [expand(row.text, rng) for row in rows for _ in range(3)]
+    messages = [fill_slots(row.text, rng) for row in rows for _ in range(3)]
     messages += [evade(text, rng.choice(FAMILIES), 0.5, rng) for text in messages[:templates]]
     messages += [f"{text[:1]}\u200b\u200b{text[1:]}" for text in messages[:templates]]
     rng.shuffle(messages)

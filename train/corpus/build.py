@@ -19,11 +19,11 @@ from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
 from jingyin.train.corpus.everyday import everyday
-from jingyin.train.corpus.perturb import HELD_OUT, dress, evade, frame, nonsense
+from jingyin.train.corpus.perturb import HELD_OUT, affix, evade, nonsense, quoted_copy
 from jingyin.train.corpus.public import KINDS, OWN, is_excluded
 from jingyin.train.corpus.rows import Record, at_least, is_annotated
 from jingyin.train.corpus.similar import Groups, pairs_across, similar_pairs
-from jingyin.train.corpus.slots import SLOT, expand
+from jingyin.train.corpus.slots import SLOT, fill_slots
 from jingyin.train.corpus.stats import corpus_tables
 from jingyin.train.corpus.store import SPLITS, CorpusRecipe, Evasion, Public, Row, Splits, load_recipe
 
@@ -51,7 +51,7 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
 
 
 _HERE = files("jingyin.train.corpus")
-_DRESSES = 2  # of a message: there are hundreds of heads and tails, and an epoch shows one variant
+_AFFIXED = 2  # of a message: there are hundreds of heads and tails, and an epoch shows one variant
 _T = TypeVar("_T")
 _CONSOLE = Console(stderr=True)
 
@@ -104,7 +104,7 @@ def source_key(config_path: Path) -> str:
     return digest.hexdigest()
 
 
-def bare(template: str) -> str:
+def comparable_text(template: str) -> str:
     """Return the clean text that likeness is measured on: slots out, masks in."""
     return clean(SLOT.sub("", template)).text
 
@@ -117,7 +117,7 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
     greetings would chain all users into one group. So are authored ones like your own: groups of thousands of authored
     messages would take your own along, all of them out of training by chance, and your label is the one that counts.
     """
-    texts = [bare(record.text) for record in _track(records, "cleaning")]
+    texts = [comparable_text(record.text) for record in _track(records, "cleaning")]
     groups = Groups(len(records))
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
@@ -159,7 +159,7 @@ def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe
         splits[split] += _variants(record, key, weight, recipe, split, beside.get(split, {}))
     splits["train"] += [_generated(text, "nonsense") for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed))]
     innocents = everyday(recipe.everyday, recipe.seed, held_out=False)
-    held_out = [bare(row.template) for split in SPLITS[1:] for row in splits[split]]
+    held_out = [comparable_text(row.template) for split in SPLITS[1:] for row in splits[split]]
     like = {i for i, _ in pairs_across([clean(text).text for text in innocents], held_out, recipe.similarity)}
     splits["train"] += [_generated(text, "everyday") for i, text in enumerate(innocents) if i not in like]
     return splits
@@ -169,7 +169,8 @@ def _neighbours(records: Iterable[Record], seed: int) -> Neighbours:
     """Return the texts that may stand beside the messages of a split, slots filled."""
     rng = Random(seed)
     return neighbours(
-        replace(record, text=expand(record.text, rng)) if record.source == "authored" else record for record in records
+        replace(record, text=fill_slots(record.text, rng)) if record.source == "authored" else record
+        for record in records
     )
 
 
@@ -234,7 +235,7 @@ def _variants(
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
-    plain = [expand(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
+    plain = [fill_slots(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
     texts = [(text, "") for text in dict.fromkeys(plain)]
     if split == "train":
         texts += _copies(record, [text for text, _ in texts], recipe, beside, rng)
@@ -262,18 +263,18 @@ def _variants(
 def _copies(
     record: Record, plain: Sequence[str], recipe: CorpusRecipe, beside: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
-    """Yield disguised, framed, dressed and accompanied copies of a training message, each with its kind."""
+    """Yield copies of a training message and their kinds: disguised, quoted, with head or tail, in company."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
     disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
     yield from disguised
     if record.source == "authored" and rng.random() < recipe.framed:
-        yield frame(record.text, rng), "framed"
-    # A lazy sender does both: some dressed copies are disguised too.
-    worn = [*plain, *(text for text, _ in disguised)]
+        yield quoted_copy(record.text, rng), "framed"
+    # A sender does both: some copies with a head or tail are disguised too.
+    texts = [*plain, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
-        yield from [(dress(rng.choice(worn), rng), "dressed") for _ in range(_DRESSES)]
+        yield from [(affix(rng.choice(texts), rng), "dressed") for _ in range(_AFFIXED)]
     copies = recipe.company if record.source == "authored" else recipe.company / 2
-    yield from _in_company(record, worn, int(copies + rng.random()), beside, rng)
+    yield from _in_company(record, texts, int(copies + rng.random()), beside, rng)
 
 
 def _in_company(

@@ -8,7 +8,7 @@ from pathlib import Path
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.corpus import store
-from jingyin.train.corpus.build import bare
+from jingyin.train.corpus.build import comparable_text
 from jingyin.train.corpus.rows import Record, default_folders, find_errors, row_id, scan, unknown_ids
 from jingyin.train.corpus.similar import SIMILAR, series, similar_pairs
 from jingyin.train.corpus.slots import SLOT
@@ -41,7 +41,7 @@ def check(paths: Sequence[Path] = ()) -> list[str]:
 
 
 def _alike(records: Sequence[Record]) -> list[str]:
-    texts = [bare(record.text) for record in records]
+    texts = [comparable_text(record.text) for record in records]
     errors = []
     for i, j, alike in similar_pairs(texts, SIMILAR):
         one, other = records[i], records[j]
@@ -108,7 +108,7 @@ def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
         if len(found) > 1
     ]
     names = list(home.values())
-    for i, j, alike in similar_pairs([bare(template) for template in home], SIMILAR):
+    for i, j, alike in similar_pairs([comparable_text(template) for template in home], SIMILAR):
         if names[i] != names[j]:
             errors.append(f"{folder}: templates {alike:.2f} alike in {names[i]} and {names[j]}; build it again")
     return errors

@@ -9,7 +9,7 @@ from itertools import cycle
 from random import Random
 
 from jingyin.train.corpus.perturb import entries
-from jingyin.train.corpus.slots import choose, expand
+from jingyin.train.corpus.slots import choose, fill_slots
 
 _MOST_TRIES = 100
 
@@ -25,5 +25,5 @@ def everyday(count: int, seed: int, *, held_out: bool) -> list[str]:
     for _ in range(count * _MOST_TRIES):
         if len(found) == count:
             break
-        found[expand(choose(next(frames), rng, "/"), rng)] = None
+        found[fill_slots(choose(next(frames), rng, "/"), rng)] = None
     return list(found)

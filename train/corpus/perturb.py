@@ -18,7 +18,7 @@ from operator import ne
 from random import Random
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.corpus.slots import SLOT, expand, lines, substitutes, table, words
+from jingyin.train.corpus.slots import SLOT, fill_slots, lines, substitutes, table, words
 
 _HAN = "\u4e00-\u9fff"
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad")
@@ -262,14 +262,14 @@ HELD_OUT = tuple(name for name, family in _FAMILIES.items() if family.held_out)
 TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_out)
 
 
-# Dresses a message in a head or tail, as a lazy sender does: thanks, small talk, signature, opt-out line.
+# Affixes: a head or tail around a message, the least work for a sender: thanks, small talk, signature, opt-out line.
 #
-# Ordinary messages get the same as threats, from the same tables in the same shares, so that a dress says nothing about
-# the message inside. Entries of the held-out tables are on no training message: `jingyin evaluate` uses them to measure
-# a new dress.
+# Ordinary messages get the same as threats, from the same tables in the same shares, so that an affix says nothing
+# about the message inside. No training message has entries of the held-out tables: `jingyin evaluate` measures with
+# them what an unseen affix does.
 
 
-_BOTH = 0.2  # of the dressed messages have a head and a tail
+_BOTH = 0.2  # of these messages have both a head and a tail
 
 
 @cache
@@ -278,15 +278,15 @@ def entries(name: str) -> tuple[str, ...]:
     return tuple(line.replace("|", "\n") for line in lines(name))
 
 
-def dress(text: str, rng: Random) -> str:
-    """Return `text` with a training head, a training tail or both; the same seed dresses alike."""
+def affix(text: str, rng: Random) -> str:
+    """Return `text` with a training head, a training tail or both; the same seed gives the same."""
     head, tail = rng.choice(entries("heads")), rng.choice(entries("tails"))
     if rng.random() < _BOTH:
         return head + text + tail
     return head + text if rng.random() < 0.5 else text + tail
 
 
-# Frames a message as it may come or be handed on: quoted, redacted, or among harmless phrases.
+# Quoted copies: a message as it may be handed on, in quotation marks, redacted, or among harmless phrases.
 #
 # None of this changes a message's label, and all labels get the same. Without it a network learns that polite or quoted
 # text is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78 were found as they
@@ -298,13 +298,13 @@ _REDACTIONS = ("XX", "xx", "某某", "某", "***", "××", "○○", "____", "")
 _MOST_PHRASES = 6
 
 
-def frame(template: str, rng: Random) -> str:
-    """Return an authored message with its slots filled or redacted, quoted or padded; the same seed frames it alike."""
+def quoted_copy(template: str, rng: Random) -> str:
+    """Return an authored message quoted, redacted or padded, with slots filled; the same seed gives the same."""
     kind = rng.choice(("quoted", "redacted", "padded") if SLOT.search(template) else ("quoted", "padded"))
     if kind == "redacted":
         mask = rng.choice(_REDACTIONS)
-        return SLOT.sub(lambda slot: mask if rng.random() < 0.8 else expand(slot[0], rng), template)
-    text = expand(template, rng)
+        return SLOT.sub(lambda slot: mask if rng.random() < 0.8 else fill_slots(slot[0], rng), template)
+    text = fill_slots(template, rng)
     if kind == "quoted":
         marks = rng.choice(_QUOTES)
         return f"{marks[0]}{text}{marks[1]}"

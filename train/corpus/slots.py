@@ -70,11 +70,11 @@ def _drawn(name: str) -> Callable[[Random], str]:
             return rng.choice(table(entry)[int(line)] if line else words(entry))
         return SLOTS[slot](rng) if slot else rng.choice(_SIGNS[match[0]])
 
-    def draw(rng: Random) -> str:
+    def value(rng: Random) -> str:
         return _TOKEN.sub(lambda match: token(match, rng), choose(rng.choice(patterns), rng))
 
     patterns = [line.partition(" ")[2] for line in lines("slots") if line.partition(" ")[0] == name]
-    return draw
+    return value
 
 
 _HAN_DIGITS = "零一二三四五六七八九"
@@ -132,17 +132,17 @@ _DOUBLED = (
 )
 
 
-def expand(text: str, rng: Random) -> str:
+def fill_slots(text: str, rng: Random) -> str:
     """Return `text` with every slot filled; the same seed fills it alike.
 
     Raises InputError for a slot that no list is known for.
     """
     pieces = SLOT.split(text)
-    pieces[1::2] = [value for _, value in draw(text, rng)]
+    pieces[1::2] = [value for _, value in slot_values(text, rng)]
     return _undouble(pieces)
 
 
-def draw(text: str, rng: Random) -> list[tuple[str, str]]:
+def slot_values(text: str, rng: Random) -> list[tuple[str, str]]:
     """Return (slot, value) for each slot of `text`, in order."""
     same: dict[str, str] = {}
     values = []

@@ -63,7 +63,7 @@ def evaluate(
         baselines = [systems.keywords().judge(messages.texts)]
         if seen:
             baselines.insert(0, systems.ngrams(training).judge(messages.texts).matched(model, messages.benign))
-    kinds = samples.situations(messages, seen)
+    kinds = samples.seen_unseen(messages, seen)
     new = samples.unseen_rows(messages, kinds)
     tables = {
         "systems": _each([*bundles, *baselines], lambda judged: measures.whole(judged, messages)),

@@ -246,7 +246,7 @@ def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str
     if not len(rows):
         return {}, "signs are left out: no row of the data names those that people read in it, in a column `signs`"
     read = messages.take(rows)
-    there = np.stack([sign_targets(each) for each in read.signs])[:, [SIGN_IDS.index(name) for name in scales]] > 0
+    wanted = np.stack([sign_targets(each) for each in read.signs])[:, [SIGN_IDS.index(name) for name in scales]] > 0
     cleaned = unlabelled([clean(text) for text in read.texts])
     logits = sign_logits(bundle.path, bundle.manifest.networks, cleaned)
     if logits is None:
@@ -254,8 +254,8 @@ def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str
     given = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)
     passes = ~judged.flags[rows] & read.flagged
     out: Rows = {}
-    for i in np.argsort(-there.sum(0), kind="stable").tolist():
-        shown, said = there[:, i], given[:, i]
+    for i in np.argsort(-wanted.sum(0), kind="stable").tolist():
+        shown, said = wanted[:, i], given[:, i]
         out[list(scales)[i]] = {
             "messages": float(shown.sum()),
             "precision": rate(shown[said]),

@@ -34,7 +34,7 @@ def write_report(out: Path, evaluation: Evaluation, wrong: Mapping[str, Sequence
     draw_curve(out / "curve.png", evaluation.tables["frontier"])
     picture = base64.b64encode((out / "curve.png").read_bytes()).decode("ascii")
     titles = yaml.safe_load(_text("tables.yaml"))["report"]
-    tables = [(*titles[name], beside(evaluation.tables[name])) for name in titles if name in evaluation.tables]
+    tables = [(*titles[name], side_by_side(evaluation.tables[name])) for name in titles if name in evaluation.tables]
     errors = [
         (title, list(zip(evaluation.errors[kind], map(printable, wrong[kind]), strict=True)))
         for kind, title in _ERRORS.items()
@@ -43,7 +43,7 @@ def write_report(out: Path, evaluation: Evaluation, wrong: Mapping[str, Sequence
     (out / "report.html").write_text(page, encoding="utf-8")
 
 
-def beside(table: Mapping[str, Rows]) -> tuple[list[str], dict[str, list[Value | None]]]:
+def side_by_side(table: Mapping[str, Rows]) -> tuple[list[str], dict[str, list[Value | None]]]:
     """Return the columns of a table, the systems next to each other in each, and the cells of its rows."""
     names = list(dict.fromkeys(column for rows in table.values() for row in rows.values() for column in row))
     keys = [(name, system) for name in names for system in table]

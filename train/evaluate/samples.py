@@ -136,8 +136,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     rows: list[Row]
     try:
         if path.suffix == ".parquet":
-            there = pq.read_schema(path).names
-            kept = there if columns is None else [name for name in columns if name in there]
+            names = pq.read_schema(path).names
+            kept = names if columns is None else [name for name in columns if name in names]
             rows = pq.read_table(path, columns=kept, partitioning=None).to_pylist()
         else:
             rows = list(_lines(path))
@@ -235,7 +235,7 @@ def seen_in(training: Path) -> Seen | None:
     return Seen(*map(frozenset, zip(*found, strict=True)))
 
 
-def situations(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
+def seen_unseen(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
     """Return the rows of each kind of situation that has any; none if `seen`, the contents of training, is unknown.
 
     Rows of cases and of writers that training has not seen resemble new threats.

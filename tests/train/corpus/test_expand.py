@@ -11,13 +11,17 @@ from sklearn.model_selection import cross_val_score
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED
 from jingyin.train.corpus.rows import default_folders, load
-from jingyin.train.corpus.slots import SLOT, SLOTS, draw, expand
+from jingyin.train.corpus.slots import SLOT, SLOTS, fill_slots, slot_values
 
 
 def test_same_seed_same_text():
     text = "{name}欠{lender}{amount}，{deadline}前打{phone}"
-    assert expand(text, Random(5)) == expand(text, Random(5)) == "江树生欠嘟嘟闪借10,871.97元，明日15:30前打1xxxxxxxxxx"
-    assert len({expand(text, Random(seed)) for seed in range(50)}) == 50
+    assert (
+        fill_slots(text, Random(5))
+        == fill_slots(text, Random(5))
+        == "江树生欠嘟嘟闪借10,871.97元，明日15:30前打1xxxxxxxxxx"
+    )
+    assert len({fill_slots(text, Random(seed)) for seed in range(50)}) == 50
 
 
 @pytest.mark.parametrize("slot", SLOTS)
@@ -28,26 +32,26 @@ def test_every_slot_has_many_values_and_leaves_no_brace(slot):
 
 
 def test_one_person_named_twice_is_one_and_two_times_are_two():
-    values = [value for _, value in draw("{name}{name}{time}{time}{time}", Random(1))]
+    values = [value for _, value in slot_values("{name}{name}{time}{time}{time}", Random(1))]
     assert values[0] == values[1]
     assert len(set(values[2:])) > 1
 
 
 def test_what_value_and_text_both_say_is_said_once():
     for seed in range(200):
-        text = expand("请于{deadline}前还{price}块钱，{date}日{amount}元", Random(seed))
+        text = fill_slots("请于{deadline}前还{price}块钱，{date}日{amount}元", Random(seed))
         for doubled in ("前前", "内前", "块块", "元元", "元块", "日日", "号日", "块元"):
             assert doubled not in text
 
 
 def test_unknown_slot():
     with pytest.raises(InputError, match=r"unknown slot \{phne\}; known: amount"):
-        expand("{phne}", Random(0))
+        fill_slots("{phne}", Random(0))
 
 
 @given(st.text().filter(lambda text: not SLOT.search(text)))
 def test_text_without_slots_stays(text):
-    assert expand(text, Random(0)) == text
+    assert fill_slots(text, Random(0)) == text
 
 
 @pytest.mark.exhaustive
@@ -56,7 +60,7 @@ def test_a_model_that_sees_only_the_slots_is_at_chance():
     rng = Random(7)
     values: dict[str, dict[bool, list[str]]] = {slot: {True: [], False: []} for slot in SLOTS}
     for record in (each for folder in default_folders() for each in load(folder)):
-        for slot, value in draw(record.text, rng):
+        for slot, value in slot_values(record.text, rng):
             values[slot][record.label in FLAGGED].append(value)
     texts, flagged = [], []
     for slot, found in values.items():

@@ -11,7 +11,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.evaluate import evaluate as evaluating
 from jingyin.train.evaluate.evaluate import behaviours, evaluate
-from jingyin.train.evaluate.report import beside
+from jingyin.train.evaluate.report import side_by_side
 from jingyin.train.evaluate.systems import keywords
 
 HOSTILE = "曝光<script>alert(1)</script>{{7*7}}&\ud800\x00"
@@ -204,10 +204,10 @@ def test_the_summary_is_the_readmes_table_with_the_other_bundle_beside(evaluated
 
 def test_systems_stand_next_to_each_other_in_each_column():
     table = {"a": {"x": {"n": 1.0, "m": 2.0}}, "b": {"x": {"n": 3.0}, "y": {"m": 4.0}}}
-    assert beside(table) == (
+    assert side_by_side(table) == (
         ["n, a", "n, b", "m, a", "m, b"], {"x": [1.0, 3.0, 2.0, None], "y": [None, None, None, 4.0]}
     )  # fmt: skip
-    assert beside({"a": table["a"]}) == (["n", "m"], {"x": [1.0, 2.0]})
+    assert side_by_side({"a": table["a"]}) == (["n", "m"], {"x": [1.0, 2.0]})
 
 
 def test_the_command_passes_its_options_and_prints_the_summary(bundle, data, tmp_path, monkeypatch, capsys):

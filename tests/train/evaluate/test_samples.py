@@ -17,7 +17,7 @@ from jingyin.train.evaluate.samples import (
     read_traffic,
     sample_evenly,
     seen_in,
-    situations,
+    seen_unseen,
     texts_in,
     unseen_rows,
 )
@@ -85,12 +85,12 @@ def test_what_training_has_not_seen_stands_apart(tmp_path):
     rows = one_of_each(*changes) + one_of_each({"source": "nus"})
     messages = read_messages([write(tmp_path / "rows.jsonl", rows)])
     seen = Seen(frozenset({"A1"}), frozenset({"w1"}), frozenset({"nus"}))
-    kinds = situations(messages, seen)
+    kinds = seen_unseen(messages, seen)
     assert {name: index.tolist() for name, index in kinds.items()} == {
         "unseen cases": [1], "unseen writers": [2], "like training": [0, 3, 4, 6, 7, 8, 9], "real traffic": [5],
     }  # fmt: skip
     assert np.flatnonzero(unseen_rows(messages, kinds)).tolist() == [1]
-    assert situations(messages, None) == {}
+    assert seen_unseen(messages, None) == {}
     assert unseen_rows(messages, {}).all()
 
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from jingyin.train.corpus.build import bare
+from jingyin.train.corpus.build import comparable_text
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.similar import similar_pairs
 from jingyin.train.evaluate.evaluate import plain_messages
@@ -19,7 +19,7 @@ def test_there_are_as_many_threats_as_innocents_and_no_text_twice():
 
 @pytest.mark.exhaustive
 def test_no_row_of_them_is_a_training_row_or_like_one():
-    plain = [bare(row["text"]) for row in read_rows(plain_messages())]
-    trained = [bare(record.text) for folder in default_folders() for record in load(folder)]
+    plain = [comparable_text(row["text"]) for row in read_rows(plain_messages())]
+    trained = [comparable_text(record.text) for folder in default_folders() for record in load(folder)]
     found = [(i, j) for i, j, _ in similar_pairs([*plain, *trained], 0.5) if i < len(plain) <= j]
     assert found == []

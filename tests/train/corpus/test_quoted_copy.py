@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.corpus.perturb import frame
+from jingyin.train.corpus.perturb import quoted_copy
 from jingyin.train.corpus.slots import words
 
 PLAIN, SLOTTED = "再不还就让你单位知道", "{name}欠{amount}，{deadline}前不还就让你单位知道"
@@ -13,10 +13,10 @@ QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
 
 
 def kinds(template: str) -> dict[str, set[str]]:
-    """Frame a template with 400 seeds and sort what comes by how it was framed."""
+    """Quote a template with 400 seeds and sort the copies by kind."""
     found: dict[str, set[str]] = {"quoted": set(), "redacted": set(), "padded": set()}
     for seed in range(400):
-        text = frame(template, Random(seed))
+        text = quoted_copy(template, Random(seed))
         if any(text.startswith(a) and text.endswith(b) for a, b in QUOTES):
             found["quoted"].add(text)
         elif any(phrase in text for phrase in words("padding")):
@@ -44,9 +44,9 @@ def test_slots_are_redacted_too_and_none_is_left() -> None:
 def test_at_most_six_phrases_pad_a_message(template: str) -> None:
     longest = max(map(len, words("padding")))
     assert max(map(len, kinds(PLAIN)["padded"])) <= len(PLAIN) + 6 * longest
-    assert frame(template, Random(7)) == frame(template, Random(7))
+    assert quoted_copy(template, Random(7)) == quoted_copy(template, Random(7))
 
 
 @given(st.text("甲乙丙，。", min_size=1), st.integers())
 def test_the_message_itself_is_kept(text: str, seed: int) -> None:
-    assert text in frame(text, Random(seed))
+    assert text in quoted_copy(text, Random(seed))
