@@ -1,14 +1,14 @@
-"""The bundle: a folder that holds everything a scorer needs, and the proof that it is whole.
+"""The bundle: a folder with everything that a scorer needs, and the proof that it is intact.
 
     manifest.json   format version, id, labels, thresholds with evidence, cascade, provenance, sha256 of every file
     prefilter.npz   weights of the prefilter for hashed pairs and triples of characters and of sounds
     tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) int64 to logits (1, labels)
-    model.onnx      float32, behind which model.onnx may have those of signs: the first reads messages that the
-    verifier.onnx   prefilter lets through, the others those the one before is unsure of; the manifest lists them
+    model.onnx      float32, to which model.onnx may append those of signs. The first reads the messages that the
+    verifier.onnx   prefilter lets through, the others those the previous one is unsure of; the manifest lists them
     lexicon.txt     the vocabulary of tiny and model, in jieba's userdict format
     tokenizer.json  the same, compiled
     pieces.json     the tokenizer of a network whose vocabulary is the pretrained encoder's pieces
-    golden.json     token ids and the logits that they must give
+    golden.json     token ids, and the logits that they must give
     card.md         its data, its quality and its known failures
 
 No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can't run code.
@@ -36,10 +36,10 @@ from jingyin.model.prefilter import BUCKETS
 
 FORMAT_VERSION = 8
 FILES = ("prefilter.npz", "tokenizer.json", "lexicon.txt", "golden.json", "card.md")
-"""What every bundle holds beside its manifest and networks."""
+"""The files of every bundle besides its manifest and networks."""
 
 NETWORK_FILES = ("tiny.onnx", "model.onnx", "verifier.onnx")
-"""The networks that a bundle may hold, in the order of the cascade."""
+"""The networks that a bundle may have, in the order of the cascade."""
 
 PIECES = "pieces.json"
 GOLDEN_TOLERANCE = 0.25
@@ -55,7 +55,7 @@ class Threshold(_Model):
 
     `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of
     that rate, in which every source of traffic counts alike (train/pack/thresholds.py); `target` is the rate asked for.
-    `sources` gives false positives and rows of each source. No other rate that is asked for leads below `least`.
+    `sources` gives false positives and rows of each source. No rate asked for while serving sets a risk below `least`.
     """
 
     risk: float
@@ -70,8 +70,8 @@ class Threshold(_Model):
 class Point(_Model):
     """A point of the curve from which thresholds are chosen: the effect of `risk` as the threshold.
 
-    `rate` is the share of benign traffic that reaches it, with its `bound` (see Threshold); `recall` that of threats of
-    situations that training has not seen.
+    `rate` is the share of benign traffic that reaches it, with its `bound` (see Threshold); `recall` the share of
+    threats of situations that training has not seen.
     """
 
     risk: float
@@ -106,8 +106,8 @@ class Fusion(_Model):
 class Network(_Model):
     """A network of the cascade: its file, its input, and how its risk is fused with those before it.
 
-    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`, and of a
-    message that reaches `certain` no further window is read. None stands for no bound.
+    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`; once a
+    message reaches `certain`, no further window of it is read. None means no bound.
     """
 
     file: str
@@ -121,7 +121,7 @@ class Network(_Model):
 class Stop(_Model):
     """A message whose score is below `threshold` is not read by any network; `probabilities` (labels,) are its verdict.
 
-    They are the mean verdict of the networks on messages of that kind that are stopped.
+    They are the mean verdict of the networks on the stopped messages of that kind.
     """
 
     threshold: float
@@ -136,10 +136,10 @@ class Prefilter(_Model):
 
 
 class SignScale(_Model):
-    """How a sign's logit becomes a confidence, and from which confidence on it is a reason.
+    """How a sign's logit becomes a confidence, and the confidence from which it is a reason.
 
-    The confidence is 1 / (1 + exp(-(`slope` x logit + `bias`))). `precision` is that of the sign at `threshold` on
-    `found` of the held-out messages on which both were set.
+    The confidence is 1 / (1 + exp(-(`slope` x logit + `bias`))). At `threshold` the sign is found, rightly, in `found`
+    of the held-out messages on which the scale was set, with this `precision`.
     """
 
     slope: float
@@ -176,16 +176,16 @@ class Rules(_Model):
 
     @property
     def flagged(self) -> list[int]:
-        """Where the labels that make the risk stand in `labels`."""
+        """Indices in `labels` of the labels that make up the risk."""
         return [self.labels.index(label) for label in FLAGGED]
 
 
 class Manifest(Rules):
     """The content of manifest.json.
 
-    `loss` holds the bound "in corpus" and, where there are test-only cases, "on unseen situations"; `passed` is the
-    share of ordinary calibration messages that each network reads. `signs` are those of model.onnx, in the order of its
-    outputs; empty where it has none. `curve` leads from the lowest risk to the highest.
+    `loss` has the bound "in corpus" and, if there are test-only cases, "on unseen situations"; `passed` is the share of
+    ordinary calibration messages that each network reads. `signs` are those of model.onnx, in the order of its outputs;
+    empty if it has none. `curve` is sorted by risk, ascending.
     """
 
     format_version: int
@@ -202,7 +202,7 @@ class Manifest(Rules):
 
 
 class Golden(_Model):
-    """Token ids of a made-up message and the logits that the exporting machine got of the network in `file`."""
+    """Token ids of a made-up message, and the logits that the exporting machine got from the network in `file`."""
 
     file: str
     ids: list[int]
@@ -211,7 +211,7 @@ class Golden(_Model):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle with all files there and of the right hashes; `prefilter_weights` (2, BUCKETS) are of both scores."""
+    """A bundle whose files are complete and match their hashes; `prefilter_weights` (2, BUCKETS) give both scores."""
 
     path: Path
     manifest: Manifest
@@ -221,7 +221,7 @@ class Bundle:
 
 @cache
 def default_path() -> Path:
-    """Return the folder of the bundle that the package holds.
+    """Return the folder of the bundle in the package.
 
     A package imported from a zip (Spark's --py-files) has no folder: its bundle is unpacked once for this process.
     """
@@ -252,7 +252,7 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
-    """Raise BundleError unless the files of a bundle are those of its manifest, which is as it was exported."""
+    """Raise BundleError unless the files of a bundle are exactly those of its manifest."""
     known = _files_of(manifest.networks)
     if set(manifest.files) != known:
         odd = sorted(known ^ set(manifest.files))
@@ -276,7 +276,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 
 
 def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32]) -> None:
-    """Raise BundleError unless the flagged labels are there, and stops and prefilter have the right shapes."""
+    """Raise BundleError if a flagged label is missing, or stops or prefilter have the wrong shape."""
     if missing := set(FLAGGED) - set(manifest.labels):
         raise BundleError(
             f"bundle {manifest.id} has labels {', '.join(manifest.labels)}; wanted {' and '.join(sorted(missing))} "
@@ -296,9 +296,9 @@ def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32])
 
 
 def _files_of(networks: Sequence[Network]) -> set[str]:
-    """Return the names of all files of a bundle with these networks, but for its manifest.
+    """Return the names of all files of a bundle with these networks, except its manifest.
 
-    Raises BundleError for a network file that no bundle has, so that no path outside the folder is ever read.
+    Raises BundleError for a network file of another name, so that no path outside the folder is ever read.
     """
     names = [network.file for network in networks]
     if names != [name for name in NETWORK_FILES if name in names]:
@@ -308,7 +308,7 @@ def _files_of(networks: Sequence[Network]) -> set[str]:
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, bool]:
-    """Return the manifest of a bundle, and whether it is as it was written."""
+    """Return the manifest of a bundle, and whether it is unchanged since export."""
     file = path / "manifest.json"
     if not file.is_file():
         fault = "has no manifest.json" if path.exists() else "does not exist"
@@ -330,7 +330,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
 
 
 def _of_format_7(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a bundle of format 7, which knew no windows and fused the first score alone."""
+    """Convert the manifest of a bundle of format 7, which had no windows and fused only the first score."""
     for network in content["networks"]:
         network["fusion"]["scores"] = (network["fusion"].pop("score"), 0.0)
     for action in ("review", "block"):

@@ -1,11 +1,12 @@
 """The errors that jingyin raises on purpose.
 
     JingyinError
-    ├── BundleError   a model bundle is missing, damaged, of another format, or gives other answers here
+    ├── BundleError   a model bundle is missing, damaged, of another format, or gives other results on this machine
     ├── ConfigError   a recipe, a setting or a missing extra: the caller's set-up is wrong
     └── InputError    the data handed in can't be used: wrong type, unknown label, broken file
 
-Each message states the value received, the value expected and the remedy. None holds message text, numbers or senders.
+Each states the value received, the value expected and the remedy; none contains the text of messages, numbers or
+senders.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and runs that resume after whatever ended them.
+"""Files and folders that are complete or absent, and runs that resume after an interruption.
 
     with atomic_file(path) as file: ...      an open binary file; `path` appears, or is replaced, at the end
     with atomic_folder(path) as draft: ...   the same for a folder; `draft` is an empty one to write to
@@ -8,10 +8,10 @@
     with Run.open(folder, begun, done="metrics.json", fresh=fresh) as run:
         if run.result is None:               not finished yet: do the rest, file by file
             ...
-            run.finish(result)               writes metrics.json, last: its presence says that the run is whole
+            run.finish(result)               writes metrics.json, last: its presence marks the run as finished
 
-A run's folder holds `_begun.json`, the facts that it was begun with, and `_lock`. Called again with the same facts it
-resumes; other facts are refused by name, and so are a folder of something else and a second process. Training stages,
+A run's folder holds `_begun.json`, the facts that it was begun with, and `_lock`. Opened again with the same facts it
+resumes; other facts are refused by name, and so are a folder with other contents and a second process. Training stages,
 fine-tuning, relabelling and campaigns are such runs; a corpus is an atomic folder.
 """
 
@@ -33,7 +33,7 @@ BEGUN, LOCK = "_begun.json", "_lock"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that gets its name when the context ends well; until then it is `_NAME.writing` beside it."""
+    """Open a binary file that gets its name when the context ends without error; until then it is `_NAME.writing`."""
     draft = path.with_name(f"_{path.name}.writing")
     try:
         with draft.open("wb") as file:
@@ -49,7 +49,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, which takes the place of `path` when the context ends well."""
+    """Yield an empty folder to write to, which replaces `path` when the context ends without an error."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -57,7 +57,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
-        if path.exists():  # a folder can't be renamed onto a full one
+        if path.exists():  # a folder can't replace one that isn't empty
             path.rename(old)
         draft.replace(path)
     except BaseException:
@@ -91,7 +91,7 @@ def _sync(folder: Path) -> None:
 
 
 class Run:
-    """A folder that this process has locked, and in which it resumes or has finished; `Run.open` makes one."""
+    """The folder of a run, locked by this process; made by `Run.open`."""
 
     def __init__(self, folder: Path, done: str) -> None:
         self.folder = folder
@@ -100,10 +100,10 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, folder: Path, begun: Mapping[str, Any], *, done: str, fresh: bool = False) -> "Iterator[Run]":
-        """Lock the folder of a run, made when missing; `begun` are JSON facts, each of which changes the result.
+        """Lock the folder of a run, created if missing; `begun` are JSON facts, each of which changes the result.
 
         `done` names the file of the result. `fresh` empties the folder of an earlier run. Raises ConfigError for a
-        folder of anything else, InputError for a run with other facts, JingyinError while another process holds it.
+        folder with other contents, InputError for a run with other facts, JingyinError while another process has it.
         """
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; name a folder")
@@ -128,13 +128,13 @@ class Run:
         return json.loads(self._done.read_text(encoding="utf-8")) if self._done.is_file() else None
 
     def finish(self, result: object) -> None:
-        """Write the result, JSON: from now on the run is whole."""
+        """Write the result as JSON, which marks the run as finished."""
         write_json(self._done, result)
 
     def _begin(self, begun: Mapping[str, Any], *, fresh: bool) -> None:
         file = self.folder / BEGUN
         if file.is_file() and fresh:
-            self._done.unlink(missing_ok=True)  # first: a kill from here on must not look finished
+            self._done.unlink(missing_ok=True)  # first, so that an interrupted run doesn't look finished
             for path in self.folder.iterdir():
                 if path.name not in (LOCK, BEGUN):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -1,4 +1,4 @@
-"""The five labels, the three actions, and the record that every way into jingyin returns."""
+"""The five labels, the three actions, and the verdict that every interface of jingyin returns."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -21,7 +21,7 @@ Stage = Literal["cache", "prefilter", "network"]
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a message is flagged: the id of a sign (model/signs.py), and the `confidence` that it is there, 0 to 1."""
+    """Why a message is flagged: a sign's id (model/signs.py), and the `confidence` that the message has it, 0 to 1."""
 
     sign: str
     confidence: float
@@ -33,8 +33,8 @@ class Verdict:
 
     `probabilities` are calibrated, one for each of LABELS, and add up to 1; `risk` is the sum over FLAGGED.
     `stage` names the stage that answered: the cache, the prefilter, or the model. `edits` counts the text
-    normaliser's changes, by kind. `bundle` is the id of the model bundle. `reasons` come surest first; a message that
-    passes has none.
+    normaliser's changes, by kind. `bundle` is the id of the model bundle. `reasons` are sorted by confidence, highest
+    first; a message that passes has none.
     """
 
     label: str
@@ -55,8 +55,8 @@ class Verdict:
 class Span:
     """A piece of evidence: `text` is message[start:end] of the ORIGINAL message.
 
-    `weight` is the share of the odds that goes when the word is taken out, 0.1 to 1: 0.5 halves them. They are those of
-    the risk, or those of a reason.
+    `weight` is the share of the odds, of the risk or of a reason, that is lost without the text, 0.1 to 1: 0.5 halves
+    them.
     """
 
     start: int

@@ -1,18 +1,18 @@
 """The prefilter: a linear model over hashed pairs and triples of characters and sounds, cheap enough for every message.
 
-It knows three answers, of a message's whole and of each of its windows: "surely ordinary" by its first score, which
-separates ordinary messages from all others; else "surely lawful" by its second, which separates lawful collection from
-threats; else "don't know". Thresholds are set so that a given share of ordinary traffic goes on and next to no threat
-is stopped as lawful; the loss of the first steps is measured with its bound (train/pack/calibrate.py). It lets through
-messages that it can't judge: those with many characters that the tokenizer does not know, or with disguises that the
-normaliser had to undo. For messages let through, its scores are a second opinion next to the networks'
-(model/cascade.py).
+It gives one of three answers for the whole message and for each of its windows: "surely ordinary" by its first score,
+which separates ordinary messages from all others; else "surely lawful" by its second, which separates lawful collection
+from threats; else "don't know". Thresholds are set so that a given share of ordinary traffic is passed on to the
+networks and next to no threat is stopped as lawful; the loss of the first steps is measured with its bound
+(train/pack/calibrate.py). It lets through messages that it can't judge: those with many characters that the tokenizer
+does not know, or with disguises that the normaliser had to undo. For messages let through, its scores are a second
+opinion besides the networks' (model/cascade.py).
 
 A sound is a toneless syllable: writing a word with characters that sound alike (同迅路 for 通讯录) changes all of its
 pairs of characters and none of its pairs of sounds. Adding single characters cost a tenth of recall at equal false
-positives on real chat (train/LOG.md): 钱 alone says too little. Words and pairs of words were as good and no better
-(0.6% to 1% of flagged messages lost: 5.6% against 6.4% of ordinary ones passed), and to have them the tokenizer must
-read every message, which takes longer than all else before the network.
+positives on real chat (train/LOG.md): 钱 alone says too little. Words and pairs of words were about as good (at 0.6% to
+1% of flagged messages lost, 5.6% against 6.4% of ordinary ones passed), but need the tokenizer on every message, which
+takes longer than everything else before the networks.
 """
 
 import re
@@ -28,8 +28,8 @@ BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
 DISGUISES = ("disguised", "invisible", "gaps", "reassembled", "spelled")
-"""Kinds of the normaliser's edits that count as disguise. Traditional characters are an honest way to write, and masks
-are in most messages."""
+"""Kinds of the normaliser's edits that count as disguise. Traditional characters don't, as ordinary writing, nor do
+masks, which most messages have."""
 
 _MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # Knuth's multiplicative hash, and two odd numbers of murmur's
 _FEATURES = 4  # for each character: the pair and the triple that it begins, of characters and of sounds
@@ -75,9 +75,9 @@ def code_points(texts: Sequence[str]) -> Codes:
 def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the buckets of `points` (n + 1,): n of pairs, n of pairs of sounds, then as many of triples.
 
-    All share the buckets. A triple ends with its text: after a line feed comes another, whatever the next begins with.
+    All share the buckets. A triple ends with its text: a line feed is followed by another, not by the next text.
     """
-    # Written in place: for one message alone what counts is the number of calls.
+    # In place: for a single message the number of calls matters most.
     each = np.empty((2, len(points)), np.int64)
     each[0], each[1] = points, _SOUNDS[points]
     second = each[:, 1:]
@@ -95,7 +95,7 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class Units(NamedTuple):
-    """n messages as u units: of each message its whole, then its windows, one message after another.
+    """n messages as u units: for each message the whole, then its windows.
 
     `starts` (n,) are the units that are wholes, `owners` (u,) the message of each unit, `ranges` (u,) where a unit lies
     in its clean text; `scores` (2, u) are the prefilter's: higher is less surely ordinary, less surely lawful.
@@ -112,10 +112,10 @@ class Units(NamedTuple):
 
 
 def windows(text: str) -> list[tuple[int, int]]:
-    """Return where the windows of a clean text lie: its sentences, then each two that follow one another.
+    """Return the ranges of the windows of a clean text: its sentences, then each two adjacent ones.
 
-    A sentence ends with its mark; where that takes more than 40 characters at a comma or a space, else after 40. What
-    is as long as the text, or shorter than four characters, is left out.
+    A sentence ends with its mark; if that takes more than 40 characters, at a comma or a space, or else after 40.
+    Windows as long as the text, or shorter than four characters, are left out.
     """
     ends = [match.end() for match in _SENTENCE.finditer(text)]
     if len(ends) < 2:
@@ -147,7 +147,7 @@ def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -
 def prefilter_scores(
     weights: NDArray[np.float32], codes: Codes, bounds: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Return both scores (2, u) by `weights` (2, BUCKETS) of what lies at `bounds` (2, u) in `codes`, by default texts.
+    """Return both scores (2, u) by `weights` (2, BUCKETS) of the ranges `bounds` (2, u) in `codes`, by default texts.
 
     A score is the sum of the weights over the square root of their number, so that length alone says little.
     """

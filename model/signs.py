@@ -1,8 +1,7 @@
 """Signs: a message's demands, threats and framing; the reasons that a verdict gives.
 
-A sign of *demand* or *pressure* is something that the sender himself wants or threatens. A message that only tells
-of it, warns of it, jokes about it or sells it has the sign of that frame instead. Examples on either side are in
-train/corpus/LABELS.md.
+A sign of *demand* or *pressure* is something that the sender wants or threatens. A message that only reports it, warns
+of it, jokes about it or advertises it has the sign of that frame instead. train/corpus/LABELS.md has examples of both.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Literal
 Group = Literal["demand", "pressure", "frame"]
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
-"""The languages that signs have names in."""
+"""The languages in which signs have names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ _BY_ID = {sign.id: sign for sign in SIGNS}
 
 
 def name_of(sign: str, language: Language) -> str:
-    """Return the name of a sign by its id; the id itself of one that this version of jingyin does not know."""
+    """Return the name of a sign by its id, or the id itself if this version of jingyin does not know it."""
     known = _BY_ID.get(sign)
     if known is None:
         return sign

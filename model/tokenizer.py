@@ -3,8 +3,8 @@
 jieba without its HMM takes the most probable path through its dictionary. That is the Viterbi path of a unigram
 language model, which tokenizers' Unigram computes in Rust; the two differ only in ties between equal products.
 
-Placeholders of model/masks.py are pieces of their own. Names of special tokens can't be typed: clean text is lower
-case, and they hold capitals.
+Placeholders of model/masks.py are tokens of their own. Names of special tokens can't be typed: clean text is lower
+case, and they contain capitals.
 """
 
 import math
@@ -19,21 +19,21 @@ from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import CleanString
 
 PAD, UNKNOWN, START, END = 0, 1, 2, 3
-"""Ids of the special tokens; START and END stand around every message."""
+"""Ids of the special tokens; START and END enclose every message."""
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _NEVER = -100.0  # a log probability that loses against every path of real words
 
 
 def default_lexicon() -> str:
-    """Return the lexicon that the package holds, in jieba's userdict format."""
+    """Return the lexicon in the package, in jieba's userdict format."""
     return files("jingyin.model").joinpath("tables/lexicon.txt").read_text(encoding="utf-8")
 
 
 def parse_lexicon(lexicon: str) -> dict[str, int]:
     """Return word -> frequency of a lexicon in jieba's userdict format (word, frequency, part of speech).
 
-    Raises BundleError that names the line which is not of that format.
+    Raises a BundleError that names the first line in another format.
     """
     entries: dict[str, int] = {}
     for number, line in enumerate(lexicon.splitlines(), 1):
@@ -60,8 +60,8 @@ def compile_lexicon(lexicon: str) -> Tokenizer:
 class SmsTokenizer:
     """Clean text -> token ids.
 
-    A thin shell round a tokenizers.Tokenizer: it adds START and END and bounds the length. Ids are those of the
-    lexicon's order, so a bundle's encoder and its tokenizer.json belong together.
+    A thin wrapper around a tokenizers.Tokenizer that adds START and END. Ids follow the lexicon's order, so a bundle's
+    encoder and its tokenizer.json belong together.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -92,8 +92,8 @@ class SmsTokenizer:
 
 # The other vocabulary: pieces of a pretrained encoder (SentencePiece's Unigram), as a tokenizer of clean text.
 #
-# Networks that read words and networks that read pieces err on different messages; that is the point of a second
-# reader. The pretrained vocabulary has no placeholders: they are spelled out in words that it knows.
+# Networks that read words and networks that read pieces err on different messages, which is the point of a second
+# network. The pretrained vocabulary has no placeholders: they are spelled out in words that it knows.
 
 
 # The meaning of each placeholder, in words that the pretrained vocabulary knows.
@@ -124,7 +124,7 @@ def spell(text: str) -> str:
 
 
 class PieceTokenizer:
-    """Clean text -> ids of pieces; START and END stand around them, as they do around words."""
+    """Clean text -> ids of pieces, enclosed in START and END as words are."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.backend = tokenizer

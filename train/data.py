@@ -66,7 +66,7 @@ class Rows:
         """Return `rows` of the rows, drawn by seed and in their order; all of them for None."""
         if rows is None:
             return self
-        # In their order: a message's first row is the message as it stands (batches.py).
+        # In their order: a message's first row is the message as it stands.
         return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]))
 
 

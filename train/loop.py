@@ -213,7 +213,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan), schedule.warmup)
         own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        share = list(own or rows[:1])  # a process without a row reads one that counts nothing
+        share = list(own or rows[:1])  # a process without rows reads one of weight 0
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):

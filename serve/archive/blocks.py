@@ -1,4 +1,4 @@
-"""Blocks of rows, what readers give and workers score; and how inputs are read."""
+"""Blocks of rows, which readers yield and workers score, and the options of reading."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from jingyin.serve.archive.writers import as_json
 
 ROWS = 4096
 BYTES = 4 << 20
-"""A block ends at so many rows, or about so many bytes (of Parquet) or characters of input."""
+"""A block ends after this many rows, or about this many bytes (Parquet) or characters (text) of input."""
 
 NULL_TEXT = "null text"
 
@@ -22,9 +22,9 @@ NULL_TEXT = "null text"
 class Reading:
     """How to read files: the columns of texts and ids, and properties that CSV and JSON don't state.
 
-    `encoding` None is UTF-8, or UTF-16 by its mark, unless the first rows look otherwise. `strict` rejects rows with
-    bytes that aren't text, which else become U+FFFD. `keep` adds rejected rows to their rejects. `columns` are all that
-    is read, those of JSON as text; None reads everything.
+    With `encoding` None a file must be UTF-8, or UTF-16 with a byte order mark. `strict` rejects rows with undecodable
+    bytes, which otherwise become U+FFFD. `keep` stores the whole line of rejected rows. Only `columns` are read, those
+    of JSON as text; None reads all.
     """
 
     text: str = "text"
@@ -37,7 +37,7 @@ class Reading:
 
 
 class Reject(NamedTuple):
-    """A row that can't be scored: its number, why, its id if there is one, and on request the row itself."""
+    """A row that can't be scored: its number, the reason, its id if it has one, and on request the row itself."""
 
     row: int
     reason: str
@@ -48,9 +48,9 @@ class Reject(NamedTuple):
 class Block(NamedTuple):
     """Consecutive rows of a file that a worker scores at a time.
 
-    `texts` are strings without nulls, one a row of `batch`; `numbers` (n,) those of its rows; `replaced` (n,) counts
-    the
-    bytes of a row that weren't text. `next` rows of the file have been read with it, `share` of the file, 0 to 1.
+    `texts` are strings without nulls, one per row of `batch`; `numbers` (n,) are the row numbers; `replaced` (n,)
+    counts the undecodable bytes of each row. After this block `next` rows of the file have been read, and `share` of
+    it, 0 to 1.
     """
 
     batch: pa.RecordBatch
@@ -64,7 +64,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """An input file: names of all its columns, schema of those read, about how many rows, blocks behind a row."""
+    """An input file: names of all its columns, schema of those read, approximate number of rows, blocks after a row."""
 
     path: Path
     names: list[str]
@@ -74,7 +74,7 @@ class Source:
 
 
 def fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return a column as another type that holds its values; objects, lists and others without a text form as JSON."""
+    """Return a column as another type that holds its values; objects, lists and other nested values as JSON."""
     try:
         return column if column.type == kind else column.cast(kind)
     except pa.ArrowException:
@@ -83,7 +83,7 @@ def fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def as_text(value: object) -> str:
-    """Return a value as text: text as it is, nothing as an empty one, all else as JSON."""
+    """Return a value as text: strings unchanged, None as "", everything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else as_json(value)

@@ -1,8 +1,8 @@
 """campaigns.parquet, members.parquet, labels and report.html from the rows of the first pass, by SQL in DuckDB.
 
 DuckDB spills to disk, so memory stays bounded; grouping alone holds all distinct texts, 220 bytes each (groups.py).
-Distinct texts are numbered by their keys, so neither the order of the input nor its cut into files changes a group or
-its id, which is the key of its commonest text.
+Distinct texts are numbered by their keys, so neither the order of the input nor its division into files changes a group
+or its id, which is the key of its most common text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ FINAL = (CAMPAIGNS, MEMBERS_FILE, REPORT, "labels.parquet", "finetune.jsonl")
 PARQUET = Kind("parquet", None)
 EXAMPLES = 3
 MEMORY = "1GB"
-"""What DuckDB holds before it spills."""
+"""Memory that DuckDB uses before it spills to disk."""
 _BATCH = 1 << 13
 
 _COUNTS = pa.list_(pa.struct({"start": TIME, "rows": pa.int64(), "disguised": pa.int64()}))
@@ -48,10 +48,10 @@ SCHEMA = pa.schema(
         "reasons": pa.list_(pa.struct({"sign": pa.string(), "rows": pa.int64()})),
     }
 )  # fmt: skip
-"""Rows by size, largest first. `texts` are different clean texts; `senders`, `receivers` and the times are null where
-no column names them. `label` is that of most rows, `label_share` their share; `risk` is the mean. `pieces` is the
-template cut into fixed text and slots. `examples` are the commonest messages as they came. `timeline` counts by the
-hour, or by the day if the campaign lasted over three. `reasons` count the rows whose verdict gives a sign."""
+"""Rows by size, largest first. `texts` counts distinct clean texts; `senders`, `receivers` and the times are null if no
+column names them. `label` is that of most rows, `label_share` their share; `risk` is the mean. `pieces` is the template
+split into fixed text and slots. `examples` are the most common messages, uncleaned. `timeline` counts by the hour, or
+by the day if the campaign lasted over three. `reasons` counts the rows whose verdict gives a sign."""
 
 _COMMENTS = {
     "file": "the input file",
@@ -126,7 +126,7 @@ order by counted.campaign
 
 @contextmanager
 def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    # One thread: sums of floats, and so the bytes of the tables, don't depend on who was first.
+    # One thread, so that sums of floats, and the bytes of the tables, don't depend on scheduling.
     limits: dict[str, Any] = {"threads": 1, "memory_limit": MEMORY, "temp_directory": str(folder / "_spill")}
     with duckdb.connect(config=limits) as db:
         yield db
@@ -155,7 +155,7 @@ def write_tables(out: Path, parts: Sequence[Path], inputs: Sequence[Path], min_r
 def _group(db: duckdb.DuckDBPyConnection, min_rows: int) -> tuple[pa.Table, pa.Table]:
     """Return the campaign of each key, numbered by size from the largest, and the id of each campaign.
 
-    Fewer than `min_rows` rows that are alike are no campaign.
+    Groups of fewer than `min_rows` rows are left out.
     """
     numbers = db.sql("select key, copies from texts order by key").fetchnumpy()
     keys, copies = np.asarray(numbers["key"], np.uint64), np.asarray(numbers["copies"], np.int64)
@@ -180,7 +180,7 @@ def _group(db: duckdb.DuckDBPyConnection, min_rows: int) -> tuple[pa.Table, pa.T
 
 
 def _copy(found: duckdb.DuckDBPyRelation, path: Path, schema: pa.Schema) -> int:
-    """Write rows as Parquet; return how many."""
+    """Write rows as Parquet; return their number."""
     count = 0
     with atomic_file(path) as file, writer(PARQUET, file, schema) as sink:
         for batch in found.to_arrow_reader(_BATCH):
@@ -190,7 +190,7 @@ def _copy(found: duckdb.DuckDBPyRelation, path: Path, schema: pa.Schema) -> int:
 
 
 def _worded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return campaigns with their templates and examples, made of their commonest texts."""
+    """Add templates and examples, made from the most common texts, to campaigns."""
     examples = [[text for text in texts if text is not None] for texts in batch.column("texts_as_came").to_pylist()]
     cleaned = batch.column("cleaned").to_pylist()
     pieces = [template(texts, shown[0]) for texts, shown in zip(cleaned, examples, strict=True)]
@@ -206,21 +206,21 @@ def _worded(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch([{**rest, **columns}[name] for name in SCHEMA.names], SCHEMA)
 
 
-# Label once: a task for Label Studio a campaign, and its answer for all rows of the campaign.
+# Label once: one Label Studio task per campaign, whose answer applies to all rows of the campaign.
 #
-# labels.parquet   the members of each campaign that has an answer, with its label
-# finetune.jsonl   text, label, campaign, rows: for `jingyin finetune`, one message a campaign, so that ten thousand
-# copies weigh as one situation
+# labels.parquet   the members of each answered campaign, with its label
+# finetune.jsonl   text, label, campaign, rows: for `jingyin finetune`, one message per campaign, so that ten thousand
+#                  copies count as one situation
 
 
 LONGEST = 1_000
-"""Characters of a message that finetune takes."""
+"""Characters of a message that finetune uses, at most."""
 
 _SHOWN = ("campaign", "rows", "texts", "senders", "receivers", "template")
 
 
 class Answers(NamedTuple):
-    """What people said: campaigns and rows that have a label now, tasks that got two labels, and that got none."""
+    """Results of labelling: campaigns and rows with a label, tasks with two labels, tasks without one."""
 
     campaigns: int
     rows: int
@@ -231,7 +231,7 @@ class Answers(NamedTuple):
 def tasks_of(out: Path, bundle: str) -> Iterator[dict[str, Any]]:
     """Yield a task for each campaign of the folder `out`, the largest first.
 
-    Its text is a message of no other campaign: that is how the answer finds it.
+    Its text occurs in no other campaign: answers are matched by it.
     """
     for row in _campaigns(out, *_SHOWN, "label", "label_share", "risk", "examples", "reasons"):
         named = (f"{row[name]:,} {name}" for name in _SHOWN[1:5] if row[name] is not None)
@@ -252,7 +252,7 @@ def _campaigns(out: Path, *columns: str) -> Iterator[dict[str, Any]]:
 def take_answers(export: Path, out: Path) -> Answers:
     """Write labels.parquet and finetune.jsonl to the folder `out` by the answers of a Label Studio export.
 
-    Raises InputError when it is none, or answers tasks of other campaigns.
+    Raises InputError if the file isn't an export, or answers tasks of other campaigns.
     """
     found = read_annotations(export)
     labels: dict[str, str] = {}
@@ -273,13 +273,13 @@ def take_answers(export: Path, out: Path) -> Answers:
     return Answers(len(labels), rows, found.disputed, found.open)
 
 
-# report.html: the largest campaigns and the riskiest, for people. Whatever is filled in is escaped.
+# report.html: the largest campaigns and the riskiest, for people. All inserted values are escaped.
 
 
 SHOWN = 100
 """Campaigns in each of the two tables."""
-_REASONS = 6  # of a campaign that are shown
-_LENGTH = 400  # characters of an example that are shown
+_REASONS = 6  # shown per campaign
+_LENGTH = 400  # characters shown of an example
 _WIDTH, _HEIGHT = 640, 60  # of a timeline, in pixels
 
 
@@ -317,7 +317,7 @@ def _shown(row: dict[str, Any], language: Language) -> dict[str, Any]:
 
 
 def _printable(text: str) -> str:
-    """Replace characters that a page can't show by U+FFFD; invisible ones too, for they are disguises."""
+    """Replace unprintable characters by U+FFFD, invisible ones included: they are disguises."""
     return "".join(c if c.isprintable() or c in "\n\u3000" else "\ufffd" for c in text)
 
 

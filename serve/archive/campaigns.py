@@ -1,6 +1,6 @@
-"""`jingyin campaigns`: near-duplicates of an archive as one case.
+"""`jingyin campaigns`: treats near-duplicates in an archive as one case.
 
-part-*.parquet                       first pass: the chosen rows with their clean texts; gone when the run is done
+part-*.parquet                       first pass: the chosen rows with their clean texts; deleted at the end
 campaigns.parquet, members.parquet   second pass, over these alone (campaign_tables.py)
 report.html                          for people
 """
@@ -41,7 +41,7 @@ from jingyin.serve.archive.times import TIME, check_form, check_time, read_times
 from jingyin.serve.archive.workers import Work, Workers, system_memory, workers
 
 SHARD_ROWS = 1 << 18
-"""Rows read for each part: the work lost when a run is ended."""
+"""Rows read for each part, and the most work that an interruption loses."""
 BAD_TIME = "unreadable time"
 VERDICT = ("jingyin_label", "jingyin_risk", "jingyin_action", "jingyin_reasons", "jingyin_bundle")
 
@@ -52,15 +52,18 @@ ROWS = pa.schema(
         "reasons": pa.list_(pa.string()), "time": TIME, "sender": pa.large_string(), "receiver": pa.large_string(),
     }
 )  # fmt: skip
-"""The columns of a part; `source` counts the input files, `row` the rows of one from 1, `label` LABELS."""
+"""The columns of a part: `source` is the number of the input file, `row` that of the row in it, from 1, `label` an
+index into LABELS."""
 
 
 @dataclass(frozen=True)
 class CampaignResult:
-    """Results of a run: rows read, of these with verdicts of this bundle or of another, rows chosen, rows in campaigns.
+    """Results of a run.
 
-    Campaigns, rows with bytes replaced, rejects by reason, the bundle, and how many signs it knows: with none no
-    campaign has reasons. `tasks` counts those written for Label Studio; `answers` holds those read from its export.
+    `rows` were read: `reused` of them had verdicts of this bundle, `stale` of another. `chosen` rows were grouped, and
+    `members` of them are in `campaigns`. `replaced` rows had undecodable bytes; `rejects` counts rows by reason.
+    `signs` is the number of signs that `bundle` knows: if 0, no campaign has reasons. `tasks` were written for Label
+    Studio; `answers` were read from its export.
     """
 
     rows: int
@@ -102,15 +105,15 @@ def campaigns(
     """Group near-duplicates among the flagged rows of `inputs`, or with `every` among all, into the folder `output`.
 
     Rows that have verdicts of this bundle, as `relabel` writes them, are not scored again. `sender`, `receiver` and
-    `time` name columns to count by; `time_format` (strptime) is how text writes times, by default ISO 8601. Fewer than
-    `min_rows` rows that are alike are no campaign. Rows without a text are left out, rows whose time can't be read are
-    members without a time; both are counted in `rejects` and listed in _rejects.csv with the value of `id_column`.
-    `label_studio` gets a task a campaign; `answers`, an export of these tasks, makes labels.parquet and finetune.jsonl.
-    `language` is that of report.html.
+    `time` name columns to count by; `time_format` (strptime) is the format of times in text, by default ISO 8601.
+    Groups of fewer than `min_rows` rows are left out. Rows without a text are left out, rows whose time can't be read
+    are members without a time; both are counted in `rejects` and listed in _rejects.csv with the value of `id_column`.
+    `label_studio` gets one task per campaign; from `answers`, an export of these tasks, labels.parquet and
+    finetune.jsonl are written. `language` is that of report.html.
 
-    Called again after whatever ended it, it resumes; called again when it is done, it does what `label_studio` and
-    `answers` ask. Raises ConfigError for a wrong call, InputError for input that can't be used or was changed since the
-    run began, JingyinError when another run writes to `output` or it can't be written.
+    Rerun the same call to resume; after completion a rerun only does what `label_studio` and `answers` ask. Raises
+    ConfigError for invalid arguments, InputError for input that can't be used or has changed since the run began,
+    JingyinError if another run is writing to `output` or it can't be written.
     """
     out, tasks = Path(output), Path(label_studio) if label_studio else None
     check_output(out, tasks)
@@ -146,7 +149,7 @@ def campaigns(
                 "bundle": read.manifest.id, "signs": len(read.manifest.signs),
             })  # fmt: skip
         write_report(out, run.result, every=every, language=language)
-        sweep(out, "part-*", "_part-*")  # after the result, which says that they have served
+        sweep(out, "part-*", "_part-*")  # after the result is written: until then resuming needs them
         written = write_tasks(tasks, tasks_of(out, read.manifest.id)) if tasks else 0
         found = take_answers(Path(answers), out) if answers else None
         return CampaignResult(**run.result, tasks=written, answers=found)
@@ -168,13 +171,13 @@ def _check_columns(sources: Sequence[Source], named: dict[str, str | None], form
 
 
 class _Gathering:
-    """The first pass: the chosen rows of blocks as they are written."""
+    """The first pass: makes the output rows of a block from its chosen rows."""
 
     def __init__(self, named: dict[str, str | None], form: str | None, bundle: str, *, every: bool) -> None:
         self._named, self._form, self._bundle, self._every = named, form, bundle, every
 
     def score(self, sources: Sequence[Source], pool: Workers, source: int, row: int) -> Iterator[Scored]:
-        """Yield the blocks behind a row of an input, each with its chosen rows."""
+        """Yield the blocks after a row of an input, each with its chosen rows."""
         for (number, block, known), found in pool.map(map(self._work, blocks(sources, source, row))):
             if isinstance(found, Chosen):
                 indices, cleaned = found.indices.astype(np.int64), found.cleaned
@@ -237,7 +240,7 @@ def _texts(rows: pa.RecordBatch, column: str | None) -> pa.Array:
 
 
 def lines(result: CampaignResult, output: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines of a run's report, for people or as one of JSON."""
+    """Yield the lines of a run's report, as text or as one line of JSON."""
     if as_json:
         answers = result.answers._asdict() if result.answers else None
         yield json.dumps({**asdict(result), "answers": answers}, ensure_ascii=False)

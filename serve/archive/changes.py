@@ -1,4 +1,4 @@
-"""Looks through a finished output: what changed against older labels, and rows for people to judge."""
+"""Reviews a finished output: changes against older labels, and rows for people to judge."""
 
 import heapq
 import json
@@ -59,7 +59,7 @@ class Changes:
 
     @property
     def moved(self) -> int:
-        """Rows whose label is another now."""
+        """Number of rows whose label has changed."""
         return sum(rows for before, row in self.table.items() for now, rows in row.items() if _moved(before, now))
 
     def lines(self) -> Iterator[str]:
@@ -93,10 +93,10 @@ def review(
     sample: int | None,
     bundle: str,
 ) -> tuple[dict[str, Any], int]:
-    """Compare a finished output with its column of older labels, and write tasks: return changes and their number.
+    """Compare a finished output with its column of older labels, and write tasks; return changes and number of tasks.
 
-    `meanings` maps older labels to ours. Raises ConfigError for a meaning that is none, InputError for a column that
-    holds no labels.
+    `meanings` maps older labels to ours. Raises ConfigError for a meaning that isn't a label, InputError for a column
+    of other values.
     """
     if unknown := sorted(set(meanings.values()) - {*LABELS, *ACTIONS}):
         raise ConfigError(f"--label-map gives {', '.join(unknown)}; known labels: {', '.join(LABELS)}")
@@ -140,7 +140,7 @@ def _names(batch: pa.RecordBatch, name: str) -> list[str]:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as it is listed; CSV and JSON hold numbers and lists as text."""
+    """Return a row in the form that is listed; in CSV and JSON, numbers and lists are text."""
     label, risk, action, probabilities, reasons = (row.pop(name) for name in VERDICT)
     if isinstance(reasons, str):
         risk, probabilities, reasons = float(risk), json.loads(probabilities), json.loads(reasons)
@@ -149,18 +149,18 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class Ranked:
-    """Rows as lines of JSON in a nameless file, read back by falling risk; 16 bytes of memory a row."""
+    """Rows as JSON lines in an unnamed temporary file, read back by descending risk; 16 bytes of memory per row."""
 
     def __init__(self, folder: Path) -> None:
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115  closed by close
         self._risks, self._ends = array("d"), array("q", [0])
 
     def close(self) -> None:
-        """Forget the rows."""
+        """Discard the rows."""
         self._file.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; its "risk", 0 to 1, says where it belongs."""
+        """Add a row; its "risk", 0 to 1, determines its rank."""
         self._ends.append(self._ends[-1] + self._file.write(as_json(row).encode() + b"\n"))
         self._risks.append(row["risk"])
 
@@ -181,7 +181,7 @@ def _sampled(rows: Iterable[bytes], sample: int, bundle: str) -> Iterator[dict[s
 
 
 def write_tasks(path: Path, tasks: Iterable[Mapping[str, Any]]) -> int:
-    """Write a JSON array of tasks for Label Studio; return how many."""
+    """Write a JSON array of tasks for Label Studio; return their number."""
     count = 0
     with atomic_file(path) as file:
         for count, each in enumerate(tasks, 1):

@@ -26,12 +26,12 @@ FIELDS = (
 )
 """The columns added to each row; existing columns of these names are replaced.
 
-`jingyin_stage` is the stage that decided first, "prefilter" or "network". A scorer's "cache" would depend on the
-messages before, and a run that was killed and resumed would differ from one that was not. The three after the bundle
-are compared by `jingyin drift`, and hold no text: characters of the clean text, a masked number counting as one;
-disguises that the normaliser undid (prefilter.DISGUISES); and the share of characters that the tokenizer does not know,
-0 to 1, as the prefilter counts it: the start of the message is one more character, a known one. `jingyin_reasons` are
-ids of signs, surest first; a message that passes has none.
+`jingyin_stage` is the stage that decided first, "prefilter" or "network". A scorer's "cache" would depend on earlier
+messages, so a resumed run would differ from an uninterrupted one. The three columns after the bundle are for `jingyin
+drift` and contain no text: the number of characters of the clean text, a masked number counting as one; the number of
+disguises that the normaliser undid (prefilter.DISGUISES); and the share of characters unknown to the tokenizer, 0 to 1,
+as the prefilter counts it, with the start of the message as one more known character. `jingyin_reasons` are ids of
+signs, most confident first; a message that passes has none.
 """
 
 NAMES = tuple(field.name for field in FIELDS)
@@ -50,7 +50,7 @@ def verdict_columns(scorer: Scorer, texts: Sequence[str | None]) -> list[pa.Arra
 
 
 def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
-    """Return an array for each of FIELDS; each different decision is converted once and then taken."""
+    """Return an array for each of FIELDS; each distinct decision is converted only once."""
     different, indices, lengths, edits, unknown = decisions
     take = array_of(indices, pa.int32())
     verdict = [[getattr(each, name) for each in different] for name in _DECIDED]
@@ -63,7 +63,7 @@ def decision_columns(decisions: Decisions, bundle: str) -> list[pa.Array]:
 def array_of(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
     """Return strings, numbers, structs (dicts) or lists as an array without nulls.
 
-    pa.array would do, but it imports pandas where that is installed, to ask whether a list is a Series: 35 MB.
+    pa.array would do too, but if pandas is installed it imports it (35 MB) to check whether a list is a Series.
     """
     if pa.types.is_struct(kind):
         parts = [array_of([value[field.name] for value in values], field.type) for field in kind]
@@ -79,7 +79,7 @@ def array_of(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Arra
 
 
 def _ends(values: Iterable[Sized]) -> NDArray[np.int32]:
-    """Return where each value begins among all items, and the last ends."""
+    """Return the offset of each value among all items, and the end of the last."""
     return np.cumsum([0, *map(len, values)], dtype=np.int32)
 
 
@@ -88,11 +88,11 @@ def scorer_columns(
 ) -> dict[str, list[Any]]:
     """Return the columns of FIELDS for a batch of a Hugging Face dataset; a missing text gets None.
 
-        dataset.map(scorer_columns, batched=True)                      # num_proc=N: one scorer a process
+        dataset.map(scorer_columns, batched=True)                      # num_proc=N: one scorer per process
         dataset.map(scorer_columns, batched=True, fn_kwargs={"text_column": "sms"})
 
-    `datasets` caches by function and arguments: name `bundle` when you compare bundles. Raises KeyError without
-    the column, InputError for a text that is no str.
+    `datasets` caches by function and arguments, so name `bundle` when you compare bundles. Raises KeyError if the
+    column is missing, InputError for a text that isn't a str.
     """
     columns = verdict_columns(scorer_of(Start(bundle)), rows[text_column])
     return {name: column.to_pylist() for name, column in zip(NAMES, columns, strict=True)}

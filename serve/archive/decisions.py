@@ -15,11 +15,11 @@ from jingyin.serve.pool import Start, scorer_of
 from jingyin.serve.scorer import Scorer
 
 Packed = tuple[bytes, NDArray[np.int64]]
-"""Texts one after another in UTF-8, and where each starts, and the last ends: texts by themselves pickle slowly."""
+"""Concatenated texts in UTF-8, and the offsets where each starts and the last ends; a list of str pickles slowly."""
 
 
 class Decisions(NamedTuple):
-    """Decisions on n texts: each different one once, and for each text (n,) the index of its decision and its measures.
+    """Decisions on n texts: each distinct one once, and for each text (n,) the index of its decision and its measures.
 
     Most texts of a block share a decision.
     """
@@ -60,7 +60,7 @@ def _unpack(texts: Packed) -> list[str]:
 
 
 class Cleaned(NamedTuple):
-    """n clean texts, a 64-bit key of each, equal for equal ones (n,), and the kinds of disguise that were undone."""
+    """n clean texts, their 64-bit keys (n,), equal for equal texts, and the kinds of disguise undone in each."""
 
     texts: list[str]
     keys: NDArray[np.uint64]
@@ -68,7 +68,7 @@ class Cleaned(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The rows of n that are flagged, or all: their indices, their decisions, their clean texts."""
+    """The chosen ones of n texts: their indices, decisions and clean texts."""
 
     indices: NDArray[np.int32]
     decisions: list[Decision]
@@ -76,7 +76,7 @@ class Chosen(NamedTuple):
 
 
 def choose(start: Start, texts: Packed, *, every: bool) -> Chosen:
-    """Score texts and choose those that are not to pass, or with `every` all."""
+    """Score texts and choose those whose action isn't pass, or with `every` all."""
     found = enumerate(scorer_of(start).scored(_unpack(texts)))
     chosen = [(i, each.clean, each.decision) for i, each in found if every or each.decision.action != "pass"]
     return Chosen(
@@ -92,7 +92,7 @@ def clean_packed(start: Start, texts: Packed) -> Cleaned:
 
 
 def _cleaned(cleaned: list[CleanText]) -> Cleaned:
-    # Of ten million different texts two share a key with a chance of 1 in 400,000.
+    # The chance that any two of ten million distinct texts share a key is 1 in 400,000.
     hashes = [blake2b(each.text.encode(), digest_size=8).digest() for each in cleaned]
     return Cleaned(
         [str(each.text) for each in cleaned],

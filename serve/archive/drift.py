@@ -1,7 +1,7 @@
 """`jingyin drift`: has the traffic moved? Population stability between two relabelled archives, without any text.
 
 The population stability index sums (current - reference) * ln(current / reference) over bins (Siddiqi 2006, Credit Risk
-Scorecards). Under no drift it is about chi-squared times (1/n + 1/m) (Yurdakul 2018): what lies below that is chance.
+Scorecards). Without drift it is about chi-squared times (1/n + 1/m) (Yurdakul 2018): a lower index is chance.
 """
 
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ MEASURES = {
 
 NEEDED = ("jingyin_risk", "jingyin_label")
 
-# Quantiles of the risk would all lie near 0, where most messages are, and miss what matters.
+# Quantiles of the risk would all lie near 0, like most messages, and miss the range that matters.
 _RISK_EDGES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.9, 0.97])
 _QUANTILES = np.linspace(0.1, 0.9, 9)
 _CHI2 = (3.8415, 5.9915, 7.8147, 9.4877, 11.0705, 12.5916, 14.0671, 15.5073, 16.9190)
 """95% points of chi-squared for 1 to 9 degrees of freedom: no measure has more than ten bins."""
 MOVED, SHIFTED = 0.1, 0.25
-"""Usual readings of the index: below the first stable, from the second on another population."""
+"""Usual readings of the index: stable below the first, a different population from the second on."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One measure: share of messages in each bin before and now, the index, what chance explains (95%), a reading."""
+    """One measure: share of messages in each bin before and now, the index, its 95% chance level, a reading."""
 
     measure: str
     bins: list[str]
@@ -61,9 +61,9 @@ class DriftReport:
 
 
 def drift(reference: Path, current: Path, out: Path | None = None) -> DriftReport:
-    """Compare two relabelled archives, Parquet; the report is written as JSON to the file `out`.
+    """Compare two relabelled archives in Parquet; with `out`, also write the report to that file as JSON.
 
-    Reads no other columns than those of MEASURES. Raises InputError when NEEDED ones are missing, or there are no rows.
+    Reads only the columns of MEASURES. Raises InputError if one of NEEDED is missing or there are no rows.
     """
     tables = [_read(path) for path in (reference, current)]
     shared = [name for name in MEASURES if all(MEASURES[name] in table.column_names for table in tables)]
@@ -121,7 +121,7 @@ def _label_counts(column: pa.ChunkedArray) -> NDArray[np.int64]:
 def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple[float, float]:
     """Return the population stability index of two counts over the same bins (at most ten), and its 95% chance level.
 
-    Half a message is added to each bin, so that an empty one counts as rare and not as impossible.
+    Half a message is added to each bin, so that an empty one counts as rare rather than impossible.
     """
     used = (reference + current) > 0
     before, now = reference[used] + 0.5, current[used] + 0.5
@@ -131,7 +131,7 @@ def stability(reference: NDArray[np.int64], current: NDArray[np.int64]) -> tuple
 
 
 def lines(report: DriftReport) -> Iterator[str]:
-    """Yield the table for a terminal, and below each measure that moved its bins."""
+    """Yield the table for a terminal, with the bins below each measure that moved."""
     for each in report.drifts:
         yield f"{each.measure:<18} {each.index:.4f} (chance explains {each.chance:.4f}): {each.reading}"
         if each.index > max(each.chance, MOVED):

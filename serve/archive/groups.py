@@ -1,9 +1,10 @@
-"""Groups of texts that are alike: locality-sensitive hashing, one band at a time, and connected components.
+"""Groups of similar texts: locality-sensitive hashing, one band at a time, and connected components.
 
-One band at a time takes a sort and no index, so memory stays at the signatures and a few arrays. Texts that share a
-bucket are compared with its first one and with their neighbour; those that are alike are connected. The commonest text
-of a component stands for it. Texts not akin to it are grouped once more without the rest, so that a chain of likenesses
-does not tie unlike messages together. Nothing depends on an order of bands or pairs.
+Handling one band at a time takes a sort but no index, so memory holds only the signatures and a few arrays. Each text
+of a bucket is compared with the bucket's first text and with the one before it; similar texts are connected. The most
+common text of a component represents it. Texts that aren't akin to it are grouped again without the rest, so that a
+chain of similar pairs does not tie dissimilar messages together. The result doesn't depend on the order of bands or
+pairs.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from jingyin.model.text import clean
 # MinHash signatures of clean texts, in numpy: datasketch takes a Python call for each text and band, and gigabytes.
 #
 # A signature holds the smallest hash of a text's character pairs under each of HASHES hash functions, of which 16 bits
-# are kept (b-bit minwise hashing, Li & König 2010). Two texts agree in one with a chance of the Jaccard similarity of
-# their pairs (Broder 1997).
+# are kept (b-bit minwise hashing, Li & König 2010). The chance that two texts agree in one of them is the Jaccard
+# similarity of their pairs (Broder 1997).
 
 
 BANDS, ROWS = 32, 3
@@ -62,7 +63,7 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def band_keys(found: NDArray[np.uint16], band: int) -> NDArray[np.uint64]:
-    """Return of each signature (n, HASHES) the key (n,) of a band: all ROWS values of it, one beside the other."""
+    """Return the key (n,) of one band of each signature (n, HASHES): its ROWS values, concatenated."""
     key = np.zeros(len(found), np.uint64)
     for column in range(band * ROWS, (band + 1) * ROWS):
         key = key << np.uint64(16) | found[:, column]
@@ -79,23 +80,23 @@ def similarity(found: NDArray[np.uint16], one: NDArray[np.int32], other: NDArray
 
 
 ALIKE = 0.4
-"""Estimated Jaccard similarity of character pairs from which two texts are alike. Filled slots and disguises leave most
-copies of one template between 0.4 and 0.8."""
+"""Estimated Jaccard similarity of character pairs from which two texts count as similar. Most copies of one template,
+with other slot values or disguises, lie between 0.4 and 0.8."""
 AKIN = 0.25
-"""The same for a text and the one that stands for its group; messages of different templates share less than 0.2."""
+"""The same for a text and its group's representative; messages of different templates share less than 0.2."""
 
 
 def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return for signatures (n, HASHES) the number of the text that stands for each text's group (n,).
+    """Return the number of the text that represents each text's group (n,), given signatures (n, HASHES).
 
-    `rows` (n,) counts the messages that have a text: the text of most stands for a group, of equals the first.
+    `rows` (n,) counts the messages with each text: the most common text, or the first of equals, represents a group.
     """
     stands = np.empty(len(found), np.int32)
     left, signed = np.arange(len(found), dtype=np.int32), found
     while len(left):
         components = _components(signed)
         order = np.lexsort((-rows[left], components)).astype(np.int32)
-        chosen = order[np.searchsorted(components[order], components)]  # of each component the commonest
+        chosen = order[np.searchsorted(components[order], components)]  # the most common text of each component
         stands[left] = left[chosen]
         left = left[similarity(signed, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
         signed = found[left]
@@ -114,7 +115,7 @@ def _components(found: NDArray[np.uint16]) -> NDArray[np.int32]:
 
 
 def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """Return pairs of texts with one key: each with the first of its bucket, and with the one before it."""
+    """Return pairs of texts with equal keys: each with the first of its bucket, and with the one before it."""
     order = np.argsort(keys, kind="stable").astype(np.int32)
     same = keys[order[1:]] == keys[order[:-1]]
     later = np.flatnonzero(same) + 1
@@ -131,7 +132,7 @@ def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.in
 
 
 def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> None:
-    """Put each pair into one group, which its smallest number names: hooking and jumping (Shiloach & Vishkin 1982)."""
+    """Put each pair into one group, named by its smallest number: hooking and jumping (Shiloach & Vishkin 1982)."""
     while len(one):
         one, other = _roots(parent, one), _roots(parent, other)
         apart = one != other
@@ -141,9 +142,9 @@ def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.
 
 # The template of a campaign: one of its messages, with slots where the others differ.
 #
-# Each message is aligned to the pivot, the commonest one, by common characters at both ends, and between by longest
-# matching blocks (difflib). A character of the pivot is fixed when most messages have it; other characters, and places
-# where many put something in, are slots. Masked numbers and links are slots of a kind.
+# Each message is aligned to the pivot, the most common one, by common characters at both ends, and in between by
+# longest matching blocks (difflib). A character of the pivot is fixed if most messages have it; other characters, and
+# places where many messages insert something, are slots. Masked numbers and links are slots with a name.
 
 
 MEMBERS = 12
@@ -156,9 +157,9 @@ _MASKS = {
     for name, character in PLACEHOLDERS.items()
 }
 _AMOUNTS = {character for character, name in _MASKS.items() if name == "amount"}
-_FIXED = 0.6  # share of the messages that have a character: disguised copies lose one in ten or twenty
-_INSERTED = 0.4  # share of the messages that put something in at one place
-_SHORTEST = 2  # characters between two slots below which the likeness is chance
+_FIXED = 0.6  # share of messages with a character that makes it fixed; disguised copies lose one in ten or twenty
+_INSERTED = 0.4  # share of messages inserting something at one place above which it is a slot
+_SHORTEST = 2  # characters between two slots; fewer match by chance
 
 
 class Piece(NamedTuple):
@@ -172,7 +173,7 @@ VARIES = Piece("‹…›", True)
 
 
 def template(texts: Sequence[str], original: str | None = None) -> list[Piece]:
-    """Return the pieces of a template of clean texts, the commonest first; `original` is that one as it came."""
+    """Return the pieces of the template of clean `texts`, most common first; `original` is the first, uncleaned."""
     pivot, *others = [text[:LENGTH] for text in texts[:MEMBERS]]
     kept = [1] * len(pivot)
     inserted = [0] * (len(pivot) + 1)
@@ -193,7 +194,7 @@ def template(texts: Sequence[str], original: str | None = None) -> list[Piece]:
 
 
 def _written_masks(pivot: str, original: str | None) -> dict[int, str]:
-    """Return where placeholders stand in clean text, and what people read there: sums as they were written."""
+    """Return position -> shown text of the placeholders in clean text: sums as they were written, others by name."""
     shown = {}
     offsets = clean(original).offsets if original is not None and _AMOUNTS & set(pivot) else None
     for i, character in enumerate(pivot):
@@ -204,7 +205,7 @@ def _written_masks(pivot: str, original: str | None) -> dict[int, str]:
 
 
 def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None:
-    """Count the characters of the pivot that another text has, and the places where it has something more."""
+    """Count the characters of the pivot that another text has, and the places where it inserts something."""
     start = _shared(pivot, other)  # most of a copy is equal at both ends: difflib, which is slow, gets the middle
     tail = _shared(pivot[start:][::-1], other[start:][::-1])
     end = len(pivot) - tail
@@ -227,7 +228,7 @@ def _shared(one: str, other: str) -> int:
 
 
 def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
-    """Join fixed characters to pieces, and slots that touch; a piece too short between two varying slots joins them."""
+    """Join fixed characters into pieces, and adjacent slots; a short piece between varying slots merges with them."""
     runs: list[Piece] = []
     for slot, group in groupby(parts, key=lambda part: part.slot):
         run = list(group)

@@ -1,9 +1,9 @@
-"""Reads archives: files -> blocks of rows that can be scored, and of rows that can't with the reason, from a row on.
+"""Reads archives: files -> blocks of scorable rows, and rejected rows with the reason, starting after any row.
 
-Only the text column can cost a row. What else does not fit is kept: columns of several types become text, columns that
-a file lacks are null, and keys or values of JSON that fit no column are in `jingyin_rescued`. Rows are numbered from 1
-in their file (in JSON lines: by lines), and what follows a row depends on its number alone, never on where reading
-began: that makes a resumed run's output byte for byte that of an uninterrupted one.
+Of the columns only the text can get a row rejected. Everything else is kept: columns of several types become text,
+columns missing from a file are null, and JSON keys or values that fit no column go to `jingyin_rescued`. Rows are
+numbered from 1 in their file (in JSON lines: by line), and the blocks after a row depend on its number alone, not on
+where reading began, so the output of a resumed run is byte for byte that of an uninterrupted one.
 """
 
 import glob
@@ -27,10 +27,10 @@ from jingyin.serve.encodings import check_encoding
 
 
 def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
-    """Return the input files: those named, those of folders and patterns sorted by path.
+    """Return the input files in the order named, those of a folder or pattern sorted by path.
 
-    Raises ConfigError when one does not exist, is named twice or has something to do with `output`, InputError when one
-    is empty or can't be read.
+    Raises ConfigError if one does not exist, is named twice or overlaps with `output`, InputError if one is empty or
+    can't be read.
     """
     files: list[Path] = []
     for name in map(str, inputs):
@@ -89,9 +89,9 @@ def fingerprint(files: Iterable[Path]) -> list[list[str | int]]:
 
 
 def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
-    """Open files whose blocks all have one schema, that of all their columns.
+    """Open files; all their blocks have one schema, with the columns of all files.
 
-    Raises InputError when a file is damaged or in another encoding, ConfigError when it has no such text column.
+    Raises InputError if a file is damaged or in another encoding, ConfigError if it lacks the text column.
     """
     check_encoding(how.encoding or "utf-8")
     if len(how.delimiter) != 1 or how.delimiter in '"\r\n':
@@ -108,7 +108,7 @@ def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
 
 
 def blocks(sources: Sequence[Source], source: int = 0, row: int = 0) -> Iterator[tuple[int, Block]]:
-    """Yield (number of the source, block), beginning behind so many rows of that source."""
+    """Yield (number of the source, block), starting after `row` rows of `source`."""
     for number in range(source, len(sources)):
         try:
             for block in sources[number].blocks(row if number == source else 0):
@@ -131,7 +131,7 @@ def _check_columns(source: Source, how: Reading) -> None:
 
 
 def _broken(path: Path, error: Exception) -> InputError:
-    """Return the error of a file that can't be read to its end; Arrow's own words could quote the data."""
+    """Return the error for a file that can't be read to its end; Arrow's own message could quote the data."""
     if isinstance(error, UnicodeError):  # UTF-16 without a mark
         return InputError(f"{path} is not in that encoding; name another with --encoding")
     return InputError(f"{path} is damaged or truncated ({type(error).__name__}); copy it again")
@@ -145,7 +145,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Return all columns of files; one of several types has a type that holds them all, or else becomes text."""
+    """Return the columns of all files; one of several types gets a type that holds them all, or else text."""
     kinds: dict[str, pa.DataType] = {}
     for field in (field for schema in schemas for field in schema):
         known = kinds.setdefault(field.name, field.type)
@@ -169,12 +169,12 @@ def _fitted(source: Source, schema: pa.Schema, row: int) -> Iterator[Block]:
         yield block._replace(batch=pa.record_batch(columns, schema))
 
 
-# Parquet, page by page: a row group of any size is never held as a whole.
+# Parquet, page by page: a row group is never held in memory as a whole.
 
 
 def _open_parquet(path: Path, how: Reading) -> Source:
     with pq.ParquetFile(path) as file:
-        # Metadata of writers (pandas, datasets) describes a table that the output no longer is.
+        # Metadata added by writers (pandas, datasets) would not match the output.
         schema = pa.schema([field.remove_metadata() for field in file.schema_arrow])
         rows, names = file.metadata.num_rows, schema.names
     if how.columns:
@@ -199,7 +199,7 @@ def _parquet_blocks(path: Path, schema: pa.Schema, how: Reading, start: int) -> 
 
 
 def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, row: int, share: float) -> Block:
-    """Repair invalid UTF-8 (Parquet promises UTF-8 and does not check), and reject rows without a text."""
+    """Repair invalid UTF-8 (Parquet requires UTF-8 but doesn't check it), and reject rows without a text."""
     replaced = np.zeros(batch.num_rows, np.int32)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name == how.text or (is_text(column.type) and column.type not in (pa.binary(), pa.large_binary())):
@@ -230,7 +230,7 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, r
 
 
 def _mended(column: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Return a column of texts with U+FFFD for bytes that aren't UTF-8, and how many of these each row has (n,)."""
+    """Return a column of texts with U+FFFD for bytes that aren't UTF-8, and their number in each row (n,)."""
     plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     counts = np.zeros(len(column), np.int32)
     values = plain.cast(pa.large_binary())

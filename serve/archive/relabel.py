@@ -1,4 +1,4 @@
-"""`jingyin relabel`: every row of an archive with its verdict, and on request what changed."""
+"""`jingyin relabel`: writes every row of an archive with its verdict, and on request the changes."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,13 +32,13 @@ from jingyin.serve.archive.workers import system_memory, workers
 from jingyin.serve.archive.writers import Kind, kind_of, suffix_of, writer
 
 FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
-"""The first part is one block, so that one soon sees something: with empty caches the networks read half of it. Each is
-twice the one before, up to the most."""
+"""The first part is one block, so that output appears soon: with empty caches the networks read half of it. Each part
+is twice the one before, up to MOST_ROWS."""
 
 REPLACED = pa.field("jingyin_replaced", pa.int32())
-"""Bytes of the row that weren't text; each became U+FFFD."""
+"""Undecodable bytes of the row; each became U+FFFD."""
 OLDER = "older_"
-"""Begins the name under which an older verdict that is compared is kept, since a new one takes its place."""
+"""Prefix of the column that keeps an older verdict for comparison, because the new one takes its name."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class RelabelResult:
     """Results of a run: rows written, rows with bytes replaced, rejects by reason, the bundle, the changes.
 
     `changes` holds "moved", "table" (older label -> new label -> rows) and "families" (name -> [rows, moved]).
-    `tasks` counts those written for Label Studio; `resumed` the parts that an earlier run had finished; `signs` those
-    that the bundle knows: with none no row has reasons.
+    `tasks` counts those written for Label Studio; `resumed` the parts that an earlier run had finished; `signs` the
+    signs that the bundle knows: if 0, no row has reasons.
     """
 
     rows: int
@@ -82,16 +82,16 @@ def relabel(
 ) -> RelabelResult:
     """Score all rows of `inputs` (files, folders, patterns) into the folder `output`, whose suffix names the format.
 
-    The folder holds parts in input order, each whole, and bookkeeping whose names start with "_". Called again after
-    whatever ended it, it resumes behind the last finished part, to the same bytes; called again when it is done, it
-    does what `compare` and `label_studio` ask without scoring. Rows that can't be scored go to _rejects.csv with the
-    value of `id_column`, with `keep_rejected` as a whole, or with `strict` raise InputError. Bytes that aren't text
-    become U+FFFD, or with `errors="strict"` make a row a reject. `encoding` is UTF-8 unless a file looks otherwise,
-    which raises InputError.
+    The folder holds complete parts in input order, and bookkeeping files whose names start with "_". Rerun the same
+    call to resume after the last finished part: the output is the same, byte for byte. After completion a rerun only
+    does what `compare` and `label_studio` ask. Rows that can't be scored go to _rejects.csv with the value of
+    `id_column` (with `keep_rejected` the whole row), or with `strict` raise InputError. Undecodable bytes become
+    U+FFFD, or with `errors="strict"` reject their row. `encoding` is UTF-8 by default; a file that looks otherwise
+    raises InputError.
 
     `compare` names a column of older labels, `label_map` gives their meaning: the changes are in the result and
     _moved.jsonl. `label_studio` gets `sample` tasks (1,000) of the moved rows, or without `compare` of those to review.
-    `processes` is one a core where that pays.
+    `processes` is one per core by default, if there are enough rows.
 
     Raises ConfigError for a wrong call, InputError for input that can't be used or was changed since the run began,
     JingyinError when another run writes to `output` or it can't be written. Scripts need `if __name__ == "__main__":`
@@ -101,7 +101,7 @@ def relabel(
     kind_of(out)
     check_output(out, tasks)
     if sample is not None and (tasks is None or sample < 1):
-        raise ConfigError(f"--sample needs --label-studio FILE and a number from 1 on, got {sample}")
+        raise ConfigError(f"--sample needs --label-studio FILE and must be at least 1, got {sample}")
     if errors not in ("replace", "strict"):
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
     files = find(inputs, out)
@@ -171,7 +171,7 @@ def _rows(block: Block, verdicts: list[pa.Array], schema: pa.Schema, older: str 
 
 
 def lines(result: RelabelResult, output: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines of a run's report, for people or as one of JSON."""
+    """Yield the lines of a run's report, as text or as one line of JSON."""
     if as_json:
         yield json.dumps(asdict(result), ensure_ascii=False)
         return

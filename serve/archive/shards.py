@@ -1,9 +1,9 @@
-"""The loop over shards: rows as they are scored, written in parts, each finished when its marker is there.
+"""The loop over shards: writes scored rows in parts, each finished once its marker exists.
 
-    part-00000.parquet         rows; appears whole
-    _part-00000.rejects.csv    those of its input that could not be scored
+    part-00000.parquet         rows; appears complete
+    _part-00000.rejects.csv    input rows that could not be scored
     _part-00000.json           the marker, written last: counts, and where the next part begins in the input
-    _rejects.csv               all rejects, when the run ends
+    _rejects.csv               all rejects, written at the end of the run
 
 A part without a marker is written again, to the same bytes.
 """
@@ -32,11 +32,10 @@ DONE = "_report.json"
 
 
 class Scored(NamedTuple):
-    """A block with its rows as they are written; `source` is the number of its file.
+    """A block with its output rows; `source` is the number of its file.
 
-    `rejects` are rows that are kept and yet have a fault; `reused` counts those whose verdicts were known, `stale`
-    those
-    with verdicts of another bundle.
+    `rejects` are rows that are kept despite a fault; `reused` counts rows whose verdicts were known, `stale` those with
+    verdicts of another bundle.
     """
 
     source: int
@@ -51,7 +50,7 @@ class Scored(NamedTuple):
 class Shard:
     """A finished part: its file, counts of the rows in it by kind, and of those rejected by reason.
 
-    The next part begins in input `source` behind `row` rows; `share` of all input has been read, 0 to 1.
+    The next part begins in input `source` after `row` rows; `share` of all input has been read, 0 to 1.
     """
 
     file: str
@@ -96,10 +95,10 @@ class Shards:
     def write(
         self, score: Callable[[int, int], Iterator[Scored]], limit: Callable[[int], int], *, progress: bool
     ) -> None:
-        """Write the rest of the input; `score` yields blocks from (input, rows read of it) on.
+        """Write the rest of the input; `score` yields blocks starting at (input, rows read of it).
 
-        A part ends with the block that reaches `limit` (number of the part -> rows): always the same ones after a given
-        position.
+        A part ends with the block that reaches `limit` (number of the part -> rows), so its end depends only on where
+        it begins.
         """
         source, row, share = (
             (self.done[-1].source, self.done[-1].row, self.done[-1].share) if self.done else (0, 0, 0.0)
@@ -165,7 +164,7 @@ def sweep(out: Path, *patterns: str) -> None:
 
 
 def check_output(out: Path, tasks: Path | None) -> None:
-    """Raise ConfigError when the output is a file, or the file of tasks can't be written or lies in the output."""
+    """Raise ConfigError if the output is a file, or the task file can't be written or would lie in the output."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output {out} is a file; a folder is wanted")
     if tasks and (not tasks.resolve().parent.is_dir() or out.resolve() in tasks.resolve().parents):
@@ -174,7 +173,7 @@ def check_output(out: Path, tasks: Path | None) -> None:
 
 @contextmanager
 def explain_disk_errors(what: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission and their like into an error that says how to resume."""
+    """Turn a full disk, a missing permission and the like into an error that says how to resume."""
     try:
         yield
     except OSError as error:
@@ -190,7 +189,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def reject_lines(rejects: Mapping[str, int], replaced: int, out: Path) -> Iterable[str]:
-    """Yield the lines of a report on rows that were rejected or mended."""
+    """Yield the lines of a report on rows that were rejected or repaired."""
     for reason, count in sorted(rejects.items()):
         yield f"{counted(count, 'row')} rejected: {reason}; see {out / '_rejects.csv'}"
     if replaced:
@@ -198,11 +197,11 @@ def reject_lines(rejects: Mapping[str, int], replaced: int, out: Path) -> Iterab
         yield f"{rows} with bytes that aren't text, replaced by U+FFFD; --errors strict rejects them"
 
 
-# A line on the terminal: how far, how fast, how long still.
+# A line on the terminal: progress, rate and time left.
 
 
 class Progress:
-    """Shows rows, share, rate and time left on standard error; nothing when that is no terminal."""
+    """Shows rows, share, rate and time left on standard error, if that is a terminal."""
 
     def __init__(self, rows: int, share: float, *, shown: bool) -> None:
         self._begun = monotonic()

@@ -24,15 +24,15 @@ from jingyin.serve.encodings import KEEP, decodes, escaped, guess
 from jingyin.serve.encodings import replaced as replaced_in
 
 MAX_LINE = 4 << 20
-"""Characters of the longest line; the rest is dropped, so that a file without line breaks can't fill memory."""
+"""Longest line in characters; the rest is dropped, so that a file without line breaks can't fill memory."""
 
 TOO_LONG, MALFORMED_CSV, WRONG_WIDTH = "line over 4 MiB", "malformed CSV", "wrong number of fields"
 RESCUED = "jingyin_rescued"
-"""The column of what fits no column of JSON: an object as text, null where everything fits."""
+"""The column for JSON values that fit no other column: an object as text, null if everything fits."""
 
 _SAMPLE_ROWS, _SAMPLE_BYTES = 1000, 1 << 18
-_STRANGE = 10  # lines in no known encoding, from which a file is more than damaged
 """The sample for encoding and line ends; the types of JSON columns are those of the first ROWS rows."""
+_STRANGE = 10  # lines in no known encoding that show a wrong encoding rather than damage
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _MISFIT = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
 
@@ -97,7 +97,10 @@ def open_text(path: Path, how: Reading) -> Source:
 
 
 def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
-    """Return UTF-16 by its mark, the encoding named, or UTF-8; raises InputError if most of the first lines aren't."""
+    """Return UTF-16 if the file has its mark, the encoding named, or UTF-8 unless most of the first lines aren't.
+
+    Raises InputError for the latter.
+    """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if how.encoding:
@@ -114,7 +117,7 @@ def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
 
 
 class _Parsed(NamedTuple):
-    """A line or a few: the value that they hold, or why they hold none; a blank line holds neither."""
+    """One or several lines: their value, or the reason why they have none; a blank line has neither."""
 
     value: Any
     reason: str | None
@@ -123,7 +126,7 @@ class _Parsed(NamedTuple):
 
 
 _ToBatch = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
-"""Values -> rows, and the reasons why some of them, by index, can't be scored."""
+"""Values -> rows, and index -> reason for those that can't be scored."""
 
 
 def _blocks_from(
@@ -158,14 +161,13 @@ def _up_to_a_block(records: Iterator[_Parsed]) -> Iterator[_Parsed]:
 
 # CSV with a header (RFC 4180). Every column stays text: a guess would turn 0138 into a number.
 #
-# pyarrow's reader is faster, but gives a whole file up for one bad row, and does not say which.
+# pyarrow's reader is faster, but rejects a whole file for one bad row, without saying which.
 
 
 class _Feed:
-    """Gives the csv module its lines, and takes back those of a record that turned out broken.
+    """Feeds lines to the csv module, and takes back those of a record that turned out to be malformed.
 
-    A quote that is never closed would swallow the file: only the record's first line is given up, the others are read
-    again.
+    An unclosed quote would swallow the file, so only the record's first line is rejected and the others are read again.
     """
 
     def __init__(self, lines: Iterator[str]) -> None:
@@ -181,7 +183,7 @@ class _Feed:
         return self.taken[-1]
 
     def complete(self, lines: int | None = None) -> str:
-        """End a record of so many of the lines taken, by default all, and return them."""
+        """End a record after the first `lines` lines taken, by default all, and return them."""
         kept, again = self.taken[:lines], self.taken[len(self.taken[:lines]) :]
         self.taken = []
         self.again.extendleft(reversed(again))
@@ -200,7 +202,7 @@ def _csv_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
 
 
 def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: str) -> Iterator[_Parsed]:
-    """Yield records; the header is none, and a blank line holds nothing."""
+    """Yield the records after the header; a blank line has no value."""
     feed, names = _Feed(lines), schema.names
     reader = csv.reader(feed, delimiter=how.delimiter, strict=True)
     next(reader)
@@ -213,7 +215,7 @@ def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: s
             return
         except csv.Error:
             line = feed.complete(1)
-            if "\r" in line.rstrip("\r\n"):  # within a line and without quotes
+            if "\r" in line.rstrip("\r\n"):  # a carriage return within the line, outside quotes
                 feed.again.appendleft(line.rstrip("\r\n").replace("\r", " ") + "\n")
                 continue
             reason, held = TOO_LONG if len(line) == MAX_LINE else MALFORMED_CSV, line
@@ -239,7 +241,7 @@ def _csv_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, str]]) -> tu
 
 
 def _json_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
-    """Return the columns of the first rows; raises no error for a row that is none: it will be rejected."""
+    """Return the columns of the first rows; invalid rows are ignored here, because reading rejects them."""
     records = islice(_json_records(lines, None, how, ""), ROWS)
     rows = [record.value for record in records if isinstance(record.value, dict)]
     names = dict.fromkeys(name for row in rows for name in row)
@@ -252,7 +254,7 @@ def _json_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
 
 
 def _kind(values: list[Any]) -> pa.DataType:
-    """Return the type of a column, text where its values have none in common or one that Parquet lacks."""
+    """Return the type of a column, text if its values have no common type or one that Parquet lacks."""
     try:
         kind = pa.array(values).type
         if pa.types.is_nested(kind):
@@ -310,7 +312,7 @@ _TYPES = {int: "a number", float: "a number", bool: "a truth value", list: "a li
 
 
 def _column(values: list[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """Return values as an array of a type, null where they don't suit it, and the indices of those."""
+    """Return values as an array of a type, with null for those that don't fit, and the indices of the latter."""
     if kind == pa.string():
         return pa.array([None if value is None else as_text(value) for value in values], kind), []
     misfits = [i for i, value in enumerate(values) if value is not None and not _suits(value, kind)]
@@ -320,7 +322,7 @@ def _column(values: list[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
 
 
 def _suits(value: object, kind: pa.DataType) -> bool:
-    """Whether a type holds a value whole: Arrow would take 0.5 for 0 and "" for a list, and drop keys."""
+    """Whether a type holds a value without loss: Arrow would turn 0.5 into 0 and "" into a list, and drop keys."""
     if isinstance(value, dict):
         fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
         return all(name in fields and _suits(inner, fields[name]) for name, inner in value.items()) and bool(fields)

@@ -1,4 +1,4 @@
-"""When a message was sent, however a column holds it."""
+"""Reads the times of messages from columns of various types."""
 
 import re
 from collections.abc import Callable
@@ -10,15 +10,15 @@ import pyarrow.compute as pc
 from jingyin.model.errors import ConfigError
 
 TIME = pa.timestamp("us")
-"""Times as they are kept: as written, without a zone; those with a zone in UTC."""
+"""Times have no zone: those written with one are converted to UTC."""
 
 _MILLISECONDS = 100_000_000_000  # numbers from here on count milliseconds since 1970, lower ones seconds
-_EARLIEST, _LATEST = datetime(1970, 1, 1), datetime(2100, 1, 1)  # no message has another time
-_LONGEST = 32  # characters of a value that an error shows
+_EARLIEST, _LATEST = datetime(1970, 1, 1), datetime(2100, 1, 1)  # other times are invalid
+_LONGEST = 32  # characters of the longest value that an error shows
 
 
 def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
-    """Raise ConfigError when a column can't hold times, or a form is given that would not be used."""
+    """Raise ConfigError if a column can't hold times, or a format is given for a column that isn't text."""
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         raise ConfigError(f"column {column!r} is {kind}, wanted times: text, timestamps, dates, seconds")
     if form and not _is_text(kind):
@@ -26,12 +26,12 @@ def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
 
 
 def check_form(column: pa.Array, name: str, form: str | None) -> None:
-    """Raise ConfigError when none of the times in the first rows of a column can be read."""
+    """Raise ConfigError if none of the times in the first rows of a column can be read."""
     given = column.drop_null()
     if not len(given) or read_times(given, form).null_count < len(given):
         return
     value = str(given[0].as_py())
-    # A column that was named by mistake may hold messages: only values of mostly digits and signs are shown.
+    # A column named by mistake may hold messages: only values of mostly digits and signs are shown.
     is_time = len(value) <= _LONGEST and 2 * len(re.findall(r"[\d\s./:+-]", value)) > len(value)
     shown = f", such as {value!r}" if is_time else ""
     raise ConfigError(f"none of the first {len(given):,} times in column {name!r} can be read{shown}; say how they "
@@ -39,9 +39,9 @@ def check_form(column: pa.Array, name: str, form: str | None) -> None:
 
 
 def read_times(column: pa.Array, form: str | None) -> pa.Array:
-    """Return times of type TIME, null where a value is missing or no time.
+    """Return times of type TIME, null where a value is missing or isn't a time.
 
-    Text is ISO 8601, or of `form` (strptime). Integers, as text too, are seconds or milliseconds since 1970.
+    Text is ISO 8601, or in the format `form` (strptime). Integers, also as text, are Unix seconds or milliseconds.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -53,7 +53,7 @@ def read_times(column: pa.Array, form: str | None) -> pa.Array:
         return _each(column, lambda value: datetime.strptime(value, form))
     try:
         return _likely(column.cast(TIME))
-    except pa.ArrowInvalid:  # one value is enough: look at each
+    except pa.ArrowInvalid:  # one bad value is enough: parse each
         return _each(column, _from_text)
 
 
@@ -66,7 +66,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
-    """Read each different value once: times of one second repeat."""
+    """Read each distinct value once: many messages share a second."""
     coded = pc.dictionary_encode(column)
     found: list[datetime | None] = []
     for value in coded.dictionary.to_pylist():

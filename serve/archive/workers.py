@@ -1,4 +1,4 @@
-"""Processes that score blocks: texts go out in order, and what becomes of them comes back in order."""
+"""Processes that score blocks of texts; results come back in order."""
 
 import multiprocessing
 import os
@@ -21,12 +21,12 @@ R = TypeVar("R")
 Work = Callable[[Start, Packed], R]
 
 PAYS_FROM = 30_000
-"""Rows from which processes are worth their start, about 1.5 s of each."""
+"""Rows from which processes are worth their start-up time, about 1.5 s each."""
 NOTHING: Packed = (b"", np.zeros(1, np.int64))
 
 
 class Workers:
-    """Works on streams of texts in a pool, `ahead` blocks at a time; without a pool in this process."""
+    """Works on streams of texts in a pool, `ahead` blocks at a time, or without a pool in this process."""
 
     def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, start: Start) -> None:
         self._pool = pool
@@ -34,7 +34,7 @@ class Workers:
         self._start = start
 
     def map(self, stream: Iterator[tuple[T, Work[R], pa.Array]]) -> Iterator[tuple[T, R]]:
-        """Yield in order each item of `stream` with what its work, in a process, makes of the bundle and its texts."""
+        """Yield each item of `stream`, in order, with the result of its work on the bundle and its texts."""
         return in_order(((item, self._submit(work, _pack(texts))) for item, work, texts in stream), self._ahead)
 
     def _submit(self, work: Work[R], texts: Packed) -> "Future[R]":
@@ -47,9 +47,10 @@ class Workers:
 
 @contextmanager
 def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Workers]:
-    """Start processes, each with its own scorer; they end with the context, or with this process. One is this one.
+    """Start processes, each with its own scorer; they end with the context, or with this process.
 
-    By default there is one for each core that this process may use, and none for fewer than PAYS_FROM `rows`.
+    By default one for each core that this process may use, if there are at least PAYS_FROM `rows`. With a single one,
+    this process does the work.
     """
     count = processes or (len(os.sched_getaffinity(0)) if rows >= PAYS_FROM else 1)
     start = Start(bundle.path, bundle.manifest.id)
@@ -63,13 +64,13 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     with unbroken("run the same command again, with fewer --processes: it resumes"):
         try:
             for _ in range(count):
-                pool.submit(decide_packed, start, NOTHING)  # starts a process, while the inputs are looked at
+                pool.submit(decide_packed, start, NOTHING)  # starts a process while the inputs are opened
             started = [each for each in multiprocessing.active_children() if each not in others]
             yield Workers(pool, 2 * count, start)
         except BrokenProcessPool:
             for each in started:
                 each.join(1)
-            if any(each.exitcode == 1 for each in started):  # by an error of its own: nobody killed it
+            if any(each.exitcode == 1 for each in started):  # it failed by itself: it wasn't killed
                 raise ConfigError(
                     "a scoring process failed while it started: it runs the script again that calls this, so put the "
                     'call under `if __name__ == "__main__":`, or pass processes=1'
@@ -81,7 +82,7 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
 
 @contextmanager
 def system_memory() -> Iterator[None]:
-    """Let Arrow take its memory from malloc meanwhile: mimalloc, its default, would keep 30 MB of freed memory."""
+    """Make Arrow allocate with malloc meanwhile: its default, mimalloc, would keep 30 MB of freed memory."""
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:

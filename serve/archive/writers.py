@@ -1,4 +1,4 @@
-"""Kinds of files by their suffix, and how rows are written as each of them."""
+"""File formats by suffix, and a writer of rows for each."""
 
 import json
 import os
@@ -55,13 +55,13 @@ def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator["_Parquet 
         yield sink
     except BaseException:
         with suppress(OSError, pa.ArrowException):
-            sink.close()  # Arrow would do it when the garbage is collected, and complain that `file` is closed
+            sink.close()  # else Arrow does it at garbage collection, and complains that `file` is closed
         raise
     sink.close()
 
 
 class _Parquet:
-    """Gathers blocks to row groups of a useful size, bounded in bytes."""
+    """Gathers blocks into row groups of a useful size, bounded in bytes."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self._writer = pq.ParquetWriter(file, schema, compression="zstd")
@@ -85,7 +85,7 @@ class _Parquet:
 
 
 class _Text:
-    """CSV or JSON lines. Objects and lists, which CSV can't hold, become JSON in it."""
+    """CSV or JSON lines. CSV can't hold objects and lists; they become JSON."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind) -> None:
         # Arrow closes the file that it compresses into: a second handle keeps the file open for fsync.
@@ -110,7 +110,7 @@ class _Text:
 
 
 def _flattened(column: pa.Array) -> pa.Array:
-    """Return a column as CSV holds it."""
+    """Return a column in a form that CSV can hold."""
     if pa.types.is_dictionary(column.type):
         return column.dictionary_decode()
     if pa.types.is_nested(column.type):

@@ -1,1 +1,1 @@
-"""Hooks for SMS gateways, a page (*.md) and a program each; they need only the base package, or nothing at all."""
+"""Filters for SMS gateways, one program each; see docs/gateway.md."""

@@ -1,8 +1,7 @@
-"""Asks jingyin about messages, for every filter, and holds what filters share: options, log, metrics.
+"""Asks jingyin about messages, for every filter; also the filters' common options, log and metrics.
 
-Over HTTP, not in this process: a network takes milliseconds of the interpreter, which the sessions' event loop would
-feel; cache, reload, shadow, memory and metrics of one service then hold for all gateways; and a filter goes on when
-jingyin does not.
+Over HTTP, not in this process: a network would block the sessions' event loop for milliseconds; cache, reload, shadow,
+memory and metrics of one service then serve all gateways; and a filter keeps working when jingyin does not.
 """
 
 import argparse
@@ -50,34 +49,34 @@ HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of th
 PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Memory of parts that have gone on.", registry=REGISTRY)
 
 MOST_FAILURES, REST_SECONDS = 10, 1.0
-"""Without any answer for REST_SECONDS and after as many failures, jingyin is asked once in REST_SECONDS: a hung one
-would slow every window down. Any answer, a refusal too, ends this, so no sender can bring it about by making others'
-wait.
+"""After this many failures, and REST_SECONDS without any answer, jingyin is asked only once in REST_SECONDS: waiting
+for a hung one would slow down every client. Any answer, even a refusal, ends this, so no sender can cause it by making
+others wait.
 """
 _QUESTIONS = 64
-"""Asked at a time by a filter, and by one of its sessions: when a session floods, only its own messages wait."""
+"""Most questions pending in a filter, and in one of its sessions: if a session floods, only its own messages wait."""
 SESSION_QUESTIONS = 16
-_KEEP_SECONDS = 2.0  # less than any server's: a connection must not be closed under a question
+_KEEP_SECONDS = 2.0  # shorter than in any server, which must not close a connection while a question is sent
 _MAX_ANSWER = 1 << 20
 _REASON = re.compile("[a-z_]{1,20}")
 _SEVERITY = ("pass", "review", "would_block", "block")
 
 
 def log(event: str, **fields: object) -> None:
-    """Write one line: time (seconds since 1970), event, and fields that the caller knows to hold no text."""
+    """Write one line: time (Unix seconds), event, and fields, which must not contain the text of messages."""
     line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Answer(NamedTuple):
-    """What becomes of a message (pass, review, block, or would_block in a dry run) and why."""
+    """The action for a message (pass, review, block, or would_block in a dry run) and the reason."""
 
     action: str
     reason: str
 
     @property
     def severity(self) -> tuple[int, bool]:
-        """Sorts answers; of equal actions one without a verdict comes last, so that it is the one that is counted."""
+        """A sort key; among equal actions one without a verdict is the highest, so that it is the one counted."""
         return _SEVERITY.index(self.action), self.reason != "scored"
 
 
@@ -85,7 +84,7 @@ class Answer(NamedTuple):
 
 
 class _Connection(asyncio.Protocol):
-    """A kept connection; one request at a time."""
+    """A connection that is kept open; one request at a time."""
 
     def __init__(self) -> None:
         self.idle_since = 0.0
@@ -111,7 +110,7 @@ class _Connection(asyncio.Protocol):
             self._answer = None
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:  # nothing was asked
+        if self._answer is None:  # data without a request
             self.transport.abort()
             return
         try:
@@ -139,7 +138,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Http:
-    """A server at `url` (http or https), or the one behind the Unix socket `uds`; connections are kept."""
+    """A server at `url` (http or https), or the one behind the Unix socket `uds`; connections are reused."""
 
     def __init__(self, url: str, uds: str | None = None, headers: str = "") -> None:
         parts = urlsplit(url.rstrip("/"))
@@ -156,9 +155,9 @@ class Http:
         self._idle: list[_Connection] = []
 
     async def request(self, method: str, target: str, body: bytes = b"", *, again: bool = False) -> tuple[int, bytes]:
-        """Return status and body; with `again` a kept connection that its server closed meanwhile is made anew.
+        """Return status and body; with `again` retry on a new connection if the server had closed a kept one.
 
-        Raises OSError, or ValueError for an answer that is no HTTP.
+        Raises OSError, or ValueError if the answer isn't HTTP.
         """
         length = f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
         data = f"{method} {self._path}{target}{self._headers}{length}".encode("latin-1") + body
@@ -192,7 +191,7 @@ class Http:
         return (await loop.create_connection(_Connection, self._host, self._port, ssl=self._ssl))[1]
 
     def close(self) -> None:
-        """Close the connections that nobody waits for."""
+        """Close the idle connections."""
         for connection in self._idle:
             connection.transport.close()
 
@@ -221,7 +220,7 @@ class Client:
         self._answered = self._rest_until = 0.0
 
     async def check(self) -> None:
-        """Ask once. Raises ConfigError if that gives no verdict."""
+        """Ask once. Raises ConfigError if there is no verdict."""
         try:
             async with asyncio.timeout(10):
                 await self._question("在吗", "", "")
@@ -236,11 +235,11 @@ class Client:
         self._http.close()
 
     def refusal(self, reason: str) -> Answer:
-        """Return what becomes of a message that is refused unread."""
+        """Return the answer for a message that is refused unread."""
         return Answer(self._block, reason)
 
     def failure(self, reason: str) -> Answer:
-        """Return what becomes of a message that can't be judged."""
+        """Return the answer for a message that can't be judged."""
         return Answer(self._block if self._on_failure == "block" else "pass", reason)
 
     async def ask(
@@ -248,7 +247,7 @@ class Client:
     ) -> Answer:
         """Return the most severe answer to the readings of one message, for each of its receivers; never raises.
 
-        `places` are those of its session, see SESSION_QUESTIONS.
+        `places` bounds the questions of its session, see SESSION_QUESTIONS.
         """
         turns = [
             (text, (sender, receiver), *self._turn((sender, receiver)))
@@ -264,9 +263,9 @@ class Client:
                 self._end_turn(pair, end)
 
     def _turn(self, pair: _Pair) -> tuple[_End | None, _End]:
-        """Return the end of the question before about this sender and receiver, and that of the one to come.
+        """Return the end of the previous question about this sender and receiver, and of the new one.
 
-        One is asked after the other is answered: only then the service knows what came before.
+        The new one waits for the answer to the previous one, so that the service knows the earlier message.
         """
         before, end = self._ends.get(pair), asyncio.get_running_loop().create_future()
         self._ends[pair] = end
@@ -280,7 +279,7 @@ class Client:
 
     async def _ask(self, text: str, pair: _Pair, before: _End | None, end: _End, places: asyncio.Semaphore) -> Answer:
         if before:
-            await asyncio.wait((before,), timeout=self._seconds)  # no flood of one holds another up for longer
+            await asyncio.wait((before,), timeout=self._seconds)  # no longer, even in a flood
         async with places, self._places:
             answer = await self._ask_now(text, *pair)
         self._end_turn(pair, end)
@@ -295,8 +294,8 @@ class Client:
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await self._question(text, sender, receiver)
-        except Exception as error:  # whatever it is, the message must not be lost with it
-            if not self._failures:  # one line for an outage, not one for each message
+        except Exception as error:  # whatever the error, the message must not be lost
+            if not self._failures:  # one line per outage, not per message
                 log("jingyin_fails", error=_reason(error), action=self._on_failure)
             self._failures += 1
             return self.failure(_reason(error))
@@ -323,7 +322,7 @@ class Client:
 
 
 class _StatusError(Exception):
-    """jingyin answers with another status than 200."""
+    """jingyin answered with a status other than 200."""
 
 
 def _reason(error: Exception) -> str:
@@ -334,10 +333,10 @@ def _reason(error: Exception) -> str:
 
 
 class Filter(Protocol):
-    """What `run` runs: it listens already."""
+    """A started filter, which is listening."""
 
     async def drain(self) -> None:
-        """End, without losing a message that was taken."""
+        """Stop without losing an accepted message."""
 
 
 def address(text: str) -> tuple[str, int]:
@@ -376,7 +375,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
 def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, Client], Awaitable[Filter]]) -> None:
     """Run a filter until SIGTERM; the key, if jingyin wants one, comes from JINGYIN_KEY.
 
-    Exits 2 with one sentence if it can't listen, or jingyin does not answer.
+    Exits with code 2 and one sentence if it can't listen, or jingyin does not answer.
     """
 
     async def main() -> None:

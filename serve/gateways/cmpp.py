@@ -25,14 +25,14 @@ from jingyin.serve.sms import Part
 
 CONNECT, TERMINATE, SUBMIT, DELIVER, FORWARD = 1, 2, 4, 5, 9
 _TWO, _THREE = (21, 0, 8), (32, 1, 20)
-"""What differs: the width of a phone's number, the bytes of its type, the bytes of Reserve or LinkID at the end."""
-_UDHI = 0x41  # bit 0 by the document; bit 6 as it comes from SMPP
+"""Layouts of the versions: width of a phone number, bytes of its type, bytes of Reserve or LinkID at the end."""
+_UDHI = 0x41  # bit 0 by the specification; bit 6 as in SMPP
 
 
 class Cmpp(Codec):
-    """The version is the CONNECT's, confirmed by the length of its response: some peers answer in the other's widths.
+    """The version is that of CONNECT, confirmed by the length of its response: some peers answer in the other layout.
 
-    CMPP_FWD, which gateways use between each other, is refused.
+    CMPP_FWD, which gateways use among themselves, is refused.
     """
 
     header = struct.Struct(">3I")
@@ -48,7 +48,7 @@ class Cmpp(Codec):
         self._layout, self._version = _TWO, 0x20
 
     def frame(self, data: bytes) -> Frame:
-        """Read the header of a frame, and of CONNECT and its response the version."""
+        """Read the header of a frame, and the version from CONNECT and its response."""
         frame = super().frame(data)
         if frame.command == CONNECT and len(data) > 34:
             self._version = data[34]
@@ -58,10 +58,10 @@ class Cmpp(Codec):
         return frame
 
     def read(self, frame: Frame) -> Message | None:
-        """Read the message in the layout of the session, or in the other if only that has the length of the frame."""
+        """Read the message in the layout of the session, or in the other if only that fits the length of the frame."""
         if frame.command == FORWARD:
             raise UnreadableError("command")
-        may_report = frame.kind is Kind.DELIVER  # and is no message that a client sends under this command
+        may_report = frame.kind is Kind.DELIVER  # unless a client sends a message under this command
         read = partial(self._deliver, may_report=may_report) if frame.command == DELIVER else self._submit
         fits: dict[tuple[int, int, int], tuple[Message | None, int]] = {}
         for layout in (self._layout, _TWO, _THREE):
@@ -105,7 +105,7 @@ class Cmpp(Codec):
         return None if is_report else message(texts, coding, source, [destination])
 
     def refuse(self, frame: Frame, status: int) -> bytes:
-        """Return the response, whose status has the width of the version."""
+        """Return the response; the width of its status depends on the version."""
         result = status.to_bytes(4 if self._layout is _THREE else 1)
         if frame.command == CONNECT:
             return self.respond(frame, result + bytes(16) + bytes((self._version,)))

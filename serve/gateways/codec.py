@@ -13,17 +13,17 @@ from jingyin.model.errors import InputError
 from jingyin.serve.sms import Part, Segment, read_part
 
 RESPONSE = 0x80000000
-"""Added to a request's command it names its response."""
+"""Added to a request's command, gives that of its response."""
 
 CHINESE_CODINGS: dict[int | str, str] = {
     **dict.fromkeys((0, 1, 2, 3, 12, 13, 14, 16, 17, 18, 19), "gbk"),
     **dict.fromkeys((10, 11), "ucs2"),
 }
-"""What CMPP, SMGP and SGIP mean by a coding where it differs from SMPP: a byte a character is ASCII, or GBK."""
+"""Codings that mean something else in CMPP, SMGP and SGIP than in SMPP: single bytes are ASCII, or GBK."""
 
 
 class FrameError(InputError):
-    """A frame whose length can't be true: what follows it can't be found."""
+    """A frame with an impossible length, after which no other frame can be found."""
 
 
 class UnreadableError(InputError):
@@ -35,7 +35,7 @@ class UnreadableError(InputError):
 
 
 class Kind(Enum):
-    """How the proxy treats a frame: only SUBMIT (to a phone) and DELIVER (from one) hold a message."""
+    """How the proxy treats a frame: only SUBMIT (to a phone) and DELIVER (from one) contain a message."""
 
     LOGIN = "login"
     SUBMIT = "submit"
@@ -55,9 +55,9 @@ class Frame(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message, or with `part` one part of a longer one, between addresses.
+    """A message, or with `part` one part of a longer one, with its addresses.
 
-    `texts` are the contents that a peer may take for the text; there is one, unless fields contradict each other.
+    `texts` are the contents that a peer might take as the text: one, unless fields contradict each other.
     """
 
     texts: list[Segment]
@@ -75,22 +75,22 @@ class Fields:
 
     @property
     def left(self) -> int:
-        """Return how many bytes are not read yet."""
+        """Number of bytes not read yet."""
         return len(self.data) - self.at
 
     def take(self, count: int) -> bytes:
-        """Read so many bytes."""
+        """Read `count` bytes."""
         if count > self.left:
             raise UnreadableError
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, count: int = 1) -> int:
-        """Read an unsigned number of so many bytes."""
+        """Read an unsigned number of `count` bytes."""
         return int.from_bytes(self.take(count))
 
     def text(self, width: int) -> str:
-        """Read a text of fixed width: the characters before the first NUL, without blanks at either end."""
+        """Read a text of fixed width: the characters before the first NUL, stripped of blanks."""
         return self.take(width).partition(b"\0")[0].decode("latin-1").strip()
 
     def tlvs(self) -> list[tuple[int, bytes]]:
@@ -105,10 +105,10 @@ class Fields:
 class Codec:
     """One protocol; each session has an instance of its own, for the settings that its login fixes.
 
-    `header` begins with length and command, `sequence` is where in it the sequence number is. `kinds` are the requests
-    of interest by command. `statuses` names the codes that the proxy refuses with: block, unreadable, unbound (a
-    message before the login), down (the gateway can't be reached), busy (the proxy is ending). `codings` gives this
-    protocol's meaning of a data_coding where it differs from SMPP.
+    `header` begins with length and command; `sequence` is the place of the sequence number in it. `kinds` are the
+    requests of interest by command. `statuses` names the codes with which the proxy refuses: block, unreadable, unbound
+    (a message before the login), down (the gateway can't be reached), busy (the proxy is stopping). `codings` gives
+    this protocol's meaning of a data_coding if it differs from SMPP.
     """
 
     header: ClassVar[struct.Struct]
@@ -120,7 +120,7 @@ class Codec:
     own_sequence: ClassVar[bytes]
 
     def cut(self, data: bytes | bytearray) -> int | None:
-        """Return the length of the first frame, None while it can't be read. Raises FrameError."""
+        """Return the length of the first frame, None if more data is needed to read it. Raises FrameError."""
         if len(data) < 4:
             return None
         length = int.from_bytes(data[:4])
@@ -141,11 +141,11 @@ class Codec:
         raise NotImplementedError
 
     def refuse(self, frame: Frame, status: int) -> bytes:
-        """Return the answer to a request that is refused."""
+        """Return the answer that refuses a request."""
         raise NotImplementedError
 
     def succeeded(self, answer: Frame) -> bool:
-        """Return whether the answer to a login, submit or deliver says that it was taken."""
+        """Return whether the answer to a login, submit or deliver accepts it."""
         raise NotImplementedError
 
     def close(self) -> bytes:
@@ -154,18 +154,18 @@ class Codec:
         return struct.pack(">2I", self.header.size, command) + self.own_sequence
 
     def respond(self, frame: Frame, body: bytes) -> bytes:
-        """Return a response with a body, where the rest of the header is the sequence number."""
+        """Return a response with a body, for headers that end with the sequence number."""
         return struct.pack(">2I", self.header.size + len(body), frame.command | RESPONSE) + frame.sequence + body
 
     def out_of_step(self) -> bytes:
-        """Return the answer to what can't be framed, b"" where there is none."""
+        """Return the answer to data without a valid frame, b"" if the protocol has none."""
         return b""
 
 
 def digits(address: str) -> str:
-    """Return a number as it is without +, 00 and 86; other addresses as they are.
+    """Return a phone number without +, 00 and 86, and other addresses unchanged.
 
-    However a peer writes a number, it is the same phone.
+    So all spellings of a number are equal.
     """
     number = re.sub(r"[\s().-]", "", address)
     if not re.fullmatch(r"\+?[0-9]+", number):
@@ -177,8 +177,8 @@ def digits(address: str) -> str:
 def segment(content: bytes, *, header: bool) -> Segment:
     """Split content into user data header and text.
 
-    A header that runs over the content hides nothing. One of concatenation that was not announced is one all the same:
-    some receivers take it off.
+    A header longer than the content counts as text, so that it hides nothing. A concatenation header counts even if it
+    was not announced, because some receivers remove it.
     """
     unannounced = content[:3] == b"\x05\x00\x03" or content[:3] == b"\x06\x08\x04"
     length = content[0] + 1 if content and (header or unannounced) else 0
@@ -188,7 +188,7 @@ def segment(content: bytes, *, header: bool) -> Segment:
 
 
 def contents(fields: Fields, length: int, reserved: int, *, header: bool) -> list[Segment]:
-    """Read a content of `length` bytes before `reserved` others, and any bytes after those as text too.
+    """Read a content of `length` bytes followed by `reserved` others; if more bytes follow, read these as text too.
 
     Some gateways count characters instead of bytes. Raises UnreadableError if the frame is too short.
     """
@@ -202,7 +202,7 @@ def contents(fields: Fields, length: int, reserved: int, *, header: bool) -> lis
 def message(
     texts: Sequence[Segment], coding: int | str, source: str, destinations: Sequence[str], hint: Part | None = None
 ) -> Message:
-    """Return a message; it is a part if its header says so, or else if `hint`, what other fields say, does.
+    """Return a message; it is a part if its header, or else `hint` from other fields, says so.
 
     Raises UnreadableError if its texts are parts of different messages.
     """

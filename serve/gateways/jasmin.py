@@ -26,12 +26,12 @@ try:
     found, questions = [], []
     for fields in (("short_message", "message_payload"), ("message_payload", "short_message")):
         payload, header, pdu = b"", b"", routable.pdu  # type: ignore[name-defined]  # noqa: F821
-        while pdu is not None:  # Jasmin hangs the parts of a long message one behind the other
-            part = pdu.params.get(fields[0]) or pdu.params.get(fields[1]) or b""  # of both the SMSC chooses
+        while pdu is not None:  # Jasmin chains the parts of a long message
+            part = pdu.params.get(fields[0]) or pdu.params.get(fields[1]) or b""  # if both exist, the SMSC chooses
             features = getattr(pdu.params.get("esm_class"), "gsmFeatures", None) or ()
             has_header = part and any(feature.name == "UDHI_INDICATOR_SET" for feature in features)
             length = part[0] + 1 if has_header else 0
-            length = length if length <= len(part) else 0  # a header that says more than there is hides nothing
+            length = length if length <= len(part) else 0  # a header longer than the part hides nothing
             header, payload = part[:length], payload + part[length:]
             pdu = getattr(pdu, "nextPdu", None)
         is_whole = hasattr(routable.pdu, "nextPdu")  # type: ignore[name-defined]  # noqa: F821
@@ -52,7 +52,7 @@ try:
         ) as answer:
             found.append(json.load(answer)["action"])
     action = "block" if "block" in found else "pass"
-except Exception:  # a filter must not lose mail by a fault of its own
+except Exception:  # a filter must not lose messages by its own fault
     pass
 if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL

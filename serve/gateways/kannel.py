@@ -4,7 +4,7 @@
 
 A query is read as Kannel 1.4.5 reads it (gw/smsbox.c, gwlib/http.c): the first parameter of a name counts, coding is
 parsed as by sscanf, 64 bits cut to 32. The query passed on is rebuilt from the parsed values, with its text in the one
-form that needs no charset, so that Kannel can't read another text. A query with two readings, or none, is answered 400.
+form that needs no charset, so that Kannel can't read another text. An ambiguous or invalid query is answered 400.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from jingyin.serve.sms import Segment, readings
 
 SMSBOX_SECONDS = 30.0
 READ_SECONDS = 60.0
-"""Longest wait for a whole request, on a connection that is kept too."""
+"""Longest wait for a complete request, also on a connection that is kept open."""
 DRAIN_SECONDS = 10.0
 MAX_CONNECTIONS = 1_000
 
@@ -41,7 +41,7 @@ _ESCAPE = re.compile(rb"\+|%([0-9A-Fa-f]{2})|%..|%.?\Z", re.DOTALL)
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]{1,18})(?![0-9])")
 _PATH = re.compile(rb"/[!-~]*")
 _NUL = "a parameter holds a NUL, where Kannel or a phone stops reading; leave it out"
-# iconv's names for what Python names otherwise; without a mark of byte order Kannel takes little-endian.
+# Encodings that iconv and Python name differently; without a byte order mark Kannel assumes little-endian.
 _CODECS = {
     **dict.fromkeys(("UTF-16", "UTF16", "UCS-2", "UCS2", "ISO-10646-UCS-2", "UNICODE", "CSUNICODE"), "utf-16"),
     **dict.fromkeys(("UCS-2LE", "UNICODELITTLE"), "utf-16-le"),
@@ -52,14 +52,14 @@ Answered = tuple[int, bytes]
 
 
 class Call(NamedTuple):
-    """A sendsms call: its message, and the query that sends just that."""
+    """A sendsms call: its message, and the query that sends exactly that."""
 
     message: Message
     query: str
 
 
 def read_query(query: bytes) -> Call:
-    """Read a query. Raises InputError if Kannel might read another message than this."""
+    """Read a query. Raises InputError if Kannel might read a different message."""
     fields: dict[bytes, bytes] = {}
     for each in filter(None, query.split(b"&")):
         name, _, value = map(_unescape, each.partition(b"="))
@@ -104,7 +104,7 @@ def _coding(value: bytes, *, has_udh: bool) -> int:
 
 
 def _convert(text: bytes, charset: str, coding: int) -> bytes:
-    """Return the text in what Kannel takes without a charset: UTF-8 for coding 0, UTF-16BE for 2."""
+    """Return the text in the encoding that Kannel assumes without a charset: UTF-8 for coding 0, UTF-16BE for 2."""
     codec = _CODECS.get(charset.upper(), charset) or ("utf-8" if coding == 0 else "utf-16-be")
     if codec == "utf-16" and text[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         codec = "utf-16-le"
@@ -118,7 +118,7 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
 
 
 class KannelFilter:
-    """Applications' connections, and what becomes of their calls."""
+    """Accepts applications' connections, and judges and forwards their calls."""
 
     def __init__(self, smsbox: Http, client: Client, joiner: Joiner, codings: Mapping[int | str, str]) -> None:
         self._smsbox, self._client, self._joiner, self._codings = smsbox, client, joiner, codings
@@ -133,7 +133,7 @@ class KannelFilter:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def drain(self) -> None:
-        """Stop: calls that came are answered."""
+        """Stop after answering the calls received."""
         self._server.close()
         self._draining = True
         self._joiner.flush(self)

@@ -1,9 +1,9 @@
-"""Joins the parts of long messages, so that each is judged with what there is of the others.
+"""Joins the parts of long messages, so that each is judged together with the others that have arrived.
 
-Parts are held until their message is whole, at most `hold` seconds, and judged together: a threat is refused in all its
-parts. Those that went on are remembered, so that a part that comes later, even after the message was whole, is judged
-with them. A phone joins parts with one reference, whatever the account, the spelling of the number, the coding or the
-stated total; so does this. Where a number came more than once, each candidate is tried.
+Parts are held until their message is complete, at most `hold` seconds, and judged together: a threat is refused in all
+its parts. Forwarded parts are remembered, so that a later part, even one after the message was complete, is judged with
+them. Like a phone, this joins parts by reference, regardless of account, spelling of the number, coding or stated
+total. If a part's number arrives more than once, each candidate is tried.
 """
 
 import asyncio
@@ -18,14 +18,12 @@ from jingyin.serve.gateways.codec import Message, digits
 from jingyin.serve.sms import Segment, readings
 
 MAX_BYTES = 64 << 20
-"""Of all parts together; beyond it the oldest are forgotten."""
+"""Bytes of all parts together; beyond that the oldest are forgotten."""
 _CANDIDATES = 8
-"""Parts kept of one number of one message: the first and the newest."""
+"""Parts kept for one number of one message: the first and the newest."""
 _COMBINATIONS = 16
-_SAME_MESSAGE = (
-    10.0  # seconds in which a part that went on is one of the same message, and not of the reference's last use
-)
-_OVERHEAD = 600  # bytes of a part beside its payload, about
+_SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previous message with the same reference
+_OVERHEAD = 600  # bytes of a part besides its payload, about
 
 Key = tuple[str, str, int]
 Codings = Mapping[int | str, str]
@@ -39,7 +37,7 @@ class Owner(Protocol):
 
 @dataclass(eq=False)
 class Piece:
-    """A part that came: of the messages `keys`, one for each of its destinations."""
+    """A received part of the messages `keys`, one for each of its destinations."""
 
     message: Message
     keys: list[Key]
@@ -56,13 +54,13 @@ class Piece:
 
     @property
     def size(self) -> int:
-        """Return the bytes that it takes in one box."""
+        """Return the bytes that it uses in one box."""
         return _OVERHEAD + sum(len(each.payload) for each in self.message.texts)
 
 
 @dataclass(eq=False)
 class _Box:
-    """The parts of one reference that one destination has or is about to get."""
+    """The parts with one reference that one destination has received or is about to receive."""
 
     touched: float = 0.0
     pieces: dict[int, list[Piece]] = field(default_factory=dict)  # by number, the oldest first
@@ -76,7 +74,7 @@ class _Box:
 
 
 class Joiner:
-    """The long messages under way, of all sessions. Everything happens on the event loop."""
+    """The long messages of all sessions that may get more parts; use it on the event loop only."""
 
     def __init__(self, client: Client, codings: Codings, *, hold: float, remember: float) -> None:
         self._client = client
@@ -90,7 +88,7 @@ class Joiner:
         self._asked: dict[tuple[str, str, str], asyncio.Task[Answer]] = {}
 
     def add(self, message: Message, direction: str, owner: Owner, *, hold: bool) -> Piece:
-        """Take a part; its `answer` comes when the message is whole or `hold` seconds are over, without `hold` at once.
+        """Add a part; its `answer` comes when the message is complete or after `hold` seconds, without `hold` at once.
 
         `owner` may flush it.
         """
@@ -119,14 +117,14 @@ class Joiner:
         return piece
 
     def forget(self, piece: Piece) -> None:
-        """Forget a part that its receiver did not get."""
+        """Forget a part that did not reach its receiver."""
         for key in piece.keys:
             box = self._boxes.get(key)
             if box and piece in box.pieces.get(piece.number, ()):
                 self._drop(box, piece)
 
     def flush(self, owner: Owner) -> None:
-        """Judge now what waits of this owner."""
+        """Judge the waiting parts of this owner now."""
         for piece in [each for each in self._waiting if each.owner is owner]:
             self._release(piece)
 
@@ -158,7 +156,7 @@ class Joiner:
         PART_BYTES.set(self._bytes)
 
     def _release(self, piece: Piece) -> None:
-        """Judge a part that waits with what there is of the others."""
+        """Judge a waiting part together with the others that have arrived."""
         if piece not in self._waiting:
             return
         del self._waiting[piece]
@@ -173,10 +171,10 @@ class Joiner:
         self._spawn(self._settle(piece, list(questions)))
 
     def _texts(self, box: _Box | None, piece: Piece) -> Iterator[str]:
-        """Return the readings of the message that the phone may put together when this part comes."""
+        """Yield the readings of the messages that the phone may assemble when this part arrives."""
         others = {number: same for number, same in box.pieces.items() if number != piece.number} if box else {}
         numbered = sorted({**others, piece.number: [piece]}.items())
-        # the newest first, and the very first before older ones that followed it
+        # the newest first, then the very first, then the others from newest to oldest
         candidates = [[same[-1], *same[:1], *same[-2:0:-1]] for _, same in numbered]
         for pieces in islice(product(*(dict.fromkeys(each) for each in candidates)), _COMBINATIONS):
             for texts in product(*(range(len(each.message.texts)) for each in pieces)):

@@ -1,7 +1,7 @@
 """A proxy between clients and a gateway, for any protocol that has a codec.
 
-Frames are passed on byte for byte, sequence numbers included: logins, whose digests stay valid, answers, keep-alives,
-reports and commands unknown to the codec. Messages are judged first; the proxy itself writes refusals only, and the
+Frames are forwarded byte for byte, sequence numbers included: logins, whose digests stay valid, answers, keep-alives,
+reports and commands unknown to the codec. Messages are judged first; the proxy itself writes only refusals and the
 request that ends a session. Each client has one connection to the gateway.
 """
 
@@ -35,15 +35,15 @@ READ_SECONDS = 10.0
 """Longest time from the first byte of a frame to its last."""
 CONNECT_SECONDS = 5.0
 LINGER_SECONDS = 5.0
-"""How long the gateway may still answer a client that sends nothing more."""
+"""How long the gateway may still answer after the client has stopped sending."""
 CLOSE_SECONDS = 1.0
 """How long a peer may take to close, or to answer our own closing request."""
 DRAIN_SECONDS = 10.0
 """After SIGTERM, longest wait for the gateway's answers to forwarded requests."""
 MAX_SESSIONS = 1_000
 SESSION_BYTES, TOTAL_BYTES = 1 << 20, 24 << 20
-"""Of frames that wait for verdicts; beyond it nothing more is read of a session that has such frames."""
-_FRAME_BYTES = 1_000  # of a frame beside its own bytes, about
+"""Bytes of frames that wait for verdicts; beyond that, sessions with such frames are not read from."""
+_FRAME_BYTES = 1_000  # of a frame besides its own bytes, about
 _MAX_UNANSWERED = 10_000
 
 
@@ -68,14 +68,14 @@ class _Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, codec: Codec) -> None:
         self._reader, self._writer, self._codec = reader, writer, codec
         self._data = bytearray()
-        self._begun = 0.0  # when the first byte of the frame came that is not whole
+        self._begun = 0.0  # when the first byte of an incomplete frame came
         self.unanswered: OrderedDict[bytes, Piece | None] = OrderedDict()
         self.write = writer.write
 
     async def read(self) -> Frame | None:
-        """Read a frame, or None at the end of the stream, be it within a frame.
+        """Read a frame, or return None at the end of the stream, even within a frame.
 
-        Raises FrameError, and TimeoutError if the frame is not whole after READ_SECONDS.
+        Raises FrameError, and TimeoutError if the frame is incomplete after READ_SECONDS.
         """
         while (length := self._codec.cut(self._data)) is None or len(self._data) < length:
             async with asyncio.timeout_at(self._begun + READ_SECONDS if self._data else None):
@@ -99,7 +99,7 @@ class _Peer:
             self.unanswered.popitem(last=False)
 
     async def flushed(self) -> None:
-        """Wait while the peer does not read the data written to it."""
+        """Wait until the peer has read most of the data written to it."""
         with contextlib.suppress(ConnectionError):  # the other direction ends then
             await self._writer.drain()
 
@@ -108,7 +108,7 @@ class _Peer:
             self._writer.write_eof()
 
     async def hang_up(self) -> None:
-        """Close; read the peer's remaining data first, else the kernel might drop the data written to it."""
+        """Close after reading the peer's remaining data: otherwise the kernel might drop the data written to it."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 self._writer.write_eof()
@@ -125,13 +125,15 @@ class _Peer:
 class _Flow:
     """One direction of a session: frames from `source` to `sink`.
 
-    Single messages go on in the order in which they came; parts go on when their message is judged.
+    Single messages are forwarded in the order of their arrival, parts when their message has been judged.
     """
 
     def __init__(self, session: "Session", source: _Peer, sink: _Peer, messages: Kind) -> None:
         self._session, self._settings, self._codec = session, session.settings, session.codec
         self._source, self._sink = source, sink
-        self._messages = messages  # the kind of messages this way, whatever their command: a peer may use the other one
+        self._messages = (
+            messages  # kind of messages in this direction, whatever their command: a peer may use the other
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
@@ -139,7 +141,7 @@ class _Flow:
         self._one_at_a_time = False
 
     async def run(self, frame: Frame | None = None) -> None:
-        """Pass frames on until the source ends, `frame` first."""
+        """Forward frames until the source ends, `frame` first."""
         frame = frame or await self._source.read()
         while frame and not self._is_own(frame):
             if frame.kind in (Kind.SUBMIT, Kind.DELIVER):
@@ -162,7 +164,7 @@ class _Flow:
             frame = await self._source.read()
 
     async def settle(self) -> None:
-        """Wait until every message taken has gone on or been refused."""
+        """Wait until every accepted message has been forwarded or refused."""
         self._settings.joiner.flush(self._session)
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -236,7 +238,7 @@ class _Flow:
         start = loop.time()
         answer = await piece.answer
         if loop.time() - start >= self._settings.joiner.hold and [*self._source.unanswered] == [frame.sequence]:
-            self._one_at_a_time = True  # it waits for this answer before it sends the next part: holding is in vain
+            self._one_at_a_time = True  # it waits for this answer before it sends the next part, so holding is useless
         self._source.unanswered[frame.sequence] = piece
         self._finish(frame, answer)
 
@@ -276,19 +278,19 @@ class Session:
             await self._client.hang_up()
 
     async def log_in(self, frame: Frame) -> None:
-        """Wait for the answer to a login: until then nothing more is read. Raises TimeoutError."""
+        """Wait for the answer to a login, before which nothing more is read. Raises TimeoutError."""
         self._login, self._login_sequence = asyncio.get_running_loop().create_future(), frame.sequence
         async with asyncio.timeout(LOGIN_SECONDS):
             await self._login
 
     def answered(self, frame: Frame) -> None:
-        """Note an answer that passes; messages are taken once a login has succeeded."""
+        """Look at a forwarded answer: messages are accepted once a login has succeeded."""
         if self._login and not self._login.done() and frame.sequence == self._login_sequence:
             self.bound = self.codec.succeeded(frame)
             self._login.set_result(None)
 
     async def drain(self) -> None:
-        """Take no more messages, wait for the answers to those taken, and end both sides."""
+        """Accept no more messages, wait for the answers to the accepted ones, and end both sides."""
         self.draining = True
         await asyncio.gather(*(flow.settle() for flow in self._flows))
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
@@ -351,7 +353,7 @@ class Session:
 
 
 def _blame(error: BaseException | None, peer: str) -> str:
-    """Return `peer`, whose end it is; but "fault" for an error that no peer can cause, whose type is logged."""
+    """Return `peer`, or "fault" for an error that no peer can cause, whose type is logged."""
     if error is None or isinstance(error, (OSError, FrameError)):
         return peer
     log("session_failed", error=type(error).__name__)
@@ -372,7 +374,7 @@ class Proxy:
         return int(server.sockets[0].getsockname()[1])
 
     async def drain(self) -> None:
-        """Stop: no message taken is lost; later ones are refused as busy until their session is ended."""
+        """Stop without losing an accepted message; later ones are refused as busy until their session ends."""
         for server in self._servers:
             server.close()
         log("draining", sessions=len(self._sessions))
@@ -408,8 +410,8 @@ JUDGED = {"submit": {Kind.SUBMIT}, "deliver": {Kind.DELIVER}, "both": {Kind.SUBM
 def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *, back: bool = False) -> None:
     """Run the proxy for a protocol until SIGTERM.
 
-    `port` is the usual one, `gateway` the option that names the gateway. With `back` the gateway connects to clients
-    too, and the proxy listens for it.
+    `port` is the usual one, `gateway` the option that names the gateway. With `back` the gateway also connects to
+    clients, and the proxy listens for it.
     """
     parser = argparse.ArgumentParser(prog=f"python -m jingyin.serve.gateways.{name}", description=__doc__)
     add_options(parser, port)

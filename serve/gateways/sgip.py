@@ -1,7 +1,7 @@
 """SGIP 1.2, China Unicom: python -m jingyin.serve.gateways.sgip --port 8801 --gateway HOST:PORT --jingyin URL.
 
-The gateway connects to the client too, for messages from phones and for reports. So that both see one address, the
-proxy takes these connections at --back-port and passes them on to the client at --sp HOST:PORT.
+The gateway also connects to the client, for messages from phones and for reports. So that both see one address, the
+proxy accepts these connections at --back-port and forwards them to the client at --sp HOST:PORT.
 """
 
 import struct

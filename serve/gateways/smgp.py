@@ -25,9 +25,9 @@ _FIXED_FEE, _NO_FIXED_FEE = 6, 0
 
 
 class Smgp(Codec):
-    """Version 1.3 has no FixedFee: what follows it lies six bytes earlier.
+    """Version 1.3 has no FixedFee, so the fields after it come six bytes earlier.
 
-    Forward, which gateways use between each other, is refused.
+    Forward, which gateways use among themselves, is refused.
     """
 
     header = struct.Struct(">3I")
@@ -43,7 +43,7 @@ class Smgp(Codec):
         self._fee, self._version = _FIXED_FEE, 0x30
 
     def frame(self, data: bytes) -> Frame:
-        """Read the header of a frame, and of Login the version."""
+        """Read the header of a frame, and the version from Login."""
         frame = super().frame(data)
         if frame.command == LOGIN and len(data) > 41:
             self._version = data[41]

@@ -26,7 +26,7 @@ _PAYLOAD, _REFERENCE, _TOTAL, _NUMBER = 0x0424, 0x020C, 0x020E, 0x020F
 class Smpp(Codec):
     """The commands and fields of the SMPP Protocol Specification v3.4.
 
-    replace_sm and broadcast_sm (of 5.0) are refused: the one names no coding, the other no receiver.
+    replace_sm and broadcast_sm (of 5.0) are refused: the former names no coding, the latter no receiver.
     """
 
     header = struct.Struct(">4I")
@@ -50,7 +50,7 @@ class Smpp(Codec):
     }
 
     def read(self, frame: Frame) -> Message | None:
-        """Read the message; every field must be there, and nothing else."""
+        """Read the message; the frame must have every field, and nothing else."""
         if frame.command in (REPLACE_SM, BROADCAST_SM):
             raise UnreadableError("command")
         fields = Fields(frame.data, self.header.size)

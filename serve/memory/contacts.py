@@ -14,7 +14,7 @@ from jingyin.model.masks import PLACEHOLDERS, mask
 MOST = 8
 """Contacts of a message that count."""
 CHARACTERS = 1_000
-"""So much of a message is searched."""
+"""Characters of a message that are searched."""
 
 _KINDS = {PLACEHOLDERS[kind]: kind for kind in ("phone", "bank_card", "email", "link", "number")}
 MASKS = frozenset(_KINDS)
@@ -25,7 +25,7 @@ _SECOND_LEVEL = frozenset(("com", "net", "org", "gov", "edu", "ac", "co", "idv")
 
 
 def contacts(text: str) -> list[str]:
-    """Return the contacts of a message, each behind its kind, at most MOST."""
+    """Return the contacts of a message, at most MOST, each prefixed with its kind."""
     folded = text[:CHARACTERS].translate(FOLD)
     found = [f"handle {match[1]}" for match in _HANDLE.finditer(folded)]
     for start, end, placeholder in mask(folded, {}):
@@ -35,12 +35,12 @@ def contacts(text: str) -> list[str]:
 
 
 def has_contact(clean_text: str) -> bool:
-    """Whether `contacts` may find something: a look at the clean text, much cheaper."""
+    """Whether `contacts` might find something; looks only at the clean text, which is much cheaper."""
     return not MASKS.isdisjoint(clean_text) or _HANDLE.search(clean_text) is not None
 
 
 def _form(kind: str, written: str) -> str | None:
-    """Return the one form of a contact; None if it is none."""
+    """Return the canonical form of a contact, or None if it isn't one."""
     if kind == "link":
         return f"link {_domain(written)}"
     if kind == "email":
@@ -56,7 +56,7 @@ def _form(kind: str, written: str) -> str | None:
 
 
 def _domain(link: str) -> str:
-    """Return the registered domain of a link; of one with an address in digits all of it."""
+    """Return the registered domain of a link, or the whole host if it is an IP address."""
     host = re.sub(r"^https?://", "", link)
     host = re.split(r"[/?#:]", host, maxsplit=1)[0].rpartition("@")[2].strip(".")
     labels = host.split(".")

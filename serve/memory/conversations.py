@@ -1,13 +1,13 @@
 """Conversations and bursts: threats that show only over several messages.
 
-A conversation is the messages from one sender to one receiver: a message is scored alone and once more behind the last
-EARLIER that passed, and the stronger action counts. Only messages that passed are joined: the receiver has most likely
-read them, and one threat, or one false alarm, does not stop all that follows. Kept are clean texts, for at most ten
-minutes.
+A conversation is the messages from one sender to one receiver: a message is scored alone, and again appended to the
+last EARLIER that passed, and the stronger action counts. Only messages that passed are joined: the receiver has most
+likely read them, and one threat, or one false alarm, then doesn't stop all later messages. Clean texts are kept for at
+most ten minutes.
 
 A burst is many near-copies in a short time: a message of some risk that would pass is held when more than `count`
 near-copies came before it. Near-copies share most of the smallest hashes of their character triples (bottom-k sketches,
-Broder 1997); a low median of how often each came before says how many there were.
+Broder 1997); a low quantile of the earlier counts of these hashes estimates the number of near-copies.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from jingyin.serve.memory.state import Op
 EARLIER = 2
 """Messages that a new one is joined with, at most."""
 CHARACTERS = 500
-"""So much of each message is joined: seven parts of an SMS."""
+"""Characters of each message that are joined: seven parts of an SMS."""
 SKETCH = 8
 """Hashes by which near-copies are counted."""
 
@@ -65,15 +65,15 @@ class Conversations:
         self._secret = secret
 
     def slot(self, key: str, sender: str, receiver: str) -> str:
-        """Return the state's key of a conversation, as the API key `key` names it."""
+        """Return the state's key of a conversation seen by the API key `key`."""
         return "v:" + self._secret.hash(key, "conversation", sender, receiver)
 
     def ask(self, slot: str, text: str, *, keep: bool) -> Op:
-        """Return the operation that gets the messages before clean `text`, and with `keep` keeps it for later ones."""
+        """Return the operation that gets the messages before clean `text`, and with `keep` stores it for later ones."""
         return Op("shift", slot, self._secret.seal(text[:CHARACTERS]) if keep and text else b"", self._seconds)
 
     def joined(self, text: str, kept: Sequence[bytes]) -> JoinedText | None:
-        """Return clean `text` behind those that were kept, newest first; None if none was. Copies are joined once."""
+        """Return clean `text` appended to `kept` ones (newest first), copies only once; None if there are none."""
         piece = text[:CHARACTERS]
         opened = (self._secret.open(each) for each in kept)
         earlier = [each for each in dict.fromkeys(opened) if each and each != piece][:EARLIER]
@@ -98,5 +98,5 @@ class Bursts:
         return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in sketch]
 
     def near_copies(self, counts: Sequence[float]) -> int:
-        """Return how many near-copies came before, by the results."""
+        """Return the number of earlier near-copies, given the results of `ask`."""
         return round(sorted(counts)[len(counts) * _RANK // SKETCH]) if counts else 0

@@ -1,17 +1,17 @@
 """Known wordings: one human judgement decides on near-copies at once, on every machine.
 
 A wording is kept as hashes of the character triples of its clean text, so that numbers, links and disguises that the
-normaliser undoes make no difference. The two directions differ:
+normaliser undoes make no difference. The actions match differently:
 
     block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model
-    finds
-                    the message about as suspicious as the wording: a lawful notice may share most of its words with a
-                    threat, and has another risk. Longer company is set aside and the rest judged alone.
-    pass            PASS_SHARE of the wording is in the message, and nothing of the message but short slots is outside
-                    the wording: a threat behind a known notice is not explained by it.
+                    finds the message about as suspicious as the wording: a lawful notice may share most of its words
+                    with a threat, but its risk differs. If more surrounds the matching part, that part is judged alone.
+    pass            PASS_SHARE of the wording is in the message, and only short slots of the message are outside the
+                    wording, so that a threat appended to a known notice does not pass.
 
-Triples and not pairs: at equal near-copies found they hit a third fewer of the lawful twins of threats. The words that
-carry a wording's risk (by explanations) separate near-copies from lawful twins no better than the fall in risk.
+Triples rather than pairs: at the same share of near-copies found they hit a third fewer of the lawful twins of threats.
+The words that carry a wording's risk (by explanations) separate near-copies from lawful twins no better than the fall
+in risk.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op, State
 
 CHARACTERS = 500
-"""So much of a wording and of a message counts: seven parts of an SMS."""
+"""Characters of a wording and of a message that count: seven parts of an SMS."""
 FEWEST = 8
-"""Characters of a wording; fewer are in too many messages."""
+"""Fewest characters of a wording; shorter ones occur in too many messages."""
 BLOCK_SHARE, PASS_SHARE = 0.65, 0.9
 LEAST_RISK, FALL = 0.1, 1.5
 """Lowest risk of a near-copy of a threat, and how far its log-odds may fall below the wording's.
@@ -46,13 +46,13 @@ LEAST_RISK, FALL = 0.1, 1.5
 Neither applies to a message that holds the whole wording.
 """
 AROUND, COMPANY = 5, 16
-"""Characters before or behind the wording in a near-copy, at most; from how many on the part between is read alone."""
+"""Most characters before or after the wording in a near-copy; number from which the matching part is read alone."""
 LONGEST_SLOT, COVERED = 3, 0.85
-"""Characters in a row of a message that a wording which passes it may leave unexplained; share that it must explain."""
+"""Most characters in a row of a message that a `pass` wording may leave unexplained; share that it must explain."""
 
 _TRIPLE = np.dtype("<u8")  # four units of UTF-16; the salt's low zeros drop the fourth
 _ANCHORS, _OWNERS = 24, 8  # triples that a wording is looked up by; wordings that one triple leads to
-_MET = 0.25  # share of a wording's anchors from which a message is compared with it
+_MET = 0.25  # share of a wording's anchors that a message must contain to be compared with it
 # A number may be a price in one copy and a debt in another.
 _ONE_MASK = str.maketrans(
     {c: PLACEHOLDERS["number"] for kind, c in PLACEHOLDERS.items() if kind not in ("link", "email")}
@@ -63,7 +63,7 @@ KnownAction = Literal["block", "review", "pass"]
 
 
 class NewWording(BaseModel):
-    """What POST /admin/known takes: one of `text` and `template`, the latter as `jingyin campaigns` writes it."""
+    """The body of POST /admin/known: either `text`, or `template` as `jingyin campaigns` writes it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -90,8 +90,8 @@ class Wording(NamedTuple):
 class Match(NamedTuple):
     """A wording that a message holds, `share` of it, in `part` of the clean text.
 
-    `around` characters of the text stand before or behind that part; `explains` says whether nothing of the text is
-    outside the wording but short slots, `whole` whether nothing is and no triple of the wording is missing.
+    At most `around` characters of the text are before or after that part. `explains`: only short slots of the text are
+    outside the wording; `whole`: nothing is, and no triple of the wording is missing.
     """
 
     wording: Wording
@@ -103,7 +103,7 @@ class Match(NamedTuple):
 
 
 class Index:
-    """Finds the wordings that a message holds, in microseconds for ten thousand; not changed after it is made."""
+    """Finds the wordings that a message contains, in microseconds for ten thousand; immutable."""
 
     def __init__(self, wordings: Iterable[Wording], salt: np.uint64) -> None:
         self.wordings = list(wordings)
@@ -119,7 +119,7 @@ class Index:
         self._fewest = min(self._wanted, default=0)
 
     def find(self, text: str) -> list[Match]:
-        """Return up to three wordings that clean `text` holds at least BLOCK_SHARE of, the fullest first."""
+        """Return up to three wordings of which clean `text` contains at least BLOCK_SHARE, the largest share first."""
         if not self.wordings:
             return []
         triples = hashes(text, self._salt)
@@ -168,13 +168,13 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int]) ->
 
 
 def log_odds(risk: float) -> float:
-    """Return the log-odds of a risk, within those of 1 in a million."""
+    """Return the log-odds of a risk, which is clipped to one in a million at either end."""
     bounded = min(max(risk, 1e-6), 1 - 1e-6)
     return math.log(bounded / (1 - bounded))
 
 
 def holds(match: Match, risk: float | None, *, alone: bool = False) -> bool:
-    """Whether a match decides on a message of this risk, None if not scored; `alone`: the risk is that of its part."""
+    """Whether a match decides on a message of this risk (None: not scored); `alone`: the risk is that of its part."""
     if match.wording.action == "pass":
         return match.explains
     if match.whole:
@@ -232,7 +232,7 @@ class Known:
         ]  # fmt: skip
 
     async def refresh(self) -> None:
-        """Take in additions and removals made anywhere, and forget expired wordings."""
+        """Apply additions and removals made by any process, and forget expired wordings."""
         (names,) = await self.state.run([Op("fields", "known")])
         listed = {name.decode() for name in names}
         kept = {number: each for number, each in self._wordings.items() if number in listed}

@@ -1,9 +1,10 @@
-"""Memory: weighs earlier messages, people's judgements and policies for a message that has been read.
+"""Memory: applies earlier messages, people's judgements and policies to a message that has been scored.
 
 For each message, in this order: the policy may decide it; a known wording may; then one round trip to the state records
 senders and contacts of flagged messages, and asks for reasons to hold a message that passes: a burst, its sender, a
-contact. Last it is read behind the earlier messages of its conversation. It takes a second round trip only if that has
-changed the action, or if it passes and belongs to the sample by which senders are known to be harmless.
+contact. Last it is scored again, appended to the earlier messages of its conversation. There is a second round trip
+only if that changed the action, or if the message passes and belongs to the sample that shows which senders are
+harmless.
 """
 
 import asyncio
@@ -40,16 +41,16 @@ _READING: dict[str, Callable[[Op], Op]] = {
     "shift": lambda op: op._replace(value=b""),
     "add": lambda op: op._replace(name="field"),
 }
-"""What reads the same as an operation, and changes nothing."""
+"""Operation -> the one that reads the same and changes nothing."""
 
 
 class Memory:
-    """Judges the messages of a service; for its event loop alone."""
+    """Judges the messages of a service; use it on the service's event loop only."""
 
     def __init__(
         self, settings: "Settings", metrics: "Metrics", secret: Secret, state: State, patient: State | None = None
     ) -> None:
-        """`state` answers messages, `patient`, by default the same, those who can wait. Raises ConfigError."""
+        """`state` serves messages, `patient`, by default the same, callers that can wait. Raises ConfigError."""
         self.state = state
         self.known = Known(state if patient is None else patient, secret)
         self.suspects = Suspects(settings.senders, secret) if settings.senders else None
@@ -60,9 +61,9 @@ class Memory:
         self._metrics = metrics
 
     async def judge(self, context: "Context", answer: "Answer", *, trial: bool = False) -> "Answer":
-        """Return the answer to a message that has been read, as it is or with another action, reason and `more`.
+        """Return the answer to a scored message, unchanged or with another action, reason and `more`.
 
-        On `trial` nothing is counted or kept.
+        On `trial` nothing is counted or stored in the state.
         """
         scored, origin = answer.scored, context.origin
         if scored is None:
@@ -75,13 +76,13 @@ class Memory:
         if match:
             found = match.wording
             answer = answer._replace(action=found.action, reason="known", more={**answer.more, "known": found.id})
-        # What counts for later messages: not the action for messages that were not read in time.
+        # These count for later messages; the action for a message that was not read in time doesn't.
         own: Action = answer.action if final or match else "pass"
         risk = scored.decision.risk if final and not (match and match.wording.action == "pass") else 0.0
         return await self._by_state(context, answer, own, risk, match, trial=trial)
 
     def tend(self) -> None:
-        """Take in the known wordings of other workers and machines, and forget expired entries."""
+        """Load the known wordings of other workers and machines, and forget expired entries."""
         local = self.state.local if isinstance(self.state, Guarded) else self.state
         if isinstance(local, Local):
             local.expire()
@@ -100,7 +101,7 @@ class Memory:
             await self.known.refresh()
 
     def _by_policy(self, source: Source, answer: "Answer") -> "tuple[Answer, bool]":
-        """Apply the rule that the message meets, if any, and say whether it is decided."""
+        """Apply the rule that matches the message, if any; return also whether the rule decides alone."""
         scored = answer.scored
         if scored is None or not self.policy.rules:
             return answer, False
@@ -127,7 +128,7 @@ class Memory:
     async def _by_state(
         self, context: "Context", answer: "Answer", own: Action, risk: float, match: Match | None, *, trial: bool
     ) -> "Answer":
-        """Tell the state of a message, whose own action and risk these are, and hold it if the state knows a reason."""
+        """Report a message, with its own action and risk, to the state; hold it if the state gives a reason."""
         scored, (_, key, sender, receiver, *_) = answer.scored, context.origin
         if scored is None:
             return answer
@@ -161,7 +162,7 @@ class Memory:
         return await self._settle(marks, text, own, held, judged, undone, trial=trial)
 
     def _hold(self, answer: "Answer", who: str | None, near: int | None) -> "Answer":
-        """Hold a message that passes for `who` is suspicious, or for `near` copies before it."""
+        """Hold a message that passes if `who` (its sender or a contact) is suspicious, or after `near` copies."""
         if who:
             answer = answer._replace(action="review", reason=who)
         if near is None or not self._bursts:
@@ -175,7 +176,7 @@ class Memory:
     async def _settle(
         self, marks: list[str], text: str, own: Action, held: "Answer", judged: "Answer", ops: list[Op], *, trial: bool
     ) -> "Answer":
-        """Run `ops`, tell the state what has become of a message that passed alone, and return its last answer."""
+        """Run `ops`, report the outcome of a message that passed alone to the state, and return the final answer."""
         if self.suspects and own == "pass":
             if judged.action == "pass":
                 ops = [*ops, *self.suspects.passed(marks)]
@@ -186,7 +187,7 @@ class Memory:
         return judged
 
     async def _behind(self, context: "Context", answer: "Answer", joined: CleanString) -> "Answer":
-        """Read a message behind those before it; the stronger action counts."""
+        """Score a message appended to those before it; the stronger action counts."""
         found = await context.read(joined)
         if found is None or not found.final or answer.scored is None:
             self._metrics.joined("unscored").inc()
@@ -205,7 +206,7 @@ _SOCKET, _SECRET = "state", "secret"
 
 
 def state_folder() -> Path:
-    """Return where things of this machine are kept by default: systemd's StateDirectory, or the user's."""
+    """Return the default folder of this machine's state: systemd's StateDirectory, or the user's."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "jingyin"
@@ -213,7 +214,7 @@ def state_folder() -> Path:
 
 @contextmanager
 def shared_state(settings: "Settings", folder: Path) -> Iterator[None]:
-    """Keep the state in memory of a service whose workers share the private `folder`, and their secret.
+    """Keep the in-memory state, and the secret, of a service whose workers share the private `folder`.
 
     Raises ConfigError if the secret or the known wordings can't be read.
     """
@@ -233,7 +234,7 @@ def shared_state(settings: "Settings", folder: Path) -> Iterator[None]:
 
 
 def share_secret(settings: "Settings", folder: Path) -> None:
-    """Write the secret that the settings name where workers find it; raises ConfigError if it can't be read."""
+    """Write the secret named by the settings to the workers' folder; raises ConfigError if it can't be read."""
     if settings.state != "memory" and settings.state_secret is None:
         raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
     file = settings.state_secret or (settings.known or state_folder() / "known.json").with_name("secret")

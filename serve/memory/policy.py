@@ -1,14 +1,14 @@
 """Policies: a gateway's rules for some of its traffic, whatever the model says.
 
-A YAML file with `rules`, an ordered list; the first rule that a message meets decides. A rule names senders, routes or
-API keys (with * and ?), or signatures (【…】) in the message; one that names none meets every message:
+A YAML file with `rules`, an ordered list; the first rule that matches a message decides. A rule names senders, routes
+or API keys (with * and ?), or signatures (【…】) in the message; one that names none matches every message:
 
     rules:
       - {name: our own codes, key: [otp], signature: [某某银行], action: pass}
       - {name: marketing, sender: ["10690*"], review: 0.3, block: 0.9, on_deadline: review}
       - {name: strangers abroad, sender: ["+*"], review: 0.2, dry_run: true}
 
-A rule of dry_run is counted and decides nothing: the search goes on behind it.
+A rule with dry_run is counted but decides nothing: the search continues after it.
 """
 
 import re
@@ -65,16 +65,16 @@ class Rule(BaseModel):
         return self
 
     def meets(self, source: Source, text: str) -> bool:
-        """Whether the rule is for a message: it has one of each of the kinds that the rule names."""
+        """Whether the rule applies to a message: of each kind of pattern that it names, one matches."""
         for given, pattern in zip((source.sender, source.route, source.key), self._patterns, strict=True):
             if pattern and (given is None or not pattern.match(given)):
                 return False
         return not self._signatures or any(self._signatures.match(each) for each in _SIGNATURE.findall(text))
 
     def decide(self, risk: float | None, alone: Action | None) -> Action | None:
-        """Return the action for a message of this risk, which the bundle gives the action `alone`; None if not scored.
+        """Return the action for a message to which the bundle gives this risk (None: not scored) and action `alone`.
 
-        None is left to the service.
+        None leaves the action to the service.
         """
         if self.action or risk is None:
             return self.action or self.on_deadline
@@ -101,7 +101,7 @@ class Policy(BaseModel):
     rules: tuple[Rule, ...]
 
     def rules_for(self, source: Source, text: str) -> Iterator[Rule]:
-        """Yield the rules of a dry run that a message meets, and last the one that decides, if any."""
+        """Yield the dry-run rules that match a message, and last the rule that decides, if any."""
         for rule in self.rules:
             if rule.meets(source, text):
                 yield rule
@@ -114,7 +114,7 @@ def _any(patterns: Patterns) -> re.Pattern[str] | None:
 
 
 def read_policy(file: Path) -> Policy:
-    """Read a policy; raises ConfigError that lists all faults."""
+    """Read a policy; raises a ConfigError that lists all faults."""
     try:
         return Policy.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except ValidationError as error:

@@ -38,7 +38,7 @@ class Recorded(BaseModel):
 
 
 class Replayed(NamedTuple):
-    """A recorded message, the action that it got, and the answer that it would get."""
+    """A recorded message, the action that it got then, and the answer that it would get now."""
 
     message: Recorded
     was: Action
@@ -46,7 +46,7 @@ class Replayed(NamedTuple):
 
 
 def read_lines(file: Path, kind: type[Recorded] | type[NewWording]) -> Iterable[Recorded | NewWording]:
-    """Yield the JSON lines of a file; raises InputError that names a wrong line, never its content."""
+    """Yield the JSON lines of a file; raises an InputError that names an invalid line, never its content."""
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:

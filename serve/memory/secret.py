@@ -41,7 +41,7 @@ class Secret:
             self._cipher = AESGCM(blake2b(b"texts", key=secret, digest_size=_BYTES).digest())
 
     def hash(self, *parts: str) -> str:
-        """Return 16 bytes in hex that only parts in this order have."""
+        """Return the keyed hash of the parts in this order: 16 bytes in hex."""
         data = "\0".join(parts).encode("utf-8", "surrogatepass")
         return blake2b(data, key=self._hashing, digest_size=16).hexdigest()
 

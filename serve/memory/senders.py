@@ -1,13 +1,16 @@
 """Suspects: senders and contacts of flagged messages, whose next suspicious message is held.
 
-A message that the model alone passes, of a risk from `risk` on, gets review when its sender, or a contact that it
-holds, stood in a flagged message less than `seconds` ago; twice that if another was blocked meanwhile. So does, of any
-risk, one that has COPIED of the triples of a flagged message of its sender: whoever edits what did not arrive keeps
-most of it; and every message of a sender who had STRIKES flagged, unless OFTEN times as many passed. Whoever sends much
-is judged by shares: a sender by more than 1 flagged message in SHARE, so that a stolen account does not silence a bank;
-a contact that was passed more often than flagged is everybody's, such as a hotline.
+A message that the model alone would pass gets review
 
-What passes is counted by a sample, so that ordinary traffic costs next to nothing.
+- if its risk is at least `risk`, and its sender or a contact in it occurred in a flagged message less than `seconds`
+  ago, or twice that if another was blocked meanwhile;
+- if it has COPIED of the triples of a flagged message of its sender: people who edit a stopped message keep most of it;
+- if its sender had STRIKES messages flagged, unless OFTEN times as many passed.
+
+Frequent senders and contacts are exempt: a sender with fewer than one flagged message in SHARE, so that a stolen
+account does not silence a bank; and a contact, such as a hotline, that passed more often than it was flagged.
+
+Messages that pass are counted by a sample, so that ordinary traffic costs next to nothing.
 """
 
 import random
@@ -24,17 +27,17 @@ from jingyin.serve.memory.state import Op
 SHARE = 500
 """Messages of a sender for each flagged one above which it is not held."""
 SAMPLE = 16
-"""One in so many messages that pass is counted, and counts for all of them."""
+"""One in this many messages that pass is counted, and stands for all of them."""
 COPIED = 0.4
 """Share of the triples of a flagged message in an edited one."""
 STRIKES, OFTEN = 3, 10
-"""Flagged messages of a sender from which on all of its messages are held; passed ones for each, at most."""
+"""Flagged messages after which all messages of a sender are held; most messages passed for each of them."""
 SENDER, CONTACT = "s:", "c:"
-"""How keys of marks begin; the rest is a hash."""
+"""Prefixes of the keys of marks; the rest is a hash."""
 
 
 class SenderSettings(BaseModel):
-    """How long a sender or contact is under suspicion, and what of it is held then."""
+    """How long a sender or contact is suspected, and the risk from which its messages are then held."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +46,7 @@ class SenderSettings(BaseModel):
 
 
 class Suspects:
-    """Asks the state for the senders and contacts of messages, and tells it of those of flagged ones."""
+    """Looks up the senders and contacts of messages in the state, and records those of flagged messages."""
 
     def __init__(self, settings: SenderSettings, secret: Secret, chance: Callable[[], float] = random.random) -> None:
         """`chance` gives numbers from 0 to 1, for the sample."""
@@ -61,7 +64,7 @@ class Suspects:
         return [self.sender(key, sender), *found] if sender else found
 
     def ask(self, marks: Sequence[str], text: str, action: Action) -> list[Op]:
-        """Return what to run for a message with clean `text`; `suspicious` reads the results if it passed."""
+        """Return the operations for a message with clean `text`; `suspicious` reads the results if it passed."""
         seconds = self._settings.seconds
         copies = [
             Op("shift", f"w:{each.removeprefix(SENDER)}", b"", seconds) for each in marks if each.startswith(SENDER)
@@ -78,13 +81,13 @@ class Suspects:
         return [*(op for look in looks for op in look), *copies]
 
     def passed(self, marks: Sequence[str]) -> list[Op]:
-        """Return what to run once a message passes after all: what is held must not speak for its sender."""
+        """Return the operations for a message that finally passes: held ones must not speak for their sender."""
         if self._chance() * SAMPLE >= 1:
             return []
         return [Op("tally", f"n{each}", SAMPLE, self._settings.seconds) for each in marks]
 
     def suspicious(self, marks: Sequence[str], text: str, risk: float, results: Sequence[Any]) -> str | None:
-        """Return "sender" or "contact" if a message that passes is to be held, by the results of what `ask` gave."""
+        """Return "sender" or "contact" if a message that passes is to be held, given the results of `ask`."""
         enough = risk >= self._settings.risk
         for i, mark in enumerate(marks):
             marked, flagged, others = results[3 * i : 3 * i + 3]
@@ -99,7 +102,7 @@ class Suspects:
         return set(hashes(text, self._secret.salt))
 
     def _copied(self, text: str, kept: Sequence[bytes]) -> bool:
-        """Whether clean `text` repeats one of the flagged messages that were kept."""
+        """Whether clean `text` repeats one of the `kept` flagged messages."""
         triples = self._triples(text)
         opened = (set(map(int, (self._secret.open(each) or "").split())) for each in kept)
         return any(each and len(each & triples) >= COPIED * len(each) for each in opened)

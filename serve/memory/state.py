@@ -2,8 +2,8 @@
 
 A caller hands over a list of operations and gets a result for each, in one round trip. `Local` runs them in this
 process; `Socket` sends them to the process that `listening` runs in, so that all workers of a machine share one
-`Local`; `Server` sends them to Valkey as one call of a Lua script. `Guarded` puts a time limit and a breaker before the
-latter two: a message that they do not answer within BUDGET_SECONDS goes on with a `Local` of the worker's own.
+`Local`; `Server` sends them to Valkey as one call of a Lua script. `Guarded` adds a time limit and a circuit breaker to
+the latter two: if they don't answer within BUDGET_SECONDS, the message continues with the worker's own `Local`.
 """
 
 import asyncio
@@ -23,23 +23,23 @@ from typing import Any, NamedTuple, Protocol
 from jingyin.model.errors import ConfigError
 
 BUDGET_SECONDS = 0.005
-"""Longest wait for the state; after it a message goes on with local memory."""
+"""Longest wait for the state; then a message continues with local memory."""
 PATIENCE_SECONDS = 0.1
-"""The state is away when a call takes longer, or fails. Until then only the messages that waited go on without it."""
+"""If a call fails or takes longer, the state is away. Until then only the waiting messages continue without it."""
 RETRY_SECONDS = 0.5
-"""How often a state that is away is asked whether it is back."""
+"""Pause between probes of a state that is away."""
 SLOTS = 3
 """Values that `shift` keeps of a key."""
 LISTED = 1_000
-"""Marks that are listed, those that last longest."""
+"""Most marks listed, those that last longest."""
 
-_ENTRY_BYTES = 300  # of a key in `Local` beside its value: the key, a tuple, their part of two tables
+_ENTRY_BYTES = 300  # of a key in `Local` besides its value: the key, a tuple, their share of two tables
 
 
 class Op(NamedTuple):
-    """An operation on `key`. Results that are not named here are None.
+    """An operation on `key`. Where no result is described, it is None.
 
-        tally    the count (float) of the last `seconds`, to which `value` (int) is added then
+        tally    the count (float) of the last `seconds`, to which `value` (int) is then added
         mark     keep the key for `seconds`; if it is kept already, for at least `value` (float)
         marked   whether it is kept (0 or 1)
         marks    pairs (key, seconds left) of kept keys that begin with `key`, longest first
@@ -80,15 +80,15 @@ class _Entry(NamedTuple):
 
 
 class Local:
-    """The state in this process, within `budget` bytes: beyond it the oldest keys of the commonest lifetime go.
+    """The state in this process, within `budget` bytes: beyond that the oldest keys of the most common lifetime go.
 
-    With `file` tables survive a restart: `save` writes them. Not safe to share between threads.
+    With `file` tables survive a restart: `save` writes them. Not thread-safe.
     """
 
     def __init__(
         self, budget: int = 256 << 20, *, file: Path | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        """Read the tables from `file`, if it is there; raises ConfigError if it can't be read."""
+        """Read the tables from `file`, if it exists; raises ConfigError if it can't be read."""
         self.budget = budget
         self.used = 0
         self._clock = clock
@@ -208,7 +208,7 @@ class Local:
     def _add(self, _: float, key: str, value: bytes, __: float) -> None:
         table = self._tables.setdefault(key, {})
         table[value] = b"%d" % (int(table.get(value, b"0")) + 1)
-        self._changed = True  # saved by whoever closes the state: not at each message
+        self._changed = True  # saved when the state is closed, not at each message
 
 
 def _size(value: object) -> int:
@@ -237,7 +237,7 @@ def _read_tables(file: Path) -> dict[str, dict[bytes, bytes]]:
 
 @contextmanager
 def listening(local: Local, path: Path) -> Iterator[None]:
-    """Run operations that come over a Unix socket at `path`, in a thread; whoever may open `path` is trusted."""
+    """Run operations received on a Unix socket at `path`, in a thread; anyone who may open `path` is trusted."""
     started = Event()
     stops: list[Callable[[], object]] = []
 
@@ -278,7 +278,7 @@ class Socket:
 
     async def run(self, ops: Sequence[Op]) -> list[Any]:
         """Return a result for each operation; raises OSError or IncompleteReadError when nobody listens."""
-        streams, self._streams = self._streams, None  # a call that is cancelled leaves none: its answer may still come
+        streams, self._streams = self._streams, None  # a cancelled call leaves none: its answer may still come
         reader, writer = streams or await asyncio.open_unix_connection(self._path)
         try:
             writer.write(_frame([tuple(op) for op in ops]))
@@ -319,7 +319,7 @@ class Server:
     """Sends operations to Valkey or Redis; one call at a time. `address` is that of the setting `state`."""
 
     def __init__(self, address: str) -> None:
-        """Connect when operations come; raises ConfigError without the extra `state` or for a wrong address."""
+        """Connect on first use; raises ConfigError without the extra `state` or for an invalid address."""
         try:
             from redis.asyncio import Redis
             from redis.asyncio.retry import Retry
@@ -362,12 +362,12 @@ def _result(op: Op, found: Any) -> Any:  # noqa: ANN401  as Op says
 class Guarded:
     """A remote state that never keeps a message waiting: late, refused or failed operations run on `local`.
 
-    Operations that come while a call is under way go together in the next one. `observe` is told of messages
-    that are "late", and when the state is "away" and "back". For one event loop.
+    Operations that arrive during a call go together in the next one. `observe` is called for messages that are "late",
+    and when the state is "away" or "back". For one event loop.
     """
 
     def __init__(self, remote: State, local: Local, observe: Callable[[str, str], None]) -> None:
-        """`observe` gets what happened, and the name of the error or ""."""
+        """`observe` gets the event, and the name of the error or ""."""
         self.remote = remote
         self.local = local
         self.away = False
@@ -380,7 +380,7 @@ class Guarded:
         """Return a result for each operation, within BUDGET_SECONDS."""
         if self.away:
             return self.local.run_now(ops)
-        # Kept here too, so that a look-up that comes late knows at least what this process has flagged.
+        # Stored here too, so that a late look-up knows at least what this process has flagged.
         kept = self.local.run_now(ops) if any(op.name == "mark" for op in ops) else None
         future: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ops, future))
@@ -431,7 +431,7 @@ class Guarded:
         self._waiting = []
 
     async def _return(self) -> None:
-        """Wait until the state takes a small write in time, then use it again."""
+        """Wait until the state accepts a small write in time, then use it again."""
         while self.away:
             await asyncio.sleep(RETRY_SECONDS)
             with suppress(Exception):

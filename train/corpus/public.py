@@ -236,7 +236,7 @@ KINDS = {**SOURCES, OWN: Source("your own labelled messages", "", "yours", label
 
 
 def read(kind: str, path: Path) -> Iterator[Record]:
-    """Yield the records of the source `kind` at `path`: its published files, or JSON lines made from them (convert.py).
+    """Yield the records of the source `kind` at `path`: its published files, or JSON lines converted from them.
 
     Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
     the number of the message in it too.
@@ -330,7 +330,7 @@ def _packed(file: BinaryIO) -> IO[bytes]:
     return cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
 
 
-# Public messages that are no ordinary ones though their corpus is: known by hashes, since their text is not kept here.
+# Public messages that aren't ordinary although their corpus is labelled so, by hash: their text is not kept here.
 #
 # Each was read: fake judicial notices with a demand among the spam, real menaces among the comments (train/LOG.md).
 

@@ -47,7 +47,7 @@ VOICES = frozenset((
 class Record:
     """One message of the corpus.
 
-    `text` may hold slots when `source` is "authored", see expand.py. Records of one `group` never part when
+    `text` may hold slots when `source` is "authored", see slots.py. Records of one `group` never part when
     the corpus is split; "" stands for a group of one. `where` is the file and line it came from, for errors. `case` is
     the real case that an authored message was written from, "" for none: messages of one case never part either;
     `writer` is who wrote it. `signs` are its demands and threats, see signs.py.

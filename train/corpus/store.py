@@ -190,9 +190,9 @@ class CorpusRecipe(_Model):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
     `authored` is a file or folder of authored messages or a list of them, by default all folders in the package
-    (authored.py). A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of
+    (rows.py). A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of
     `similarity` or more stay on one side of a split; a public message so like an earlier one is left out.
-    `framed` is the share of the authored training messages that get a copy in quotation (quoting.py); `dressed` that
+    `framed` is the share of the authored training messages that get a quoted copy (perturb.py); `dressed` that
     of all training messages that get two with a head or a tail. `company` is how many copies in company (company.py)
     an authored training message gets on average, a public one half as many.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many

@@ -222,7 +222,7 @@ def test_replaced_bytes_are_counted_in_a_column_and_told(tmp_path: Path, here: H
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sample": 3}, "--sample needs --label-studio FILE and a number from 1 on, got 3"),
+        ({"sample": 3}, "--sample needs --label-studio FILE and must be at least 1, got 3"),
         ({"encoding": "klingon"}, "encoding 'klingon' is unknown; name one such as"),
         ({"errors": "ignore"}, "errors 'ignore' is unknown; known are replace and strict"),
         ({"label_studio": "/nowhere/at/all.json"}, "must lie in a folder that exists"),
