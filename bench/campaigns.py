@@ -24,7 +24,7 @@ from jingyin.train.corpus.slots import SLOTS
 
 
 def scale(rows: int, folder: Path, corpora: Sequence[Path], bundle: Path | None) -> None:
-    """Print the cost of `jingyin campaigns --all` on an archive of so many rows, which is made if it is not there."""
+    """Print the cost of `jingyin campaigns --all` on an archive of `rows` rows, which is created if missing."""
     archive = folder / f"{rows}.parquet"
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 FAMILIES = ("bad_review", "denunciation", "protection_money")
 SIZES = (50, 200, 500)
 RATE = 2_000
-"""Equal false alarms: of the traffic that is kept out one message in so many."""
+"""Equal false alarms: one in this many messages of the held-out traffic."""
 
 Message = Mapping[str, str]
 

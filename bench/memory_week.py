@@ -90,7 +90,7 @@ class Gang:
         return text
 
     def learn(self, edits: list[str], number: int, passes: bool) -> list[str] | None:
-        """Take in whether the try of this number arrived; return the edits of the next try, None if there is none."""
+        """Learn whether the try of this number arrived; return the edits of the next try, None if there is none."""
         for kind in edits[-1:]:
             self.tried[kind] += 1
             self.passed[kind] += passes

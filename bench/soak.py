@@ -23,7 +23,7 @@ one, which is filled up for `full disk`. Elsewhere that phase has a service of i
 Verdicts are compared with those of a scorer in this process. Exits 1 if an answer is wrong or missing, a connection
 broke where none may, the log holds a message of 8 characters or more, the service ended before its time, or memory
 (PSS of all its processes) grew by more than 3% from two minutes to the end. A run of less than four minutes shows
-memory and does not judge it: its first fifth is no steady state.
+memory and does not judge it: its first fifth isn't a steady state.
 """
 
 import argparse

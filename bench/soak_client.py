@@ -230,7 +230,7 @@ class Client:
             self._tally.surprises[f"{phase}: {wrong}"] += 1
 
     def _fault(self, phase: str, ask: Ask, answer: dict[str, object]) -> str:
-        """Return the fault in a verdict, or "" if there is none; a late verdict is counted, but is no fault."""
+        """Return the fault in a verdict, or "" if there is none; a late verdict is counted, but isn't a fault."""
         results: list[dict[str, object]] = answer.get("results", [answer])  # type: ignore[assignment]
         if len(results) != len(ask.texts):
             return f"{ask.kind}: {len(results)} results for {len(ask.texts)} messages"

@@ -100,7 +100,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def fill(file: Path) -> None:
-    """Add empty lines until there is no room, in ever smaller pieces: not a single byte is left."""
+    """Add empty lines, in ever smaller pieces, until not a single byte is free."""
     with file.open("ab", buffering=0) as target:
         size = 1 << 20
         while size:

@@ -1,4 +1,4 @@
-"""The cascade: who reads a message, and what becomes of the readings: label, risk, action and reasons.
+"""The cascade: which steps read a message, and how their readings give label, risk, action and reasons.
 
 Scorer, calibration and evaluation go through `cascade`, each with a reader of its own, so that thresholds are set on
 the cascade that is served.
@@ -84,7 +84,7 @@ class Cascaded(NamedTuple):
 def prefiltered(
     rules: Rules, units: Units, opaque: NDArray[np.bool_], foreign: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return which units (u,) go on to networks, and for each message (n,) its stop: 0 ordinary, 1 lawful, -1 none.
+    """Return which units (u,) continue to networks, and for each message (n,) its stop: 0 ordinary, 1 lawful, -1 none.
 
     The prefilter may not judge `opaque` messages (n,); `foreign` ones (n,) hold nothing to judge and are ordinary.
     """
@@ -114,7 +114,7 @@ def cascade(
     """
     wholes, count = units.starts, len(units.starts)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
-    # A whole that is stopped where a window goes on counts as stopped; one that goes on counts once it is read.
+    # A whole that stops while a window continues counts as stopped; one that continues counts once it is read.
     stopped = shares[np.where(units.scores[0, wholes] < rules.prefilter.ordinary.threshold, 0, 1)]
     rows = np.where((stops >= 0)[:, None], shares[stops], stopped)
     odds = np.where(on[wholes], -np.inf, risk_logit(rows, rules.flagged))

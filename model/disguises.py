@@ -111,7 +111,7 @@ _ENDS_HERE = re.compile("(?![@_/]|[.:-][a-z0-9])")
 
 
 def spell_out(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Write out words that are spelled in pinyin or by initials beside Han characters (bao光, 爆txl)."""
+    """Write out words that are spelled in pinyin or by initials next to Han characters (bao光, 爆txl)."""
     if _SPELLINGS.keys().isdisjoint(_LETTERS.findall(text)):
         return []
     found: list[Edit] = []
@@ -125,7 +125,7 @@ def spell_out(text: str, edits: dict[str, int]) -> list[Edit]:
 
 
 def _spelling_at(text: str, start: int, end: int) -> Edit | None:
-    """Return the reading of the letters text[start:end] with the characters beside them, if they are a spelling."""
+    """Return the reading of the letters text[start:end] with the characters next to them, if they are a spelling."""
     if not _STARTS.match(text, start) or not _ENDS_HERE.match(text, end):
         return None
     for before, after, reading in _SPELLINGS[text[start:end]]:
@@ -156,7 +156,7 @@ _DIALECT_WORD = re.compile("|".join(_LONGEST_FIRST))
 
 
 def to_mandarin(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Put function words of Cantonese in Mandarin: those that Mandarin has too only beside one that it has not."""
+    """Translate function words of Cantonese to Mandarin; those that exist in both only next to one that doesn't."""
     if not _DIALECT_ONLY.search(text):
         return []
     found = [(*match.span(), _DIALECT[match[0]]) for match in _DIALECT_WORD.finditer(text)]

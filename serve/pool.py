@@ -127,7 +127,7 @@ def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[t
 
 def follow_parent() -> None:
     """Leave interrupts to the parent of this worker, and end with it: the queue alone would keep a worker waiting."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and shuts down
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and shuts down
 
     def end_with(parent: multiprocessing.process.BaseProcess) -> None:
         parent.join()

@@ -41,7 +41,7 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
     """Return `df` with the columns `jingyin_*`, replacing those that are there; a null text has nulls in them.
 
     One scorer a Python worker, kept between batches. `bundle` is a folder that every worker sees, by default the one
-    in the package. Raises ConfigError when there is no such column, or it holds no strings.
+    in the package. Raises ConfigError if the column is missing or doesn't hold strings.
     """
     if text_column not in df.columns:
         raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")

@@ -180,7 +180,7 @@ def requirements(
 def _at_most(name: str, actions: Sequence[Ints], most: Rates, *, shown: bool = False) -> Iterator[Check]:
     """Check that no more than a share of innocents (n,) reaches an action.
 
-    `shown` asks for so many that one above the share would be expected to show.
+    With `shown` it also fails if there are too few innocents to show a rate above the share.
     """
     rows = len(actions[0])
     for level, (action, share) in enumerate(most.model_dump().items(), 1):
@@ -253,8 +253,8 @@ def _family_checks(table: Verdicts, margin: float) -> Iterator[Check]:
 def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, tests: int = 1) -> Check:
     """Check that `new` (n,) is right as often as `old`.
 
-    It fails where a loss is beyond chance, and may be above the margin. `tests` shares the error out among so many
-    checks.
+    It fails if a loss is beyond chance, and may be above the margin. `tests` is the number of checks that share the
+    error.
     """
     z = float(norm.ppf(1 - (1 - _SURE) / tests))
     change = paired_difference(new, old, groups, z)
@@ -302,7 +302,7 @@ _USED = ("train", "validation", "calibration")
 def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[Messages, str]:
     """Return the messages that the bundles of `manifests` were not made with, and a sentence on how that is known.
 
-    A bundle knows the sha256 of its splits. Those that trained it and set its thresholds are looked for beside `data`
+    A bundle knows the sha256 of its splits. Those that trained it and set its thresholds are looked for next to `data`
     and in the folders next to it; rows whose text or template is in one are left out. Raises InputError when a file of
     `data` is itself such a split, or no row of a label is left.
     """

@@ -88,7 +88,7 @@ def load_encoder(out: Path) -> tuple[BertModel, Vocabulary]:
 
 
 def trained_weights(out: Path) -> Path | None:
-    """Return the file of weights, a classifier's or an encoder's, in the run folder `out`; None where there is none."""
+    """Return the file of weights, a classifier's or an encoder's, in the run folder `out`, or None."""
     files = (out / name / "model.safetensors" for name in ("network", "encoder"))
     return next((file for file in files if file.is_file()), None)
 

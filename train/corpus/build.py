@@ -59,7 +59,7 @@ _CONSOLE = Console(stderr=True)
 def build(config_path: Path, out: Path) -> str:
     """Build the corpus that a recipe describes into the folder `out` and return its fingerprint.
 
-    Writes <split>.parquet for each of SPLITS, README.md (the card) and corpus.json. A corpus that is there is
+    Writes <split>.parquet for each of SPLITS, README.md (the card) and corpus.json. An existing corpus is
     replaced, anything else refused. The same recipe and files give the same fingerprint. Raises ConfigError
     or InputError, and leaves `out` as it was.
     """
@@ -166,7 +166,7 @@ def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe
 
 
 def _neighbours(records: Iterable[Record], seed: int) -> Neighbours:
-    """Return the texts that may stand beside the messages of a split, slots filled."""
+    """Return the texts that may accompany the messages of a split, slots filled."""
     rng = Random(seed)
     return neighbours(
         replace(record, text=fill_slots(record.text, rng)) if record.source == "authored" else record

@@ -13,7 +13,7 @@ from jingyin.train.corpus.perturb import entries
 from jingyin.train.corpus.stats import Message
 
 Neighbours = Mapping[str, Sequence[str]]
-"""Kind of company -> the messages, slots filled, that stand beside others."""
+"""Kind of company -> the messages, slots filled, that accompany others."""
 
 SENTENCES = ("lawful", "service", "weather", "delivery")
 """Kinds whose amount is counted in sentences."""
@@ -48,7 +48,7 @@ _MOST_CHARACTERS = (8, 16, 30, 60, 100, 150, 200, 300)
 
 
 def neighbours(messages: Iterable[Message]) -> dict[str, list[str]]:
-    """Return the texts that may stand beside others, by kind: of undisguised messages of one split, and of HELD_OUT."""
+    """Return the texts that may accompany others, by kind: of undisguised messages of one split, and of HELD_OUT."""
     found: dict[str, list[str]] = defaultdict(list)
     for message in messages:
         kind = _KINDS.get(message.family if message.source == "authored" else message.source)
@@ -138,6 +138,6 @@ def _join(pieces: Sequence[str], joints: Sequence[str], rng: Random) -> str:
     joined = pieces[0]
     for piece in pieces[1:]:
         joint = rng.choice(joints)
-        # "。，" is no way to go on.
+        # A text can't continue with "。，".
         joined += joint + piece if joint not in "，。" or joined[-1] not in _ENDS else piece
     return joined

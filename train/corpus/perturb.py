@@ -1,4 +1,4 @@
-"""Disguises a message as a sender does who wants to get past a filter and still be read.
+"""Disguises a message like a sender who wants to pass a filter and still be understood.
 
 `evade` hides the threatening words first (tables/threats.txt) and then others. The number of changes depends only on
 the length of a message and on the strength, never on its content: an ordinary message gets the same noise, so that

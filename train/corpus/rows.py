@@ -175,7 +175,7 @@ def at_least(signs: str) -> str:
 
 
 def unknown_ids(signs: str) -> list[str]:
-    """Return the ids in a row's signs that are no signs, sorted."""
+    """Return the unknown ids among a row's signs, sorted."""
     return sorted({each.removeprefix("!") for each in signs.split(",")} - {"", "-", UNKNOWN, *SIGN_IDS})
 
 

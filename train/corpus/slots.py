@@ -121,7 +121,7 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 # A message that names one of these twice means the same one; two times or two prices are two.
 _SAME = frozenset(("name", "lender", "bank", "company", "lawfirm", "court", "school", "amount", "days", "plate"))
-# A value may end in the word that the message goes on with: "{deadline}前" and "今天18:00前".
+# A value may end in the word that follows it in the message: "{deadline}前" and "今天18:00前".
 _DOUBLED = (
     (re.compile(r"(?:之前|以前|前)(之前|以前|前)"), r"\1"),
     (re.compile(r"(之前|以前|前)(?:之内|以内|内)"), r"\1"),

@@ -83,7 +83,7 @@ def is_built(path: Path) -> bool:
 
 
 def write(splits: Mapping[str, Sequence[Row]], recipe: Mapping[str, object], card: str, out: Path) -> None:
-    """Write a corpus to the folder `out`, in place of the one that is there; all of it or nothing."""
+    """Write a corpus to the folder `out`, replacing an existing one; all of it or nothing."""
     manifest = {
         "fingerprint": fingerprint(splits),
         "rows": {split: len(rows) for split, rows in splits.items()},

@@ -1,1 +1,1 @@
-"""Judges a bundle: through the scorer that serves, beside baselines, under evasion and attack."""
+"""Judges a bundle with the serving scorer, next to baselines, under evasion and attack."""

@@ -149,7 +149,7 @@ def suites(messages: Messages, new: Bools, most: int) -> tuple[dict[str, list[Su
     return found, plain
 
 
-# A greedy sender, who changes a message that is flagged until it passes, and sees nothing but whether it does.
+# A greedy sender, who edits a flagged message until it passes, and learns only whether it did.
 #
 # Each try adds one edit to the text of the try before; of the kinds of edit that the message has not had, the sender
 # takes the one that has made the largest share of messages pass so far. No try is longer than LONGEST times the

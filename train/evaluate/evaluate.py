@@ -1,4 +1,4 @@
-"""`jingyin evaluate`: judges a bundle, another one beside it, and baselines, on the same rows; writes the report."""
+"""`jingyin evaluate`: judges a bundle, a second one, and baselines on the same rows; writes the report."""
 
 import json
 from collections import Counter
@@ -45,7 +45,7 @@ def evaluate(
 ) -> Evaluation:
     """Judge `bundle` on `data`, next to the bundle `against`; write the report to the folder `out`.
 
-    `training`, by default the train.parquet beside the first data file, says which cases, writers and sources are
+    `training`, by default the train.parquet next to the first data file, says which cases, writers and sources are
     unseen, and the n-gram baseline learns from it. `traffic` are files of ordinary messages, each a source that
     training has not seen; rows of `training` in them are left out. Up to `changed` threats and as many innocents are
     disguised and attacked. Raises InputError and BundleError.

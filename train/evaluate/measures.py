@@ -36,7 +36,7 @@ RATES = (0.001, 0.003, 0.01, 0.03)
 """The false-positive rates at which recall is compared."""
 
 FRONTIER = tuple(step * power for power in (10, 100, 1_000, 10_000) for step in (1, 2, 5))
-"""Of so many ordinary messages one is flagged, where recall is read off the curve."""
+"""One in this many ordinary messages is flagged at the points where recall is read off the curve."""
 
 SHOWN = 50
 """Rows that an error list shows at most, the worst first."""

@@ -102,7 +102,7 @@ def draw_curve(path: Path, frontier: Mapping[str, Rows]) -> None:
 
 
 def summary(evaluation: Evaluation) -> str:
-    """Return the tables of the README, as Markdown: systems on all rows; the bundle, and the other one beside it."""
+    """Return the tables of the README, as Markdown: systems on all rows; the bundle next to the other one."""
     lines, tables = yaml.safe_load(_text("tables.yaml")), evaluation.tables
     systems, bundles = tables["systems"], [f"jingyin `{evaluation.bundle}`"]
     bundles += [f"before `{evaluation.against}`"] if evaluation.against else []
