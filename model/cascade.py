@@ -1,16 +1,16 @@
 """The cascade: which steps read a message, and how their readings give label, risk, action and reasons.
 
-Scorer, calibration and evaluation go through `cascade`, each with a reader of its own, so that thresholds are set on
-the cascade that is served.
+Scorer, calibration and evaluation call `cascade`, each with its own reader, so that thresholds are set on the cascade
+that is served.
 
-A message is its whole and its windows of one and of two sentences: company thins a threat out in the whole, and leaves
-it alone in a window. The prefilter scores every unit. Networks read the whole, then the riskiest windows, each until
-one of them is certain, or nothing that is left could make the action stronger. The riskiest unit decides; a window,
-which lacks its context, counts `discount` less.
+The units of a message are the whole and its windows of one and of two sentences: harmless company dilutes a threat in
+the whole, but not in a window of its own. The prefilter scores every unit. Networks read the whole, then the riskiest
+windows, until one of them is certain or no remaining unit could make the action stronger. The riskiest unit decides; a
+window, which lacks its context, counts `discount` less.
 
-Networks err on different messages: each is now and then sure of nonsense, and of another one. So a unit that several
-have read has one risk of them all (fusion; train/LOG.md): the log-odds of each, weighted, add up, a product of experts
-(Hinton 1999).
+Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit that
+several have read gets one risk from all of them (fusion; train/LOG.md): the weighted sum of their log-odds, a product
+of experts (Hinton 1999).
 """
 
 import time
@@ -25,24 +25,24 @@ from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 from jingyin.model.prefilter import Units
 
 FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
-"""Where the labels that make the risk stand in LABELS."""
+"""Indices in LABELS of the labels that make up the risk."""
 
 OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
 
 WINDOWS = 6
-"""Windows that networks read of a message next to its whole, at most."""
+"""Most windows of a message that networks read besides the whole."""
 
 TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
-"""Tokens of a message that each network reads at most; a unit that does not fit is left to the networks before it."""
+"""Most tokens of a message that each network reads; a unit that does not fit is left to the networks before it."""
 
 Floats = NDArray[np.float64]
 
 
 class Decision(NamedTuple):
-    """What of a verdict depends on the clean text alone; `stage` is what answered first.
+    """The part of a verdict that depends on the clean text alone; `stage` is the one that answered first.
 
-    `window` is the range of the clean text that decided, None for the whole. Shared by messages of one clean text: not
-    to be changed.
+    `window` is the range of the clean text that decided, None for the whole. Messages of one clean text share it: don't
+    change it.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Decision(NamedTuple):
 class Read(Protocol):
     """Lets a network, by its place, read a unit that takes at most `room` tokens.
 
-    Returns its outputs (labels + signs,) and the tokens that it took, or None if the unit takes more.
+    Returns its outputs (labels + signs,) and the number of tokens, or None if the unit has more than `room`.
     """
 
     def __call__(self, network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
@@ -68,9 +68,8 @@ class Cascaded(NamedTuple):
     """The cascade's results for n messages.
 
     `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
-    `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty where no
-    network
-    that has signs read them. `final` (n,) is False where time was up before all was read.
+    `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty if no network
+    with signs read them. `final` (n,) is False if time ran out before everything was read.
     """
 
     depth: NDArray[np.int64]
@@ -86,7 +85,7 @@ def prefiltered(
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Return which units (u,) continue to networks, and for each message (n,) its stop: 0 ordinary, 1 lawful, -1 none.
 
-    The prefilter may not judge `opaque` messages (n,); `foreign` ones (n,) hold nothing to judge and are ordinary.
+    The prefilter must not judge `opaque` messages (n,); `foreign` ones (n,) contain nothing to judge and are ordinary.
     """
     ordinary = units.scores[0] < rules.prefilter.ordinary.threshold
     on = ~ordinary & (units.scores[1] >= rules.prefilter.lawful.threshold)
@@ -108,9 +107,9 @@ def cascade(
 ) -> Cascaded:
     """Let networks read the units that are `on` (u,); messages are stopped by `stops` (n,). See `prefiltered`.
 
-    With `everyone` all networks read the wholes, and windows of those alone that are too long. Of a message whose
-    log-odds of risk have come to `enough` no further unit is read. Past `until`, of time.monotonic(), no network begins
-    to read: the readings so far decide.
+    With `everyone` all networks read the wholes, and windows only of wholes that are too long. Once a message's
+    log-odds of risk reach `enough`, no further unit of it is read. After `until`, by time.monotonic(), no network
+    starts to read: the readings so far decide.
     """
     wholes, count = units.starts, len(units.starts)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
@@ -142,7 +141,7 @@ def riskiest_windows(
 ) -> dict[int, list[int]]:
     """Return for each message the windows that networks read, riskiest first by the prefilter's scores.
 
-    They are those that are `on` (u,); of a message whose whole is left `unread`, being too long, also others.
+    They are those that are `on` (u,); others too if the whole is left `unread` because it is too long.
     """
     risks = fused_logit(rules.provisional, units.scores, [], rules.flagged)
 
@@ -159,7 +158,7 @@ def _turn(
 ) -> set[int]:  # fmt: skip
     """Let one network after another read `todo`, a unit of each message at most; return messages settled by certainty.
 
-    A network reads all of its units in a row, so that its weights come from memory once.
+    A network reads all of its units in a row, so that its weights are loaded from memory once.
     """
     width, settled = len(rules.labels), set()
     heard: dict[int, list[Floats]] = {unit: [] for unit in todo}
@@ -286,7 +285,7 @@ def decide(
 
 
 def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
-    """Return the signs whose confidence reaches their threshold, surest first, by logits (signs,); none for none."""
+    """Return the signs whose confidence reaches their threshold, highest first; without logits (signs,) none."""
     found = zip(manifest.signs.items(), np.asarray(signs, np.float64), strict=False)
     reasons = [
         Reason(sign, confidence)

@@ -18,32 +18,32 @@ def _lines(name: str) -> Iterator[list[str]]:
 # ---- step 6: reassemble
 
 _PARTS: dict[str, str] = {}
-# What honest text holds, such as 车专, is put together only where a character before or after it makes a word with it.
+# Parts that honest text contains too, such as 车专, are joined only if the result makes a word with a neighbour.
 _BESIDE: dict[str, tuple[str, str]] = {}
 for _first, *_beside in _lines("parts"):
     _PARTS[_first[1:]] = _first[0]
     if _beside:
         _BESIDE[_first[1:]] = (_beside[0], _beside[1])
-# Parts behind a surname that begins a message, or stands behind a mark, are a given name: 李口乎.
+# Parts after a surname at the start of a message, or after a mark, are a given name: 李口乎.
 _SURNAME = re.compile(
     "(?<![\u3400-\u4dbf\u4e00-\u9fff])"
     "[李王张刘陈杨赵吴徐孙胡郭梁宋郑谢冯董曹袁邓傅沈彭吕蒋蔡贾魏薛阎潘姚谭廖邹郝崔邱侯邵孟尹黎贺赖龚]"
 )
 _ENDS = frozenset(parts[-1] for parts in _PARTS)
-# Few messages hold two such characters side by side, and few of the first are common ones.
+# Few messages contain two such characters in a row, and few of the first ones are common.
 _SIDE_BY_SIDE = re.compile(
     f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
 )
 
 
 def _reads_as(parts: str, before: str, text: str, end: int) -> str | None:
-    """Return the character that `parts`, which end at `end` of `text`, are of, or None; `before` stands before them."""
+    """Return the character composed of `parts`, which end at `end` of `text` and follow `before`, or None."""
     character = _PARTS.get(parts)
     if character and before and _SURNAME.match(text, max(0, end - len(parts) - 1)):
         return None
     if character and parts in _BESIDE:
         left, right = _BESIDE[parts]
-        # The next character may be in parts itself (车专贝长).
+        # The next character may be split too (车专贝长).
         after = (text[end : end + 1], _PARTS.get(text[end : end + 2], ""))
         if not (before and before in left) and not any(each and each in right for each in after):
             return None
@@ -64,10 +64,10 @@ def _holds_parts(text: str) -> bool:
 
 
 def reassemble(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Put the parts of a character, one after another, together again (口乎死亻尔)."""
+    """Join characters that were split into parts (口乎死亻尔)."""
     if not _holds_parts(text):
         return []
-    # Shift and reduce: the result may be a part in its turn, and is looked at again.
+    # Shift and reduce: the result may itself be a part, and is checked again.
     done: list[Edit] = []
     for i, character in enumerate(text):
         done.append((i, i + 1, character))
@@ -79,7 +79,7 @@ def reassemble(text: str, edits: dict[str, int]) -> list[Edit]:
 
 
 def _reduce(done: list[Edit], text: str) -> list[Edit]:
-    """Return those of the last characters that are one character's parts, none if they aren't."""
+    """Return the last characters if they are the parts of one character, else none."""
     for size in (3, 2):
         last = done[-size:]
         before = done[-size - 1][2] if len(done) > size else ""
@@ -92,7 +92,7 @@ def _reduce(done: list[Edit], text: str) -> list[Edit]:
 
 
 def _spellings() -> dict[str, list[tuple[str, str, str]]]:
-    """Return for each run of letters its readings between given characters: (before, after, reading)."""
+    """Return run of letters -> its readings between given characters: (before, after, reading)."""
     table: dict[str, list[tuple[str, str, str]]] = {}
     for spelling, reading in _lines("spellings"):
         before, letters, after = re.split("([a-z]+)", spelling)
@@ -136,7 +136,7 @@ def _spelling_at(text: str, start: int, end: int) -> Edit | None:
 
 
 def _is_beside_han(text: str, start: int, end: int) -> bool:
-    """Whether a Han character stands right before or after text[start:end], a space between them or not."""
+    """Whether a Han character is right before or after text[start:end], with or without a space between."""
     return bool(_HAN.search(text[max(0, start - 2) : start].strip()[-1:] + text[end : end + 2].strip()[:1]))
 
 
@@ -144,7 +144,7 @@ def _is_beside_han(text: str, start: int, end: int) -> bool:
 
 
 def _dialect() -> tuple[dict[str, str], set[str]]:
-    """Return word -> word in Mandarin, and the words that Mandarin has too: their lines end with a tilde."""
+    """Return word -> word in Mandarin, and the words that also exist in Mandarin, whose lines end with a tilde."""
     lines = list(_lines("dialect"))
     return {word: mandarin for word, mandarin, *_ in lines}, {line[0] for line in lines if len(line) > 2}
 
@@ -164,7 +164,7 @@ def to_mandarin(text: str, edits: dict[str, int]) -> list[Edit]:
     return found
 
 
-# Decoration: characters that only set the tone, which anybody can add to any message.
+# Decoration: characters that only set the tone, and can be added to any message.
 #
 # Laughter and tone particles at the end of a clause (好的哈, 哈哈), faces wherever they stand (😊, [微笑], ^_^). A
 # classifier that sees them learns that people who laugh don't threaten, and a 哈 at the end then defeats it: they are
@@ -197,7 +197,7 @@ _MAY_BEGIN = re.compile(
 
 
 def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Drop decoration from folded text, and the marks after one that the message begins with.
+    """Drop decoration from folded text, and the marks after decoration at the start of the message.
 
     A message that is nothing else stays.
     """
@@ -221,7 +221,7 @@ def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
 
 
 def _decorations(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each face, and each run of particles (and faces) that ends a clause, starts and ends."""
+    """Yield the range of each face, and of each run of particles (and faces) that ends a clause."""
     at = 0
     for beginning in _MAY_BEGIN.finditer(text):
         start = beginning.start()
@@ -244,5 +244,5 @@ def _decorations(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether nothing but marks is in `text`."""
+    """Whether `text` consists of marks only."""
     return not text.strip(_MARKS)

@@ -1,4 +1,4 @@
-"""Bytes that may not be text in the encoding that they are said to be in: kept apart, replaced, and guessed at."""
+"""Bytes that may not be text in their stated encoding: marked, replaced, and their encoding guessed."""
 
 import codecs
 import re
@@ -40,7 +40,7 @@ def replaced(text: str) -> tuple[str, int]:
 
 
 def escaped(text: str) -> str:
-    r"""Return a text that can be encoded, with \xff for a byte that was kept."""
+    r"""Return a text that can be encoded, with \xff for a byte that isn't text."""
     return _SURROGATE.sub(lambda found: f"\\x{(ord(found[0]) - 0xDC00) & 0xFFFF:02x}", text)
 
 

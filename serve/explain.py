@@ -1,8 +1,8 @@
-"""Evidence: the words that bear the risk of a message, and those that bear each of its reasons.
+"""Evidence: the words behind the risk of a message, and those behind each of its reasons.
 
-Word occlusion (Zeiler & Fergus 2014): a network reads the unit that decided again without each word, and its own odds
-of risk and of each sign are compared with those of the whole unit. Where the words are redundant and none is missed,
-whole clauses are left out, and at last the unit itself.
+Word occlusion (Zeiler & Fergus 2014): a network rereads the deciding unit without each word, and its own odds of risk
+and of each sign are compared with those of the whole unit. If the words are redundant, so that none is missed, whole
+clauses are left out, and finally the unit itself.
 """
 
 import math
@@ -20,9 +20,9 @@ from jingyin.model.tokenizer import END, START, SmsTokenizer
 from jingyin.serve.networks import NetworkReader
 
 LEAST_RISK = 0.05
-"""A message of less risk has no evidence."""
+"""A message with a lower risk has no evidence."""
 
-_LEAST_WEIGHT = 0.1  # share of the odds that a word must bear to be shown
+_LEAST_WEIGHT = 0.1  # share of the odds that a word must contribute to be shown
 _CLAUSE = re.compile("[^,。!?; ]+[,。!?; ]*|[,。!?; ]+")
 
 Range = tuple[int, int]
@@ -38,7 +38,7 @@ class Explanation(NamedTuple):
 def explain(
     reader: NetworkReader, tokenizer: SmsTokenizer, cleaned: CleanText, decision: Decision, manifest: Manifest
 ) -> Explanation:
-    """Explain a decision by a network that reads the unit that decided once for each of its words and clauses.
+    """Explain a decision with a network that reads the deciding unit once for each of its words and clauses.
 
     `tokenizer` is the network's.
     """
@@ -63,7 +63,7 @@ def explain(
     width = len(manifest.labels)
 
     def evidence(place: int | None, slope: float) -> list[Span]:
-        """Return what bears the log-odds of a sign, or for None of the risk, which count `slope` times."""
+        """Return the spans behind the log-odds of a sign, or for None of the risk; the log-odds count `slope` times."""
 
         def odds(given: NDArray[np.float64]) -> float:
             return float(risk_logit(given[:width], manifest.flagged) if place is None else given[width + place])

@@ -1,4 +1,4 @@
-"""Label Studio: tasks for people, and the labels that they gave.
+"""Label Studio: tasks for annotators, and the labels that they gave.
 
 Formats: https://labelstud.io/guide/tasks (data, predictions) and https://labelstud.io/guide/export (JSON).
 """
@@ -26,7 +26,7 @@ CONFIG = """<View>
 
 
 def task(data: Mapping[str, Any], suggestion: str, score: float, model: str) -> dict[str, Any]:
-    """Return a task: `data`, with "text", "reason" and what else should be shown, and the label that `model` suggests.
+    """Return a task: `data`, with "text", "reason" and anything else to show, and the label that `model` suggests.
 
     `score`, 0 to 1, is how sure the suggestion is.
     """
@@ -36,13 +36,13 @@ def task(data: Mapping[str, Any], suggestion: str, score: float, model: str) -> 
 
 
 def with_signs(reason: str, signs: Sequence[str]) -> str:
-    """Return why a person is asked, with the Chinese names of the `signs` that the verdict gives as its reasons."""
+    """Return `reason`, why a person is asked, with the Chinese names of the `signs` in the verdict's reasons."""
     return "; ".join([reason, *([", ".join(name_of(sign, "zh") for sign in signs)] if signs else [])])
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What people said: text -> label, and how many tasks got two labels, or none."""
+    """Results of annotation: text -> label, and the numbers of tasks with two labels and with none."""
 
     labels: dict[str, str]
     disputed: int
@@ -50,7 +50,7 @@ class Annotations:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read an export in Label Studio's JSON format; raises InputError when it is none, or has an unknown label."""
+    """Read an export in Label Studio's JSON format; raises InputError if it isn't one, or has an unknown label."""
     fault, advice = f"{path} is no Label Studio export", "export the project as JSON, not JSON-MIN or CSV"
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the different labels that annotators chose; a cancelled annotation counts for nothing."""
+    """Return the distinct labels that annotators chose; cancelled annotations are ignored."""
     return {
         each["value"]["choices"][0]
         for annotation in annotations
@@ -85,9 +85,9 @@ def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def apply_annotations(rows: Sequence[Mapping[str, Any]], found: Annotations) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows with the labels that people gave, and how many labels changed.
+    """Return the rows with the annotators' labels, and the number of labels changed.
 
-    Raises InputError when labels are for messages that `rows` don't hold.
+    Raises InputError if labels are for messages that aren't among `rows`.
     """
     if strangers := len(found.labels.keys() - {row["text"] for row in rows}):
         raise InputError(f"{strangers} answers are about messages that the data lacks; name the data that was audited")

@@ -1,4 +1,4 @@
-"""Several processes that score for this one: work goes out in order, and comes back in order."""
+"""Several processes that score for this one; results come back in order."""
 
 import multiprocessing
 import os
@@ -26,9 +26,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CHUNK = 512
-"""Messages of a stream that are read ahead at most."""
+"""Most messages of a stream that are read ahead."""
 WORKER_CACHE_BYTES = 32 << 20
-"""The cache of a worker, so that memory stays bounded with many; half the default loses no hit on templated traffic."""
+"""A worker's cache, to bound the memory of many workers; half the default loses no hits on templated traffic."""
 _ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
 _ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
 
@@ -46,9 +46,9 @@ class Start(NamedTuple):
 
 @cache
 def scorer_of(start: Start) -> "Scorer":
-    """Return this process's scorer, loaded when first asked for: from a pool's initializer no error comes through.
+    """Return this process's scorer, loaded on first use, because a pool's initializer could not report an error.
 
-    Raises BundleError when the folder holds another bundle than the one with the id that is wanted.
+    Raises BundleError if the bundle in the folder has another id than the one wanted.
     """
     from jingyin.serve.scorer import Scorer
 
@@ -60,9 +60,9 @@ def scorer_of(start: Start) -> "Scorer":
 
 
 def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[str | CleanText], BaseException | None]]:
-    """Yield lists of at most `size` messages, and with the last one what ended the stream early, if anything did.
+    """Yield lists of at most `size` messages, the last one with the exception that ended the stream early, if any.
 
-    An interrupt (Ctrl-C while `texts` waits for input) is held back like an error: messages already read are answered
+    An interrupt (Ctrl-C while `texts` waits for input) is delayed like an error: messages already read are answered
     first.
     """
     stream = enumerate(texts)
@@ -85,10 +85,10 @@ def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[s
 
 
 def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], processes: int) -> Iterator[Verdict]:
-    """Score `texts` in `processes` processes like `scorer`; at most two chunks a process are under way at a time.
+    """Score `texts` in `processes` processes like `scorer`, with at most two chunks per process pending.
 
-    `scorer` answers alone at first: to start processes takes longer than to score some thousand messages.
-    Raises BundleError when the bundle can't be loaded, or is another one now, JingyinError when a process ends early.
+    `scorer` answers alone at first: starting processes takes longer than scoring some thousand messages. Raises
+    BundleError if the bundle can't be loaded or has changed, JingyinError if a process ends early.
     """
     stream, begun = chunks(texts, CHUNK), time.monotonic()
     for chunk, error in stream:
@@ -114,7 +114,7 @@ def _score(start: Start, texts: list[str | CleanText]) -> list[Verdict]:
 
 
 def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[tuple[T, R]]:
-    """Yield each item with the result of its future, `ahead` of which are under way while the next is waited for."""
+    """Yield each item with the result of its future; up to `ahead` futures are pending meanwhile."""
     under_way: deque[tuple[T, Future[R]]] = deque()
     for item, future in submitted:
         under_way.append((item, future))
@@ -126,7 +126,7 @@ def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[t
 
 
 def follow_parent() -> None:
-    """Leave interrupts to the parent of this worker, and end with it: the queue alone would keep a worker waiting."""
+    """Leave interrupts to this worker's parent, and end with it: otherwise a worker would wait on its queue forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and shuts down
 
     def end_with(parent: multiprocessing.process.BaseProcess) -> None:
@@ -139,7 +139,7 @@ def follow_parent() -> None:
 
 @contextmanager
 def unbroken(advice: str) -> Iterator[None]:
-    """Turn the end of a worker before its work is done into a JingyinError with advice."""
+    """Turn the premature end of a worker into a JingyinError with advice."""
     try:
         yield
     except BrokenProcessPool:

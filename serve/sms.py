@@ -6,10 +6,11 @@
     latin1        SMPP data_coding 3
     ucs2          big-endian UCS-2 or UTF-16, or little-endian after its byte order mark (data_coding 8, msg_fmt 8)
     gbk           CMPP msg_fmt 15
-    ucs2-le, utf8 under whatever data_coding a gateway gives them
+    ucs2-le, utf8 under any data_coding that a gateway uses for them
 
-Payload and header come from the sender of the message, so nothing in them is an error: what can't be read is counted
-and the rest is scored. A refusal would be a way past the filter. Codings come from the gateway; an unknown one raises.
+Payload and header come from the sender of the message, so nothing in them is an error: undecodable bytes are counted
+and the rest is scored. If they were refused, senders could evade the filter. Codings come from the gateway; an unknown
+one raises.
 """
 
 import codecs
@@ -24,10 +25,10 @@ from jingyin.model.text import MAX_CHARACTERS
 from jingyin.serve.encodings import KEEP, replaced
 
 MAX_PAYLOAD = 65_535
-"""Longest payload of a message in bytes, all parts together: what SMPP's message_payload can hold."""
+"""Longest payload of a message in bytes, all parts together: that of SMPP's message_payload."""
 
 GAP = "…"
-"""Stands where a part is missing; white space would be closed up between two Han characters."""
+"""Marks a missing part; cleaning would remove white space between two Han characters."""
 
 
 class Segment(NamedTuple):
@@ -40,8 +41,8 @@ class Segment(NamedTuple):
 class Message(NamedTuple):
     """A decoded message: its `text`, and its faults.
 
-    `undecodable` counts bytes (septets of gsm7-packed) that stand as U+FFFD in the text, `damaged` headers that could
-    not be read, `partial` says that parts of a concatenated message are missing.
+    `undecodable` counts bytes (septets of gsm7-packed) that became U+FFFD, `damaged` headers that could not be read;
+    `partial`: parts of a concatenated message are missing.
     """
 
     text: str
@@ -59,9 +60,9 @@ class Part(NamedTuple):
 
 
 def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Message:
-    """Decode one short message; one that its header `udh` calls a part of several is `partial`.
+    """Decode one short message; it is `partial` if its header `udh` makes it a part of several.
 
-    Raises InputError when the coding is unknown or the payload longer than MAX_PAYLOAD.
+    Raises InputError if the coding is unknown or the payload longer than MAX_PAYLOAD.
     """
     return reassemble([Segment(payload, udh or b"")], coding)
 
@@ -69,8 +70,8 @@ def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Message:
 def reassemble(segments: Sequence[Segment], coding: str) -> Message:
     """Decode the parts of one message, given in any order, repeats allowed.
 
-    Neighbours are joined before decoding, because phones cut characters in two. Parts whose header can't be read
-    follow in the order given. Raises InputError as `decode` does, and when the parts are of several messages.
+    Neighbours are joined before decoding, because phones split characters. Parts with an unreadable header follow in
+    the order given. Raises InputError as `decode` does, and if the parts belong to different messages.
     """
     if coding not in CODINGS:
         raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
@@ -96,11 +97,10 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Message:
 
 
 def readings(segments: Sequence[Segment], coding: str | int) -> list[Message]:
-    """Decode the parts of one message in every way that a phone may: first as declared, then as it plausibly is.
+    """Decode the parts of one message in every way that a phone may: as declared, then in other plausible codings.
 
-    `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15; where the declared
-    coding
-    gives what nobody writes, each other one that gives written Chinese or ASCII is a reading too. Raises as
+    `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15, so if the declared
+    coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading. Raises as
     `reassemble` does.
     """
     declared = coding if isinstance(coding, str) else coding_of(coding)
@@ -135,9 +135,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def _oddness(text: str) -> float:
-    """Return the share of characters that neither ASCII, nor emoji, nor simplified or traditional Chinese writing has.
+    """Return the share of characters other than ASCII, emoji, and simplified or traditional Chinese.
 
-    Of a long text its two ends count, as they do when it is cleaned.
+    Of a long text only the two ends count, as in cleaning.
     """
     if len(text) > MAX_CHARACTERS:
         text = text[: MAX_CHARACTERS // 2] + text[-MAX_CHARACTERS // 2 :]
@@ -157,7 +157,7 @@ def _is_odd(character: str) -> bool:
 
 
 def read_part(udh: bytes) -> Part | None:
-    """Return which part of a concatenated message a header names, or None if it names none or can't be read."""
+    """Return the part of a concatenated message that a header names, or None if it names none or can't be read."""
     return _read_header(udh)[0]
 
 
@@ -165,7 +165,7 @@ def read_part(udh: bytes) -> Part | None:
 
 
 def _read_header(udh: bytes) -> tuple[Part | None, bool]:
-    """Return the part and whether the header is damaged; elements other than concatenation are passed over."""
+    """Return the part and whether the header is damaged; elements other than concatenation are skipped."""
     if not udh:
         return None, False
     if udh[0] != len(udh) - 1:
@@ -181,7 +181,7 @@ def _read_header(udh: bytes) -> tuple[Part | None, bool]:
 
 
 def _read_concatenation(kind: int, element: bytes) -> Part | None:
-    """Read element 0x00 (8-bit reference) or 0x08 (16-bit); the standard has impossible numbers ignored."""
+    """Read element 0x00 (8-bit reference) or 0x08 (16-bit); by the standard, impossible numbers are ignored."""
     if (kind, len(element)) not in ((0x00, 3), (0x08, 4)):
         return None
     *_, total, number = element
@@ -198,9 +198,9 @@ def _decode_run(run: Sequence[Segment], coding: str) -> tuple[str, int]:
 
 
 def unpack(payload: bytes, header: int = 0) -> bytes:
-    """Unpack septets that follow a header of that many octets, whose padding to a whole septet is skipped.
+    """Unpack septets after a header of that many octets, whose padding to a whole septet is skipped.
 
-    Where eight septets fill seven octets the last may be padding (0 or a carriage return); it is dropped then.
+    If eight septets fill seven octets, the last may be padding (0 or a carriage return) and is then dropped.
     """
     skipped = -8 * header % 7
     count, spare = divmod(max(0, 8 * len(payload) - skipped), 7)
@@ -219,7 +219,7 @@ _ESCAPE = re.compile("\x1b(.?)", re.DOTALL)
 
 
 def _decode_gsm7(septets: bytes) -> tuple[str, int]:
-    """Read septets; an escape before a character without an extension is passed over, as the standard says."""
+    """Read septets; an escape before a character without an extension is skipped, as the standard says."""
     text, _ = codecs.charmap_decode(septets, "strict", _OCTETS)
     return replaced(_ESCAPE.sub(lambda m: _EXTENSION.get(m[1], m[1].replace("\x1b", " ") or " "), text))
 

@@ -38,10 +38,10 @@ _SLICE = 4096
 
 
 def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str | None = None) -> "DataFrame":
-    """Return `df` with the columns `jingyin_*`, replacing those that are there; a null text has nulls in them.
+    """Return `df` with the columns `jingyin_*`, replacing existing ones; a null text gets nulls.
 
-    One scorer a Python worker, kept between batches. `bundle` is a folder that every worker sees, by default the one
-    in the package. Raises ConfigError if the column is missing or doesn't hold strings.
+    Each Python worker keeps one scorer between batches. `bundle` is a folder that every worker can read, by default the
+    one in the package. Raises ConfigError if the column is missing or doesn't hold strings.
     """
     if text_column not in df.columns:
         raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")

@@ -14,13 +14,13 @@ from jingyin.model.signs import LANGUAGES, Language, name_of
 from jingyin.serve.explain import Explanation
 
 _COLOURS = {"pass": typer.colors.GREEN, "review": typer.colors.YELLOW, "block": typer.colors.RED}
-_WORDS = 3  # of a reason, or of the risk, that people see: those that bear most of it
+_WORDS = 3  # shown for a reason, or for the risk: the words that contribute most
 _REASONS = {"zh": ("原因：", "，", "、"), "en": ("reasons: ", ", ", ", ")}  # heading, between reasons, between words
 _EVIDENCE = {"zh": "依据：", "en": "words: "}
 
 
 def language_of(wanted: str | None, environment: Mapping[str, str]) -> Language:
-    """Return the language to speak: the one `wanted`, else Chinese where the terminal's locale is, else English.
+    """Return the language of the output: the one `wanted`, else Chinese if the locale is Chinese, else English.
 
     POSIX ranks the variables that name the locale. Raises ConfigError for another language.
     """
@@ -39,7 +39,7 @@ def render(
 ) -> str:
     """Return one JSON line, or lines for people: verdict and message, its evidence in red; below it, the reasons.
 
-    Without an `explanation` there is neither evidence nor the words that bear most of a reason.
+    Without an `explanation` neither evidence nor the words behind a reason are shown.
     """
     if as_json:
         content: dict[str, Any] = {"text": text, **verdict.as_dict()}
@@ -67,7 +67,7 @@ def _words(spans: Sequence[Span], language: Language) -> str:
 
 
 def _json(content: object) -> str:
-    """Return one line of JSON: Chinese as Chinese where standard output can hold it.
+    """Return one line of JSON, with Chinese unescaped if standard output can encode it.
 
     Unprintable characters are escaped: lone surrogates, line separators, terminal control characters.
     """
@@ -90,5 +90,5 @@ def _highlight(text: str, spans: Sequence[Span]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Blank control characters, one for one so that spans still fit: a message must not steer the terminal."""
+    """Replace each control character by a blank, so that spans still fit: a message must not control the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
