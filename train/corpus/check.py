@@ -21,9 +21,9 @@ _PERSONAL = re.compile(r"\d{7}|\d{3,4}(?:[ -]\d{3,4}){2}")
 def check(paths: Sequence[Path] = ()) -> list[str]:
     """Return a sentence for each error, naming file and line, in authored messages or built corpora.
 
-    Looks for: schema, labels, duplicates, likeness within a label, series, two labels for one text, numbers of
-    people, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked,
-    and with them signs.jsonl: rows of no message, ids that come twice, unknown signs.
+    Checks schema, labels, duplicates, near-duplicates within a label, series, two labels for one text, real phone
+    numbers, and groups, cases or near-duplicates in two splits. Without paths the package's messages are checked,
+    and with them signs.jsonl: unknown messages, duplicate ids, unknown signs.
     """
     built = [path for path in paths if store.is_built(path)]
     scanned = [scan(path) for path in paths or default_folders() if path not in built]
@@ -53,7 +53,7 @@ def _alike(records: Sequence[Record]) -> list[str]:
 
 
 def _series(records: Sequence[Record]) -> list[str]:
-    """Find series within a label; a minimal pair is none."""
+    """Find series within a label; minimal pairs don't count."""
     by_label: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_label[record.label].append(record)
@@ -91,7 +91,7 @@ def _row_errors(row: Row) -> Iterable[str]:
 
 
 def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
-    """Find groups, cases, and templates that are alike, on two sides of a split."""
+    """Find groups, cases, and similar templates on two sides of a split."""
     sides: dict[tuple[str, str], set[str]] = defaultdict(set)
     home: dict[str, str] = {}
     errors = []

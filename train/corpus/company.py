@@ -1,7 +1,7 @@
 """Puts a message into company: notices, advertisements, chat before, behind or around it, or a report about it.
 
-Real threats come behind a sentence of a bank's or an advertisement, and real innocents too. The text next to a message
-does not change its label, except that a threat in a report is reported: `label_in` has the rule.
+Real threats, and real innocents, may follow a sentence from a bank or an advertisement. The text next to a message
+does not change its label, except that a threat in a report is only reported: `label_in` has the rule.
 """
 
 import re
@@ -25,7 +25,7 @@ REPORTS = ("report", "quoted")
 """Kinds that tell of a threat; they surround it."""
 
 HELD_OUT = ("weather", "delivery", "quoted")
-"""Kinds in which no training message stands, nor joined as they are."""
+"""Kinds that, like their way of joining, occur in no training message."""
 
 PLACES = ("before", "behind", "around")
 LONGEST = 500
@@ -66,8 +66,8 @@ def with_company(text: str, kind: str, amount: int, place: str, rng: Random, nei
     """Return `text` in company of a kind, drawn from `neighbours`; the same seed gives the same company.
 
     `amount` counts sentences (SENTENCES; whole messages, so that a lawful notice is one) or characters (CHARACTERS);
-    REPORTS go by neither amount nor place. `place` is one of PLACES. Without a neighbour of that kind the text comes
-    back as it is.
+    REPORTS ignore amount and place. `place` is one of PLACES. Without a neighbour of that kind the text is returned
+    unchanged.
     """
     drawn = neighbours.get(kind, ())
     if not drawn:
@@ -80,9 +80,9 @@ def with_company(text: str, kind: str, amount: int, place: str, rng: Random, nei
 
 
 def label_in(label: str, kind: str) -> str:
-    """Return the label of a message in company: the graver of the two, of lawful company lawful_collection.
+    """Return the label of a message in company: the more serious one; lawful company counts as lawful_collection.
 
-    A message in a report is ordinary, whatever it says.
+    A message in a report is always ordinary.
     """
     if kind in REPORTS:
         return "ordinary"
@@ -90,9 +90,9 @@ def label_in(label: str, kind: str) -> str:
 
 
 def training_company(text: str, label: str, rng: Random, neighbours: Neighbours) -> tuple[str, str] | None:
-    """Return a training message in company of at most LONGEST characters, and the kind; None where none fits.
+    """Return a training message in company of at most LONGEST characters, and the kind; None if none fits.
 
-    Threats alone are reported. A threat without money gets no lawful company: it would read as a debt's.
+    Only threats are put into reports. A threat without money gets no lawful company: it would read like one over debt.
     """
     kinds = ["lawful", "ads", "chat", "service"]
     if label == "other_threat":
@@ -110,7 +110,7 @@ def training_company(text: str, label: str, rng: Random, neighbours: Neighbours)
 
 
 def _sentences(drawn: Sequence[str], count: int, rng: Random) -> list[str]:
-    """Draw whole messages of `count` sentences together; fewer where chance gives none that fits."""
+    """Draw whole messages of `count` sentences together; fewer if none drawn fits."""
     found: list[str] = []
     left = count
     for _ in range(20 * count):

@@ -17,7 +17,7 @@ _MOST_TRIES = 100
 def everyday(count: int, seed: int, *, held_out: bool) -> list[str]:
     """Return `count` different innocents, the frames in turn; the same seed gives the same ones.
 
-    `held_out` ones are of the frames that no training row is made from. Fewer come where frames run out of fillings.
+    `held_out` ones come from frames that no training row is made from. There are fewer if frames run out of fillings.
     """
     rng = Random(f"everyday {seed} {held_out}")
     frames = cycle(entries("everyday_held_out" if held_out else "everyday"))

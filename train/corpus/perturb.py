@@ -4,7 +4,7 @@
 the length of a message and on the strength, never on its content: an ordinary message gets the same noise, so that
 noise itself tells a model nothing.
 
-The tricks fall into FAMILIES. A corpus is disturbed by the TRAINING ones only; the HELD_OUT ones measure how a model
+The tricks fall into FAMILIES. Only the TRAINING ones are applied to a corpus; the HELD_OUT ones measure how a model
 handles a trick that it has not seen.
 """
 
@@ -35,7 +35,7 @@ def evade(text: str, family: str, strength: float, rng: Random) -> str:
     """Return `text` disguised by one family; the same seed gives the same disguise.
 
     `strength` from 0 (nothing) to 1 (every fourth Han character or so) sets how many words are touched, at
-    least one above 0. A message in which the family finds nothing to change comes back as it is. Raises
+    least one above 0. A message in which the family finds nothing to change is returned unchanged. Raises
     ConfigError for an unknown family or a strength outside 0 to 1.
     """
     if family not in FAMILIES:
@@ -108,7 +108,7 @@ def _word_pattern() -> re.Pattern[str]:
 
 
 def _some(word: str, mapping: Callable[[str], tuple[str, ...]], rng: Random) -> str:
-    """Replace at least one of the characters that `mapping` knows, each of the others by even chance."""
+    """Replace at least one of the characters in `mapping`, and each other one with probability one half."""
     known = [i for i, character in enumerate(word) if mapping(character)]
     if not known:
         return word
@@ -132,7 +132,7 @@ def _whole_or_part(name: str, word: str, rng: Random) -> str:
 
 
 def _between(marks: tuple[str, ...], word: str, rng: Random) -> str:
-    """Put one mark between all characters of a word, or behind a lone one."""
+    """Put one mark between all characters of a word, or after a single one."""
     mark = rng.choice(marks)
     return mark.join(word) if len(word) > 1 else word + mark
 
@@ -231,8 +231,8 @@ def _template(text: str, rng: Random) -> str:
 class Family:
     """One way to disguise a message.
 
-    `disguise` takes a word, of digits too where `digits` says so; the whole message where `whole` does. No training row
-    is disguised by a `held_out` one.
+    `disguise` takes a word, with `digits` also one of digits, or with `whole` the whole message. No training row is
+    disguised by a `held_out` one.
     """
 
     disguise: Callable[[str, Random], str]

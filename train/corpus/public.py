@@ -1,8 +1,8 @@
-"""Reads public corpora in the formats that they are published in, from a path that the user gives.
+"""Reads public corpora in their published formats, from a path that the user gives.
 
 Their text never enters the repository. Each source is named with citation and licence, and mapped to the
-labels of train/corpus/LABELS.md. Text that a source masks is filled with synthetic values, the same for the same
-text, so that its messages look like traffic and a mask tells nothing.
+labels of train/corpus/LABELS.md. Values that a source masks are filled with synthetic ones, the same for the same
+text, so that its messages look like traffic and a mask reveals nothing.
 """
 
 import csv
@@ -25,9 +25,9 @@ from jingyin.train.corpus.rows import Record
 from jingyin.train.corpus.slots import fill_digits, fill_stars, fill_tags, fill_words, words
 
 Raw = dict[str, str]
-"""A message as its file gives it: `text`, and where it has them `label`, `family`, `voice`, `user`."""
+"""A message as published: `text`, and if it has them `label`, `family`, `voice`, `user`."""
 
-# On these words the label guide turns, so a label given wholesale to a source can't be trusted for them.
+# The label depends on these words, so a label given to a whole source can't be trusted for messages with them.
 _DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
 
 
@@ -118,9 +118,8 @@ def _cold(path: Path) -> Iterator[Raw]:
 class Source:
     """A public corpus: what to cite, its licence, how it is read, and the label of all of its messages.
 
-    `label` is None where each row bears one of LABELS itself. Of a source that is not `vetted` messages on whose words
-    the label guide turns are left out; people read those of the others that an earlier filter flagged, and none should
-    be.
+    `label` is None if each row has one of LABELS itself. Messages with doubtful words are left out, unless the source
+    is `vetted`: people have read those of its messages that an earlier filter flagged, and none should be.
     """
 
     title: str
@@ -223,11 +222,11 @@ SOURCES: dict[str, Source] = {
     "jsonl": Source("your own JSON lines", "", "yours", label=None),
     "csv": Source("your own CSV", "", "yours", label=None, raws=_csv_rows),
 }
-"""Kind -> source: all real traffic, public or one's own that nobody picked; other sources were written or generated.
+"""Kind -> source: real traffic, public or the user's own, not hand-picked; other sources were written or generated.
 
-Messages of a source that bears one label are all that the guide calls ordinary.
+All messages of a source with a single label are ordinary in the sense of the guide.
 
-A source without a reader of its own is read from JSON lines with a `text` each.
+A source without its own reader is read from JSON lines, each with a `text`.
 """
 
 OWN = "own"
@@ -238,8 +237,8 @@ KINDS = {**SOURCES, OWN: Source("your own labelled messages", "", "yours", label
 def read(kind: str, path: Path) -> Iterator[Record]:
     """Yield the records of the source `kind` at `path`: its published files, or JSON lines converted from them.
 
-    Messages whose wholesale label is doubtful are left out. Raises InputError with the file; for an unknown label with
-    the number of the message in it too.
+    Messages for which the source's label is doubtful are left out. Raises InputError with the file, for an unknown
+    label also with the number of the message.
     """
     source = KINDS[kind]
     for number, raw in enumerate(read_raw(kind, path), 1):
@@ -250,7 +249,7 @@ def read(kind: str, path: Path) -> Iterator[Record]:
 def read_raw(kind: str, path: Path) -> Iterator[Raw]:
     """Yield each message of the source `kind` at `path` as the source gives it, including masks.
 
-    Raises InputError with the file, and with the line where a single line is wrong.
+    Raises InputError with the file, and for an invalid line also with its number.
     """
     source = KINDS[kind]
     try:
@@ -284,14 +283,14 @@ def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
 
 
 def _cut(text: str) -> str:
-    """Return a message as it is, or of a longer one its first sentences of _LONGEST characters at most."""
+    """Return a message of up to _LONGEST characters unchanged, of a longer one the first sentences that fit."""
     if len(text) <= _LONGEST:
         return text
     ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, _LONGEST)]
     return text[: ends[-1] if ends else _LONGEST]
 
 
-# Turns a public corpus as it is published into the JSON lines file that corpus recipes name (docs/data.md).
+# Converts a published corpus to the JSON lines file that corpus recipes name (docs/data.md).
 
 
 PUBLIC = tuple(kind for kind, source in SOURCES.items() if source.label)
@@ -301,12 +300,12 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")  # by which readers.read knows such a file
 
 
 def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
-    """Write messages of the public corpus `kind` at `source` to `out`, one JSON object a line; returns their number.
+    """Write messages of the public corpus `kind` at `source` to `out`, one JSON object per line; return their number.
 
     Masks stay as published: they are filled anew when a corpus is built. Empty messages are left out, and with `only`
-    those of another label of the source's own. The same source gives the same bytes, packed or not; a file at `out` is
-    replaced by a whole one or not at all. Raises ConfigError for an unknown kind or suffix, InputError with file and
-    line for a bad source.
+    those with another of the source's own labels. The same source gives the same bytes, compressed or not; a file at
+    `out` is replaced by a complete one or not at all. Raises ConfigError for an unknown kind or suffix, InputError with
+    file and line for an invalid source.
     """
     if kind not in PUBLIC:
         raise ConfigError(f"unknown kind {kind!r}; known: {', '.join(PUBLIC)}")

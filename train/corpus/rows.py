@@ -1,16 +1,15 @@
-"""Reads the authored messages: JSON lines in the FOLDERS of train/rows/, one message a line.
+"""Reads the authored messages: JSON lines in the FOLDERS of train/rows/, one message per line.
 
     authored/     written from imagination
-    adversarial/  written against the filter of their day, which it got wrong (train/LOG.md): no label error is found
-                  among them by simple models
-    cases/        written from real cases, described without their words; one file a family of cases
-    field/        short and rough, as real ones are, by u1 to u7, whose rows from cases lie in cases/AD.jsonl
-    reworded/     threats in an innocent's dress, in dialect, in half a sentence, and innocents in the same
+    adversarial/  written to evade the model of their time, which got them wrong (train/LOG.md): simple models can't
+                  find label errors among them
+    cases/        written from real cases, described without their words; one file per family of cases
+    field/        short and rough, like real ones, by u1 to u7, whose rows from cases are in cases/AD.jsonl
+    reworded/     threats disguised as innocent messages, in dialect, in half a sentence, and innocents in the same form
     traffic/      ordinary messages of the kinds that a network is wrongly sure of
 
 Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, an id that the two messages of a minimal
-pair share; `case`, the real case behind a message; `writer`, who wrote it ("unknown" for rows from before it was
-noted).
+pair share; `case`, the real case behind a message; `writer`, its author ("unknown" for rows older than this field).
 """
 
 import hashlib
@@ -47,10 +46,10 @@ VOICES = frozenset((
 class Record:
     """One message of the corpus.
 
-    `text` may hold slots when `source` is "authored", see slots.py. Records of one `group` never part when
-    the corpus is split; "" stands for a group of one. `where` is the file and line it came from, for errors. `case` is
-    the real case that an authored message was written from, "" for none: messages of one case never part either;
-    `writer` is who wrote it. `signs` are its demands and threats, see signs.py.
+    `text` may contain slots if `source` is "authored", see slots.py. Records of one `group` go to the same split of the
+    corpus; "" stands for a group of one. `where` is the file and line of the record, for errors. `case` is the real
+    case that an authored message was written from, "" for none: messages of one case go to the same split too.
+    `writer` is its author. `signs` are its demands and threats, see signs.py.
     """
 
     text: str
@@ -144,7 +143,7 @@ def _rows(path: Path, model: type[_Model], errors: list[str]) -> Iterator[tuple[
 
 UNKNOWN = "?"
 ANNOTATED = files("jingyin.train").joinpath("rows/signs.jsonl")
-"""One JSON object a line: `row`, the id of a message, and `signs`, a list of ids."""
+"""One JSON object per line: `row`, the id of a message, and `signs`, a list of ids."""
 
 OF_FAMILIES = files("jingyin.train.corpus").joinpath("tables/family_signs.txt")
 
@@ -160,7 +159,7 @@ def signs_of(text: str, family: str) -> str:
 
 
 def is_annotated(signs: str) -> bool:
-    """Whether people said of a message which signs it shows."""
+    """Whether people annotated the signs of a message."""
     return UNKNOWN not in signs.split(",")
 
 
@@ -170,7 +169,7 @@ def shown(signs: str) -> list[str]:
 
 
 def at_least(signs: str) -> str:
-    """Return the signs of a message in company: it shows those that it shows by itself, and perhaps others."""
+    """Return the signs of a message in company: those that it shows by itself, and perhaps others."""
     return ",".join([*shown(signs), UNKNOWN])
 
 
@@ -180,7 +179,7 @@ def unknown_ids(signs: str) -> list[str]:
 
 
 def sign_targets(signs: str) -> NDArray[np.float32]:
-    """Return for each of SIGN_IDS 1 where it is there, 0 where it is not, NaN where nobody knows."""
+    """Return for each of SIGN_IDS 1 if the message shows it, 0 if not, NaN if that is unknown."""
     target = np.full(len(SIGN_IDS), 0.0 if is_annotated(signs) else np.nan, np.float32)
     for each in signs.split(","):
         if each.startswith("!"):
@@ -190,7 +189,7 @@ def sign_targets(signs: str) -> NDArray[np.float32]:
 
 
 def find_errors(ids: frozenset[str] | None = None) -> list[str]:
-    """Return a sentence per error of signs.jsonl; with `ids`, those of all packaged messages, also for rows of none."""
+    """Return a sentence per error of signs.jsonl; rows of unknown messages are errors if `ids`, all ids, is given."""
     wrong: list[str] = []
     seen: set[str] = set()
     for where, row in _rows(Path(str(ANNOTATED)), _Signs, wrong):
@@ -204,7 +203,7 @@ def find_errors(ids: frozenset[str] | None = None) -> list[str]:
 
 @cache
 def _annotated() -> dict[str, str]:
-    """Return the annotated signs by message id; "-" stands for none. Raises InputError that lists all errors."""
+    """Return the annotated signs by message id; "-" stands for none. Raises an InputError that lists all errors."""
     if wrong := find_errors():
         raise InputError("the signs of authored messages can't be used:\n" + "\n".join(wrong))
     return {row.row: ",".join(row.signs) or "-" for _, row in _rows(Path(str(ANNOTATED)), _Signs, [])}
@@ -256,7 +255,7 @@ def scan(path: Path) -> tuple[list[Record], list[str]]:
 
 
 def _set_errors(records: list[Record]) -> list[str]:
-    """Find faults that single rows don't show: a text that comes twice, a pair that is none."""
+    """Find faults that single rows don't show: duplicate texts, and pairs that aren't pairs."""
     errors = []
     first: dict[str, str] = {}
     pairs: dict[str, list[Record]] = defaultdict(list)

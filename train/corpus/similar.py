@@ -1,4 +1,4 @@
-"""Finds messages that are nearly alike: all pairs whose character 4-grams have a Jaccard of a threshold or more."""
+"""Finds near-duplicates: all pairs whose character 4-grams have a Jaccard similarity of at least a threshold."""
 
 import re
 from collections import Counter, defaultdict
@@ -29,7 +29,7 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
     """Yield (i, j, Jaccard) with i < j for texts at or above `threshold` (above 0, to 1), by ascending j and then i.
 
-    Exact: prefix filtering (Bayardo, Ma & Srikant 2007). Two sets that are so alike share one of the rarest grams of
+    Exact: prefix filtering (Bayardo, Ma & Srikant 2007). Two sets that are so similar share one of the rarest grams of
     each, so that only texts with a rare gram in common are compared.
     """
     sets = [shingles(text) for text in texts]
@@ -46,7 +46,7 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
 
 
 def pairs_across(few: Sequence[str], many: Sequence[str], threshold: float = SIMILAR) -> Iterator[tuple[int, int]]:
-    """Yield (i, j) for each text i of `few` and j of `many` that are alike, by ascending j."""
+    """Yield (i, j) for similar texts i of `few` and j of `many`, by ascending j."""
     sets = [shingles(text) for text in few]
     holders: dict[str, list[int]] = defaultdict(list)
     for i, grams in enumerate(sets):
@@ -117,7 +117,7 @@ def _name() -> re.Pattern[str]:
 
 @cache
 def _place() -> re.Pattern[str]:
-    """Return a pattern of the places in the tables, and of two characters with a kind of place behind them."""
+    """Return a pattern of the places in the tables, and of two characters followed by a kind of place."""
     kinds = "省|市|区|县|镇|乡|村|路|街|小区|小学|中学|大学|幼儿园"
     return re.compile(
         f"(?:{_any_of('cities', 'districts', 'villages')})[市区县镇乡村]?|[\u4e00-\u9fff]{{2}}(?:{kinds})"

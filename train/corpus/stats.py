@@ -15,7 +15,7 @@ OBVIOUS = re.compile(
     "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"
     "|轟炸|通訊錄|舉報|起訴|立案|坐牢|通緝|上門|詐騙|殺|視頻|攻擊"
 )
-"""Words that a keyword filter would hold; a threat without any of them is one that such a filter can't see."""
+"""Words that a keyword filter would list; such a filter can't see a threat without any of them."""
 
 
 Message = Record | store.Row
@@ -32,7 +32,7 @@ def stats(path: Path | None = None) -> str:
 
 
 def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
-    """Return rows a split, label and evasion family, then the counts of its undisguised rows."""
+    """Return rows per split, label and evasion family, then the counts of its undisguised rows."""
     rows = [(split, row) for split, rows in splits.items() for row in rows]
     plain = {row.template: row for _, row in rows if not row.evasion}
     parts = (
@@ -47,7 +47,7 @@ def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
 
 
 def message_tables(messages: Iterable[Message]) -> str:
-    """Return counts a label, source, voice, writer, case, family and sign, and lengths in characters."""
+    """Return counts per label, source, voice, writer, case, family and sign, and lengths in characters."""
     messages = list(messages)
     families = Counter((m.label, m.family) for m in messages)
     order = sorted(families, key=lambda key: (LABELS.index(key[0]), key[1]))

@@ -1,6 +1,6 @@
 """Messages as senders change them: disguised, with heads and tails, in company, edited until one passes, in two halves.
 
-Innocent messages get the same, so that nothing is won by flagging everything. All draws are by fixed seeds.
+Innocent messages get the same, so that flagging everything wins nothing. All draws have fixed seeds.
 """
 
 import re
@@ -25,7 +25,7 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Suite:
-    """Rows (n,) of the data, changed in one way; `name` ends in " *" where no training message is changed so."""
+    """Rows (n,) of the data, changed in one way; `name` ends in " *" if no training message is changed so."""
 
     name: str
     rows: Ints
@@ -132,7 +132,7 @@ def _beside(kind: str, amount: int, place: str, beside: Neighbours, text: str, r
 def suites(messages: Messages, new: Bools, most: int) -> tuple[dict[str, list[Suite]], list[int]]:
     """Return up to `most` threats and as many innocents under every attack, and the rows that were drawn for that.
 
-    In company and in long messages stand rows that are `new` (n,).
+    Company and long messages are built from rows that are `new` (n,).
     """
 
     def drawn(among: Bools) -> list[int]:
@@ -159,7 +159,7 @@ TRIES = 10
 LONGEST = 1.5
 
 Edit = Callable[[str, Random], str]
-"""Changes a text, or returns it as it is where there is nothing to change."""
+"""Changes a text, or returns it unchanged if there is nothing to change."""
 
 _FEW = 0.2  # one character in twenty, at least one word: a reader still understands at once
 _CLAUSES = re.compile(r"[，。！？；,!?;\s]+")
@@ -245,7 +245,7 @@ def flagged_halves(flags: Callable[[Sequence[str]], Bools], texts: Sequence[str]
 
 
 def halves(text: str) -> tuple[str, str] | None:
-    """Cut a text behind the comma, or other mark between clauses, that is nearest to its middle; None without one."""
+    """Cut a text after the comma, or other mark between clauses, nearest to its middle; None without one."""
     ends = [match.end() for match in _COMMA.finditer(text)]
     if not ends:
         return None

@@ -39,7 +39,7 @@ FRONTIER = tuple(step * power for power in (10, 100, 1_000, 10_000) for step in 
 """One in this many ordinary messages is flagged at the points where recall is read off the curve."""
 
 SHOWN = 50
-"""Rows that an error list shows at most, the worst first."""
+"""Most rows in an error list, the worst first."""
 
 FEWEST = 30
 """Rows that must show a sign for its F1 to count in the mean over frequent ones."""
@@ -148,7 +148,7 @@ def lists(system: System, named: Mapping[str, Sequence[str]]) -> Rows:
 
 
 def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
-    """Measure ordinary messages by source, those `kept_out` from training apart; the worst first, after pooled rows."""
+    """Measure ordinary messages by source, those `kept_out` of training apart; the worst first, after pooled rows."""
     out: Rows = {}
     for pool, names in (
         ("sources kept out, pooled", [name for name in sources if name in kept_out]),
@@ -178,9 +178,9 @@ def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
 
 
 def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows:
-    """Measure changed messages: of threats those still found, of those flagged as they stand the ones that pass.
+    """Measure changed messages: the share of threats still found, and of those flagged unchanged the share that passes.
 
-    The suites by which most pass come first, before them the mean over suites and the worst.
+    Suites are sorted by the share that passes, after the mean over suites and the worst.
     """
     groups = messages.group_numbers
     found: Rows = {}
@@ -207,7 +207,7 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows
 def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:
     """Attack those of `rows` that are flagged threats; edit the benign ones as often, at random.
 
-    A message in two halves passes where neither half is flagged.
+    A message in two halves passes if neither half is flagged.
     """
     threats = [messages.texts[i] for i in rows if messages.flagged[i] and judged.flags[i]]
     benign = [messages.texts[i] for i in rows if messages.benign[i]]
@@ -232,10 +232,10 @@ def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:
 
 
 def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str]:
-    """Measure the signs of a bundle on the messages whose signs people read; or say why they are left out.
+    """Measure the signs of a bundle on the messages with annotated signs, or say why they are left out.
 
-    The network reads them all, those too that the cascade stops before it, and those that pass: such a frame as a joke
-    is why a message passes. Raises BundleError when no network of the bundle has signs.
+    The network reads all of them, even those that the cascade stops before it, and those that pass: a frame such as a
+    joke is why a message passes. Raises BundleError if no network of the bundle has signs.
     """
     scales = bundle.manifest.signs
     rows = np.flatnonzero([is_annotated(each) for each in messages.signs])

@@ -53,7 +53,7 @@ def side_by_side(table: Mapping[str, Rows]) -> tuple[list[str], dict[str, list[V
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of this folder; whatever is filled in is escaped."""
+    """Fill a template of this folder; all inserted values are escaped."""
     environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined)
     return environment.get_template(template).render(style=Markup(_text("report.css")), **values)
 

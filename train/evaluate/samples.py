@@ -1,4 +1,4 @@
-"""Labelled messages to judge on, from JSON lines or Parquet, and the parts of them in which a figure may hide."""
+"""Labelled messages to judge on, from JSON lines or Parquet, and the subsets that are reported separately."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ from jingyin.train.corpus.rows import UNKNOWN, unknown_ids
 from jingyin.train.evaluate.statistics import Bools, Ints
 
 NOT_SCORED = ("fragment", "borderline")
-"""Columns that, where true, take a row out of the figures."""
+"""Columns that exclude a row from the figures if true."""
 
 _BENIGN_INDEX = [LABELS.index(label) for label in BENIGN]
 _SEED = 7
@@ -236,7 +236,7 @@ def seen_in(training: Path) -> Seen | None:
 
 
 def seen_unseen(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
-    """Return the rows of each kind of situation that has any; none if `seen`, the contents of training, is unknown.
+    """Return the rows of each kind of situation, without empty kinds; none if `seen`, the training data, is unknown.
 
     Rows of cases and of writers that training has not seen resemble new threats.
     """
@@ -254,7 +254,7 @@ def seen_unseen(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
 
 
 def unseen_rows(messages: Messages, kinds: Mapping[str, Ints]) -> Bools:
-    """Return which rows (n,) are of unseen cases; all where none is known to be."""
+    """Return which rows (n,) are of unseen cases; all if none is known to be."""
     return np.isin(np.arange(len(messages)), kinds.get(UNSEEN, np.arange(len(messages))))
 
 
@@ -264,7 +264,7 @@ def length(text: str) -> str:
 
 
 def script(text: str) -> str:
-    """Name the script of a message: traditional where the normaliser folds one character in twenty or more."""
+    """Name the script of a message: traditional if the normaliser folds one character in twenty or more."""
     han = sum("\u3400" <= character <= "\u9fff" for character in text)
     if not han:
         return "no Han"
