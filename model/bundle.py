@@ -285,7 +285,7 @@ def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32])
     for name, stop in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
         if len(stop.probabilities) != len(manifest.labels):
             raise BundleError(
-                f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for what is {name}; "
+                f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for {name} messages; "
                 f"wanted {len(manifest.labels)}, one for each label; export it anew"
             )
     if weights.shape != (2, BUCKETS):
@@ -312,7 +312,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
     file = path / "manifest.json"
     if not file.is_file():
         fault = "has no manifest.json" if path.exists() else "does not exist"
-        raise BundleError(f"{path} is no bundle: it {fault}; name a folder that `jingyin train` wrote (RUN/bundle)")
+        raise BundleError(f"{path} is not a bundle: it {fault}; name a folder that `jingyin train` wrote (RUN/bundle)")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.get("format_version")

@@ -40,7 +40,7 @@ def parse_lexicon(lexicon: str) -> dict[str, int]:
         fields = line.split(" ")
         counted = len(fields) in (2, 3)
         if not counted or not fields[1].isdecimal():
-            fault = "a frequency that is no number" if counted else f"{len(fields)} fields"
+            fault = "a frequency that isn't a number" if counted else f"{len(fields)} fields"
             raise BundleError(f"line {number} of the lexicon has {fault}; wanted 'word frequency [part-of-speech]'")
         entries[fields[0]] = int(fields[1])
     return entries

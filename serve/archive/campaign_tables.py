@@ -264,7 +264,7 @@ def take_answers(export: Path, out: Path) -> Answers:
                 line = {"text": text[:LONGEST], "label": label, "campaign": row["campaign"], "rows": row["rows"]}
                 file.write(as_json(line).encode() + b"\n")
         if strangers := len(found.labels) - len(labels):
-            raise InputError(f"{strangers} answers of {export} are about no campaign of {out}; name the folder that "
+            raise InputError(f"{strangers} answers of {export} match no campaign of {out}; name the folder that "
                              "the tasks came from")  # fmt: skip
     with _database(out) as db:
         db.register("answers", pa.table({"campaign": list(labels), "label": list(labels.values())}))

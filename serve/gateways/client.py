@@ -143,13 +143,13 @@ class Http:
     def __init__(self, url: str, uds: str | None = None, headers: str = "") -> None:
         parts = urlsplit(url.rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigError(f"{url!r} is no address; write http://HOST:PORT, or name a Unix socket with --uds")
+            raise ConfigError(f"{url!r} is not an address; write http://HOST:PORT, or name a Unix socket with --uds")
         self.name = uds or url
         self._uds, self._host, self._path = uds, parts.hostname, parts.path
         try:
             self._port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
-            raise ConfigError(f"the port of {url!r} is no number from 1 to 65535") from None
+            raise ConfigError(f"the port of {url!r} is not a number from 1 to 65535") from None
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._headers = f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n{headers}"
         self._idle: list[_Connection] = []

@@ -141,9 +141,9 @@ def test_a_damaged_file(bundle, name):
 
 
 def test_no_bundle_at_all(tmp_path):
-    wanted = "is no bundle: it has no manifest.json; name a folder that `jingyin train` wrote (RUN/bundle)"
+    wanted = "is not a bundle: it has no manifest.json; name a folder that `jingyin train` wrote (RUN/bundle)"
     refuses(tmp_path, f"{tmp_path} {wanted}")
-    gone = "is no bundle: it does not exist; name a folder that `jingyin train` wrote (RUN/bundle)"
+    gone = "is not a bundle: it does not exist; name a folder that `jingyin train` wrote (RUN/bundle)"
     refuses(tmp_path / "gone", f"{tmp_path / 'gone'} {gone}")
     (tmp_path / "file").touch()
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
@@ -218,7 +218,7 @@ def test_a_stop_without_a_probability_for_each_label(bundle, name, probabilities
     write_bundle(bundle, {**PARTS, "prefilter": prefilter})
     refuses(
         bundle,
-        f"manifest.json of bundle small has {len(probabilities)} probabilities for what is {name}; "
+        f"manifest.json of bundle small has {len(probabilities)} probabilities for {name} messages; "
         "wanted 5, one for each label; export it anew",
     )
 

@@ -98,9 +98,9 @@ def test_survives_saving(tokenizer: SmsTokenizer, tmp_path: Path) -> None:
     [
         ("坏", "1 fields"),
         ("坏 1 n n", "4 fields"),
-        ("坏 n 1", "a frequency that is no number"),
-        ("坏 -1 n", "a frequency that is no number"),
-        ("坏 ² n", "a frequency that is no number"),
+        ("坏 n 1", "a frequency that isn't a number"),
+        ("坏 -1 n", "a frequency that isn't a number"),
+        ("坏 ² n", "a frequency that isn't a number"),
     ],
 )
 def test_says_what_is_wrong(line: str, fault: str) -> None:

@@ -159,7 +159,7 @@ def test_a_wrong_bundle(jingyin, tmp_path):
     code, out, err = jingyin("score", "--bundle", str(tmp_path), THREAT)
     assert (code, out) == (1, "")
     assert err == (
-        f"jingyin: {tmp_path} is no bundle: it has no manifest.json; "
+        f"jingyin: {tmp_path} is not a bundle: it has no manifest.json; "
         "name a folder that `jingyin train` wrote (RUN/bundle)\n"
     )
 

@@ -74,7 +74,7 @@ def fingerprint_of(folder: Path) -> str:
 def refuse_other_folder(out: Path) -> None:
     """Raise ConfigError if `out` holds anything but a corpus."""
     if out.exists() and not is_built(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is no corpus; name a new folder or remove it first")
+        raise ConfigError(f"{out} exists and is not a corpus; name a new folder or remove it first")
 
 
 def is_built(path: Path) -> bool:

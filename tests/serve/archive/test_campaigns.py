@@ -224,7 +224,7 @@ def test_answers_about_other_campaigns(senders: Path, tmp_path: Path, run: Run) 
     result = [{"type": "choices", "value": {"choices": ["ordinary"]}}]
     export = tmp_path / "export.json"
     export.write_text(json.dumps([{"data": {"text": "?"}, "annotations": [{"result": result}]}]), encoding="utf-8")
-    with pytest.raises(InputError, match=r"1 answers of .* are about no campaign of .*out; name the folder"):
+    with pytest.raises(InputError, match=r"1 answers of .* match no campaign of .*out; name the folder"):
         run(senders, tmp_path / "out", answers=export)
     assert not (tmp_path / "out" / "finetune.jsonl").exists()
 

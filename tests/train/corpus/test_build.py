@@ -298,7 +298,7 @@ def test_a_failed_build_leaves_what_was_there(corpus, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_no_corpus_is_refused(corpus, tmp_path):
-    with pytest.raises(ConfigError, match="exists and is no corpus; name a new folder"):
+    with pytest.raises(ConfigError, match="exists and is not a corpus; name a new folder"):
         build(corpus, tmp_path / "authored")
 
 
