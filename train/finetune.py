@@ -9,6 +9,7 @@ recipes/                   those of the stages; their outputs are in verifier/, 
 bundle/                    the result
 report.md                  counts before and after
 disobeyed.json             Label Studio tasks: labelled messages that the new bundle still judges otherwise
+known.jsonl                the same as known wordings: `jingyin known add --file` has them obeyed at once
 promotion.json             may it replace the incumbent?
 finetune.json              all of it for machines; written last
 """
@@ -30,13 +31,15 @@ from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.files import Run, atomic_file, file_sha256, write_json
 from jingyin.model.labels import BENIGN, FLAGGED, LABELS, Verdict
+from jingyin.model.text import clean
 from jingyin.serve.archive.readers import find
 from jingyin.serve.label_studio import task
+from jingyin.serve.memory.known import FEWEST as SHORTEST
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
 from jingyin.train.corpus.public import OWN
-from jingyin.train.corpus.store import Row
+from jingyin.train.corpus.store import SPLITS, Row
 from jingyin.train.data import SIDES, read_split
 from jingyin.train.evaluate.systems import verdicts
 from jingyin.train.finetune_data import (
@@ -58,8 +61,12 @@ from jingyin.train.promote import Promotion, default_config, promote
 TRAFFIC = "jsonl"
 """Source of the messages of traffic: the corpus's name for messages of one's own that nobody picked."""
 
-MOST = {"train": 4_000, "validation": 600, "calibration": 5_000, "test": 4_000}
-"""Other messages of each split, at most: 12,000 to train on took the verifier an hour."""
+MOST_AUTHORED = {"train": 2_000, "validation": 300, "calibration": 1_000, "test": 1_000}
+MOST_PUBLIC = {"train": 2_000, "validation": 300, "calibration": 5_000, "test": 3_000}
+"""Other messages of each split, at most."""
+
+COMPANY = 1.0
+"""Copies of an authored message in company: longer than all other rows, they take most of the time."""
 
 GENERATED = {"everyday": 400, "nonsense": 200}
 """Generated innocents among them, in the proportion of the default bundle's corpus."""
@@ -69,7 +76,7 @@ OWN_SHARE, MOST_WEIGHT = 0.25, 8.0
 """Own messages are weighted to be this share of the training weight, but each at most so many times another."""
 
 TRAINED = {
-    "verifier": {"epochs": 1, "learning_rate": 1e-4, "frozen": 6},
+    "verifier": {"epochs": 1, "learning_rate": 2e-4, "frozen": 6},
     "model": {"epochs": 2, "learning_rate": 1e-4},
     "tiny": {"epochs": 4, "learning_rate": 5e-4},
 }
@@ -214,7 +221,8 @@ def _corpus_recipe(
     own: list[dict[str, Any]] = []
     if rows:
         _write_rows(out / "own.jsonl", labelled)
-        wanted = OWN_SHARE / (1 - OWN_SHARE) * MOST["train"] / (0.7 * len(rows))
+        others = MOST_AUTHORED["train"] + MOST_PUBLIC["train"]
+        wanted = OWN_SHARE / (1 - OWN_SHARE) * others / (0.7 * len(rows))
         splits = {"train": 0.7, "validation": 0.06, "calibration": 0.06, "test": 0.18}
         weight = min(MOST_WEIGHT, max(1.0, round(wanted, 2)))
         own.append({"kind": OWN, "path": str(out / "own.jsonl"), "weight": weight, "splits": splits})
@@ -225,7 +233,8 @@ def _corpus_recipe(
         own.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
     path = out / "corpus.yaml"
     generated = {name: min(count, content.get(name, 0)) for name, count in GENERATED.items()}
-    path.write_text(yaml.safe_dump({**content, **generated, "public": [*own, *public], "most": MOST}), encoding="utf-8")
+    most = {"most_authored": MOST_AUTHORED, "most_public": MOST_PUBLIC, "company": COMPANY}
+    path.write_text(yaml.safe_dump({**content, **generated, **most, "public": [*own, *public]}), encoding="utf-8")
     return path
 
 
@@ -261,17 +270,19 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object
 def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, object]:
     """Return the recipe that makes the bundle: with the incumbent's rates, and shares of messages that networks read.
 
-    Where there are too few ordinary messages to show a rate on them, or where they are harder than traffic, the rates
-    are those that the incumbent keeps on these messages.
+    Of real messages on which the incumbent has higher ones, a quarter of its rates and half of its shares are wanted. On
+    authored messages, which are harder than traffic, and where there is no other traffic, its rates are kept.
     """
     manifest = incumbent.manifest
     calibration = read_split(corpus, "calibration")
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
     risks = np.array([each.risk for each in verdicts(before, [each.original for each in ordinary.cleaned])])
+    real = "authored" not in ordinary.sources
     rates = [
-        min(0.999, max(each.target, rate_at(risks, ordinary.sources, each.risk)))
+        min(0.999, max(each.target, rate_at(risks, ordinary.sources, each.risk) / (4 if real else 1)))
         for each in (manifest.review, manifest.block)
     ]
+    shares = read_shares(incumbent, ordinary, 0.5 if real else 1)
     told = cast(dict[str, Any], manifest.provenance)
     last = told.get("calibrated", told).get("recipe", {})
     kept = {name: last[name] for name in ("lawful_rate", "lawful_loss") if name in last}
@@ -279,7 +290,7 @@ def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, obj
         "stage": "calibrate", "bundle": str(incumbent.path.resolve()),
         "networks": {name: f"stage:{name}" for name in (Path(each.file).stem for each in manifest.networks)},
         "review_rate": rates[0], "block_rate": rates[1],
-        "passed": [*map(max, manifest.passed, read_shares(incumbent, ordinary))], **kept,
+        "passed": [*map(max, manifest.passed, shares)], **kept,
     }  # fmt: skip
 
 
@@ -300,8 +311,8 @@ Bundle `{after}` against `{before}`. Only the first rows were trained on. Flagge
 |---|---|---|---|---|
 {thresholds}
 
-{disobeyed} of your training messages are still judged differently from their labels. disobeyed.json lists them as Label
-Studio tasks; look there for wrong labels. promotion.json has the decision. For metrics by family run
+{disobeyed} of your messages are still judged differently from their labels. disobeyed.json lists them as Label Studio
+tasks; look there for wrong labels. `jingyin known add --file known.jsonl` makes a running service obey them. promotion.json has the decision. For metrics by family run
 `jingyin evaluate bundle corpus/test.parquet --out evaluation`.
 """
 
@@ -309,9 +320,10 @@ Studio tasks; look there for wrong labels. promotion.json has the decision. For 
 def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> Report:
     """Write report, tasks and decision."""
     after, splits = Scorer.load(out / "bundle", cache_bytes=0), store.read(corpus)
-    trained = [row for row in splits["train"] if row.source == OWN and not row.evasion]
-    decided = [verdicts(scorer, [row.text for row in trained]) for scorer in (before, after)]
-    counts = _counts(_TRAINED_ON, trained, decided)
+    own = [row for split in SPLITS for row in splits[split] if row.source == OWN and not row.evasion]
+    judged = [verdicts(scorer, [row.text for row in own]) for scorer in (before, after)]
+    trained = sum(row.source == OWN and not row.evasion for row in splits["train"])
+    counts = _counts(_TRAINED_ON, own[:trained], [side[:trained] for side in judged])
     held_out = [verdicts(scorer, [row.text for row in splits["test"]]) for scorer in (before, after)]
     for source in dict.fromkeys([*_SOURCES, ""]):
         chosen = [i for i, row in enumerate(splits["test"]) if (row.source if row.source in _SOURCES else "") == source]
@@ -319,11 +331,17 @@ def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> Report:
         counts += _counts(name, [splits["test"][i] for i in chosen], [[side[i] for i in chosen] for side in held_out])
     manifest = after.bundle.manifest
     disobeyed = [
-        task({"text": row.text, "reason": f"labelled {row.label}, judged {found.label}"}, found.label, found.risk, manifest.id)
-        for row, found in zip(trained, decided[1], strict=True)
-        if (found.action != "pass") != (row.label in FLAGGED)
+        (row, found) for row, found in zip(own, judged[1], strict=True) if (found.action != "pass") != (row.label in FLAGGED)
     ]  # fmt: skip
-    write_json(out / "disobeyed.json", disobeyed)
+    write_json(out / "disobeyed.json", [
+        task({"text": row.text, "reason": f"labelled {row.label}, judged {found.label}"}, found.label, found.risk, manifest.id)
+        for row, found in disobeyed
+    ])  # fmt: skip
+    _write_rows(out / "known.jsonl", (
+        {"text": row.text, "action": "block" if row.label in FLAGGED else "pass", "note": f"labelled {row.label}"}
+        for row, _ in disobeyed
+        if len(clean(row.text).text) >= SHORTEST
+    ))  # fmt: skip
     lines = [f"| {each.source} | {each.what} | {each.rows} | {each.before} | {each.after} |" for each in counts]
     bounds = [_threshold(name, each) for name, each in (("review", manifest.review), ("block", manifest.block))]
     text = _REPORT.format(

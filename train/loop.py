@@ -149,7 +149,8 @@ def without_dropout(model: M) -> M:
 def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
     """Train `model` in place on the output of data.examples; returns the mean loss of the last epoch's steps.
 
-    Each epoch shows every message once, in one of its variants. A checkpoint is written twenty times a run to
+    Each epoch shows every message once, in one of its variants; one that weighs several times as much as the lightest
+    is shown as many times, in several, for less each time. A checkpoint is written twenty times a run to
     `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, and its result
     is that of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
     """
@@ -184,7 +185,10 @@ class _Run:
         self.ids: list[list[int]] = train["ids"][:]
         self.target = torch.tensor(np.array(train["target"][:], np.float32))
         self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
-        self.plan, self.last_epoch = _plan(self.ids, np.array(train["message"][:]), schedule)
+        messages = np.array(train["message"][:])
+        times = np.maximum(1, np.round(self.weight.numpy() / max(1e-6, float(self.weight.min())))).astype(np.int64)
+        self.weight /= torch.tensor(times)
+        self.plan, self.last_epoch = _plan(self.ids, messages, times, schedule)
         torch.manual_seed(schedule.seed + accelerator.process_index)
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, schedule))
         self.progress = _Progress()
@@ -256,14 +260,18 @@ class _Run:
                 return
 
 
-def _plan(ids: Sequence[Sequence[int]], messages: NDArray[np.int64], schedule: Schedule) -> tuple[list[list[int]], int]:
-    """Return the rows of every step, and the number of steps before the last epoch."""
+def _plan(
+    ids: Sequence[Sequence[int]], messages: NDArray[np.int64], times: NDArray[np.int64], schedule: Schedule
+) -> tuple[list[list[int]], int]:
+    """Return the rows of every step, and the number of steps before the last epoch; rows are shown `times` an epoch."""
     lengths = np.array([len(row) for row in ids])
     plan: list[list[int]] = []
     before = 0
     for epoch in range(math.ceil(schedule.epochs)):
         rng = np.random.default_rng((schedule.seed, epoch))
-        batches = token_batches(lengths, one_variant_each(messages, rng), schedule.tokens, rng)
+        rounds = [np.flatnonzero(times > done) for done in range(times.max())]
+        shown = rng.permutation(np.concatenate([rows[one_variant_each(messages[rows], rng)] for rows in rounds]))
+        batches = token_batches(lengths, shown, schedule.tokens, rng)
         before = len(plan)
         plan += batches[: max(1, round(len(batches) * min(1.0, schedule.epochs - epoch)))]
     return plan, before

@@ -139,9 +139,9 @@ def run_classify(job: Job[Classify]) -> StageResult:
     signed = annotated_messages(train) if recipe.signs else None
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
+    windows = windows_read(job.run_of(recipe.traffic), train) if recipe.traffic else train.take(np.arange(0))
     if recipe.traffic:
         train = train.take(np.flatnonzero(_read_by(job.run_of(recipe.traffic), train, recipe.seed)))
-    windows = windows_read(job.run_of(recipe.traffic), train) if recipe.traffic else train.take(np.arange(0))
     train, target = taught(recipe, teachers, train, job.out / TEACHERS)
     train, target = train.and_(windows), np.concatenate([target, one_hot(windows.labels, recipe.label_smoothing)])
     model = without_dropout(start.classifier or SmsClassifier.on(start.encoder))
@@ -170,26 +170,33 @@ def run_classify(job: Job[Classify]) -> StageResult:
     return found
 
 
-WAYS_BACK = (1.0, 0.75, 0.5, 0.25, 0.0)
+WAYS_BACK = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def way_back(model: SmsClassifier, before: dict[str, Tensor], ids: Sequence[Sequence[int]], rows: Rows) -> float:
-    """Return the share of the weights `before` in `model` with which it judges held-out `rows` of token ids best.
+    """Return the share of the weights `before` in `model` that held-out `rows` of token ids ask for.
 
-    That is by the cross-entropy of the risk, one's own messages (where there are some) as much as all others. So
-    messages from which nothing can be learnt, or which are too few to tell, leave the network as it was.
+    Shares are judged by the cross-entropy of the risk, one's own messages (where there are some) as much as all others.
+    It is the least share that is not worse than the best by more than one standard error of the difference: a dozen
+    held-out messages say little, and most of what they say by chance is to change nothing.
     """
     after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flagged = np.isin(rows.labels, FLAGGED_INDEX)
     own = np.array([source == OWN for source in rows.sources])
-    losses = []
+    kinds = [some for some in (own, ~own) if some.any()]
+    found = []
     for share in WAYS_BACK:
         go_back(model, before, share)
         risks = risk_logit(predict(model, ids))
-        each = np.logaddexp(0, np.where(flagged, -risks, risks))
-        losses.append(np.mean([each[some].mean() for some in (own, ~own) if some.any()]))
+        found.append(np.logaddexp(0, np.where(flagged, -risks, risks)))
         model.load_state_dict(after)
-    return WAYS_BACK[int(np.argmin(losses))]
+    best = min(found, key=lambda each: sum(each[some].mean() for some in kinds))
+
+    def is_as_good(each: NDArray[np.float32]) -> bool:
+        worse = [(each - best)[some] for some in kinds]
+        return bool(sum(part.mean() for part in worse) <= np.sqrt(sum(part.var() / len(part) for part in worse)))
+
+    return next(share for share, each in zip(WAYS_BACK, found, strict=True) if is_as_good(each))
 
 
 def go_back(model: SmsClassifier, before: dict[str, Tensor], share: float) -> None:

@@ -36,6 +36,20 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
         raise JingyinError(f"{url} can't be reached ({type(error).__name__}); is the service running there?") from None
 
 
+def add_file(url: str, file: Path) -> Iterator[tuple[str, str]]:
+    """Make the wordings of a file known, JSON lines in the format of POST /admin/known; yield the id and action of each.
+
+    Raises ConfigError for a line of another format, which is named and not shown, JingyinError as `ask` does.
+    """
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            body = json.loads(line)
+            action = str(body["action"])
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"line {number} of {file} is no wording; wanted JSON with text and action") from None
+        yield ask(url, "POST", "/admin/known", body)["id"], action
+
+
 def add_campaigns(url: str, folder: Path) -> Iterator[tuple[str, str]]:
     """Make the templates of a folder's answered campaigns known; yield the id and action of each.
 

@@ -215,6 +215,9 @@ def serve(
 def known_add(
     text: Annotated[str | None, Argument(help="A message.")] = None,
     campaigns: Annotated[Path | None, Option(help="Add the labelled campaigns of this folder instead.")] = None,
+    file: Annotated[
+        Path | None, Option(help="Add these instead: JSON lines in the format of POST /admin/known.")
+    ] = None,
     action: Annotated[str, Option(help="block, review or pass.")] = "block",
     note: Annotated[str, Option(help="Note for other analysts.")] = "",
     days: Annotated[float, Option(help="Days until it expires.")] = 30,
@@ -224,12 +227,12 @@ def known_add(
 
     Its near-copies get the action within a second, on every machine.
     """
-    from jingyin.serve.http.analyst import add_campaigns, ask
+    from jingyin.serve.http.analyst import add_campaigns, add_file, ask
 
-    if (text is None) == (campaigns is None):
-        raise ConfigError("wanted a message or --campaigns FOLDER")
-    if campaigns:
-        for number, given in add_campaigns(url, campaigns):
+    if sum(each is not None for each in (text, campaigns, file)) != 1:
+        raise ConfigError("wanted one of a message, --campaigns FOLDER and --file FILE")
+    if text is None:
+        for number, given in add_campaigns(url, campaigns) if campaigns else add_file(url, file) if file else ():
             typer.echo(f"{number}  {given}")
         return
     body = {"text": text, "action": action, "note": note, "seconds": days * 86_400}

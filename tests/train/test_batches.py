@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.loop import one_variant_each, pad, token_batches
+from jingyin.train.loop import Schedule, _plan, one_variant_each, pad, token_batches
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 5))
@@ -20,6 +20,14 @@ def test_the_message_as_it_stands_comes_in_two_of_three_and_its_copies_take_turn
     assert counts.sum() == 1200
     assert counts[:2] == pytest.approx([400, 400], abs=40)
     assert counts[2:] == pytest.approx([100] * 4, abs=30)
+
+
+def test_messages_are_shown_their_times_an_epoch():
+    messages, times = np.array([0, 0, 1, 2, 2, 2]), np.array([1, 1, 1, 3, 3, 3])
+    schedule = Schedule(epochs=2, tokens=64, learning_rate=1e-4, warmup=0.0, precision="bf16", seed=1)
+    plan, last = _plan([[2, 5, 3]] * 6, messages, times, schedule)
+    for part in (plan[:last], plan[last:]):
+        assert np.bincount(messages[[row for batch in part for row in batch]]).tolist() == [1, 1, 3]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(64, 300), st.integers(0, 5))

@@ -75,7 +75,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 9
+CORPUS_VERSION = 10
 """Counts up when the same recipe and files make another corpus than before."""
 
 
@@ -148,7 +148,7 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
 
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
-    records, placed = _sampled(records, _placed(records, groups, recipe), recipe.most)
+    records, placed = _sampled(records, _placed(records, groups, recipe), recipe)
     of_split = {
         name: [record for record, (_, split) in zip(records, placed, strict=True) if split == name] for name in SPLITS
     }
@@ -193,16 +193,17 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
 
 
 def _sampled(
-    records: Sequence[Record], placed: Sequence[tuple[str, str]], most: Mapping[Any, int]
+    records: Sequence[Record], placed: Sequence[tuple[str, str]], recipe: CorpusRecipe
 ) -> tuple[list[Record], list[tuple[str, str]]]:
     """Return the records, and their places, of which a recipe wants so many in each split; those of one's own stay."""
-    left: dict[str, int] = dict(most)
+    wanted: list[tuple[bool, Mapping[Any, int]]] = [(True, recipe.most_authored), (False, recipe.most_public)]
+    left = {(split, kind): most.get(split, len(records)) for kind, most in wanted for split in SPLITS}
     kept = []
-    for i in sorted(range(len(records)), key=lambda i: _hash(records[i].text)) if most else range(len(records)):
-        split = placed[i][1]
-        if records[i].source not in (OWN, "jsonl", "csv") and split in left:
-            left[split] -= 1
-            if left[split] < 0:
+    for i in sorted(range(len(records)), key=lambda i: _hash(records[i].text)):
+        if records[i].source not in (OWN, "jsonl", "csv"):
+            kind = (placed[i][1], records[i].source == "authored")
+            left[kind] -= 1
+            if left[kind] < 0:
                 continue
         kept.append(i)
     kept.sort()

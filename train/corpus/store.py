@@ -186,6 +186,10 @@ class Evasion(_Model):
         return families
 
 
+Most = dict[Literal["train", "validation", "calibration", "test"], Annotated[int, Field(ge=0)]]
+"""Split -> the most messages of it."""
+
+
 class CorpusRecipe(_Model):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
@@ -197,7 +201,8 @@ class CorpusRecipe(_Model):
     an authored training message gets on average, a public one half as many.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
-    `most` are the most messages of a split, drawn by hash; those of one's own (kinds own, jsonl, csv) come on top.
+    `most_authored` and `most_public` are the most messages of a split, drawn by hash; those of one's own (kinds own,
+    jsonl, csv) come on top.
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     Messages by the `test_writers` are test only, and so are messages grouped with them.
     """
@@ -214,7 +219,8 @@ class CorpusRecipe(_Model):
     nonsense: int = Field(0, ge=0)
     everyday: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()
-    most: dict[Literal["train", "validation", "calibration", "test"], Annotated[int, Field(ge=0)]] = {}
+    most_authored: Most = {}
+    most_public: Most = {}
     splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
 

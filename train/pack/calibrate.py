@@ -429,18 +429,20 @@ def _thresholds(
     return review, choose_threshold(risks[traffic], sources, recipe.block_rate, lowest)
 
 
-def read_shares(bundle: Bundle, rows: Rows) -> tuple[float, ...]:
-    """Return the share of `rows` that each network of a bundle reads.
+def read_shares(bundle: Bundle, rows: Rows, part: float = 1.0) -> tuple[float, ...]:
+    """Return `part` of the share of `rows` that each network of a bundle reads.
 
     For the first network it is the share that the prefilter does not stop as ordinary, as in recipes: the network might
-    also read messages that the prefilter stops as lawful.
+    also read messages that the prefilter stops as lawful. It is no less than the share that no prefilter may judge.
     """
     manifest = bundle.manifest
     readings = _prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
     depth = _served(manifest, readings).depth
     highest = np.maximum.reduceat(readings.units.scores[0], readings.units.starts)
-    first = ~readings.foreign & (readings.opaque | (highest >= manifest.prefilter.ordinary.threshold))
-    return float(first.mean()), *(float((depth > i).mean()) for i in range(1, len(manifest.networks)))
+    opaque = readings.opaque & ~readings.foreign
+    first = opaque | (~readings.foreign & (highest >= manifest.prefilter.ordinary.threshold))
+    rest = (part * float((depth > i).mean()) for i in range(1, len(manifest.networks)))
+    return max(part * float(first.mean()), float(opaque.mean())), *rest
 
 
 _COPIES = 2

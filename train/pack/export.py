@@ -159,8 +159,7 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
     """Write the int8 network and return the share of `samples` on which its label is that of fp32.
 
     Raises BundleError below MIN_AGREEMENT. Weights take 7 bits (reduce_range), since CPUs without VNNI saturate on 8:
-    this keeps verdicts alike between machines (onnxruntime issues 14642, 5849). Of rounding to the nearest step
-    and rounding by chance the one stays whose logits are closer to fp32's on `samples`.
+    this keeps verdicts alike between machines (onnxruntime issues 14642, 5849).
     """
     quantize_dynamic(
         fp32, int8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
@@ -168,14 +167,9 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
         # Shape inference knows nothing of onnxruntime's own operators.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
     )  # fmt: skip
-    chance = int8.with_suffix(".chance.onnx")
-    onnx.save(rounded_by_chance(onnx.load(str(fp32)), onnx.load(str(int8))), str(chance))
-    wanted, nearest, other = (run(open_session(path), samples)[:, : len(LABELS)] for path in (fp32, int8, chance))
-    if np.square(other - wanted).mean() < np.square(nearest - wanted).mean():
-        chance.replace(int8)
-        nearest = other
-    chance.unlink(missing_ok=True)
-    agreement = float((wanted.argmax(1) == nearest.argmax(1)).mean())
+    onnx.save(rounded_together(onnx.load(str(fp32)), onnx.load(str(int8)), samples[:_ROUNDING_SAMPLES]), str(int8))
+    wanted, rounded = (run(open_session(path), samples)[:, : len(LABELS)] for path in (fp32, int8))
+    agreement = float((wanted.argmax(1) == rounded.argmax(1)).mean())
     if agreement < MIN_AGREEMENT:
         raise BundleError(
             f"int8 and fp32 agree on {agreement:.1%} of {len(samples)} messages, wanted at least {MIN_AGREEMENT:.0%}; "
@@ -184,25 +178,68 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
     return agreement
 
 
-def rounded_by_chance(fp32: onnx.ModelProto, int8: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """Return `int8` with its weights rounded up or down by chance, so that each is right in the mean; in place.
+_ROUNDING_SAMPLES = 300
+_BLOCK = 64  # rows of weights whose errors are passed on together
+_ON_GRID = 0.01
+_DAMPING = 0.01  # of the mean second moment: directions that no sample shows are rounded as by themselves
 
-    A network that went on from a bundle has weights on int8's grid, and training mostly moves them by less than half a
-    step: rounding to the nearest step undoes it (a verifier's loss .188 before, .023 trained, .180 rounded to the
-    nearest, .029 by chance; train/LOG.md). Stochastic rounding: Gupta et al. 2015.
+
+def rounded_together(fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[list[int]]) -> onnx.ModelProto:
+    """Return `int8` with the weights of its products rounded so that products on `samples` stay; in place.
+
+    Weights that are rounded later make up for the errors of earlier ones (GPTQ, Frantar et al. 2023). A network that
+    went on from a bundle has weights on int8's grid, and training moves most of them by less than half a step: rounding
+    to the nearest step undoes it, and rounding by chance adds noise (train/LOG.md).
     """
-    rng = np.random.default_rng(seed)
     exact = {each.name: numpy_helper.to_array(each) for each in fp32.graph.initializer}
     stored = {each.name: each for each in int8.graph.initializer}
-    for name, weights in exact.items():
-        if (quantized := stored.get(f"{name}_quantized")) is None:
-            continue
-        scale = numpy_helper.to_array(stored[f"{name}_scale"]).astype(np.float64)
-        steps = np.floor(weights / scale + rng.random(weights.shape))
+    inputs: dict[str, str] = {}  # of products whose weights are not on the grid already
+    steps: dict[str, NDArray[np.float32]] = {}
+    for node in fp32.graph.node:
+        if node.op_type == "MatMul" and f"{node.input[1]}_quantized" in stored:
+            name = node.input[1]
+            found = exact[name] / numpy_helper.to_array(stored[f"{name}_scale"])
+            if np.abs(found - np.round(found)).max() > _ON_GRID:
+                steps[name], inputs[name] = found, node.input[0]
+    moments = _second_moments(fp32, sorted(set(inputs.values())), samples)
+    for name, found in steps.items():
+        quantized = stored[f"{name}_quantized"]
         nearest = numpy_helper.to_array(quantized)
-        rounded = np.clip(steps, nearest.min(), nearest.max()).astype(nearest.dtype)
-        quantized.CopyFrom(numpy_helper.from_array(rounded, quantized.name))
+        bounded = np.clip(_compensated(found, moments[inputs[name]]), nearest.min(), nearest.max())
+        quantized.CopyFrom(numpy_helper.from_array(bounded.astype(nearest.dtype), quantized.name))
     return int8
+
+
+def _second_moments(
+    model: onnx.ModelProto, names: Sequence[str], samples: Sequence[list[int]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the mean outer product (width, width) of the vectors of each named tensor of a graph over `samples`."""
+    if not names:
+        return {}
+    told = onnx.ModelProto.FromString(model.SerializeToString())
+    told.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    session = ort.InferenceSession(told.SerializeToString(), providers=["CPUExecutionProvider"])
+    seen = [session.run(names, {"input_ids": np.array([ids], np.int64)}) for ids in samples]
+    vectors = (np.concatenate([each[0] for each in states]) for states in zip(*seen, strict=True))
+    return {name: each.T @ each / len(each) for name, each in zip(names, vectors, strict=True)}
+
+
+def _compensated(steps: NDArray[np.float32], moments: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `steps` (in, out) rounded, for inputs with second moments (in, in)."""
+    order = np.argsort(-np.diag(moments), kind="stable")
+    ordered = moments[np.ix_(order, order)].astype(np.float64)
+    ordered[np.diag_indices_from(ordered)] += _DAMPING * max(1e-9, float(np.diag(ordered).mean()))
+    factor = np.linalg.cholesky(np.linalg.inv(ordered)).T.astype(np.float32)
+    left, rounded = steps[order].copy(), np.empty_like(steps)
+    for start in range(0, len(left), _BLOCK):
+        end = min(start + _BLOCK, len(left))
+        errors = np.empty((end - start, left.shape[1]), np.float32)
+        for i in range(start, end):
+            rounded[order[i]] = np.round(left[i])
+            errors[i - start] = (left[i] - rounded[order[i]]) / factor[i, i]
+            left[i + 1 : end] -= np.outer(factor[i, i + 1 : end], errors[i - start])
+        left[end:] -= factor[start:end, end:].T @ errors
+    return rounded
 
 
 def run(session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from tests.serve.http.http_fakes import Process, until
 from typer.testing import CliRunner
 
 from jingyin.cli import app
-from jingyin.model.errors import InputError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.memory.replay import Recorded, read_lines
 
 THREAT = "不还钱就爆你通讯录，今晚六点前把三千块转过来"
@@ -79,3 +79,8 @@ def test_known_wordings_from_the_command_line(tmp_path: Path) -> None:
         assert until(lambda: jingyin("list") == [], 20)
         assert [line.split()[1] for line in jingyin("add", "--campaigns", str(tmp_path))] == ["block", "pass"]
         assert [json.loads(line)["note"] for line in jingyin("list", "--json")] == ["campaign c2", "campaign c1"]
+        (tmp_path / "known.jsonl").write_text(json.dumps({"text": THREAT, "action": "pass", "note": "误报"}) + "\n")
+        assert [line.split()[1] for line in jingyin("add", "--file", str(tmp_path / "known.jsonl"))] == ["pass"]
+        (tmp_path / "known.jsonl").write_text('{"text": "机密"}\n', encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"line 1 of .* is no wording; wanted JSON with text and action"):
+            jingyin("add", "--file", str(tmp_path / "known.jsonl"))

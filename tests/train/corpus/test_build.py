@@ -103,18 +103,21 @@ def test_labelled_messages_of_one_s_own_take_the_place_of_authored_ones_like_the
     assert not set(templates[::2]) & set(left)
 
 
-def test_a_recipe_wants_so_many_messages_of_each_split_and_all_of_one_s_own(corpus, tmp_path):
+def test_a_recipe_wants_so_many_messages_of_each_kind_and_split_and_all_of_one_s_own(corpus, tmp_path):
     write(tmp_path / "own.jsonl", [{"text": sentence(Random(seed)), "label": "ordinary"} for seed in range(300, 340)])
     public = f"public: [{{kind: nus, path: {tmp_path}/nus.jsonl}}, {{kind: jsonl, path: {tmp_path}/own.jsonl}}]"
     corpus.write_text(f"authored: {tmp_path}/authored\n{public}\n")
     build(corpus, tmp_path / "whole")
-    corpus.write_text(f"authored: {tmp_path}/authored\n{public}\nmost: {{train: 50, test: 0}}\n")
+    corpus.write_text(
+        f"authored: {tmp_path}/authored\n{public}\nmost_authored: &most {{train: 50, test: 0}}\nmost_public: *most\n"
+    )
     build(corpus, tmp_path / "out")
     whole, few = (store.read(tmp_path / name) for name in ("whole", "out"))
     for split in store.SPLITS:
-        templates, others = ({row.template for row in rows[split] if row.source != "jsonl"} for rows in (few, whole))
-        assert templates <= others
-        assert len(templates) == {"train": 50, "test": 0}.get(split, len(others))
+        for source in ("authored", "nus"):
+            found, others = ({row.template for row in rows[split] if row.source == source} for rows in (few, whole))
+            assert found <= others
+            assert len(found) == min(len(others), {"train": 50, "test": 0}.get(split, len(others)))
         assert sum(row.source == "jsonl" and not row.evasion for row in few[split]) == sum(
             row.source == "jsonl" and not row.evasion for row in whole[split]
         )

@@ -138,7 +138,12 @@ def test_the_run_tells_how_it_was_made(finetuned, tiny_run):
     rejected = [json.loads(line) for line in (finetuned / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [each["fault"] for each in rejected] == ["unknown label '或许'", "no text"]
     assert (facts["rejected"], facts["promote"]) == (2, True)
-    assert len(json.loads((finetuned / "disobeyed.json").read_text(encoding="utf-8"))) == facts["disobeyed"]
+    tasks = json.loads((finetuned / "disobeyed.json").read_text(encoding="utf-8"))
+    known = [json.loads(line) for line in (finetuned / "known.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(tasks) == facts["disobeyed"]
+    assert [each["text"] for each in known] == [each["data"]["text"] for each in tasks]
+    labelled = dict(own_rows())
+    assert all(each["action"] == {"flagged": "block"}.get(labelled[each["text"]], "pass") for each in known)
     assert not list(finetuned.rglob("checkpoint"))
 
 

@@ -110,3 +110,28 @@ def test_golden_messages_hold_what_this_machine_gives(fp32):
     assert [row.file for row in rows] == ["fp32.onnx"] * 3
     assert [row.ids for row in rows] == SAMPLES[:3]
     np.testing.assert_allclose([row.logits for row in rows], export.run(session, SAMPLES[:3]), atol=1e-5)
+
+
+def test_rounding_together_keeps_products_that_rounding_to_the_nearest_step_changes():
+    rng = np.random.default_rng(0)
+    inputs = (rng.normal(size=(2_000, 4)) @ rng.normal(size=(4, 32)) + 0.1 * rng.normal(size=(2_000, 32))).astype("f4")
+    steps = rng.normal(scale=3, size=(32, 8)).astype("f4")
+    rounded = export._compensated(steps, inputs.T @ inputs / len(inputs))
+    assert np.array_equal(rounded, np.round(rounded))
+    errors = [np.square(inputs @ (each - steps)).mean() for each in (rounded, np.round(steps))]
+    assert errors[0] < 0.3 * errors[1]
+
+
+def test_weights_on_the_grid_stay(tmp_path, fp32):
+    export.quantize(fp32, tmp_path / "int8.onnx", SAMPLES)
+    first = onnx.load(str(tmp_path / "int8.onnx"))
+    whole, stored = (
+        onnx.load(str(fp32)),
+        {each.name: onnx.numpy_helper.to_array(each) for each in first.graph.initializer},
+    )
+    for each in whole.graph.initializer:
+        if f"{each.name}_quantized" in stored:
+            weights = (stored[f"{each.name}_quantized"] * stored[f"{each.name}_scale"]).astype("f4")
+            each.CopyFrom(onnx.numpy_helper.from_array(weights, each.name))
+    again = export.rounded_together(whole, onnx.ModelProto.FromString(first.SerializeToString()), SAMPLES)
+    assert again == first

@@ -141,6 +141,17 @@ def test_held_out_messages_choose_the_way_back() -> None:
     assert way_back(model, before, ids[1:], held_out.take(np.array([1]))) == 0.0
 
 
+def test_what_a_few_held_out_messages_say_by_chance_changes_no_weights() -> None:
+    model = SmsClassifier.on(random_encoder().model)
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([1.0, 0, 0, 0, 0]))  # right about innocents, wrong about threats
+    few = rows(*[("own", "a", "pay_to_stop")] * 3, *[("own", "b", "ordinary")] * 5)
+    many = rows(*[("own", "a", "pay_to_stop")] * 400, *[("own", "b", "ordinary")] * 3)
+    assert way_back(model, before, [[2, 5, 3]] * 8, few) == 0.0
+    assert way_back(model, before, [[2, 5, 3]] * 403, many) == 1.0
+
+
 def test_windows_of_benign_messages_that_networks_read_are_messages_of_their_own(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()  # its prefilter stops nothing
     text = "明天早上我们一起去看书。晚上去公园吃饭。"
