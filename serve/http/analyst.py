@@ -37,7 +37,7 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
 
 
 def add_file(url: str, file: Path) -> Iterator[tuple[str, str]]:
-    """Make the wordings of a file known, JSON lines in the format of POST /admin/known; yield the id and action of each.
+    """Make the wordings of a file known (JSON lines as for POST /admin/known); yield the id and action of each.
 
     Raises ConfigError for a line of another format, which is named and not shown, JingyinError as `ask` does.
     """
