@@ -83,7 +83,7 @@ TRAINED = {
 """At three times the rate, with authored messages alone as the replay, ordinary traffic is forgotten (train/LOG.md)."""
 
 _DONE = "finetune.json"
-_PACE = {"corpus": 0.2, "verifier": 0.35, "model": 0.15, "tiny": 0.05, "cascade": 0.15, "judging": 0.1}
+_PACE = {"corpus": 0.05, "verifier": 0.25, "model": 0.2, "tiny": 0.05, "cascade": 0.15, "judging": 0.3}
 """Share of the time that a step takes."""
 
 
