@@ -45,6 +45,8 @@ from jingyin.serve.scorer import Scorer
 
 QUIET_SECONDS = 1.0
 """How long idle connections stay open at the end: their clients may be about to send."""
+LAST_SECONDS = 0.25
+"""How long a worker that accepts no more waits for the requests of connections that it has just accepted."""
 POLL_SECONDS = 0.02
 START_SECONDS = 60
 """Longest time for a worker to load a bundle; also for one to answer its parent, which takes it for hung then."""
@@ -244,6 +246,13 @@ def _drain_before_the_end(service: Service) -> None:
         log("draining", connections=service.connections)
         end = loop.time() + min(QUIET_SECONDS, service.settings.drain_seconds)
         await asyncio.sleep(POLL_SECONDS)  # drain the backlog first
+        while service.connections and loop.time() < end:
+            await asyncio.sleep(POLL_SECONDS)
+        # uvicorn accepts until it ends, and resets connections whose first request it has not read yet.
+        for server in stop.__self__.servers:
+            server.close()
+        end = loop.time() + LAST_SECONDS
+        await asyncio.sleep(POLL_SECONDS)
         while service.connections and loop.time() < end:
             await asyncio.sleep(POLL_SECONDS)
         stop(number, None)
