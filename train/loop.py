@@ -90,6 +90,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 M = TypeVar("M", bound=nn.Module)
 
+MOST_TIMES = 10
+"""How often an epoch shows a message that weighs more than others, at most."""
+
 _CHECKPOINTS = 20  # a run
 _LOG_STEPS = 20
 
@@ -149,10 +152,10 @@ def without_dropout(model: M) -> M:
 def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
     """Train `model` in place on the output of data.examples; returns the mean loss of the last epoch's steps.
 
-    Each epoch shows every message once, in one of its variants; one that weighs several times as much as the lightest
-    is shown as many times, in several, for less each time. A checkpoint is written twenty times a run to
-    `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, and its result
-    is that of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
+    Each epoch shows every message once, in one of its variants; one that weighs several times as much as the usual one
+    is shown as many times, at most MOST_TIMES, in several, for less each time. A checkpoint is written twenty times a
+    run to `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, and its
+    result is that of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
     """
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
@@ -186,7 +189,8 @@ class _Run:
         self.target = torch.tensor(np.array(train["target"][:], np.float32))
         self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
         messages = np.array(train["message"][:])
-        times = np.maximum(1, np.round(self.weight.numpy() / max(1e-6, float(self.weight.min())))).astype(np.int64)
+        usual = max(1e-6, float(self.weight.median()))
+        times = np.clip(np.round(self.weight.numpy() / usual), 1, MOST_TIMES).astype(np.int64)
         self.weight /= torch.tensor(times)
         self.plan, self.last_epoch = _plan(self.ids, messages, times, schedule)
         torch.manual_seed(schedule.seed + accelerator.process_index)

@@ -112,7 +112,7 @@ def refuses(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, ca
     [
         ("--jingyin unix:/run/jingyin", "'unix:/run/jingyin' is not an address; write http://HOST:PORT"),
         ("--jingyin http://127.0.0.1:1", "jingyin gives no verdict at http://127.0.0.1:1 (ConnectionRefusedError)"),
-        ("--jingyin http://127.0.0.1:99999", "no number from 1 to 65535"),
+        ("--jingyin http://127.0.0.1:99999", "not a number from 1 to 65535"),
         ("--uds /nowhere/socket", "jingyin gives no verdict at /nowhere/socket (FileNotFoundError)"),
     ],
 )
