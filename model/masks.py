@@ -69,8 +69,8 @@ _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
          r"|\d{1,2}月\d{1,2}[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?|\d{1,2}:\d\d(?::\d\d)?(?![\d:])"
          r"|(?:19|20)\d\d年(?:\d{1,2}月)?"),
         ("amount",
-         # Few numbers are followed by what all of these want.
-         r"(?=[\d,.]++ {0,2}[万千百wk元圆块r人美港台新u蚊刀个])"
+         # Few numbers are followed by what all of these want; none of these has a longer number.
+         r"(?=[\d,.]{1,62}+ {0,2}[万千百wk元圆块r人美港台新u蚊刀个])"
          # A blow is no dollar: 捅你3刀, 砍你两刀. Together is no coin: 一块吃饭.
          rf"(?:(?!\d刀){_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY}|刀)[整钱]?"
          rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE}){_DEVICE}"
