@@ -213,9 +213,8 @@ def fit_cascade(
     """Fit the cascade of the networks in `folder` by a recipe's rates and shares, on the calibration split of `corpus`.
 
     `weights` (2, BUCKETS) are the prefilter's, `least` the lowest risks from which a message may be reviewed and
-    blocked.
-    Returns the manifest's parts that were fitted. Signs are fitted on annotated rows, those of the validation split
-    too.
+    blocked. Returns the fitted parts of the manifest. Signs are fitted on annotated rows, including those of the
+    validation split.
     """
     rows = read_split(corpus, "calibration")
     readings = _prefilter(folder, networks, weights, rows)
