@@ -274,7 +274,7 @@ def test_all_of_it_needs_an_admin_key(tmp_path: Path) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.external
 def test_an_analyst_judges_a_message_on_the_page(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
-    with Machine(known=tmp_path / "known.json") as machine:
+    with Machine(known=tmp_path / "known.json", burst=None) as machine:
         machine.score(THREAT, sender="gang")
         browser.call("Page.navigate", url=f"http://127.0.0.1:{machine.process.port}/admin/")
         browser.until("document.querySelector('#senders td') && document.getElementById('known').innerText === '无'")
@@ -294,4 +294,4 @@ def test_an_analyst_judges_a_message_on_the_page(browser: Browser, tmp_path: Pat
         browser.until("document.getElementById('known').innerText === '无'")
         browser.run("document.querySelector('#senders button').click()")
         browser.until("document.getElementById('senders').innerText === '无'")
-        assert machine.score(MILD, sender="gang") == "pass scored"
+        until(lambda: machine.score(MILD, sender="gang") == "pass scored")  # the other worker hears of it a second later
