@@ -28,7 +28,7 @@ class Rows:
     """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from.
 
     `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as
-    in corpus/signs.py.
+    in corpus/signs.py, `evasions` say how a copy was made, "" of a message as it stands.
     """
 
     cleaned: list[CleanText]
@@ -39,6 +39,7 @@ class Rows:
     sources: list[str]
     cases: list[str]
     signs: list[str]
+    evasions: list[str]
 
     def __len__(self) -> int:
         return len(self.cleaned)
@@ -97,7 +98,7 @@ def _read(path: Path, _changed: int) -> Rows:
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
         np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"])),  # mean 1 in every split
         np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
-        *(table[name] for name in ("family", "source", "case", "signs")),
+        *(table[name] for name in ("family", "source", "case", "signs", "evasion")),
     )
 
 
@@ -108,7 +109,7 @@ SIDES = ("flagged", "not_flagged")
 def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
     count = len(cleaned)
-    words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN))
+    words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN, ""))
     return Rows(cleaned, np.full(count, -1), np.ones(count, np.float32), np.arange(count), *words)
 
 

@@ -122,6 +122,9 @@ class Classify(_Training, _Rates):
     """A bundle, "bundle" or a folder: of real messages train on those that its prefilter lets through, which a network
     will be given, and on a tenth of the others, and on windows of benign messages that it lets through. None: on all
     of them, and on no windows."""
+    misjudged: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training messages' copies in company that the bundle of `traffic` reads, to show those that it
+    misjudges as messages of their own (stages.misjudged)."""
     margin: float = Field(default=0.0, ge=0)
     """Weight of the margin loss (loop.margin_loss)."""
     way_back: Annotated[float, Field(ge=0, lt=1)] | Literal["chosen"] = 0.0
@@ -136,6 +139,12 @@ class Classify(_Training, _Rates):
     def _clauses_have_teachers(self) -> Self:
         if self.clauses and not self.teachers:
             raise ValueError("clauses are labelled by teachers; name one, or leave clauses out")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_misjudges(self) -> Self:
+        if self.misjudged and not self.traffic:
+            raise ValueError("misjudged needs a bundle that judges; name one as traffic, or leave misjudged out")
         return self
 
     @model_validator(mode="after")

@@ -88,15 +88,21 @@ def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path)
 
 
 def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
-    processes = PartialState()
     who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
+    return _once(who, texts, kept, lambda own: _of_bundle(name, own) if is_bundle(name) else _of_run(Path(name), own))
+
+
+def _once(
+    who: str, texts: Sequence[CleanText], kept: Path, read: Callable[[Sequence[CleanText]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return what `who` reads from texts (n, ...): from the folder `kept`, or read by all processes and left there."""
+    processes = PartialState()
     asked = hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
     file = kept / f"{asked}.npy"
     if not file.is_file():
-        own = texts[processes.process_index :: processes.num_processes]
-        parts = gather_object([_of_bundle(name, own) if is_bundle(name) else _of_run(Path(name), own)])
+        parts = gather_object([read(texts[processes.process_index :: processes.num_processes])])
         if processes.is_main_process:
-            found = np.empty((len(texts), parts[0].shape[1]), np.float32)
+            found = np.empty((len(texts), *parts[0].shape[1:]), np.float32)
             for index, part in enumerate(parts):
                 found[index :: processes.num_processes] = part
             kept.mkdir(parents=True, exist_ok=True)
@@ -115,10 +121,13 @@ def _of_run(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
 
 def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     scorer = Scorer.load(bundle_folder(name), prefilter=False, cache_bytes=0)
-    cores = max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))  # of each training process
-    verdicts = scorer.score_many((text.text for text in texts), processes=cores)
+    verdicts = scorer.score_many((text.text for text in texts), processes=_own_cores())
     found = [list(verdict.probabilities.values()) for verdict in verdicts]
     return np.asarray(np.log(np.maximum(np.array(found), 1e-6)), np.float32)
+
+
+def _own_cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))  # of each training process
 
 
 # The classifier stage: fine-tunes an encoder, or goes on with a classifier, on labels and on teachers' soft labels.
@@ -139,11 +148,15 @@ def run_classify(job: Job[Classify]) -> StageResult:
     signed = annotated_messages(train) if recipe.signs else None
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
-    windows = windows_read(job.run_of(recipe.traffic), train) if recipe.traffic else train.take(np.arange(0))
+    more = train.take(np.arange(0))
     if recipe.traffic:
-        train = train.take(np.flatnonzero(_read_by(job.run_of(recipe.traffic), train, recipe.seed)))
+        bundle = job.run_of(recipe.traffic)
+        more = windows_read(bundle, train)
+        if recipe.misjudged:
+            more = more.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, job.out / TEACHERS))
+        train = train.take(np.flatnonzero(_read_by(bundle, train, recipe.seed)))
     train, target = taught(recipe, teachers, train, job.out / TEACHERS)
-    train, target = train.and_(windows), np.concatenate([target, one_hot(windows.labels, recipe.label_smoothing)])
+    train, target = train.and_(more), np.concatenate([target, one_hot(more.labels, recipe.label_smoothing)])
     model = without_dropout(start.classifier or SmsClassifier.on(start.encoder))
     sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
     if recipe.frozen:
@@ -240,6 +253,31 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     windows = chosen.take(units.owners[found])
     cut = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in found.tolist()]
     return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(found)))
+
+
+_DOUBTED = (0.3, 0.85)
+
+
+def misjudged(bundle: str, rows: Rows, share: float, seed: int, kept: Path) -> Rows:
+    """Return copies in company that a bundle misjudges, each as a message of its own; a `share` of all is read.
+
+    Misjudged is a benign copy of a risk from 0.3, a threat of one below 0.85: a threshold lies between. An epoch shows
+    one copy of a message, so that of its ways into company a network sees a few, and seldom those that it gets wrong
+    (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `kept`, as teachers' outputs.
+    """
+    company = np.array([each.startswith("company:") for each in rows.evasions])
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(company))[: round(share * company.sum())]
+    copies = rows.take(drawn)
+
+    def risks(own: Sequence[CleanText]) -> NDArray[np.float32]:
+        scorer = Scorer.load(bundle_folder(bundle), cache_bytes=0)
+        verdicts = scorer.score_many((text.original for text in own), processes=_own_cores())
+        return np.array([verdict.risk for verdict in verdicts], np.float32)
+
+    found = _once(read_bundle(bundle_folder(bundle)).manifest.id, copies.cleaned, kept / "risks", risks)
+    flagged = np.isin(copies.labels, FLAGGED_INDEX)
+    wrong = np.flatnonzero(np.where(flagged, found < _DOUBTED[1], found >= _DOUBTED[0]))
+    return replace(copies.take(wrong), messages=np.arange(len(wrong)))
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

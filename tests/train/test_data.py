@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from jingyin.model.signs import SIGN_IDS
@@ -8,8 +10,7 @@ from jingyin.train.data import Rows, read_split, signs_of_rows, unlabelled
 
 def signed(*signs: str) -> Rows:
     plain = unlabelled([clean("好")] * len(signs))
-    return Rows(plain.cleaned, plain.labels, plain.weights, plain.messages, plain.families, plain.sources, plain.cases,
-                list(signs))  # fmt: skip
+    return replace(plain, signs=list(signs))
 
 
 def test_signs_of_rows_are_1_0_or_unknown():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,7 @@ from jingyin.train.network import annotated_messages
 
 def rows(*signs: str, messages: list[int]) -> Rows:
     plain = unlabelled([clean(f"第{i}条") for i in range(len(signs))])
-    return Rows(plain.cleaned, plain.labels, plain.weights, np.array(messages), plain.families, plain.sources,
-                plain.cases, list(signs))  # fmt: skip
+    return replace(plain, messages=np.array(messages), signs=list(signs))
 
 
 def test_only_messages_that_people_read_teach_signs_and_none_of_their_copies():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +20,7 @@ CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 
 def rows(signs: list[str]) -> Rows:
     plain = unlabelled([clean(f"第{chr(0x4E00 + i)}条") for i in range(len(signs))])
-    return Rows(plain.cleaned, plain.labels, plain.weights, plain.messages, plain.families, plain.sources, plain.cases,
-                signs)  # fmt: skip
+    return replace(plain, signs=signs)
 
 
 def reader(by_text: dict[str, NDArray[np.float64]]) -> Any:
