@@ -55,7 +55,8 @@ class Threshold(_Model):
 
     `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of
     that rate, in which every source of traffic counts alike (train/pack/thresholds.py); `target` is the rate asked for.
-    `sources` gives false positives and rows of each source. No rate asked for while serving sets a risk below `least`.
+    `sources` gives false positives and rows of each source. `least` is the lowest risk that a rate given while serving
+    may lead to.
     """
 
     risk: float
@@ -83,7 +84,7 @@ class Point(_Model):
 class Calibration(_Model):
     """Expected calibration errors of the probabilities, 0 to 1, on `rows` rows of the calibration split.
 
-    `ece_before` is that of the last network that reads a message alone, `ece_after` that of the cascade as served.
+    `ece_before` is that of the last network alone, `ece_after` that of the cascade as served.
     """
 
     ece_before: float
@@ -121,7 +122,7 @@ class Network(_Model):
 class Stop(_Model):
     """A message whose score is below `threshold` is not read by any network; `probabilities` (labels,) are its verdict.
 
-    They are the mean verdict of the networks on the stopped messages of that kind.
+    The probabilities are the networks' mean verdict on the stopped messages of that kind.
     """
 
     threshold: float
@@ -138,8 +139,8 @@ class Prefilter(_Model):
 class SignScale(_Model):
     """How a sign's logit becomes a confidence, and the confidence from which it is a reason.
 
-    The confidence is 1 / (1 + exp(-(`slope` x logit + `bias`))). At `threshold` the sign is found, rightly, in `found`
-    of the held-out messages on which the scale was set, with this `precision`.
+    The confidence is 1 / (1 + exp(-(`slope` x logit + `bias`))). Of the held-out messages on which the scale was set,
+    `found` that have the sign reach `threshold`, with this `precision`.
     """
 
     slope: float
@@ -253,24 +254,23 @@ def read_bundle(path: Path) -> Bundle:
 
 def _check_files(path: Path, manifest: Manifest) -> None:
     """Raise BundleError unless the files of a bundle are exactly those of its manifest."""
-    known = _files_of(manifest.networks)
-    if set(manifest.files) != known:
-        odd = sorted(known ^ set(manifest.files))
+    expected = _files_of(manifest.networks)
+    if set(manifest.files) != expected:
+        odd = sorted(expected ^ set(manifest.files))
         raise BundleError(
-            f"manifest.json of bundle {path.name} names other files than a bundle has ({', '.join(odd)}); "
-            "export it anew"
+            f"manifest.json of bundle {path.name} lists missing or unknown files ({', '.join(odd)}); export it anew"
         )
-    if extra := sorted({file.name for file in path.iterdir()} - known - {"manifest.json"}):
+    if extra := sorted({file.name for file in path.iterdir()} - expected - {"manifest.json"}):
         raise BundleError(
             f"bundle {path.name} holds {', '.join(extra)}, which no bundle has; remove it, or copy it anew"
         )
     for name, wanted in manifest.files.items():
         if not (path / name).is_file():
             raise BundleError(f"bundle {path.name} has no {name}; copy the whole folder again or export it anew")
-        found = sha256((path / name).read_bytes())
-        if found != wanted:
+        actual = sha256((path / name).read_bytes())
+        if actual != wanted:
             raise BundleError(
-                f"{name} of bundle {path.name} has sha256 {found[:12]}, the manifest wants {wanted[:12]}: the file is "
+                f"{name} of bundle {path.name} has sha256 {actual[:12]}, the manifest wants {wanted[:12]}: the file is "
                 "damaged or was changed; copy the bundle again or export it anew"
             )
 
@@ -279,8 +279,8 @@ def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32])
     """Raise BundleError if a flagged label is missing, or stops or prefilter have the wrong shape."""
     if missing := set(FLAGGED) - set(manifest.labels):
         raise BundleError(
-            f"bundle {manifest.id} has labels {', '.join(manifest.labels)}; wanted {' and '.join(sorted(missing))} "
-            "among them, which make the risk: train one on these labels"
+            f"bundle {manifest.id} has labels {', '.join(manifest.labels)}, but the risk also needs "
+            f"{' and '.join(sorted(missing))}: train one on these labels"
         )
     for name, stop in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
         if len(stop.probabilities) != len(manifest.labels):

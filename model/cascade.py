@@ -3,10 +3,10 @@
 Scorer, calibration and evaluation call `cascade`, each with its own reader, so that thresholds are set on the cascade
 that is served.
 
-The units of a message are the whole and its windows of one and of two sentences: harmless company dilutes a threat in
-the whole, but not in a window of its own. The prefilter scores every unit. Networks read the whole, then the riskiest
-windows, until one of them is certain or no remaining unit could make the action stronger. The riskiest unit decides; a
-window, which lacks its context, counts `discount` less.
+The units of a message are the whole and its windows of one and of two sentences: harmless text around a threat dilutes
+it in the whole, but not in a window of its own. The prefilter scores every unit. Networks read the whole, then the
+riskiest windows, until one of them is certain or no remaining unit could make the action stronger. The riskiest unit
+decides; from a window's log-odds `discount` is subtracted, because it lacks its context.
 
 Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit that
 several have read gets one risk from all of them (fusion; train/LOG.md): the weighted sum of their log-odds, a product
@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 class Decision(NamedTuple):
     """The part of a verdict that depends on the clean text alone; `stage` is the one that answered first.
 
-    `window` is the range of the clean text that decided, None for the whole. Messages of one clean text share it: don't
-    change it.
+    `window` is the range of the clean text that decided, None for the whole. Messages with the same clean text share
+    one Decision: don't mutate it.
     """
 
     label: str
@@ -55,7 +55,7 @@ class Decision(NamedTuple):
 
 
 class Read(Protocol):
-    """Lets a network, by its place, read a unit that takes at most `room` tokens.
+    """Runs the network with index `network` on a unit of at most `room` tokens.
 
     Returns its outputs (labels + signs,) and the number of tokens, or None if the unit has more than `room`.
     """
@@ -68,8 +68,8 @@ class Cascaded(NamedTuple):
     """The cascade's results for n messages.
 
     `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
-    `probabilities` (n, labels); `units` (n,) decided, and `signs` (n,) are their logits of signs, empty if no network
-    with signs read them. `final` (n,) is False if time ran out before everything was read.
+    `probabilities` (n, labels); `units` (n,) are the units that decided, `signs` (n,) their sign logits, empty if no
+    network with signs read them. `final` (n,) is False if time ran out before everything was read.
     """
 
     depth: NDArray[np.int64]
@@ -105,11 +105,11 @@ def cascade(
     enough: float = np.inf,
     until: float | None = None,
 ) -> Cascaded:
-    """Let networks read the units that are `on` (u,); messages are stopped by `stops` (n,). See `prefiltered`.
+    """Run the networks on the units that are `on` (u,), except of messages with a stop in `stops` (n,).
 
-    With `everyone` all networks read the wholes, and windows only of wholes that are too long. Once a message's
-    log-odds of risk reach `enough`, no further unit of it is read. After `until`, by time.monotonic(), no network
-    starts to read: the readings so far decide.
+    Both are results of `prefiltered`. With `everyone` all networks read the wholes, and windows only of wholes that are
+    too long. Once a message's log-odds of risk reach `enough`, no further unit of it is read. After `until`, by
+    time.monotonic(), no network starts to read: the readings so far decide.
     """
     wholes, count = units.starts, len(units.starts)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
@@ -139,9 +139,9 @@ def cascade(
 def riskiest_windows(
     rules: Rules, units: Units, on: NDArray[np.bool_], messages: Iterable[int], unread: Container[int] = ()
 ) -> dict[int, list[int]]:
-    """Return for each message the windows that networks read, riskiest first by the prefilter's scores.
+    """Return for each message at most WINDOWS windows for the networks, riskiest first by the prefilter's scores.
 
-    They are those that are `on` (u,); others too if the whole is left `unread` because it is too long.
+    Only windows that are `on` (u,) count, or all if the message is in `unread`, because its whole is too long.
     """
     risks = fused_logit(rules.provisional, units.scores, [], rules.flagged)
 
@@ -156,7 +156,7 @@ def _turn(
     rules: Rules, units: Units, todo: list[int], read: Read, out: Cascaded, rooms: dict[int, list[int]],
     everyone: bool, until: float | None,
 ) -> set[int]:  # fmt: skip
-    """Let one network after another read `todo`, a unit of each message at most; return messages settled by certainty.
+    """Run the networks in order on `todo`, at most one unit of each message; return messages settled by certainty.
 
     A network reads all of its units in a row, so that its weights are loaded from memory once.
     """
@@ -169,9 +169,9 @@ def _turn(
             message = int(units.owners[unit])
             if until is not None and time.monotonic() >= until:
                 out.final[message] = False
-            elif (found := read(number, unit, rooms[message][number])) is not None:
-                heard[unit].append(np.asarray(found[0], np.float64))
-                rooms[message][number] -= found[1]
+            elif (reading := read(number, unit, rooms[message][number])) is not None:
+                heard[unit].append(np.asarray(reading[0], np.float64))
+                rooms[message][number] -= reading[1]
                 answered.append(unit)
         if not answered:
             break
@@ -189,8 +189,8 @@ def _turn(
         if risk > out.odds[message]:
             weights = rules.networks[len(outputs) - 1].fusion.weights
             out.odds[message], out.units[message] = risk, unit
-            out.probabilities[message] = sum(w * each[:width] for w, each in zip(weights, outputs, strict=True))
-            out.signs[message] = next((each[width:] for each in outputs if len(each) > width), np.empty(0))
+            out.probabilities[message] = sum(w * output[:width] for w, output in zip(weights, outputs, strict=True))
+            out.signs[message] = next((output[width:] for output in outputs if len(output) > width), np.empty(0))
     return settled
 
 
@@ -214,7 +214,7 @@ def softmax(logits: ArrayLike) -> Floats:
 
 
 def risk_logit(logits: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:
-    """Return the log-odds (...) of the risk in logits (..., labels); `flagged` are the places of its labels."""
+    """Return the log-odds (...) of the risk in logits (..., labels); `flagged` are the indices of its labels."""
     given = np.asarray(logits, np.float64)
     others = [i for i in range(given.shape[-1]) if i not in flagged]
     return _log_sum(given[..., list(flagged)]) - _log_sum(given[..., others])
@@ -239,8 +239,8 @@ def fuse(
     fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike], flagged: Sequence[int] = FLAGGED_INDEX
 ) -> Floats:
     """Return probabilities (n, labels): the fused risk; within and next to it the networks' weighted proportions."""
-    each = [weight * np.asarray(found, np.float64) for weight, found in zip(fusion.weights, logits, strict=True)]
-    return with_risk(np.sum(each, axis=0), fused_logit(fusion, scores, logits, flagged), flagged)
+    weighted = [weight * np.asarray(logit, np.float64) for weight, logit in zip(fusion.weights, logits, strict=True)]
+    return with_risk(np.sum(weighted, axis=0), fused_logit(fusion, scores, logits, flagged), flagged)
 
 
 def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:
@@ -272,9 +272,9 @@ def decide(
     signs: ArrayLike = (),
     window: tuple[int, int] | None = None,
 ) -> Decision:
-    """Return the decision that probabilities (labels,) make by the manifest's thresholds.
+    """Return the decision for probabilities (labels,) by the manifest's thresholds.
 
-    `signs` are the logits of the manifest's signs, none where no network that has them read the message.
+    `signs` are the logits of the manifest's signs, empty if no network with signs read the message.
     """
     # Rounded: numpy's exponentials differ in the last bit between one message and a batch of them.
     named = {label: round(float(each), _DIGITS) for label, each in zip(manifest.labels, probabilities, strict=True)}

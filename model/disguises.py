@@ -1,6 +1,6 @@
-"""Readings, steps 6 to 8 of cleaning: parts of characters joined, spellings written out, dialect turned to Mandarin.
+"""Steps 2 and 6 to 8 of cleaning: drop decoration, join split characters, write out spellings, translate dialect.
 
-Each reads by a closed table what honest text in Mandarin does not hold, and is quick to see that a message holds none.
+Each undoes forms from a closed table, which honest Mandarin text does not contain, and has a quick test for them.
 """
 
 import re
@@ -30,7 +30,7 @@ _SURNAME = re.compile(
     "[李王张刘陈杨赵吴徐孙胡郭梁宋郑谢冯董曹袁邓傅沈彭吕蒋蔡贾魏薛阎潘姚谭廖邹郝崔邱侯邵孟尹黎贺赖龚]"
 )
 _ENDS = frozenset(parts[-1] for parts in _PARTS)
-# Few messages contain two such characters in a row, and few of the first ones are common.
+# A quick test: few messages contain such a pair, and few of the first characters are common.
 _SIDE_BY_SIDE = re.compile(
     f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
 )
@@ -92,7 +92,7 @@ def _reduce(done: list[Edit], text: str) -> list[Edit]:
 
 
 def _spellings() -> dict[str, list[tuple[str, str, str]]]:
-    """Return run of letters -> its readings between given characters: (before, after, reading)."""
+    """Return letters -> their readings by the characters around them: (before, after, reading)."""
     table: dict[str, list[tuple[str, str, str]]] = {}
     for spelling, reading in _lines("spellings"):
         before, letters, after = re.split("([a-z]+)", spelling)
@@ -185,7 +185,7 @@ _FACE = rf"[{_PICTURES}]|\[(?:{'|'.join(_NAMES)})\]|{_MARKS_OF_FACES}"
 _PARTICLES = "哈呵嘻嘿啊呀啦嘛呢哦噢喔哟哒喽呐咯捏呗哇咧"
 _FACES = re.compile(f"(?:{_FACE})+")
 _TONE = re.compile(f"[{_PARTICLES}~](?:[{_PARTICLES}~]|{_FACE})*")
-# Words that end like a tone: 花呗 is a loan, 干嘛 a question.
+# Words that end in a tone particle: 花呗 is a loan, 干嘛 a question.
 _WORDS = re.compile("(?<=[花借])呗|(?<=[干喇])嘛|(?<=娃)哈哈|(?<=马大)哈|(?<=唢)呐|(?<=大)咧咧|(?<=[拿揉])捏")
 _ASKS = re.compile(f"(?:^|[{re.escape(_MARKS)}])(?:[我你他]们?的)?[^{re.escape(_MARKS)}]{{1,2}}$")  # 钱呢, 我的钱呢
 _CLAUSE_ENDS = frozenset(" ,.!?;:。、)")
@@ -199,12 +199,12 @@ _MAY_BEGIN = re.compile(
 def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
     """Drop decoration from folded text, and the marks after decoration at the start of the message.
 
-    A message that is nothing else stays.
+    A message that is all decoration stays as it is.
     """
     found: list[Edit] = []
     at, leads = 0, True
     for start, end in _decorations(text):
-        if start < at:  # among the marks after the first
+        if start < at:  # already dropped, as a mark after leading decoration
             continue
         leads = leads and _is_bare(text[at:start])
         at = end

@@ -11,8 +11,8 @@
             run.finish(result)               writes metrics.json, last: its presence marks the run as finished
 
 A run's folder holds `_begun.json`, the facts that it was begun with, and `_lock`. Opened again with the same facts it
-resumes; other facts are refused by name, and so are a folder with other contents and a second process. Training stages,
-fine-tuning, relabelling and campaigns are such runs; a corpus is an atomic folder.
+resumes; other facts (the error names them), a folder with other contents and a second process are refused. Training
+stages, fine-tuning, relabelling and campaigns are such runs; a corpus is an atomic folder.
 """
 
 import fcntl
@@ -100,7 +100,7 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, folder: Path, begun: Mapping[str, Any], *, done: str, fresh: bool = False) -> "Iterator[Run]":
-        """Lock the folder of a run, created if missing; `begun` are JSON facts, each of which changes the result.
+        """Lock the folder of a run, created if missing; `begun` are JSON facts that the result depends on.
 
         `done` names the file of the result. `fresh` empties the folder of an earlier run. Raises ConfigError for a
         folder with other contents, InputError for a run with other facts, JingyinError while another process has it.

@@ -1,7 +1,7 @@
-"""Foreign messages: those that hold no Chinese to judge.
+"""Foreign messages: those without any Chinese to judge.
 
 English, Korean, Uyghur and the like pass at the prefilter's cost, and their edits say so (`foreign`). Pinyin, initials
-and whatever holds a Han character are Chinese and stay judged.
+and any text with a Han character count as Chinese and are judged.
 """
 
 import re
@@ -18,12 +18,12 @@ def _table(name: str) -> str:
     return files("jingyin.model").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
 
 
-_COMMON = frozenset(_table("foreign").split())  # frequent in messages of their language, and no syllable of pinyin
+_COMMON = frozenset(_table("foreign").split())  # frequent in messages of their language, and not pinyin syllables
 
 
 def _pinyin() -> re.Pattern[str]:
     syllables = sorted({line.split(" ")[0] for line in _table("sounds").splitlines()}, key=len, reverse=True)
-    # Longest first and never taken back: linear in the length of a word.
+    # Longest first, without backtracking: linear in the length of a word.
     return re.compile(f"(?>{'|'.join(syllables)})++|[^aeiouy]+")  # initials have no vowel
 
 
@@ -31,7 +31,7 @@ _PINYIN = _pinyin()
 
 
 def is_foreign(text: str) -> bool:
-    """Whether clean `text` is in another language than Chinese, by its script or, in Latin letters, by common words."""
+    """Whether clean `text` is in a language other than Chinese, by its script or, if Latin, by common words."""
     if _CHINESE.search(text):
         return False
     letters = sum(character.isalpha() for character in text)

@@ -32,7 +32,7 @@ class Verdict:
     """Jingyin's verdict on one message.
 
     `probabilities` are calibrated, one for each of LABELS, and add up to 1; `risk` is the sum over FLAGGED.
-    `stage` names the stage that answered: the cache, the prefilter, or the model. `edits` counts the text
+    `stage` names the stage that answered: the cache, the prefilter, or the networks. `edits` counts the text
     normaliser's changes, by kind. `bundle` is the id of the model bundle. `reasons` are sorted by confidence, highest
     first; a message that passes has none.
     """

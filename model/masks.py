@@ -42,7 +42,7 @@ _MASKED = r"[\d*x]"  # numbers come masked in forwarded messages: 138****2046, 1
 
 # Runs are bounded. Without bounds a message of one character over and over takes quadratic time.
 _SUBDOMAIN = "[a-z0-9-]{1,63}"
-_INTEGER = r"\d[\d,]{0,30}(?!\d)"  # a longer run is no amount, and masked whole as a number
+_INTEGER = r"\d[\d,]{0,30}(?!\d)"  # a longer run isn't an amount; it is masked whole, as a number
 _FRACTION = r"(?:\.\d{1,30}(?!\d))?"
 _EMAIL = rf"[a-z0-9._+-]{{1,64}}+@{_SUBDOMAIN}(?:\.{_SUBDOMAIN}){{1,8}}"
 _HOST = rf"{_SUBDOMAIN}+(?:\.{_SUBDOMAIN}){{0,8}}\.(?:{_TLD})(?![a-z0-9-])(?:[/?:][a-z0-9._~:/?#@!$&'*+;=%-]*)?"
@@ -59,7 +59,7 @@ _PHONE = (
 )
 _BANK_CARD = r"\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}(?:[ -]?\d{1,3})?(?!\d)|\d{4,6}[*x]{4,12}\d{3,4}(?![\d*x])"
 _REDACTED = r"[x*×□#_]{2,}(?![a-z0-9])|[×□](?![a-z0-9])"
-# By the first character, which saves half of the time; of several that fit the first counts.
+# Grouped by first character, which halves the time; the first pattern that fits counts.
 _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (r"\d", (
         ("email", _EMAIL),
@@ -69,9 +69,9 @@ _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
          r"|\d{1,2}月\d{1,2}[日号]?(?: ?\d{1,2}:\d\d(?::\d\d)?)?|\d{1,2}:\d\d(?::\d\d)?(?![\d:])"
          r"|(?:19|20)\d\d年(?:\d{1,2}月)?"),
         ("amount",
-         # Few numbers are followed by what all of these want; none of these has a longer number.
+         # A quick test: few numbers are followed by a character that all of these need; none allows a longer number.
          r"(?=[\d,.]{1,62}+ {0,2}[万千百wk元圆块r人美港台新u蚊刀个])"
-         # A blow is no dollar: 捅你3刀, 砍你两刀. Together is no coin: 一块吃饭.
+         # 刀 is a dollar, but also a stab (捅你3刀, 砍你两刀); 一块 is a yuan, but also "together" (一块吃饭).
          rf"(?:(?!\d刀){_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY}|刀)[整钱]?"
          rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE}){_DEVICE}"
          # Senders who avoid 万 and 千 write 6.5个w, 两个半k, 三w.
@@ -94,7 +94,7 @@ _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
          rf"[{_COUNTED}十百]{{1,4}}(?: ?个半? ?[wk]|w)(?![a-z0-9歌])"
          rf"|(?!一块(?![钱大整\d{_COUNTED}]))[{_NUMERAL}]{{1,30}}[多余来]?(?:块大洋|{_CURRENCY})[钱整]?"
          rf"|[{_COUNTED}十][{_NUMERAL}]{{0,28}}[百千万][多余来]?刀"
-         # A whole numeral or nothing: 三百五十人 and 第二百七十四条 are not parted.
+         # A whole numeral or nothing: 三百五十人 and 第二百七十四条 are not split.
          rf"|(?<![第{_NUMBER}])(?=[{_NUMBER}]{{1,29}}?[百千万])[{_COUNTED}十][{_NUMBER}]{{1,29}}"
          rf"(?:多(?!{_MEASURE}))?(?![{_NUMBER}]|多?{_MEASURE})"),
     )),
@@ -104,7 +104,7 @@ _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 # Directly after letters (wx13812345678, mate300) only digits as long as a personal number are masked.
 _PERSONAL = (("id_card", _ID_CARD), ("phone", _PHONE), ("bank_card", _BANK_CARD), ("number", r"\d{5,}"))
 _KINDS: dict[str | None, str] = {}
-"""Name of a group -> its kind: no two groups have one name."""
+"""Name of a group -> its kind; names of groups must be unique."""
 
 
 def _any(patterns: Iterable[tuple[str, str]]) -> str:
@@ -124,8 +124,8 @@ _MASK = re.compile(
 _CODE = re.compile(
     r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$"
 )
-_SERIAL = re.compile("(?:[房单编工学尾座批牌卡股车票]号|编码|代码)[:是为 ]{0,2}$")  # 房号12345 is no service number
-# Emergency and short service numbers and years say something by themselves and stay as they are.
+_SERIAL = re.compile("(?:[房单编工学尾座批牌卡股车票]号|编码|代码)[:是为 ]{0,2}$")  # 房号12345 isn't a service number
+# Emergency and short service numbers, and numbers used as words (996, 520), carry meaning and stay as they are.
 _PLAIN = frozenset(
     ("110", "119", "120", "122", "315", "360", "911", "996", "985", "211", "404", "618", "520", "1314", "886")
 )
@@ -152,17 +152,17 @@ def readable(text: str) -> str:
 
 
 def _placeholder(text: str, match: re.Match[str]) -> str | None:
-    kind, found, start = _KINDS[match.lastgroup], match[0], match.start()
+    kind, written, start = _KINDS[match.lastgroup], match[0], match.start()
     if kind == "amount":
-        return f"amount_{bucket(amount_value(found))}"
-    if kind == "phone" and len(found) <= 6 and _SERIAL.search(text, max(0, start - 5), start):
+        return f"amount_{bucket(amount_value(written))}"
+    if kind == "phone" and len(written) <= 6 and _SERIAL.search(text, max(0, start - 5), start):
         return "number"
-    if kind in ("small", "number") and found.isdigit():
+    if kind in ("small", "number") and written.isdigit():
         before = text[max(0, start - 12) : start]
-        if len(found) <= 8 and ("码" in before or "code" in before) and _CODE.search(before):
+        if len(written) <= 8 and ("码" in before or "code" in before) and _CODE.search(before):
             return "code"
         if kind == "small":
-            return None if found in _PLAIN else "number_round" if found.endswith("0") else "number_exact"
+            return None if written in _PLAIN else "number_round" if written.endswith("0") else "number_exact"
     return kind
 
 

@@ -3,10 +3,10 @@
 It gives one of three answers for the whole message and for each of its windows: "surely ordinary" by its first score,
 which separates ordinary messages from all others; else "surely lawful" by its second, which separates lawful collection
 from threats; else "don't know". Thresholds are set so that a given share of ordinary traffic is passed on to the
-networks and next to no threat is stopped as lawful; the loss of the first steps is measured with its bound
-(train/pack/calibrate.py). It lets through messages that it can't judge: those with many characters that the tokenizer
-does not know, or with disguises that the normaliser had to undo. For messages let through, its scores are a second
-opinion besides the networks' (model/cascade.py).
+networks and next to no threat is stopped as lawful; the share of threats that the first steps miss is measured, with a
+bound (train/pack/calibrate.py). The prefilter lets through messages that it can't judge: those with many characters
+that the tokenizer does not know, or with disguises that the normaliser had to undo. For messages let through, its
+scores are a second opinion besides the networks' (model/cascade.py).
 
 A sound is a toneless syllable: writing a word with characters that sound alike (同迅路 for 通讯录) changes all of its
 pairs of characters and none of its pairs of sounds. Adding single characters cost a tenth of recall at equal false
@@ -28,10 +28,10 @@ BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
 DISGUISES = ("disguised", "invisible", "gaps", "reassembled", "spelled")
-"""Kinds of the normaliser's edits that count as disguise. Traditional characters don't, as ordinary writing, nor do
-masks, which most messages have."""
+"""Kinds of the normaliser's edits that count as disguise. Traditional characters are ordinary writing and don't count,
+nor do masks, which most messages have."""
 
-_MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # Knuth's multiplicative hash, and two odd numbers of murmur's
+_MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # Knuth's multiplicative hash, and two odd constants of MurmurHash
 _FEATURES = 4  # for each character: the pair and the triple that it begins, of characters and of sounds
 _BREAK = ord("\n")
 _UNKNOWN_SHARE = 0.1
@@ -62,7 +62,7 @@ class Codes(NamedTuple):
 
 
 def code_points(texts: Sequence[str]) -> Codes:
-    """Return the code points of clean `texts`: a line feed, which no clean text holds, before each and after the last.
+    """Return the code points of clean `texts`, with a line feed, which none contains, before each and after the last.
 
     A text's length counts the line feed before it.
     """
@@ -78,14 +78,14 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
     All share the buckets. A triple ends with its text: a line feed is followed by another, not by the next text.
     """
     # In place: for a single message the number of calls matters most.
-    each = np.empty((2, len(points)), np.int64)
-    each[0], each[1] = points, _SOUNDS[points]
-    second = each[:, 1:]
+    both = np.empty((2, len(points)), np.int64)
+    both[0], both[1] = points, _SOUNDS[points]
+    second = both[:, 1:]
     third = np.full_like(second, _BREAK)
-    third[:, :-1] = each[:, 2:]
+    third[:, :-1] = both[:, 2:]
     np.putmask(third, second == _BREAK, _BREAK)
     hashes = np.empty((2, *second.shape), np.int64)
-    np.multiply(each[:, :-1], _MULTIPLIERS[0], out=hashes[0])
+    np.multiply(both[:, :-1], _MULTIPLIERS[0], out=hashes[0])
     hashes[0] += second * _MULTIPLIERS[1]
     np.multiply(third, _MULTIPLIERS[2], out=hashes[1])
     hashes[1] += hashes[0]
@@ -107,7 +107,7 @@ class Units(NamedTuple):
     scores: NDArray[np.float32]
 
     def end(self, message: int) -> int:
-        """Return the unit behind the last one of a message."""
+        """Return the index after a message's last unit."""
         return int(self.starts[message + 1]) if message + 1 < len(self.starts) else len(self.owners)
 
 
@@ -138,7 +138,8 @@ def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -
         counts.append(len(found))
     sizes = np.array(counts, np.int64)
     owners, starts = np.repeat(np.arange(len(sizes)), sizes), sizes.cumsum() - sizes
-    # A unit begins with the character before it, a line feed in front of the text, and the last ends with one.
+    # A unit's first pair begins one character earlier, at the text's start with the line feed; the line feed after the
+    # text counts in units that end there.
     bounds = np.array(ranges, np.int64).reshape(-1, 2).T + codes.starts[owners]
     bounds[1] += bounds[1] == (codes.starts + codes.lengths - 1)[owners]
     return Units(starts, owners, ranges, prefilter_scores(weights, codes, bounds))
@@ -147,7 +148,7 @@ def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -
 def prefilter_scores(
     weights: NDArray[np.float32], codes: Codes, bounds: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Return both scores (2, u) by `weights` (2, BUCKETS) of the ranges `bounds` (2, u) in `codes`, by default texts.
+    """Return both scores (2, u) by `weights` (2, BUCKETS) of the ranges `bounds` (2, u) in `codes`, or of the texts.
 
     A score is the sum of the weights over the square root of their number, so that length alone says little.
     """

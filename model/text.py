@@ -9,19 +9,19 @@ The steps, each a function from text to a list of edits, run in this order:
 4. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
 5. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
 6. reassemble: the parts of a character, one after another, become that character (口乎死亻尔)
-7. spell out: pinyin and initials beside Han characters become the word that they stand for (bao光, 爆txl)
+7. spell out: pinyin and initials next to Han characters become the word that they stand for (bao光, 爆txl)
 8. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
 9. mask: links, numbers and amounts become placeholders (model/masks.py)
 
-Steps 2 and 6 to 8 are in model/disguises.py. When one of these three changed something, or decoration came to light,
+Steps 2 and 6 to 8 are in model/disguises.py. If one of the last three changed something, or new decoration appeared,
 steps 2 to 8 run again until nothing changes, 32 times at most: one step's output may be another's input.
 
 Only the two ends of a message longer than MAX_CHARACTERS are read. The edits of a message without any Chinese say
 `foreign` (model/foreign.py).
 
-Placeholders are private-use characters. Step 1 drops private use from what arrives, so nobody can type one.
-The text of a CleanText is a CleanString, which `clean` returns as it is: cleanness is carried by the type, as
-markupsafe.Markup carries escapedness, so cleaning is idempotent without trusting its input.
+Placeholders are private-use characters. Step 1 drops private use from the input, so nobody can type one. The text of a
+CleanText is a CleanString, which `clean` returns as it is: the type marks clean text, as markupsafe.Markup marks
+escaped text, so cleaning is idempotent without trusting its input.
 """
 
 import re
@@ -44,7 +44,7 @@ _Step = Callable[[str, dict[str, int]], list[Edit]]
 
 
 class CleanString(str):
-    """A string made by `clean`; the only kind in which a placeholder is a placeholder."""
+    """A string made by `clean`; only here do private-use characters count as placeholders."""
 
     __slots__ = ()
 
@@ -69,9 +69,9 @@ class CleanText:
 
 
 def clean(text: str) -> CleanText:
-    """Clean one message; total over every str, lone surrogates included.
+    """Clean one message; accepts every str, lone surrogates included.
 
-    Raises InputError for anything that is no str: bytes need a coding, see jingyin.serve.sms.
+    Raises InputError for anything else: bytes need a coding, see jingyin.serve.sms.
     """
     if isinstance(text, CleanString):
         return CleanText(text, text, {})
@@ -79,13 +79,13 @@ def clean(text: str) -> CleanText:
         raise InputError(
             f"a message must be str, not {type(text).__name__}; decode bytes first (jingyin.serve.sms.decode)"
         )
-    kept = None
+    remembered = None
     if len(text) <= _REMEMBERED_CHARACTERS:
         raw = text.encode("utf-8", "surrogatepass")
-        kept = _unmasked_template(raw.translate(_ZEROS))
-    if kept:
-        template, found = kept
-        edits = dict(found)
+        remembered = _unmasked_template(raw.translate(_ZEROS))
+    if remembered:
+        template, counts = remembered
+        edits = dict(counts)
         digits = raw.translate(None, _NO_DIGITS).decode()
         unmasked = template % tuple(digits) if digits else template
     else:
@@ -97,9 +97,9 @@ def clean(text: str) -> CleanText:
     return CleanText(CleanString(masked), text, edits)
 
 
-# Steps 1 to 8 take one digit for another, but for the face [666]: they are done once for messages that differ in ASCII
-# digits only, as templated ones do.
-_REMEMBERED_CHARACTERS = 500  # also once folded they are fewer than MAX_CHARACTERS: nothing is cut
+# Steps 1 to 8 treat all digits alike, except in the face [666]: they run once for messages that differ only in ASCII
+# digits, as templated ones do.
+_REMEMBERED_CHARACTERS = 500  # folded, at most MAX_CHARACTERS: nothing is cut
 _DIGITS = b"0123456789"
 _ZEROS = bytes.maketrans(_DIGITS, b"0" * 10)
 _NO_DIGITS = bytes(set(range(256)) - set(_DIGITS))
@@ -108,9 +108,9 @@ _DIGIT = re.compile("[0-9]")
 
 @lru_cache(4_096)
 def _unmasked_template(zeros: bytes) -> tuple[str, dict[str, int]] | None:
-    """Return what steps 1 to 8 make of a message whose digits are all 0, a format of its digits, and their edits.
+    """Return the output of steps 1 to 8 for a message with all digits set to 0, as a format for its digits, and edits.
 
-    None where a digit is not one of the message's own (①), or may have been part of a face.
+    None if folding made a digit (①), or one may be part of a face.
     """
     edits: dict[str, int] = {}
     found = _unmasked(zeros.decode("utf-8", "surrogatepass"), edits)
@@ -131,7 +131,7 @@ def _unmasked(text: str, edits: dict[str, int]) -> str:
 
 
 def _shortened(folded: Sequence[T]) -> Sequence[T]:
-    """Cut a long message to its two ends: a threat stands at one of them, and the time of one message is bounded."""
+    """Cut a long message to its two ends, where threats stand, so that its time is bounded."""
     if len(folded) <= MAX_CHARACTERS:
         return folded
     return [*folded[: MAX_CHARACTERS // 2], *folded[-MAX_CHARACTERS // 2 :]]
@@ -147,7 +147,7 @@ def _run(text: str, edits: dict[str, int], follow: Callable[[list[Edit]], None] 
                     follow(changes)
                 text = _splice(text, changes)
                 changed, again = True, again or step in _REPEATED
-        # Few messages hold decoration that comes to light: to look is cheaper than another round for all that hold any.
+        # New decoration is rare: testing for it is cheaper than another round for every message that had any.
         if not again and not (changed and undecorate(text, {})):
             break
     return text
@@ -191,7 +191,7 @@ def _trace(original: str) -> list[tuple[int, int]]:
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _SPACES = re.compile(" {2,}|^ | $")
 _RUN = re.compile(rf"[{_HAN}]([^{_HAN}a-z0-9\n])[{_HAN}](?:\1[{_HAN}])+")
-# Few messages hold one, and few separators are looked at in place of all Han characters.
+# A quick test: it looks at the few separators instead of all Han characters.
 _BEGINS_RUN = re.compile(rf"([^{_HAN}a-z0-9\n])(?<=[{_HAN}].)(?=[{_HAN}]\1[{_HAN}])")
 _GAP = re.compile(rf"(?<=[{_HAN}]) (?=[{_HAN}])")
 
@@ -218,4 +218,4 @@ def _close(text: str, edits: dict[str, int]) -> list[Edit]:
 
 _STEPS: tuple[_Step, ...] = (choose, undecorate, _space, _close_gaps, _close, reassemble, spell_out, to_mandarin)
 _REPEATED = frozenset((reassemble, spell_out, to_mandarin))
-_ROUNDS = 32  # faces in faces ([[微笑]微笑]) take one each: a long message of them would hold a gateway up
+_ROUNDS = 32  # nested faces ([[微笑]微笑]) take one each: a long message of them would stall a gateway

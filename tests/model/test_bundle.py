@@ -260,7 +260,7 @@ def test_a_file_that_no_bundle_has(bundle):
 
 def test_a_manifest_that_names_other_files(bundle):
     change_manifest(bundle, files={**read_bundle(bundle).manifest.files, "extra.txt": "0"})
-    refuses(bundle, "manifest.json of bundle small names other files than a bundle has (extra.txt); export it anew")
+    refuses(bundle, "manifest.json of bundle small lists missing or unknown files (extra.txt); export it anew")
 
 
 def test_writing_wants_every_file(bundle):
@@ -304,8 +304,8 @@ def test_labels_without_a_flagged_one(bundle):
     manifest = write_bundle(bundle, {**PARTS, "labels": labels})
     refuses(
         bundle,
-        f"bundle {manifest.id} has labels {', '.join(labels)}; wanted pay_to_stop among them, which make the risk: "
-        "train one on these labels",
+        f"bundle {manifest.id} has labels {', '.join(labels)}, but the risk also needs pay_to_stop: train one on these "
+        "labels",
     )
 
 
