@@ -1,4 +1,4 @@
-"""Bytes that may not be text in their stated encoding: marked, replaced, and their encoding guessed."""
+"""Handles bytes that aren't text in their stated encoding: marks or replaces them, or guesses the encoding."""
 
 import codecs
 import re

@@ -51,33 +51,33 @@ def explain(
     steps = [words, clauses if len(clauses) > 1 else [], [(0, len(unit))]]
 
     def outputs(without: Range) -> NDArray[np.float64]:
-        kept = [each for each, (a, b) in zip(ids, words, strict=True) if b <= without[0] or a >= without[1]]
-        return np.asarray(reader.run([START, *kept, END])[0], np.float64)
+        others = [each for each, (a, b) in zip(ids, words, strict=True) if b <= without[0] or a >= without[1]]
+        return np.asarray(reader.run([START, *others, END])[0], np.float64)
 
     def span(start: int, end: int, weight: float) -> Span:
         begin, stop = cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
         return Span(begin, stop, cleaned.original[begin:stop], round(weight, 4))
 
     whole = outputs((0, 0))
-    read: dict[Range, NDArray[np.float64]] = {}
+    outputs_without: dict[Range, NDArray[np.float64]] = {}
     width = len(manifest.labels)
 
     def evidence(place: int | None, slope: float) -> list[Span]:
-        """Return the spans behind the log-odds of a sign, or for None of the risk; the log-odds count `slope` times."""
+        """Return the spans behind the log-odds of the sign `place`, or of the risk if None; `slope` multiplies them."""
 
-        def odds(given: NDArray[np.float64]) -> float:
-            return float(risk_logit(given[:width], manifest.flagged) if place is None else given[width + place])
+        def odds(logits: NDArray[np.float64]) -> float:
+            return float(risk_logit(logits[:width], manifest.flagged) if place is None else logits[width + place])
 
         for parts in steps:
             for part in parts:
-                if part not in read:
-                    read[part] = outputs(part)
-            weights = [1 - math.exp(min(0.0, slope * (odds(read[part]) - odds(whole)))) for part in parts]
-            if found := [each for each in zip(parts, weights, strict=True) if each[1] >= _LEAST_WEIGHT]:
-                return [span(first + start, first + end, weight) for (start, end), weight in found]
+                if part not in outputs_without:
+                    outputs_without[part] = outputs(part)
+            weights = [1 - math.exp(min(0.0, slope * (odds(outputs_without[part]) - odds(whole)))) for part in parts]
+            if heavy := [each for each in zip(parts, weights, strict=True) if each[1] >= _LEAST_WEIGHT]:
+                return [span(first + start, first + end, weight) for (start, end), weight in heavy]
         return []
 
-    # The signs are those of model.onnx.
+    # Only model.onnx outputs signs.
     reasons = decision.reasons if reader.network.file == "model.onnx" else ()
     places = list(manifest.signs)
     return Explanation(

@@ -63,7 +63,7 @@ def read_annotations(path: Path) -> Annotations:
         try:
             chosen.append((each["data"]["text"], _choices(each["annotations"])))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            what = f"has no {error}" if isinstance(error, KeyError) else "is built otherwise"
+            what = f"has no {error}" if isinstance(error, KeyError) else "has another structure"
             raise InputError(f"{fault} ({type(error).__name__}); {advice}: task {number} {what}") from None
     unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
     if unknown:

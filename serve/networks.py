@@ -16,10 +16,10 @@ Tokenizer = SmsTokenizer | PieceTokenizer
 
 
 class NetworkReader:
-    """One network of a bundle with the tokenizer that it reads by: clean text -> outputs, one text at a time.
+    """One network of a bundle with its tokenizer: clean text -> outputs, one text at a time.
 
-    Dynamic int8 takes its activation scales from the whole batch, so a batch would change a verdict with its
-    neighbours; and on a CPU batching short messages buys nothing. Hence batches of one, without padding.
+    Dynamic int8 takes its activation scales from the whole batch, so a verdict would depend on the other messages of
+    its batch; and on a CPU batching short messages gains nothing. Hence batches of one, without padding.
     """
 
     def __init__(self, path: Path, network: Network, tokenizer: Tokenizer, threads: int = 1) -> None:
@@ -43,7 +43,7 @@ class NetworkReader:
         return np.asarray(outputs, np.float32)
 
     def check(self, bundle: Bundle) -> None:
-        """Raise BundleError unless the golden messages get their logits on this machine."""
+        """Raise BundleError unless this machine reproduces the logits of the golden messages."""
         for number, golden in enumerate(bundle.golden):
             if golden.file != self.network.file:
                 continue
@@ -51,8 +51,8 @@ class NetworkReader:
             widths = (len(bundle.manifest.labels), len(bundle.manifest.labels) + len(bundle.manifest.signs))
             if len(outputs) not in widths:
                 raise BundleError(
-                    f"{self.network.file} of bundle {bundle.manifest.id} has {len(outputs)} outputs; wanted {widths[0]}, "
-                    f"one for each label, or {widths[1]}, with signs; export it anew"
+                    f"{self.network.file} of bundle {bundle.manifest.id} has {len(outputs)} outputs; wanted "
+                    f"{widths[0]}, one for each label, or {widths[1]}, with signs; export it anew"
                 )
             distance = float(np.abs(outputs - np.array(golden.logits, np.float32)).max())
             if not distance <= GOLDEN_TOLERANCE:
@@ -74,7 +74,7 @@ def open_networks(bundle: Bundle, threads: int = 1) -> list[NetworkReader]:
 
 
 def tokenizers_of(folder: Path, networks: Sequence[Network]) -> list[Tokenizer]:
-    """Return the tokenizer that each network reads by, those of one vocabulary loaded once."""
+    """Return the tokenizer of each network, that of each vocabulary loaded once."""
     found: dict[str, Tokenizer] = {}
     for network in networks:
         if network.vocabulary not in found:
@@ -90,7 +90,7 @@ def open_session(model: Path, threads: int = 1) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that spin while waiting take a core from whoever else lives on the machine.
+    # Threads that spin while waiting would burn a core while idle.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(

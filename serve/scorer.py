@@ -1,7 +1,7 @@
-"""The scorer: message -> verdict, the one behind every way into jingyin.
+"""The scorer, message -> verdict, behind every way into jingyin.
 
-The way of a message: clean text, then the cache, then the prefilter, then the networks of the cascade, one after
-another (model/cascade.py).
+A message is cleaned, then looked up in the cache, then judged by the prefilter, then by the networks of the cascade,
+one after another (model/cascade.py).
 """
 
 import copy
@@ -104,7 +104,7 @@ class Scored(NamedTuple):
     """A message cleaned once, with its decision.
 
     `unknown` is the share of its characters that the lexicon does not know, 0 to 1. `final` is False for a decision
-    that another call may correct, since some network did not read all that it should have.
+    that another call may correct, because the networks have not finished reading.
     """
 
     clean: CleanText
@@ -143,12 +143,12 @@ class Scorer:
     ) -> "Scorer":
         """Load and check a bundle, by default the one in the package.
 
-        `review_rate` and `block_rate` are the false-positive rates that the thresholds shall keep to, as 95% bounds;
-        None keeps the bundle's thresholds. `prefilter=False` sends every message to all networks, and `cache_bytes=0`
+        `review_rate` and `block_rate` set the thresholds so that these are 95% bounds of the false-positive rates; None
+        keeps the bundle's thresholds. `prefilter=False` sends every message to all networks, and `cache_bytes=0`
         remembers nothing: both for comparison.
 
-        Raises BundleError when the bundle is missing, damaged, of another format, or gives other answers here, and
-        ConfigError for a rate that its calibration rows can't bound.
+        Raises BundleError if the bundle is missing, damaged, of another format, or gives other results on this machine,
+        and ConfigError for a rate that its calibration rows can't bound.
         """
         read = read_bundle(Path(bundle) if bundle is not None else default_path())
         rates = {"review": review_rate, "block": block_rate}
@@ -158,17 +158,17 @@ class Scorer:
         return cls(read, open_networks(read), start)
 
     def score(self, text: str | CleanText) -> Verdict:
-        """Score one message; total over every str. Raises InputError for anything else."""
+        """Score one message, any str. Raises InputError for anything else."""
         (found,) = self._score([text])
         return self.verdict(found)
 
     def score_many(self, texts: Iterable[str | CleanText], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
 
-        Reads at most CHUNK messages ahead. When `texts` raises (or is interrupted while it waits for input), or holds
-        something that is no str, the verdicts of all messages before it come first, then the error. `processes` above
-        1 scores in that many processes, each with a cache of its own, so that only `stage` may differ; they start once
-        there are more messages than one process reads in the meantime.
+        Reads at most CHUNK messages ahead. If `texts` raises (or is interrupted while it waits for input), or yields
+        something that isn't a str, the verdicts of all messages before it come first, then the error. `processes` above
+        1 scores in that many processes, each with a cache of its own, so that only `stage` may differ; they start if
+        this process has not finished after about the time that starting them takes.
         """
         if processes > 1:
             return score_in_processes(self, texts, processes)
@@ -177,7 +177,7 @@ class Scorer:
     def scored(self, texts: Iterable[str | CleanText], *, until: float | None = None) -> Iterator[Scored]:
         """Score a stream as `score_many` does, yielding the clean texts and decisions that verdicts are made of.
 
-        Past `until`, of time.monotonic(), no network begins to read: the readings so far decide, and decisions that
+        After `until`, by time.monotonic(), no network starts to read: the readings so far decide, and decisions that
         are not `final` are not cached.
         """
         for chunk, error in chunks(texts, CHUNK):
@@ -186,14 +186,14 @@ class Scorer:
                 raise error
 
     def first_look(self, text: str | CleanText) -> Scored:
-        """Return what cache or prefilter say, in tens of microseconds: final if no network is to read the message.
+        """Return the decision of cache or prefilter, in tens of microseconds; final if no network needs to read.
 
         Else the risk comes from the prefilter's scores alone, and the action is at most `review`.
         """
         cleaned = _cleaned(text)
         key = _cache_key(cleaned)
-        if (kept := self.cache.get(key)) is not None:
-            return Scored(cleaned, *kept, from_cache=True, final=True)
+        if (cached := self.cache.get(key)) is not None:
+            return Scored(cleaned, *cached, from_cache=True, final=True)
         units, shares, opaque, foreign = self._prefilter([cleaned])
         share = float(shares[0])
         _, stops = prefiltered(self.bundle.manifest, units, opaque, foreign)
@@ -203,13 +203,13 @@ class Scorer:
         manifest = self.bundle.manifest
         odds = provisional_odds(manifest, units, 0)
         proportions = np.log(np.maximum(manifest.prefilter.lawful.probabilities, 1e-12))
-        found = decide(manifest, with_risk(proportions, odds, manifest.flagged), "prefilter")
-        if found.action == "block":
-            found = found._replace(action="review")
-        return Scored(cleaned, found, share, from_cache=False, final=False)
+        decision = decide(manifest, with_risk(proportions, odds, manifest.flagged), "prefilter")
+        if decision.action == "block":
+            decision = decision._replace(action="review")
+        return Scored(cleaned, decision, share, from_cache=False, final=False)
 
     def without_memory(self, *, prefilter: bool = True) -> "Scorer":
-        """Return this scorer without its caches, networks shared; without `prefilter` all of them read every message."""
+        """Return a copy without caches that shares the networks; without `prefilter` they all read every message."""
         found = copy.copy(self)
         found.start = self.start._replace(prefilter=prefilter, cache_bytes=0)
         found.cache, found.readings = Cache(0), Cache(0)
@@ -225,22 +225,22 @@ class Scorer:
     def explain(self, text: str) -> list[Span]:
         """Return the words without which the odds of risk fall by a tenth or more, in order of position.
 
-        Where no single word does, it is clauses, or the part of the message that decided. A message of risk below 0.05
-        has no evidence. Only the first 256 words are tried.
+        If no single word does that, return clauses, or the part of the message that decided. A message of risk below
+        0.05 has no evidence. Only the first 256 words are tried.
         """
         return self.explanation(text).risk
 
     def explain_reasons(self, text: str) -> dict[str, list[Span]]:
         """Return for each reason of the verdict, by its sign, the words without which its odds fall by a tenth or more.
 
-        Only the first 256 words are tried: a reason that shows behind them has an empty list.
+        Only the first 256 words are tried: a reason found only after them has an empty list.
         """
         return self.explanation(text).reasons
 
     def explanation(self, text: str | CleanText) -> Explanation:
-        """Return what `explain` and `explain_reasons` do, in the time of one of them: one network runs once a word.
+        """Return the results of `explain` and `explain_reasons` in the time of one: a network runs once for each word.
 
-        A bundle whose networks all read pieces has no evidence: words are those of the lexicon.
+        A bundle whose networks all read pieces gives no evidence: the words are those of the lexicon.
         """
         (found,) = self._score([text])
         readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
@@ -251,22 +251,22 @@ class Scorer:
 
     def _score(self, texts: Sequence[str | CleanText], until: float | None = None) -> Iterator[Scored]:
         cleaned = [_cleaned(text) for text in texts]
-        keys = [_cache_key(each) for each in cleaned]
+        keys = [_cache_key(message) for message in cleaned]
         cached = [self.cache.get(key) for key in keys]
-        new = {key: each for key, each, kept in zip(keys, cleaned, cached, strict=True) if kept is None}
+        new = {key: message for key, message, entry in zip(keys, cleaned, cached, strict=True) if entry is None}
         fresh = dict(zip(new, self._decide(list(new.values()), until), strict=True)) if new else {}
         for key, (decision, share, final) in fresh.items():
             if final:
                 self.cache.put(key, (decision, share))
-        for key, each, kept in zip(keys, cleaned, cached, strict=True):
-            if kept is not None:
-                yield Scored(each, *kept, from_cache=True, final=True)
+        for key, message, entry in zip(keys, cleaned, cached, strict=True):
+            if entry is not None:
+                yield Scored(message, *entry, from_cache=True, final=True)
             else:
                 decision, share, final = fresh[key]
-                yield Scored(each, decision, share, from_cache=False, final=final)
+                yield Scored(message, decision, share, from_cache=False, final=final)
 
     def _decide(self, cleaned: Sequence[CleanText], until: float | None) -> Iterator[tuple[Decision, float, bool]]:
-        """Yield for each clean text its decision, its share of unknown characters, and whether the decision is final."""
+        """Yield for each clean text its decision, its share of unknown characters, and whether that is final."""
         manifest = self.bundle.manifest
         units, shares, opaque, foreign = self._prefilter(cleaned)
         on, stops = prefiltered(manifest, units, opaque, foreign)
@@ -300,20 +300,20 @@ class Scorer:
         return units_of(self.bundle.prefilter_weights, texts, codes), shares, opaque, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
-        """Return a reader that lets the networks read units of clean texts, and remembers what they read.
+        """Return a reader that runs the networks on units of clean texts, and remembers their outputs.
 
-        So what was not read to the end goes on where it stopped when it comes again.
+        So a message that ran out of time resumes where it stopped when it is scored again.
         """
 
         def read(network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
             start, end = units.ranges[unit]
             text = CleanString(cleaned[units.owners[unit]].text[start:end])
             key = f"{network}{text}"
-            if (kept := self.readings.get(key)) is not None:
-                return kept if kept[1] <= room else None
-            if (found := self._networks[network].read(text, room)) is not None:
-                self.readings.put(key, found)
-            return found
+            if (remembered := self.readings.get(key)) is not None:
+                return remembered if remembered[1] <= room else None
+            if (outputs := self._networks[network].read(text, room)) is not None:
+                self.readings.put(key, outputs)
+            return outputs
 
         return read
 
@@ -336,8 +336,8 @@ def _at_rate(manifest: Manifest, action: str, rate: float) -> Threshold:
 
 
 def _cache_key(cleaned: CleanText) -> str:
-    """Return a key of all that the decision depends on: the clean text, and whether the prefilter may judge it.
+    """Return a key of everything that the decision depends on: the clean text, and whether the prefilter may judge it.
 
-    No clean text holds a control character, so nobody can type the key of a disguised message.
+    No clean text contains a control character, so nobody can type the key of a disguised message.
     """
     return f"\0{cleaned.text}" if is_disguised(cleaned.edits) else cleaned.text

@@ -1,6 +1,6 @@
 """Decodes a gateway's messages, payload bytes with a data coding and a user data header, into text.
 
-    gsm7          GSM 03.38 default alphabet with its extension table, a septet an octet (SMPP data_coding 0)
+    gsm7          GSM 03.38 default alphabet with its extension table, one septet per octet (SMPP data_coding 0)
     gsm7-packed   the same, packed seven bits to a septet as in a TPDU (3GPP TS 23.038, 6.1.2.1)
     ascii         SMPP data_coding 1, CMPP msg_fmt 0
     latin1        SMPP data_coding 3
@@ -117,7 +117,7 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Message]:
 def coding_of(data_coding: int) -> str:
     """Return the name of a data_coding (SMPP), Msg_Fmt (CMPP), MsgFormat (SMGP) or MessageCoding (SGIP).
 
-    0x10 and more are coding groups of GSM 03.38, by which flash messages (0x18) come; binary data is read as latin1.
+    0x10 and more are coding groups of GSM 03.38, used by flash messages (0x18); binary data is read as latin1.
     """
     if data_coding < 0x10:
         return {0: "gsm7", 1: "ascii", 8: "ucs2", 9: "ucs2", 15: "gbk"}.get(data_coding, "latin1")
@@ -130,7 +130,7 @@ def coding_of(data_coding: int) -> str:
 
 
 _OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
-_ODD, _PLAUSIBLE = 0.1, 0.34  # the latter larger: a byte too many must not hide a short message
+_ODD, _PLAUSIBLE = 0.1, 0.34  # the latter is larger: an extra byte must not hide a short message
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -243,4 +243,4 @@ CODINGS: dict[str, Callable[[bytes], tuple[str, int]]] = {
     "ucs2-le": _decoder("utf-16-le"),
     "utf8": _decoder("utf-8"),
 }
-"""Coding -> decoder of its bytes into text and a count of unread bytes."""
+"""Coding -> decoder of its bytes into text and a count of undecodable bytes."""

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         scored = score_dataframe(df, options.text_column, bundle=options.bundle)
         scored.write.format(options.format).save(options.output)
     except PySparkException as error:
-        raise InputError(f"Spark could not do it: {error.getCondition() or type(error).__name__}") from None
+        raise InputError(f"Spark failed: {error.getCondition() or type(error).__name__}") from None
     finally:
         session.stop()
 
