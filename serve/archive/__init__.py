@@ -1,6 +1,6 @@
 """Very large archives: `jingyin relabel` scores every row, `jingyin campaigns` groups near-copies of flagged messages.
 
-Bounded memory, resumable, exact. The base package imports without any of it.
+Bounded memory, resumable, exact. The base package doesn't import this folder.
 """
 
 from jingyin.model.errors import need

@@ -64,7 +64,10 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """An input file: names of all its columns, schema of those read, approximate number of rows, blocks after a row."""
+    """An input file: names of all columns, schema of those read, approximate number of rows.
+
+    `blocks` yields the blocks after a given number of rows.
+    """
 
     path: Path
     names: list[str]

@@ -153,7 +153,7 @@ def write_tables(out: Path, parts: Sequence[Path], inputs: Sequence[Path], min_r
 
 
 def _group(db: duckdb.DuckDBPyConnection, min_rows: int) -> tuple[pa.Table, pa.Table]:
-    """Return the campaign of each key, numbered by size from the largest, and the id of each campaign.
+    """Return the campaign of each key, numbered by size, largest first, and the id of each campaign.
 
     Groups of fewer than `min_rows` rows are left out.
     """
@@ -164,15 +164,15 @@ def _group(db: duckdb.DuckDBPyConnection, min_rows: int) -> tuple[pa.Table, pa.T
     for batch in db.sql("select clean from texts order by key").to_arrow_reader(_BATCH):
         signed[at : at + len(batch)] = signatures(batch.column(0).to_pylist())
         at += len(batch)
-    stands = groups(signed, copies)
-    rows = np.bincount(stands, copies, minlength=len(stands)).astype(np.int64)
-    kept = np.flatnonzero(rows >= min_rows)
-    kept = kept[np.lexsort((kept, -rows[kept]))]
-    numbers_of = np.full(len(stands), -1, np.int32)
-    numbers_of[kept] = np.arange(len(kept), dtype=np.int32)
-    of_text: NDArray[np.int32] = numbers_of[stands]
+    representatives = groups(signed, copies)
+    rows = np.bincount(representatives, copies, minlength=len(representatives)).astype(np.int64)
+    large = np.flatnonzero(rows >= min_rows)
+    large = large[np.lexsort((large, -rows[large]))]
+    numbers_of = np.full(len(representatives), -1, np.int32)
+    numbers_of[large] = np.arange(len(large), dtype=np.int32)
+    of_text: NDArray[np.int32] = numbers_of[representatives]
     grouped = of_text >= 0
-    ids = [f"{key:016x}" for key in keys[kept].tolist()]
+    ids = [f"{key:016x}" for key in keys[large].tolist()]
     return (
         pa.table({"key": keys[grouped], "campaign": of_text[grouped]}),
         pa.table({"campaign": np.arange(len(ids), dtype=np.int32), "id": pa.array(ids, pa.string())}),
@@ -214,7 +214,7 @@ def _worded(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 LONGEST = 1_000
-"""Characters of a message that finetune uses, at most."""
+"""Most characters of a message in finetune.jsonl."""
 
 _SHOWN = ("campaign", "rows", "texts", "senders", "receivers", "template")
 

@@ -104,10 +104,10 @@ def campaigns(
 ) -> CampaignResult:
     """Group near-duplicates among the flagged rows of `inputs`, or with `every` among all, into the folder `output`.
 
-    Rows that have verdicts of this bundle, as `relabel` writes them, are not scored again. `sender`, `receiver` and
-    `time` name columns to count by; `time_format` (strptime) is the format of times in text, by default ISO 8601.
-    Groups of fewer than `min_rows` rows are left out. Rows without a text are left out, rows whose time can't be read
-    are members without a time; both are counted in `rejects` and listed in _rejects.csv with the value of `id_column`.
+    Rows in which `relabel` wrote verdicts of this bundle are not scored again. `sender`, `receiver` and `time` name
+    columns to count by; `time_format` (strptime) is the format of times in text, by default ISO 8601. Groups of fewer
+    than `min_rows` rows are left out. Rows without a text are left out, rows with an unreadable time become members
+    without a time; both are counted in `rejects` and listed in _rejects.csv with the value of `id_column`.
     `label_studio` gets one task per campaign; from `answers`, an export of these tasks, labels.parquet and
     finetune.jsonl are written. `language` is that of report.html.
 
@@ -122,13 +122,13 @@ def campaigns(
     if time_format and not time:
         raise ConfigError("a time format needs a column of times: --time COLUMN")
     files = find(inputs, out)
-    read = read_bundle(Path(bundle) if bundle is not None else default_path())
+    loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     named = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
     wanted = tuple(dict.fromkeys([text_column, *(each for each in named.values() if each), *VERDICT]))
     sources = open_sources(files, Reading(text_column, id_column, encoding, delimiter, columns=wanted))
     _check_columns(sources, named, time_format)
     facts = {
-        "inputs": fingerprint(files), "bundle": read.manifest.id, "encoding": encoding, "delimiter": delimiter,
+        "inputs": fingerprint(files), "bundle": loaded.manifest.id, "encoding": encoding, "delimiter": delimiter,
         "all rows": every, "fewest rows": min_rows,
         "columns": [text_column, id_column, sender, receiver, time, time_format],
         "versions": {name: version(name) for name in ("jingyin", "duckdb", "numpy", "onnxruntime", "pyarrow")},
@@ -137,8 +137,8 @@ def campaigns(
         if run.result is None:
             sweep(out, *FINAL)
             shards = Shards(run, sources, ".parquet", ROWS, strict=False)
-            gathered = _Gathering(named, time_format, read.manifest.id, every=every)
-            with workers(processes, sum(source.rows for source in sources), read) as pool:
+            gathered = _Gathering(named, time_format, loaded.manifest.id, every=every)
+            with workers(processes, sum(source.rows for source in sources), loaded) as pool:
                 shards.write(partial(gathered.score, sources, pool), lambda _: SHARD_ROWS, progress=progress)
             if not shards.total("rows"):
                 raise InputError("the input holds no rows that can be scored; there is nothing to group")
@@ -146,13 +146,13 @@ def campaigns(
             run.finish({
                 **{kind: shards.total(kind) for kind in ("rows", "reused", "stale", "replaced")},
                 **write_tables(out, shards.parts, files, min_rows), "rejects": shards.rejects,
-                "bundle": read.manifest.id, "signs": len(read.manifest.signs),
+                "bundle": loaded.manifest.id, "signs": len(loaded.manifest.signs),
             })  # fmt: skip
         write_report(out, run.result, every=every, language=language)
         sweep(out, "part-*", "_part-*")  # after the result is written: until then resuming needs them
-        written = write_tasks(tasks, tasks_of(out, read.manifest.id)) if tasks else 0
-        found = take_answers(Path(answers), out) if answers else None
-        return CampaignResult(**run.result, tasks=written, answers=found)
+        written = write_tasks(tasks, tasks_of(out, loaded.manifest.id)) if tasks else 0
+        taken = take_answers(Path(answers), out) if answers else None
+        return CampaignResult(**run.result, tasks=written, answers=taken)
 
 
 def _check_columns(sources: Sequence[Source], named: dict[str, str | None], form: str | None) -> None:
@@ -178,19 +178,19 @@ class _Gathering:
 
     def score(self, sources: Sequence[Source], pool: Workers, source: int, row: int) -> Iterator[Scored]:
         """Yield the blocks after a row of an input, each with its chosen rows."""
-        for (number, block, known), found in pool.map(map(self._work, blocks(sources, source, row))):
-            if isinstance(found, Chosen):
-                indices, cleaned = found.indices.astype(np.int64), found.cleaned
-                labels = [LABELS.index(each.label) for each in found.decisions]
-                risks = [each.risk for each in found.decisions]
-                reasons = [[reason.sign for reason in each.reasons] for each in found.decisions]
+        for (number, block, flagged), result in pool.map(map(self._work, blocks(sources, source, row))):
+            if isinstance(result, Chosen):
+                indices, cleaned = result.indices.astype(np.int64), result.cleaned
+                labels = [LABELS.index(decision.label) for decision in result.decisions]
+                risks = [decision.risk for decision in result.decisions]
+                reasons = [[reason.sign for reason in decision.reasons] for decision in result.decisions]
             else:
-                indices, cleaned = known, found
-                batch = block.batch.take(pa.array(known))
+                indices, cleaned = flagged, result
+                batch = block.batch.take(pa.array(flagged))
                 labels = [LABELS.index(label) for label in batch.column("jingyin_label").to_pylist()]
                 risks = fit(batch.column("jingyin_risk"), pa.float64())
-                given = batch.column("jingyin_reasons").to_pylist()
-                reasons = [json.loads(signs) if isinstance(signs, str) else signs for signs in given]
+                stored = batch.column("jingyin_reasons").to_pylist()
+                reasons = [json.loads(signs) if isinstance(signs, str) else signs for signs in stored]
             chosen = block.batch.take(pa.array(indices))
             numbers = block.numbers[indices]
             ids = _texts(chosen, self._named["id-column"])
@@ -200,9 +200,9 @@ class _Gathering:
                 block.texts.take(pa.array(indices)), cleaned.texts, labels, risks, cleaned.disguises, reasons, times,
                 _texts(chosen, self._named["sender"]), _texts(chosen, self._named["receiver"]),
             ]  # fmt: skip
-            arrays = [pa.array(each, field.type) if isinstance(each, list) else each.cast(field.type)
-                      for each, field in zip(rows, ROWS, strict=True)]  # fmt: skip
-            reused = len(block.numbers) * (not isinstance(found, Chosen))
+            arrays = [pa.array(column, field.type) if isinstance(column, list) else column.cast(field.type)
+                      for column, field in zip(rows, ROWS, strict=True)]  # fmt: skip
+            reused = len(block.numbers) * (not isinstance(result, Chosen))
             names = block.batch.schema.names
             older = "jingyin_bundle" in names and block.batch.column("jingyin_bundle").null_count == 0
             stale = (len(block.numbers) - reused) * older

@@ -27,7 +27,7 @@ from jingyin.serve.archive.writers import as_json
 from jingyin.serve.label_studio import task, with_signs
 
 NONE = "(empty)"
-"""Stands for a missing or empty older label; such a row has not moved."""
+"""Stands for a missing or empty older label; such a row never counts as moved."""
 
 FAMILY, REST = "family", "(other families)"
 MAX_LABELS, MAX_FAMILIES = 100, 1000
@@ -49,8 +49,8 @@ class Changes:
             row = self.table.setdefault(old, {})
             row[new] = row.get(new, 0) + rows
             if family is not None:
-                known = family in self.families or len(self.families) < MAX_FAMILIES
-                entry = self.families.setdefault(family if known else REST, [0, 0])
+                separate = family in self.families or len(self.families) < MAX_FAMILIES
+                entry = self.families.setdefault(family if separate else REST, [0, 0])
                 entry[0] += rows
                 entry[1] += rows * _moved(old, new)
         if len(self.table) > MAX_LABELS:
@@ -111,16 +111,16 @@ def review(
     with closing(Ranked(out)) as ranked:
         for number, block in blocks(open_sources(parts, Reading(how.text, columns=columns))):
             batch, now = block.batch, block.batch.column(against)
-            found = {"file": [parts[number].name] * len(now), "row": block.numbers}
-            found |= {name: batch.column(name) for name in VERDICT}
+            listed = {"file": [parts[number].name] * len(now), "row": block.numbers}
+            listed |= {name: batch.column(name) for name in VERDICT}
             rows = pc.equal(batch.column("jingyin_action"), "review")
             if compare is not None:
                 before = pa.array([meanings.get(label, label) for label in _names(batch, compare)], pa.string())
                 changes.add(before, now, _names(batch, FAMILY) if FAMILY in shown else None)
                 rows = pc.and_(pc.not_equal(before, now), pc.not_equal(before, NONE))
-                found["before"] = before
-            found |= {name: batch.column(name) for name in shown} | {"text": block.texts}
-            for row in pa.table(found).filter(rows).to_pylist():
+                listed["before"] = before
+            listed |= {name: batch.column(name) for name in shown} | {"text": block.texts}
+            for row in pa.table(listed).filter(rows).to_pylist():
                 ranked.add(_row(row))
         if compare is not None:
             with atomic_file(out / "_moved.jsonl") as file:
@@ -140,7 +140,7 @@ def _names(batch: pa.RecordBatch, name: str) -> list[str]:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row in the form that is listed; in CSV and JSON, numbers and lists are text."""
+    """Return a row as it is listed; from CSV and JSON its numbers and lists come as text, which is parsed."""
     label, risk, action, probabilities, reasons = (row.pop(name) for name in VERDICT)
     if isinstance(reasons, str):
         risk, probabilities, reasons = float(risk), json.loads(probabilities), json.loads(reasons)

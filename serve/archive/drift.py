@@ -97,12 +97,12 @@ def _drift(name: str, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Drift:
     if name == "label":
         bins, counts = list(LABELS), [_label_counts(before), _label_counts(now)]
     else:
-        values = [np.asarray(each.drop_null(), np.float64) for each in (before, now)]
+        values = [np.asarray(column.drop_null(), np.float64) for column in (before, now)]
         edges = _RISK_EDGES if name == "risk" else np.unique(np.quantile(values[0], _QUANTILES))
         bins = [*(f"up to {edge:.3g}" for edge in edges), f"over {edges[-1]:.3g}"]
-        counts = [np.bincount(np.searchsorted(edges, each), minlength=len(bins)) for each in values]
+        counts = [np.bincount(np.searchsorted(edges, side), minlength=len(bins)) for side in values]
     index, chance = stability(counts[0], counts[1])
-    shares = [(each / max(1, int(each.sum()))).tolist() for each in counts]
+    shares = [(count / max(1, int(count.sum()))).tolist() for count in counts]
     if index <= chance:
         reading = "no more than chance"
     else:

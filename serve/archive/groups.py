@@ -19,7 +19,7 @@ from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.prefilter import code_points
 from jingyin.model.text import clean
 
-# MinHash signatures of clean texts, in numpy: datasketch takes a Python call for each text and band, and gigabytes.
+# MinHash signatures of clean texts, in numpy: datasketch needs a Python call for each text and band, and gigabytes.
 #
 # A signature holds the smallest hash of a text's character pairs under each of HASHES hash functions, of which 16 bits
 # are kept (b-bit minwise hashing, Li & König 2010). The chance that two texts agree in one of them is the Jaccard
@@ -53,7 +53,7 @@ def _sign(texts: Sequence[str]) -> NDArray[np.uint16]:
     points = codes.points.astype(np.uint64)
     pairs = _mixed(points[:-1] << np.uint64(32) | points[1:])
     smallest = [np.minimum.reduceat(pairs * multiplier, codes.starts) for multiplier in _MULTIPLIERS]
-    # The high bits of the smallest are nearly zero and the low ones weak: mixed once more, any 16 do.
+    # The high bits of the smallest hash are nearly zero and the low ones weak: once mixed again, any 16 are good.
     return (_mixed(np.stack(smallest, axis=1)) >> np.uint64(48)).astype(np.uint16)
 
 
@@ -87,24 +87,24 @@ AKIN = 0.25
 
 
 def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the number of the text that represents each text's group (n,), given signatures (n, HASHES).
+    """Return the index of the text that represents each text's group (n,), given signatures (n, HASHES).
 
     `rows` (n,) counts the messages with each text: the most common text, or the first of equals, represents a group.
     """
-    stands = np.empty(len(found), np.int32)
+    representatives = np.empty(len(found), np.int32)
     left, signed = np.arange(len(found), dtype=np.int32), found
     while len(left):
         components = _components(signed)
         order = np.lexsort((-rows[left], components)).astype(np.int32)
         chosen = order[np.searchsorted(components[order], components)]  # the most common text of each component
-        stands[left] = left[chosen]
+        representatives[left] = left[chosen]
         left = left[similarity(signed, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
         signed = found[left]
-    return stands
+    return representatives
 
 
 def _components(found: NDArray[np.uint16]) -> NDArray[np.int32]:
-    """Return the smallest number of each text's component (n,)."""
+    """Return the smallest index in each text's component (n,)."""
     parent = np.arange(len(found), dtype=np.int32)
     for band in range(BANDS):
         for one, other in _candidates(band_keys(found, band)):
@@ -148,7 +148,7 @@ def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.
 
 
 MEMBERS = 12
-"""Messages that are aligned, at most."""
+"""Most messages that are aligned."""
 LENGTH = 400
 """Characters of a message that are aligned: six parts of an SMS."""
 

@@ -1,7 +1,7 @@
 """Reads archives: files -> blocks of scorable rows, and rejected rows with the reason, starting after any row.
 
-Of the columns only the text can get a row rejected. Everything else is kept: columns of several types become text,
-columns missing from a file are null, and JSON keys or values that fit no column go to `jingyin_rescued`. Rows are
+Only the text column can get a row rejected. Everything else is kept: columns of several types become text, columns
+missing from a file are null, and JSON keys or values that fit no column go to `jingyin_rescued`. Rows are
 numbered from 1 in their file (in JSON lines: by line), and the blocks after a row depend on its number alone, not on
 where reading began, so the output of a resumed run is byte for byte that of an uninterrupted one.
 """
@@ -55,17 +55,17 @@ def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
 
 def _files_of(folder: Path) -> list[Path]:
     """Return the files below a folder that have a known suffix; names that start with _ or . are bookkeeping."""
-    known = tuple(suffix + codec for suffix in FORMATS for codec in ("", *CODECS))
-    found = [
+    suffixes = tuple(suffix + codec for suffix in FORMATS for codec in ("", *CODECS))
+    matched = [
         file
         for file in sorted(folder.rglob("*"))
         if file.is_file()
-        and file.name.lower().endswith(known)
+        and file.name.lower().endswith(suffixes)
         and not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
     ]
-    if not found:
+    if not matched:
         raise InputError(f"folder {folder} holds no file to read; wanted {', '.join(FORMATS)}, or text as .gz or .zst")
-    return found
+    return matched
 
 
 def _keep_apart(source: Path, output: Path) -> None:
@@ -95,7 +95,7 @@ def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
     """
     check_encoding(how.encoding or "utf-8")
     if len(how.delimiter) != 1 or how.delimiter in '"\r\n':
-        raise ConfigError(f"delimiter {how.delimiter!r} is not one character that can part fields, such as ; or a tab")
+        raise ConfigError(f"delimiter {how.delimiter!r} isn't a character that can separate fields, such as ; or a tab")
     opened = []
     for file in files:
         try:
@@ -133,7 +133,7 @@ def _check_columns(source: Source, how: Reading) -> None:
 def _broken(path: Path, error: Exception) -> InputError:
     """Return the error for a file that can't be read to its end; Arrow's own message could quote the data."""
     if isinstance(error, UnicodeError):  # UTF-16 without a mark
-        return InputError(f"{path} is not in that encoding; name another with --encoding")
+        return InputError(f"{path} is not in the encoding named; name another with --encoding")
     return InputError(f"{path} is damaged or truncated ({type(error).__name__}); copy it again")
 
 
@@ -148,9 +148,9 @@ def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """Return the columns of all files; one of several types gets a type that holds them all, or else text."""
     kinds: dict[str, pa.DataType] = {}
     for field in (field for schema in schemas for field in schema):
-        known = kinds.setdefault(field.name, field.type)
-        if known != field.type:
-            both = [pa.schema([pa.field("", kind)]) for kind in (known, field.type)]
+        earlier = kinds.setdefault(field.name, field.type)
+        if earlier != field.type:
+            both = [pa.schema([pa.field("", kind)]) for kind in (earlier, field.type)]
             try:
                 kinds[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
             except pa.ArrowException:

@@ -105,13 +105,13 @@ def relabel(
     if errors not in ("replace", "strict"):
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
     files = find(inputs, out)
-    read = read_bundle(Path(bundle) if bundle is not None else default_path())
+    loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     how = Reading(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
     sources = open_sources(files, how)
     older = compare if compare in NAMES else None
     schema = _schema(out, sources[0].schema, compare, older)
     facts = {
-        "inputs": fingerprint(files), "bundle": read.manifest.id, "text column": text_column, "id column": id_column,
+        "inputs": fingerprint(files), "bundle": loaded.manifest.id, "text column": text_column, "id column": id_column,
         "encoding": encoding, "delimiter": delimiter, "errors": errors, "rejected rows": keep_rejected,
         "verdict to compare": older, "output format": suffix_of(out),
         "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
@@ -121,12 +121,12 @@ def relabel(
         if run.result is None:
             shards = Shards(run, sources, suffix_of(out), schema, strict=strict)
             resumed = shards.resumed
-            with workers(processes, sum(source.rows for source in sources), read) as pool:
+            with workers(processes, sum(source.rows for source in sources), loaded) as pool:
 
                 def score(source: int, row: int) -> Iterator[Scored]:
                     stream = ((item, decide_packed, item[1].texts) for item in blocks(sources, source, row))
                     for (number, block), decisions in pool.map(stream):
-                        verdicts = decision_columns(decisions, read.manifest.id)
+                        verdicts = decision_columns(decisions, loaded.manifest.id)
                         yield Scored(number, block, _rows(block, verdicts, schema, older))
 
                 shards.write(score, lambda number: min(FIRST_ROWS << number, MOST_ROWS), progress=progress)
@@ -135,26 +135,26 @@ def relabel(
             shards.finish()
             run.finish({
                 **{kind: shards.total(kind) for kind in ("rows", "replaced")}, "rejects": shards.rejects,
-                "bundle": read.manifest.id, "signs": len(read.manifest.signs),
+                "bundle": loaded.manifest.id, "signs": len(loaded.manifest.signs),
             })  # fmt: skip
         result = run.result
         if strict and result["rejects"]:
             raise InputError(f"{sum(result['rejects'].values())} rows were rejected by this run before --strict was "
                              "asked for; see _rejects.csv in the output")  # fmt: skip
         sweep(out, "_part-*")
-        kept = OLDER + older if older else compare
-        changes, written = review(out, how, kept, label_map or {}, tasks, sample, read.manifest.id)
+        column = OLDER + older if older else compare
+        changes, written = review(out, how, column, label_map or {}, tasks, sample, loaded.manifest.id)
         return RelabelResult(**result, changes=changes, tasks=written, resumed=resumed)
 
 
-def _schema(out: Path, before: pa.Schema, compare: str | None, older: str | None) -> pa.Schema:
+def _schema(out: Path, source: pa.Schema, compare: str | None, older: str | None) -> pa.Schema:
     """Return the columns of the output."""
-    if compare is not None and compare not in before.names:
-        raise ConfigError(f"there is no column {compare!r} to compare; there are: {', '.join(before.names)}")
-    kept = [each for each in before if each.name not in (*NAMES, REPLACED.name)]
+    if compare is not None and compare not in source.names:
+        raise ConfigError(f"there is no column {compare!r} to compare; there are: {', '.join(source.names)}")
+    columns = [column for column in source if column.name not in (*NAMES, REPLACED.name)]
     if older:
-        kept.append(before.field(older).with_name(OLDER + older))
-    schema = pa.schema([*kept, *FIELDS, REPLACED])
+        columns.append(source.field(older).with_name(OLDER + older))
+    schema = pa.schema([*columns, *FIELDS, REPLACED])
     try:
         with writer(Kind(kind_of(out).format, None), BytesIO(), schema):
             pass

@@ -109,7 +109,7 @@ class Shards:
         bar.close()
 
     def _write(self, stream: Iterator[Scored], limit: int, bar: "Progress") -> None:
-        number, before = len(self.done), self.total("rows")
+        number, earlier_rows = len(self.done), self.total("rows")
         path = self._out / f"part-{number:05d}{self._suffix}"
         rejects: Counter[str] = Counter()
         counts = dict.fromkeys(("rows", "replaced", "reused", "stale"), 0)
@@ -120,7 +120,7 @@ class Shards:
         ):
             lines = TextIOWrapper(listed, "utf-8", "backslashreplace", newline="", write_through=True)
             table = csv.writer(lines, lineterminator="\n")
-            read = 0
+            rows_read = 0
             for item in stream:
                 source, block = self._sources[item.source].path, item.block
                 for reject in sorted([*block.rejects, *item.rejects]):
@@ -130,11 +130,11 @@ class Shards:
                     rejects[reject.reason] += 1
                     table.writerow([source, *reject])
                 sink.write(item.rows)
-                found = (len(block.numbers), int((block.replaced > 0).sum()), item.reused, item.stale)
-                counts = {kind: counts[kind] + more for kind, more in zip(counts, found, strict=True)}
-                bar.show(before + counts["rows"], share := self._share(item))
-                read += len(block.numbers) + len(block.rejects)
-                if read >= limit:
+                added = (len(block.numbers), int((block.replaced > 0).sum()), item.reused, item.stale)
+                counts = {kind: counts[kind] + more for kind, more in zip(counts, added, strict=True)}
+                bar.show(earlier_rows + counts["rows"], share := self._share(item))
+                rows_read += len(block.numbers) + len(block.rejects)
+                if rows_read >= limit:
                     break
             lines.detach()
         shard = Shard(path.name, path.stat().st_size, item.source, block.next, share, counts, dict(rejects))

@@ -97,9 +97,9 @@ def open_text(path: Path, how: Reading) -> Source:
 
 
 def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
-    """Return UTF-16 if the file has its mark, the encoding named, or UTF-8 unless most of the first lines aren't.
+    """Return UTF-16 if the file has a byte order mark, else the encoding named, else UTF-8.
 
-    Raises InputError for the latter.
+    Raises InputError if most of the first lines beyond ASCII aren't UTF-8.
     """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
@@ -117,7 +117,7 @@ def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
 
 
 class _Parsed(NamedTuple):
-    """One or several lines: their value, or the reason why they have none; a blank line has neither."""
+    """A record of one or more lines: its value, or the reason why it has none; a blank line has neither."""
 
     value: Any
     reason: str | None
@@ -289,22 +289,22 @@ def _json_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, Any]]) -> t
             reasons[i] = NULL_TEXT
         elif not isinstance(text, str):
             reasons[i] = f"column {how.text!r} is {_TYPES[type(text)]}, wanted text"
-    kept = [row for i, row in enumerate(rows) if i not in reasons]
-    rescued: list[dict[str, Any]] = [{} for _ in kept]
+    scorable = [row for i, row in enumerate(rows) if i not in reasons]
+    rescued: list[dict[str, Any]] = [{} for _ in scorable]
     columns = {}
     for field in schema:
-        columns[field.name], misfits = _column([row.get(field.name) for row in kept], field.type)
+        columns[field.name], misfits = _column([row.get(field.name) for row in scorable], field.type)
         for i in misfits:
-            rescued[i][field.name] = kept[i][field.name]
+            rescued[i][field.name] = scorable[i][field.name]
     if RESCUED in columns:
         names = set(schema.names)
-        for row, rest in zip(kept, rescued, strict=True):
+        for row, rest in zip(scorable, rescued, strict=True):
             if len(row) != len(names.intersection(row)):
                 rest |= {name: value for name, value in row.items() if name not in names}
         if any(rescued):
-            before = columns[RESCUED].to_pylist()
-            found = [as_json(rest) if rest else known for rest, known in zip(rescued, before, strict=True)]
-            columns[RESCUED] = pa.array(found, pa.string())
+            earlier = columns[RESCUED].to_pylist()
+            merged = [as_json(rest) if rest else old for rest, old in zip(rescued, earlier, strict=True)]
+            columns[RESCUED] = pa.array(merged, pa.string())
     return pa.record_batch(list(columns.values()), schema), reasons
 
 
@@ -312,7 +312,7 @@ _TYPES = {int: "a number", float: "a number", bool: "a truth value", list: "a li
 
 
 def _column(values: list[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """Return values as an array of a type, with null for those that don't fit, and the indices of the latter."""
+    """Return values as an array of a type, with null for misfits, and the indices of the misfits."""
     if kind == pa.string():
         return pa.array([None if value is None else as_text(value) for value in values], kind), []
     misfits = [i for i, value in enumerate(values) if value is not None and not _suits(value, kind)]

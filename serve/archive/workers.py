@@ -72,8 +72,8 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
                 each.join(1)
             if any(each.exitcode == 1 for each in started):  # it failed by itself: it wasn't killed
                 raise ConfigError(
-                    "a scoring process failed while it started: it runs the script again that calls this, so put the "
-                    'call under `if __name__ == "__main__":`, or pass processes=1'
+                    "a scoring process failed while starting, since it imports the calling script; put the call under "
+                    '`if __name__ == "__main__":`, or pass processes=1'
                 ) from None
             raise
         finally:

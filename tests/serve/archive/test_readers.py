@@ -77,7 +77,7 @@ def test_another_delimiter(tmp_path: Path, delimiter: str) -> None:
 @pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
 def test_what_is_no_delimiter(tmp_path: Path, delimiter: str) -> None:
     (tmp_path / "in.csv").write_text("text\nx\n")
-    with pytest.raises(ConfigError, match="is not one character that can part fields"):
+    with pytest.raises(ConfigError, match="isn't a character that can separate fields"):
         read(tmp_path / "in.csv", delimiter=delimiter)
 
 
