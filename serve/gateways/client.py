@@ -44,9 +44,9 @@ SECONDS = Histogram(
 )
 SESSIONS = Gauge("jingyin_gateway_sessions", "Clients that are connected.", registry=REGISTRY)
 ENDED = Counter("jingyin_gateway_sessions_ended", "Sessions by what ended them.", ["by"], registry=REGISTRY)
-ENDED.labels("unreachable")  # an alarm needs it at 0 first
+ENDED.labels("unreachable")  # so that alarms see it at 0 before it rises
 HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of their message.", registry=REGISTRY)
-PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Memory of parts that have gone on.", registry=REGISTRY)
+PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Bytes of parts that wait or are remembered.", registry=REGISTRY)
 
 MOST_FAILURES, REST_SECONDS = 10, 1.0
 """After this many failures, and REST_SECONDS without any answer, jingyin is asked only once in REST_SECONDS: waiting
@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 
     @property
     def severity(self) -> tuple[int, bool]:
-        """A sort key; among equal actions one without a verdict is the highest, so that it is the one counted."""
+        """A sort key; among equal actions, answers without a verdict sort highest, so that they are counted."""
         return _SEVERITY.index(self.action), self.reason != "scored"
 
 
@@ -361,13 +361,13 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="its URL")
     parser.add_argument("--uds", help="the Unix socket that jingyin listens on")
     parser.add_argument("--seconds", type=float, default=0.2, help="longest wait for a verdict")
-    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="for a message without one")
+    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=float, default=0.5, help="longest wait, in seconds, for the other parts")
-    parser.add_argument("--remember", type=float, default=86_400, help="seconds for which parts that went on are kept")
+    parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
-        help="what the gateway means by a data_coding, say 0=gbk",
+        help="the gateway's meaning of a data_coding, say 0=gbk",
     )  # fmt: skip
     parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
 
@@ -415,7 +415,7 @@ async def listen(
         server = await asyncio.start_server(accept, host, port, backlog=512)
     except OSError as error:
         raise ConfigError(
-            f"can't listen on {host}:{port}: {error.strerror}; choose another, or end what holds it"
+            f"can't listen on {host}:{port}: {error.strerror}; choose another, or stop the program that uses it"
         ) from None
     log("serving", host=host, port=server.sockets[0].getsockname()[1])
     return server

@@ -27,7 +27,7 @@ class FrameError(InputError):
 
 
 class UnreadableError(InputError):
-    """A message whose fields don't hold together; `status` names the refusal, see Codec.statuses."""
+    """A message with missing or inconsistent fields; `status` names the refusal, see Codec.statuses."""
 
     def __init__(self, status: str = "unreadable") -> None:
         super().__init__("the frame's fields don't hold together; send them as the protocol lays them out")

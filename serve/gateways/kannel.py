@@ -61,8 +61,8 @@ class Call(NamedTuple):
 def read_query(query: bytes) -> Call:
     """Read a query. Raises InputError if Kannel might read a different message."""
     fields: dict[bytes, bytes] = {}
-    for each in filter(None, query.split(b"&")):
-        name, _, value = map(_unescape, each.partition(b"="))
+    for parameter in filter(None, query.split(b"&")):
+        name, _, value = map(_unescape, parameter.partition(b"="))
         if b"\0" in name or (b"\0" in value and name not in (b"text", b"udh")):
             raise InputError(_NUL)
         fields.setdefault(name, value)
@@ -76,7 +76,7 @@ def read_query(query: bytes) -> Call:
     is_sent_as_it_is = coding == 1 or (coding == 2 and not charset and (udh or len(text) % 2 == 0))
     payload = text if is_sent_as_it_is else _convert(text, charset, coding)
     source = fields.get(b"from", b"").decode("latin-1")
-    receivers = [each.decode("latin-1") for each in fields.get(b"to", b"").split()]
+    receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""])
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     return Call(read, "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items()))
@@ -166,7 +166,7 @@ class KannelFilter:
         try:
             while await self._serve_one(reader, writer) and not self._draining:
                 pass
-        except (OSError, asyncio.IncompleteReadError):  # it went away, or sent nothing for too long
+        except (OSError, asyncio.IncompleteReadError):  # the client went away, or sent nothing for too long
             pass
         finally:
             writer.close()

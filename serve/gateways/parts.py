@@ -48,7 +48,7 @@ class Piece:
 
     @property
     def number(self) -> int:
-        """Return its place in the message."""
+        """Return its number in the message, from 1."""
         assert self.message.part is not None
         return self.message.part.number
 
@@ -100,7 +100,8 @@ class Joiner:
         gone = (
             each for key in keys if key in self._boxes for each in self._boxes[key].all() if each not in self._waiting
         )
-        hold = hold and all(each.since < now - _SAME_MESSAGE for each in gone)  # its sender waits for each answer
+        # If parts of this message were forwarded, its sender waits for each answer: holding would gain nothing.
+        hold = hold and all(each.since < now - _SAME_MESSAGE for each in gone)
         for key in keys:
             self._put(key, piece, now)
         self._waiting[piece] = None

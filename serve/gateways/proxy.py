@@ -68,7 +68,7 @@ class _Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, codec: Codec) -> None:
         self._reader, self._writer, self._codec = reader, writer, codec
         self._data = bytearray()
-        self._begun = 0.0  # when the first byte of an incomplete frame came
+        self._begun = 0.0  # when the first byte of an incomplete frame arrived
         self.unanswered: OrderedDict[bytes, Piece | None] = OrderedDict()
         self.write = writer.write
 
@@ -131,9 +131,7 @@ class _Flow:
     def __init__(self, session: "Session", source: _Peer, sink: _Peer, messages: Kind) -> None:
         self._session, self._settings, self._codec = session, session.settings, session.codec
         self._source, self._sink = source, sink
-        self._messages = (
-            messages  # kind of messages in this direction, whatever their command: a peer may use the other
-        )
+        self._messages = messages  # in this direction, whatever their command: a peer may use the other one's
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
@@ -238,7 +236,7 @@ class _Flow:
         start = loop.time()
         answer = await piece.answer
         if loop.time() - start >= self._settings.joiner.hold and [*self._source.unanswered] == [frame.sequence]:
-            self._one_at_a_time = True  # it waits for this answer before it sends the next part, so holding is useless
+            self._one_at_a_time = True  # the client waits for each answer before the next part: holding is useless
         self._source.unanswered[frame.sequence] = piece
         self._finish(frame, answer)
 
@@ -284,7 +282,7 @@ class Session:
             await self._login
 
     def answered(self, frame: Frame) -> None:
-        """Look at a forwarded answer: messages are accepted once a login has succeeded."""
+        """Note a forwarded answer: messages are accepted once a login has succeeded."""
         if self._login and not self._login.done() and frame.sequence == self._login_sequence:
             self.bound = self.codec.succeeded(frame)
             self._login.set_result(None)
@@ -305,7 +303,7 @@ class Session:
         return bool(self._client.unanswered or (self._gateway and self._gateway.unanswered))
 
     async def _serve(self) -> str:
-        """Return what ended the session."""
+        """Serve the client; return the reason why the session ended."""
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
                 first = await self._client.read()

@@ -81,7 +81,7 @@ class Smpp(Codec):
         return message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters))
 
     def refuse(self, frame: Frame, status: int) -> bytes:
-        """Return a header without a body, as the standard wants."""
+        """Return a header without a body, as the standard requires."""
         return self.header.pack(self.header.size, frame.command | RESPONSE, status, int.from_bytes(frame.sequence))
 
     def succeeded(self, answer: Frame) -> bool:
