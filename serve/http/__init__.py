@@ -8,7 +8,7 @@
     deployment.py  the bundle that answers, and its shadow
     settings.py    flags, environment and YAML;  keys.py  API keys;  observe.py  logs and metrics
 
-The base package imports without any of it.
+The base package doesn't import this folder.
 """
 
 from jingyin.model.errors import need

@@ -1,4 +1,4 @@
-"""Known wordings over the address of a running service: what `jingyin known` does."""
+"""`jingyin known`: manages the known wordings of a running service over HTTP."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.model.labels import FLAGGED
 
 ACTION_OF = {"ordinary": "pass", "lawful_collection": "pass", **dict.fromkeys(FLAGGED, "block")}
-"""Label of a campaign -> what its wording gets; other_threat is not a matter of this filter."""
+"""Label of a campaign -> action for its wording; other_threat is outside the scope of this filter."""
 
 
 def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  by path
@@ -28,10 +28,10 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
             return json.load(answer)
     except HTTPError as error:
         try:
-            told = json.load(error)["error"]
+            message = json.load(error)["error"]
         except (ValueError, KeyError, TypeError):
-            told = error.reason
-        raise JingyinError(f"{url} answers {error.code}: {told}") from None
+            message = error.reason
+        raise JingyinError(f"{url} answers {error.code}: {message}") from None
     except (URLError, OSError) as error:
         raise JingyinError(f"{url} can't be reached ({type(error).__name__}); is the service running there?") from None
 
@@ -39,7 +39,7 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
 def add_file(url: str, file: Path) -> Iterator[tuple[str, str]]:
     """Make the wordings of a file known (JSON lines as for POST /admin/known); yield the id and action of each.
 
-    Raises ConfigError for a line of another format, which is named and not shown, JingyinError as `ask` does.
+    Raises ConfigError for a malformed line, by its number, never its content; JingyinError as `ask` does.
     """
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -1,4 +1,4 @@
-"""The application: its routes, the layer around them, errors in words, and the page for people at /."""
+"""The application: its routes, the middleware around them, error messages, and the page for people at /."""
 
 import asyncio
 import hashlib
@@ -45,14 +45,13 @@ MAX_BODY = 1 << 20
 """Most bytes of a body."""
 
 REFUSAL_SECONDS = 0.05
-"""How long a client that asks for more than its share waits for the answer: asking again at once would take the event
-loop from others."""
+"""How long a client beyond its share waits for the refusal: immediate retries would take the event loop from others."""
 
 PROTECTED = {"/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial"}
 """Routes that need a key, if there are keys; on a public address /metrics needs one too. Probes carry no keys."""
 _ROUTES = PROTECTED | {"/", "/admin/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 _BELOW = re.compile("(/admin/(?:known|senders))/.+")
-"""Paths that end in an id, which no metric or log line names."""
+"""Paths that end in an id, which metrics and logs leave out."""
 
 
 # ---- errors: every error response states the value received, the value expected and the remedy
@@ -105,7 +104,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return response
 
 
-# ---- what surrounds every route: request id, API key, admission, metrics, log
+# ---- around every route: request id, API key, admission, metrics, log
 
 
 @dataclass(slots=True)
@@ -117,7 +116,7 @@ class Call:
     arrival: float
     client: str
     key: str = ""
-    place: int = 0  # among the requests under way
+    place: int = 0  # 1 if it counts among the requests under way
     body: int = 0
     connection: Connection | None = None
 
@@ -133,7 +132,7 @@ class Layer:
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; anything but HTTP goes through."""
+        """Handle one request; anything but HTTP is passed on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         service, connection = self._service, scope["state"].get("connection") if "state" in scope else None
@@ -172,7 +171,7 @@ class Layer:
             self._record(scope, call, status, loop_time() - arrival)
 
     def _refusal(self, scope: Scope, call: Call) -> tuple[int, str] | None:
-        """Read the headers: the request id, if one of the right form was sent, and the API key; find a place."""
+        """Return status and message of a refusal, or None; set the id (if a valid one was sent), client and place."""
         presented = b""
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _ID.fullmatch(value):
@@ -219,8 +218,8 @@ _ID = re.compile(schema.REQUEST_ID.encode())
 async def read_body(request: Request) -> bytes:
     """Read a JSON body.
 
-    Raises RefusedError for another type, above the limit of size, and when it does not arrive in time (connection.py);
-    BusyError when the client's bodies under way take more than its share of memory.
+    Raises RefusedError if it has another type, is too large, or does not arrive in time (connection.py); BusyError if
+    the client's bodies under way take more than its share of memory.
     """
     call: Call = request.scope["jingyin"]
     kind = request.headers.get("content-type", "application/json")
@@ -288,7 +287,7 @@ async def _results(
 
 
 async def ready(request: Request) -> Response:
-    """Answer whether this is the time to send messages: a worker accepts once all networks are warm, until it drains."""
+    """Answer whether to send messages: yes, from when all networks are warm until the worker drains."""
     draining = request.scope["jingyin"].service.draining
     return JsonResponse({"ready": not draining}, 503 if draining else 200)
 
@@ -301,7 +300,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def reload(request: Request) -> Response:
-    """Have the workers replaced one after another, as by SIGHUP; the log and /metrics tell the outcome."""
+    """Have the workers replaced one after another, as by SIGHUP; the log and /metrics show the outcome."""
     if parent := multiprocessing.parent_process():
         os.kill(parent.pid or 0, signal.SIGHUP)
     return JsonResponse({"reload": "begun", "bundle": request.scope["jingyin"].service.deployment.bundle_id}, 202)
@@ -314,13 +313,13 @@ def _own_file(name: str) -> str:
 OPENAPI = _own_file("openapi.json")
 _SIGNS = {sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS}
 PAGE = _own_file("page.html").replace('"SIGNS"', json.dumps(_SIGNS, ensure_ascii=False))
-"""The page for people: one file, nothing from elsewhere."""
+"""The page for people, which loads nothing else."""
 ADMIN_PAGE = _own_file("admin.html")
 """The page for the analyst, which holds no data and asks for a key."""
 
 
 def page_response(page: str) -> Response:
-    """Return the answer with a page: only its own inline elements may run, whatever a message manages to inject."""
+    """Return a page as a response: only its own inline elements may run, whatever a message manages to inject."""
 
     def sources(tag: str) -> str:
         found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -334,7 +333,7 @@ def page_response(page: str) -> Response:
     return Response(page, 200, {"content-security-policy": policy, **headers}, "text/html; charset=utf-8")
 
 
-# ---- the whole
+# ---- the application
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]
 

@@ -2,15 +2,15 @@
 
 Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. A message
 for a network waits for a thread, with that first look as its answer if the deadline comes first. Long messages and
-batches get their first look from a thread, before it goes on with networks; single messages go before batches, and
-senders take turns: who has costly messages read waits for them himself.
+batches get their first look from a thread, before the networks; single messages go before batches, and senders take
+turns: a sender of costly messages delays only his own.
 
-A thread stays with a batch for a time slice. What was read of a message that took longer is remembered, and it goes
-on in a lane of its own, which takes turns with that of new messages: threats, which networks read for 10 to 50 ms, wait
-for each other, while the messages that one small network settles pass by.
+A thread stays with a batch for a time slice. A message that takes longer keeps its readings so far and resumes in a
+lane of its own, which takes turns with that of new messages: threats, which networks read for 10 to 50 ms, wait for
+each other, while messages that one small network settles overtake them.
 
 All bookkeeping happens on the loop, so nothing here needs a lock; a thread gets a batch, reads it and posts it back.
-A batch takes what waits, at most a number of messages that adapts so that a batch lasts about BATCH_SECONDS.
+A batch takes waiting messages up to a number that adapts, so that a batch lasts about BATCH_SECONDS.
 """
 
 import asyncio
@@ -38,30 +38,30 @@ THREADS = 2
 """Inference threads: networks read two messages at a time where a core is free, so that threats wait for each other
 less. More would take from other workers."""
 LOOKS = 32
-"""Messages that a thread takes a first look at in a row."""
+"""Messages of a batch for a first look."""
 INLINE_CHARACTERS = 500
 """Characters up to which the event loop takes the first look: seven parts of an SMS, which take 0.15 ms."""
 TURNS = 4
 """Requests of a client that the event loop handles in a row while others wait."""
 SLICE_SECONDS = 0.004
-"""How long a thread stays with one batch before others get their turn; four times as long when a message comes again,
+"""How long a thread stays with one batch before others get their turn; four times as long for a message that resumes,
 so that most threats end with their second slice."""
 CHARACTERS = 16_000
 """Characters of a batch, about: cleaning them takes 5 ms."""
 HANDOVER_SECONDS = 0.002
-"""A thread stops that long before the deadline, so that its readings so far are answered."""
+"""How long before the deadline a thread stops, so that its readings so far arrive in time."""
 
 
 class BusyError(JingyinError):
-    """There is no room: try again later."""
+    """A share of the service is used up: try again later."""
 
     status = 503
 
 
 class Shares:
-    """Room for `size` of something, of which a client may take as much as it leaves to others.
+    """A capacity of `size`, of which each client may hold at most as much as stays free.
 
-    So there is always room for one more: alone it gets half, two get a third each (Choudhury & Hahne 1998).
+    So one client alone gets half, two get a third each, and there is always room for another (Choudhury & Hahne 1998).
     """
 
     def __init__(self, size: int) -> None:
@@ -85,7 +85,7 @@ class Shares:
 
 
 class Gate:
-    """Lets requests through to the event loop's time: of each client TURNS in a round of the loop, the others wait."""
+    """Admits TURNS requests of each client in a round of the event loop; its others wait."""
 
     def __init__(self) -> None:
         self._passed: Counter[str] = Counter()
@@ -116,7 +116,7 @@ class Gate:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """The messages of one request, and their outcomes so far; `left` of them wait."""
+    """The messages of one request, and their outcomes so far; `left` of them are unfinished."""
 
     texts: list[str | CleanText]
     outcomes: list[Outcome]
@@ -135,7 +135,7 @@ class _Item(NamedTuple):
 
 
 class _Turns:
-    """Messages that wait; the senders of all clients take turns."""
+    """Waiting messages; the senders of all clients take turns."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[_Item]] = {}
@@ -144,11 +144,11 @@ class _Turns:
         self._waiting.setdefault(item.job.turn, deque()).append(item)
 
     def ahead(self, turn: str) -> int:
-        """Return how many messages go before a new one, about."""
+        """Estimate how many messages go before a new one."""
         return len(self._waiting.get(turn, ())) * len(self._waiting)
 
     def take(self, most: int) -> list[_Item]:
-        """Return the next messages, up to `most`, and no more than CHARACTERS but for the first."""
+        """Return the next messages: at least one, up to `most` messages and about CHARACTERS."""
         batch: list[_Item] = []
         characters = 0
         while self._waiting and len(batch) < most and characters <= CHARACTERS:
@@ -192,9 +192,9 @@ class Batcher:
     ) -> list[Outcome]:
         """Read the messages of one request until `deadline`, a time of the event loop; return the best reading of each.
 
-        A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if there
-        is no room for all of them, unless one message has had its first look. An `extra` text is no message of its own:
-        it is neither cached nor counted, nor seen by the shadow.
+        A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if the
+        queue has no room for all messages, unless it is a single one that has had its first look. An `extra` text is
+        not a message of its own: it is neither cached nor counted, nor seen by the shadow.
         """
         outcomes: list[Outcome] = ["deadline"] * len(texts)
         turn = f"{client}\0{sender}"
@@ -243,7 +243,7 @@ class Batcher:
             self._inbox.put(given)
 
     def _next(self) -> tuple[list[_Item], _Turns] | None:
-        """Return the next batch: from the lanes of single messages in turn, from the rest when none of them waits."""
+        """Return the next batch: from the lanes of single messages in turn, from the others if these are empty."""
         for waiting in (*self._lanes, self._extra, self._batches):
             most = LOOKS if waiting is self._unseen else 1 if waiting is self._again else int(self._most)
             if batch := waiting.take(most):
@@ -274,8 +274,8 @@ class Batcher:
             if not is_final(outcome) and looked:
                 (self._singles if len(job.texts) == 1 else self._batches).put(item)
             elif not is_final(outcome) and self._loop.time() < job.deadline - HANDOVER_SECONDS:
-                then = self._again if waiting is self._singles else waiting
-                then.put(item._replace(seconds=4 * item.seconds))
+                lane = self._again if waiting is self._singles else waiting
+                lane.put(item._replace(seconds=4 * item.seconds))
             else:
                 job.left -= 1
                 if not job.left:
@@ -312,7 +312,7 @@ def _length(text: str | CleanText) -> int:
 
 
 def is_final(outcome: Outcome) -> bool:
-    """Whether nothing more will be known of a message."""
+    """Whether an outcome can't get better."""
     return outcome == "error" if isinstance(outcome, str) else outcome.final
 
 

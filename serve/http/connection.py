@@ -17,14 +17,14 @@ READ_SECONDS = 10.0
 """Longest time for a request to arrive, and for a new connection to send any."""
 MAX_CONNECTIONS = 4_096
 
-# Renamed in place: what follows keeps its length. No line of JSON begins so.
+# Renamed in place, at the same length. No line of JSON begins like this.
 _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 class Connection(asyncio.Protocol):
-    """Between transport and uvicorn; app.py finds it in the scope's state, and says when a request begins and ends.
+    """Stands between transport and uvicorn; app.py finds it in the scope's state, and calls `begin`, `whole` and `end`.
 
-    `_bytes` counts those of a head that is not complete; `_asking` is true from its end to that of the answer.
+    `_bytes` counts the bytes of an incomplete head; `_asking` is True from the end of the head to that of the answer.
     """
 
     def __init__(self, *, app_state: dict[str, Any], **given: Any) -> None:  # noqa: ANN401  uvicorn's
@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         self.arrival = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; beyond MAX_CONNECTIONS refuse."""
+        """Open the connection, or refuse it beyond MAX_CONNECTIONS."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._service.connections += 1
         self._inner.connection_made(transport)
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
             self._refuse("connections", "503 Service Unavailable\r\nretry-after: 1")
 
     def data_received(self, data: bytes) -> None:
-        """Hand data on, and watch the head of the next request."""
+        """Pass data on to uvicorn, and watch the head of the next request."""
         if self._transport.is_closing():
             return
         if not self._asking:
@@ -58,11 +58,11 @@ class Connection(asyncio.Protocol):
         self._inner.data_received(_UPGRADE.sub(b"\r\nX-Other", data))
         if self._transport.is_closing():
             self._service.metrics.refused("malformed").inc()
-        elif self._bytes > MAX_HEAD:  # a request that is complete has a task, which begins before this call
+        elif self._bytes > MAX_HEAD:  # a complete request has a task, which starts before this call
             self._loop.call_soon(self._check_head)
 
     def begin(self, *, whole: bool) -> float:
-        """Take note that a head has arrived, or a whole request; return the time at which its first byte did."""
+        """Note that a head, or with `whole` the whole request, has arrived; return when its first byte did."""
         if not self._bytes:  # pipelined
             self._watch()
         self._asking, self._bytes = True, 0
@@ -71,20 +71,20 @@ class Connection(asyncio.Protocol):
         return self.arrival
 
     def whole(self) -> None:
-        """Take note that the whole request has arrived."""
+        """Note that the whole request has arrived."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
 
     def end(self) -> None:
-        """Take note that the request has been answered; uvicorn closes the connection if no other follows.
+        """Note that the request has been answered; uvicorn closes the connection if no other follows.
 
-        An early answer leaves its body to come; it is dropped until the next request, or the time of this one is over.
+        After an early answer the rest of the body is dropped, until the next request or the end of READ_SECONDS.
         """
         self._asking = self._timer is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Pass the end on to uvicorn."""
         self._service.connections -= 1
         self.whole()
         self._inner.connection_lost(exc)

@@ -1,4 +1,4 @@
-"""The bundle that answers, read warm before the first request, and its shadow."""
+"""The bundle that answers, warmed up before the first request, and its shadow."""
 
 import queue
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from jingyin.serve.http.settings import Settings
 from jingyin.serve.scorer import Scored, Scorer
 
 _SHADOW_WAITING = 256
-"""Batches that may wait for the shadow; it loses messages rather than memory."""
+"""Most batches that wait for the shadow, to bound memory; beyond that it skips messages."""
 
 Load = Callable[[], tuple[Scorer, Scorer | None]]
 """Loads and checks the bundle and, if there is one, the shadow."""
 
 
 def load_scorers(settings: Settings, folder: Path) -> tuple[Scorer, Scorer | None]:
-    """Load the copies of bundle and shadow in `folder`, and read them warm.
+    """Load the copies of bundle and shadow in `folder`, and warm up the bundle.
 
-    Raises BundleError if one fails its checks, or is not the one that the settings pin.
+    Raises BundleError if one fails its checks, or the bundle is not the one that the settings pin.
     """
     scorer = Scorer.load(folder / "bundle", **settings.rates)
     if settings.bundle_id not in (None, found := scorer.bundle.manifest.id):
@@ -40,7 +40,7 @@ def warm(scorer: Scorer) -> None:
 class Deployment:
     """The scorer that answers and, if there is one, the shadow, which is counted and never answers.
 
-    `uncached` is the scorer that answers, but remembers nothing.
+    `uncached` is the same scorer without its caches.
     """
 
     def __init__(self, scorer: Scorer, shadow: Scorer | None, metrics: Metrics) -> None:

@@ -1,9 +1,9 @@
 """API keys: a file of hashes, read again when it changes.
 
 A file that is emptied, deleted or unreadable locks everyone out until it has a key, so write a new file next to it and
-rename it. One with a malformed line is logged, and the keys read before stay.
+rename it. One with a malformed line is logged, and the old keys stay valid.
 
-One key a line: a name, the SHA-256 of the key in hex, and optionally the word admin (may reload). `#` starts a remark.
+One key a line: a name, the SHA-256 of the key in hex, and optionally the word admin (for /admin/). `#` starts a remark.
 A key has 256 random bits, so a plain hash is enough; a password would need a slow one. Make a line with
 
     python -m jingyin.serve.http.keys NAME [admin] >> keys.txt     the key itself is printed to standard error, once
@@ -91,7 +91,7 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when another file is at `path`, or other content; None if it can't be looked at."""
+    """Return a mark that changes with the file at `path` and its content (mtime, size, inode); None without access."""
     try:
         found = path.stat()
     except OSError:
@@ -102,7 +102,7 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
 def main(arguments: list[str]) -> int:
     """Make a key named by the first argument: its line on standard output, the key itself on standard error."""
     name, role = (arguments[0], arguments[1:]) if arguments else ("", [])
-    # A name that read_keys would not give back: it splits at white space, and # starts a remark.
+    # read_keys would not return other names: it splits at white space, and # starts a remark.
     if name.partition("#")[0].split() != [name] or role not in ([], ["admin"]):
         print(f"usage: {_MAKE} [admin] >> keys.txt; NAME is one word without #", file=sys.stderr)  # noqa: T201
         return 2

@@ -1,4 +1,4 @@
-"""What operators see: logs, one JSON object a line on standard error, and metrics. Neither holds text of a message."""
+"""Logs (JSON lines on standard error) and metrics, for operators. Neither contains text of a message."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ def log(event: str, *, level: Level = "info", **fields: object) -> None:
     """
     with suppress(OSError, ValueError, orjson.JSONEncodeError):
         line = orjson.dumps({"time": round(time.time(), 3), "level": level, "event": event, **fields}, default=str)
-        # Past Python's buffer, which would keep what could not be written and fail with it again.
+        # Bypasses Python's buffer, which would keep unwritten data and fail with it again.
         os.write(sys.stderr.fileno(), line + b"\n")
 
 
@@ -40,7 +40,7 @@ def where(error: BaseException) -> dict[str, str]:
 
 
 class JsonHandler(logging.Handler):
-    """Puts what libraries log (uvicorn, asyncio) into the same form; exceptions without their messages."""
+    """Writes the logs of libraries (uvicorn, asyncio) in the same form; exceptions without their messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -48,13 +48,13 @@ class JsonHandler(logging.Handler):
         levels: tuple[Level, ...] = ("info", "warning", "error")
         level = levels[(record.levelno >= logging.WARNING) + (record.levelno >= logging.ERROR)]
         # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be. asyncio
-        # has none, and fills its lines with the repr of what failed; those of a lifespan are whole tracebacks.
+        # has no templates and quotes the failed object; a lifespan's message is a whole traceback, so its first line.
         message = {} if fault or record.name == "asyncio" else {"message": str(record.msg).partition("\n")[0]}
         log("server", level=level, logger=record.name, **message, **fault)
 
 
 def take_over_logging() -> None:
-    """Send the logs of uvicorn and asyncio through `log`; uvicorn's access log stays off, app.py keeps ours."""
+    """Send the logs of uvicorn and asyncio through `log`; uvicorn's access log stays off, app.py writes ours."""
     for name in ("uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [JsonHandler()]
@@ -66,7 +66,7 @@ def take_over_logging() -> None:
 # Every label has a fixed, small set of values; none comes from a message or a client.
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the folder of all workers' metrics in a worker's environment; prometheus_client chose the word."""
+"""The environment variable by which prometheus_client finds the folder of all workers' metrics."""
 
 _SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -125,11 +125,11 @@ class Metrics:
         return generate_latest(every)
 
     def gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        """Return a gauge that adds up over the workers that live."""
+        """Return a gauge that is summed over live workers."""
         return Gauge(f"jingyin_{name}", meaning, labels, registry=self.registry, multiprocess_mode="livesum")
 
     def histogram(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> Histogram:
-        """Return a histogram; with labels, their values are still to be given."""
+        """Return a histogram; with labels, call its `labels` with their values."""
         return Histogram(f"jingyin_{name}", meaning, labels, buckets=bounds, registry=self.registry)
 
     def counter(self, name: str, meaning: str, *labels: str) -> Callable[..., Counter]:

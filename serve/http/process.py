@@ -5,9 +5,9 @@
 
 uvicorn's Multiprocess starts the workers, replaces those that die, and on SIGHUP starts a new worker for each before it
 ends the old one, or keeps the old one if the new can't start. Processes and not threads: the event loop and the
-normaliser run Python, one core's worth of it for a process. A replacement loads the private copy, so that all have one
-bundle whatever has happened to the folder since. Each writes its metrics to files, which whoever answers /metrics adds
-up (prometheus_client's multiprocess mode); a worker that died still counts.
+normaliser run Python, of which a process runs one core's worth. A replacement loads the private copy, so that all have
+the same bundle even if the folder has changed. Each writes its metrics to files, which the worker that answers /metrics
+adds up (prometheus_client's multiprocess mode); a worker that died still counts.
 """
 
 import asyncio
@@ -49,13 +49,13 @@ LAST_SECONDS = 0.25
 """How long a worker that accepts no more waits for the requests of connections that it has just accepted."""
 POLL_SECONDS = 0.02
 START_SECONDS = 60
-"""Longest time for a worker to load a bundle; also for one to answer its parent, which takes it for hung then."""
+"""Longest time for a worker to load a bundle; also to answer its parent, which then takes it for hung."""
 
 SWITCH_SECONDS = 0.00005
-"""How long the event loop may keep an inference thread from the interpreter, which it needs some times a message.
+"""How long the event loop may keep an inference thread from the interpreter, which it needs several times per message.
 
-Python's 5 ms are two messages; with 0.5 ms the network's messages took three times as long beside a busy loop, and the
-p99 of single calls was 30 ms instead of 12."""
+Python's default, 5 ms, is two messages; with 0.5 ms messages for the network took three times as long next to a busy
+loop, and the p99 of single calls was 30 ms instead of 12."""
 
 Role = Literal["started", "reloaded", "replaced"]
 LoadFrom = Callable[[Settings, Path], tuple[Scorer, Scorer | None]]
@@ -65,8 +65,8 @@ LoadFrom = Callable[[Settings, Path], tuple[Scorer, Scorer | None]]
 def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callable[[], Settings] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then answer accepted requests and return; SIGHUP reloads the bundle.
 
-    `reread` returns the settings as they are now: SIGHUP takes those of memory from them. Raises BundleError for a
-    broken bundle before the socket opens, ConfigError if it can't be opened, JingyinError if no worker could start.
+    `reread` returns the current settings: SIGHUP applies those of memory. Raises BundleError for a broken bundle before
+    the socket opens, ConfigError if it can't be opened, JingyinError if no worker could start.
     """
     take_over_logging()
     if settings.keys:
@@ -105,9 +105,9 @@ class Workers(Multiprocess):
         self._address = address(settings, listener)
         self.served = False
         (folder / "metrics").mkdir()
-        os.environ[FOLDER] = str(folder / "metrics")  # prometheus_client asks when a worker imports it
+        os.environ[FOLDER] = str(folder / "metrics")  # read when a worker imports prometheus_client
         try:
-            server_config(settings, Starlette()).load()  # here rather than in a worker
+            server_config(settings, Starlette()).load()  # fails here rather than in a worker
         except OSError as error:
             kind = type(error).__name__
             raise ConfigError(f"the TLS files can't be used ({kind}); check certificate, key and password") from None
@@ -117,7 +117,7 @@ class Workers(Multiprocess):
             signal.signal(number, lambda *_: self.should_exit.set())  # also while workers are being replaced
 
     def init_processes(self) -> None:
-        """Start the workers, and say so when all of them serve."""
+        """Start the workers, and log it when all of them serve."""
         super().init_processes()
         if all(process.wait_until_ready(START_SECONDS, self.should_exit) for process in self.processes):
             self.served = True
@@ -132,23 +132,23 @@ class Workers(Multiprocess):
 
     def handle_hup(self) -> None:
         """Copy the bundle anew, and replace one worker after another, unless the first finds a fault."""
-        before, kept = list(self.processes), (self._settings, self._copied, self._load)
+        old_workers, previous = list(self.processes), (self._settings, self._copied, self._load)
         try:
             if self._reread is not None:
                 new = self._reread()
                 share_secret(new, self._folder)
-                self._settings = kept[0].model_copy(update={name: getattr(new, name) for name in REMEMBERED})
-        except ConfigError as error:  # a worker tells of it: the parent has no metrics
+                self._settings = previous[0].model_copy(update={name: getattr(new, name) for name in REMEMBERED})
+        except ConfigError as error:  # reported by a worker: the parent has no metrics
             self._load = partial(_refuse, error)
         self._copied = self._copy()
         self.config.app = self._worker("reloaded")
         self.restart_all()
-        done = self.processes[0] is not before[0]
+        done = self.processes[0] is not old_workers[0]
         log("reloaded" if done else "reload_failed", level="info" if done else "error")
-        gone = kept[1] if done else self._copied
+        gone = previous[1] if done else self._copied
         if not done:
-            self._settings, self._copied, self._load = kept
-        self._bury(before)
+            self._settings, self._copied, self._load = previous
+        self._bury(old_workers)
         self.config.app = self._worker("replaced")
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -214,7 +214,7 @@ def make_worker(settings: Settings, load: LoadFrom, folder: Path, role: Role) ->
 
 @asynccontextmanager
 async def _life(role: Role, starlette: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-    """Serve from a warm bundle on, until SIGTERM; tell the metrics why this worker was started."""
+    """Serve from when the bundle is warm until SIGTERM; count why this worker was started."""
     service: Service = starlette.state.service
     try:
         async with app.lifespan(starlette) as state:
@@ -235,7 +235,7 @@ async def _life(role: Role, starlette: Starlette) -> AsyncIterator[Mapping[str, 
 
 
 def _drain_before_the_end(service: Service) -> None:
-    """Have SIGTERM and SIGINT give clients notice before uvicorn, which closes idle connections at once, ends.
+    """Make SIGTERM and SIGINT notify clients before uvicorn ends, which would close idle connections at once.
 
     Each connection is closed with its next answer, idle ones after QUIET_SECONDS; a second signal ends at once.
     """
@@ -266,10 +266,10 @@ def _drain_before_the_end(service: Service) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, begin, number, signal.getsignal(number))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's, when a terminal sends it to all
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to all; the parent handles it
 
 
-# ---- the socket that is listened on: TCP, or a Unix socket
+# ---- the listening socket: TCP or Unix
 
 _BACKLOG = 2_048
 
@@ -291,12 +291,12 @@ def bind(settings: Settings) -> socket.socket:
     try:
         if settings.uds:
             return _bind_unix(settings.uds)
-        given = settings.host, settings.port
-        family, _, _, _, found = socket.getaddrinfo(*given, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(found[:2], family=family, backlog=_BACKLOG)
+        wanted = settings.host, settings.port
+        family, _, _, _, sockaddr = socket.getaddrinfo(*wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(sockaddr[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         at, why = settings.uds or _host_and_port(settings.host, settings.port), error.strerror or error
-        raise ConfigError(f"can't listen on {at}: {why}; choose another, or end what holds it") from None
+        raise ConfigError(f"can't listen on {at}: {why}; choose another, or stop the program that uses it") from None
 
 
 def _bind_unix(path: Path) -> socket.socket:
@@ -319,7 +319,7 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def address(settings: Settings, listener: socket.socket) -> str:
-    """Return where the service is found, as a URL."""
+    """Return the address of the service as a URL."""
     if settings.uds:
         return f"unix:{settings.uds}"
     host, port = listener.getsockname()[:2]

@@ -37,7 +37,7 @@ def _whole(value: Any) -> Any:  # noqa: ANN401  any JSON
 
 
 WHOLE = BeforeValidator(_whole)
-"""Takes integers as JSON Schema has them: 50.0 is one."""
+"""Accepts integers as JSON Schema defines them: 50.0 is one."""
 
 Payload = Annotated[str, Field(pattern=_BASE64, max_length=87_380)]
 Header = Annotated[str, Field(pattern=_BASE64, max_length=344)]
@@ -106,7 +106,7 @@ class ScorePayload(_Coded, SmsPart):
 
 
 class ScoreParts(_Coded):
-    """The parts of one concatenated message, in any order; missing ones are done without."""
+    """The parts of one concatenated message, in any order; some may be missing."""
 
     parts: list[SmsPart] = Field(min_length=1, max_length=255)
 
@@ -149,8 +149,8 @@ class MalformedError(InputError):
 def parse(body: bytes) -> Request:
     """Validate the body of /v1/score; raises MalformedError or InputError with all errors.
 
-    pydantic refuses lone surrogates, which become U+FFFD: anyone who writes a message can put one in, and a refusal
-    would be a way past the filter. Folding drops both alike.
+    Lone surrogates, which pydantic refuses, become U+FFFD: any sender can put one into a message, and a refusal would
+    be a way past the filter. Folding drops both.
     """
     try:
         return REQUEST.validate_json(body)
@@ -169,7 +169,7 @@ def parse(body: bytes) -> Request:
 def explain_errors(error: ValidationError, skip: int = 1) -> InputError:
     """Put validation errors into words, without input: pydantic quotes it by default.
 
-    `skip` is the number of leading steps of an error's place that name a kind of body and no field.
+    `skip` is the number of leading items of an error's location that name a kind of body rather than a field.
     """
     errors = error.errors(include_input=False, include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":

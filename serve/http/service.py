@@ -1,4 +1,4 @@
-"""One request, from texts to answers: what reads them, what memory adds, and how an answer looks."""
+"""One request, from texts to answers: reading, memory, and the form of an answer."""
 
 import asyncio
 import multiprocessing
@@ -38,7 +38,7 @@ MAX_BODIES = 8 << 20
 class Answer(NamedTuple):
     """The answer to a message: its reading, if there is one, the action, and the reason for it.
 
-    `reason` is "scored", "deadline" (not read to the end), "error", or one of memory's; `more` are fields of memory's.
+    `reason` is "scored", "deadline" (not read to the end), "error", or one of memory's; `more` are memory's fields.
     """
 
     scored: Scored | None
@@ -48,10 +48,9 @@ class Answer(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where the messages of a request come from, and by when they are to be answered.
+    """The origin of a request's messages, and their deadline, a time of the event loop.
 
-    `client` is whose share of the queue they take: the API key's name, else the address. `key` is that name, or "";
-    `deadline` is a time of the event loop.
+    `client`, the API key's name or else the address, is charged for their place in the queue. `key` is that name or "".
     """
 
     client: str
@@ -112,7 +111,7 @@ class Service:
             self.metrics.cache.labels(what).set(getattr(cache, what))
 
     def _tend(self) -> None:
-        """Every TEND_SECONDS, since another worker may answer /metrics, and memory must forget also when no message comes."""
+        """Update metrics, which another worker may serve, and expire memory, also without messages."""
         self.note_cache()
         self.memory.tend()
         if (parent := multiprocessing.parent_process()) and not parent.is_alive():
@@ -122,7 +121,7 @@ class Service:
     async def answer(self, texts: Sequence[str], origin: Origin) -> list[Answer]:
         """Read messages, and let memory judge them in their order. Raises BusyError if the queue has no room."""
         outcomes = await self.batcher.read(texts, origin.deadline, origin.client, origin.sender or "")
-        # Together, so that they share a round trip to the state: each gets there before the next one starts.
+        # Together, so that they share a round trip to the state: each call reaches it before the next one starts.
         return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
 
     async def answer_sms(self, segments: list[Segment], coding: str | int, origin: Origin) -> tuple[Answer, Message]:
@@ -134,7 +133,7 @@ class Service:
         def decode() -> list[tuple[Message, CleanText]]:
             return [(message, clean(message.text)) for message in readings(segments, coding)]
 
-        # 64 KiB of nonsense take 0.1 s.
+        # Decoding 64 KiB of nonsense takes 0.1 s.
         short = sum(len(segment.payload) for segment in segments) <= INLINE_BYTES
         loop = asyncio.get_running_loop()
         (message, text), *others = decode() if short else await loop.run_in_executor(self._decoding, decode)
@@ -173,7 +172,7 @@ class Service:
         else:
             action = outcome.decision.action
             if action == "block" and outcome.decision.stage == "prefilter":
-                action = "review"  # it is a reason to look, no more
+                action = "review"  # the prefilter alone is a reason to look, no more
             answer = Answer(outcome, max(action, least, key=ACTIONS.index), "deadline")
         now = asyncio.get_running_loop().time()
         judged = await self.memory.judge(Context(origin, now, lambda text: self._read_extra(text, origin)), answer)
@@ -189,20 +188,20 @@ class Service:
         if self.settings.dry_run:
             self.metrics.dry_run(action).inc()
             action, dry_run = "pass", {"dry_run": action}
-        found: dict[str, Any] = dict.fromkeys(("label", "risk", "probabilities", "stage"))
-        found |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}
+        fields: dict[str, Any] = dict.fromkeys(("label", "risk", "probabilities", "stage"))
+        fields |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}
         if answer.scored is not None:
             clean, decision, _, from_cache, _ = answer.scored
-            reasons = [{"sign": each.sign, "confidence": each.confidence} for each in decision.reasons]
-            found |= {"label": decision.label, "risk": decision.risk, "probabilities": decision.probabilities}
-            found |= {"stage": "cache" if from_cache else decision.stage, "edits": clean.edits, "reasons": reasons}
-        return {"action": action, "reason": answer.reason, **found, **dry_run, **answer.more}
+            reasons = [{"sign": reason.sign, "confidence": reason.confidence} for reason in decision.reasons]
+            fields |= {"label": decision.label, "risk": decision.risk, "probabilities": decision.probabilities}
+            fields |= {"stage": "cache" if from_cache else decision.stage, "edits": clean.edits, "reasons": reasons}
+        return {"action": action, "reason": answer.reason, **fields, **dry_run, **answer.more}
 
     async def explain(self, texts: Sequence[str]) -> list[Explanation | None]:
         """Return the evidence of each message: None where it failed, or was not ready in EXPLAIN_SECONDS.
 
-        It is slow, a run of the network for each word, so it has a thread and a time limit of its own. Where not all
-        messages find a place, or evidence is switched off, it is None for all of them.
+        It is slow, a run of the network for each word, so it has a thread and a time limit of its own. If there is no
+        room for all messages, or evidence is switched off, it is None for all of them.
         """
         if not (texts and self.settings.explain) or self._explaining + len(texts) > MAX_EXPLAINED:
             return [None] * len(texts)

@@ -53,9 +53,9 @@ class Settings(BaseSettings):
     page: bool = True
     """Serve the page for people at /."""
     explain: bool = True
-    """Give evidence to those who ask for it: it costs a network run for each word."""
+    """Allow requests for evidence, which costs a network run for each word."""
     workers: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=lambda: min(4, len(os.sched_getaffinity(0))))
-    """Processes that score, by default one a core and at most four; limits of requests and queues are each one's."""
+    """Processes that score, by default one a core and at most four; limits of requests and queues apply to each."""
     log_requests: Literal["all", "errors"] = "errors"
 
     deadline_ms: Annotated[int, Field(ge=1, le=5_000)] = 50
@@ -71,9 +71,9 @@ class Settings(BaseSettings):
 
     # The memory and its storage; read again on SIGHUP.
     state: Annotated[str, Field(pattern="^(memory|rediss?://.+|unix://.+)$")] = "memory"
-    """memory is shared by the workers of this machine; redis://HOST:PORT/DB, rediss://... and unix:///PATH by machines."""
+    """memory is shared by this machine's workers; redis://HOST:PORT/DB, rediss://... and unix:///PATH by machines."""
     state_secret: Path | None = None
-    """32 bytes in hex, the same on all machines that share a state; made next to the known wordings if it is in memory."""
+    """32 bytes in hex, the same on all machines that share a state; with memory made next to the known wordings."""
     senders: SenderSettings | None = None
     """Hold suspicious messages of senders, and with contacts, of flagged ones; off by default."""
     conversations: ConversationSettings | None = None
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     burst: BurstSettings | None = None
     """Hold messages that are suspicious only in bulk; off by default."""
     known: Path | None = None
-    """File of the known wordings, if the state is in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
+    """File of the known wordings of a state in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
     policy: Path | None = None
     """File of rules by sender, signature, route and key; see serve/memory/policy.py."""
 
@@ -140,7 +140,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        path.open("rb").close()  # the source passes over a missing file
+        path.open("rb").close()  # the source ignores a missing file
         return YamlConfigSettingsSource(Settings, path, yaml_file_encoding="utf-8")()
     except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         kind = type(error).__name__
