@@ -2,7 +2,7 @@
 
 They are the items that the normaliser masks (model/masks.py): phones, bank cards, e-mail addresses, long numbers (QQ,
 accounts, handles with digits) and links; and handles without digits after a word such as 微信. Each is brought to one
-form: 138-1234-5678 and +8613812345678 are equal, and a link counts by its registered domain. Numbers that came masked,
+form: 138-1234-5678 and +8613812345678 are equal, and a link counts by its registered domain. Numbers sent masked,
 codes, amounts, dates and five-digit service numbers aren't contacts.
 """
 
@@ -12,7 +12,7 @@ from jingyin.model.fold import FOLD
 from jingyin.model.masks import PLACEHOLDERS, mask
 
 MOST = 8
-"""Contacts of a message that count."""
+"""Most contacts of a message that count."""
 CHARACTERS = 1_000
 """Characters of a message that are searched."""
 

@@ -1,9 +1,9 @@
-"""Conversations and bursts: threats that show only over several messages.
+"""Conversations and bursts: threats that appear only across several messages.
 
 A conversation is the messages from one sender to one receiver: a message is scored alone, and again appended to the
-last EARLIER that passed, and the stronger action counts. Only messages that passed are joined: the receiver has most
-likely read them, and one threat, or one false alarm, then doesn't stop all later messages. Clean texts are kept for at
-most ten minutes.
+last EARLIER ones that passed, and the stronger action counts. Only messages that passed are joined: the receiver has
+most likely read them, and one threat, or one false alarm, then doesn't stop all later messages. Clean texts are kept
+for at most ten minutes.
 
 A burst is many near-copies in a short time: a message of some risk that would pass is held when more than `count`
 near-copies came before it. Near-copies share most of the smallest hashes of their character triples (bottom-k sketches,
@@ -21,13 +21,13 @@ from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
 
 EARLIER = 2
-"""Messages that a new one is joined with, at most."""
+"""Most earlier messages that a new one is joined with."""
 CHARACTERS = 500
 """Characters of each message that are joined: seven parts of an SMS."""
 SKETCH = 8
 """Hashes by which near-copies are counted."""
 
-_RANK = 3  # of the ascending counts: three hashes may be of characters that the sender changed
+_RANK = 3  # index in the ascending counts: three hashes may be of characters that the sender changed
 _MARKS = tuple(" ,.!?;:。、")
 
 
@@ -40,7 +40,7 @@ class ConversationSettings(BaseModel):
 
 
 class BurstSettings(BaseModel):
-    """When a suspicious message that comes in bulk is held."""
+    """When suspicious messages sent in bulk are held."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,14 +73,14 @@ class Conversations:
         return Op("shift", slot, self._secret.seal(text[:CHARACTERS]) if keep and text else b"", self._seconds)
 
     def joined(self, text: str, kept: Sequence[bytes]) -> JoinedText | None:
-        """Return clean `text` appended to `kept` ones (newest first), copies only once; None if there are none."""
+        """Return clean `text` appended to those sealed in `kept`, newest first, without copies; None without any."""
         piece = text[:CHARACTERS]
-        opened = (self._secret.open(each) for each in kept)
-        earlier = [each for each in dict.fromkeys(opened) if each and each != piece][:EARLIER]
+        opened = (self._secret.open(sealed) for sealed in kept)
+        earlier = [message for message in dict.fromkeys(opened) if message and message != piece][:EARLIER]
         if not earlier or not piece:
             return None
         # Pieces that end without a mark get a comma, which restores a text that was cut at one.
-        marked = [each if each.endswith(_MARKS) else f"{each}," for each in reversed(earlier)]
+        marked = [message if message.endswith(_MARKS) else f"{message}," for message in reversed(earlier)]
         return JoinedText("".join([*marked, piece]))
 
 

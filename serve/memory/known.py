@@ -124,23 +124,23 @@ class Index:
             return []
         triples = hashes(text, self._salt)
         owners = self._owners
-        met = [owners[each] for each in triples if each in owners]
+        met = [owners[triple] for triple in triples if triple in owners]
         if len(met) < self._fewest:
             return []
         counts: dict[int, int] = {}
-        for each in met:
-            for number in each:
+        for numbers in met:
+            for number in numbers:
                 counts[number] = counts.get(number, 0) + 1
         candidates = [(count, number) for number, count in counts.items() if count >= self._wanted[number]]
         if not candidates:
             return []
         held = frozenset(triples)
-        found = []
+        matches = []
         for _, number in nlargest(3, candidates):
             wording = self.wordings[number]
             if (share := len(held & wording.triples) / len(wording.triples)) >= BLOCK_SHARE:
-                found.append(_match(wording, share, text, triples))
-        return sorted(found, key=lambda each: -each.share)
+                matches.append(_match(wording, share, text, triples))
+        return sorted(matches, key=lambda match: -match.share)
 
 
 def hashes(text: str, salt: np.uint64) -> list[int]:
@@ -168,7 +168,7 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int]) ->
 
 
 def log_odds(risk: float) -> float:
-    """Return the log-odds of a risk, which is clipped to one in a million at either end."""
+    """Return the log-odds of a risk, clipped to within one in a million of 0 and 1."""
     bounded = min(max(risk, 1e-6), 1 - 1e-6)
     return math.log(bounded / (1 - bounded))
 
@@ -221,36 +221,37 @@ class Known:
     async def list(self) -> list[dict[str, object]]:
         """Return the wordings with their hits, newest first, without triples."""
         await self.refresh()
-        wordings = sorted(self._wordings.values(), key=lambda each: -each.since)
-        hits = await self.state.run([Op("field", "hits", each.id.encode()) for each in wordings])
+        wordings = sorted(self._wordings.values(), key=lambda wording: -wording.since)
+        hits = await self.state.run([Op("field", "hits", wording.id.encode()) for wording in wordings])
         return [
             {
-                "id": each.id, "action": each.action, "note": each.note, "by": each.by, "since": round(each.since),
-                "until": round(each.until), "hits": int(found or 0),
+                "id": wording.id, "action": wording.action, "note": wording.note, "by": wording.by,
+                "since": round(wording.since), "until": round(wording.until), "hits": int(count or 0),
             }
-            for each, found in zip(wordings, hits, strict=True)
+            for wording, count in zip(wordings, hits, strict=True)
         ]  # fmt: skip
 
     async def refresh(self) -> None:
         """Apply additions and removals made by any process, and forget expired wordings."""
         (names,) = await self.state.run([Op("fields", "known")])
         listed = {name.decode() for name in names}
-        kept = {number: each for number, each in self._wordings.items() if number in listed}
-        new = sorted(listed - kept.keys())
+        wordings = {number: wording for number, wording in self._wordings.items() if number in listed}
+        new = sorted(listed - wordings.keys())
         for start in range(0, len(new), 500):
             part = new[start : start + 500]
             sealed = await self.state.run([Op("field", "known", number.encode()) for number in part])
-            kept |= {number: _read(number, text) for number, each in zip(part, sealed, strict=True)
-                     if each and (text := self._secret.open(each))}  # fmt: skip
+            wordings |= {number: _read(number, text) for number, content in zip(part, sealed, strict=True)
+                         if content and (text := self._secret.open(content))}  # fmt: skip
         now = self._clock()
-        over = [number for number, each in kept.items() if each.until <= now]
-        for number in over:
-            del kept[number]
-        if over:
-            await self.state.run([Op("remove", table, each.encode()) for each in over for table in ("known", "hits")])
-        if kept.keys() != self._wordings.keys():
-            self._wordings = kept
-            self.index = await asyncio.to_thread(Index, kept.values(), self._secret.salt)
+        expired = [number for number, wording in wordings.items() if wording.until <= now]
+        for number in expired:
+            del wordings[number]
+        if expired:
+            tables = ("known", "hits")
+            await self.state.run([Op("remove", table, number.encode()) for number in expired for table in tables])
+        if wordings.keys() != self._wordings.keys():
+            self._wordings = wordings
+            self.index = await asyncio.to_thread(Index, wordings.values(), self._secret.salt)
 
 
 def _read(number: str, content: str) -> Wording:

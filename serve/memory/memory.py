@@ -2,7 +2,7 @@
 
 For each message, in this order: the policy may decide it; a known wording may; then one round trip to the state records
 senders and contacts of flagged messages, and asks for reasons to hold a message that passes: a burst, its sender, a
-contact. Last it is scored again, appended to the earlier messages of its conversation. There is a second round trip
+contact. Finally it is scored again, appended to the earlier messages of its conversation. There is a second round trip
 only if that changed the action, or if the message passes and belongs to the sample that shows which senders are
 harmless.
 """
@@ -76,7 +76,7 @@ class Memory:
         if match:
             found = match.wording
             answer = answer._replace(action=found.action, reason="known", more={**answer.more, "known": found.id})
-        # These count for later messages; the action for a message that was not read in time doesn't.
+        # Its own action and risk count for later messages; the action for a message not read in time doesn't.
         own: Action = answer.action if final or match else "pass"
         risk = scored.decision.risk if final and not (match and match.wording.action == "pass") else 0.0
         return await self._by_state(context, answer, own, risk, match, trial=trial)

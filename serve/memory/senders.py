@@ -25,9 +25,9 @@ from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
 
 SHARE = 500
-"""Messages of a sender for each flagged one above which it is not held."""
+"""A sender with more messages than this for each flagged one is exempt."""
 SAMPLE = 16
-"""One in this many messages that pass is counted, and stands for all of them."""
+"""Of the messages that pass, one in this many is counted, as this many."""
 COPIED = 0.4
 """Share of the triples of a flagged message in an edited one."""
 STRIKES, OFTEN = 3, 10
@@ -81,7 +81,7 @@ class Suspects:
         return [*(op for look in looks for op in look), *copies]
 
     def passed(self, marks: Sequence[str]) -> list[Op]:
-        """Return the operations for a message that finally passes: held ones must not speak for their sender."""
+        """Return the operations for a message that finally passes: held ones must not count in its sender's favour."""
         if self._chance() * SAMPLE >= 1:
             return []
         return [Op("tally", f"n{each}", SAMPLE, self._settings.seconds) for each in marks]

@@ -33,7 +33,7 @@ SLOTS = 3
 LISTED = 1_000
 """Most marks listed, those that last longest."""
 
-_ENTRY_BYTES = 300  # of a key in `Local` besides its value: the key, a tuple, their share of two tables
+_ENTRY_BYTES = 300  # a key in `Local` besides its value: the key, a tuple, their share of two tables
 
 
 class Op(NamedTuple):
@@ -80,7 +80,7 @@ class _Entry(NamedTuple):
 
 
 class Local:
-    """The state in this process, within `budget` bytes: beyond that the oldest keys of the most common lifetime go.
+    """The state in this process, within `budget` bytes: the oldest keys of the most common lifetime make room.
 
     With `file` tables survive a restart: `save` writes them. Not thread-safe.
     """
@@ -381,7 +381,7 @@ class Guarded:
         if self.away:
             return self.local.run_now(ops)
         # Stored here too, so that a late look-up knows at least what this process has flagged.
-        kept = self.local.run_now(ops) if any(op.name == "mark" for op in ops) else None
+        local_results = self.local.run_now(ops) if any(op.name == "mark" for op in ops) else None
         future: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ops, future))
         if not self._calling:
@@ -389,13 +389,13 @@ class Guarded:
             self._start(self._call())
         try:
             async with asyncio.timeout(BUDGET_SECONDS):
-                found = await future
+                results = await future
         except TimeoutError:
             self._observe("late", "")
-            found = None
-        if found is not None:
-            return found
-        return self.local.run_now(ops) if kept is None else kept
+            results = None
+        if results is not None:
+            return results
+        return self.local.run_now(ops) if local_results is None else local_results
 
     async def close(self) -> None:
         """Cancel running tasks."""
