@@ -51,7 +51,7 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
 
 
 _HERE = files("jingyin.train.corpus")
-_AFFIXED = 2  # of a message: there are hundreds of heads and tails, and an epoch shows one variant
+_AFFIXED = 2  # copies per message: there are hundreds of heads and tails, and an epoch shows one variant
 _T = TypeVar("_T")
 _CONSOLE = Console(stderr=True)
 
@@ -66,23 +66,23 @@ def build(config_path: Path, out: Path) -> str:
     recipe = load_recipe(config_path)
     store.refuse_other_folder(out)
     records = [*(each for path in recipe.authored for each in authored.load(path)), *_public(recipe.public)]
-    kept, groups = group_records(records, recipe.similarity)
-    splits = _rows(kept, groups, recipe)
+    distinct, groups = group_records(records, recipe.similarity)
+    splits = _rows(distinct, groups, recipe)
     fingerprint = store.fingerprint(splits)
     sources = [source.kind for source in recipe.public]
-    told = card(splits, sources, recipe.evasion.families, fingerprint)
-    store.write(splits, recipe.model_dump(mode="json"), told, out)
+    page = card(splits, sources, recipe.evasion.families, fingerprint)
+    store.write(splits, recipe.model_dump(mode="json"), page, out)
     return fingerprint
 
 
 CORPUS_VERSION = 10
-"""Counts up when the same recipe and files make another corpus than before."""
+"""Raised whenever the same recipe and files would make a different corpus."""
 
 
 def source_key(config_path: Path) -> str:
-    """Return a hash of all that makes a corpus, wherever it lies.
+    """Return a hash of everything that a corpus is made from, regardless of folders.
 
-    That is the recipe, the authored files and their signs, the tables of slots, dresses and disguises, size and time of
+    That is the recipe, the authored files and their signs, the tables of slots, affixes and disguises, size and time of
     public files, and CORPUS_VERSION.
     """
     recipe = load_recipe(config_path)
@@ -105,17 +105,17 @@ def source_key(config_path: Path) -> str:
 
 
 def comparable_text(template: str) -> str:
-    """Return the clean text that likeness is measured on: slots out, masks in."""
+    """Return the clean text by which messages are compared: without slots, with masks."""
     return clean(SLOT.sub("", template)).text
 
 
 def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
-    """Drop messages like one of your own, and public ones like an earlier one; return the rest and the group of each.
+    """Drop messages similar to own ones, and public ones similar to an earlier one; return the rest and their groups.
 
-    A group, a number, holds authored messages that are alike, the rows of a minimal pair, those of one case, or one
-    user's messages; or labelled ones of your own that are alike. Public messages are dropped rather than grouped:
-    greetings would chain all users into one group. So are authored ones like your own: groups of thousands of authored
-    messages would take your own along, all of them out of training by chance, and your label is the one that counts.
+    A group (a number) joins similar authored messages, the rows of a minimal pair, those of one case, or one user's
+    messages; or similar own messages (the user's, labelled). Public messages are dropped rather than grouped: greetings
+    would chain all users into one group. So are authored ones similar to own ones: groups of thousands of authored
+    messages might take all own ones out of training, and their label is the one that counts.
     """
     texts = [comparable_text(record.text) for record in _track(records, "cleaning")]
     groups = Groups(len(records))
@@ -195,7 +195,7 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
 def _sampled(
     records: Sequence[Record], placed: Sequence[tuple[str, str]], recipe: CorpusRecipe
 ) -> tuple[list[Record], list[tuple[str, str]]]:
-    """Return the records, and their places, of which a recipe wants so many in each split; those of one's own stay."""
+    """Return as many records of each split as the recipe wants, with their places; the user's own all stay."""
     wanted: list[tuple[bool, Mapping[Any, int]]] = [(True, recipe.most_authored), (False, recipe.most_public)]
     left = {(split, kind): most.get(split, len(records)) for kind, most in wanted for split in SPLITS}
     kept = []
@@ -211,7 +211,7 @@ def _sampled(
 
 
 def _generated(text: str, source: str) -> Row:
-    """Return the row of a text that nobody wrote; it is a group of its own."""
+    """Return the row of a generated text, a group of its own."""
     return Row(text, "ordinary", source, "public", source, _hash(text)[:16], text, "", 1.0)
 
 
@@ -231,8 +231,7 @@ def _variants(
     """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
 
     For calibration an authored one comes once more in company, so that windows get the weight they deserve there. The
-    other splits have messages as they stand, and the code that evaluates on them changes them. `beside` may stand next
-    to it.
+    other splits have messages as they stand; evaluation changes them by itself. `beside` are the texts for company.
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
@@ -287,7 +286,7 @@ def _in_company(
 
 
 def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:
-    """Disguise a text by a family drawn from those that change it, so that no label is spared more often."""
+    """Disguise a text by a family drawn from those that change it, so that all labels are disguised equally often."""
     for family in rng.sample(evasion.families, len(evasion.families)):
         hidden = evade(text, family, rng.uniform(*evasion.strength), rng)
         if hidden != text:

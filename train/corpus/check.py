@@ -14,7 +14,7 @@ from jingyin.train.corpus.similar import SIMILAR, series, similar_pairs
 from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.store import Row
 
-# Seven digits or more, or three blocks of them: phone numbers, ids, cards. Slots stand in their place.
+# Seven digits or more, or three blocks of them: phone numbers, ids, cards. Authored messages have slots instead.
 _PERSONAL = re.compile(r"\d{7}|\d{3,4}(?:[ -]\d{3,4}){2}")
 
 

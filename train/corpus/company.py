@@ -22,7 +22,7 @@ CHARACTERS = ("ads", "chat")
 """Kinds whose amount is counted in characters."""
 
 REPORTS = ("report", "quoted")
-"""Kinds that tell of a threat; they surround it."""
+"""Kinds that report a threat; they surround it."""
 
 HELD_OUT = ("weather", "delivery", "quoted")
 """Kinds that, like their way of joining, occur in no training message."""
@@ -32,7 +32,7 @@ LONGEST = 500
 """Most characters of a training message with its company."""
 
 _LONGEST_NEIGHBOUR = 300
-_REPORTED = 0.12  # of the copies of a threat
+_REPORTED = 0.12  # share of a threat's copies that are reports
 _JOINTS = ("\n", "", "", " ", "，", "。")
 _HELD_OUT_JOINTS = ("\n\n", "；另：", " / ")
 _ENDS = "，。！？!?；;~…"
@@ -92,7 +92,7 @@ def label_in(label: str, kind: str) -> str:
 def training_company(text: str, label: str, rng: Random, neighbours: Neighbours) -> tuple[str, str] | None:
     """Return a training message in company of at most LONGEST characters, and the kind; None if none fits.
 
-    Only threats are put into reports. A threat without money gets no lawful company: it would read like one over debt.
+    Only threats are put into reports. A threat without money gets no lawful company: it would read like a debt threat.
     """
     kinds = ["lawful", "ads", "chat", "service"]
     if label == "other_threat":

@@ -104,7 +104,7 @@ def _word_pattern() -> re.Pattern[str]:
     return re.compile(f"(?P<known>{alternatives})|(?P<han>[{_HAN}]{{1,3}})|(?P<plain>[0-9A-Za-z]+)")
 
 
-# ---- disguises of a word; each returns the word itself where it has nothing to offer
+# ---- disguises of a word; each returns the word unchanged if it has none for it
 
 
 def _some(word: str, mapping: Callable[[str], tuple[str, ...]], rng: Random) -> str:
@@ -286,7 +286,7 @@ def affix(text: str, rng: Random) -> str:
     return head + text if rng.random() < 0.5 else text + tail
 
 
-# Quoted copies: a message as it may be handed on, in quotation marks, redacted, or among harmless phrases.
+# Quoted copies: a message as people may forward it, in quotation marks, redacted, or among harmless phrases.
 #
 # None of this changes a message's label, and all labels get the same. Without it a network learns that polite or quoted
 # text is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78 were found as they
@@ -308,7 +308,7 @@ def quoted_copy(template: str, rng: Random) -> str:
     if kind == "quoted":
         marks = rng.choice(_QUOTES)
         return f"{marks[0]}{text}{marks[1]}"
-    # Harmless phrases before and behind, more often few than many.
+    # Harmless phrases before and after, more often few than many.
     count = min(rng.randint(1, _MOST_PHRASES), rng.randint(1, _MOST_PHRASES))
     before = rng.randint(0, count)
     phrases = rng.choices(words("padding"), k=count)
@@ -317,8 +317,8 @@ def quoted_copy(template: str, rng: Random) -> str:
 
 # Nonsense that gateways see daily: test lines, keyboard mash, cut-off bytes, random characters. None may be flagged.
 #
-# A network is sure of some nonsense unless it has seen such; the lines are made by a seed, so that training and tests
-# have others.
+# A network is wrongly sure of some nonsense unless trained on such; the lines depend on a seed, so that training and
+# tests have different ones.
 
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")

@@ -296,7 +296,7 @@ def _cut(text: str) -> str:
 PUBLIC = tuple(kind for kind, source in SOURCES.items() if source.label)
 """Kinds of public corpora."""
 
-_SUFFIXES = (".jsonl", ".jsonl.gz")  # by which readers.read knows such a file
+_SUFFIXES = (".jsonl", ".jsonl.gz")  # by which `read` recognises such a file
 
 
 def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
@@ -310,7 +310,7 @@ def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
     if kind not in PUBLIC:
         raise ConfigError(f"unknown kind {kind!r}; known: {', '.join(PUBLIC)}")
     if not out.name.endswith(_SUFFIXES):
-        raise ConfigError(f"{out} must end in {' or '.join(_SUFFIXES)}: by that it is known as JSON lines")
+        raise ConfigError(f"{out} must end in {' or '.join(_SUFFIXES)}, which marks JSON lines")
     count = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as plain, _packed(plain) if out.suffix == ".gz" else nullcontext(plain) as file:

@@ -49,7 +49,7 @@ class Record:
     `text` may contain slots if `source` is "authored", see slots.py. Records of one `group` go to the same split of the
     corpus; "" stands for a group of one. `where` is the file and line of the record, for errors. `case` is the real
     case that an authored message was written from, "" for none: messages of one case go to the same split too.
-    `writer` is its author. `signs` are its demands and threats, see signs.py.
+    `writer` is its author. `signs` are its demands and threats, as described below.
     """
 
     text: str
@@ -117,7 +117,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _rows(path: Path, model: type[_Model], errors: list[str]) -> Iterator[tuple[str, _Model]]:
-    """Yield place and row of each line that holds one; a sentence for each other line goes to `errors`."""
+    """Yield place and row of each valid line; append a sentence for each other line to `errors`."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -137,8 +137,8 @@ def _rows(path: Path, model: type[_Model], errors: list[str]) -> Iterator[tuple[
 
 # Which signs (model/signs.py) a message shows: an authored one by signs.jsonl, read by people; others by their family.
 #
-# A row's signs are one string: ids with commas between them; "?" at the end says that signs which are not named may be
-# there too, "!id" that this one is not.
+# A row's signs are one string, ids separated by commas. "?" at the end means that it may have other signs too, "!id"
+# that it doesn't have this one.
 
 
 UNKNOWN = "?"
@@ -228,7 +228,7 @@ def default_folders() -> tuple[Path, ...]:
 def load(path: Path) -> list[Record]:
     """Return the messages of a JSON lines file, or of all such files below a folder, in order of name.
 
-    Raises InputError that lists the errors, each with its file, line and what to do, those of signs.jsonl too.
+    Raises InputError that lists the errors, each with file, line and remedy, those of signs.jsonl too.
     """
     records, errors = scan(path)
     if errors:
@@ -238,7 +238,7 @@ def load(path: Path) -> list[Record]:
 
 
 def scan(path: Path) -> tuple[list[Record], list[str]]:
-    """Return the sound messages below `path`, not yet with their signs, and a sentence for each error."""
+    """Return the valid messages below `path`, without their signs, and a sentence for each error."""
     errors: list[str] = []
     records: list[Record] = []
     for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:

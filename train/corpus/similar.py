@@ -93,7 +93,7 @@ _BLANKS = re.compile("0+")
 
 
 def skeleton(text: str) -> str:
-    """Return the letters of a message with slots, names, numbers and places blanked: one and the same for a series."""
+    """Return the letters of a message with slots, names, numbers and places blanked, equal within a series."""
     for pattern in (SLOT, _place(), _name(), _NUMBER):
         text = pattern.sub(_BLANK, text)
     return _BLANKS.sub(_BLANK, _BESIDE.sub("", text))

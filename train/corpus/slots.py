@@ -1,7 +1,7 @@
 """Values for the slots of authored messages: {name}, {lender}, {amount} and so on.
 
-Every value is invented or drawn from lists that all labels share, so that no name, lender or sum tells a
-label. Numbers are random digits in the forms that real messages write them in.
+Every value is invented or drawn from lists that all labels share, so that no name, lender or sum gives a
+label away. Numbers are random digits in the forms of real messages.
 """
 
 import re
@@ -36,7 +36,7 @@ def words(name: str) -> tuple[str, ...]:
 
 @cache
 def substitutes(name: str) -> dict[str, tuple[str, ...]]:
-    """Return a table of "what instead..." lines as a mapping; a key that comes twice keeps both lines."""
+    """Return a table of "KEY SUBSTITUTE..." lines as a mapping; a repeated key has the substitutes of all its lines."""
     mapping: dict[str, tuple[str, ...]] = {}
     for key, *instead in table(name):
         mapping[key] = mapping.get(key, ()) + tuple(instead)
@@ -60,7 +60,7 @@ def choose(pattern: str, rng: Random, separator: str = "|") -> str:
 
 
 def _drawn(name: str) -> Callable[[Random], str]:
-    """Return a slot whose values are made from its patterns in tables/slots.txt, which says how they are written."""
+    """Return a slot whose values are made from its patterns in tables/slots.txt, which explains their syntax."""
 
     def token(match: re.Match[str], rng: Random) -> str:
         low, high, entry, line, slot = match.groups()
@@ -133,9 +133,9 @@ _DOUBLED = (
 
 
 def fill_slots(text: str, rng: Random) -> str:
-    """Return `text` with every slot filled; the same seed fills it alike.
+    """Return `text` with every slot filled; the same seed gives the same values.
 
-    Raises InputError for a slot that no list is known for.
+    Raises InputError for an unknown slot.
     """
     pieces = SLOT.split(text)
     pieces[1::2] = [value for _, value in slot_values(text, rng)]
@@ -158,7 +158,7 @@ def slot_values(text: str, rng: Random) -> list[tuple[str, str]]:
 
 
 def _undouble(pieces: list[str]) -> str:
-    """Join literal text and values, dropping a word that a value and the text behind it both say."""
+    """Join literal text and values, dropping a word with which a value ends and the text after it begins."""
     text = pieces[0]
     for value, literal in zip(pieces[1::2], pieces[2::2], strict=True):
         seam = len(text) + len(value)
@@ -177,7 +177,7 @@ def _undouble(pieces: list[str]) -> str:
 _Draw = Callable[[Random], str]
 
 
-# Largest values by the unit behind a number: "在 <#> 点" filled with 760 is like no traffic, and networks flag it.
+# Largest values by the unit after a number: "在 <#> 点" filled with 760 is unlike real traffic, and networks flag it.
 _LARGEST = {
     "秒": 59, "分": 59, "点": 23, "时": 23, "日": 31, "号": 31, "月": 12, "折": 9, "楼": 20, "万": 30, "岁": 80,
     "来": 60,
@@ -189,7 +189,7 @@ def _number(rng: Random, unit: str) -> str:
 
 
 def _numbered(text: str, mask: str, rng: Random) -> str:
-    """Fill each `mask` with a number that may stand before the unit behind it."""
+    """Fill each `mask` with a number that is plausible before the unit after it."""
     return re.sub(rf"{mask}(?=\s*([{''.join(_LARGEST)}]?))", lambda match: _number(rng, match[1]), text)
 
 

@@ -30,10 +30,10 @@ class Row:
     """A row of a built corpus.
 
     `text` is a model's input; `template` the text it was made from, with slots and undisguised; `evasion` the family
-    of its disguise, "framed", "dressed", "company:KIND" or ""; `group` never comes in two splits; `weight` is that of a
+    of its disguise, "framed", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight` is that of a
     message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair` is the id of
-    its minimal pair or ""; `case` the real case it was written from or ""; `writer` who wrote it; `signs` its
-    demands and threats (rows.py).
+    its minimal pair or ""; `case` the real case it was written from or ""; `writer` its author; `signs` its demands and
+    threats (rows.py).
     """
 
     text: str
@@ -56,7 +56,7 @@ SCHEMA = pa.schema([(f.name, pa.float64() if f.type is float else pa.string()) f
 
 
 def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
-    """Return the SHA-256 of all rows in order; equal exactly for equal corpora."""
+    """Return the SHA-256 of all rows in order."""
     digest = hashlib.sha256()
     for split, rows in splits.items():
         for row in rows:
@@ -65,7 +65,7 @@ def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Return the fingerprint of a built corpus; "" of a folder that does not say."""
+    """Return the fingerprint of a built corpus; "" for another folder."""
     if not is_built(folder):
         return ""
     return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["fingerprint"])
@@ -195,14 +195,14 @@ class CorpusRecipe(_Model):
 
     `authored` is a file or folder of authored messages or a list of them, by default all folders in the package
     (rows.py). A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of
-    `similarity` or more stay on one side of a split; a public message so like an earlier one is left out.
+    `similarity` or more stay on one side of a split; a public message as similar to an earlier one is left out.
     `framed` is the share of the authored training messages that get a quoted copy (perturb.py); `dressed` that
     of all training messages that get two with a head or a tail. `company` is how many copies in company (company.py)
     an authored training message gets on average, a public one half as many.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
-    `most_authored` and `most_public` are the most messages of a split, drawn by hash; those of one's own (kinds own,
-    jsonl, csv) come on top.
+    `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own, jsonl,
+    csv) come on top.
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     Messages by the `test_writers` are test only, and so are messages grouped with them.
     """
