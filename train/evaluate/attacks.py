@@ -25,7 +25,7 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Suite:
-    """Rows (n,) of the data, changed in one way; `name` ends in " *" if no training message is changed so."""
+    """Rows (n,) of the data, changed in one way; `name` ends in " *" if training has no such change."""
 
     name: str
     rows: Ints
@@ -56,7 +56,7 @@ def _evaded(family: str, strength: float, text: str, rng: Random) -> str:
     return evade(text, family, strength, rng)
 
 
-# Heads and tails: those measured to pass by the dozen, which every sender thinks of first; others from the tables.
+# Heads and tails: those that every sender thinks of first, each measured to let dozens pass; others from the tables.
 
 _FIRST = (
     ("", "哈"), ("", "？"), ("", "，谢谢"), ("", "哦"), ("", "😊"), ("", "[微笑]"), ("", "^_^"), ("那边说，", ""),
@@ -208,24 +208,24 @@ def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str], seed: int 
     """
     rng, tried, passed = Random(f"sender {seed}"), Counter[str](), Counter[str]()
     for text in texts:
-        left, now, found = list(EDITS), text, None
+        left, now, passed_at = list(EDITS), text, None
         for number in range(1, TRIES + 1):
             # Promise is the share of tries that passed, as if one more had passed: untried kinds come first.
             promise = {kind: (passed[kind] + 1) / (tried[kind] + 1) for kind in left}
             for kind in sorted(left, key=promise.__getitem__, reverse=True):
                 left.remove(kind)
-                before, now = now, EDITS[kind](now, rng)
-                if now != before and len(now) <= LONGEST * len(text):
+                previous, now = now, EDITS[kind](now, rng)
+                if now != previous and len(now) <= LONGEST * len(text):
                     break
-                now = before
+                now = previous
             else:
                 break  # no edit is left that changes the text and keeps it short enough
             tried[kind] += 1
             if passes(now):
                 passed[kind] += 1
-                found = number
+                passed_at = number
                 break
-        yield found
+        yield passed_at
 
 
 def edited(text: str, edits: int, rng: Random) -> str:

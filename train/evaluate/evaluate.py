@@ -23,7 +23,7 @@ from jingyin.train.evaluate.systems import Judged, System
 from jingyin.train.pack.thresholds import rows_needed
 
 CHANGED = 300
-"""Threats, and innocents, that are disguised and attacked, at most; a share of 0.9 of 300 is known to 4 points."""
+"""Most threats, and most innocents, that are disguised and attacked; 0.9 of 300 is known to within 4 points."""
 
 NONSENSE, EVERYDAY = 12_000, 5_000
 """Lines of nonsense, and innocents made from everyday frames that no training row is made from."""
@@ -121,11 +121,11 @@ def _on_traffic(
 ) -> Tables:
     """Return false alarms by source, and recall on the `new` threats (n,) where fewer false alarms are allowed."""
     tables: Tables = {"traffic": {}, "frontier": {}}
-    known = samples.parts(messages.sources, among=messages.traffic)
+    own_sources = samples.parts(messages.sources, among=messages.traffic)
     for judged in every:
         with _CONSOLE.status("traffic"):
-            read = {name: judged.system.judge(texts) for name, texts in others.items()}
-        sources = {name: judged.take(rows) for name, rows in known.items()} | read
+            judged_files = {name: judged.system.judge(texts) for name, texts in others.items()}
+        sources = {name: judged.take(rows) for name, rows in own_sources.items()} | judged_files
         kept_out = [name for name in sources if name in others or (seen and name not in seen.sources)]
         ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
         tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)

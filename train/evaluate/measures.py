@@ -1,6 +1,6 @@
 """Turns systems' outputs on messages into figures.
 
-A measure gives the rows of a table: name of the quantity -> figure.
+A measure returns the rows of a table, each from names of quantities to figures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,9 +109,9 @@ def by_part(judged: Judged, messages: Messages, named: Mapping[str, Ints]) -> Ro
             "innocents blocked": rate(judged.blocked[benign], groups[benign]),
         }
         of = {label: rows[messages.labels[rows] == i] for i, label in enumerate(LABELS)}
-        found = {label: rate(right[index], groups[index]) for label, index in of.items() if len(index)}
-        row |= {f"{label} right": value for label, value in found.items()}
-        out[name] = row | {"macro-recall": float(np.mean([each.value for each in found.values()]))}
+        right_of = {label: rate(right[index], groups[index]) for label, index in of.items() if len(index)}
+        row |= {f"{label} right": value for label, value in right_of.items()}
+        out[name] = row | {"macro-recall": float(np.mean([each.value for each in right_of.values()]))}
     return out
 
 
@@ -183,24 +183,24 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows
     Suites are sorted by the share that passes, after the mean over suites and the worst.
     """
     groups = messages.group_numbers
-    found: Rows = {}
+    by_suite: Rows = {}
     for suite in suites:
         now = judged.system.judge(suite.texts)
         threats, benign = messages.flagged[suite.rows], messages.benign[suite.rows]
         alone = threats & judged.flags[suite.rows]
         of = groups[suite.rows]
-        found[suite.name] = {
+        by_suite[suite.name] = {
             "threats found": rate(now.flags[threats], of[threats]),
             "blocked": rate(now.blocked[threats], of[threats]),
             "flagged alone, now pass": rate(~now.flags[alone], of[alone]),
             "innocents flagged": rate(now.flags[benign], of[benign]),
             "innocents blocked": rate(now.blocked[benign], of[benign]),
         }
-    if not found:
+    if not by_suite:
         return {}
-    columns = next(iter(found.values()))
-    mean: dict[str, Value] = {key: float(np.mean([number(row[key]) for row in found.values()])) for key in columns}
-    worst = sorted(found.items(), key=lambda each: -number(each[1]["flagged alone, now pass"]))
+    columns = next(iter(by_suite.values()))
+    mean: dict[str, Value] = {key: float(np.mean([number(row[key]) for row in by_suite.values()])) for key in columns}
+    worst = sorted(by_suite.items(), key=lambda item: -number(item[1]["flagged alone, now pass"]))
     return {"mean": mean, "worst": worst[0][1], **dict(worst)}
 
 
@@ -245,23 +245,24 @@ def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str
         return {}, f"signs are left out: the bundle has {', '.join(strange)}, which data can't be annotated with"
     if not len(rows):
         return {}, "signs are left out: no row of the data names those that people read in it, in a column `signs`"
-    read = messages.take(rows)
-    wanted = np.stack([sign_targets(each) for each in read.signs])[:, [SIGN_IDS.index(name) for name in scales]] > 0
-    cleaned = unlabelled([clean(text) for text in read.texts])
+    annotated = messages.take(rows)
+    columns = [SIGN_IDS.index(name) for name in scales]
+    wanted = np.stack([sign_targets(each) for each in annotated.signs])[:, columns] > 0
+    cleaned = unlabelled([clean(text) for text in annotated.texts])
     logits = sign_logits(bundle.path, bundle.manifest.networks, cleaned)
     if logits is None:
         raise BundleError(f"bundle {bundle.manifest.id} names signs, and no network of it has any; export it again")
-    given = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)
-    passes = ~judged.flags[rows] & read.flagged
+    claimed = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)
+    passes = ~judged.flags[rows] & annotated.flagged
     out: Rows = {}
     for i in np.argsort(-wanted.sum(0), kind="stable").tolist():
-        shown, said = wanted[:, i], given[:, i]
+        shown, said = wanted[:, i], claimed[:, i]
         out[list(scales)[i]] = {
             "messages": float(shown.sum()),
             "precision": rate(shown[said]),
             "recall": rate(said[shown]),
             "F1": 2 * float((shown & said).sum()) / max(1, float(shown.sum() + said.sum())),
-            "missed threats": rate(passes[shown & read.flagged]),
+            "missed threats": rate(passes[shown & annotated.flagged]),
         }
     frequent = [number(row["F1"]) for row in out.values() if number(row["messages"]) >= FEWEST]
     mean = {"frequent signs": float(len(frequent)), "F1": float(np.mean(frequent))} if frequent else {}
@@ -274,7 +275,7 @@ def number(figure: Value) -> float:
 
 
 def errors(model: Judged, messages: Messages) -> dict[str, list[int]]:
-    """Return the rows of each error list, worst first: false positives, misses, and labels confused without harm."""
+    """Return the rows of each error list, worst first: false positives, misses, wrong labels with the right action."""
     risks, flags = model.risks, model.flags
     kinds = {
         "false_positives": (messages.benign & flags, -risks),

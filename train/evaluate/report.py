@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from jingyin.train.evaluate.measures import SHOWN, Evaluation, Rows, Value, number
 from jingyin.train.evaluate.statistics import Estimate, Rate
 
-# Okabe and Ito's colours: told apart by the colour-blind, and by their lightness in grey print.
+# Okabe and Ito's colours: distinct for the colour-blind, and by lightness in grey print.
 _COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7")
 _STYLE = {
     "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
@@ -63,7 +63,7 @@ def _text(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what UTF-8 or a page can't hold, lone surrogates and control characters, by U+FFFD."""
+    """Replace lone surrogates and control characters, which UTF-8 or a page can't hold, by U+FFFD."""
     return "".join(c if c.isprintable() or c in "\n\u3000\u200b" else "\ufffd" for c in text)
 
 
@@ -111,9 +111,9 @@ def summary(evaluation: Evaluation) -> str:
     ]
     second = []
     for title, (table, row, *columns) in lines["bundles"].items():
-        found = [rows.get(row, {}) for rows in tables.get(table, {}).values()][: len(bundles)]
-        if any(found):
-            second.append([title, *(" / ".join(_plain(each.get(column)) for column in columns) for each in found)])
+        figures = [rows.get(row, {}) for rows in tables.get(table, {}).values()][: len(bundles)]
+        if any(figures):
+            second.append([title, *(" / ".join(_plain(cells.get(column)) for column in columns) for cells in figures)])
     return f"{_markdown(['', *systems], first)}\n\n{_markdown(['', *bundles], second)}\n"
 
 

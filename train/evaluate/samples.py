@@ -33,10 +33,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Messages:
-    """Labelled messages: label indices (n,), and of each its family, source, group, pair, case, writer ("" for none).
+    """Labelled messages: texts, label indices (n,), family, source, group, pair, case, writer of each ("" for none).
 
-    Messages of one group are alike or of one situation; those of one minimal pair are nearly one text. `templates` are
-    the texts that messages were made from: the text itself, where the file names none. `signs` are as in
+    Messages of one group are similar or of one situation; those of one minimal pair are nearly the same text.
+    `templates` are the texts that messages were made from: the text itself, if the file names none. `signs` are as in
     corpus/rows.py, "?" for a message without annotated signs. `where` names file and row, `left_out` counts rows
     that are not scored, `files` gives the sha256 of each file by its path as given.
     """
@@ -89,12 +89,11 @@ class Messages:
 def read_messages(paths: Sequence[Path]) -> Messages:
     """Read `text`, `label` and, if there, `template`, `family`, `source`, `group`, `pair`, `case`, `writer`, `signs`.
 
-    The rows are those of all `paths`. A pair without a group is a group. Raises InputError that names the file and row
-    for a missing text, a missing or unknown label, unknown signs, and one that names the labels of which no row is left
-    to score.
+    The rows are those of all `paths`. A pair without a group is a group. Raises InputError, with file and row, for a
+    missing text, a missing or unknown label or unknown signs, and if no row of a label is left to score.
     """
-    found = [(f"{path}:{number}", path, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
-    scored = [each for each in found if not any(each[2].get(key) for key in NOT_SCORED)]
+    numbered = [(f"{path}:{number}", path, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
+    scored = [item for item in numbered if not any(item[2].get(key) for key in NOT_SCORED)]
     for where, _, row in scored:
         refuse_unlabelled(row, where)
         _refuse_signs(row, where)
@@ -116,7 +115,7 @@ def read_messages(paths: Sequence[Path]) -> Messages:
         writers=column("writer"),
         signs=[row.get("signs") or UNKNOWN for row in rows],
         where=[where for where, _, _ in scored],
-        left_out=len(found) - len(scored),
+        left_out=len(numbered) - len(scored),
         files={str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
     )
 
@@ -127,9 +126,9 @@ def label_indices(rows: Sequence[Row]) -> Ints:
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
-    """Return the rows of a .parquet, .jsonl or .jsonl.gz file; raises InputError when it can't be read as such.
+    """Return the rows of a .parquet, .jsonl or .jsonl.gz file; raises InputError if it can't be read as such.
 
-    Of a Parquet file, which may be a training split of 700,000 rows, it reads no others than `columns`.
+    Of a Parquet file, which may be a training split of 700,000 rows, only `columns` are read.
     """
     if not path.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
         raise InputError(f"{path} is neither .parquet nor .jsonl; convert it, one message a row with text and label")
@@ -161,7 +160,7 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 def refuse_unlabelled(row: Row, where: str, *, open_too: bool = False) -> None:
-    """Raise InputError for a row without a text, or without one of LABELS, which `open_too` lets be none at all."""
+    """Raise InputError for a row without a text or without one of LABELS; `open_too` accepts a missing label."""
     if not isinstance(row.get("text"), str):
         raise InputError(f"{where}: no text; every row needs 'text', a string")
     if (label := row.get("label")) is None and not open_too:
@@ -179,7 +178,7 @@ def _refuse_signs(row: Row, where: str) -> None:
 
 
 def refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
-    """Raise InputError that names those of LABELS that none of `labels`, of the rows to score of `paths`, is."""
+    """Raise InputError if any of LABELS is missing in `labels`, those of the rows of `paths` to score."""
     if empty := [label for label in LABELS if label not in set(labels)]:
         raise InputError(
             f"{', '.join(map(str, paths))}: no row to score has label {', '.join(empty)}; add rows of it, or another "
@@ -272,7 +271,7 @@ def script(text: str) -> str:
 
 
 def parts(values: Sequence[str], name: Callable[[str], str] = str, among: Bools | None = None) -> dict[str, Ints]:
-    """Return the row indices of each value, as `name` calls it, of those rows that are `among` (n,); by name."""
+    """Return the row indices by value, sorted, as named by `name`; only of rows that are `among` (n,), if given."""
     found: dict[str, list[int]] = defaultdict(list)
     for i, value in enumerate(values):
         if among is None or among[i]:
@@ -290,7 +289,7 @@ def pairs(messages: Messages) -> list[Ints]:
 def sample_evenly(messages: Messages, among: Bools, rows: int) -> list[int]:
     """Return up to `rows` of the rows that are `among` (n,), drawn by a fixed seed, evenly from families.
 
-    So hard families are not lost among plain traffic.
+    This keeps hard families from being lost among plain traffic.
     """
     drawn: dict[str, list[int]] = defaultdict(list)
     for i in np.random.default_rng(_SEED).permutation(np.flatnonzero(among)).tolist():

@@ -44,7 +44,7 @@ class Estimate:
 
 
 def rate(flags: Bools, groups: Ints | None = None) -> Rate:
-    """Return the share of true among `flags` (n,); of no rows it is 0, between 0 and 1.
+    """Return the share of True in `flags` (n,); without rows 0, with the interval 0 to 1.
 
     The interval is that of independent rows (Clopper & Pearson 1934). With `groups` (n,) whole groups are drawn as well
     (a bootstrap of REPLICATES), and the wider of the two counts on either side.
@@ -64,7 +64,7 @@ def rate(flags: Bools, groups: Ints | None = None) -> Rate:
 
 
 def threshold_at(benign: Floats, allowed: int) -> float:
-    """Return the lowest threshold that at most `allowed` of the `benign` risks (n,) reach, from the data's view."""
+    """Return the lowest threshold that at most `allowed` of the `benign` risks (n,) reach."""
     if allowed >= len(benign):
         return -np.inf
     return float(np.nextafter(np.partition(benign, len(benign) - 1 - allowed)[len(benign) - 1 - allowed], np.inf))

@@ -73,11 +73,11 @@ class Judged:
         return np.asarray(self.probabilities.argmax(1), np.int64)
 
     def take(self, rows: Ints) -> "Judged":
-        """Return its outputs for some rows."""
+        """Return the outputs for some rows."""
         return Judged(self.system, self.risks[rows], None if self.probabilities is None else self.probabilities[rows])
 
     def matched(self, model: "Judged", benign: Bools) -> "Judged":
-        """Return it with the threshold at which it flags at most as many of the `benign` rows (n,) as `model` does."""
+        """Return these outputs with a threshold that flags at most as many `benign` rows (n,) as `model` does."""
         review = threshold_at(self.risks[benign], int(model.flags[benign].sum()))
         return replace(self, system=replace(self.system, review=review))
 
@@ -163,9 +163,9 @@ _REPEATS = 3
 
 
 def milliseconds(ways: Sequence[Callable[[str], object]], texts: Sequence[str]) -> NDArray[np.float64]:
-    """Time each of `ways` on up to TIMED of `texts`, one at a time: the best of three (ways, n), in a drawn order.
+    """Time each of `ways` on up to TIMED of `texts`, one at a time: the best of three (ways, n), in random order.
 
-    A busy machine then slows all alike, and nobody always finds the caches that another one filled.
+    So a busy machine slows all of them alike, and none always profits from caches that another filled.
     """
     texts = [texts[i] for i in np.linspace(0, len(texts) - 1, min(TIMED, len(texts))).astype(int)]
     rng = np.random.default_rng(0)
