@@ -102,11 +102,11 @@ def pack(
     runs: Mapping[str, Path], kept: Path | None, recipe: Classify | Calibrate, corpus: Path, out: Path,
     provenance: dict[str, object],
 ) -> Manifest:  # fmt: skip
-    """Write `out`/bundle and return its manifest: classifiers of `runs` by their place, other networks of `kept`.
+    """Write `out`/bundle and return its manifest: classifiers of `runs` (by network) and others of `kept`.
 
-    Fusion and thresholds are fitted anew. So is the prefilter, unless networks take the place of some in `kept`, a
-    bundle's folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises
-    ConfigError for shares of another number of networks, BundleError where `kept` does not say how it was trained.
+    Fusion and thresholds are fitted anew. So is the prefilter, unless networks replace some in `kept`, a bundle's
+    folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises ConfigError for a
+    wrong number of shares, BundleError if `kept` does not say how it was trained.
     """
     old = read_bundle(kept) if kept else None
     if old:
@@ -119,14 +119,15 @@ def pack(
             shutil.copyfile(old.path / name, folder / name)
     samples = read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, recipe.seed).cleaned
     packed = {f"{name}.onnx": _export(run, folder / f"{name}.onnx", samples) for name, run in runs.items()}
-    if not (folder / "tokenizer.json").is_file():  # of pieces alone: evidence still goes by the lexicon
+    if not (folder / "tokenizer.json").is_file():  # if all networks read pieces: evidence still needs the lexicon
         Vocabulary.of_lexicon(default_lexicon()).save(folder, compiled=True)
-    networks = {each.file: each for each in old.manifest.networks} if old else {}
-    networks |= {file: each.network for file, each in packed.items()}
+    networks = {network.file: network for network in old.manifest.networks} if old else {}
+    networks |= {file: new.network for file, new in packed.items()}
     order = sorted(networks, key=NETWORK_FILES.index)
-    goldens = [each for each in (old.golden if old else ()) if each.file not in packed]
-    goldens += [each for file in order if file in packed for each in packed[file].golden]
-    (folder / "golden.json").write_text(json.dumps([each.model_dump() for each in goldens]) + "\n", encoding="utf-8")
+    goldens = [message for message in (old.golden if old else ()) if message.file not in packed]
+    goldens += [message for file in order if file in packed for message in packed[file].golden]
+    dumped = [message.model_dump() for message in goldens]
+    (folder / "golden.json").write_text(json.dumps(dumped) + "\n", encoding="utf-8")
     train = read_split(corpus, "train").drawn(recipe.rows if isinstance(recipe, Classify) else None, recipe.seed)
     weights = prefilter_of(train, recipe.seed, old.prefilter_weights if old and runs else None)
     # Further training finds more threats; a looser filter would find them too, but with more false alarms.
@@ -135,8 +136,8 @@ def pack(
     if old and not runs:
         facts = {**old.manifest.provenance, "calibrated": provenance}
     else:
-        before = cast(dict[str, float], old.manifest.provenance["int8_agreement"]) if old else {}
-        facts["int8_agreement"] = {**before, **{file: each.agreement for file, each in packed.items()}}
+        agreement = cast(dict[str, float], old.manifest.provenance["int8_agreement"]) if old else {}
+        facts["int8_agreement"] = {**agreement, **{file: new.agreement for file, new in packed.items()}}
         facts["export_versions"] = {
             name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
         }
@@ -164,7 +165,7 @@ def _refuse_unlike(bundle: Bundle, recipe: Classify | Calibrate) -> None:
 
 
 def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
-    """Export the classifier of a run as int8 to `file`, and its tokenizer beside it."""
+    """Export the classifier of a run as int8 to `file`, and its tokenizer next to it."""
     classifier, vocabulary = load_classifier(run)
     max_tokens = classifier.encoder.config.max_position_embeddings
     encode = encoder_of(vocabulary, max_tokens)

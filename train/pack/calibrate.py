@@ -1,4 +1,4 @@
-"""Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and losses on the way.
+"""Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and threats missed.
 
 Every number comes from the int8 networks and the cascade that are served (model/cascade.py, serve/networks.py), windows
 included.
@@ -63,14 +63,14 @@ from jingyin.train.pack.thresholds import (
 )
 from jingyin.train.recipes import Calibrate, Classify
 
-# Trains the prefilter, and tunes one that is there.
+# Trains the prefilter, or tunes an existing one.
 
 
 def train_prefilter(texts: Sequence[str], flagged: NDArray[np.bool_], seed: int) -> NDArray[np.float16]:
     """Return weights (BUCKETS,) of one score that separate clean texts to let through, `flagged` (n,), from the rest.
 
-    Trained on labels, not on a network's outputs: the score is a second opinion, which fusion weighs in. Where all
-    texts are on one side all weights are 0.
+    Trained on labels, not on a network's outputs: fusion uses the score as a second opinion. If all texts are on one
+    side, all weights are 0.
     """
     weights = np.zeros(BUCKETS, np.float16)
     if flagged.all() or not flagged.any():
@@ -92,10 +92,10 @@ def tune_prefilter(
     flagged: NDArray[np.bool_],
     times: NDArray[np.floating[Any]],
 ) -> NDArray[np.float16]:
-    """Return prefilter weights (BUCKETS,) that also separate the `flagged` of clean `texts`, and else stay as they are.
+    """Return prefilter weights (BUCKETS,) changed to separate the `flagged` among clean `texts` too.
 
-    Logistic regression whose weights are drawn to `weights` instead of to 0: of features that `texts` do not hold,
-    nothing that was learnt is lost. Each text counts `times` (n,), which may be a fraction, and both sides alike.
+    Logistic regression with weights regularised towards `weights` instead of 0: features that `texts` lack keep theirs.
+    Each text counts `times` (n,), which may be a fraction; both sides have equal weight.
     """
     matrix = _matrix(texts)
     before = weights.astype(np.float64)
@@ -142,7 +142,7 @@ Below 0.25 they cost blocked innocents, above 1.5 threats in company.
 class _Readings:
     """Outputs of all networks for n rows as u units, by unit; NaN (labels + signs,) where unread.
 
-    Read are wholes, and windows that a message has next to its whole if the prefilter takes them for riskiest.
+    Networks read the wholes, and the windows of each message that the prefilter finds riskiest.
     """
 
     rows: Rows
@@ -193,7 +193,7 @@ def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.fl
 
 
 def _plain(rows: Rows) -> NDArray[np.bool_]:
-    """Mark the first row of each message: the message as it stands, its copies in company come behind."""
+    """Mark the first row of each message: the message as it stands, before its copies in company."""
     found = np.zeros(len(rows), np.bool_)
     found[np.unique(rows.messages, return_index=True)[1]] = True
     return found
@@ -231,12 +231,12 @@ def fit_cascade(
     full = _full(rules, readings)
     main = _main_depth(rules.networks)
     lost = (served.depth < main) & (risks < review.risk) & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
-    found = flagged & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
-    loss = {"in corpus": loss_of(lost, found & ~cases)}
-    if (found & cases).any():
-        loss["on unseen situations"] = loss_of(lost, found & cases)
+    caught = flagged & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
+    loss = {"in corpus": loss_of(lost, caught & ~cases)}
+    if (caught & cases).any():
+        loss["on unseen situations"] = loss_of(lost, caught & cases)
     last = readings.logits(len(networks), readings.units.starts.tolist())[-1]
-    read = ~np.isnan(last[:, 0])
+    has_last = ~np.isnan(last[:, 0])
     return {
         "review": review, "block": block, "curve": curve, "loss": loss,
         "prefilter": rules.prefilter, "networks": rules.networks, "discount": rules.discount,
@@ -244,7 +244,7 @@ def fit_cascade(
         "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
         "signs": fit_signs(readings, read_split(corpus, "validation")),
         "calibration": Calibration(
-            ece_before=expected_calibration_error(softmax(last[read]), labels[read]),
+            ece_before=expected_calibration_error(softmax(last[has_last]), labels[has_last]),
             ece_after=expected_calibration_error(served.probabilities, labels), rows=len(labels),
         ),
     }  # fmt: skip
@@ -296,28 +296,28 @@ def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classif
 
 
 def _with_exits(rules: Rules, readings: _Readings, recipe: Classify | Calibrate, least: tuple[float, float]) -> Rules:
-    """Let networks from the main one on settle what is to be blocked, without those behind it.
+    """Let the main network and those after it settle blocks without later networks.
 
     A network is certain above the log-odds of every ordinary and lawful row that is not blocked once all have read it:
-    those behind it would only have confirmed the block. That spares two thirds of the verifier's readings of threats.
+    later ones would only confirm the block. That spares two thirds of the verifier's readings of threats.
     """
     rows = readings.rows
     risks = _risks(_served(rules, readings))
     _, block = _thresholds(recipe, rows, risks, least)
-    kept = (is_traffic(rows) | (rows.labels == _LAWFUL)) & (risks < block.risk)
+    not_blocked = (is_traffic(rows) | (rows.labels == _LAWFUL)) & (risks < block.risk)
     fitted = list(rules.networks)
     for i in range(_main_depth(fitted) - 1, len(fitted) - 1):
         odds = _served(rules.model_copy(update={"networks": rules.networks[: i + 1]}), readings).odds
-        certain = max(log_odds(block.risk), float(np.nextafter(odds[kept].max(initial=-np.inf), np.inf)))
+        certain = max(log_odds(block.risk), float(np.nextafter(odds[not_blocked].max(initial=-np.inf), np.inf)))
         fitted[i] = fitted[i].model_copy(update={"certain": certain if np.isfinite(certain) else None})
     return rules.model_copy(update={"networks": tuple(fitted)})
 
 
 def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, float]:
-    """Return the prefilter's thresholds: a share of ordinary messages goes on, next to no threat is stopped as lawful.
+    """Return the prefilter's thresholds: a share of ordinary messages continues, next to no threat stops as lawful.
 
-    A message goes on with any of its units. Raises InputError when more ordinary messages than the first network is to
-    read are such that the prefilter may not judge them.
+    A message continues if any of its units does. Raises InputError if the prefilter may not judge a larger share of
+    ordinary messages than the first network shall read.
     """
     rows, units = readings.rows, readings.units
     flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
@@ -325,8 +325,8 @@ def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, fl
     if (share := float(opaque[traffic].mean())) > recipe.passed[0]:
         raise InputError(
             f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "
-            f"which are disguised or in characters that it does not know; the first share in passed is "
-            f"{recipe.passed[0]:.2%}: raise it above the former, or take such messages out of the corpus"
+            f"which are disguised or in unknown characters; the first share in passed is {recipe.passed[0]:.2%}: raise "
+            f"it above {share:.2%}, or take such messages out of the corpus"
         )
     highest = np.maximum.reduceat(units.scores[0], units.starts)
     highest = np.where(readings.foreign, -np.inf, np.where(opaque, np.inf, highest))
@@ -360,10 +360,10 @@ def _discount(
     odds: NDArray[np.float64], owners: NDArray[np.int64], window: NDArray[np.bool_], traffic: NDArray[np.bool_],
     flagged: NDArray[np.bool_], rate: float,
 ) -> float:  # fmt: skip
-    """Return the one of DISCOUNTS with which most threats are found on average, from no false alarm up to `rate`.
+    """Return the one of DISCOUNTS that finds most threats, on average over false-alarm rates from 0 to `rate`.
 
-    That is the largest partial area under the ROC curve (McClish 1989). Recall at `rate` itself hangs on the one or two
-    messages next to it, and prefers now a discount of 0.25 and now one of 1.
+    That is the largest partial area under the ROC curve (McClish 1989). Recall at `rate` itself depends on one or two
+    messages near it, and favours a discount of 0.25 or of 1 by chance.
     """
 
     def found(discount: float) -> float:
@@ -432,7 +432,7 @@ def read_shares(bundle: Bundle, rows: Rows, part: float = 1.0) -> tuple[float, .
     """Return `part` of the share of `rows` that each network of a bundle reads.
 
     For the first network it is the share that the prefilter does not stop as ordinary, as in recipes: the network might
-    also read messages that the prefilter stops as lawful. It is no less than the share that no prefilter may judge.
+    also read messages that the prefilter stops as lawful. It is at least the share that a prefilter may not judge.
     """
     manifest = bundle.manifest
     readings = _prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
@@ -445,7 +445,7 @@ def read_shares(bundle: Bundle, rows: Rows, part: float = 1.0) -> tuple[float, .
 
 
 _COPIES = 2
-"""Copies of a message that the prefilter learns from besides the message: more take hours and gigabytes, and add little."""
+"""Copies of a message that the prefilter learns from besides it: more take hours and gigabytes, and add little."""
 
 
 def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float16]:
@@ -484,30 +484,32 @@ _CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 
 
 def fit_signs(readings: _Readings, validation: Rows) -> dict[str, SignScale]:
-    """Return the scale of each sign of the network that has signs; none where none has.
+    """Return the scale of each sign of the network that has signs; empty if none has.
 
     Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split.
     """
-    place = next((i for i, each in enumerate(readings.networks) if each.network.file == SIGNED), None)
-    chosen = np.flatnonzero(annotated(readings.rows) & _plain(readings.rows))
-    found = [readings.read(place, int(readings.units.starts[i]), 1 << 30) for i in chosen] if place is not None else []
-    logits = [each[0][len(LABELS) :] for each in found if each is not None]
-    if place is None or not logits or not len(logits[0]):
+    place = next((i for i, reader in enumerate(readings.networks) if reader.network.file == SIGNED), None)
+    if place is None:
         return {}
-    kept = [i for i, each in zip(chosen.tolist(), found, strict=True) if each is not None]
+    chosen = np.flatnonzero(annotated(readings.rows) & _plain(readings.rows))
+    outputs = [readings.read(place, int(readings.units.starts[i]), 1 << 30) for i in chosen]
+    logits = [output[0][len(LABELS) :] for output in outputs if output is not None]
+    if not logits or not len(logits[0]):
+        return {}
+    was_read = [i for i, output in zip(chosen.tolist(), outputs, strict=True) if output is not None]
     more = validation.take(np.flatnonzero(annotated(validation)))
     reader = readings.networks[place]
-    read = [reader.read(each.text, reader.network.max_tokens) for each in more.cleaned]
-    logits += [each[0][len(LABELS) :] for each in read if each is not None]
-    seen = more.take(np.array([i for i, each in enumerate(read) if each is not None], np.int64))
-    rows = readings.rows.take(np.array(kept, np.int64))
-    targets = np.concatenate([signs_of_rows(each) for each in (rows, seen) if len(each)])
+    outputs = [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in more.cleaned]
+    logits += [output[0][len(LABELS) :] for output in outputs if output is not None]
+    seen = more.take(np.array([i for i, output in enumerate(outputs) if output is not None], np.int64))
+    rows = readings.rows.take(np.array(was_read, np.int64))
+    targets = np.concatenate([signs_of_rows(part) for part in (rows, seen) if len(part)])
     table = np.array(logits, np.float64)
     return {sign: _scale(table[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
 
 
 def annotated(rows: Rows) -> NDArray[np.bool_]:
-    """Return whether people said of a row (n,) which signs it shows."""
+    """Return whether people annotated the signs of a row (n,)."""
     return np.array([is_annotated(signs) for signs in rows.signs], np.bool_)
 
 
@@ -519,11 +521,10 @@ def sign_logits(folder: Path, networks: Sequence[Network], rows: Rows) -> NDArra
     for network, tokenizer in zip(networks, tokenizers_of(folder, networks), strict=True):
         if network.file == SIGNED:
             reader = NetworkReader(folder, network, tokenizer)
-            read = [reader.read(each.text, network.max_tokens) for each in rows.cleaned]
-            width = max((len(each[0]) for each in read if each), default=0) - len(LABELS)
-            return (
-                np.array([each[0][-width:] if each else np.full(width, np.nan) for each in read]) if width > 0 else None
-            )
+            outputs = [reader.read(cleaned.text, network.max_tokens) for cleaned in rows.cleaned]
+            width = max((len(output[0]) for output in outputs if output), default=0) - len(LABELS)
+            unread = np.full(max(0, width), np.nan)
+            return np.array([output[0][-width:] if output else unread for output in outputs]) if width > 0 else None
     return None
 
 
@@ -538,7 +539,7 @@ def _scale(logits: NDArray[np.float64], there: NDArray[np.bool_]) -> SignScale:
     confidence = sign_confidence(scale, logits)
     order = np.argsort(-confidence, kind="stable")
     precision = there[order].cumsum() / np.arange(1, len(order) + 1)
-    parted = np.diff(confidence[order], append=-1.0) < 0  # no threshold parts equal ones
+    parted = np.diff(confidence[order], append=-1.0) < 0  # a threshold can't separate equal ones
     enough = np.flatnonzero((precision >= PRECISION) & parted)
     if not len(enough):
         return scale

@@ -26,8 +26,8 @@ from jingyin.train.saved import Vocabulary, load_vocabulary, save_classifier
 # Writes the classifier as an ONNX graph by hand.
 #
 # A traced BERT has 333 nodes, most of which compute shapes. This one has 68: query, key and value in one product,
-# attention in one node, no mask, because a message comes alone and unpadded. It runs faster, and needs no exporter that
-# follows transformers' code through its versions; export_fp32 compares it with torch.
+# attention in one node, no mask, because a message is run alone and unpadded. It runs faster, and does not depend on
+# transformers' code, which changes with its versions; export_fp32 compares it with torch.
 
 
 _CONTRIB = "com.microsoft"  # onnxruntime's own operators, since 1.15
@@ -37,7 +37,7 @@ _OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
 def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
     """Return the graph: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
 
-    Raises ConfigError for an encoder that is no plain BERT with GELU.
+    Raises ConfigError for an encoder other than a plain BERT with GELU.
     """
     config, embeddings = classifier.encoder.config, classifier.encoder.embeddings
     if config.hidden_act != "gelu" or config.is_decoder:
@@ -181,14 +181,14 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
 _ROUNDING_SAMPLES = 300
 _BLOCK = 64  # rows of weights whose errors are passed on together
 _ON_GRID = 0.01
-_DAMPING = 0.01  # of the mean second moment: directions that no sample shows are rounded as by themselves
+_DAMPING = 0.01  # of the mean second moment: directions that no sample shows are rounded to the nearest step
 
 
 def rounded_together(fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[list[int]]) -> onnx.ModelProto:
-    """Return `int8` with the weights of its products rounded so that products on `samples` stay; in place.
+    """Return `int8` with the weights of its products rounded so that results on `samples` change little; in place.
 
-    Weights that are rounded later make up for the errors of earlier ones (GPTQ, Frantar et al. 2023). A network that
-    went on from a bundle has weights on int8's grid, and training moves most of them by less than half a step: rounding
+    Weights that are rounded later make up for the errors of earlier ones (GPTQ, Frantar et al. 2023). A network trained
+    further from a bundle has weights on int8's grid, and training moves most of them by less than half a step: rounding
     to the nearest step undoes it, and rounding by chance adds noise (train/LOG.md).
     """
     exact = {each.name: numpy_helper.to_array(each) for each in fp32.graph.initializer}
@@ -198,14 +198,14 @@ def rounded_together(fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequ
     for node in fp32.graph.node:
         if node.op_type == "MatMul" and f"{node.input[1]}_quantized" in stored:
             name = node.input[1]
-            found = exact[name] / numpy_helper.to_array(stored[f"{name}_scale"])
-            if np.abs(found - np.round(found)).max() > _ON_GRID:
-                steps[name], inputs[name] = found, node.input[0]
+            scaled = exact[name] / numpy_helper.to_array(stored[f"{name}_scale"])
+            if np.abs(scaled - np.round(scaled)).max() > _ON_GRID:
+                steps[name], inputs[name] = scaled, node.input[0]
     moments = _second_moments(fp32, sorted(set(inputs.values())), samples)
-    for name, found in steps.items():
+    for name, scaled in steps.items():
         quantized = stored[f"{name}_quantized"]
         nearest = numpy_helper.to_array(quantized)
-        bounded = np.clip(_compensated(found, moments[inputs[name]]), nearest.min(), nearest.max())
+        bounded = np.clip(_compensated(scaled, moments[inputs[name]]), nearest.min(), nearest.max())
         quantized.CopyFrom(numpy_helper.from_array(bounded.astype(nearest.dtype), quantized.name))
     return int8
 
@@ -216,9 +216,9 @@ def _second_moments(
     """Return the mean outer product (width, width) of the vectors of each named tensor of a graph over `samples`."""
     if not names:
         return {}
-    told = onnx.ModelProto.FromString(model.SerializeToString())
-    told.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    session = ort.InferenceSession(told.SerializeToString(), providers=["CPUExecutionProvider"])
+    extended = onnx.ModelProto.FromString(model.SerializeToString())
+    extended.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    session = ort.InferenceSession(extended.SerializeToString(), providers=["CPUExecutionProvider"])
     seen = [session.run(names, {"input_ids": np.array([ids], np.int64)}) for ids in samples]
     vectors = (np.concatenate([each[0] for each in states]) for states in zip(*seen, strict=True))
     return {name: each.T @ each / len(each) for name, each in zip(names, vectors, strict=True)}
@@ -263,7 +263,7 @@ def golden(file: Path, session: ort.InferenceSession, messages: Sequence[Sequenc
 
 
 _LAYER_CONSTANTS = 12
-"""Of the graph above; behind those of all layers stand two of the head and, if there is one, four of the sign head."""
+"""Constants of a layer in the graph above; after all layers come two of the head and four of the sign head, if any."""
 
 
 def is_bundle(name: str) -> bool:
@@ -277,11 +277,11 @@ def bundle_folder(name: str) -> Path:
 
 
 def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier, Vocabulary]:
-    """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if of another make."""
+    """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if not exported here."""
     bundle = read_bundle(bundle_folder(name))
     network = next((each for each in bundle.manifest.networks if each.file == f"{which}.onnx"), None)
     if network is None:
-        raise BundleError(f"bundle {bundle.manifest.id} has no {which}.onnx to go on with; name another bundle")
+        raise BundleError(f"bundle {bundle.manifest.id} has no {which}.onnx to start from; name another bundle")
     try:
         return dequantised(bundle.path / network.file), load_vocabulary(bundle.path, network.vocabulary)
     except (KeyError, ValueError, IndexError, OSError) as error:
@@ -312,7 +312,7 @@ def dequantised(file: Path) -> SmsClassifier:
         state |= {f"encoder.layer.{i}.{name}": value for name, value in _weights_of_layer(values).items()}
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
-        # The quantiser turns the head's Gemm into a product, whose weights are stored the other way round.
+        # The quantiser turns the head's Gemm into a product, whose weights are stored transposed.
         model.head.weight.copy_(torch.tensor(head if len(head) == len(bias) else head.T)[: len(LABELS)])
         model.head.bias.copy_(torch.tensor(bias)[: len(LABELS)])
     model.eval()  # type: ignore[no-untyped-call]
@@ -330,7 +330,7 @@ def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
 
 
 def _weights_of_layer(values: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Name the twelve constants of a layer as BertModel does; products are stored the other way round."""
+    """Name the twelve constants of a layer as BertModel does; weights of products are stored transposed."""
     qkv, qkv_bias, out, out_bias, norm, norm_bias, wide, wide_bias, narrow, narrow_bias, last, last_bias = values
     named = {
         "attention.output.dense.weight": out.T, "attention.output.dense.bias": out_bias,
@@ -355,16 +355,16 @@ def _attribute(graph: onnx.GraphProto, operator: str, name: str) -> float:
 def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
     """Return the graph's float constants in the order of their numbers, but words first; int8 ones dequantised."""
     stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    found: dict[int, NDArray[np.float32]] = {}
+    constants: dict[int, NDArray[np.float32]] = {}
     for name, value in stored.items():
         stem = name.removesuffix("_quantized")
         number = int(stem.split("_")[1])
         if name != stem:
             zero, scale = stored[f"{stem}_zero_point"], stored[f"{stem}_scale"]
-            found[number] = ((value.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
+            constants[number] = ((value.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
         elif value.dtype == np.float32 and not name.endswith(("_scale", "_zero_point")):
-            found[number] = value
-    ordered = [found[number] for number in sorted(found)]
+            constants[number] = value
+    ordered = [constants[number] for number in sorted(constants)]
     ordered[0], ordered[1] = ordered[1], ordered[0]  # the graph names the positions first
     return ordered
 

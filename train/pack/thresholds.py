@@ -67,9 +67,9 @@ def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) ->
 
 
 def share_threshold(values: Floats, share: float) -> float:
-    """Return a finite value that a `share` of `values` (n,) reaches; infinite ones do even if there are more."""
+    """Return a finite value that a `share` of `values` (n,) reaches; infinite ones reach it even if they are more."""
     finite = values[np.isfinite(values)]
-    # Between two infinities np.quantile finds no number: just above all others stands for them.
+    # np.quantile can't interpolate between infinities: a value just above all others replaces them.
     top = np.nextafter(finite.max(initial=-np.inf), np.inf)
     return float(np.quantile(np.minimum(values, top), 1 - share))
 
@@ -156,7 +156,7 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
 
 
 def rate_at(risks: Floats, sources: Sequence[str], risk: float) -> float:
-    """Return the lowest target for which `choose_threshold` lets as many of benign `risks` (n,) be flagged as `risk` does."""
+    """Return the lowest target at which `choose_threshold` flags as many of benign `risks` (n,) as `risk` does."""
     _, rates, bounds = _alarms(risks, sources)
     count = int((risks >= risk).sum())
     return float(max(rates[count], bounds[count]))
@@ -164,12 +164,12 @@ def rate_at(risks: Floats, sources: Sequence[str], risk: float) -> float:
 
 def _above(descending: Floats, rank: int) -> float:
     """Return the lowest threshold that exactly the first `rank` of risks reach: just above the next one."""
-    # Past 1 where even certain ones are too many: then nothing reaches it.
+    # Above 1 if even risks of 1 are too many: then nothing reaches it.
     return float(np.nextafter(descending[rank], np.inf)) if rank < len(descending) else 0.0
 
 
 def _alarms(risks: Floats, sources: Sequence[str]) -> tuple[Floats, Floats, Floats]:
-    """Return risks in descending order (n,), and two rates where the first 0 to n of them are flagged (n + 1,).
+    """Return risks in descending order (n,), and two rates (n + 1,) for flagging the first 0 to n of them.
 
     The first is an estimate in which every source counts alike, the second the upper bound of all rows together.
     """

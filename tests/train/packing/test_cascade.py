@@ -50,7 +50,7 @@ def test_a_share_that_opaque_messages_fill_stops_all_but_the_highest_score():
 
 
 def test_more_opaque_messages_than_the_first_network_is_to_read():
-    wanted = r"may not judge 10\.00% of the 400 ordinary .* first share in passed is 9\.00%: raise it above the former"
+    wanted = r"may not judge 10\.00% of the 400 ordinary .* first share in passed is 9\.00%: raise it above 10\.00%"
     with pytest.raises(InputError, match=wanted):
         _stops(readings(), recipe(0.09))
 

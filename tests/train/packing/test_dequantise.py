@@ -99,7 +99,7 @@ def test_what_is_a_bundle(tiny_run, tmp_path):
 def test_a_network_that_the_bundle_does_not_have(tiny_run):
     folder = tiny_run / "bundle"
     bundle = read_bundle(folder)
-    with pytest.raises(BundleError, match=rf"bundle {bundle.manifest.id} has no verifier\.onnx to go on with"):
+    with pytest.raises(BundleError, match=rf"bundle {bundle.manifest.id} has no verifier\.onnx to start from"):
         classifier_of_bundle(str(folder), "verifier")
 
 
