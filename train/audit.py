@@ -24,7 +24,7 @@ from jingyin.train.corpus.similar import similar_pairs
 from jingyin.train.evaluate.samples import Row, label_indices, read_rows, refuse_unlabelled
 
 SUSPECTS = 300
-"""Rows of likely wrong label that are written, at most."""
+"""Most rows with likely label errors that are written."""
 
 ALIKE = 0.8
 """Jaccard of character 4-grams from which two rows of different labels contradict each other."""
@@ -60,20 +60,21 @@ def audit(paths: Sequence[Path], out: Path) -> list[Finding]:
             f"trained on the others and wants at least {_FOLDS} labelled rows of each of {', '.join(LABELS)}"
         )
     texts = [clean(row["text"]).text for row in rows.values()]
-    found = [*_contradictions(rows, texts), *_suspects(rows, texts)]
+    findings = [*_contradictions(rows, texts), *_suspects(rows, texts)]
     out.mkdir(parents=True, exist_ok=True)
     tasks = []
-    for each in found:
-        data = {"text": rows[each.where]["text"], "label": each.label, "row": each.where, "reason": each.reason}
-        tasks.append(label_studio.task(data, each.suggestion, each.score, "jingyin audit"))
+    for finding in findings:
+        where, text = finding.where, rows[finding.where]["text"]
+        data = {"text": text, "label": finding.label, "row": where, "reason": finding.reason}
+        tasks.append(label_studio.task(data, finding.suggestion, finding.score, "jingyin audit"))
     write_json(out / "tasks.json", tasks)
-    write_json(out / "audit.json", [asdict(each) for each in found])
+    write_json(out / "audit.json", [asdict(finding) for finding in findings])
     (out / "label_studio.xml").write_text(label_studio.CONFIG, encoding="utf-8")
-    return found
+    return findings
 
 
 def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_studio.Annotations, int]:
-    """Write rows.jsonl to `out`: all rows, with the labels of a Label Studio export; returns it and the changes."""
+    """Write all rows, with the labels of a Label Studio export, to `out`/rows.jsonl; return annotations and changes."""
     annotations = label_studio.read_annotations(export)
     rows, changed = label_studio.apply_annotations([row for _, row in _rows(paths)], annotations)
     out.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ def _suspects(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Finding]:
 def out_of_fold(rows: Sequence[Row], texts: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return probabilities (n, labels) of each row by linear models that saw neither it nor its group.
 
-    Of 100 flipped labels of 20,848 authored rows, 300 suspects hold 78, 80 and 81, by which labels are flipped. A
+    Of 100 flipped labels of 20,848 authored rows, 300 suspects hold 78, 80 or 81, depending on which are flipped. A
     second model, on words and log-count ratios, and a second partition found 80, 82 and 81.
     """
     groups = [str(row.get("group") or row.get("pair") or f"row {i}") for i, row in enumerate(rows)]

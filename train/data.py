@@ -28,7 +28,7 @@ class Rows:
     """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from.
 
     `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as
-    in corpus/signs.py, `evasions` say how a copy was made, "" of a message as it stands.
+    in corpus/rows.py, `evasions` say how a copy was made, "" for a message as it stands.
     """
 
     cleaned: list[CleanText]
@@ -54,7 +54,7 @@ class Rows:
         return Rows(**pick)
 
     def and_(self, others: "Rows") -> "Rows":
-        """Return these rows and `others` behind them, as messages of their own."""
+        """Return these rows followed by `others`, as messages of their own."""
         others = replace(others, messages=others.messages + self.messages.max(initial=-1) + 1)
         pairs = {field.name: (getattr(self, field.name), getattr(others, field.name)) for field in fields(self)}
         both: dict[str, Any] = {
@@ -103,7 +103,7 @@ def _read(path: Path, _changed: int) -> Rows:
 
 
 SIDES = ("flagged", "not_flagged")
-"""Families of own messages of which only the side of the risk is known."""
+"""Families of the user's own messages that are labelled only as flagged or not."""
 
 
 def unlabelled(cleaned: list[CleanText]) -> Rows:
@@ -120,7 +120,7 @@ def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
 
 
 def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
-    """Return for each row and sign 1, 0 or, where nobody knows, NaN (n, signs)."""
+    """Return for each row and sign 1, 0, or NaN if unknown (n, signs)."""
     known = {each: sign_targets(each) for each in set(rows.signs)}
     return np.stack([known[each] for each in rows.signs])
 
@@ -132,9 +132,9 @@ def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset
     )
 
 
-# Pieces of messages, which nobody has labelled, for a teacher to label.
+# Unlabelled pieces of messages, for a teacher to label.
 #
-# A threat may come as one clause, or behind another message's clauses. No script can tell the meaning of a piece by
+# A threat may come as one clause, or after another message's clauses. No script can tell the meaning of a piece by
 # itself (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label.
 
 
@@ -142,9 +142,9 @@ _CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")
 
 
 def clauses(texts: Sequence[str], share: float, seed: int) -> list[str]:
-    """Return pieces of about `share` of the texts: some, not all clauses, half of them before a piece of another text.
+    """Return pieces of about `share` of the texts: some clauses, not all, half followed by a piece of another text.
 
-    Texts of one clause give none. The same seed cuts alike.
+    Texts of one clause give none. The same seed gives the same pieces.
     """
     rng = Random(seed)
     several = [found for text in texts if len(found := _CLAUSE.findall(text)) > 1]

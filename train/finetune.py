@@ -3,14 +3,14 @@
 It writes a corpus recipe (the user's own messages, and a sample of the default bundle's training data as a replay) and
 a recipe for each stage of the default bundle, starting from the incumbent's networks; the stages do the rest.
 
-own.jsonl, traffic.jsonl   messages that could be used; rejected.jsonl says of the others why not
+own.jsonl, traffic.jsonl   messages that could be used; rejected.jsonl says why the others could not
 corpus.yaml, corpus/       the recipe, and the data for training, calibration and test
 recipes/                   those of the stages; their outputs are in verifier/, model/, tiny/ and cascade/
 bundle/                    the result
 report.md                  counts before and after
-disobeyed.json             Label Studio tasks: labelled messages that the new bundle still judges otherwise
-known.jsonl                the same as known wordings: `jingyin known add --file` has them obeyed at once
-promotion.json             may it replace the incumbent?
+disobeyed.json             Label Studio tasks: labelled messages that the new bundle still judges differently
+known.jsonl                the same as known wordings: `jingyin known add --file` makes a service obey them at once
+promotion.json             whether it may replace the incumbent
 finetune.json              all of it for machines; written last
 """
 
@@ -59,11 +59,11 @@ from jingyin.train.pipeline import train
 from jingyin.train.promote import Promotion, default_config, promote
 
 TRAFFIC = "jsonl"
-"""Source of the messages of traffic: the corpus's name for messages of one's own that nobody picked."""
+"""Source of the traffic: a corpus's name for the user's own messages that are not hand-picked."""
 
 MOST_AUTHORED = {"train": 2_000, "validation": 300, "calibration": 1_000, "test": 1_000}
 MOST_PUBLIC = {"train": 2_000, "validation": 300, "calibration": 5_000, "test": 3_000}
-"""Other messages of each split, at most."""
+"""Most other messages of each split."""
 
 COMPANY = 1.0
 """Copies of an authored message in company: longer than all other rows, they take most of the time."""
@@ -73,7 +73,7 @@ GENERATED = {"everyday": 400, "nonsense": 200}
 
 MOST_TRAFFIC = 20_000
 OWN_SHARE, MOST_WEIGHT = 0.25, 8.0
-"""Own messages are weighted to be this share of the training weight, but each at most so many times another."""
+"""Own messages get this share of the training weight, but each at most this multiple of another message's."""
 
 TRAINED = {
     "verifier": {"epochs": 1, "learning_rate": 2e-4, "frozen": 6},
@@ -110,17 +110,17 @@ class Report:
 
 
 def finetune(
-    data: Sequence[str], out: Path, columns: Columns, *, benign: Sequence[str] = (), benign_columns: Columns | None = None,
-    bundle: Path | None = None, corpus: Path | None = None, seed: int = 1, strict: bool = False, fresh: bool = False,
-    tell: Callable[[str], object] = print,
+    data: Sequence[str], out: Path, columns: Columns, *, benign: Sequence[str] = (),
+    benign_columns: Columns | None = None, bundle: Path | None = None, corpus: Path | None = None, seed: int = 1,
+    strict: bool = False, fresh: bool = False, tell: Callable[[str], object] = print,
 ) -> Report:  # fmt: skip
     """Fine-tune `bundle` (by default the package's) on labelled `data`, and leave bundle, report and decision in `out`.
 
-    `benign` are files of unlabelled traffic of one's own, which is ordinary; `corpus` is a corpus recipe whose messages
-    are replayed, by default that of the default bundle; `tell` is given lines for people. Rows that can't be used are
-    left out, with `strict` refused. The same call resumes; a finished run is kept, and with `fresh` replaced. Raises
-    InputError for too few rows or a run begun otherwise, ConfigError for a folder of another kind, BundleError for a
-    bundle that can't be trained further.
+    `benign` are files of the user's own unlabelled traffic, which is ordinary; `corpus` is a corpus recipe whose
+    messages are replayed, by default that of the default bundle; `tell` gets lines for people. Rows that can't be used
+    are left out, with `strict` refused. The same call resumes; a finished run is kept, and with `fresh` replaced.
+    Raises InputError for too few rows or a run begun with other inputs, ConfigError for a folder that isn't a run,
+    BundleError for a bundle that can't be trained further.
     """
     incumbent = read_bundle(bundle or default_path())
     rows, rejects = read_labelled(data, columns, out)
@@ -171,7 +171,7 @@ def _run(
 ) -> Report:  # fmt: skip
     before, began = Scorer.load(incumbent.path, cache_bytes=0), time.monotonic()
     said = verdicts(before, [row.text for row in rows])
-    agreed = sum((each.action != "pass") == is_flagged(row.label) for each, row in zip(said, rows, strict=True))
+    agreed = sum((verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(said, rows, strict=True))
     tell(
         f"{len(rows):,} labelled messages, of which the bundle judges {agreed:,} as they are labelled; "
         f"{len(traffic):,} messages of traffic"
@@ -181,14 +181,14 @@ def _run(
 
     def begin(step: str) -> None:
         spent, steps = (time.monotonic() - began) / 60, list(_PACE)
-        done = sum(_PACE[each] for each in steps[: steps.index(step)])
+        done = sum(_PACE[earlier] for earlier in steps[: steps.index(step)])
         left = f", about {max(1, round(spent * (1 - done) / done))} left" if done else ""
         tell(f"{step}: {spent:.0f} minute(s) so far{left}")
 
     begin("corpus")
     folder = out / "corpus"
     if not store.is_built(folder):
-        _write_rows(out / "rejected.jsonl", (each._asdict() for each in rejects))
+        _write_rows(out / "rejected.jsonl", (reject._asdict() for reject in rejects))
         build(_corpus_recipe(rows, traffic, incumbent, replay, out), folder)
     shared = {"corpus": str(folder.resolve()), "seed": seed}
     for network in incumbent.manifest.networks[::-1]:
@@ -205,10 +205,10 @@ def _run(
 def _corpus_recipe(
     rows: Sequence[Labelled], traffic: Sequence[str], incumbent: Bundle, replay: Path, out: Path
 ) -> Path:
-    """Write own messages, and the recipe of a corpus of them and a replay of those that the default bundle learns from.
+    """Write own messages, and the recipe of a corpus of these and a replay of the default bundle's training data.
 
-    Public files that are not here are left out. A row with a side alone gets the label of that side that the incumbent
-    gives most.
+    Missing public files are left out. A row labelled only as flagged or not gets the label of that side that the
+    incumbent finds most probable.
     """
     half = [row.text for row in rows if row.label in SIDES]
     scorer = Scorer.load(incumbent.path, prefilter=False, cache_bytes=0)
@@ -268,29 +268,30 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object
 
 
 def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, object]:
-    """Return the recipe that makes the bundle: with the incumbent's rates, and shares of messages that networks read.
+    """Return the recipe that makes the bundle, with at least the incumbent's rates and shares that networks read.
 
-    Of real messages on which the incumbent has higher ones, a quarter of its rates and half of its shares are wanted. On
-    authored messages, which are harder than traffic, and where there is no other traffic, its rates are kept.
+    If real messages here give it higher ones, their quarter (rates) or half (shares) is allowed. If only authored
+    messages stand for traffic, which are harder, what it has on them is allowed.
     """
     manifest = incumbent.manifest
     calibration = read_split(corpus, "calibration")
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
-    risks = np.array([each.risk for each in verdicts(before, [each.original for each in ordinary.cleaned])])
+    texts = [message.original for message in ordinary.cleaned]
+    risks = np.array([verdict.risk for verdict in verdicts(before, texts)])
     real = "authored" not in ordinary.sources
     rates = [
-        min(0.999, max(each.target, rate_at(risks, ordinary.sources, each.risk) / (4 if real else 1)))
-        for each in (manifest.review, manifest.block)
+        min(0.999, max(threshold.target, rate_at(risks, ordinary.sources, threshold.risk) / (4 if real else 1)))
+        for threshold in (manifest.review, manifest.block)
     ]
     shares = read_shares(incumbent, ordinary, 0.5 if real else 1)
-    told = cast(dict[str, Any], manifest.provenance)
-    last = told.get("calibrated", told).get("recipe", {})
-    kept = {name: last[name] for name in ("lawful_rate", "lawful_loss") if name in last}
+    provenance = cast(dict[str, Any], manifest.provenance)
+    recipe = provenance.get("calibrated", provenance).get("recipe", {})
+    lawful = {name: recipe[name] for name in ("lawful_rate", "lawful_loss") if name in recipe}
     return {
         "stage": "calibrate", "bundle": str(incumbent.path.resolve()),
-        "networks": {name: f"stage:{name}" for name in (Path(each.file).stem for each in manifest.networks)},
+        "networks": {name: f"stage:{name}" for name in (Path(network.file).stem for network in manifest.networks)},
         "review_rate": rates[0], "block_rate": rates[1],
-        "passed": [*map(max, manifest.passed, shares)], **kept,
+        "passed": [*map(max, manifest.passed, shares)], **lawful,
     }  # fmt: skip
 
 
@@ -312,7 +313,8 @@ Bundle `{after}` against `{before}`. Only the first rows were trained on. Flagge
 {thresholds}
 
 {disobeyed} of your messages are still judged differently from their labels. disobeyed.json lists them as Label Studio
-tasks; look there for wrong labels. `jingyin known add --file known.jsonl` makes a running service obey them. promotion.json has the decision. For metrics by family run
+tasks; look there for wrong labels. `jingyin known add --file known.jsonl` makes a running service obey them. \
+promotion.json has the decision. For metrics by family run
 `jingyin evaluate bundle corpus/test.parquet --out evaluation`.
 """
 
@@ -331,19 +333,21 @@ def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> Report:
         counts += _counts(name, [splits["test"][i] for i in chosen], [[side[i] for i in chosen] for side in held_out])
     manifest = after.bundle.manifest
     disobeyed = [
-        (row, found) for row, found in zip(own, judged[1], strict=True) if (found.action != "pass") != (row.label in FLAGGED)
+        (row, verdict) for row, verdict in zip(own, judged[1], strict=True)
+        if (verdict.action != "pass") != (row.label in FLAGGED)
     ]  # fmt: skip
     write_json(out / "disobeyed.json", [
-        task({"text": row.text, "reason": f"labelled {row.label}, judged {found.label}"}, found.label, found.risk, manifest.id)
-        for row, found in disobeyed
+        task({"text": row.text, "reason": f"labelled {row.label}, judged {verdict.label}"}, verdict.label,
+             verdict.risk, manifest.id)
+        for row, verdict in disobeyed
     ])  # fmt: skip
     _write_rows(out / "known.jsonl", (
         {"text": row.text, "action": "block" if row.label in FLAGGED else "pass", "note": f"labelled {row.label}"}
         for row, _ in disobeyed
         if len(clean(row.text).text) >= SHORTEST
     ))  # fmt: skip
-    lines = [f"| {each.source} | {each.what} | {each.rows} | {each.before} | {each.after} |" for each in counts]
-    bounds = [_threshold(name, each) for name, each in (("review", manifest.review), ("block", manifest.block))]
+    lines = [f"| {count.source} | {count.what} | {count.rows} | {count.before} | {count.after} |" for count in counts]
+    bounds = [_threshold(name, getattr(manifest, name)) for name in ("review", "block")]
     text = _REPORT.format(
         before=before.bundle.manifest.id, after=manifest.id, counts="\n".join(lines), thresholds="\n".join(bounds),
         disobeyed=len(disobeyed),
@@ -371,17 +375,17 @@ def _counts(name: str, rows: Sequence[Row], decided: Sequence[Sequence[Verdict]]
         ("label right", named, right),
     )
     return [
-        Count(name, what, sum(some), *(sum(np.logical_and(side, some).tolist()) for side in found))
-        for what, some, found in kinds
+        Count(name, what, sum(some), *(sum(np.logical_and(side, some).tolist()) for side in decisions))
+        for what, some, decisions in kinds
         if any(some)
     ]  # fmt: skip
 
 
 def decide(run: Path, incumbent: Path, traffic: int) -> Promotion:
-    """Judge `run`/bundle on the test split of `run`/corpus, with so many rows of own traffic; leaves promotion.json.
+    """Judge `run`/bundle on the test split of `run`/corpus, which has `traffic` rows of own traffic.
 
-    The configuration is the package's, but that of few messages of traffic one may reach each action: a rate of 1 in
-    10,000 can't be asked of a thousand.
+    Writes promotion.json. The configuration is the package's, but with few messages of traffic one may reach each
+    action: a thousand can't show a rate of 1 in 10,000.
     """
     config = yaml.safe_load(default_config().read_text(encoding="utf-8"))
     config["data"] = [str(run / "corpus" / "test.parquet")]

@@ -22,7 +22,7 @@ from jingyin.train.data import SIDES
 
 KNOWN = (*LABELS, *SIDES)
 FEWEST = 20
-"""Different messages below which nothing can be learnt and held out."""
+"""Fewest different messages from which to learn and to hold some out."""
 
 _REMEDIES = {
     TOO_LONG: "cut it to the message, or drop it",
@@ -33,7 +33,7 @@ _REMEDIES = {
 
 
 class Labelled(NamedTuple):
-    """A message of one's own; `label` is one of KNOWN, `where` names its file and row."""
+    """A message of the user's; `label` is one of KNOWN, `where` names its file and row."""
 
     text: str
     label: str
@@ -50,7 +50,7 @@ class Reject(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold text and label, what labels of another scheme mean, and how CSV and JSON are coded."""
+    """Names of the columns of text and label, meanings of labels of another scheme, and encoding of CSV and JSON."""
 
     text: str = "text"
     label: str = "label"
@@ -66,7 +66,7 @@ class _Raw(NamedTuple):
 
 
 def parse_meanings(given: Sequence[str]) -> dict[str, str]:
-    """Return old -> new of "old=new" words; raises ConfigError for a word without one of KNOWN behind the sign."""
+    """Return old -> new of "old=new" words; raises ConfigError if a word lacks the sign, or `new` is not in KNOWN."""
     meanings = {}
     for each in given:
         old, sign, new = each.rpartition("=")
@@ -84,9 +84,8 @@ def is_flagged(label: str) -> bool:
 def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[Labelled], list[Reject]]:
     """Return each message of files, folders and globs once, and the rejected rows; none may lie in the folder `out`.
 
-    Messages are the same whose clean texts are: that is all that a network sees of them. Of one that comes with a label
-    and with no more than flagged or not, the label stays; one with labels that contradict is left out. Raises
-    ConfigError for columns that are not there.
+    Messages are the same if their clean texts are, because a network sees nothing else. A full label wins over flagged
+    or not_flagged; a message with contradicting labels is left out. Raises ConfigError for missing columns.
     """
     rejects: list[Reject] = []
     kept: dict[str, Labelled] = {}
@@ -206,7 +205,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def _dataset_rows(folder: Path, text: str, label: str | None) -> Iterator[_Raw]:
-    """Yield the rows of all splits; labels that are numbers of names (ClassLabel) come as their names."""
+    """Yield the rows of all splits; numeric labels that have names (ClassLabel) are given by name."""
     from datasets import Dataset, load_from_disk
 
     try:
@@ -221,6 +220,6 @@ def _dataset_rows(folder: Path, text: str, label: str | None) -> Iterator[_Raw]:
             )
         _refuse_missing(where, label, split.column_names)
         names = getattr(split.features[label], "names", None) if label else None
-        for row, each in enumerate(split, 1):
-            found = each[label] if label else None
-            yield _Raw(f"{where}: row {row}", each[text], names[found] if names and found is not None else found)
+        for row, example in enumerate(split, 1):
+            value = example[label] if label else None
+            yield _Raw(f"{where}: row {row}", example[text], names[value] if names and value is not None else value)

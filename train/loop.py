@@ -1,7 +1,7 @@
 """The training loop: AdamW on batches of equally many tokens, a faster head, resumable, on one process or several.
 
 transformers' Trainer lost: its own samplers batch by rows, and on short messages it took 1.4 times as long
-(train/LOG.md). accelerate stays below: processes and devices are its.
+(train/LOG.md). accelerate handles processes and devices.
 """
 
 import json
@@ -31,15 +31,15 @@ from jingyin.model.errors import InputError
 # Batches of about equally many tokens, the same on every process and after every resumption.
 
 
-_PLAIN = 0.5  # of the messages are shown as they stand, before chance gives others the same
+_PLAIN = 0.5  # share of messages shown as they stand; of the others any row is drawn, that one included
 _POOL = 64  # batches whose rows are sorted by length together: enough to pad little, few enough to stay random
 
 
 def one_variant_each(messages: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Return a row index for each message, in random order: by even chance its first row, else any of its rows.
 
-    The first is the message as it stands; its disguised and its dressed copies take turns over the epochs: as much
-    variety at a fraction of the time that all of them in each epoch would take.
+    The first is the message as it stands; its copies take turns over the epochs: as much variety in a fraction of the
+    time that all of them in each epoch would take.
     """
     order = rng.permutation(len(messages))
     _, any_row = np.unique(messages[order], return_index=True)
@@ -91,7 +91,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 M = TypeVar("M", bound=nn.Module)
 
 MOST_TIMES = 10
-"""How often an epoch shows a message that weighs more than others, at most."""
+"""Most times that an epoch shows a message that weighs more than others."""
 
 _CHECKPOINTS = 20  # a run
 _LOG_STEPS = 20
@@ -111,7 +111,7 @@ class Schedule:
 
     @classmethod
     def of(cls, recipe: BaseModel) -> "Schedule":
-        """Return that of a recipe with keys of these names."""
+        """Return the schedule of a recipe that has these fields."""
         return cls(**recipe.model_dump(include={field.name for field in fields(cls)}))
 
 
@@ -152,10 +152,10 @@ def without_dropout(model: M) -> M:
 def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
     """Train `model` in place on the output of data.examples; returns the mean loss of the last epoch's steps.
 
-    Each epoch shows every message once, in one of its variants; one that weighs several times as much as the usual one
-    is shown as many times, at most MOST_TIMES, in several, for less each time. A checkpoint is written twenty times a
-    run to `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, and its
-    result is that of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
+    Each epoch shows every message once, in one of its variants; one that weighs several times as much as the median is
+    shown as many times, at most MOST_TIMES, in several variants that share its weight. A checkpoint is written twenty
+    times a run to `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint,
+    with the result of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
     """
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
@@ -227,7 +227,7 @@ class _Run:
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
             output = logits_of(self.model(ids.to(device), mask.to(device)))
         each = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
-        # Gradients of processes are averaged, so each one's part of the sum counts as many times as there are of them.
+        # Gradients are averaged over processes, so each process's part of the sum is multiplied by their number.
         loss = each.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -143,17 +143,17 @@ def _read_tokenizer(reader: _Reader) -> tuple[Tokenizer, tuple[int, int, int, in
 
 
 def _read_tensors(reader: _Reader) -> dict[str, NDArray[np.float32]]:
-    found = {}
+    tensors = {}
     for _ in range(reader.integer()):
         name = reader.raw(reader.integer("<u2")).decode()
-        kind, count, offset, _ = (reader.integer(each) for each in ("u1", "<u4", "<u8", "<u8"))
+        kind, count, offset, _ = (reader.integer(dtype) for dtype in ("u1", "<u4", "<u8", "<u8"))
         if kind == 0:
-            found[name] = np.frombuffer(reader.data, "<f4", count, offset).copy()
+            tensors[name] = np.frombuffer(reader.data, "<f4", count, offset).copy()
         else:
             blocks = np.frombuffer(reader.data, _BLOCK, count // 32, offset)
             nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1).astype(np.float32)
-            found[name] = ((nibbles - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
-    return found
+            tensors[name] = ((nibbles - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
+    return tensors
 
 
 _STORED = {

@@ -24,8 +24,8 @@ from jingyin.train.loop import pad, token_batches
 class SignHead(nn.Module):
     """Logits of signs (model/signs.py), from the encoder's states under a sign's attention, and from words.
 
-    "Wide and deep" (Cheng et al. 2016): states find a sign's meaning, one weight a word its usual wording. It reads
-    lower states beside the words themselves, because the last one keeps little but the label.
+    "Wide and deep" (Cheng et al. 2016): states find a sign's meaning, one weight per word its usual wording. It reads
+    lower states and the words themselves, because the last state keeps little but the label.
     """
 
     def __init__(self, states: int, words: int, signs: int) -> None:
@@ -39,7 +39,7 @@ class SignHead(nn.Module):
 
     @property
     def signs(self) -> int:
-        """How many signs there are."""
+        """Number of signs."""
         return self.value.out_features
 
     def forward(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class SmsClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: object
     ) -> SmsOutput:
-        """Return logits for ids (batch, length), with `labels` (batch,) a loss too; the mask is 1 for tokens, 0 else."""
+        """Return logits for ids (batch, length), with `labels` (batch,) also a loss; the mask is 1 for tokens."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = all_states(self.encoder, input_ids, mask)
         logits = self.head(self.dropout((mean_of(states[-1], mask) - self.mean) / self.sd))
@@ -162,7 +162,7 @@ def new_sign_head(encoder: BertModel, signs: int) -> SignHead:
 
 
 def state_indices(layers: int) -> list[int]:
-    """Return which states a sign head reads, 0 for the embeddings: these, the middle layer's, the last but one's."""
+    """Return which states a sign head reads: the embeddings (0), the middle layer's and the last but one's."""
     return sorted({0, layers // 2, layers - 1})
 
 
@@ -198,7 +198,7 @@ _EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
 
 
 def annotated_messages(rows: Rows) -> Rows:
-    """Return the messages among `rows` whose signs people read, without copies of them; raises InputError for none."""
+    """Return the messages among `rows` with annotated signs, without copies of them; raises InputError for none."""
     plain = rows.take(np.unique(rows.messages, return_index=True)[1])
     read = np.flatnonzero([is_annotated(each) for each in plain.signs])
     if not len(read):
@@ -215,7 +215,7 @@ def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -
     states, targets = _states_read(model, ids), torch.tensor(signs_of_rows(read))
     torch.manual_seed(seed)
     head = new_sign_head(model.encoder, targets.shape[1])
-    with torch.no_grad():  # it begins with each sign's log-odds, one message more on either side
+    with torch.no_grad():  # starts from each sign's log-odds, with one message added on either side
         head.value.bias.copy_(torch.log((targets.sum(0) + 1) / ((1 - targets).sum(0) + 1)))
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
     rng, lengths = np.random.default_rng(seed), np.array([len(each) for each in ids])
@@ -236,12 +236,12 @@ def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -
 def _states_read(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return a sign head's inputs, (length, states) a message, computed once because the encoder does not change."""
     lengths = np.array([len(each) for each in ids])
-    found = [torch.empty(0)] * len(ids)
+    out = [torch.empty(0)] * len(ids)
     model.eval()  # type: ignore[no-untyped-call]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for rows in token_batches(lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0)):
             padded, mask = pad([ids[row] for row in rows])
             states = sign_states(all_states(model.encoder, padded, mask)).to(torch.bfloat16)
             for row, each in zip(rows, states, strict=True):
-                found[row] = each[: lengths[row]].clone()
-    return found
+                out[row] = each[: lengths[row]].clone()
+    return out

@@ -1,9 +1,9 @@
 """`jingyin promote`: may a candidate replace the incumbent? Checks, each with its reason.
 
-A check tells chance from harm. A rate that is wanted is missed where the rows show that it is missed (99% confidence),
-and the candidate reaches it more often than the incumbent; and against the incumbent a candidate fails where it loses
-more than chance explains (99%) and it can't be excluded that the loss is above the margin of non-inferiority. So a
-bundle that differs by its seed alone passes in nine of ten runs.
+A check tells chance from harm. A candidate fails a limit if the rows show that it exceeds the limit (99% confidence)
+and that it does worse than the incumbent. It fails a comparison with the incumbent if it loses more than chance
+explains (99%) and the loss may exceed the margin of non-inferiority. So a bundle that differs by its seed alone passes
+in nine of ten runs.
 """
 
 import json
@@ -32,9 +32,9 @@ from jingyin.train.evaluate.systems import Judged
 from jingyin.train.recipes import read_yaml
 
 CHANGED = 150
-"""Threats, and innocents, that are disguised, attacked and put in company, at most."""
+"""Most threats, and most innocents, that are disguised, attacked and put in company."""
 
-_FEWEST = 16  # rows of a family: where fewer are all lost it may be chance among a hundred families
+_FEWEST = 16  # rows of a family: with fewer, losing all may be chance among a hundred families
 _SURE = 0.995  # one-sided: a pooled check fails by chance in one of 200 runs, and so do all families together
 
 
@@ -52,8 +52,8 @@ class Rates(_Model):
 class PromoteConfig(_Model):
     """The data to judge on, a candidate's absolute limits, and its margins against the incumbent.
 
-    The largest share that may reach each action: of `traffic`, real messages of sources kept out from training (of all,
-    where there is none); of the `worst_source` alone; of `lawful` reminders; of the `plain` and `everyday` innocents
+    The largest share that may reach each action: of `traffic`, real messages of sources kept out of training (of all
+    sources if none was); of the `worst_source` alone; of `lawful` reminders; of the `plain` and `everyday` innocents
     and of `nonsense`. `plain_threats` is the share of plain threats that must be flagged. `threats`, `innocents`,
     `family` and `pairs` are margins: shares of rows that a candidate may get wrong where the incumbent has them right.
     """
@@ -89,7 +89,7 @@ def default_config() -> Path:
 
 @dataclass(frozen=True)
 class Check:
-    """One condition, whether the candidate holds it, and the figures that say so."""
+    """A condition, whether the candidate meets it, and the figures behind that."""
 
     name: str
     passed: bool
@@ -169,12 +169,12 @@ def requirements(
         yield from _at_most(f"traffic of {name}", [each[rows] for each in actions], config.worst_source)
     yield from _at_most("lawful reminders", [each[lawful] for each in actions], config.lawful)
     for name, texts in behaviours().items():
-        found = [side.system.judge(texts).actions for side in sides]
+        judged = [side.system.judge(texts).actions for side in sides]
         if name == "plain threats":
             missed = 1 - config.plain_threats
-            yield _holds(f"{name}: review", [each == 0 for each in found], missed, f"at most {missed:.1%} missed")
+            yield _holds(f"{name}: review", [each == 0 for each in judged], missed, f"at most {missed:.1%} missed")
         else:
-            yield from _at_most(name, found, getattr(config, name.partition(" ")[0]))
+            yield from _at_most(name, judged, getattr(config, name.partition(" ")[0]))
 
 
 def _at_most(name: str, actions: Sequence[Ints], most: Rates, *, shown: bool = False) -> Iterator[Check]:
@@ -300,11 +300,11 @@ _USED = ("train", "validation", "calibration")
 
 
 def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[Messages, str]:
-    """Return the messages that the bundles of `manifests` were not made with, and a sentence on how that is known.
+    """Return the messages that the bundles of `manifests` were not made with, and a sentence on the rows left out.
 
-    A bundle knows the sha256 of its splits. Those that trained it and set its thresholds are looked for next to `data`
-    and in the folders next to it; rows whose text or template is in one are left out. Raises InputError when a file of
-    `data` is itself such a split, or no row of a label is left.
+    A manifest has the sha256 of its bundle's splits. Those that trained it and set its thresholds are looked for next
+    to `data` and in the folders next to it; rows whose text or template is in one are left out. Raises InputError if a
+    file of `data` is itself such a split, or no row of a label is left.
     """
     for manifest in manifests:
         used = {hash_: split for split, hashes in _used(manifest).items() for hash_ in hashes}
@@ -316,15 +316,15 @@ def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Ma
     wanted = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
     folders = {each.resolve().parent.parent for each in data}
     near = sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))
-    found = {hash_: path for path in near if (hash_ := file_sha256(path)) in wanted}
-    taken = {text for path in found.values() for text in samples.texts_in(path)}
+    near_splits = {hash_: path for path in near if (hash_ := file_sha256(path)) in wanted}
+    taken = {text for path in near_splits.values() for text in samples.texts_in(path)}
     both = zip(messages.texts, messages.templates, strict=True)
     left = messages.take(np.array([i for i, names in enumerate(both) if taken.isdisjoint(names)], np.int64))
     refuse_empty_class([LABELS[label] for label in left.labels], data)
     reason = f"{len(messages) - len(left)} of {len(messages)} rows left out: bundles were made with them"
     for id_, used_ in {manifest.id: _used(manifest) for manifest in manifests}.items():
-        if splits := [split for split, hashes in used_.items() if not hashes or not found.keys() >= set(hashes)]:
-            reason += f"; {', '.join(splits)} of {id_}: not near the data, so their rows can't be told"
+        if splits := [split for split, hashes in used_.items() if not hashes or not near_splits.keys() >= set(hashes)]:
+            reason += f"; {', '.join(splits)} of {id_}: not near the data, so their rows can't be recognised"
     return left, reason
 
 

@@ -106,22 +106,22 @@ class Classify(_Training, _Rates):
     head_rate: float = Field(default=10.0, gt=0)
     """The head learns this many times faster than the encoder."""
     frozen: int = Field(default=0, ge=0)
-    """Word embeddings and this many of the first layers stay as they are: a third of the time, for a deep network."""
+    """Word embeddings and this many of the first layers stay as they are; takes a third of the time, if deep."""
     label_smoothing: float = Field(default=0.02, ge=0, lt=1)
     teachers: tuple[str, ...] = ()
     """Run folders, "stage:NAME", or "bundle": the mean of their log-odds teaches."""
     distillation_weight: float = Field(default=0.7, ge=0, le=1)
-    """Share of the teachers' probabilities in the target of an authored message; the rest is its own label, which is
-    all that a real message has: of traffic that a bundle has not seen it is wrong where it matters."""
+    """Share of the teachers' probabilities in the target of an authored message; the rest is its own label. A real
+    message has its label alone: on traffic that a bundle has not seen, the bundle is wrong where it matters."""
     sure: float = Field(default=1.0, gt=0, le=1)
-    """Share of the authored messages that are shown of those whose label the teachers give 0.95 or more; all others
-    are."""
+    """Share that is shown of the authored messages to whose label the teachers give 0.95 or more; all others are
+    shown."""
     clauses: float = Field(default=0.0, ge=0, le=1)
     """Share of the authored training messages of which the teachers label some clauses."""
     traffic: str | None = None
-    """A bundle, "bundle" or a folder: of real messages train on those that its prefilter lets through, which a network
-    will be given, and on a tenth of the others, and on windows of benign messages that it lets through. None: on all
-    of them, and on no windows."""
+    """A bundle ("bundle" or a folder), whose prefilter decides which real messages to train on: those that it lets
+    through to networks, a tenth of the others, and windows of benign messages that it lets through. None: all of them,
+    and no windows."""
     misjudged: float = Field(default=0.0, ge=0, le=1)
     """Share of the training messages' copies in company that the bundle of `traffic` reads, to show those that it
     misjudges as messages of their own (stages.misjudged)."""
@@ -131,8 +131,8 @@ class Classify(_Training, _Rates):
     """Share of the start's weights in the result's, where a whole classifier is trained further (WiSE-FT, Wortsman et
     al. 2022); "chosen": in quarters, by the validation split, the whole way back included (stages.way_back)."""
     signs: bool = False
-    """Whether outputs for signs (model/signs.py) are trained when the labels are learnt; a classifier that is trained
-    further else keeps those that it has."""
+    """Whether to train outputs for signs (model/signs.py) once the labels are learnt; without, a classifier that is
+    trained further keeps those it has."""
     bundle: bool = True
 
     @model_validator(mode="after")
@@ -161,7 +161,7 @@ class Classify(_Training, _Rates):
 
 
 class Calibrate(_Stage, _Rates):
-    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, say one's own traffic.
+    """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, such as own traffic.
 
     With both `networks` and `bundle` the bundle's prefilter is trained further and its other networks are kept.
     """

@@ -35,7 +35,7 @@ class Vocabulary:
 
     @property
     def kind(self) -> Literal["lexicon", "pieces"]:
-        """Which of the two it is, in the words of bundles."""
+        """Which of the two it is, as bundles name it."""
         return "pieces" if isinstance(self.tokenizer, PieceTokenizer) else "lexicon"
 
     def save(self, folder: Path, *, compiled: bool = False) -> None:
@@ -48,7 +48,7 @@ class Vocabulary:
 
 
 def load_vocabulary(folder: Path, kind: str | None = None) -> Vocabulary:
-    """Load what Vocabulary.save left, of a `kind` where both are there; raises ConfigError when nothing is."""
+    """Load a vocabulary that Vocabulary.save wrote, of `kind` if there are both; raises ConfigError without any."""
     if kind != "lexicon" and (folder / PIECES).is_file():
         return Vocabulary(PieceTokenizer.from_file(folder / PIECES))
     if not (folder / _LEXICON).is_file():

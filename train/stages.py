@@ -1,10 +1,4 @@
-"""Alignment: trains a few layers with the lexicon's words until their pooled outputs are those of the original encoder.
-
-Two losses are made up for at once, before any label is seen: that of the layers left out, and that of a word's
-embedding being a mean of its pieces'. The original with all of its layers and its own vocabulary is the teacher,
-unlabelled messages are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are compared
-standardised: the differences between messages are a fraction of the part that all outputs share.
-"""
+"""The stages of training: align, classify, calibrate."""
 
 import hashlib
 import os
@@ -39,6 +33,13 @@ from jingyin.train.recipes import Align, Calibrate, Classify
 from jingyin.train.runs import Job, StageResult, run_of, weights_sha256
 from jingyin.train.saved import Vocabulary, load_classifier, save_classifier, save_encoder
 
+# The align stage: trains a few layers with the lexicon's words until they give the original encoder's pooled outputs.
+#
+# This makes up for two losses at once, before any label is seen: that of the layers left out, and that of averaging the
+# embeddings of a word's pieces. The original with all of its layers and its own vocabulary is the teacher, unlabelled
+# messages are the data (distillation of a general encoder, Jiao et al. 2020). Outputs are compared standardised: the
+# differences between messages are a fraction of the part that all outputs share.
+
 
 def distance(output: Tensor, target: Tensor) -> Tensor:
     """Return one minus the cosine and the mean squared error (batch,) of vectors (batch, hidden), added up."""
@@ -54,7 +55,7 @@ def run_align(job: Job[Align]) -> StageResult:
     torch.manual_seed(recipe.seed)
     train = read_split(job.corpus, "train").drawn(recipe.rows, recipe.seed)
     validation = read_split(job.corpus, "validation")
-    # Of its own pieces it reads those that come more than once in training messages; the rest as smaller ones.
+    # The original reads those of its pieces that training messages use more than once, and the rest as smaller ones.
     texts = [each.text for each in train.cleaned]
     original, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
     read = encoder_of(Vocabulary(pieces), recipe.max_tokens)
@@ -67,8 +68,8 @@ def run_align(job: Job[Align]) -> StageResult:
     model.sd.copy_(sd)
     rows: Dataset = examples(train, encode, ((wanted[0] - mean) / sd).numpy())
     loss = fit(model, rows, job.folder, Schedule.of(recipe), distance)
-    found = torch.tensor(predict(model, encode(validation.cleaned)))
-    cosine = float(nn.functional.cosine_similarity(found, (wanted[1] - mean) / sd).mean())
+    outputs = torch.tensor(predict(model, encode(validation.cleaned)))
+    cosine = float(nn.functional.cosine_similarity(outputs, (wanted[1] - mean) / sd).mean())
     if PartialState().is_main_process:
         save_encoder(start.encoder, start.vocabulary, job.folder)
     return {"loss": loss, "cosine": cosine}
@@ -95,19 +96,19 @@ def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.flo
 def _once(
     who: str, texts: Sequence[CleanText], kept: Path, read: Callable[[Sequence[CleanText]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Return what `who` reads from texts (n, ...): from the folder `kept`, or read by all processes and left there."""
+    """Return the outputs of `who` on texts (n, ...): cached in the folder `kept`, or computed by all processes."""
     processes = PartialState()
     asked = hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
     file = kept / f"{asked}.npy"
     if not file.is_file():
         parts = gather_object([read(texts[processes.process_index :: processes.num_processes])])
         if processes.is_main_process:
-            found = np.empty((len(texts), *parts[0].shape[1:]), np.float32)
+            merged = np.empty((len(texts), *parts[0].shape[1:]), np.float32)
             for index, part in enumerate(parts):
-                found[index :: processes.num_processes] = part
+                merged[index :: processes.num_processes] = part
             kept.mkdir(parents=True, exist_ok=True)
             aside = file.with_suffix(".part.npy")
-            np.save(aside, found)
+            np.save(aside, merged)
             aside.rename(file)
         processes.wait_for_everyone()
     return np.asarray(np.load(file), np.float32)
@@ -130,7 +131,7 @@ def _own_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))  # of each training process
 
 
-# The classifier stage: fine-tunes an encoder, or goes on with a classifier, on labels and on teachers' soft labels.
+# The classify stage: fine-tunes an encoder, or trains a classifier further, on labels and on teachers' soft labels.
 
 
 TEACHERS = "teachers"
@@ -187,38 +188,38 @@ WAYS_BACK = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def way_back(model: SmsClassifier, before: dict[str, Tensor], ids: Sequence[Sequence[int]], rows: Rows) -> float:
-    """Return the share of the weights `before` in `model` that held-out `rows` of token ids ask for.
+    """Return the share of the weights `before` that `model` should get back, by held-out `rows` of token `ids`.
 
-    Shares are judged by the cross-entropy of the risk, one's own messages (where there are some) as much as all others.
-    It is the least share that is not worse than the best by more than one standard error of the difference: a dozen
-    held-out messages say little, and most of what they say by chance is to change nothing.
+    Shares are judged by the cross-entropy of the risk, the user's own messages, if any, counting as much as all others.
+    The least share is taken that is not worse than the best by more than one standard error of the difference: a dozen
+    held-out messages say little, and by chance they mostly favour no change.
     """
     after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flagged = np.isin(rows.labels, FLAGGED_INDEX)
     own = np.array([source == OWN for source in rows.sources])
     kinds = [some for some in (own, ~own) if some.any()]
-    found = []
+    losses = []
     for share in WAYS_BACK:
         go_back(model, before, share)
         risks = risk_logit(predict(model, ids))
-        found.append(np.logaddexp(0, np.where(flagged, -risks, risks)))
+        losses.append(np.logaddexp(0, np.where(flagged, -risks, risks)))
         model.load_state_dict(after)
-    best = min(found, key=lambda each: sum(each[some].mean() for some in kinds))
+    best = min(losses, key=lambda loss: sum(loss[some].mean() for some in kinds))
 
-    def is_as_good(each: NDArray[np.float32]) -> bool:
-        worse = [(each - best)[some] for some in kinds]
+    def is_as_good(loss: NDArray[np.float32]) -> bool:
+        worse = [(loss - best)[some] for some in kinds]
         return bool(sum(part.mean() for part in worse) <= np.sqrt(sum(part.var() / len(part) for part in worse)))
 
-    return next(share for share, each in zip(WAYS_BACK, found, strict=True) if is_as_good(each))
+    return next(share for share, loss in zip(WAYS_BACK, losses, strict=True) if is_as_good(loss))
 
 
 def go_back(model: SmsClassifier, before: dict[str, Tensor], share: float) -> None:
-    """Give the weights `before` a `share` in those of a classifier, in place."""
+    """Mix a `share` of the weights `before` into those of a classifier, in place."""
     after = model.state_dict()
     model.load_state_dict({name: after[name].lerp(tensor, share) for name, tensor in before.items()})
 
 
-_OTHERS = 0.1  # of the real messages that the prefilter stops: windows and disguises bring some of their like
+_OTHERS = 0.1  # share shown of real messages that the prefilter stops: windows and disguises let similar ones through
 
 
 def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
@@ -244,15 +245,15 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     first[np.unique(rows.messages, return_index=True)[1]] = True
     chosen = rows.take(np.flatnonzero(first & (real | (rows.labels == lawful))))
     read = read_bundle(bundle_folder(bundle))
-    texts = [each.text for each in chosen.cleaned]
+    texts = [message.text for message in chosen.cleaned]
     units = units_of(read.prefilter_weights.astype(np.float32), texts, code_points(texts))
     stops = read.manifest.prefilter
     on = (units.scores[0] >= stops.ordinary.threshold) & (units.scores[1] >= stops.lawful.threshold)
     on[units.starts] = False
-    found = np.flatnonzero(on)
-    windows = chosen.take(units.owners[found])
-    cut = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in found.tolist()]
-    return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(found)))
+    chosen_units = np.flatnonzero(on)
+    windows = chosen.take(units.owners[chosen_units])
+    cut = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in chosen_units.tolist()]
+    return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(chosen_units)))
 
 
 _DOUBTED = (0.3, 0.85)
@@ -292,8 +293,8 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) ->
     """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
     Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
-    message is. They label clauses of messages too, which have their probabilities alone. A message of the user's own
-    has its label; one with only a side has that side's risk, distributed within it by the teachers' probabilities.
+    message is. Clauses of messages have the teachers' probabilities alone. A message of the user's own has its label;
+    one labelled only as flagged or not has that side's risk, distributed by the teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
@@ -308,7 +309,7 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) ->
     message = np.searchsorted(numbers, rows.messages[written])
     said, same = soft[message], rows.labels[written] == plain.labels[message]
     own = np.array([source == OWN for source in rows.sources])[written]
-    # A copy whose company or quotation turns the label has its own, and so have messages of one's own.
+    # Copies whose company or quotation changes the label keep that label, and so do the user's own messages.
     share = (recipe.distillation_weight * (same & ~own))[:, None]
     mixed = (1 - share) * target[written] + share * said
     half = own & np.array([family in SIDES for family in rows.families])[written]
@@ -339,7 +340,7 @@ def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
 
 
 def run_calibrate(job: Job[Calibrate]) -> StageResult:
-    """Leave a bundle in the run folder; returns its calibration error, and nothing in processes but the first."""
+    """Leave a bundle in the run folder; returns its calibration error, in the first process only."""
     recipe = job.recipe
     if not PartialState().is_main_process:
         return {}
@@ -349,7 +350,7 @@ def run_calibrate(job: Job[Calibrate]) -> StageResult:
 
 
 def source_of(recipe: Calibrate, out: Path) -> Path | None:
-    """Return the folder of the bundle that a recipe goes on with, None for none; `out` holds the run folders."""
+    """Return the folder of the bundle that a recipe starts from, or None; `out` holds the run folders."""
     if recipe.bundle is None and recipe.networks:
         return None
     if recipe.bundle in (None, "bundle"):
@@ -358,11 +359,9 @@ def source_of(recipe: Calibrate, out: Path) -> Path | None:
     return named / "bundle" if (named / "bundle").is_dir() else named
 
 
-# The stages of training, one module each; STAGES says which a recipe's `stage` runs.
-
-
 STAGES: dict[str, Callable[[Job[Any]], StageResult]] = {
     "align": run_align,
     "classify": run_classify,
     "calibrate": run_calibrate,
 }
+"""A recipe's `stage` -> the function that runs it."""

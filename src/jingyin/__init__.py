@@ -3,9 +3,9 @@
 from jingyin import Scorer
 Scorer.load().score("...").action  # "pass", "review" or "block"
 
-The names of __all__ are public; all else may change with any version. `Scorer` is imported when it is asked for, since
-the gateway filters do without onnxruntime and its memory; so are `relabel`, `campaigns`, `scorer_columns` and
-`score_dataframe`, which need the extra `batch` or `spark`.
+The names of __all__ are public; all else may change with any version. `Scorer` is imported on first use, to spare the
+gateway filters onnxruntime and its memory; so are `relabel`, `campaigns`, `scorer_columns` and `score_dataframe`, which
+need the extra `batch` or `spark`.
 """
 
 from importlib import import_module
@@ -51,7 +51,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the requested name; raises ConfigError that names the extra it needs when that isn't installed."""
+    """Import the requested name; raises ConfigError if it needs an extra that isn't installed, naming it."""
     if name == "__version__":
         return version("jingyin")
     if name not in _LATER:

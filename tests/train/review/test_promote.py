@@ -273,8 +273,8 @@ def test_a_bundle_that_misses_a_word_is_refused_and_the_decision_says_why(
     assert not any(": innocents" in name or "pay_to_stop" in name for name in reasons)
     assert found.checks[0].reason == (
         f"10 of 470 rows left out: bundles were made with them; train, validation, calibration of {found.candidate}: "
-        f"not near the data, so their rows can't be told; train, validation, calibration of {found.incumbent}: not "
-        "near the data, so their rows can't be told"
+        "not near the data, so their rows can't be recognised; "
+        f"train, validation, calibration of {found.incumbent}: not near the data, so their rows can't be recognised"
     )
     written = json.loads((tmp_path / "decision.json").read_text("utf-8"))
     assert [check["name"] for check in written["checks"]] == [check.name for check in found.checks]

@@ -57,7 +57,7 @@ def test_splits_that_no_bundle_was_made_with_take_nothing_out_and_what_is_missin
     assert len(messages) == 20
     assert reason == (
         "0 of 20 rows left out: bundles were made with them; train, validation of b1: not near the data, so their rows "
-        "can't be told"
+        "can't be recognised"
     )
 
 
