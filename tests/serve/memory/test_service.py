@@ -294,4 +294,5 @@ def test_an_analyst_judges_a_message_on_the_page(browser: Browser, tmp_path: Pat
         browser.until("document.getElementById('known').innerText === '无'")
         browser.run("document.querySelector('#senders button').click()")
         browser.until("document.getElementById('senders').innerText === '无'")
-        until(lambda: machine.score(MILD, sender="gang") == "pass scored")  # the other worker hears of it a second later
+        # The other worker hears of it a second later.
+        until(lambda: machine.score(MILD, sender="gang") == "pass scored")
