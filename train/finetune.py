@@ -270,8 +270,8 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object
 def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, object]:
     """Return the recipe that makes the bundle, with at least the incumbent's rates and shares that networks read.
 
-    If real messages here give it higher ones, their quarter (rates) or half (shares) is allowed. If only authored
-    messages stand for traffic, which are harder, what it has on them is allowed.
+    A quarter of the rates and half of the shares measured on real messages here replace them if higher; if authored
+    messages, which are harder, must stand in for traffic, the full measured values do.
     """
     manifest = incumbent.manifest
     calibration = read_split(corpus, "calibration")
