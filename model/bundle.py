@@ -35,6 +35,9 @@ from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
 FORMAT_VERSION = 8
+FIRST_FLAGGED = ("debt_threat", "pay_to_stop")
+"""The labels that a bundle flags if its manifest names none."""
+
 FILES = ("prefilter.npz", "tokenizer.json", "lexicon.txt", "golden.json", "card.md")
 """The files of every bundle besides its manifest and networks."""
 
@@ -186,7 +189,8 @@ class Manifest(Rules):
 
     `loss` has the bound "in corpus" and, if there are test-only cases, "on unseen situations"; `passed` is the share of
     ordinary calibration messages that each network reads. `signs` are those of model.onnx, in the order of its outputs;
-    empty if it has none. `curve` is sorted by risk, ascending.
+    empty if it has none. `curve` is sorted by risk, ascending. `flagged_labels` are those of the jingyin that wrote it;
+    the file names them only if they are not FIRST_FLAGGED.
     """
 
     format_version: int
@@ -197,6 +201,7 @@ class Manifest(Rules):
     calibration: Calibration
     passed: tuple[float, ...]
     signs: dict[str, SignScale] = {}
+    flagged_labels: tuple[str, ...] = FIRST_FLAGGED
     loss: dict[str, Loss]
     provenance: dict[str, object]
     files: dict[str, str]
@@ -276,11 +281,16 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 
 
 def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32]) -> None:
-    """Raise BundleError if a flagged label is missing, or stops or prefilter have the wrong shape."""
+    """Raise BundleError if it flags other labels than this jingyin, or stops or prefilter have the wrong shape."""
     if missing := set(FLAGGED) - set(manifest.labels):
         raise BundleError(
             f"bundle {manifest.id} has labels {', '.join(manifest.labels)}, but the risk also needs "
             f"{' and '.join(sorted(missing))}: train one on these labels"
+        )
+    if set(manifest.flagged_labels) != set(FLAGGED):
+        raise BundleError(
+            f"bundle {manifest.id} flags {', '.join(manifest.flagged_labels)}, this jingyin {', '.join(FLAGGED)}: its "
+            "thresholds are of another risk; use the jingyin that wrote it, or train a bundle with this one"
         )
     for name, stop in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
         if len(stop.probabilities) != len(manifest.labels):
@@ -344,11 +354,15 @@ def write_bundle(path: Path, parts: Mapping[str, object]) -> Manifest:
 
     Raises BundleError if a file is missing.
     """
-    draft = Manifest.model_validate({**parts, "format_version": FORMAT_VERSION, "id": "", "files": {}})
+    draft = Manifest.model_validate(
+        {"flagged_labels": FLAGGED, **parts, "format_version": FORMAT_VERSION, "id": "", "files": {}}
+    )
     names = sorted(_files_of(draft.networks))
     if missing := [name for name in names if not (path / name).is_file()]:
         raise BundleError(f"bundle {path.name} lacks {', '.join(missing)}; write them before the manifest")
     content = draft.model_dump(mode="json")
+    if draft.flagged_labels == FIRST_FLAGGED:
+        del content["flagged_labels"]
     content["files"] = {name: sha256((path / name).read_bytes()) for name in names}
     content["id"] = manifest_id(content)
     (path / "manifest.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

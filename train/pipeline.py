@@ -15,6 +15,7 @@ from jingyin.model.errors import ConfigError
 from jingyin.model.files import Run, file_sha256, write_json
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of
+from jingyin.train.pack.export import refuse_other_labels
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.runs import METRICS, Job, bundle_ids, command, run_of, versions, weights_sha256
 from jingyin.train.stages import STAGES, source_of
@@ -48,6 +49,8 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
         with processes.main_process_first():  # the others find the first one's results
             corpus = _corpus(path, recipe.corpus, out)
             sources = _sources(recipe, out)
+            for place in sources.values():
+                refuse_other_labels(place)
             begun = {
                 "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
                 "corpus": [corpus.name, fingerprint_of(corpus)],

@@ -123,6 +123,11 @@ def campaigns(
         raise ConfigError("a time format needs a column of times: --time COLUMN")
     files = find(inputs, out)
     loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
+    if unknown := set(loaded.manifest.labels) - set(LABELS):
+        raise ConfigError(
+            f"bundle {loaded.manifest.id} has labels that this jingyin does not know: {', '.join(sorted(unknown))}; "
+            "campaigns need the jingyin that wrote it, or a bundle of known labels"
+        )
     named = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
     wanted = tuple(dict.fromkeys([text_column, *(each for each in named.values() if each), *VERDICT]))
     sources = open_sources(files, Reading(text_column, id_column, encoding, delimiter, columns=wanted))

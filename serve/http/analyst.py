@@ -9,9 +9,9 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from jingyin.model.errors import ConfigError, JingyinError
-from jingyin.model.labels import FLAGGED
+from jingyin.model.labels import BENIGN, FLAGGED
 
-ACTION_OF = {"ordinary": "pass", "lawful_collection": "pass", **dict.fromkeys(FLAGGED, "block")}
+ACTION_OF = {**dict.fromkeys(BENIGN, "pass"), **dict.fromkeys(FLAGGED, "block")}
 """Label of a campaign -> action for its wording; other_threat is outside the scope of this filter."""
 
 

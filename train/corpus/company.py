@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
+from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train.corpus.perturb import entries
 from jingyin.train.corpus.stats import Message
 
@@ -54,7 +55,7 @@ def neighbours(messages: Iterable[Message]) -> dict[str, list[str]]:
         kind = _KINDS.get(message.family if message.source == "authored" else message.source)
         if message.label == "lawful_collection" and message.family not in _NO_NOTICES:
             kind = "lawful"
-        if kind and message.label in ("ordinary", "lawful_collection") and len(message.text) <= _LONGEST_NEIGHBOUR:
+        if kind and message.label in BENIGN and len(message.text) <= _LONGEST_NEIGHBOUR:
             found[kind].append(message.text)
     found["report"] = list(entries("reports"))
     for kind, text in (line.split(" ", 1) for line in entries("company_held_out")):
@@ -97,7 +98,7 @@ def training_company(text: str, label: str, rng: Random, neighbours: Neighbours)
     kinds = ["lawful", "ads", "chat", "service"]
     if label == "other_threat":
         kinds.remove("lawful")
-    if label in ("debt_threat", "pay_to_stop") and rng.random() < _REPORTED:
+    if label in FLAGGED and rng.random() < _REPORTED:
         kinds = ["report"]
     kind = rng.choice(kinds)
     amount = rng.choice(_MOST_SENTENCES if kind in SENTENCES else _MOST_CHARACTERS)

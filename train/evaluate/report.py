@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train.evaluate.measures import SHOWN, Evaluation, Rows, Value, number
 from jingyin.train.evaluate.statistics import Estimate, Rate
 
@@ -39,7 +40,10 @@ def write_report(out: Path, evaluation: Evaluation, wrong: Mapping[str, Sequence
         (title, list(zip(evaluation.errors[kind], map(printable, wrong[kind]), strict=True)))
         for kind, title in _ERRORS.items()
     ]
-    page = render("report.html", e=evaluation, tables=tables, errors=errors, picture=picture, shown=SHOWN, cell=_cell)
+    page = render(
+        "report.html", e=evaluation, tables=tables, errors=errors, picture=picture, shown=SHOWN, cell=_cell,
+        flagged=FLAGGED, benign=BENIGN,
+    )  # fmt: skip
     (out / "report.html").write_text(page, encoding="utf-8")
 
 

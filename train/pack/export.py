@@ -21,7 +21,7 @@ from jingyin.model.files import atomic_folder
 from jingyin.model.labels import LABELS
 from jingyin.serve.networks import open_session
 from jingyin.train.network import ExportedClassifier, SignHead, SmsClassifier, SmsConfig, state_indices
-from jingyin.train.saved import Vocabulary, load_vocabulary, save_classifier
+from jingyin.train.saved import Vocabulary, is_classifier, load_vocabulary, save_classifier
 
 # Writes the classifier as an ONNX graph by hand.
 #
@@ -276,6 +276,21 @@ def bundle_folder(name: str) -> Path:
     return default_path() if name == "bundle" else Path(name)
 
 
+def refuse_other_labels(name: str) -> None:
+    """Raise ConfigError if `name` is a bundle, or a classifier's run folder, whose networks put out other labels."""
+    if is_bundle(name):
+        labels = read_bundle(bundle_folder(name)).manifest.labels
+    elif is_classifier(Path(name)):
+        labels = tuple(SmsConfig.from_pretrained(Path(name) / "network").id2label.values())
+    else:
+        return
+    if labels != LABELS:
+        raise ConfigError(
+            f"the networks of {name} put out {', '.join(labels)}; wanted {', '.join(LABELS)}, in this order: train new "
+            "ones, starting from a pretrained encoder (configs/from_scratch/)"
+        )
+
+
 def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier, Vocabulary]:
     """Return a network of a bundle as a classifier, with its vocabulary; raises BundleError if not exported here."""
     bundle = read_bundle(bundle_folder(name))
@@ -376,6 +391,7 @@ def export_transformers(bundle: Path, out: Path) -> None:
     """
     if out.exists():
         raise ConfigError(f"{out} exists; name a new folder, or remove it first")
+    refuse_other_labels(str(bundle))
     manifest = read_bundle(bundle).manifest
     classifier, vocabulary = classifier_of_bundle(str(bundle))
     card = files("jingyin.train").joinpath("templates/transformers.md").read_text(encoding="utf-8")
