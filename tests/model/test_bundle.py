@@ -25,6 +25,7 @@ from jingyin.model.bundle import (
     sha256,
     write_bundle,
 )
+from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
 THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, false_positives=0, sources={"chat": (0, 400)})
@@ -307,6 +308,23 @@ def test_labels_without_a_flagged_one(bundle):
         f"bundle {manifest.id} has labels {', '.join(labels)}, but the risk also needs pay_to_stop: train one on these "
         "labels",
     )
+
+
+def test_a_bundle_that_flags_other_labels(bundle, monkeypatch):
+    labels, stop = (*LABELS, "prize_scam"), STOP.model_copy(update={"probabilities": (1, 0, 0, 0, 0, 0)})
+    six = {**PARTS, "labels": labels, "prefilter": Prefilter(ordinary=stop, lawful=stop)}
+    five = read_bundle(bundle).manifest
+    assert five.flagged_labels == FLAGGED
+    assert "flagged_labels" not in json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr("jingyin.model.bundle.FLAGGED", (*FLAGGED, "other_threat"))
+    now = "this jingyin debt_threat, pay_to_stop"
+    then = "its thresholds are of another risk; use the jingyin that wrote it, or train a bundle with this one"
+    refuses(bundle, f"bundle {five.id} flags debt_threat, pay_to_stop, {now}, other_threat: {then}")
+    monkeypatch.setattr("jingyin.model.bundle.FLAGGED", (*FLAGGED, "prize_scam"))
+    manifest = write_bundle(bundle, six)
+    assert read_bundle(bundle).manifest.flagged == [2, 3, 5]
+    monkeypatch.undo()
+    refuses(bundle, f"bundle {manifest.id} flags debt_threat, pay_to_stop, prize_scam, {now}: {then}")
 
 
 def test_a_bundle_of_format_7_is_read_as_one_of_format_8(bundle):

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jingyin import Scorer
 from jingyin.model.bundle import default_path, read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
+from jingyin.model.labels import LABELS
 from jingyin.train import pipeline
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
@@ -211,6 +212,18 @@ def test_another_recipe_is_refused(tiny_run, write_recipe):
     changed = write_recipe("changed/tiny", seed=2)
     with pytest.raises(InputError, match=r"tiny holds a run with other recipe; .*--fresh"):
         train([changed], tiny_run.parent)
+
+
+def test_networks_of_other_labels_are_refused(tiny_run, write_recipe, make_bundle, corpus, tmp_path, monkeypatch):
+    six = make_bundle(labels=(*LABELS, "prize_scam"))
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(f"stage: calibrate\ncorpus: {corpus}\nbundle: {six}\npassed: [0.5]\n")
+    for recipe in (write_recipe("old", encoder=str(six)), write_recipe("taught", teachers=[str(six)]), stage):
+        with pytest.raises(ConfigError, match=r"networks of .* put out .*, other_threat, prize_scam; wanted ordinary"):
+            train([recipe], tmp_path)
+    monkeypatch.setattr("jingyin.train.pack.export.LABELS", (*LABELS, "prize_scam"))
+    with pytest.raises(ConfigError, match=r"networks of .*tiny put out .*, other_threat; wanted ordinary"):
+        train([write_recipe("run", encoder=str(tiny_run))], tmp_path)
 
 
 def test_another_corpus_is_refused(write_recipe, tmp_path):

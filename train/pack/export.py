@@ -281,7 +281,7 @@ def refuse_other_labels(name: str) -> None:
     if is_bundle(name):
         labels = read_bundle(bundle_folder(name)).manifest.labels
     elif is_classifier(Path(name)):
-        labels = tuple(SmsConfig.from_pretrained(Path(name) / "network").id2label.values())
+        labels = tuple((SmsConfig.from_pretrained(Path(name) / "network").id2label or {}).values())
     else:
         return
     if labels != LABELS:

@@ -13,7 +13,8 @@ from tests.serve.archive.campaigns_helpers import OTHERS, START, Run, members, r
 from tests.serve.archive.relabel_helpers import KilledError, run_command, stop_at
 
 from jingyin import Scorer
-from jingyin.model.errors import InputError, JingyinError
+from jingyin.model.errors import ConfigError, InputError, JingyinError
+from jingyin.model.labels import LABELS
 from jingyin.serve.archive import campaign_tables as tables
 from jingyin.serve.archive import campaigns as gather
 from jingyin.serve.archive import text_files as lines
@@ -136,6 +137,11 @@ def test_a_bundle_without_signs_says_so(tmp_path: Path, run: Run, make_bundle: C
     found = list(gather.lines(report, tmp_path / "out", as_json=False))
     assert found[1].endswith(", which has no signs, so no campaign has reasons")
     assert "reasons: " not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bundle_of_other_labels_is_refused(tmp_path: Path, run: Run, make_bundle: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="has labels that this jingyin does not know: gambling; "):
+        run(write(tmp_path / "in.jsonl", SHOWN), tmp_path / "out", bundle=make_bundle(labels=(*LABELS, "gambling")))
 
 
 @pytest.fixture
