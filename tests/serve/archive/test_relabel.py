@@ -159,7 +159,7 @@ def test_a_script_without_a_main_guard_is_told_so(archive: Path, tmp_path: Path)
     script.write_text(GUARDLESS)
     command = [sys.executable, str(script), str(archive), str(tmp_path / "out.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert 'so put the call under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert 'put the call under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
     assert "memory" not in done.stderr.splitlines()[-1]
 
 
