@@ -256,15 +256,15 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(chosen_units)))
 
 
-_DOUBTED = (0.3, 0.85)
+_DOUBTED = (0.3, 0.85)  # risks from which a benign copy, and below which a threat, counts as misjudged
 
 
 def misjudged(bundle: str, rows: Rows, share: float, seed: int, kept: Path) -> Rows:
-    """Return copies in company that a bundle misjudges, each as a message of its own; a `share` of all is read.
+    """Return the copies in company that a bundle misjudges, each as a message of its own; it reads a `share` of all.
 
-    Misjudged is a benign copy of a risk from 0.3, a threat of one below 0.85: a threshold lies between. An epoch shows
-    one copy of a message, so that of its ways into company a network sees a few, and seldom those that it gets wrong
-    (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `kept`, as teachers' outputs.
+    A copy near the threshold counts as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
+    network sees few of the ways in which a message stands in company, and seldom those that it gets wrong (mining of
+    hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `kept`, as teachers' outputs are.
     """
     company = np.array([each.startswith("company:") for each in rows.evasions])
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(company))[: round(share * company.sum())]
