@@ -60,6 +60,23 @@ def test_windows_are_sentences_and_each_two_that_follow_one_another():
     assert windows("一句话而已。") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("他收到“你还不还。今晚见。”就报警了。你别怕。", ["他收到“你还不还。今晚见。”就报警了。", "你别怕。"]),
+        ("他收到「你还不还。今晚见。」了。你别怕。", ["他收到「你还不还。今晚见。」了。", "你别怕。"]),
+        ('原话:"你还不还。今晚见。"。你别怕。', ['原话:"你还不还。今晚见。"。', "你别怕。"]),
+        ("“你还不还。今晚见。”你别怕。", ["“你还不还。", "今晚见。", "”你别怕。"]),  # nobody quotes it
+        ("天气好。“你还不还。今晚见。”", ["天气好。", "“你还不还。", "今晚见。"]),
+        ("他说“你还不还。今晚见。你别怕。", ["他说“你还不还。", "今晚见。", "你别怕。"]),  # never closed
+        ("他说“" + "还不还。" * 41 + "”吗", ["他说“还不还。", *["还不还。"] * 40]),  # too long
+    ],
+)
+def test_a_window_holds_a_quotation_with_the_words_before_it(text: str, cut: list[str]):
+    sentences = [text[start:end] for start, end in windows(text)][: len(cut)]
+    assert sentences == cut
+
+
 @pytest.mark.parametrize("place", [1, 3, 6])
 def test_the_riskiest_unit_decides_wherever_it_stands(place):
     odds = [-5.0] * 7
