@@ -256,29 +256,30 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(chosen_units)))
 
 
-_DOUBTED = (0.3, 0.85)  # risks from which a benign copy, and below which a threat, counts as misjudged
+_DOUBTED = (0.3, 0.85)  # risks from which a benign message, and below which a threat, counts as misjudged
 
 
 def misjudged(bundle: str, rows: Rows, share: float, seed: int, kept: Path) -> Rows:
-    """Return the copies in company that a bundle misjudges, each as a message of its own; it reads a `share` of all.
+    """Return what a bundle misjudges, each copy as a message of its own; it reads all messages, and a `share` of copies.
 
-    A copy near the threshold counts as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
-    network sees few of the ways in which a message stands in company, and seldom those that it gets wrong (mining of
-    hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `kept`, as teachers' outputs are.
+    What is near the threshold counts as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
+    network sees few of the ways in which a message is disguised or stands in company, and seldom those that it gets
+    wrong (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `kept`, as teachers'
+    outputs are.
     """
-    company = np.array([each.startswith("company:") for each in rows.evasions])
-    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(company))[: round(share * company.sum())]
-    copies = rows.take(drawn)
+    as_it_stands = np.array([not evasion for evasion in rows.evasions])
+    drawn = np.random.default_rng(seed).random(len(rows)) < share
+    read = rows.take(np.flatnonzero(as_it_stands | drawn))
 
     def risks(own: Sequence[CleanText]) -> NDArray[np.float32]:
         scorer = Scorer.load(bundle_folder(bundle), cache_bytes=0)
         verdicts = scorer.score_many((text.original for text in own), processes=_own_cores())
         return np.array([verdict.risk for verdict in verdicts], np.float32)
 
-    found = _once(read_bundle(bundle_folder(bundle)).manifest.id, copies.cleaned, kept / "risks", risks)
-    flagged = np.isin(copies.labels, FLAGGED_INDEX)
+    found = _once(read_bundle(bundle_folder(bundle)).manifest.id, read.cleaned, kept / "risks", risks)
+    flagged = np.isin(read.labels, FLAGGED_INDEX)
     wrong = np.flatnonzero(np.where(flagged, found < _DOUBTED[1], found >= _DOUBTED[0]))
-    return replace(copies.take(wrong), messages=np.arange(len(wrong)))
+    return replace(read.take(wrong), messages=np.arange(len(wrong)))
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

@@ -169,7 +169,7 @@ def test_windows_of_benign_messages_that_networks_read_are_messages_of_their_own
     assert len(set(found.messages)) == len(found)
 
 
-def test_copies_in_company_that_a_bundle_misjudges_are_messages_of_their_own(
+def test_what_a_bundle_misjudges_is_shown_as_messages_of_their_own(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     texts = ["逾期。好", "逾期。不好", "弄死你。好", "弄死你。不好", "逾期", "弄死你。再见"]
@@ -195,10 +195,10 @@ def test_copies_in_company_that_a_bundle_misjudges_are_messages_of_their_own(
     monkeypatch.setattr(classify, "Scorer", Judge)
     bundle = str(make_bundle())
     found = misjudged(bundle, given, 1.0, 5, tmp_path)
-    assert sorted(each.text for each in found.cleaned) == sorted([texts[0], texts[3], texts[5]])
-    assert found.messages.tolist() == [0, 1, 2]
-    assert sorted(read) == sorted(texts[:4] + texts[5:])  # the message as it stands is shown anyway
-    assert len(misjudged(bundle, given, 1.0, 5, tmp_path)) == 3
-    assert len(read) == 5  # what it has read is kept
-    assert len(misjudged(bundle, given, 0.4, 5, tmp_path)) <= 2
-    assert len(read) == 7
+    assert sorted(each.text for each in found.cleaned) == sorted([texts[0], texts[3], texts[4], texts[5]])
+    assert found.messages.tolist() == [0, 1, 2, 3]
+    assert sorted(read) == sorted(texts)
+    assert len(misjudged(bundle, given, 1.0, 5, tmp_path)) == 4
+    assert len(read) == 6  # what it has read is kept
+    assert [each.text for each in misjudged(bundle, given, 1e-9, 5, tmp_path).cleaned] == [texts[4]]
+    assert read[6:] == [texts[4]]  # messages as they stand are all read
