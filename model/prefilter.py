@@ -39,8 +39,8 @@ _DISGUISE_EDITS = 2
 _SHORTEST = 4  # characters of a window
 # A sentence of at most 40 characters; else up to the last comma or space of the first 40, or these 40.
 _SENTENCE = re.compile(r"[^。!?;]{0,40}[。!?;]+|[^。!?;]{1,40}$|[^。!?;]{0,39}[, ]|[^。!?;]{40}")
-# A quotation with words before it in its sentence (收到“…”) stays in one window with them, up to this length: cut out of
-# it, a threat that a victim or a warning quotes is a threat. A message that is a quotation throughout is cut as ever.
+# A quotation with words before it in its sentence (收到“…”) stays in one window with them, up to this length: alone, a
+# threat that a victim or a warning quotes is a threat. A message that is a quotation throughout is cut as ever.
 _QUOTATION = re.compile(r"""(?<=[^。!?;,\s])(?:“[^”]{1,160}”|「[^」]{1,160}」|『[^』]{1,160}』|"[^"]{1,160}")""")
 
 
@@ -117,8 +117,8 @@ class Units(NamedTuple):
 def windows(text: str) -> list[tuple[int, int]]:
     """Return the ranges of the windows of a clean text: its sentences, then each two adjacent ones.
 
-    A sentence ends with its mark; if that takes more than 40 characters, at a comma or a space, or else after 40. It does
-    not end inside a quotation. Windows as long as the text, or shorter than four characters, are left out.
+    A sentence ends with its mark; if that takes more than 40 characters, at a comma or a space, or else after 40; but
+    not inside a quotation. Windows as long as the text, or shorter than four characters, are left out.
     """
     ends = [match.end() for match in _SENTENCE.finditer(text)]
     if len(ends) > 1:

@@ -260,7 +260,7 @@ _DOUBTED = (0.3, 0.85)  # risks from which a benign message, and below which a t
 
 
 def misjudged(bundle: str, rows: Rows, share: float, seed: int, kept: Path) -> Rows:
-    """Return what a bundle misjudges, each copy as a message of its own; it reads all messages, and a `share` of copies.
+    """Return what a bundle misjudges of all messages and a `share` of their copies, each as a message of its own.
 
     What is near the threshold counts as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
     network sees few of the ways in which a message is disguised or stands in company, and seldom those that it gets
