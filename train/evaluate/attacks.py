@@ -129,6 +129,18 @@ def _beside(kind: str, amount: int, place: str, beside: Neighbours, text: str, r
     return with_company(text, kind, amount, place, rng, beside)
 
 
+def quoted(messages: Messages, among: Bools, most: int) -> list[str]:
+    """Return up to `most` threats `among` (n,) the messages, each quoted in a report of a kind that training lacks.
+
+    A report is benign, whatever it quotes.
+    """
+    reports = neighbours(())
+    rows = sample_evenly(messages, messages.flagged & among, most)
+    return [
+        with_company(messages.texts[i], "quoted", 1, "around", Random(f"{_SEED}|quoted|{i}"), reports) for i in rows
+    ]
+
+
 def suites(messages: Messages, new: Bools, most: int) -> tuple[dict[str, list[Suite]], list[int]]:
     """Return up to `most` threats and as many innocents under every attack, and the rows that were drawn for that.
 

@@ -65,12 +65,15 @@ def evaluate(
             baselines.insert(0, systems.ngrams(training).judge(messages.texts).matched(model, messages.benign))
     kinds = samples.seen_unseen(messages, seen)
     new = samples.unseen_rows(messages, kinds)
+    lists = behaviours()
+    if reports := attacks.quoted(messages, new, changed):
+        lists["reports of a threat"] = reports
     tables = {
         "systems": _each([*bundles, *baselines], lambda judged: measures.whole(judged, messages)),
         "situations": _each(bundles, lambda judged: measures.by_part(judged, messages, kinds)),
         "innocents": _each(bundles, lambda judged: measures.innocents(judged, messages)),
         "slices": _each(bundles, lambda judged: measures.slices(judged, messages)),
-        "lists": _each(bundles, lambda judged: measures.lists(judged.system, behaviours())),
+        "lists": _each(bundles, lambda judged: measures.lists(judged.system, lists)),
     }
     tables |= _on_traffic([*bundles, *baselines[:-1]], messages, seen, others, new)
     tables |= _changed(bundles, messages, new, changed)

@@ -64,6 +64,17 @@ def test_a_suite_keeps_the_rows_that_change(messages):
     assert (suite.rows.tolist(), suite.texts) == ([1], [messages.texts[1] + "!"])
 
 
+def test_threats_are_quoted_in_reports_that_no_training_row_has(messages):
+    everything = np.ones(len(messages), np.bool_)
+    found = attacks.quoted(messages, everything, 20)
+    assert found == attacks.quoted(messages, everything, 20)
+    assert len(found) == 20
+    threats = [messages.texts[i] for i in np.flatnonzero(messages.flagged)]
+    frames = [line.removeprefix("quoted ") for line in entries("company_held_out") if line.startswith("quoted ")]
+    assert all(any(frame.replace("{}", threat) == text for frame in frames for threat in threats) for text in found)
+    assert attacks.quoted(messages, ~messages.flagged, 20) == []
+
+
 def test_company_stands_where_it_should_and_is_of_other_messages(messages, rows):
     found = {suite.name: suite for suite in attacks.in_company(messages, rows)}
     assert {"behind 2 sentences of weather *", "behind 2 sentences of delivery *", "behind 2 sentences of lawful"} <= (
