@@ -7,6 +7,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import jingyin
@@ -24,6 +25,13 @@ def test_public_names() -> None:
             assert "pip install 'jingyin[" in str(error)  # noqa: PT017
     with pytest.raises(AttributeError, match="module 'jingyin' has no attribute 'relable'"):
         _ = jingyin.relable  # type: ignore[attr-defined]
+
+
+def test_no_mutant_is_stale() -> None:
+    mutants = yaml.safe_load((ROOT / "bench/data/mutants.yaml").read_text(encoding="utf-8"))
+    stale = [each["name"] for each in mutants if (ROOT / each["file"]).read_text("utf-8").count(each["old"]) != 1]
+    assert not stale, "their texts do not occur exactly once; update the list"
+    assert all((ROOT / each["tests"].split()[0]).is_file() for each in mutants)
 
 
 def test_a_verdict_needs_no_training_package() -> None:
