@@ -41,10 +41,10 @@ SIZES = (50, 200, 500)
 RATE = 2_000
 """Equal false alarms: one in this many messages of the held-out traffic."""
 
-Message = Mapping[str, str]
+MessageRow = Mapping[str, str]
 
 
-def cases(given: argparse.Namespace, rows: list[Message], traffic: list[str]) -> None:
+def cases(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Fine-tune on half of the rows of half of the cases."""
     rng = Random(given.seed)
     names = sorted({row["case"] for row in rows})
@@ -58,13 +58,13 @@ def cases(given: argparse.Namespace, rows: list[Message], traffic: list[str]) ->
     show(given.bundle, given.out / "run" / "bundle", sets, traffic[5_000:])
 
 
-def traffic(given: argparse.Namespace, rows: list[Message], traffic: list[str]) -> None:
+def traffic(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Fine-tune on 5,000 messages of traffic."""
     _finetuned(given, given.out / "run", [], traffic[:5_000])
     show(given.bundle, given.out / "run" / "bundle", {"unseen situations": rows}, traffic[5_000:])
 
 
-def families(given: argparse.Namespace, rows: list[Message], traffic: list[str]) -> None:
+def families(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Train a bundle without some families, and fine-tune it with some of their messages and as many innocents."""
     rest = given.out / "rows"
     for folder in default_folders():
@@ -95,7 +95,7 @@ def families(given: argparse.Namespace, rows: list[Message], traffic: list[str])
         show(bundle, run / "bundle", sets, traffic)
 
 
-def _plain(rows: Sequence[Row], *, new: bool) -> list[Message]:
+def _plain(rows: Sequence[Row], *, new: bool) -> list[MessageRow]:
     """Return messages as they stand: threats of the families, or innocents."""
     return [
         {"text": row.text, "label": row.label}
@@ -104,13 +104,13 @@ def _plain(rows: Sequence[Row], *, new: bool) -> list[Message]:
     ]
 
 
-def _twice(rows: Sequence[Message]) -> set[str]:
+def _twice(rows: Sequence[MessageRow]) -> set[str]:
     pairs = [row["pair"] for row in rows if row.get("pair")]
     return {pair for pair in pairs if pairs.count(pair) == 2}
 
 
 def _finetuned(
-    given: argparse.Namespace, run: Path, rows: Sequence[Message], traffic: Sequence[str], replay: Path | None = None
+    given: argparse.Namespace, run: Path, rows: Sequence[MessageRow], traffic: Sequence[str], replay: Path | None = None
 ) -> None:
     own, benign = given.out / f"{run.name}.jsonl", given.out / f"{run.name}-traffic.jsonl"
     _write(own, [{"text": row["text"], "label": row["label"]} for row in rows])
@@ -121,7 +121,7 @@ def _finetuned(
     )  # fmt: skip
 
 
-def show(before: Path, after: Path, sets: Mapping[str, Sequence[Message]], traffic: Sequence[str]) -> None:
+def show(before: Path, after: Path, sets: Mapping[str, Sequence[MessageRow]], traffic: Sequence[str]) -> None:
     """Print two bundles' results on labelled messages and on held-out traffic."""
     sides = [Scorer.load(path, cache_bytes=0) for path in (before, after)]
     quiet = [list(side.score_many(traffic)) for side in sides]
@@ -156,7 +156,7 @@ def read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in content.decode().splitlines()]
 
 
-def _write(path: Path, rows: Sequence[Message]) -> None:
+def _write(path: Path, rows: Sequence[MessageRow]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 

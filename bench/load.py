@@ -22,7 +22,7 @@ from urllib.request import urlopen
 
 import psutil
 import traffic
-from load_client import Run, render
+from load_client import LoadRun, render
 
 BASELINE = (
     "import uvicorn, load_baselines; uvicorn.run(load_baselines.{}(), port=PORT, access_log=False, log_level='error')"
@@ -74,12 +74,12 @@ class Server:
         return sum(count for count, cache in counts if cache) / sum(count for count, _ in counts)
 
 
-def singles(name: str, server: Server, messages: Sequence[str], seconds: float) -> tuple[float, Run, Run]:
+def singles(name: str, server: Server, messages: Sequence[str], seconds: float) -> tuple[float, LoadRun, LoadRun]:
     """Print closed loops; open loops at half and at three times the best rate of those; return that and the latter."""
     requests = cycle([render({"text": text}) for text in messages])
 
-    def show(way: str, connections: int, rate: float = 0) -> Run:
-        run = Run(requests, server.port, connections, seconds, rate)
+    def show(way: str, connections: int, rate: float = 0) -> LoadRun:
+        run = LoadRun(requests, server.port, connections, seconds, rate)
         print(f"{name:10} {way} {run.row()}", flush=True)
         return run
 
@@ -98,7 +98,7 @@ def batches(messages: Sequence[str], seconds: float) -> float:
         count += len(list(scorer.score_many(messages[count : count + BATCH])))
     bodies = [{"texts": messages[i : i + BATCH], "deadline_ms": 60_000} for i in range(0, count, BATCH)]
     with Server("jingyin") as server:
-        run = Run(map(render, bodies), server.port, 2, HOUR)
+        run = LoadRun(map(render, bodies), server.port, 2, HOUR)
     print(f"score_many {count / spent:,.0f} messages/s, batches of {BATCH} {count / run.seconds:,.0f}/s; {run.row()}")
     return spent / run.seconds
 

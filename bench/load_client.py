@@ -18,10 +18,10 @@ def render(body: object) -> bytes:
     return head.encode() + b"\r\n" + content
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """Calls `done(connection, outcome)` at each answer, with its status, "too late", or "lost"."""
 
-    def __init__(self, done: Callable[["Connection", str], None]) -> None:
+    def __init__(self, done: Callable[["LoadConnection", str], None]) -> None:
         self._done = done
         self._data = b""
         self.due = 0.0
@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
             self._done(self, "lost")
 
 
-class Run:
+class LoadRun:
     """Sends `requests` over a number of connections, until they end or for some seconds.
 
     Closed loop: each connection sends its next request as soon as the last is answered. Open loop, with a `rate`:
@@ -56,7 +56,7 @@ class Run:
     def __init__(self, requests: Iterator[bytes], port: int, connections: int, seconds: float, rate: float = 0) -> None:
         self._requests = requests
         self._rate = rate
-        self._idle: list[Connection] = []
+        self._idle: list[LoadConnection] = []
         self._due: deque[float] = deque()
         self.times: defaultdict[str, list[float]] = defaultdict(list)
         uvloop.run(self._run(port, connections, seconds))
@@ -79,7 +79,7 @@ class Run:
 
     async def _run(self, port: int, connections: int, seconds: float) -> None:
         connect = asyncio.get_running_loop().create_connection
-        opened = [(await connect(lambda: Connection(self._note), "127.0.0.1", port))[1] for _ in range(connections)]
+        opened = [(await connect(lambda: LoadConnection(self._note), "127.0.0.1", port))[1] for _ in range(connections)]
         self._idle = list(opened)
         start, made = time.perf_counter(), 0
         end = start + seconds
@@ -102,7 +102,7 @@ class Run:
         while self._idle and (self._due or not self._rate) and (request := next(self._requests, None)):
             self._idle.pop().send(request, self._due.popleft() if self._rate else time.perf_counter())
 
-    def _note(self, connection: Connection, outcome: str) -> None:
+    def _note(self, connection: LoadConnection, outcome: str) -> None:
         self.times[outcome].append(time.perf_counter() - connection.due)
         connection.due = 0.0
         if outcome != "lost":

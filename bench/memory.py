@@ -21,14 +21,14 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import traffic
-from memory_week import MEMORIES, World, flagged_templates, week
+from memory_week import MEMORIES, SimulatedService, flagged_templates, week
 
 from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
 from jingyin.serve.memory.known import COMPANY, Index, KnownAction, Wording, hashes, holds, log_odds
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.state import Local, Op, Server, Socket, State, listening
+from jingyin.serve.memory.state import Local, Op, Socket, State, ValkeyState, listening
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import SLOT, fill_slots
@@ -43,7 +43,7 @@ LAWFUL = ("ordinary", "lawful_collection")
 # ---- known wordings
 
 
-class Judge:
+class WordingJudge:
     """Knows one wording, and says whether a message is a near-copy of it as the service does."""
 
     def __init__(self, scorer: Scorer) -> None:
@@ -71,7 +71,7 @@ def _wording(text: str, action: KnownAction, risk: float) -> Wording:
 
 def known(corpora: Sequence[Path], bundle: Path | None) -> None:
     rng = Random(3)
-    judge = Judge(Scorer.load(bundle))
+    judge = WordingJudge(Scorer.load(bundle))
     rows = [row for folder in default_folders() for row in load(folder)]
     flagged = [row for row in rows if row.label in FLAGGED and len(row.text) > 15]
     slotted = rng.sample([row for row in flagged if SLOT.search(row.text)], COPIES)
@@ -152,13 +152,13 @@ def sender(threats: Path, count: int, bundle: Path | None) -> None:
     texts = (fill_slots(template, rng) for template in rng.sample(templates, len(templates)))
     flagged = list(islice((text for text in texts if scorer.score(text).action != "pass"), count))
     for name in ("message alone", "with all"):
-        tries = asyncio.run(_tries(World(scorer, MEMORIES[name]), flagged))
+        tries = asyncio.run(_tries(SimulatedService(scorer, MEMORIES[name]), flagged))
         through = (sum(each is not None and each <= most for each in tries) / len(tries) for most in (1, 3, 8, 10))
         print(f"{name}: of {len(tries)} threats pass within 1, 3, 8, 10 tries: "
               + ", ".join(f"{share:.1%}" for share in through), flush=True)  # fmt: skip
 
 
-async def _tries(world: World, texts: Sequence[str]) -> list[int | None]:
+async def _tries(world: SimulatedService, texts: Sequence[str]) -> list[int | None]:
     """Return at which try each text passes, in a thread for the attack, which is not asynchronous."""
     loop = asyncio.get_running_loop()
     found: list[int | None] = []
@@ -195,7 +195,7 @@ def cost(address: str | None) -> None:
         asyncio.run(_time("in memory", Local(), ops))
         asyncio.run(_time("socket", Socket(Path(folder) / "state"), ops))
     if address:
-        asyncio.run(_time(address, Server(address), ops))
+        asyncio.run(_time(address, ValkeyState(address), ops))
 
 
 async def _time(name: str, state: State, ops: Sequence[Op], count: int = 3_000) -> None:

@@ -107,7 +107,7 @@ class Gang:
         return [*edits, best] if len(edits) < 3 else [best]
 
 
-class World:
+class SimulatedService:
     """A service with some of its memories, and a clock."""
 
     def __init__(self, scorer: Scorer, memories: str) -> None:
@@ -163,7 +163,7 @@ def week(
     print(f"{len(ordinary):,} ordinary messages, {gangs} gangs, bundle {scorer.bundle.manifest.id}")
     alone = None
     for name in memories or MEMORIES:
-        counts, false = asyncio.run(_simulate(World(scorer, MEMORIES[name]), ordinary, templates, victims))
+        counts, false = asyncio.run(_simulate(SimulatedService(scorer, MEMORIES[name]), ordinary, templates, victims))
         alone = false if alone is None else alone
         sent, stopped = counts["sent"], counts["stopped"]
         print(
@@ -208,7 +208,7 @@ def flagged_templates(file: Path) -> list[str]:
 
 
 async def _simulate(
-    world: World, ordinary: Sequence[Sent], templates: Sequence[str], victims: int
+    world: SimulatedService, ordinary: Sequence[Sent], templates: Sequence[str], victims: int
 ) -> tuple[Counter[str], int]:
     rng = Random(7)
     start, false = world.now, 0
@@ -264,7 +264,7 @@ def _with_contact(template: str, rng: Random) -> str:
     return template.rstrip("。！!") + _CONTACT.sub(lambda slot: SLOTS[slot[1]](rng), rng.choice(_WAYS))
 
 
-async def _judge(world: World, day: Sequence[tuple[str, str, str]]) -> None:
+async def _judge(world: SimulatedService, day: Sequence[tuple[str, str, str]]) -> None:
     """Judge the largest groups of near-copies by the truth of their commonest message."""
     if not day:
         return

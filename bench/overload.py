@@ -38,10 +38,10 @@ ATTACKER = ("127.0.0.2", 0)
 Attack = Callable[[int, random.Random], Awaitable[None]]
 
 
-class Client:
+class KeptConnection:
     """One kept connection."""
 
-    async def open(self, port: int, source: tuple[str, int] | None = None) -> "Client":
+    async def open(self, port: int, source: tuple[str, int] | None = None) -> "KeptConnection":
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port, local_addr=source)
         return self
 
@@ -73,7 +73,7 @@ async def again(port: int, source: tuple[str, int] | None, body: Callable[[], di
     """Ask without end."""
     while True:
         with suppress(OSError, asyncio.IncompleteReadError):
-            client = await Client().open(port, source)
+            client = await KeptConnection().open(port, source)
             while True:
                 await client.ask(body())
 
@@ -107,7 +107,7 @@ async def drip(port: int, seconds: float) -> None:
     """Send a byte every so many seconds, none at the first, until sent away; begin again."""
     while True:
         with suppress(OSError):
-            client = await Client().open(port, ATTACKER)
+            client = await KeptConnection().open(port, ATTACKER)
             while True:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(client.reader.read(), seconds)
@@ -131,7 +131,7 @@ async def gateway(port: int, seconds: float, rng: random.Random) -> tuple[Counte
     """Ask at a steady rate, each question on one of 64 connections; return the counts and the response times."""
     counts: Counter[str] = Counter()
     times: list[float] = []
-    free = [await Client().open(port) for _ in range(64)]
+    free = [await KeptConnection().open(port) for _ in range(64)]
     messages = plain(rng)
 
     async def one(text: str, threat: bool, number: int) -> None:

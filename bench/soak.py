@@ -43,8 +43,8 @@ from tempfile import TemporaryDirectory, gettempdir
 
 import psutil
 import traffic
-from soak_client import Ask, Client, Mix, Tally, Verdicts
-from soak_service import Service, fill, prepare, small_disk, until
+from soak_client import Mix, SoakClient, SoakRequest, Tally, Verdicts
+from soak_service import SoakedService, fill, prepare, small_disk, until
 
 from jingyin import Scorer
 from jingyin.serve.http.connection import READ_SECONDS
@@ -82,8 +82,8 @@ class Soak:
         self._verdicts = verdicts
         self._workers = options.workers
 
-    def start(self, log: Path) -> Service:
-        return Service(self.folder, log, self._workers)
+    def start(self, log: Path) -> SoakedService:
+        return SoakedService(self.folder, log, self._workers)
 
     async def run(self) -> None:
         self.service = self.start(self.folder / "log" / "service")
@@ -91,7 +91,7 @@ class Soak:
             if not await self.service.serving():
                 raise SystemExit(f"the service did not start:\n{self.service.log.read_text()}")
             bundle = json.loads((self.folder / "bundle" / "manifest.json").read_text())["id"]
-            self.client = Client(self.service.port, bundle, self._verdicts, self.tally)
+            self.client = SoakClient(self.service.port, bundle, self._verdicts, self.tally)
             traffic = asyncio.create_task(self.client.steady(iter(self.mix), RATE, CONNECTIONS))
             async with asyncio.timeout(self.seconds + SPARE_SECONDS):
                 await self._phases()
@@ -186,7 +186,7 @@ class Soak:
         return await self._queue(end)
 
     async def _idle(self, end: float) -> str:
-        ask = Ask("idle", b"", status=408)
+        ask = SoakRequest("idle", b"", status=408)
         rounds = await self._rounds(lambda: (self.client.drip(ask) for _ in range(IDLE)), end)
         return f"{IDLE:,} connections, {rounds} times; {self.service.megabytes():.0f} MB"
 
@@ -244,7 +244,7 @@ class Soak:
             if other.runs:
                 other.process.terminate()
 
-    async def _with_full_log(self, service: Service, end: float) -> str:
+    async def _with_full_log(self, service: SoakedService, end: float) -> str:
         """Wait, ask for a reload, which logs in the parent, and wait again."""
         left = max(2.0, end - time.monotonic())
         await asyncio.sleep(left / 3)

@@ -22,7 +22,7 @@ Verdicts = Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Ask:
+class SoakRequest:
     """One request: its bytes, the expected response, and the parts that must not appear in a log."""
 
     kind: str
@@ -46,26 +46,26 @@ class Mix:
         self._key = key
         self._rng = Random(3)
 
-    def __iter__(self) -> Iterator[Ask]:
+    def __iter__(self) -> Iterator[SoakRequest]:
         makers = [self.single, self.batch, self.payload, self.parts, self.mistake]
         while True:
             yield self._rng.choices(makers, (70, 10, 10, 8, 2))[0]()
 
-    def single(self, kind: str = "single") -> Ask:
+    def single(self, kind: str = "single") -> SoakRequest:
         text = next(self._messages)
-        return Ask(kind, render({"text": text}, self._key), (text,), (text,))
+        return SoakRequest(kind, render({"text": text}, self._key), (text,), (text,))
 
-    def batch(self, kind: str = "batch", size: int | None = None) -> Ask:
+    def batch(self, kind: str = "batch", size: int | None = None) -> SoakRequest:
         texts = tuple(next(self._messages) for _ in range(size or self._rng.randint(2, 8)))
-        return Ask(kind, render({"texts": texts, "deadline_ms": 1_000}, self._key), texts, texts)
+        return SoakRequest(kind, render({"texts": texts, "deadline_ms": 1_000}, self._key), texts, texts)
 
-    def payload(self) -> Ask:
+    def payload(self) -> SoakRequest:
         text = next(self._messages)
         payload = _base64(text.encode("utf-16-be"))
         body = {"payload": payload, "coding": "ucs2", "deadline_ms": 1_000}
-        return Ask("payload", render(body, self._key), (text,), (text, payload))
+        return SoakRequest("payload", render(body, self._key), (text,), (text, payload))
 
-    def parts(self) -> Ask:
+    def parts(self) -> SoakRequest:
         text = next(self._messages)
         pieces = [text[i : i + PART] for i in range(0, len(text), PART)]
         headers = [_base64(bytes((5, 0, 3, 7, len(pieces), number))) for number in range(1, len(pieces) + 1)]
@@ -73,19 +73,19 @@ class Mix:
         parts = [{"payload": payload, "udh": udh} for payload, udh in zip(payloads, headers, strict=True)]
         self._rng.shuffle(parts)
         body = {"parts": parts, "coding": "ucs2", "deadline_ms": 1_000}
-        return Ask("parts", render(body, self._key), (text,), (text, *pieces, *payloads))
+        return SoakRequest("parts", render(body, self._key), (text,), (text, *pieces, *payloads))
 
-    def mistake(self) -> Ask:
+    def mistake(self) -> SoakRequest:
         """Make a request that is refused with 422 and logged: its message must not be."""
         text = next(self._messages)
         body = self._rng.choice([{"text": [text]}, {text: text}, {"text": text, text: 1}, {"texts": text}])
-        return Ask("mistake", render(body, self._key), (), (text,), 422)
+        return SoakRequest("mistake", render(body, self._key), (), (text,), 422)
 
-    def slow(self) -> Ask:
-        return Ask("slow", self.single().data, status=408)
+    def slow(self) -> SoakRequest:
+        return SoakRequest("slow", self.single().data, status=408)
 
-    def reload(self) -> Ask:
-        return Ask("reload", render({}, self._key, "/admin/reload"), status=202)
+    def reload(self) -> SoakRequest:
+        return SoakRequest("reload", render({}, self._key, "/admin/reload"), status=202)
 
 
 def _base64(data: bytes) -> str:
@@ -112,7 +112,7 @@ class Tally:
 
 
 @dataclass
-class Link:
+class _OpenConnection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     port: int
@@ -124,7 +124,7 @@ class Link:
         return not closed and time.monotonic() - self.used < KEPT_SECONDS
 
 
-class Client:
+class SoakClient:
     """Sends to one port of 127.0.0.1 and counts; `ending` says that refused connections are the end, not a fault."""
 
     def __init__(self, port: int, bundle: str, verdicts: Verdicts, tally: Tally) -> None:
@@ -134,10 +134,10 @@ class Client:
         self.ended = asyncio.Event()
         self._verdicts = verdicts
         self._tally = tally
-        self._idle: list[Link] = []
+        self._idle: list[_OpenConnection] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def steady(self, asks: Iterator[Ask], rate: float, connections: int) -> None:
+    async def steady(self, asks: Iterator[SoakRequest], rate: float, connections: int) -> None:
         """Send at a steady rate until `ended`; after a stall, at most one second of backlog is made up."""
         free = asyncio.Semaphore(connections)
         due = time.monotonic()
@@ -150,7 +150,7 @@ class Client:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         await asyncio.gather(*self._tasks)
 
-    async def ask(self, ask: Ask, *, alone: bool = False, go: asyncio.Event | None = None) -> None:
+    async def ask(self, ask: SoakRequest, *, alone: bool = False, go: asyncio.Event | None = None) -> None:
         """Send one request and count its outcome: `alone` on a connection of its own, once `go` is set."""
         try:
             link = await self._connect() if alone else await self._link()
@@ -184,7 +184,7 @@ class Client:
             link.used = time.monotonic()
             self._idle.append(link)
 
-    async def drip(self, ask: Ask, at_once: int = 0) -> None:
+    async def drip(self, ask: SoakRequest, at_once: int = 0) -> None:
         """Send `at_once` bytes and then one a second, or nothing at all if there are none, until it is sent away."""
         phase = self._tally.phase
         self._note(phase, ask, "sent")
@@ -202,7 +202,7 @@ class Client:
         sending.cancel()
         link.writer.close()
 
-    async def _link(self) -> Link:
+    async def _link(self) -> _OpenConnection:
         while self._idle:
             link = self._idle.pop()
             if link.is_usable and link.port == self.port:
@@ -210,13 +210,13 @@ class Client:
             link.writer.close()
         return await self._connect()
 
-    async def _connect(self) -> Link:
-        return Link(*await asyncio.open_connection("127.0.0.1", self.port), self.port)
+    async def _connect(self) -> _OpenConnection:
+        return _OpenConnection(*await asyncio.open_connection("127.0.0.1", self.port), self.port)
 
-    def _note(self, phase: str, ask: Ask, *what: str) -> None:
+    def _note(self, phase: str, ask: SoakRequest, *what: str) -> None:
         self._tally.counts.update((phase, ask.kind, each) for each in what)
 
-    def _judge(self, phase: str, ask: Ask, status: int, head: bytes, body: bytes) -> None:
+    def _judge(self, phase: str, ask: SoakRequest, status: int, head: bytes, body: bytes) -> None:
         if status in (429, 503):
             self._note(phase, ask, "refused")
             wrong = "" if b"retry-after: " in head else f"{status} without Retry-After"
@@ -229,7 +229,7 @@ class Client:
             self._note(phase, ask, "wrong")
             self._tally.surprises[f"{phase}: {wrong}"] += 1
 
-    def _fault(self, phase: str, ask: Ask, answer: dict[str, object]) -> str:
+    def _fault(self, phase: str, ask: SoakRequest, answer: dict[str, object]) -> str:
         """Return the fault in a verdict, or "" if there is none; a late verdict is counted, but isn't a fault."""
         results: list[dict[str, object]] = answer.get("results", [answer])  # type: ignore[assignment]
         if len(results) != len(ask.texts):

@@ -16,7 +16,7 @@ import psutil
 from jingyin.model.bundle import default_path
 
 
-class Service:
+class SoakedService:
     """`jingyin serve` in a process of its own, which logs to `log`; `port` is known once it serves."""
 
     def __init__(self, folder: Path, log: Path, workers: int) -> None:

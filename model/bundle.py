@@ -49,11 +49,13 @@ GOLDEN_TOLERANCE = 0.25
 """Largest allowed distance of a golden logit: int8 kernels with and without VNNI differ by up to about 0.1."""
 
 
-class _Model(BaseModel):
+class FrozenModel(BaseModel):
+    """A part of a manifest, or of a recipe: unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Threshold(_Model):
+class Threshold(FrozenModel):
     """A risk from which an action is taken, and the evidence for it.
 
     `false_positives` of `rows` benign calibration messages reach `risk`; `bound` is the one-sided 95% upper bound of
@@ -71,7 +73,7 @@ class Threshold(_Model):
     least: float = 0.0
 
 
-class Point(_Model):
+class Point(FrozenModel):
     """A point of the curve from which thresholds are chosen: the effect of `risk` as the threshold.
 
     `rate` is the share of benign traffic that reaches it, with its `bound` (see Threshold); `recall` the share of
@@ -84,7 +86,7 @@ class Point(_Model):
     recall: float
 
 
-class Calibration(_Model):
+class Calibration(FrozenModel):
     """Expected calibration errors of the probabilities, 0 to 1, on `rows` rows of the calibration split.
 
     `ece_before` is that of the last network alone, `ece_after` that of the cascade as served.
@@ -95,7 +97,7 @@ class Calibration(_Model):
     rows: int
 
 
-class Fusion(_Model):
+class Fusion(FrozenModel):
     """How the readings of a message are combined into one risk (model/cascade.py).
 
     Log-odds of the risk = `bias` + the sum of `scores` x the prefilter's two scores + the sum of `weights` x the
@@ -107,7 +109,7 @@ class Fusion(_Model):
     bias: float
 
 
-class Network(_Model):
+class Network(FrozenModel):
     """A network of the cascade: its file, its input, and how its risk is fused with those before it.
 
     The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`; once a
@@ -122,8 +124,8 @@ class Network(_Model):
     certain: float | None = None
 
 
-class Stop(_Model):
-    """A message whose score is below `threshold` is not read by any network; `probabilities` (labels,) are its verdict.
+class PrefilterExit(FrozenModel):
+    """Where the prefilter decides: messages whose score is below `threshold` get the verdict `probabilities` (labels,).
 
     The probabilities are the networks' mean verdict on the stopped messages of that kind.
     """
@@ -132,14 +134,14 @@ class Stop(_Model):
     probabilities: tuple[float, ...]
 
 
-class Prefilter(_Model):
-    """The prefilter's stops: `ordinary` by its first score; of the rest, `lawful` collection by its second."""
+class Prefilter(FrozenModel):
+    """The prefilter's exits: `ordinary` by its first score; of the rest, `lawful` collection by its second."""
 
-    ordinary: Stop
-    lawful: Stop
+    ordinary: PrefilterExit
+    lawful: PrefilterExit
 
 
-class SignScale(_Model):
+class SignScale(FrozenModel):
     """How a sign's logit becomes a confidence, and the confidence from which it is a reason.
 
     The confidence is 1 / (1 + exp(-(`slope` x logit + `bias`))). Of the held-out messages on which the scale was set,
@@ -153,11 +155,11 @@ class SignScale(_Model):
     found: int
 
 
-class Loss(_Model):
-    """Threats lost by the first steps of the cascade.
+class Missed(FrozenModel):
+    """Threats missed by the first steps of the cascade.
 
-    Of `flagged` threats that would be reviewed or blocked if every network read every message, `lost` are not; `bound`
-    is the one-sided 95% upper bound of that share (Clopper-Pearson).
+    Of `flagged` threats that would be reviewed or blocked if every network read every message, `lost` are missed;
+    `bound` is the one-sided 95% upper bound of that share (Clopper-Pearson).
     """
 
     lost: int
@@ -165,8 +167,8 @@ class Loss(_Model):
     bound: float
 
 
-class Rules(_Model):
-    """The rules of the cascade: labels, stops of the prefilter, and networks in order.
+class CascadeRules(FrozenModel):
+    """The rules of the cascade: labels, exits of the prefilter, and networks in order.
 
     `discount` is subtracted from a window's log-odds of risk before they are compared with the whole's. `provisional`
     computes log-odds from the prefilter's scores alone, for a message that no network has read yet.
@@ -184,7 +186,7 @@ class Rules(_Model):
         return [self.labels.index(label) for label in FLAGGED]
 
 
-class Manifest(Rules):
+class Manifest(CascadeRules):
     """The content of manifest.json.
 
     `loss` has the bound "in corpus" and, if there are test-only cases, "on unseen situations"; `passed` is the share of
@@ -202,12 +204,12 @@ class Manifest(Rules):
     passed: tuple[float, ...]
     signs: dict[str, SignScale] = {}
     flagged_labels: tuple[str, ...] = FIRST_FLAGGED
-    loss: dict[str, Loss]
+    loss: dict[str, Missed]
     provenance: dict[str, object]
     files: dict[str, str]
 
 
-class Golden(_Model):
+class Golden(FrozenModel):
     """Token ids of a made-up message, and the logits that the exporting machine got from the network in `file`."""
 
     file: str
@@ -281,7 +283,7 @@ def _check_files(path: Path, manifest: Manifest) -> None:
 
 
 def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32]) -> None:
-    """Raise BundleError if it flags other labels than this jingyin, or stops or prefilter have the wrong shape."""
+    """Raise BundleError if it flags other labels than this jingyin, or exits or prefilter have the wrong shape."""
     if missing := set(FLAGGED) - set(manifest.labels):
         raise BundleError(
             f"bundle {manifest.id} has labels {', '.join(manifest.labels)}, but the risk also needs "
@@ -292,10 +294,10 @@ def _check_labels(bundle: str, manifest: Manifest, weights: NDArray[np.float32])
             f"bundle {manifest.id} flags {', '.join(manifest.flagged_labels)}, this jingyin {', '.join(FLAGGED)}: its "
             "thresholds are of another risk; use the jingyin that wrote it, or train a bundle with this one"
         )
-    for name, stop in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
-        if len(stop.probabilities) != len(manifest.labels):
+    for name, exit_ in (("ordinary", manifest.prefilter.ordinary), ("lawful", manifest.prefilter.lawful)):
+        if len(exit_.probabilities) != len(manifest.labels):
             raise BundleError(
-                f"manifest.json of bundle {bundle} has {len(stop.probabilities)} probabilities for {name} messages; "
+                f"manifest.json of bundle {bundle} has {len(exit_.probabilities)} probabilities for {name} messages; "
                 f"wanted {len(manifest.labels)}, one for each label; export it anew"
             )
     if weights.shape != (2, BUCKETS):

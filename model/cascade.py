@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jingyin.model.bundle import Fusion, Manifest, Rules, SignScale
+from jingyin.model.bundle import CascadeRules, Fusion, Manifest, SignScale
 from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 from jingyin.model.prefilter import Units
 
@@ -81,31 +81,31 @@ class Cascaded(NamedTuple):
 
 
 def prefiltered(
-    rules: Rules, units: Units, opaque: NDArray[np.bool_], foreign: NDArray[np.bool_]
+    rules: CascadeRules, units: Units, abstains: NDArray[np.bool_], foreign: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return which units (u,) continue to networks, and for each message (n,) its stop: 0 ordinary, 1 lawful, -1 none.
+    """Return which units (u,) continue to networks, and for each message (n,) its exit: 0 ordinary, 1 lawful, -1 none.
 
-    The prefilter must not judge `opaque` messages (n,); `foreign` ones (n,) contain nothing to judge and are ordinary.
+    The prefilter `abstains` from some messages (n,); `foreign` ones (n,) contain nothing to judge and are ordinary.
     """
     ordinary = units.scores[0] < rules.prefilter.ordinary.threshold
-    on = ~ordinary & (units.scores[1] >= rules.prefilter.lawful.threshold)
-    on = (on | opaque[units.owners]) & ~foreign[units.owners]
-    goes = np.logical_or.reduceat(on, units.starts)
-    return on, np.where(goes, -1, np.where(ordinary[units.starts] | foreign, 0, 1))
+    continues = ~ordinary & (units.scores[1] >= rules.prefilter.lawful.threshold)
+    continues = (continues | abstains[units.owners]) & ~foreign[units.owners]
+    goes = np.logical_or.reduceat(continues, units.starts)
+    return continues, np.where(goes, -1, np.where(ordinary[units.starts] | foreign, 0, 1))
 
 
 def cascade(
-    rules: Rules,
+    rules: CascadeRules,
     units: Units,
-    on: NDArray[np.bool_],
-    stops: NDArray[np.int64],
+    continues: NDArray[np.bool_],
+    exits: NDArray[np.int64],
     read: Read,
     *,
     everyone: bool = False,
     enough: float = np.inf,
     until: float | None = None,
 ) -> Cascaded:
-    """Run the networks on the units that are `on` (u,), except of messages with a stop in `stops` (n,).
+    """Run the networks on the units that `continues` (u,) marks, except of messages with an exit in `exits` (n,).
 
     Both are results of `prefiltered`. With `everyone` all networks read the wholes, and windows only of wholes that are
     too long. Once a message's log-odds of risk reach `enough`, no further unit of it is read. After `until`, by
@@ -115,21 +115,23 @@ def cascade(
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
     # A whole that stops while a window continues counts as stopped; one that continues counts once it is read.
     stopped = shares[np.where(units.scores[0, wholes] < rules.prefilter.ordinary.threshold, 0, 1)]
-    rows = np.where((stops >= 0)[:, None], shares[stops], stopped)
-    odds = np.where(on[wholes], -np.inf, risk_logit(rows, rules.flagged))
+    rows = np.where((exits >= 0)[:, None], shares[exits], stopped)
+    odds = np.where(continues[wholes], -np.inf, risk_logit(rows, rules.flagged))
     out = Cascaded(
         np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_)
     )
-    going = np.flatnonzero(stops < 0).tolist()
-    rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in going}
-    settled = _turn(rules, units, [int(wholes[i]) for i in going if on[wholes[i]]], read, out, rooms, everyone, until)
-    unread = [i for i in going if on[wholes[i]] and not out.depth[i]]
-    queues = riskiest_windows(rules, units, on & (not everyone), going, unread)
+    unstopped = np.flatnonzero(exits < 0).tolist()
+    rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in unstopped}
+    settled = _turn(
+        rules, units, [int(wholes[i]) for i in unstopped if continues[wholes[i]]], read, out, rooms, everyone, until
+    )
+    unread = [i for i in unstopped if continues[wholes[i]] and not out.depth[i]]
+    queues = riskiest_windows(rules, units, continues & (not everyone), unstopped, unread)
     for turn in range(WINDOWS):
         settled |= {i for i in queues if out.odds[i] >= enough}
         todo = [queue[turn] for i, queue in queues.items() if len(queue) > turn and i not in settled]
         settled |= _turn(rules, units, todo, read, out, rooms, everyone, until)
-    for i in going:
+    for i in unstopped:
         if np.isneginf(out.odds[i]):  # time was up before any network had read a word
             out.odds[i], out.probabilities[i] = provisional_odds(rules, units, i), shares[1]
     out.probabilities[:] = with_risk(out.probabilities, out.odds, rules.flagged)
@@ -137,23 +139,27 @@ def cascade(
 
 
 def riskiest_windows(
-    rules: Rules, units: Units, on: NDArray[np.bool_], messages: Iterable[int], unread: Container[int] = ()
+    rules: CascadeRules,
+    units: Units,
+    continues: NDArray[np.bool_],
+    messages: Iterable[int],
+    unread: Container[int] = (),
 ) -> dict[int, list[int]]:
     """Return for each message at most WINDOWS windows for the networks, riskiest first by the prefilter's scores.
 
-    Only windows that are `on` (u,) count, or all if the message is in `unread`, because its whole is too long.
+    Only windows that `continues` (u,) marks count, or all if the message is in `unread`, because its whole is too long.
     """
     risks = fused_logit(rules.provisional, units.scores, [], rules.flagged)
 
     def chosen(message: int) -> list[int]:
         windows = range(int(units.starts[message]) + 1, units.end(message))
-        return sorted((i for i in windows if message in unread or on[i]), key=lambda i: -risks[i])[:WINDOWS]
+        return sorted((i for i in windows if message in unread or continues[i]), key=lambda i: -risks[i])[:WINDOWS]
 
     return {int(message): chosen(int(message)) for message in messages}
 
 
 def _turn(
-    rules: Rules, units: Units, todo: list[int], read: Read, out: Cascaded, rooms: dict[int, list[int]],
+    rules: CascadeRules, units: Units, todo: list[int], read: Read, out: Cascaded, rooms: dict[int, list[int]],
     everyone: bool, until: float | None,
 ) -> set[int]:  # fmt: skip
     """Run the networks in order on `todo`, at most one unit of each message; return messages settled by certainty.
@@ -161,7 +167,7 @@ def _turn(
     A network reads all of its units in a row, so that its weights are loaded from memory once.
     """
     width, settled = len(rules.labels), set()
-    heard: dict[int, list[Floats]] = {unit: [] for unit in todo}
+    outputs_by_unit: dict[int, list[Floats]] = {unit: [] for unit in todo}
     odds: dict[int, float] = {}
     for number, network in enumerate(rules.networks):
         answered = []
@@ -170,12 +176,12 @@ def _turn(
             if until is not None and time.monotonic() >= until:
                 out.final[message] = False
             elif (reading := read(number, unit, rooms[message][number])) is not None:
-                heard[unit].append(np.asarray(reading[0], np.float64))
+                outputs_by_unit[unit].append(np.asarray(reading[0], np.float64))
                 rooms[message][number] -= reading[1]
                 answered.append(unit)
         if not answered:
             break
-        logits = [np.array([heard[unit][i][:width] for unit in answered]) for i in range(number + 1)]
+        logits = [np.array([outputs_by_unit[unit][i][:width] for unit in answered]) for i in range(number + 1)]
         discounts = np.where(units.starts[units.owners[answered]] == answered, 0.0, rules.discount)
         risks = fused_logit(network.fusion, units.scores[:, answered], logits, rules.flagged) - discounts
         odds.update(zip(answered, risks.tolist(), strict=True))
@@ -184,7 +190,7 @@ def _turn(
         goes = reads_on(network.threshold, network.certain, risks) | everyone
         todo = [unit for unit, goes_on in zip(answered, goes, strict=True) if goes_on]
     for unit, risk in odds.items():
-        message, outputs = int(units.owners[unit]), heard[unit]
+        message, outputs = int(units.owners[unit]), outputs_by_unit[unit]
         out.depth[message] = max(out.depth[message], len(outputs))
         if risk > out.odds[message]:
             weights = rules.networks[len(outputs) - 1].fusion.weights
@@ -194,7 +200,7 @@ def _turn(
     return settled
 
 
-def provisional_odds(rules: Rules, units: Units, message: int) -> float:
+def provisional_odds(rules: CascadeRules, units: Units, message: int) -> float:
     """Return the log-odds of a message's risk by the prefilter's scores alone."""
     start, end = int(units.starts[message]), units.end(message)
     risks = fused_logit(rules.provisional, units.scores[:, start:end], [], rules.flagged)
@@ -254,12 +260,12 @@ def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGG
     return out
 
 
-def reads_on(threshold: float | None, certain: float | None, risks: ArrayLike) -> NDArray[np.bool_]:
-    """Return whether the next network reads a message, for log-odds of risk `risks` (n,); None stands for no bound."""
-    low = -np.inf if threshold is None else threshold
-    high = np.inf if certain is None else certain
-    given = np.asarray(risks, np.float64)
-    return np.asarray((given >= low) & (given < high))
+def reads_on(continue_from: float | None, exit_above: float | None, odds: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether the next network reads a message, for log-odds of risk `odds` (n,); None stands for no bound."""
+    low = -np.inf if continue_from is None else continue_from
+    high = np.inf if exit_above is None else exit_above
+    odds = np.asarray(odds, np.float64)
+    return np.asarray((odds >= low) & (odds < high))
 
 
 _DIGITS = 12

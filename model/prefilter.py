@@ -187,6 +187,6 @@ def is_disguised(edits: Mapping[str, int]) -> bool:
     return bool(edits) and sum(edits.get(kind, 0) for kind in DISGUISES) >= _DISGUISE_EDITS
 
 
-def is_opaque(unknown_share: float, edits: Mapping[str, int]) -> bool:
+def prefilter_abstains(unknown_share: float, edits: Mapping[str, int]) -> bool:
     """Whether the prefilter must not judge a message: too many unknown characters, or disguises."""
     return unknown_share > _UNKNOWN_SHARE or is_disguised(edits)

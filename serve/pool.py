@@ -33,7 +33,7 @@ _ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bund
 _ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
 
 
-class Start(NamedTuple):
+class ScorerArguments(NamedTuple):
     """Arguments for loading a process's scorer: the folder and id of a bundle, and those of `Scorer.load`."""
 
     bundle: str | Path | None
@@ -45,14 +45,14 @@ class Start(NamedTuple):
 
 
 @cache
-def scorer_of(start: Start) -> "Scorer":
+def scorer_of(arguments: ScorerArguments) -> "Scorer":
     """Return this process's scorer, loaded on first use, because a pool's initializer could not report an error.
 
     Raises BundleError if the bundle in the folder has another id than the one wanted.
     """
     from jingyin.serve.scorer import Scorer
 
-    bundle, wanted, review, block, prefilter, cache_bytes = start
+    bundle, wanted, review, block, prefilter, cache_bytes = arguments
     scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
     if wanted not in (None, found := scorer.bundle.manifest.id):
         raise BundleError(f"the bundle changed from {wanted} to {found} after it was read; start again")
@@ -102,15 +102,15 @@ def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], proce
     # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
     context = multiprocessing.get_context("spawn")
     with unbroken(_ADVICE), ProcessPoolExecutor(processes, context, initializer=follow_parent) as pool:
-        submitted = ((error, pool.submit(_score, scorer.start, chunk)) for chunk, error in stream)
+        submitted = ((error, pool.submit(_score, scorer.arguments, chunk)) for chunk, error in stream)
         for error, verdicts in in_order(submitted, 2 * processes):
             yield from verdicts
             if error is not None:
                 raise error
 
 
-def _score(start: Start, texts: list[str | CleanText]) -> list[Verdict]:
-    return list(scorer_of(start).score_many(texts))
+def _score(arguments: ScorerArguments, texts: list[str | CleanText]) -> list[Verdict]:
+    return list(scorer_of(arguments).score_many(texts))
 
 
 def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[tuple[T, R]]:

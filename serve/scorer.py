@@ -34,8 +34,8 @@ from jingyin.model.prefilter import (
     Units,
     code_points,
     is_disguised,
-    is_opaque,
     known_characters,
+    prefilter_abstains,
     units_of,
     unknown_shares,
 )
@@ -43,7 +43,7 @@ from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.serve.explain import LEAST_RISK, Explanation, explain
 from jingyin.serve.networks import NetworkReader, open_networks
-from jingyin.serve.pool import CHUNK, Start, chunks, score_in_processes
+from jingyin.serve.pool import CHUNK, ScorerArguments, chunks, score_in_processes
 
 # The cache: verdicts already given, by clean text.
 #
@@ -117,18 +117,18 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores messages with a bundle; make one by `Scorer.load`. Safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, networks: Sequence[NetworkReader], start: Start) -> None:
+    def __init__(self, bundle: Bundle, networks: Sequence[NetworkReader], arguments: ScorerArguments) -> None:
         self.bundle = bundle
-        self.start = start
-        self.cache: Cache[tuple[Decision, float]] = Cache(start.cache_bytes)
-        self.readings: Cache[tuple[NDArray[np.float32], int]] = Cache(start.cache_bytes // 4)
+        self.arguments = arguments
+        self.cache: Cache[tuple[Decision, float]] = Cache(arguments.cache_bytes)
+        self.readings: Cache[tuple[NDArray[np.float32], int]] = Cache(arguments.cache_bytes // 4)
         self._networks = networks
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
         manifest = bundle.manifest
-        self._stops = [
-            decide(manifest, np.array(stop.probabilities), "prefilter")
-            for stop in (manifest.prefilter.ordinary, manifest.prefilter.lawful)
+        self._exits = [
+            decide(manifest, np.array(exit_.probabilities), "prefilter")
+            for exit_ in (manifest.prefilter.ordinary, manifest.prefilter.lawful)
         ]
 
     @classmethod
@@ -154,8 +154,8 @@ class Scorer:
         rates = {"review": review_rate, "block": block_rate}
         chosen = {name: _at_rate(read.manifest, name, rate) for name, rate in rates.items() if rate is not None}
         read = replace(read, manifest=read.manifest.model_copy(update=chosen))
-        start = Start(read.path, read.manifest.id, review_rate, block_rate, prefilter, cache_bytes)
-        return cls(read, open_networks(read), start)
+        arguments = ScorerArguments(read.path, read.manifest.id, review_rate, block_rate, prefilter, cache_bytes)
+        return cls(read, open_networks(read), arguments)
 
     def score(self, text: str | CleanText) -> Verdict:
         """Score one message, any str. Raises InputError for anything else."""
@@ -194,12 +194,12 @@ class Scorer:
         key = _cache_key(cleaned)
         if (cached := self.cache.get(key)) is not None:
             return Scored(cleaned, *cached, from_cache=True, final=True)
-        units, shares, opaque, foreign = self._prefilter([cleaned])
+        units, shares, abstains, foreign = self._prefilter([cleaned])
         share = float(shares[0])
-        _, stops = prefiltered(self.bundle.manifest, units, opaque, foreign)
-        if stops[0] >= 0:
-            self.cache.put(key, (self._stops[stops[0]], share))
-            return Scored(cleaned, self._stops[stops[0]], share, from_cache=False, final=True)
+        _, exits = prefiltered(self.bundle.manifest, units, abstains, foreign)
+        if exits[0] >= 0:
+            self.cache.put(key, (self._exits[exits[0]], share))
+            return Scored(cleaned, self._exits[exits[0]], share, from_cache=False, final=True)
         manifest = self.bundle.manifest
         odds = provisional_odds(manifest, units, 0)
         proportions = np.log(np.maximum(manifest.prefilter.lawful.probabilities, 1e-12))
@@ -211,7 +211,7 @@ class Scorer:
     def without_memory(self, *, prefilter: bool = True) -> "Scorer":
         """Return a copy without caches that shares the networks; without `prefilter` they all read every message."""
         found = copy.copy(self)
-        found.start = self.start._replace(prefilter=prefilter, cache_bytes=0)
+        found.arguments = self.arguments._replace(prefilter=prefilter, cache_bytes=0)
         found.cache, found.readings = Cache(0), Cache(0)
         return found
 
@@ -268,16 +268,16 @@ class Scorer:
     def _decide(self, cleaned: Sequence[CleanText], until: float | None) -> Iterator[tuple[Decision, float, bool]]:
         """Yield for each clean text its decision, its share of unknown characters, and whether that is final."""
         manifest = self.bundle.manifest
-        units, shares, opaque, foreign = self._prefilter(cleaned)
-        on, stops = prefiltered(manifest, units, opaque, foreign)
+        units, shares, abstains, foreign = self._prefilter(cleaned)
+        continues, exits = prefiltered(manifest, units, abstains, foreign)
         found = None
-        if (stops < 0).any():
-            every, enough = not self.start.prefilter, log_odds(manifest.block.risk)
+        if (exits < 0).any():
+            every, enough = not self.arguments.prefilter, log_odds(manifest.block.risk)
             read = self._reader(cleaned, units)
-            found = cascade(manifest, units, on, stops, read, everyone=every, enough=enough, until=until)
-        for i, (stop, share) in enumerate(zip(stops.tolist(), shares.tolist(), strict=True)):
-            if found is None or stop >= 0:
-                yield self._stops[stop], share, True
+            found = cascade(manifest, units, continues, exits, read, everyone=every, enough=enough, until=until)
+        for i, (exit_, share) in enumerate(zip(exits.tolist(), shares.tolist(), strict=True)):
+            if found is None or exit_ >= 0:
+                yield self._exits[exit_], share, True
             else:
                 unit = int(found.units[i])
                 stage: Stage = "network" if found.depth[i] else "prefilter"
@@ -288,16 +288,19 @@ class Scorer:
     def _prefilter(
         self, cleaned: Sequence[CleanText]
     ) -> tuple[Units, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return clean texts as units, their shares of unknown characters, and whether they are opaque and foreign."""
+        """Return clean texts as units, shares of unknown characters, where the prefilter abstains, and what is foreign."""
         texts = [each.text for each in cleaned]
         codes = code_points(texts)
         shares = unknown_shares(self._known, codes)
-        every = not self.start.prefilter
-        opaque = np.array(
-            [every or is_opaque(share, each.edits) for share, each in zip(shares.tolist(), cleaned, strict=True)]
+        every = not self.arguments.prefilter
+        abstains = np.array(
+            [
+                every or prefilter_abstains(share, each.edits)
+                for share, each in zip(shares.tolist(), cleaned, strict=True)
+            ]
         )
         foreign = np.array([not every and "foreign" in each.edits for each in cleaned])
-        return units_of(self.bundle.prefilter_weights, texts, codes), shares, opaque, foreign
+        return units_of(self.bundle.prefilter_weights, texts, codes), shares, abstains, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
         """Return a reader that runs the networks on units of clean texts, and remembers their outputs.

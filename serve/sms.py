@@ -38,7 +38,7 @@ class Segment(NamedTuple):
     udh: bytes = b""
 
 
-class Message(NamedTuple):
+class Decoded(NamedTuple):
     """A decoded message: its `text`, and its faults.
 
     `undecodable` counts bytes (septets of gsm7-packed) that became U+FFFD, `damaged` headers that could not be read;
@@ -59,7 +59,7 @@ class Part(NamedTuple):
     number: int
 
 
-def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Message:
+def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Decoded:
     """Decode one short message; it is `partial` if its header `udh` makes it a part of several.
 
     Raises InputError if the coding is unknown or the payload longer than MAX_PAYLOAD.
@@ -67,7 +67,7 @@ def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Message:
     return reassemble([Segment(payload, udh or b"")], coding)
 
 
-def reassemble(segments: Sequence[Segment], coding: str) -> Message:
+def reassemble(segments: Sequence[Segment], coding: str) -> Decoded:
     """Decode the parts of one message, given in any order, repeats allowed.
 
     Neighbours are joined before decoding, because phones split characters. Parts with an unreadable header follow in
@@ -93,10 +93,10 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Message:
     read = [_decode_run(run, coding) for run in runs]
     partial = bool(parts) and {part.number for part in parts} != set(range(1, parts[0].total + 1))
     damaged = sum(fault for _, fault in headers)
-    return Message(GAP.join(text for text, _ in read), sum(bad for _, bad in read), damaged, partial)
+    return Decoded(GAP.join(text for text, _ in read), sum(bad for _, bad in read), damaged, partial)
 
 
-def readings(segments: Sequence[Segment], coding: str | int) -> list[Message]:
+def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     """Decode the parts of one message in every way that a phone may: as declared, then in other plausible codings.
 
     `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15, so if the declared

@@ -26,7 +26,7 @@ from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, St
 
 from jingyin.model.labels import LABELS  # noqa: E402
 from jingyin.serve.archive.columns import NAMES, verdict_columns  # noqa: E402
-from jingyin.serve.pool import Start, scorer_of  # noqa: E402
+from jingyin.serve.pool import ScorerArguments, scorer_of  # noqa: E402
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -51,7 +51,7 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
     schema = StructType([*kept.schema.fields, *map(StructField, NAMES, _TYPES)])
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        scorer = scorer_of(Start(bundle))
+        scorer = scorer_of(ScorerArguments(bundle))
         for batch in batches:
             for start in range(0, batch.num_rows, _SLICE):  # Spark's batches have 10,000 rows, whatever their size
                 rows = batch.slice(start, _SLICE)

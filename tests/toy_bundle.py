@@ -13,12 +13,12 @@ from jingyin import Scorer
 from jingyin.model.bundle import (
     Calibration,
     Fusion,
-    Loss,
+    Missed,
     Network,
     Point,
     Prefilter,
+    PrefilterExit,
     SignScale,
-    Stop,
     Threshold,
     write_bundle,
 )
@@ -78,30 +78,30 @@ def write_toy_bundle(
     (path / "card.md").write_text("toy" + " " * padding, encoding="utf-8")
     threshold = Threshold(risk=0.5, target=0.01, bound=0.01, rows=300, false_positives=0)
     fusion = Fusion(scores=(0.0, 0.0), weights=(1.0,), bias=0.0)
-    stop = Stop(threshold=-1.0, probabilities=(1 / len(labels),) * len(labels))
+    exit_ = PrefilterExit(threshold=-1.0, probabilities=(1 / len(labels),) * len(labels))
     scale = SignScale(slope=1.0, bias=0.0, threshold=0.5, precision=1.0, found=10)
     write_bundle(path, {
         "labels": labels, "review": threshold, "block": threshold.model_copy(update={"risk": 0.9}),
         "calibration": Calibration(ece_before=0.02, ece_after=0.01, rows=300),
         # The prefilter's scores are 0: it stops nothing.
-        "prefilter": Prefilter(ordinary=stop, lawful=stop),
+        "prefilter": Prefilter(ordinary=exit_, lawful=exit_),
         "discount": 1.0, "provisional": Fusion(scores=(0.0, 0.0), weights=(), bias=-3.0),
         "networks": (Network(file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=fusion),),
         "passed": (1.0,), "signs": dict.fromkeys(named, scale),
-        "loss": {"in corpus": Loss(lost=0, flagged=1, bound=1.0)},
+        "loss": {"in corpus": Missed(lost=0, flagged=1, bound=1.0)},
         "provenance": provenance or {}, "curve": curve,
     })  # fmt: skip
     return path
 
 
-def set_stops(scorer: Scorer, ordinary: float, lawful: float) -> None:
+def set_exits(scorer: Scorer, ordinary: float, lawful: float) -> None:
     """Set the thresholds of the prefilter of a loaded scorer."""
     manifest = scorer.bundle.manifest
-    stops = Prefilter(
+    exits = Prefilter(
         ordinary=manifest.prefilter.ordinary.model_copy(update={"threshold": ordinary}),
         lawful=manifest.prefilter.lawful.model_copy(update={"threshold": lawful}),
     )
-    scorer.bundle = replace(scorer.bundle, manifest=manifest.model_copy(update={"prefilter": stops}))
+    scorer.bundle = replace(scorer.bundle, manifest=manifest.model_copy(update={"prefilter": exits}))
 
 
 def _write_network(path: Path, weights: np.ndarray) -> None:

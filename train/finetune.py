@@ -46,7 +46,7 @@ from jingyin.train.finetune_data import (
     FEWEST,
     Columns,
     Labelled,
-    Reject,
+    UnusableRow,
     is_dataset,
     is_flagged,
     read_labelled,
@@ -99,7 +99,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Report:
+class FinetuneResult:
     """Result of a fine-tuning: rows left out, counts before and after, own rows still misjudged, the decision."""
 
     rejected: int
@@ -113,7 +113,7 @@ def finetune(
     data: Sequence[str], out: Path, columns: Columns, *, benign: Sequence[str] = (),
     benign_columns: Columns | None = None, bundle: Path | None = None, corpus: Path | None = None, seed: int = 1,
     strict: bool = False, fresh: bool = False, tell: Callable[[str], object] = print,
-) -> Report:  # fmt: skip
+) -> FinetuneResult:  # fmt: skip
     """Fine-tune `bundle` (by default the package's) on labelled `data`, and leave bundle, report and decision in `out`.
 
     `benign` are files of the user's own unlabelled traffic, which is ordinary; `corpus` is a corpus recipe whose
@@ -138,8 +138,8 @@ def finetune(
             run.finish(asdict(_run(rows, traffic, rejects, incumbent, replay, seed, out, tell)))
         else:
             tell(f"{out}: finished before, kept; --fresh replaces it")
-        result = {name: run.result[name] for name in Report.__dataclass_fields__}
-        return Report(**{**result, "counts": [Count(**each) for each in result["counts"]]})
+        result = {name: run.result[name] for name in FinetuneResult.__dataclass_fields__}
+        return FinetuneResult(**{**result, "counts": [Count(**each) for each in result["counts"]]})
 
 
 def default_replay() -> Path:
@@ -147,7 +147,7 @@ def default_replay() -> Path:
     return Path(str(files("jingyin").joinpath("configs/default/corpus.yaml")))
 
 
-def _refuse(rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[Reject], strict: bool) -> None:
+def _refuse(rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[UnusableRow], strict: bool) -> None:
     faults = "\n".join(summary(rejects))
     if rejects and strict:
         raise InputError(f"{len(rejects):,} row(s) can't be used:\n{faults}")
@@ -166,9 +166,9 @@ def _files(given: Sequence[str], out: Path) -> list[str]:
 
 
 def _run(
-    rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[Reject], incumbent: Bundle, replay: Path,
+    rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[UnusableRow], incumbent: Bundle, replay: Path,
     seed: int, out: Path, tell: Callable[[str], object],
-) -> Report:  # fmt: skip
+) -> FinetuneResult:  # fmt: skip
     before, began = Scorer.load(incumbent.path, cache_bytes=0), time.monotonic()
     said = verdicts(before, [row.text for row in rows])
     agreed = sum((verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(said, rows, strict=True))
@@ -319,7 +319,7 @@ promotion.json has the decision. For metrics by family run
 """
 
 
-def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> Report:
+def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneResult:
     """Write report, tasks and decision."""
     after, splits = Scorer.load(out / "bundle", cache_bytes=0), store.read(corpus)
     own = [row for split in SPLITS for row in splits[split] if row.source == OWN and not row.evasion]
@@ -355,7 +355,7 @@ def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> Report:
     (out / "report.md").write_text(text, encoding="utf-8")
     decision = decide(out, before.bundle.path, sum(row.source == TRAFFIC for row in splits["test"]))
     failed = [f"{check.name}: {check.reason}" for check in decision.checks if not check.passed]
-    return Report(rejected, counts, len(disobeyed), decision.promote, failed)
+    return FinetuneResult(rejected, counts, len(disobeyed), decision.promote, failed)
 
 
 def _threshold(action: str, each: Threshold) -> str:

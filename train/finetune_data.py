@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.model.text import clean
-from jingyin.serve.archive.blocks import NULL_TEXT, Reading
+from jingyin.serve.archive.blocks import NULL_TEXT, ReadOptions
 from jingyin.serve.archive.readers import blocks, find, open_sources
 from jingyin.serve.archive.text_files import MALFORMED_CSV, TOO_LONG, WRONG_WIDTH
 from jingyin.serve.label_studio import read_annotations
@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
     where: str
 
 
-class Reject(NamedTuple):
+class UnusableRow(NamedTuple):
     """A row that is left out: its file and row, its fault, in words that rows share, and the remedy."""
 
     where: str
@@ -81,19 +81,19 @@ def is_flagged(label: str) -> bool:
     return label in FLAGGED or label == SIDES[0]
 
 
-def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[Labelled], list[Reject]]:
+def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[Labelled], list[UnusableRow]]:
     """Return each message of files, folders and globs once, and the rejected rows; none may lie in the folder `out`.
 
     Messages are the same if their clean texts are, because a network sees nothing else. A full label wins over flagged
     or not_flagged; a message with contradicting labels is left out. Raises ConfigError for missing columns.
     """
-    rejects: list[Reject] = []
+    rejects: list[UnusableRow] = []
     kept: dict[str, Labelled] = {}
     disputed: set[str] = set()
     for raw in _raws(data, columns, columns.label, out):
         label = columns.meanings.get(str(raw.label), str(raw.label))
         if fault := _text_fault(raw) or _label_fault(raw.label, label):
-            rejects.append(Reject(raw.where, *fault))
+            rejects.append(UnusableRow(raw.where, *fault))
             continue
         row = Labelled(str(raw.text), label, raw.where)
         text = clean(row.text).text
@@ -101,28 +101,30 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
         if not _agree(first.label, label):
             disputed.add(text)
             fault = f"{label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
-            rejects.append(Reject(row.where, *fault))
+            rejects.append(UnusableRow(row.where, *fault))
         elif first.label in SIDES and label not in SIDES:
             kept[text] = row
-    rejects += [Reject(kept[text].where, "a message with several labels", "decide which is right") for text in disputed]
+    rejects += [
+        UnusableRow(kept[text].where, "a message with several labels", "decide which is right") for text in disputed
+    ]
     return [row for text, row in kept.items() if text not in disputed], rejects
 
 
-def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[str], list[Reject]]:
+def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[str], list[UnusableRow]]:
     """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`."""
-    rejects: list[Reject] = []
+    rejects: list[UnusableRow] = []
     kept: dict[str, str] = {}
     for raw in _raws(data, columns, None, out):
         if fault := _text_fault(raw):
-            rejects.append(Reject(raw.where, *fault))
+            rejects.append(UnusableRow(raw.where, *fault))
         else:
             kept.setdefault(clean(str(raw.text)).text, str(raw.text))
     return list(kept.values()), rejects
 
 
-def summary(rejects: Sequence[Reject]) -> Iterator[str]:
+def summary(rejects: Sequence[UnusableRow]) -> Iterator[str]:
     """Yield a line for each kind of fault: how many rows, the first of them, and what to do."""
-    first: dict[str, Reject] = {}
+    first: dict[str, UnusableRow] = {}
     for each in rejects:
         first.setdefault(each.fault, each)
     for fault, count in Counter(each.fault for each in rejects).most_common():
@@ -184,7 +186,7 @@ def _answers(path: Path) -> Iterator[_Raw]:
 
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:
-    sources = open_sources([path], Reading(columns.text, encoding=columns.encoding, strict=True))
+    sources = open_sources([path], ReadOptions(columns.text, encoding=columns.encoding, strict=True))
     _refuse_missing(path, label, sources[0].schema.names)
     for _, block in blocks(sources):
         for row, reason, *_ in block.rejects:

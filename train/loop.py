@@ -166,7 +166,7 @@ def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: L
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 module.set_attn_implementation("eager")
-    return _Run(accelerator, model, train, out, schedule, loss).to_the_end()
+    return _TrainingRun(accelerator, model, train, out, schedule, loss).to_the_end()
 
 
 @dataclass
@@ -178,7 +178,7 @@ class _Progress:
     counted: int = 0
 
 
-class _Run:
+class _TrainingRun:
     """A run under way; `plan` is the rows of every step, fixed by seed and data alone."""
 
     def __init__(
@@ -242,16 +242,16 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint in place of the one before."""
-        aside, checkpoint = self.out / "checkpoint-new", self.out / "checkpoint"
-        self.accelerator.save_state(str(aside))
+        draft, checkpoint = self.out / "checkpoint-new", self.out / "checkpoint"
+        self.accelerator.save_state(str(draft))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (aside / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+            (draft / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
             before = self.out / "checkpoint-before"  # a kill between two renames loses neither
             shutil.rmtree(before, ignore_errors=True)
             if checkpoint.exists():
                 checkpoint.rename(before)
-            aside.rename(checkpoint)
+            draft.rename(checkpoint)
             shutil.rmtree(before, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 

@@ -17,7 +17,7 @@ from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of
 from jingyin.train.pack.export import refuse_other_labels
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
-from jingyin.train.runs import METRICS, Job, bundle_ids, command, run_of, versions, weights_sha256
+from jingyin.train.runs import METRICS, StageContext, bundle_ids, command, run_of, versions, weights_sha256
 from jingyin.train.stages import STAGES, source_of
 
 
@@ -64,7 +64,7 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
             processes.print(f"{path.stem}: finished before, kept")
             return
         facts = {**provenance, **_facts(recipe, corpus, sources)}
-        metrics = STAGES[recipe.stage](Job(recipe, corpus, folder, out, facts))
+        metrics = STAGES[recipe.stage](StageContext(recipe, corpus, folder, out, facts))
         if processes.is_main_process:
             write_json(folder / "run.json", {**facts, "seconds": round(time.monotonic() - started, 1)})
             for checkpoint in folder.glob("checkpoint*"):
@@ -75,8 +75,8 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
 
 def _corpus(path: Path, corpus: str, out: Path) -> Path:
     """Return the corpus folder; a corpus recipe is built once for its inputs, and shared by the stages."""
-    beside = path.parent / corpus
-    named = beside if beside.exists() else Path(corpus)
+    next_to_recipe = path.parent / corpus
+    named = next_to_recipe if next_to_recipe.exists() else Path(corpus)
     if named.is_dir():
         return named
     if not named.is_file():

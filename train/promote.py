@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from scipy.stats import binom, norm
 
-from jingyin.model.bundle import Manifest, default_path, read_bundle
+from jingyin.model.bundle import FrozenModel, Manifest, default_path, read_bundle
 from jingyin.model.errors import InputError
 from jingyin.model.files import file_sha256
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.evaluate import attacks, samples, systems
 from jingyin.train.evaluate.evaluate import behaviours
 from jingyin.train.evaluate.measures import RATES, all_right
-from jingyin.train.evaluate.samples import UNSEEN, WRITERS, Messages, Seen, refuse_empty_class
+from jingyin.train.evaluate.samples import UNSEEN, WRITERS, Samples, Seen, refuse_empty_class
 from jingyin.train.evaluate.statistics import Bools, Floats, Ints, paired_difference, refuse_few
 from jingyin.train.evaluate.systems import Judged
 from jingyin.train.recipes import read_yaml
@@ -38,18 +38,14 @@ _FEWEST = 16  # rows of a family: with fewer, losing all may be chance among a h
 _SURE = 0.995  # one-sided: a pooled check fails by chance in one of 200 runs, and so do all families together
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rates(_Model):
+class ActionRates(FrozenModel):
     """A share for each action, 0 to 1."""
 
     review: float = Field(ge=0, lt=1)
     block: float = Field(ge=0, lt=1)
 
 
-class PromoteConfig(_Model):
+class PromoteConfig(FrozenModel):
     """The data to judge on, a candidate's absolute limits, and its margins against the incumbent.
 
     The largest share that may reach each action: of `traffic`, real messages of sources kept out of training (of all
@@ -59,15 +55,15 @@ class PromoteConfig(_Model):
     """
 
     data: list[Path] = Field(min_length=1)
-    traffic: Rates
-    worst_source: Rates
-    lawful: Rates
-    plain: Rates
-    everyday: Rates
+    traffic: ActionRates
+    worst_source: ActionRates
+    lawful: ActionRates
+    plain: ActionRates
+    everyday: ActionRates
     plain_threats: float = Field(ge=0, le=1)
-    nonsense: Rates
-    threats: Rates
-    innocents: Rates
+    nonsense: ActionRates
+    threats: ActionRates
+    innocents: ActionRates
     family: float = Field(ge=0, lt=1)
     pairs: float = Field(ge=0, lt=1)
     latency_ratio: float = Field(ge=1)
@@ -107,7 +103,7 @@ class Promotion:
     checks: list[Check]
 
 
-class Verdicts(NamedTuple):
+class PairedActions(NamedTuple):
     """Both bundles' actions on messages of one kind (n,): 0 pass, 1 review, 2 block; and which are threats.
 
     `groups` are the numbers of situations, `families` names of the kinds within.
@@ -119,9 +115,9 @@ class Verdicts(NamedTuple):
     groups: Ints
     families: NDArray[np.str_]
 
-    def take(self, rows: Bools | Ints) -> "Verdicts":
+    def take(self, rows: Bools | Ints) -> "PairedActions":
         """Return some rows."""
-        return Verdicts._make(each[rows] for each in self)
+        return PairedActions._make(each[rows] for each in self)
 
 
 def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, out: Path) -> Promotion:
@@ -155,7 +151,7 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
 
 
 def requirements(
-    sides: Sequence[Judged], messages: Messages, seen: Seen | None, config: PromoteConfig
+    sides: Sequence[Judged], messages: Samples, seen: Seen | None, config: PromoteConfig
 ) -> Iterator[Check]:
     """Check the first of two bundles against the configuration."""
     actions = [side.actions for side in sides]
@@ -177,7 +173,7 @@ def requirements(
             yield from _at_most(name, judged, getattr(config, name.partition(" ")[0]))
 
 
-def _at_most(name: str, actions: Sequence[Ints], most: Rates, *, shown: bool = False) -> Iterator[Check]:
+def _at_most(name: str, actions: Sequence[Ints], most: ActionRates, *, shown: bool = False) -> Iterator[Check]:
     """Check that no more than a share of innocents (n,) reaches an action.
 
     With `shown` it also fails if there are too few innocents to show a rate above the share.
@@ -204,11 +200,11 @@ def _holds(name: str, wrong: Sequence[Bools], share: float, wanted: str) -> Chec
 # Checks of a candidate against the incumbent, on the same messages.
 
 
-def tables(sides: Sequence[Judged], messages: Messages, seen: Seen | None) -> dict[str, Verdicts]:
+def tables(sides: Sequence[Judged], messages: Samples, seen: Seen | None) -> dict[str, PairedActions]:
     """Return both bundles' verdicts on the data, and on messages disguised, attacked, in company."""
     groups = messages.group_numbers
     scored = messages.benign | messages.flagged
-    whole = Verdicts(sides[0].actions, sides[1].actions, messages.flagged, groups, np.array(messages.families))
+    whole = PairedActions(sides[0].actions, sides[1].actions, messages.flagged, groups, np.array(messages.families))
     kinds = samples.seen_unseen(messages, seen)
     out = {"all": whole.take(scored)}
     out |= {label: whole.take(messages.labels == LABELS.index(label)) for label in FLAGGED}
@@ -225,7 +221,7 @@ def tables(sides: Sequence[Judged], messages: Messages, seen: Seen | None) -> di
     return out
 
 
-def comparisons(found: Mapping[str, Verdicts], config: PromoteConfig) -> Iterator[Check]:
+def comparisons(found: Mapping[str, PairedActions], config: PromoteConfig) -> Iterator[Check]:
     """Check that the candidate loses nothing against the incumbent beyond chance and the margins."""
     for name, table in found.items():
         for level, action in enumerate(("review", "block"), 1):
@@ -238,7 +234,7 @@ def comparisons(found: Mapping[str, Verdicts], config: PromoteConfig) -> Iterato
     yield from _family_checks(found["all"], config.family)
 
 
-def _family_checks(table: Verdicts, margin: float) -> Iterator[Check]:
+def _family_checks(table: PairedActions, margin: float) -> Iterator[Check]:
     """No family, of threats or of innocents, may be spoilt at review; chance is shared out among all of them."""
     counts = Counter(zip(table.threats.tolist(), table.families.tolist(), strict=True))
     kinds = sorted(kind for kind, count in counts.items() if count >= _FEWEST)
@@ -265,7 +261,7 @@ def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, te
     return Check(name, change.high >= 0 or change.low >= -margin, reason)
 
 
-def _pair_checks(sides: Sequence[Judged], messages: Messages, margin: float) -> Iterator[Check]:
+def _pair_checks(sides: Sequence[Judged], messages: Samples, margin: float) -> Iterator[Check]:
     paired = samples.pairs(messages)
     apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
     for name, some, right in (
@@ -277,7 +273,7 @@ def _pair_checks(sides: Sequence[Judged], messages: Messages, margin: float) -> 
             yield not_worse(name, new, old, np.arange(len(some)), margin)
 
 
-def _cost_checks(paths: Sequence[Path], messages: Messages, config: PromoteConfig) -> Iterator[Check]:
+def _cost_checks(paths: Sequence[Path], messages: Samples, config: PromoteConfig) -> Iterator[Check]:
     for prefilter, name in ((True, "latency"), (False, "latency without prefilter")):
         ways = [systems.uncached(path, prefilter=prefilter).score for path in paths]
         yield latency_check(name, systems.milliseconds(ways, messages.texts), config.latency_ratio)
@@ -299,7 +295,7 @@ def latency_check(name: str, times: Floats, most: float) -> Check:
 _USED = ("train", "validation", "calibration")
 
 
-def unused_rows(messages: Messages, data: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[Messages, str]:
+def unused_rows(messages: Samples, data: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[Samples, str]:
     """Return the messages that the bundles of `manifests` were not made with, and a sentence on the rows left out.
 
     A manifest has the sha256 of its bundle's splits. Those that trained it and set its thresholds are looked for next

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from jingyin.model.bundle import FrozenModel
 from jingyin.model.errors import ConfigError
 
 # The one way in which recipes are read from YAML.
@@ -36,13 +37,11 @@ def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Stage(BaseModel):
+class _Stage(FrozenModel):
     """Settings shared by all stages.
 
     `corpus` is a corpus recipe (YAML, next to this one) or a folder that `jingyin corpus build` wrote.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     corpus: str
     seed: int = 1
@@ -74,7 +73,7 @@ class _Training(_Stage):
     """Train on this many rows, drawn by seed: for trials and learning curves."""
 
 
-class _Rates(BaseModel):
+class _TargetRates(BaseModel):
     """Target false-positive rates of the two thresholds, as 95% upper bounds on ordinary calibration rows.
 
     `passed` is the share of ordinary messages that each network of the cascade reads: its cost. Real traffic
@@ -97,7 +96,7 @@ class Align(_Training):
     stage: Literal["align"]
 
 
-class Classify(_Training, _Rates):
+class Classify(_Training, _TargetRates):
     """Trains a classifier; with `teachers` on their soft labels too. Leaves its own bundle unless `bundle` is false."""
 
     stage: Literal["classify"]
@@ -160,7 +159,7 @@ class Classify(_Training, _Rates):
         return self
 
 
-class Calibrate(_Stage, _Rates):
+class Calibrate(_Stage, _TargetRates):
     """Makes a bundle of trained networks: prefilter, fusion and thresholds from `corpus`, such as own traffic.
 
     With both `networks` and `bundle` the bundle's prefilter is trained further and its other networks are kept.

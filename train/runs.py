@@ -43,7 +43,7 @@ StageResult = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Job(Generic[R]):
+class StageContext(Generic[R]):
     """A stage's recipe, corpus folder, run folder, and the run folders' folder; `facts` go into its bundle."""
 
     recipe: R

@@ -30,7 +30,7 @@ from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_he
 from jingyin.train.pack.bundle import pack
 from jingyin.train.pack.export import bundle_folder, is_bundle
 from jingyin.train.recipes import Align, Calibrate, Classify
-from jingyin.train.runs import Job, StageResult, run_of, weights_sha256
+from jingyin.train.runs import StageContext, StageResult, run_of, weights_sha256
 from jingyin.train.saved import Vocabulary, load_classifier, save_classifier, save_encoder
 
 # The align stage: trains a few layers with the lexicon's words until they give the original encoder's pooled outputs.
@@ -46,15 +46,15 @@ def distance(output: Tensor, target: Tensor) -> Tensor:
     return 1 - nn.functional.cosine_similarity(output, target) + (output - target).square().mean(-1)
 
 
-def run_align(job: Job[Align]) -> StageResult:
+def run_align(context: StageContext[Align]) -> StageResult:
     """Align an encoder and leave it in the run folder; returns validation metrics.
 
     `cosine` is the mean cosine between aligned and original pooled outputs of validation messages, standardised.
     """
-    recipe = job.recipe
+    recipe = context.recipe
     torch.manual_seed(recipe.seed)
-    train = read_split(job.corpus, "train").drawn(recipe.rows, recipe.seed)
-    validation = read_split(job.corpus, "validation")
+    train = read_split(context.corpus, "train").drawn(recipe.rows, recipe.seed)
+    validation = read_split(context.corpus, "validation")
     # The original reads those of its pieces that training messages use more than once, and the rest as smaller ones.
     texts = [each.text for each in train.cleaned]
     original, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
@@ -67,18 +67,18 @@ def run_align(job: Job[Align]) -> StageResult:
     model.mean.copy_(mean)
     model.sd.copy_(sd)
     rows: Dataset = examples(train, encode, ((wanted[0] - mean) / sd).numpy())
-    loss = fit(model, rows, job.folder, Schedule.of(recipe), distance)
+    loss = fit(model, rows, context.folder, Schedule.of(recipe), distance)
     outputs = torch.tensor(predict(model, encode(validation.cleaned)))
     cosine = float(nn.functional.cosine_similarity(outputs, (wanted[1] - mean) / sd).mean())
     if PartialState().is_main_process:
-        save_encoder(start.encoder, start.vocabulary, job.folder)
+        save_encoder(start.encoder, start.vocabulary, context.folder)
     return {"loss": loss, "cosine": cosine}
 
 
 # Teachers' outputs on texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
 
 
-def soft_labels(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
+def teacher_probabilities(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
     """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
 
     A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the
@@ -107,9 +107,9 @@ def _once(
             for index, part in enumerate(parts):
                 merged[index :: processes.num_processes] = part
             kept.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(".part.npy")
-            np.save(aside, merged)
-            aside.rename(file)
+            draft = file.with_suffix(".part.npy")
+            np.save(draft, merged)
+            draft.rename(file)
         processes.wait_for_everyone()
     return np.asarray(np.load(file), np.float32)
 
@@ -140,10 +140,10 @@ STANDARD_MESSAGES = 512
 """Training messages from which the head's standardisation is measured."""
 
 
-def run_classify(job: Job[Classify]) -> StageResult:
+def run_classify(context: StageContext[Classify]) -> StageResult:
     """Train a classifier, leave it in the run folder, with a bundle of it if the recipe wants one; returns metrics."""
-    recipe, corpus, out = job.recipe, job.corpus, job.folder
-    encoder, teachers = job.run_of(recipe.encoder), [job.run_of(name) for name in recipe.teachers]
+    recipe, corpus, out = context.recipe, context.corpus, context.folder
+    encoder, teachers = context.run_of(recipe.encoder), [context.run_of(name) for name in recipe.teachers]
     torch.manual_seed(recipe.seed)
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     signed = annotated_messages(train) if recipe.signs else None
@@ -151,12 +151,12 @@ def run_classify(job: Job[Classify]) -> StageResult:
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     more = train.take(np.arange(0))
     if recipe.traffic:
-        bundle = job.run_of(recipe.traffic)
+        bundle = context.run_of(recipe.traffic)
         more = windows_read(bundle, train)
         if recipe.misjudged:
-            more = more.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, job.out / TEACHERS))
+            more = more.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, context.out / TEACHERS))
         train = train.take(np.flatnonzero(_read_by(bundle, train, recipe.seed)))
-    train, target = taught(recipe, teachers, train, job.out / TEACHERS)
+    train, target = taught(recipe, teachers, train, context.out / TEACHERS)
     train, target = train.and_(more), np.concatenate([target, one_hot(more.labels, recipe.label_smoothing)])
     model = without_dropout(start.classifier or SmsClassifier.on(start.encoder))
     sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
@@ -180,7 +180,7 @@ def run_classify(job: Job[Classify]) -> StageResult:
     if recipe.way_back == "chosen":
         found["way_back"] = share
     if recipe.bundle and PartialState().is_main_process:
-        pack({"model": out}, None, recipe, corpus, out, {**job.facts, "metrics": found})
+        pack({"model": out}, None, recipe, corpus, out, {**context.facts, "metrics": found})
     return found
 
 
@@ -247,8 +247,8 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     read = read_bundle(bundle_folder(bundle))
     texts = [message.text for message in chosen.cleaned]
     units = units_of(read.prefilter_weights.astype(np.float32), texts, code_points(texts))
-    stops = read.manifest.prefilter
-    on = (units.scores[0] >= stops.ordinary.threshold) & (units.scores[1] >= stops.lawful.threshold)
+    exits = read.manifest.prefilter
+    on = (units.scores[0] >= exits.ordinary.threshold) & (units.scores[1] >= exits.lawful.threshold)
     on[units.starts] = False
     chosen_units = np.flatnonzero(on)
     windows = chosen.take(units.owners[chosen_units])
@@ -306,7 +306,7 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) ->
     pieces = unlabelled(
         [clean(text) for text in clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)]
     )
-    soft = soft_labels(teachers, [*plain.cleaned, *pieces.cleaned], kept)
+    soft = teacher_probabilities(teachers, [*plain.cleaned, *pieces.cleaned], kept)
     message = np.searchsorted(numbers, rows.messages[written])
     said, same = soft[message], rows.labels[written] == plain.labels[message]
     own = np.array([source == OWN for source in rows.sources])[written]
@@ -340,13 +340,13 @@ def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
 # The calibrate stage: a bundle of networks that earlier stages trained, or of an existing bundle's, for a corpus.
 
 
-def run_calibrate(job: Job[Calibrate]) -> StageResult:
+def run_calibrate(context: StageContext[Calibrate]) -> StageResult:
     """Leave a bundle in the run folder; returns its calibration error, in the first process only."""
-    recipe = job.recipe
+    recipe = context.recipe
     if not PartialState().is_main_process:
         return {}
-    runs: dict[str, Path] = {name: Path(job.run_of(run)) for name, run in (recipe.networks or {}).items()}
-    manifest = pack(runs, source_of(recipe, job.out), recipe, job.corpus, job.folder, job.facts)
+    runs: dict[str, Path] = {name: Path(context.run_of(run)) for name, run in (recipe.networks or {}).items()}
+    manifest = pack(runs, source_of(recipe, context.out), recipe, context.corpus, context.folder, context.facts)
     return {"ece": manifest.calibration.ece_after}
 
 
@@ -360,7 +360,7 @@ def source_of(recipe: Calibrate, out: Path) -> Path | None:
     return named / "bundle" if (named / "bundle").is_dir() else named
 
 
-STAGES: dict[str, Callable[[Job[Any]], StageResult]] = {
+STAGES: dict[str, Callable[[StageContext[Any]], StageResult]] = {
     "align": run_align,
     "classify": run_classify,
     "calibrate": run_calibrate,

@@ -19,7 +19,7 @@ NULL_TEXT = "null text"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How to read files: the columns of texts and ids, and properties that CSV and JSON don't state.
 
     With `encoding` None a file must be UTF-8, or UTF-16 with a byte order mark. `strict` rejects rows with undecodable
@@ -63,7 +63,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class InputFile:
     """An input file: names of all columns, schema of those read, approximate number of rows.
 
     `blocks` yields the blocks after a given number of rows.

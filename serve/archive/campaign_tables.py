@@ -25,12 +25,12 @@ from jingyin.model.labels import LABELS
 from jingyin.model.signs import Language, name_of
 from jingyin.serve.archive.groups import HASHES, LENGTH, MEMBERS, groups, signatures, template, written
 from jingyin.serve.archive.times import TIME
-from jingyin.serve.archive.writers import Kind, as_json, writer
+from jingyin.serve.archive.writers import FileKind, as_json, writer
 from jingyin.serve.label_studio import read_annotations, task, with_signs
 
 CAMPAIGNS, MEMBERS_FILE, REPORT = "campaigns.parquet", "members.parquet", "report.html"
 FINAL = (CAMPAIGNS, MEMBERS_FILE, REPORT, "labels.parquet", "finetune.jsonl")
-PARQUET = Kind("parquet", None)
+PARQUET = FileKind("parquet", None)
 EXAMPLES = 3
 MEMORY = "1GB"
 """Memory that DuckDB uses before it spills to disk."""
@@ -219,7 +219,7 @@ LONGEST = 1_000
 _SHOWN = ("campaign", "rows", "texts", "senders", "receivers", "template")
 
 
-class Answers(NamedTuple):
+class LabelCounts(NamedTuple):
     """Results of labelling: campaigns and rows with a label, tasks with two labels, tasks without one."""
 
     campaigns: int
@@ -249,7 +249,7 @@ def _campaigns(out: Path, *columns: str) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def take_answers(export: Path, out: Path) -> Answers:
+def take_answers(export: Path, out: Path) -> LabelCounts:
     """Write labels.parquet and finetune.jsonl to the folder `out` by the answers of a Label Studio export.
 
     Raises InputError if the file isn't an export, or answers tasks of other campaigns.
@@ -270,7 +270,7 @@ def take_answers(export: Path, out: Path) -> Answers:
         db.register("answers", pa.table({"campaign": list(labels), "label": list(labels.values())}))
         labelled = db.sql(f"select * from read_parquet('{out / MEMBERS_FILE}') join answers using (campaign)")
         rows = _copy(labelled, out / "labels.parquet", MEMBER.append(pa.field("label", pa.string())))
-    return Answers(len(labels), rows, found.disputed, found.open)
+    return LabelCounts(len(labels), rows, found.disputed, found.open)
 
 
 # report.html: the largest campaigns and the riskiest, for people. All inserted values are escaped.

@@ -22,14 +22,14 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import Language
-from jingyin.serve.archive.blocks import Block, Reading, Reject, Source, fit
-from jingyin.serve.archive.campaign_tables import FINAL, Answers, take_answers, tasks_of, write_report, write_tables
+from jingyin.serve.archive.blocks import Block, InputFile, ReadOptions, Reject, fit
+from jingyin.serve.archive.campaign_tables import FINAL, LabelCounts, take_answers, tasks_of, write_report, write_tables
 from jingyin.serve.archive.changes import write_tasks
 from jingyin.serve.archive.decisions import Chosen, Cleaned, choose, clean_packed
 from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
 from jingyin.serve.archive.shards import (
     DONE,
-    Scored,
+    ScoredBlock,
     Shards,
     check_output,
     counted,
@@ -77,7 +77,7 @@ class CampaignResult:
     bundle: str
     signs: int
     tasks: int = 0
-    answers: Answers | None = None
+    answers: LabelCounts | None = None
 
 
 def campaigns(
@@ -130,7 +130,7 @@ def campaigns(
         )
     named = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
     wanted = tuple(dict.fromkeys([text_column, *(each for each in named.values() if each), *VERDICT]))
-    sources = open_sources(files, Reading(text_column, id_column, encoding, delimiter, columns=wanted))
+    sources = open_sources(files, ReadOptions(text_column, id_column, encoding, delimiter, columns=wanted))
     _check_columns(sources, named, time_format)
     facts = {
         "inputs": fingerprint(files), "bundle": loaded.manifest.id, "encoding": encoding, "delimiter": delimiter,
@@ -160,7 +160,7 @@ def campaigns(
         return CampaignResult(**run.result, tasks=written, answers=taken)
 
 
-def _check_columns(sources: Sequence[Source], named: dict[str, str | None], form: str | None) -> None:
+def _check_columns(sources: Sequence[InputFile], named: dict[str, str | None], form: str | None) -> None:
     """Raise ConfigError when a named column is missing or can't hold the expected values."""
     schema, names = sources[0].schema, list(dict.fromkeys(name for source in sources for name in source.names))
     for option, name in named.items():
@@ -181,7 +181,7 @@ class _Gathering:
     def __init__(self, named: dict[str, str | None], form: str | None, bundle: str, *, every: bool) -> None:
         self._named, self._form, self._bundle, self._every = named, form, bundle, every
 
-    def score(self, sources: Sequence[Source], pool: Workers, source: int, row: int) -> Iterator[Scored]:
+    def score(self, sources: Sequence[InputFile], pool: Workers, source: int, row: int) -> Iterator[ScoredBlock]:
         """Yield the blocks after a row of an input, each with its chosen rows."""
         for (number, block, flagged), result in pool.map(map(self._work, blocks(sources, source, row))):
             if isinstance(result, Chosen):
@@ -211,7 +211,7 @@ class _Gathering:
             names = block.batch.schema.names
             older = "jingyin_bundle" in names and block.batch.column("jingyin_bundle").null_count == 0
             stale = (len(block.numbers) - reused) * older
-            yield Scored(number, block, pa.record_batch(arrays, ROWS), rejects, reused, stale)
+            yield ScoredBlock(number, block, pa.record_batch(arrays, ROWS), rejects, reused, stale)
 
     def _work(
         self, item: tuple[int, Block]

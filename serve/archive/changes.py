@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import atomic_file
 from jingyin.model.labels import ACTIONS, LABELS
-from jingyin.serve.archive.blocks import Reading, fit
+from jingyin.serve.archive.blocks import ReadOptions, fit
 from jingyin.serve.archive.readers import blocks, open_sources
 from jingyin.serve.archive.writers import as_json
 from jingyin.serve.label_studio import task, with_signs
@@ -86,7 +86,7 @@ def aligned(rows: list[list[str]]) -> Iterator[str]:
 
 def review(
     out: Path,
-    how: Reading,
+    how: ReadOptions,
     compare: str | None,
     meanings: Mapping[str, str],
     tasks: Path | None,
@@ -104,12 +104,12 @@ def review(
         return {}, 0
     against = "jingyin_action" if compare is not None and compare.endswith("jingyin_action") else "jingyin_label"
     parts = sorted(out.glob("part-*"))
-    names = open_sources(parts[:1], Reading(how.text, delimiter=",")).pop().schema.names
+    names = open_sources(parts[:1], ReadOptions(how.text, delimiter=",")).pop().schema.names
     shown = [name for name in dict.fromkeys((how.id, FAMILY)) if name and name in names]
     columns = (how.text, *shown, *VERDICT, *([compare] if compare else []))
     changes = Changes()
     with closing(Ranked(out)) as ranked:
-        for number, block in blocks(open_sources(parts, Reading(how.text, columns=columns))):
+        for number, block in blocks(open_sources(parts, ReadOptions(how.text, columns=columns))):
             batch, now = block.batch, block.batch.column(against)
             listed = {"file": [parts[number].name] * len(now), "row": block.numbers}
             listed |= {name: batch.column(name) for name in VERDICT}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from jingyin.model.labels import LABELS
 from jingyin.serve.archive.decisions import Decisions, measure
-from jingyin.serve.pool import Start, scorer_of
+from jingyin.serve.pool import ScorerArguments, scorer_of
 from jingyin.serve.scorer import Scorer
 
 FIELDS = (
@@ -94,5 +94,5 @@ def scorer_columns(
     `datasets` caches by function and arguments, so name `bundle` when you compare bundles. Raises KeyError if the
     column is missing, InputError for a text that isn't a str.
     """
-    columns = verdict_columns(scorer_of(Start(bundle)), rows[text_column])
+    columns = verdict_columns(scorer_of(ScorerArguments(bundle)), rows[text_column])
     return {name: column.to_pylist() for name, column in zip(NAMES, columns, strict=True)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jingyin.model.cascade import Decision
 from jingyin.model.prefilter import DISGUISES
 from jingyin.model.text import CleanText, clean
-from jingyin.serve.pool import Start, scorer_of
+from jingyin.serve.pool import ScorerArguments, scorer_of
 from jingyin.serve.scorer import Scorer
 
 Packed = tuple[bytes, NDArray[np.int64]]
@@ -49,9 +49,9 @@ def measure(scorer: Scorer, texts: Iterable[str]) -> Decisions:
     )
 
 
-def decide_packed(start: Start, texts: Packed) -> Decisions:
+def decide_packed(arguments: ScorerArguments, texts: Packed) -> Decisions:
     """Score and measure texts with this process's scorer."""
-    return measure(scorer_of(start), _unpack(texts))
+    return measure(scorer_of(arguments), _unpack(texts))
 
 
 def _unpack(texts: Packed) -> list[str]:
@@ -75,9 +75,9 @@ class Chosen(NamedTuple):
     cleaned: Cleaned
 
 
-def choose(start: Start, texts: Packed, *, every: bool) -> Chosen:
+def choose(arguments: ScorerArguments, texts: Packed, *, every: bool) -> Chosen:
     """Score texts and choose those whose action isn't pass, or with `every` all."""
-    found = enumerate(scorer_of(start).scored(_unpack(texts)))
+    found = enumerate(scorer_of(arguments).scored(_unpack(texts)))
     chosen = [(i, each.clean, each.decision) for i, each in found if every or each.decision.action != "pass"]
     return Chosen(
         np.array([i for i, _, _ in chosen], np.int32),
@@ -86,7 +86,7 @@ def choose(start: Start, texts: Packed, *, every: bool) -> Chosen:
     )
 
 
-def clean_packed(start: Start, texts: Packed) -> Cleaned:
+def clean_packed(arguments: ScorerArguments, texts: Packed) -> Cleaned:
     """Clean texts whose verdicts are known."""
     return _cleaned([clean(text) for text in _unpack(texts)])
 

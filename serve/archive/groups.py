@@ -162,17 +162,17 @@ _INSERTED = 0.4  # share of messages inserting something at one place above whic
 _SHORTEST = 2  # characters between two slots; fewer match by chance
 
 
-class Piece(NamedTuple):
+class TemplatePiece(NamedTuple):
     """A part of a template: fixed text, or a slot, which is ‹…›, a masked item (‹phone›) or a sum as written."""
 
     text: str
     slot: bool
 
 
-VARIES = Piece("‹…›", True)
+VARIES = TemplatePiece("‹…›", True)
 
 
-def template(texts: Sequence[str], original: str | None = None) -> list[Piece]:
+def template(texts: Sequence[str], original: str | None = None) -> list[TemplatePiece]:
     """Return the pieces of the template of clean `texts`, most common first; `original` is the first, uncleaned."""
     pivot, *others = [text[:LENGTH] for text in texts[:MEMBERS]]
     kept = [1] * len(pivot)
@@ -181,13 +181,13 @@ def template(texts: Sequence[str], original: str | None = None) -> list[Piece]:
         _align(pivot, other, kept, inserted)
     gaps = [count > _INSERTED * (len(others) + 1) for count in inserted]
     shown = _written_masks(pivot, original)
-    parts: list[Piece] = []
+    parts: list[TemplatePiece] = []
     for i, character in enumerate(pivot):
         fixed = kept[i] >= _FIXED * (len(others) + 1)
         if gaps[i] or not fixed:
             parts.append(VARIES)
         if fixed:
-            parts.append(Piece(shown.get(i, character), slot=i in shown))
+            parts.append(TemplatePiece(shown.get(i, character), slot=i in shown))
     if gaps[-1]:
         parts.append(VARIES)
     return _merged(_merged(parts, shortest=1), shortest=_SHORTEST)
@@ -227,13 +227,13 @@ def _shared(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
+def _merged(parts: Sequence[TemplatePiece], *, shortest: int) -> list[TemplatePiece]:
     """Join fixed characters into pieces, and adjacent slots; a short piece between varying slots merges with them."""
-    runs: list[Piece] = []
+    runs: list[TemplatePiece] = []
     for slot, group in groupby(parts, key=lambda part: part.slot):
         run = list(group)
-        runs += run if slot else [Piece("".join(part.text for part in run), slot=False)]
-    merged: list[Piece] = []
+        runs += run if slot else [TemplatePiece("".join(part.text for part in run), slot=False)]
+    merged: list[TemplatePiece] = []
     for i, piece in enumerate(runs):
         lone = not piece.slot and len(piece.text) < shortest and 0 < i < len(runs) - 1
         if lone and runs[i - 1] == VARIES == runs[i + 1]:
@@ -243,6 +243,6 @@ def _merged(parts: Sequence[Piece], *, shortest: int) -> list[Piece]:
     return merged
 
 
-def written(pieces: Sequence[Piece]) -> str:
+def written(pieces: Sequence[TemplatePiece]) -> str:
     """Return a template as text."""
     return "".join(piece.text for piece in pieces)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, Reading, Reject, Source, as_text, fit
+from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, InputFile, ReadOptions, Reject, as_text, fit
 from jingyin.serve.archive.text_files import RESCUED, open_text
 from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, kind_of
 from jingyin.serve.encodings import check_encoding
@@ -88,7 +88,7 @@ def fingerprint(files: Iterable[Path]) -> list[list[str | int]]:
 # Sources, and their blocks one after another.
 
 
-def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
+def open_sources(files: Sequence[Path], how: ReadOptions) -> list[InputFile]:
     """Open files; all their blocks have one schema, with the columns of all files.
 
     Raises InputError if a file is damaged or in another encoding, ConfigError if it lacks the text column.
@@ -104,10 +104,10 @@ def open_sources(files: Sequence[Path], how: Reading) -> list[Source]:
             raise _broken(file, error) from None
         _check_columns(opened[-1], how)
     schema = _united([source.schema for source in opened])
-    return [Source(each.path, each.names, schema, each.rows, partial(_fitted, each, schema)) for each in opened]
+    return [InputFile(each.path, each.names, schema, each.rows, partial(_fitted, each, schema)) for each in opened]
 
 
-def blocks(sources: Sequence[Source], source: int = 0, row: int = 0) -> Iterator[tuple[int, Block]]:
+def blocks(sources: Sequence[InputFile], source: int = 0, row: int = 0) -> Iterator[tuple[int, Block]]:
     """Yield (number of the source, block), starting after `row` rows of `source`."""
     for number in range(source, len(sources)):
         try:
@@ -117,7 +117,7 @@ def blocks(sources: Sequence[Source], source: int = 0, row: int = 0) -> Iterator
             raise _broken(sources[number].path, error) from None
 
 
-def _check_columns(source: Source, how: Reading) -> None:
+def _check_columns(source: InputFile, how: ReadOptions) -> None:
     path, names = source.path, [name for name in source.names if name != RESCUED]
     if len(set(names)) < len(names):
         raise InputError(f"{path} has columns of the same name: {', '.join(names)}; rename them")
@@ -158,7 +158,7 @@ def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema(list(kinds.items()))
 
 
-def _fitted(source: Source, schema: pa.Schema, row: int) -> Iterator[Block]:
+def _fitted(source: InputFile, schema: pa.Schema, row: int) -> Iterator[Block]:
     """Yield the blocks of a file with the columns of all files."""
     for block in source.blocks(row):
         names, rows = block.batch.schema.names, block.batch.num_rows
@@ -172,17 +172,17 @@ def _fitted(source: Source, schema: pa.Schema, row: int) -> Iterator[Block]:
 # Parquet, page by page: a row group is never held in memory as a whole.
 
 
-def _open_parquet(path: Path, how: Reading) -> Source:
+def _open_parquet(path: Path, how: ReadOptions) -> InputFile:
     with pq.ParquetFile(path) as file:
         # Metadata added by writers (pandas, datasets) would not match the output.
         schema = pa.schema([field.remove_metadata() for field in file.schema_arrow])
         rows, names = file.metadata.num_rows, schema.names
     if how.columns:
         schema = pa.schema([field for field in schema if field.name in how.columns])
-    return Source(path, names, schema, rows, partial(_parquet_blocks, path, schema, how))
+    return InputFile(path, names, schema, rows, partial(_parquet_blocks, path, schema, how))
 
 
-def _parquet_blocks(path: Path, schema: pa.Schema, how: Reading, start: int) -> Iterator[Block]:
+def _parquet_blocks(path: Path, schema: pa.Schema, how: ReadOptions, start: int) -> Iterator[Block]:
     row = 0
     with pq.ParquetFile(path, buffer_size=1 << 18, pre_buffer=False) as file:
         for number in range(file.num_row_groups):
@@ -198,7 +198,7 @@ def _parquet_blocks(path: Path, schema: pa.Schema, how: Reading, start: int) -> 
                     yield _scorable(batch, numbers, how, row, row / file.metadata.num_rows)
 
 
-def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: Reading, row: int, share: float) -> Block:
+def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: ReadOptions, row: int, share: float) -> Block:
     """Repair invalid UTF-8 (Parquet requires UTF-8 but doesn't check it), and reject rows without a text."""
     replaced = np.zeros(batch.num_rows, np.int32)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):

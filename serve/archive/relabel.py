@@ -13,14 +13,14 @@ import pyarrow as pa
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run
-from jingyin.serve.archive.blocks import Block, Reading
+from jingyin.serve.archive.blocks import Block, ReadOptions
 from jingyin.serve.archive.changes import Changes, review
 from jingyin.serve.archive.columns import FIELDS, NAMES, array_of, decision_columns
 from jingyin.serve.archive.decisions import decide_packed
 from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
 from jingyin.serve.archive.shards import (
     DONE,
-    Scored,
+    ScoredBlock,
     Shards,
     check_output,
     counted,
@@ -29,7 +29,7 @@ from jingyin.serve.archive.shards import (
     sweep,
 )
 from jingyin.serve.archive.workers import system_memory, workers
-from jingyin.serve.archive.writers import Kind, kind_of, suffix_of, writer
+from jingyin.serve.archive.writers import FileKind, kind_of, suffix_of, writer
 
 FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
 """The first part is one block, so that output appears soon: with empty caches the networks read half of it. Each part
@@ -106,7 +106,7 @@ def relabel(
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
     files = find(inputs, out)
     loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
-    how = Reading(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
+    how = ReadOptions(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
     sources = open_sources(files, how)
     older = compare if compare in NAMES else None
     schema = _schema(out, sources[0].schema, compare, older)
@@ -123,11 +123,11 @@ def relabel(
             resumed = shards.resumed
             with workers(processes, sum(source.rows for source in sources), loaded) as pool:
 
-                def score(source: int, row: int) -> Iterator[Scored]:
+                def score(source: int, row: int) -> Iterator[ScoredBlock]:
                     stream = ((item, decide_packed, item[1].texts) for item in blocks(sources, source, row))
                     for (number, block), decisions in pool.map(stream):
                         verdicts = decision_columns(decisions, loaded.manifest.id)
-                        yield Scored(number, block, _rows(block, verdicts, schema, older))
+                        yield ScoredBlock(number, block, _rows(block, verdicts, schema, older))
 
                 shards.write(score, lambda number: min(FIRST_ROWS << number, MOST_ROWS), progress=progress)
             if not shards.done:
@@ -156,7 +156,7 @@ def _schema(out: Path, source: pa.Schema, compare: str | None, older: str | None
         columns.append(source.field(older).with_name(OLDER + older))
     schema = pa.schema([*columns, *FIELDS, REPLACED])
     try:
-        with writer(Kind(kind_of(out).format, None), BytesIO(), schema):
+        with writer(FileKind(kind_of(out).format, None), BytesIO(), schema):
             pass
     except (pa.ArrowException, TypeError):
         raise ConfigError(f"the columns can't be written as {suffix_of(out)}; name an output .parquet") from None

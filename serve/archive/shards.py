@@ -25,13 +25,13 @@ import pyarrow as pa
 
 from jingyin.model.errors import ConfigError, InputError, JingyinError
 from jingyin.model.files import Run, atomic_file, write_json
-from jingyin.serve.archive.blocks import Block, Reject, Source
+from jingyin.serve.archive.blocks import Block, InputFile, Reject
 from jingyin.serve.archive.writers import kind_of, writer
 
 DONE = "_report.json"
 
 
-class Scored(NamedTuple):
+class ScoredBlock(NamedTuple):
     """A block with its output rows; `source` is the number of its file.
 
     `rejects` are rows that are kept despite a fault; `reused` counts rows whose verdicts were known, `stale` those with
@@ -65,7 +65,7 @@ class Shard:
 class Shards:
     """The finished parts of a run, and the one way to add to them."""
 
-    def __init__(self, run: Run, sources: Sequence[Source], suffix: str, schema: pa.Schema, *, strict: bool) -> None:
+    def __init__(self, run: Run, sources: Sequence[InputFile], suffix: str, schema: pa.Schema, *, strict: bool) -> None:
         self._out, self._sources, self._suffix, self._schema, self._strict = run.folder, sources, suffix, schema, strict
         self.done: list[Shard] = []
         while (marker := self._marker(len(self.done), "json")).is_file():
@@ -84,7 +84,7 @@ class Shards:
         return [self._out / shard.file for shard in self.done]
 
     def total(self, kind: str) -> int:
-        """Return how many rows there are of a kind: "rows", "replaced", "reused" or "stale" (see Scored)."""
+        """Return how many rows there are of a kind: "rows", "replaced", "reused" or "stale" (see ScoredBlock)."""
         return sum(shard.counts[kind] for shard in self.done)
 
     @property
@@ -93,7 +93,7 @@ class Shards:
         return dict(sorted(sum((Counter(shard.rejects) for shard in self.done), Counter()).items()))
 
     def write(
-        self, score: Callable[[int, int], Iterator[Scored]], limit: Callable[[int], int], *, progress: bool
+        self, score: Callable[[int, int], Iterator[ScoredBlock]], limit: Callable[[int], int], *, progress: bool
     ) -> None:
         """Write the rest of the input; `score` yields blocks starting at (input, rows read of it).
 
@@ -103,12 +103,12 @@ class Shards:
         source, row, share = (
             (self.done[-1].source, self.done[-1].row, self.done[-1].share) if self.done else (0, 0, 0.0)
         )
-        stream, bar = score(source, row), Progress(self.total("rows"), share, shown=progress)
+        stream, bar = score(source, row), ProgressLine(self.total("rows"), share, shown=progress)
         for first in stream:
             self._write(chain([first], stream), limit(len(self.done)), bar)
         bar.close()
 
-    def _write(self, stream: Iterator[Scored], limit: int, bar: "Progress") -> None:
+    def _write(self, stream: Iterator[ScoredBlock], limit: int, bar: "ProgressLine") -> None:
         number, earlier_rows = len(self.done), self.total("rows")
         path = self._out / f"part-{number:05d}{self._suffix}"
         rejects: Counter[str] = Counter()
@@ -141,7 +141,7 @@ class Shards:
         write_json(self._marker(number, "json"), asdict(shard))
         self.done.append(shard)
 
-    def _share(self, item: Scored) -> float:
+    def _share(self, item: ScoredBlock) -> float:
         sizes = [source.path.stat().st_size for source in self._sources]
         return (sum(sizes[: item.source]) + item.block.share * sizes[item.source]) / sum(sizes)
 
@@ -200,7 +200,7 @@ def reject_lines(rejects: Mapping[str, int], replaced: int, out: Path) -> Iterab
 # A line on the terminal: progress, rate and time left.
 
 
-class Progress:
+class ProgressLine:
     """Shows rows, share, rate and time left on standard error, if that is a terminal."""
 
     def __init__(self, rows: int, share: float, *, shown: bool) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jingyin.model.errors import InputError
-from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, Reading, Reject, Source, as_text
+from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, InputFile, ReadOptions, Reject, as_text
 from jingyin.serve.archive.writers import as_json, kind_of
 from jingyin.serve.encodings import KEEP, decodes, escaped, guess
 from jingyin.serve.encodings import replaced as replaced_in
@@ -68,7 +68,7 @@ def _opened(path: Path) -> tuple[pa.NativeFile, BufferedReader]:
     return file, BufferedReader(cast("Any", pa.CompressedInputStream(file, codec) if codec else file), 1 << 20)
 
 
-def open_text(path: Path, how: Reading) -> Source:
+def open_text(path: Path, how: ReadOptions) -> InputFile:
     """Open a file of CSV or JSON lines; raises InputError for another encoding, or CSV without a header."""
     file, stream = _opened(path)
     with stream:
@@ -93,10 +93,10 @@ def open_text(path: Path, how: Reading) -> Source:
                 islice(records, start, None), start, partial(to_batch, schema, how), how, lines.share
             )
 
-    return Source(path, whole.names, schema, rows, read)
+    return InputFile(path, whole.names, schema, rows, read)
 
 
-def _encoding_of(path: Path, head: bytes, how: Reading) -> str:
+def _encoding_of(path: Path, head: bytes, how: ReadOptions) -> str:
     """Return UTF-16 if the file has a byte order mark, else the encoding named, else UTF-8.
 
     Raises InputError if most of the first lines beyond ASCII aren't UTF-8.
@@ -130,7 +130,7 @@ _ToBatch = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
 
 
 def _blocks_from(
-    records: Iterator[_Parsed], row: int, to_batch: _ToBatch, how: Reading, share: Callable[[], float]
+    records: Iterator[_Parsed], row: int, to_batch: _ToBatch, how: ReadOptions, share: Callable[[], float]
 ) -> Iterator[Block]:
     while taken := list(_up_to_a_block(records)):
         scorable = [i for i, record in enumerate(taken) if record.value is not None and not record.reason]
@@ -190,7 +190,7 @@ class _Feed:
         return "".join(kept)
 
 
-def _csv_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
+def _csv_schema(path: Path, lines: Iterator[str], how: ReadOptions) -> pa.Schema:
     try:
         names = next(csv.reader(lines, delimiter=how.delimiter, strict=True))
     except (StopIteration, csv.Error):
@@ -201,7 +201,7 @@ def _csv_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: str) -> Iterator[_Parsed]:
+def _csv_records(lines: Iterator[str], schema: pa.Schema, how: ReadOptions, fault: str) -> Iterator[_Parsed]:
     """Yield the records after the header; a blank line has no value."""
     feed, names = _Feed(lines), schema.names
     reader = csv.reader(feed, delimiter=how.delimiter, strict=True)
@@ -233,14 +233,14 @@ def _csv_records(lines: Iterator[str], schema: pa.Schema, how: Reading, fault: s
         yield _Parsed(dict(zip(names, fields, strict=False)) if fields else None, reason, held, bad)
 
 
-def _csv_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, str]]) -> tuple[pa.RecordBatch, dict[int, str]]:
+def _csv_rows(schema: pa.Schema, how: ReadOptions, rows: list[dict[str, str]]) -> tuple[pa.RecordBatch, dict[int, str]]:
     return pa.record_batch([pa.array([row[name] for row in rows], pa.string()) for name in schema.names], schema), {}
 
 
 # JSON, one object a line.
 
 
-def _json_schema(path: Path, lines: Iterator[str], how: Reading) -> pa.Schema:
+def _json_schema(path: Path, lines: Iterator[str], how: ReadOptions) -> pa.Schema:
     """Return the columns of the first rows; invalid rows are ignored here, because reading rejects them."""
     records = islice(_json_records(lines, None, how, ""), ROWS)
     rows = [record.value for record in records if isinstance(record.value, dict)]
@@ -264,7 +264,7 @@ def _kind(values: list[Any]) -> pa.DataType:
     return pa.string() if pa.types.is_null(kind) else kind
 
 
-def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str) -> Iterator[_Parsed]:
+def _json_records(lines: Iterator[str], schema: object, how: ReadOptions, fault: str) -> Iterator[_Parsed]:
     for line in lines:
         value, reason = None, None
         bad = 0 if line.isascii() else replaced_in(line)[1]
@@ -282,7 +282,9 @@ def _json_records(lines: Iterator[str], schema: object, how: Reading, fault: str
         yield _Parsed(value, reason, line, bad)
 
 
-def _json_rows(schema: pa.Schema, how: Reading, rows: list[dict[str, Any]]) -> tuple[pa.RecordBatch, dict[int, str]]:
+def _json_rows(
+    schema: pa.Schema, how: ReadOptions, rows: list[dict[str, Any]]
+) -> tuple[pa.RecordBatch, dict[int, str]]:
     reasons: dict[int, str] = {}
     for i, row in enumerate(rows):
         if (text := row.get(how.text)) is None:

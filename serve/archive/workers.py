@@ -14,11 +14,11 @@ import pyarrow as pa
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import ConfigError
 from jingyin.serve.archive.decisions import Packed, decide_packed
-from jingyin.serve.pool import Start, follow_parent, in_order, unbroken
+from jingyin.serve.pool import ScorerArguments, follow_parent, in_order, unbroken
 
 T = TypeVar("T")
 R = TypeVar("R")
-Work = Callable[[Start, Packed], R]
+Work = Callable[[ScorerArguments, Packed], R]
 
 PAYS_FROM = 30_000
 """Rows from which processes are worth their start-up time, about 1.5 s each."""
@@ -28,10 +28,10 @@ NOTHING: Packed = (b"", np.zeros(1, np.int64))
 class Workers:
     """Works on streams of texts in a pool, `ahead` blocks at a time, or without a pool in this process."""
 
-    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, start: Start) -> None:
+    def __init__(self, pool: ProcessPoolExecutor | None, ahead: int, arguments: ScorerArguments) -> None:
         self._pool = pool
         self._ahead = ahead
-        self._start = start
+        self._arguments = arguments
 
     def map(self, stream: Iterator[tuple[T, Work[R], pa.Array]]) -> Iterator[tuple[T, R]]:
         """Yield each item of `stream`, in order, with the result of its work on the bundle and its texts."""
@@ -39,9 +39,9 @@ class Workers:
 
     def _submit(self, work: Work[R], texts: Packed) -> "Future[R]":
         if self._pool is not None:
-            return self._pool.submit(work, self._start, texts)
+            return self._pool.submit(work, self._arguments, texts)
         done: Future[R] = Future()
-        done.set_result(work(self._start, texts))
+        done.set_result(work(self._arguments, texts))
         return done
 
 
@@ -53,9 +53,9 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     this process does the work.
     """
     count = processes or (len(os.sched_getaffinity(0)) if rows >= PAYS_FROM else 1)
-    start = Start(bundle.path, bundle.manifest.id)
+    arguments = ScorerArguments(bundle.path, bundle.manifest.id)
     if count == 1:
-        yield Workers(None, 0, start)
+        yield Workers(None, 0, arguments)
         return
     # Forking a process that holds onnxruntime's or Arrow's threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -64,9 +64,9 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     with unbroken("run the same command again, with fewer --processes: it resumes"):
         try:
             for _ in range(count):
-                pool.submit(decide_packed, start, NOTHING)  # starts a process while the inputs are opened
+                pool.submit(decide_packed, arguments, NOTHING)  # starts a process while the inputs are opened
             started = [each for each in multiprocessing.active_children() if each not in others]
-            yield Workers(pool, 2 * count, start)
+            yield Workers(pool, 2 * count, arguments)
         except BrokenProcessPool:
             for each in started:
                 each.join(1)

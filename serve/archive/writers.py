@@ -24,14 +24,14 @@ _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 32 << 20
 
 
-class Kind(NamedTuple):
+class FileKind(NamedTuple):
     """How a file is read or written: "parquet" | "csv" | "json", and None | "gzip" | "zstd"."""
 
     format: str
     codec: str | None
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> FileKind:
     """Return the kind of a file by its suffix; raises ConfigError for an unknown one."""
     codec = CODECS.get(path.suffix.lower())
     name = path.with_suffix("") if codec else path
@@ -39,7 +39,7 @@ def kind_of(path: Path) -> Kind:
     if found is None or (codec and found == "parquet"):
         raise ConfigError(f"the format of {path.name!r} is unknown; known are *.parquet, *.csv, *.jsonl (or .ndjson, "
                           ".json: one object a line), the text ones also with .gz or .zst")  # fmt: skip
-    return Kind(found, codec)
+    return FileKind(found, codec)
 
 
 def suffix_of(path: Path) -> str:
@@ -48,7 +48,7 @@ def suffix_of(path: Path) -> str:
 
 
 @contextmanager
-def writer(kind: Kind, file: BinaryIO, schema: pa.Schema) -> Iterator["_Parquet | _Text"]:
+def writer(kind: FileKind, file: BinaryIO, schema: pa.Schema) -> Iterator["_Parquet | _Text"]:
     """Open the writer of a kind of file; it is closed before `file`, which stays open."""
     sink = _Parquet(file, schema) if kind.format == "parquet" else _Text(file, schema, kind)
     try:
@@ -87,7 +87,7 @@ class _Parquet:
 class _Text:
     """CSV or JSON lines. CSV can't hold objects and lists; they become JSON."""
 
-    def __init__(self, file: BinaryIO, schema: pa.Schema, kind: Kind) -> None:
+    def __init__(self, file: BinaryIO, schema: pa.Schema, kind: FileKind) -> None:
         # Arrow closes the file that it compresses into: a second handle keeps the file open for fsync.
         self._stream: Any = file
         if kind.codec:

@@ -68,7 +68,7 @@ def log(event: str, **fields: object) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-class Answer(NamedTuple):
+class Ruling(NamedTuple):
     """The action for a message (pass, review, block, or would_block in a dry run) and the reason."""
 
     action: str
@@ -83,7 +83,7 @@ class Answer(NamedTuple):
 # ---- HTTP/1.1
 
 
-class _Connection(asyncio.Protocol):
+class _HttpConnection(asyncio.Protocol):
     """A connection that is kept open; one request at a time."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Http:
             raise ConfigError(f"the port of {url!r} is not a number from 1 to 65535") from None
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._headers = f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n{headers}"
-        self._idle: list[_Connection] = []
+        self._idle: list[_HttpConnection] = []
 
     async def request(self, method: str, target: str, body: bytes = b"", *, again: bool = False) -> tuple[int, bytes]:
         """Return status and body; with `again` retry on a new connection if the server had closed a kept one.
@@ -169,13 +169,13 @@ class Http:
                 raise
         return await self._exchange(await self._connect(), data)
 
-    async def _exchange(self, connection: _Connection, data: bytes) -> tuple[int, bytes]:
+    async def _exchange(self, connection: _HttpConnection, data: bytes) -> tuple[int, bytes]:
         answer = await connection.request(data)
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
         return answer
 
-    def _kept(self) -> _Connection | None:
+    def _kept(self) -> _HttpConnection | None:
         oldest = time.monotonic() - _KEEP_SECONDS
         while self._idle:
             connection = self._idle.pop()
@@ -184,11 +184,11 @@ class Http:
             connection.transport.close()
         return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> _HttpConnection:
         loop = asyncio.get_running_loop()
         if self._uds:
-            return (await loop.create_unix_connection(_Connection, self._uds))[1]
-        return (await loop.create_connection(_Connection, self._host, self._port, ssl=self._ssl))[1]
+            return (await loop.create_unix_connection(_HttpConnection, self._uds))[1]
+        return (await loop.create_connection(_HttpConnection, self._host, self._port, ssl=self._ssl))[1]
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -202,7 +202,7 @@ _Pair = tuple[str, str]
 _End = asyncio.Future[None]
 
 
-class Client:
+class VerdictClient:
     """Asks for verdicts; make it on the running event loop.
 
     `seconds` bounds the wait for a verdict, `on_failure` ("pass" or "block") is the action for a message without one.
@@ -234,17 +234,17 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def refusal(self, reason: str) -> Answer:
+    def refusal(self, reason: str) -> Ruling:
         """Return the answer for a message that is refused unread."""
-        return Answer(self._block, reason)
+        return Ruling(self._block, reason)
 
-    def failure(self, reason: str) -> Answer:
+    def failure(self, reason: str) -> Ruling:
         """Return the answer for a message that can't be judged."""
-        return Answer(self._block if self._on_failure == "block" else "pass", reason)
+        return Ruling(self._block if self._on_failure == "block" else "pass", reason)
 
     async def ask(
         self, texts: Iterable[str], sender: str, receivers: Iterable[str], places: asyncio.Semaphore
-    ) -> Answer:
+    ) -> Ruling:
         """Return the most severe answer to the readings of one message, for each of its receivers; never raises.
 
         `places` bounds the questions of its session, see SESSION_QUESTIONS.
@@ -277,7 +277,7 @@ class Client:
         if self._ends.get(pair) is end:
             del self._ends[pair]
 
-    async def _ask(self, text: str, pair: _Pair, before: _End | None, end: _End, places: asyncio.Semaphore) -> Answer:
+    async def _ask(self, text: str, pair: _Pair, before: _End | None, end: _End, places: asyncio.Semaphore) -> Ruling:
         if before:
             await asyncio.wait((before,), timeout=self._seconds)  # no longer, even in a flood
         async with places, self._places:
@@ -285,7 +285,7 @@ class Client:
         self._end_turn(pair, end)
         return answer
 
-    async def _ask_now(self, text: str, sender: str, receiver: str) -> Answer:
+    async def _ask_now(self, text: str, sender: str, receiver: str) -> Ruling:
         start = time.monotonic()
         if self._failures >= MOST_FAILURES and start - self._answered > REST_SECONDS:
             if start < self._rest_until:
@@ -305,7 +305,7 @@ class Client:
         self._failures = 0
         return answer
 
-    async def _question(self, text: str, sender: str, receiver: str) -> Answer:
+    async def _question(self, text: str, sender: str, receiver: str) -> Ruling:
         question: dict[str, object] = {"text": text, "reasons": False}
         if sender or receiver:
             question |= {"sender": sender[:256], "receiver": receiver[:256]}
@@ -318,7 +318,7 @@ class Client:
         action, reason = verdict["action"], verdict["reason"]
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
-        return Answer(self._block if action == "block" else action, reason)
+        return Ruling(self._block if action == "block" else action, reason)
 
 
 class _StatusError(Exception):
@@ -372,7 +372,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
 
 
-def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, Client], Awaitable[Filter]]) -> None:
+def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:
     """Run a filter until SIGTERM; the key, if jingyin wants one, comes from JINGYIN_KEY.
 
     Exits with code 2 and one sentence if it can't listen, or jingyin does not answer.
@@ -384,7 +384,7 @@ def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, Client],
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         key = os.environ.get("JINGYIN_KEY", "")
         headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
-        client = Client(
+        client = VerdictClient(
             Http(given.jingyin, given.uds, headers),
             seconds=given.seconds, on_failure=given.on_failure, dry_run=given.dry_run,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from jingyin.serve.gateways.codec import (
     Codec,
     Fields,
     Frame,
-    Kind,
+    FrameKind,
     Message,
     UnreadableError,
     contents,
@@ -40,7 +40,8 @@ class Cmpp(Codec):
     own_sequence = b"\xff\xff\xff\xff"
     codings = CHINESE_CODINGS
     kinds: ClassVar = {
-        CONNECT: Kind.LOGIN, TERMINATE: Kind.CLOSE, SUBMIT: Kind.SUBMIT, FORWARD: Kind.SUBMIT, DELIVER: Kind.DELIVER
+        CONNECT: FrameKind.LOGIN, TERMINATE: FrameKind.CLOSE, SUBMIT: FrameKind.SUBMIT,
+        FORWARD: FrameKind.SUBMIT, DELIVER: FrameKind.DELIVER
     }  # fmt: skip
     statuses: ClassVar = {"block": 100, "unreadable": 1, "command": 2, "unbound": 2, "down": 5, "busy": 8}
 
@@ -61,7 +62,7 @@ class Cmpp(Codec):
         """Read the message in the layout of the session, or in the other if only that fits the length of the frame."""
         if frame.command == FORWARD:
             raise UnreadableError("command")
-        may_report = frame.kind is Kind.DELIVER  # unless a client sends a message under this command
+        may_report = frame.kind is FrameKind.DELIVER  # unless a client sends a message under this command
         read = partial(self._deliver, may_report=may_report) if frame.command == DELIVER else self._submit
         fits: dict[tuple[int, int, int], tuple[Message | None, int]] = {}
         for layout in (self._layout, _TWO, _THREE):

@@ -34,7 +34,7 @@ class UnreadableError(InputError):
         self.status = status
 
 
-class Kind(Enum):
+class FrameKind(Enum):
     """How the proxy treats a frame: only SUBMIT (to a phone) and DELIVER (from one) contain a message."""
 
     LOGIN = "login"
@@ -48,7 +48,7 @@ class Kind(Enum):
 class Frame(NamedTuple):
     """One frame: the fields that the proxy uses, and all of its bytes."""
 
-    kind: Kind
+    kind: FrameKind
     command: int
     sequence: bytes
     data: bytes
@@ -114,7 +114,7 @@ class Codec:
     header: ClassVar[struct.Struct]
     sequence: ClassVar[slice]
     longest: ClassVar[int] = 1 << 14
-    kinds: ClassVar[dict[int, Kind]]
+    kinds: ClassVar[dict[int, FrameKind]]
     statuses: ClassVar[dict[str, int]]
     codings: ClassVar[dict[int | str, str]] = {}
     own_sequence: ClassVar[bytes]
@@ -133,7 +133,7 @@ class Codec:
     def frame(self, data: bytes) -> Frame:
         """Read the header of a whole frame."""
         command = int.from_bytes(data[4:8])
-        kind = Kind.ANSWER if command & RESPONSE else self.kinds.get(command, Kind.OTHER)
+        kind = FrameKind.ANSWER if command & RESPONSE else self.kinds.get(command, FrameKind.OTHER)
         return Frame(kind, command, data[self.sequence], data)
 
     def read(self, frame: Frame) -> Message | None:
@@ -150,7 +150,7 @@ class Codec:
 
     def close(self) -> bytes:
         """Return the request that ends a session, with `own_sequence`."""
-        command = next(command for command, kind in self.kinds.items() if kind is Kind.CLOSE)
+        command = next(command for command, kind in self.kinds.items() if kind is FrameKind.CLOSE)
         return struct.pack(">2I", self.header.size, command) + self.own_sequence
 
     def respond(self, frame: Frame, body: bytes) -> bytes:

@@ -19,16 +19,16 @@ from jingyin.model.errors import InputError
 from jingyin.serve.gateways.client import (
     MESSAGES,
     SESSIONS,
-    Answer,
-    Client,
     Http,
+    Ruling,
+    VerdictClient,
     add_options,
     listen,
     log,
     run,
 )
 from jingyin.serve.gateways.codec import Message, digits, message
-from jingyin.serve.gateways.parts import Joiner, Piece
+from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.sms import Segment, readings
 
 SMSBOX_SECONDS = 30.0
@@ -48,17 +48,17 @@ _CODECS = {
     **dict.fromkeys(("UCS-2BE", "UNICODEBIG"), "utf-16-be"),
     **dict.fromkeys(("GBK", "GB2312", "GB18030", "CP936", "EUC-CN"), "gb18030"),
 }
-Answered = tuple[int, bytes]
+HttpResponse = tuple[int, bytes]
 
 
-class Call(NamedTuple):
+class SendsmsCall(NamedTuple):
     """A sendsms call: its message, and the query that sends exactly that."""
 
     message: Message
     query: str
 
 
-def read_query(query: bytes) -> Call:
+def read_query(query: bytes) -> SendsmsCall:
     """Read a query. Raises InputError if Kannel might read a different message."""
     fields: dict[bytes, bytes] = {}
     for parameter in filter(None, query.split(b"&")):
@@ -79,7 +79,9 @@ def read_query(query: bytes) -> Call:
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""])
     fields |= {b"text": payload, b"coding": b"%d" % coding}
-    return Call(read, "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items()))
+    return SendsmsCall(
+        read, "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
+    )
 
 
 def _unescape(data: bytes) -> bytes:
@@ -120,7 +122,7 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
-    def __init__(self, smsbox: Http, client: Client, joiner: Joiner, codings: Mapping[int | str, str]) -> None:
+    def __init__(self, smsbox: Http, client: VerdictClient, joiner: Joiner, codings: Mapping[int | str, str]) -> None:
         self._smsbox, self._client, self._joiner, self._codings = smsbox, client, joiner, codings
         self.places = asyncio.Semaphore(64)
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -208,28 +210,28 @@ class KannelFilter:
             self._busy -= 1
         return keep
 
-    async def _handle(self, target: bytes) -> Answered:
+    async def _handle(self, target: bytes) -> HttpResponse:
         path, _, query = target.partition(b"?")
         try:
             if not _PATH.fullmatch(path) or re.search(rb"[\0\t\r\n ]", query):
                 raise InputError("a path that begins with / is wanted, and %XX for white space")
             call = read_query(query)
         except InputError as error:
-            answer = Answer("refuse", "unreadable")
+            answer = Ruling("refuse", "unreadable")
             MESSAGES.labels(*answer).inc()
             return 400, str(error).encode()
-        piece = self._joiner.add(call.message, "submit", self, hold=True) if call.message.part else None
-        answer = await piece.answer if piece else await self._judge(call.message)
+        part = self._joiner.add(call.message, "submit", self, hold=True) if call.message.part else None
+        answer = await part.answer if part else await self._judge(call.message)
         MESSAGES.labels(*answer).inc()
         if answer.action == "block":
             return 403, b"Blocked"
-        return await self._pass_on(f"{path.decode()}?{call.query}", piece)
+        return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
-    async def _judge(self, read: Message) -> Answer:
+    async def _judge(self, read: Message) -> Ruling:
         texts = [each.text for each in readings(read.texts, self._codings.get(read.coding, read.coding))]
         return await self._client.ask(texts, digits(read.source), map(digits, read.destinations), self.places)
 
-    async def _pass_on(self, target: str, piece: Piece | None) -> Answered:
+    async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
         """Return smsbox's answer."""
         status, body = 502, b"smsbox can't be reached"
         try:
@@ -237,8 +239,8 @@ class KannelFilter:
                 status, body = await self._smsbox.request("GET", target)
         except (OSError, ValueError) as error:
             log("smsbox_fails", error=type(error).__name__)
-        if piece and status >= 400:
-            self._joiner.forget(piece)
+        if part and status >= 400:
+            self._joiner.forget(part)
         return status, body
 
 
@@ -246,7 +248,7 @@ def _phrase(status: int) -> bytes:
     return HTTPStatus(status).phrase.encode() if status in HTTPStatus._value2member_map_ else b"Answer"
 
 
-async def start(given: argparse.Namespace, client: Client) -> KannelFilter:
+async def start(given: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
     codings: dict[int | str, str] = dict(given.coding)
     joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice, product
 from typing import Protocol
 
-from jingyin.serve.gateways.client import HELD, PART_BYTES, Answer, Client
+from jingyin.serve.gateways.client import HELD, PART_BYTES, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message, digits
 from jingyin.serve.sms import Segment, readings
 
@@ -25,7 +25,7 @@ _COMBINATIONS = 16
 _SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previous message with the same reference
 _OVERHEAD = 600  # bytes of a part besides its payload, about
 
-Key = tuple[str, str, int]
+PartKey = tuple[str, str, int]
 Codings = Mapping[int | str, str]
 
 
@@ -36,13 +36,13 @@ class Owner(Protocol):
 
 
 @dataclass(eq=False)
-class Piece:
-    """A received part of the messages `keys`, one for each of its destinations."""
+class HeldPart:
+    """A received part of the messages `keys`, one for each of its destinations; it waits, or was forwarded."""
 
     message: Message
-    keys: list[Key]
+    keys: list[PartKey]
     owner: "Owner"
-    answer: "asyncio.Future[Answer]"
+    answer: "asyncio.Future[Ruling]"
     since: float
     timer: asyncio.TimerHandle | None = None
 
@@ -63,31 +63,31 @@ class _Box:
     """The parts with one reference that one destination has received or is about to receive."""
 
     touched: float = 0.0
-    pieces: dict[int, list[Piece]] = field(default_factory=dict)  # by number, the oldest first
+    parts: dict[int, list[HeldPart]] = field(default_factory=dict)  # by number, the oldest first
 
-    def all(self) -> list[Piece]:
-        return [piece for same in self.pieces.values() for piece in same]
+    def all(self) -> list[HeldPart]:
+        return [part for same in self.parts.values() for part in same]
 
-    def is_whole(self, piece: Piece) -> bool:
-        assert piece.message.part is not None
-        return all(number in self.pieces for number in range(1, piece.message.part.total + 1))
+    def is_whole(self, part: HeldPart) -> bool:
+        assert part.message.part is not None
+        return all(number in self.parts for number in range(1, part.message.part.total + 1))
 
 
 class Joiner:
     """The long messages of all sessions that may get more parts; use it on the event loop only."""
 
-    def __init__(self, client: Client, codings: Codings, *, hold: float, remember: float) -> None:
+    def __init__(self, client: VerdictClient, codings: Codings, *, hold: float, remember: float) -> None:
         self._client = client
         self._codings = codings
         self.hold = hold
         self._remember = remember
-        self._boxes: OrderedDict[Key, _Box] = OrderedDict()  # the one touched longest ago first
+        self._boxes: OrderedDict[PartKey, _Box] = OrderedDict()  # the one touched longest ago first
         self._bytes = 0
-        self._waiting: dict[Piece, None] = {}
+        self._waiting: dict[HeldPart, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asked: dict[tuple[str, str, str], asyncio.Task[Answer]] = {}
+        self._asked: dict[tuple[str, str, str], asyncio.Task[Ruling]] = {}
 
-    def add(self, message: Message, direction: str, owner: Owner, *, hold: bool) -> Piece:
+    def add(self, message: Message, direction: str, owner: Owner, *, hold: bool) -> HeldPart:
         """Add a part; its `answer` comes when the message is complete or after `hold` seconds, without `hold` at once.
 
         `owner` may flush it.
@@ -96,110 +96,110 @@ class Joiner:
         loop = asyncio.get_running_loop()
         keys = list(dict.fromkeys((direction, digits(to), message.part.reference) for to in message.destinations))
         now = loop.time()
-        piece = Piece(message, keys, owner, loop.create_future(), now)
+        part = HeldPart(message, keys, owner, loop.create_future(), now)
         gone = (
             each for key in keys if key in self._boxes for each in self._boxes[key].all() if each not in self._waiting
         )
         # If parts of this message were forwarded, its sender waits for each answer: holding would gain nothing.
         hold = hold and all(each.since < now - _SAME_MESSAGE for each in gone)
         for key in keys:
-            self._put(key, piece, now)
-        self._waiting[piece] = None
+            self._put(key, part, now)
+        self._waiting[part] = None
         HELD.inc()
         self._expire(now)
         if not hold:
-            self._release(piece)
-            return piece
-        piece.timer = loop.call_later(self.hold, self._release, piece)
+            self._release(part)
+            return part
+        part.timer = loop.call_later(self.hold, self._release, part)
         boxes = [self._boxes[key] for key in keys if key in self._boxes]
         for other in {each: None for box in boxes for each in box.all()}:
             if all(box.is_whole(other) for box in map(self._boxes.get, other.keys) if box):
                 self._release(other)
-        return piece
+        return part
 
-    def forget(self, piece: Piece) -> None:
+    def forget(self, part: HeldPart) -> None:
         """Forget a part that did not reach its receiver."""
-        for key in piece.keys:
+        for key in part.keys:
             box = self._boxes.get(key)
-            if box and piece in box.pieces.get(piece.number, ()):
-                self._drop(box, piece)
+            if box and part in box.parts.get(part.number, ()):
+                self._drop(box, part)
 
     def flush(self, owner: Owner) -> None:
         """Judge the waiting parts of this owner now."""
-        for piece in [each for each in self._waiting if each.owner is owner]:
-            self._release(piece)
+        for part in [each for each in self._waiting if each.owner is owner]:
+            self._release(part)
 
-    def _put(self, key: Key, piece: Piece, now: float) -> None:
+    def _put(self, key: PartKey, part: HeldPart, now: float) -> None:
         box = self._boxes.setdefault(key, _Box())
         self._boxes.move_to_end(key)
         box.touched = now
-        same = box.pieces.setdefault(piece.number, [])
-        same.append(piece)
-        self._bytes += piece.size
+        same = box.parts.setdefault(part.number, [])
+        same.append(part)
+        self._bytes += part.size
         if len(same) > _CANDIDATES:
             self._drop(box, same[1])
 
-    def _drop(self, box: _Box, piece: Piece) -> None:
-        box.pieces[piece.number].remove(piece)
-        if not box.pieces[piece.number]:
-            del box.pieces[piece.number]
-        self._bytes -= piece.size
+    def _drop(self, box: _Box, part: HeldPart) -> None:
+        box.parts[part.number].remove(part)
+        if not box.parts[part.number]:
+            del box.parts[part.number]
+        self._bytes -= part.size
 
     def _expire(self, now: float) -> None:
         while self._boxes:
             key, box = next(iter(self._boxes.items()))
             if self._bytes <= MAX_BYTES and box.touched >= now - self._remember:
                 break
-            for piece in box.all():
-                self._release(piece)
-                self._bytes -= piece.size
+            for part in box.all():
+                self._release(part)
+                self._bytes -= part.size
             del self._boxes[key]
         PART_BYTES.set(self._bytes)
 
-    def _release(self, piece: Piece) -> None:
+    def _release(self, part: HeldPart) -> None:
         """Judge a waiting part together with the others that have arrived."""
-        if piece not in self._waiting:
+        if part not in self._waiting:
             return
-        del self._waiting[piece]
+        del self._waiting[part]
         HELD.dec()
-        if piece.timer:
-            piece.timer.cancel()
+        if part.timer:
+            part.timer.cancel()
         questions = {
-            (text, digits(piece.message.source), key[1]): None
-            for key in piece.keys
-            for text in self._texts(self._boxes.get(key), piece)
+            (text, digits(part.message.source), key[1]): None
+            for key in part.keys
+            for text in self._texts(self._boxes.get(key), part)
         }
-        self._spawn(self._settle(piece, list(questions)))
+        self._spawn(self._settle(part, list(questions)))
 
-    def _texts(self, box: _Box | None, piece: Piece) -> Iterator[str]:
+    def _texts(self, box: _Box | None, part: HeldPart) -> Iterator[str]:
         """Yield the readings of the messages that the phone may assemble when this part arrives."""
-        others = {number: same for number, same in box.pieces.items() if number != piece.number} if box else {}
-        numbered = sorted({**others, piece.number: [piece]}.items())
+        others = {number: same for number, same in box.parts.items() if number != part.number} if box else {}
+        numbered = sorted({**others, part.number: [part]}.items())
         # the newest first, then the very first, then the others from newest to oldest
         candidates = [[same[-1], *same[:1], *same[-2:0:-1]] for _, same in numbered]
-        for pieces in islice(product(*(dict.fromkeys(each) for each in candidates)), _COMBINATIONS):
-            for texts in product(*(range(len(each.message.texts)) for each in pieces)):
-                yield from self._read([(each, each.message.texts[i]) for each, i in zip(pieces, texts, strict=True)])
+        for parts in islice(product(*(dict.fromkeys(each) for each in candidates)), _COMBINATIONS):
+            for texts in product(*(range(len(each.message.texts)) for each in parts)):
+                yield from self._read([(each, each.message.texts[i]) for each, i in zip(parts, texts, strict=True)])
 
-    def _read(self, parts: list[tuple[Piece, Segment]]) -> Iterator[str]:
-        total = max(piece.number for piece, _ in parts)
+    def _read(self, candidate: list[tuple[HeldPart, Segment]]) -> Iterator[str]:
+        total = max(part.number for part, _ in candidate)
         runs = []
-        for coding, run in groupby(parts, lambda part: part[0].message.coding):
+        for coding, run in groupby(candidate, lambda pair: pair[0].message.coding):
             # one header for all: their own references and totals may differ
-            segments = [Segment(text.payload, bytes((5, 0, 3, 0, total, piece.number))) for piece, text in run]
+            segments = [Segment(text.payload, bytes((5, 0, 3, 0, total, part.number))) for part, text in run]
             runs.append([read.text for read in readings(segments, self._codings.get(coding, coding))])
         for texts in islice(product(*runs), _COMBINATIONS):
             yield "".join(texts)
 
-    async def _settle(self, piece: Piece, questions: list[tuple[str, str, str]]) -> None:
-        answers = await asyncio.gather(*(self._ask(question, piece.owner.places) for question in questions))
+    async def _settle(self, part: HeldPart, questions: list[tuple[str, str, str]]) -> None:
+        answers = await asyncio.gather(*(self._ask(question, part.owner.places) for question in questions))
         answer = max(answers, key=lambda each: each.severity)
         if answer.action == "block":
-            self.forget(piece)
-        if not piece.answer.done():  # its session may have ended
-            piece.answer.set_result(answer)
+            self.forget(part)
+        if not part.answer.done():  # its session may have ended
+            part.answer.set_result(answer)
 
-    def _ask(self, question: tuple[str, str, str], places: asyncio.Semaphore) -> "asyncio.Task[Answer]":
+    def _ask(self, question: tuple[str, str, str], places: asyncio.Semaphore) -> "asyncio.Task[Ruling]":
         """Ask once for the parts that are judged together."""
         if question not in self._asked:
             text, sender, receiver = question

@@ -17,16 +17,16 @@ from jingyin.serve.gateways.client import (
     MESSAGES,
     SESSION_QUESTIONS,
     SESSIONS,
-    Answer,
-    Client,
+    Ruling,
+    VerdictClient,
     add_options,
     address,
     listen,
     log,
     run,
 )
-from jingyin.serve.gateways.codec import Codec, Frame, FrameError, Kind, Message, UnreadableError, digits
-from jingyin.serve.gateways.parts import Joiner, Piece
+from jingyin.serve.gateways.codec import Codec, Frame, FrameError, FrameKind, Message, UnreadableError, digits
+from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.sms import readings
 
 LOGIN_SECONDS = 10.0
@@ -48,15 +48,15 @@ _MAX_UNANSWERED = 10_000
 
 
 @dataclass
-class Settings:
+class ProxySettings:
     """Settings shared by all sessions."""
 
     codec: type[Codec]
     gateway: tuple[str, int]
-    client: Client
+    client: VerdictClient
     joiner: Joiner
     codings: Mapping[int | str, str]
-    judged: frozenset[Kind]
+    judged: frozenset[FrameKind]
     statuses: Mapping[str, int]
     back: bool = False  # the client is the gateway, which connects to the SP
     waiting_bytes: int = 0
@@ -69,7 +69,7 @@ class _Peer:
         self._reader, self._writer, self._codec = reader, writer, codec
         self._data = bytearray()
         self._begun = 0.0  # when the first byte of an incomplete frame arrived
-        self.unanswered: OrderedDict[bytes, Piece | None] = OrderedDict()
+        self.unanswered: OrderedDict[bytes, HeldPart | None] = OrderedDict()
         self.write = writer.write
 
     async def read(self) -> Frame | None:
@@ -93,8 +93,8 @@ class _Peer:
         self._begun = asyncio.get_running_loop().time()
         return self._codec.frame(data)
 
-    def asked(self, frame: Frame, piece: Piece | None = None) -> None:
-        self.unanswered[frame.sequence] = piece
+    def asked(self, frame: Frame, part: HeldPart | None = None) -> None:
+        self.unanswered[frame.sequence] = part
         if len(self.unanswered) > _MAX_UNANSWERED:
             self.unanswered.popitem(last=False)
 
@@ -128,7 +128,7 @@ class _Flow:
     Single messages are forwarded in the order of their arrival, parts when their message has been judged.
     """
 
-    def __init__(self, session: "Session", source: _Peer, sink: _Peer, messages: Kind) -> None:
+    def __init__(self, session: "Session", source: _Peer, sink: _Peer, messages: FrameKind) -> None:
         self._session, self._settings, self._codec = session, session.settings, session.codec
         self._source, self._sink = source, sink
         self._messages = messages  # in this direction, whatever their command: a peer may use the other one's
@@ -142,17 +142,17 @@ class _Flow:
         """Forward frames until the source ends, `frame` first."""
         frame = frame or await self._source.read()
         while frame and not self._is_own(frame):
-            if frame.kind in (Kind.SUBMIT, Kind.DELIVER):
+            if frame.kind in (FrameKind.SUBMIT, FrameKind.DELIVER):
                 frame = frame._replace(kind=self._messages)
-            if frame.kind is Kind.ANSWER:
+            if frame.kind is FrameKind.ANSWER:
                 self._pass_answer(frame)
-            elif frame.kind in (Kind.SUBMIT, Kind.DELIVER):
+            elif frame.kind in (FrameKind.SUBMIT, FrameKind.DELIVER):
                 self._take(frame)
             else:
-                if frame.kind is Kind.CLOSE:
+                if frame.kind is FrameKind.CLOSE:
                     await self.settle()
                 self._sink.write(frame.data)
-                if frame.kind is Kind.LOGIN:
+                if frame.kind is FrameKind.LOGIN:
                     await self._session.log_in(frame)
             await self._sink.flushed()
             await self._source.flushed()
@@ -175,12 +175,12 @@ class _Flow:
 
     def _is_own(self, frame: Frame) -> bool:
         """Return whether this answers our own closing request."""
-        return self._session.closing and frame.kind is Kind.ANSWER and frame.sequence == self._codec.own_sequence
+        return self._session.closing and frame.kind is FrameKind.ANSWER and frame.sequence == self._codec.own_sequence
 
     def _pass_answer(self, frame: Frame) -> None:
-        piece = self._sink.unanswered.pop(frame.sequence, None)
-        if piece and not self._codec.succeeded(frame):
-            self._settings.joiner.forget(piece)
+        part = self._sink.unanswered.pop(frame.sequence, None)
+        if part and not self._codec.succeeded(frame):
+            self._settings.joiner.forget(part)
         self._session.answered(frame)
         self._sink.write(frame.data)
 
@@ -189,9 +189,9 @@ class _Flow:
     def _take(self, frame: Frame) -> None:
         settings, session = self._settings, self._session
         if session.draining:
-            return self._refuse(frame, Answer("refuse", "draining"), "busy")
+            return self._refuse(frame, Ruling("refuse", "draining"), "busy")
         if not session.bound:
-            return self._refuse(frame, Answer("refuse", "unbound"), "unbound")
+            return self._refuse(frame, Ruling("refuse", "unbound"), "unbound")
         if self._source.unanswered:
             self._one_at_a_time = False
         self._source.asked(frame)
@@ -207,8 +207,8 @@ class _Flow:
             task = self._last = asyncio.create_task(self._judge(frame, message, self._last))
         else:
             hold = not self._one_at_a_time
-            piece = settings.joiner.add(message, frame.kind.value, session, hold=hold)
-            task = asyncio.create_task(self._finish_part(frame, piece))
+            part = settings.joiner.add(message, frame.kind.value, session, hold=hold)
+            task = asyncio.create_task(self._finish_part(frame, part))
         self._tasks.add(task)
         size = len(frame.data) + _FRAME_BYTES
         self._bytes += size
@@ -231,22 +231,22 @@ class _Flow:
             await asyncio.wait((before,))
         self._finish(frame, answer)
 
-    async def _finish_part(self, frame: Frame, piece: Piece) -> None:
+    async def _finish_part(self, frame: Frame, part: HeldPart) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
-        answer = await piece.answer
+        answer = await part.answer
         if loop.time() - start >= self._settings.joiner.hold and [*self._source.unanswered] == [frame.sequence]:
             self._one_at_a_time = True  # the client waits for each answer before the next part: holding is useless
-        self._source.unanswered[frame.sequence] = piece
+        self._source.unanswered[frame.sequence] = part
         self._finish(frame, answer)
 
-    def _finish(self, frame: Frame, answer: Answer, status: str = "block") -> None:
+    def _finish(self, frame: Frame, answer: Ruling, status: str = "block") -> None:
         if answer.action == "block":
             return self._refuse(frame, answer, status)
         MESSAGES.labels(*answer).inc()
         return self._sink.write(frame.data)
 
-    def _refuse(self, frame: Frame, answer: Answer, status: str) -> None:
+    def _refuse(self, frame: Frame, answer: Ruling, status: str) -> None:
         MESSAGES.labels(*answer).inc()
         self._source.unanswered.pop(frame.sequence, None)
         self._source.write(self._codec.refuse(frame, self._settings.statuses[status]))
@@ -255,7 +255,7 @@ class _Flow:
 class Session:
     """One client and its connection to the gateway."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: Settings) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: ProxySettings) -> None:
         self.settings, self.codec = settings, settings.codec()
         self.places = asyncio.Semaphore(SESSION_QUESTIONS)
         self.bound = self.draining = self.closing = False
@@ -319,7 +319,7 @@ class Session:
             self._client.write(self.codec.refuse(first, self.settings.statuses["down"]))
             return "unreachable"
         gateway = self._gateway = _Peer(*streams, self.codec)
-        kinds = (Kind.DELIVER, Kind.SUBMIT) if self.settings.back else (Kind.SUBMIT, Kind.DELIVER)
+        kinds = (FrameKind.DELIVER, FrameKind.SUBMIT) if self.settings.back else (FrameKind.SUBMIT, FrameKind.DELIVER)
         up, down = _Flow(self, self._client, gateway, kinds[0]), _Flow(self, gateway, self._client, kinds[1])
         self._flows = up, down
         return await self._between(asyncio.create_task(up.run(first)), asyncio.create_task(down.run()), gateway)
@@ -365,7 +365,7 @@ class Proxy:
         self._servers: list[asyncio.Server] = []
         self._sessions: dict[asyncio.Task[None], Session] = {}
 
-    async def listen(self, host: str, port: int, settings: Settings) -> int:
+    async def listen(self, host: str, port: int, settings: ProxySettings) -> int:
         """Begin to serve and return the port. Raises ConfigError if the address is unavailable."""
         server = await listen(lambda reader, writer: self._accept(reader, writer, settings), host, port)
         self._servers.append(server)
@@ -384,7 +384,7 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: Settings) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: ProxySettings) -> None:
         if len(self._sessions) >= MAX_SESSIONS:
             ENDED.labels("too_many").inc()
             writer.transport.abort()
@@ -402,7 +402,7 @@ class Proxy:
             log("session_failed", error=type(error).__name__)
 
 
-JUDGED = {"submit": {Kind.SUBMIT}, "deliver": {Kind.DELIVER}, "both": {Kind.SUBMIT, Kind.DELIVER}}
+JUDGED = {"submit": {FrameKind.SUBMIT}, "deliver": {FrameKind.DELIVER}, "both": {FrameKind.SUBMIT, FrameKind.DELIVER}}
 
 
 def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *, back: bool = False) -> None:
@@ -424,15 +424,15 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
     run(parser.parse_args(), lambda given, client: start(codec, given, client))
 
 
-def settings(codec: type[Codec], given: argparse.Namespace, client: Client) -> Settings:
+def settings(codec: type[Codec], given: argparse.Namespace, client: VerdictClient) -> ProxySettings:
     """Return the settings given by the options."""
     codings = codec.codings | dict(given.coding)
     joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)
     statuses = codec.statuses | ({} if given.block_status is None else {"block": given.block_status})
-    return Settings(codec, given.gateway, client, joiner, codings, frozenset(JUDGED[given.judge]), statuses)
+    return ProxySettings(codec, given.gateway, client, joiner, codings, frozenset(JUDGED[given.judge]), statuses)
 
 
-async def start(codec: type[Codec], given: argparse.Namespace, client: Client) -> Proxy:
+async def start(codec: type[Codec], given: argparse.Namespace, client: VerdictClient) -> Proxy:
     """Listen as the options say."""
     proxy, shared = Proxy(), settings(codec, given, client)
     await proxy.listen(given.host, given.port, shared)

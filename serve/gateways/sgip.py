@@ -12,7 +12,7 @@ from jingyin.serve.gateways.codec import (
     Codec,
     Fields,
     Frame,
-    Kind,
+    FrameKind,
     Message,
     UnreadableError,
     contents,
@@ -31,7 +31,12 @@ class Sgip(Codec):
     sequence = slice(8, 20)
     own_sequence = b"\xff" * 12
     codings = CHINESE_CODINGS
-    kinds: ClassVar = {BIND: Kind.LOGIN, UNBIND: Kind.CLOSE, SUBMIT: Kind.SUBMIT, DELIVER: Kind.DELIVER}
+    kinds: ClassVar = {
+        BIND: FrameKind.LOGIN,
+        UNBIND: FrameKind.CLOSE,
+        SUBMIT: FrameKind.SUBMIT,
+        DELIVER: FrameKind.DELIVER,
+    }
     statuses: ClassVar = {"block": 108, "unreadable": 5, "unbound": 1, "down": 11, "busy": 11}
 
     def read(self, frame: Frame) -> Message | None:

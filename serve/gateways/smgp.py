@@ -10,7 +10,7 @@ from jingyin.serve.gateways.codec import (
     Codec,
     Fields,
     Frame,
-    Kind,
+    FrameKind,
     Message,
     UnreadableError,
     message,
@@ -35,7 +35,8 @@ class Smgp(Codec):
     own_sequence = b"\xff\xff\xff\xff"
     codings = CHINESE_CODINGS
     kinds: ClassVar = {
-        LOGIN: Kind.LOGIN, SUBMIT: Kind.SUBMIT, FORWARD: Kind.SUBMIT, DELIVER: Kind.DELIVER, EXIT: Kind.CLOSE
+        LOGIN: FrameKind.LOGIN, SUBMIT: FrameKind.SUBMIT, FORWARD: FrameKind.SUBMIT, DELIVER: FrameKind.DELIVER,
+        EXIT: FrameKind.CLOSE
     }  # fmt: skip
     statuses: ClassVar = {"block": 128, "unreadable": 10, "command": 11, "unbound": 21, "down": 1, "busy": 1}
 
@@ -56,7 +57,7 @@ class Smgp(Codec):
             raise UnreadableError("command")
         if frame.command == DELIVER:
             read, is_report = self._deliver(Fields(frame.data, self.header.size))
-            return None if is_report and frame.kind is Kind.DELIVER else read
+            return None if is_report and frame.kind is FrameKind.DELIVER else read
         for fee in (self._fee, _FIXED_FEE, _NO_FIXED_FEE):
             with suppress(UnreadableError):
                 return self._submit(Fields(frame.data, self.header.size), fee)

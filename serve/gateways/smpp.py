@@ -8,7 +8,7 @@ from jingyin.serve.gateways.codec import (
     Codec,
     Fields,
     Frame,
-    Kind,
+    FrameKind,
     Message,
     UnreadableError,
     message,
@@ -34,10 +34,10 @@ class Smpp(Codec):
     longest = 1 << 17  # a message_payload has at most 65,535 bytes
     own_sequence = b"\x7f\xff\xff\xff"
     kinds: ClassVar = {
-        **dict.fromkeys((1, 2, 9), Kind.LOGIN),
-        **dict.fromkeys((SUBMIT_SM, SUBMIT_MULTI, DATA_SM, REPLACE_SM, BROADCAST_SM), Kind.SUBMIT),
-        DELIVER_SM: Kind.DELIVER,
-        UNBIND: Kind.CLOSE,
+        **dict.fromkeys((1, 2, 9), FrameKind.LOGIN),
+        **dict.fromkeys((SUBMIT_SM, SUBMIT_MULTI, DATA_SM, REPLACE_SM, BROADCAST_SM), FrameKind.SUBMIT),
+        DELIVER_SM: FrameKind.DELIVER,
+        UNBIND: FrameKind.CLOSE,
     }
     statuses: ClassVar = {
         "block": 0x45,  # ESME_RSUBMITFAIL
@@ -74,7 +74,7 @@ class Smpp(Codec):
             parameters = fields.tlvs()
         except UnreadableError:
             raise UnreadableError("parameters") from None
-        if frame.kind is Kind.DELIVER and esm_class & _MESSAGE_TYPE in (_RECEIPT, _NOTIFICATION):
+        if frame.kind is FrameKind.DELIVER and esm_class & _MESSAGE_TYPE in (_RECEIPT, _NOTIFICATION):
             return None
         contents = [content, *(value for tag, value in parameters if tag == _PAYLOAD)]
         texts = [segment(each, header=bool(esm_class & _UDHI)) for each in contents if each]

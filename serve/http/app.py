@@ -34,7 +34,7 @@ from jingyin.serve.http.admin import ADMIN_ROUTES
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.connection import Connection
 from jingyin.serve.http.deployment import Load
-from jingyin.serve.http.observe import log, where
+from jingyin.serve.http.observe import error_site, log
 from jingyin.serve.http.service import MAX_EXPLAINED, Answer, Origin, Service
 from jingyin.serve.http.settings import Settings
 from jingyin.serve.memory.memory import make_memory
@@ -121,7 +121,7 @@ class Call:
     connection: Connection | None = None
 
 
-class Layer:
+class RequestMiddleware:
     """The middleware around all routes."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -161,7 +161,7 @@ class Layer:
             app = error_response(call, *refusal) if refusal else self._app
             await app(scope, receive, answer)
         except Exception as error:
-            log("fault", level="error", request=call.id, **where(error))
+            log("fault", level="error", request=call.id, **error_site(error))
             if not status:
                 fault = error_response(call, 500, "an internal fault; its place is in the log under this id")
                 await fault(scope, receive, answer)
@@ -246,23 +246,23 @@ async def read_body(request: Request) -> bytes:
 async def score(request: Request) -> Response:
     """Score one message, several, or one as a gateway holds it; always answers with an action."""
     call: Call = request.scope["jingyin"]
-    service, ask = call.service, schema.parse(await read_body(request))
-    call.id = ask.request_id or call.id
-    milliseconds = min(ask.deadline_ms or service.settings.deadline_ms, schema.MAX_DEADLINE_MS)
-    origin = Origin(call.client, call.key, ask.sender, ask.receiver, call.arrival + milliseconds / 1000, ask.route)
-    if isinstance(ask, schema.ScoreTexts):
-        most = MAX_EXPLAINED if ask.explain else MAX_TEXTS
-        if len(ask.texts) > most:
-            came = f"{len(ask.texts)} messages came{' with explain' if ask.explain else ''}"
+    service, body = call.service, schema.parse(await read_body(request))
+    call.id = body.request_id or call.id
+    milliseconds = min(body.deadline_ms or service.settings.deadline_ms, schema.MAX_DEADLINE_MS)
+    origin = Origin(call.client, call.key, body.sender, body.receiver, call.arrival + milliseconds / 1000, body.route)
+    if isinstance(body, schema.ScoreTexts):
+        most = MAX_EXPLAINED if body.explain else MAX_TEXTS
+        if len(body.texts) > most:
+            came = f"{len(body.texts)} messages came{' with explain' if body.explain else ''}"
             raise RefusedError(413, f"{came}, at most {most} were wanted; send them in several requests")
-        answers = await service.answer(ask.texts, origin)
-        return JsonResponse({"request_id": call.id, "results": await _results(service, ask, ask.texts, answers)})
-    if isinstance(ask, schema.ScoreText):
-        answers = await service.answer([ask.text], origin)
-        (result,) = await _results(service, ask, [ask.text], answers)
+        answers = await service.answer(body.texts, origin)
+        return JsonResponse({"request_id": call.id, "results": await _results(service, body, body.texts, answers)})
+    if isinstance(body, schema.ScoreText):
+        answers = await service.answer([body.text], origin)
+        (result,) = await _results(service, body, [body.text], answers)
         return JsonResponse({"request_id": call.id, **result})
-    answer, message = await service.answer_sms(ask.segments, ask.declared, origin)
-    (result,) = await _results(service, ask, [message.text], [answer])
+    answer, message = await service.answer_sms(body.segments, body.declared, origin)
+    (result,) = await _results(service, body, [message.text], [answer])
     faults = {"partial": message.partial, "undecodable": message.undecodable, "damaged": message.damaged}
     for kind, count in zip(("partial", "undecodable_byte", "damaged_header"), faults.values(), strict=True):
         if count:
@@ -271,14 +271,14 @@ async def score(request: Request) -> Response:
 
 
 async def _results(
-    service: Service, ask: schema.Ask, texts: Sequence[str], answers: Sequence[Answer]
+    service: Service, body: schema.ScoreBody, texts: Sequence[str], answers: Sequence[Answer]
 ) -> list[dict[str, Any]]:
     """Return answers as plain JSON types, with the evidence that was asked for; null where there is none."""
     results = [service.result(answer) for answer in answers]
-    if not ask.reasons:
+    if not body.reasons:
         for result in results:
             result["reasons"] = []
-    if ask.explain:
+    if body.explain:
         for result, found in zip(results, await service.explain(texts), strict=True):
             result["evidence"] = found and [*map(asdict, found.risk)]
             for reason in result["reasons"]:
@@ -295,7 +295,7 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' text format."""
     service: Service = request.scope["jingyin"].service
-    service.note_cache()
+    service.observe_cache()
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -368,7 +368,7 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
         routes.append(Route("/", page_response(PAGE), methods=["GET"]))
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Layer, service=service)],
+        middleware=[Middleware(RequestMiddleware, service=service)],
         exception_handlers={JingyinError: on_jingyin_error, HTTPException: on_http_error},
         lifespan=lifespan,
     )

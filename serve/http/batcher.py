@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 from jingyin.model.errors import JingyinError
 from jingyin.model.text import CleanText
 from jingyin.serve.http.deployment import Deployment
-from jingyin.serve.http.observe import Metrics, log, where
+from jingyin.serve.http.observe import Metrics, error_site, log
 from jingyin.serve.scorer import Scored, Scorer
 
 Outcome = Scored | Literal["deadline", "error"]
@@ -115,7 +115,7 @@ class Gate:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class _Pending:
     """The messages of one request, and their outcomes so far; `left` of them are unfinished."""
 
     texts: list[str | CleanText]
@@ -127,9 +127,9 @@ class _Job:
 
 
 class _Item(NamedTuple):
-    """A message of a job, and its next time slice."""
+    """A message of a request, and its next time slice."""
 
-    job: _Job
+    pending: _Pending
     i: int
     seconds: float
 
@@ -141,7 +141,7 @@ class _Turns:
         self._waiting: dict[str, deque[_Item]] = {}
 
     def put(self, item: _Item) -> None:
-        self._waiting.setdefault(item.job.turn, deque()).append(item)
+        self._waiting.setdefault(item.pending.turn, deque()).append(item)
 
     def ahead(self, turn: str) -> int:
         """Estimate how many messages go before a new one."""
@@ -157,9 +157,9 @@ class _Turns:
             item = waiting.popleft()
             if waiting:
                 self._waiting[turn] = waiting  # behind the others
-            if not item.job.future.done():  # skip messages already answered
+            if not item.pending.future.done():  # skip messages already answered
                 batch.append(item)
-                characters += _length(item.job.texts[item.i])
+                characters += _length(item.pending.texts[item.i])
         return batch
 
 
@@ -212,15 +212,15 @@ class Batcher:
                 return outcomes
             raise BusyError("more messages of yours wait than your share of the queue holds; try again in a second")
         cleaned = [text if isinstance(look, str) else look.clean for text, look in zip(texts, outcomes, strict=True)]
-        job = _Job(cleaned, outcomes, deadline, turn, len(texts), self._loop.create_future())
-        timer = self._loop.call_at(deadline, self._resolve, job)
+        pending = _Pending(cleaned, outcomes, deadline, turn, len(texts), self._loop.create_future())
+        timer = self._loop.call_at(deadline, self._resolve, pending)
         for i in range(len(texts)):
-            waiting.put(_Item(job, i, SLICE_SECONDS))
+            waiting.put(_Item(pending, i, SLICE_SECONDS))
         self._start()
         try:
             if texts:
-                await job.future
-            return job.outcomes
+                await pending.future
+            return pending.outcomes
         finally:
             timer.cancel()
             self._shares.give(client, len(texts))
@@ -265,28 +265,28 @@ class Batcher:
             self._most = max(1.0, self._most / 2) if slow else min(MAX_BATCH, self._most * 1.25)
             self._pace += (seconds / len(batch) - self._pace) / 8
         for item, outcome in zip(batch, outcomes, strict=True):
-            job = item.job
-            if job.future.done():
+            pending = item.pending
+            if pending.future.done():
                 continue
-            job.outcomes[item.i] = outcome
+            pending.outcomes[item.i] = outcome
             if not isinstance(outcome, str):
-                job.texts[item.i] = outcome.clean  # cleaned once
+                pending.texts[item.i] = outcome.clean  # cleaned once
             if not is_final(outcome) and looked:
-                (self._singles if len(job.texts) == 1 else self._batches).put(item)
-            elif not is_final(outcome) and self._loop.time() < job.deadline - HANDOVER_SECONDS:
+                (self._singles if len(pending.texts) == 1 else self._batches).put(item)
+            elif not is_final(outcome) and self._loop.time() < pending.deadline - HANDOVER_SECONDS:
                 lane = self._again if waiting is self._singles else waiting
                 lane.put(item._replace(seconds=4 * item.seconds))
             else:
-                job.left -= 1
-                if not job.left:
-                    self._resolve(job)
+                pending.left -= 1
+                if not pending.left:
+                    self._resolve(pending)
         self._start()
         if waiting is not self._extra:
             self._count(outcomes)
 
-    def _resolve(self, job: _Job) -> None:
-        if not job.future.done():
-            job.future.set_result(None)
+    def _resolve(self, pending: _Pending) -> None:
+        if not pending.future.done():
+            pending.future.set_result(None)
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         self._deployment.count([each for each in outcomes if not isinstance(each, str) and each.final])
@@ -299,10 +299,10 @@ class Batcher:
             start = perf_counter()
             until = 0.0
             if waiting is not self._unseen:
-                until = max(item.job.deadline for item in batch) - HANDOVER_SECONDS
+                until = max(item.pending.deadline for item in batch) - HANDOVER_SECONDS
                 until = min(until, monotonic() + max(item.seconds for item in batch))
             scorer = self._deployment.uncached if waiting is self._extra else self._deployment.scorer
-            outcomes = read_all(scorer, [item.job.texts[item.i] for item in batch], until)
+            outcomes = read_all(scorer, [item.pending.texts[item.i] for item in batch], until)
             seconds = perf_counter() - start
             self._loop.call_soon_threadsafe(self._finish, batch, waiting, outcomes, seconds)
 
@@ -321,7 +321,7 @@ def read_all(scorer: Scorer, texts: Sequence[str | CleanText], until: float) -> 
     try:
         return list(scorer.scored(texts, until=until))
     except Exception as error:
-        log("batch_failed", level="error", messages=len(texts), **where(error))
+        log("batch_failed", level="error", messages=len(texts), **error_site(error))
         return _each(lambda text: next(iter(scorer.scored([text], until=until))), texts)
 
 
@@ -331,6 +331,6 @@ def _each(read: Callable[[str | CleanText], Scored], texts: Sequence[str | Clean
         try:
             outcomes.append(read(text))
         except Exception as error:
-            log("message_failed", level="error", **where(error))
+            log("message_failed", level="error", **error_site(error))
             outcomes.append("error")
     return outcomes

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 from jingyin.model.errors import BundleError
-from jingyin.serve.http.observe import Metrics, log, where
+from jingyin.serve.http.observe import Metrics, error_site, log
 from jingyin.serve.http.settings import Settings
 from jingyin.serve.scorer import Scored, Scorer
 
@@ -73,4 +73,4 @@ class Deployment:
                     self._metrics.shadow(each.decision.action, other.action).inc()
             except Exception as error:  # a broken shadow must not end its thread, much less the service
                 self._metrics.shadow_lost.inc(len(read))
-                log("shadow_failed", level="error", **where(error))
+                log("shadow_failed", level="error", **error_site(error))

@@ -30,7 +30,7 @@ def log(event: str, *, level: Level = "info", **fields: object) -> None:
         os.write(sys.stderr.fileno(), line + b"\n")
 
 
-def where(error: BaseException) -> dict[str, str]:
+def error_site(error: BaseException) -> dict[str, str]:
     """Return the type of an error and the line that raised it. Its message stays out: it may quote its input."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -44,7 +44,7 @@ class JsonHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        fault = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
+        fault = error_site(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
         levels: tuple[Level, ...] = ("info", "warning", "error")
         level = levels[(record.levelno >= logging.WARNING) + (record.levelno >= logging.ERROR)]
         # The template, not the filled-in line: uvicorn's templates are constant, their arguments need not be. asyncio

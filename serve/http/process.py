@@ -37,7 +37,7 @@ from jingyin.serve.http import app
 from jingyin.serve.http.connection import Connection
 from jingyin.serve.http.deployment import load_scorers
 from jingyin.serve.http.keys import read_keys, stamp
-from jingyin.serve.http.observe import FOLDER, log, take_over_logging, where
+from jingyin.serve.http.observe import FOLDER, error_site, log, take_over_logging
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import REMEMBERED, Settings
 from jingyin.serve.memory.memory import share_secret, shared_state
@@ -79,14 +79,14 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callab
         shared_state(settings, Path(folder)),
         listening(settings) as listener,
     ):
-        workers = Workers(settings, listener, load, Path(folder), reread)
+        workers = Supervisor(settings, listener, load, Path(folder), reread)
         workers.run()
     log("ended")
     if not workers.served:
         raise JingyinError("no worker could start; the lines above say why")
 
 
-class Workers(Multiprocess):
+class Supervisor(Multiprocess):
     """The parent; `folder` is a temporary one, for copies of bundles and for metrics."""
 
     def __init__(
@@ -164,15 +164,15 @@ class Workers(Multiprocess):
 
     def _copy(self) -> Path:
         """Copy bundle and shadow aside; a worker will detect a faulty copy."""
-        aside = self._folder / f"{next(self._numbers)}"
+        copy = self._folder / f"{next(self._numbers)}"
         bundle, shadow = self._settings.bundle or default_path(), self._settings.shadow
         try:
-            shutil.copytree(bundle, aside / "bundle")
+            shutil.copytree(bundle, copy / "bundle")
             if shadow:
-                shutil.copytree(shadow, aside / "shadow")
+                shutil.copytree(shadow, copy / "shadow")
         except (OSError, shutil.Error) as error:
-            log("copy_failed", level="error", **where(error))
-        return aside
+            log("copy_failed", level="error", **error_site(error))
+        return copy
 
 
 def server_config(settings: Settings, app: Callable[[], Starlette] | Starlette) -> uvicorn.Config:

@@ -48,7 +48,7 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Ask(_In):
+class ScoreBody(_In):
     """Fields common to all four bodies."""
 
     sender: Address | None = Field(None, repr=False)
@@ -60,13 +60,13 @@ class Ask(_In):
     deadline_ms: Annotated[int, Field(ge=1, le=60_000), WHOLE] | None = None
 
 
-class ScoreText(Ask):
+class ScoreText(ScoreBody):
     """One message."""
 
     text: str
 
 
-class ScoreTexts(Ask):
+class ScoreTexts(ScoreBody):
     """Several messages; the answer holds `results` in the same order."""
 
     texts: list[str]
@@ -79,7 +79,7 @@ class SmsPart(_In):
     udh: Header = ""
 
 
-class _Coded(Ask):
+class _Coded(ScoreBody):
     # None stands for a field that is absent; null is refused
     coding: Coding = None  # type: ignore[assignment]
     data_coding: Annotated[int, Field(ge=0, le=255), WHOLE] = None  # type: ignore[assignment]
@@ -116,7 +116,7 @@ class ScoreParts(_Coded):
         return [Segment(b64decode(part.payload), b64decode(part.udh)) for part in self.parts]
 
 
-Request = ScoreText | ScoreTexts | ScorePayload | ScoreParts
+AnyBody = ScoreText | ScoreTexts | ScorePayload | ScoreParts
 _KINDS = ("text", "texts", "payload", "parts")
 
 
@@ -125,7 +125,7 @@ def _kind(body: Any) -> str | None:  # noqa: ANN401  any JSON
     return found[0] if len(found) == 1 else None
 
 
-REQUEST: TypeAdapter[Request] = TypeAdapter(
+BODY: TypeAdapter[AnyBody] = TypeAdapter(
     Annotated[
         Annotated[ScoreText, Tag("text")]
         | Annotated[ScoreTexts, Tag("texts")]
@@ -146,21 +146,21 @@ class MalformedError(InputError):
     status = 400
 
 
-def parse(body: bytes) -> Request:
+def parse(body: bytes) -> AnyBody:
     """Validate the body of /v1/score; raises MalformedError or InputError with all errors.
 
     Lone surrogates, which pydantic refuses, become U+FFFD: any sender can put one into a message, and a refusal would
     be a way past the filter. Folding drops both.
     """
     try:
-        return REQUEST.validate_json(body)
+        return BODY.validate_json(body)
     except ValidationError as first:
         error = first
     if b"\\ud" in body.lower():
         with suppress(ValueError, RecursionError):
             body = replaced(json.dumps(json.loads(body), ensure_ascii=False))[0].encode()
             try:
-                return REQUEST.validate_json(body)
+                return BODY.validate_json(body)
             except ValidationError as second:
                 error = second
     raise explain_errors(error)

@@ -14,10 +14,10 @@ from jingyin.serve.explain import Explanation
 from jingyin.serve.http.batcher import Batcher, BusyError, Gate, Outcome, Shares
 from jingyin.serve.http.deployment import Deployment, Load
 from jingyin.serve.http.keys import Keys
-from jingyin.serve.http.observe import Metrics, log, where
+from jingyin.serve.http.observe import Metrics, error_site, log
 from jingyin.serve.http.settings import Settings
 from jingyin.serve.scorer import Scored
-from jingyin.serve.sms import Message, Segment, readings
+from jingyin.serve.sms import Decoded, Segment, readings
 
 if TYPE_CHECKING:
     from jingyin.serve.memory.memory import Memory
@@ -104,7 +104,7 @@ class Service:
         self._evidence.shutdown(wait=True, cancel_futures=True)
         self._decoding.shutdown(wait=True)
 
-    def note_cache(self) -> None:
+    def observe_cache(self) -> None:
         """Bring the cache's metrics up to date."""
         cache = self.deployment.scorer.cache
         for what in ("cache_hits", "cache_misses", "used", "budget"):
@@ -112,7 +112,7 @@ class Service:
 
     def _tend(self) -> None:
         """Update metrics, which another worker may serve, and expire memory, also without messages."""
-        self.note_cache()
+        self.observe_cache()
         self.memory.tend()
         if (parent := multiprocessing.parent_process()) and not parent.is_alive():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -124,13 +124,13 @@ class Service:
         # Together, so that they share a round trip to the state: each call reaches it before the next one starts.
         return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
 
-    async def answer_sms(self, segments: list[Segment], coding: str | int, origin: Origin) -> tuple[Answer, Message]:
+    async def answer_sms(self, segments: list[Segment], coding: str | int, origin: Origin) -> tuple[Answer, Decoded]:
         """Read one message as the gateway holds it; of several plausible readings the riskiest counts.
 
         Raises InputError if the segments are of several messages.
         """
 
-        def decode() -> list[tuple[Message, CleanText]]:
+        def decode() -> list[tuple[Decoded, CleanText]]:
             return [(message, clean(message.text)) for message in readings(segments, coding)]
 
         # Decoding 64 KiB of nonsense takes 0.1 s.
@@ -211,7 +211,7 @@ class Service:
             try:
                 return self.deployment.scorer.explanation(text)
             except Exception as error:
-                log("evidence_failed", level="error", **where(error))
+                log("evidence_failed", level="error", **error_site(error))
                 return None
 
         loop = asyncio.get_running_loop()

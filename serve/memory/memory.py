@@ -23,10 +23,10 @@ from jingyin.serve.http.observe import log
 from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
 from jingyin.serve.memory.known import COMPANY, Known, Match, holds
-from jingyin.serve.memory.policy import Policy, Source, read_policy
+from jingyin.serve.memory.policy import MessageSource, Policy, read_policy
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.memory.senders import Suspects
-from jingyin.serve.memory.state import Guarded, Local, Op, Server, Socket, State, listening
+from jingyin.serve.memory.state import Guarded, Local, Op, Socket, State, ValkeyState, listening
 
 if TYPE_CHECKING:
     from jingyin.serve.http.observe import Metrics
@@ -68,7 +68,7 @@ class Memory:
         scored, origin = answer.scored, context.origin
         if scored is None:
             return answer
-        answer, decided = self._by_policy(Source(origin.key, origin.sender, origin.route), answer)
+        answer, decided = self._by_policy(MessageSource(origin.key, origin.sender, origin.route), answer)
         if decided:
             return answer
         text, final = scored.clean.text, scored.final
@@ -100,7 +100,7 @@ class Memory:
         with suppress(Exception):  # the state is away, which Guarded reports; known wordings stay known
             await self.known.refresh()
 
-    def _by_policy(self, source: Source, answer: "Answer") -> "tuple[Answer, bool]":
+    def _by_policy(self, source: MessageSource, answer: "Answer") -> "tuple[Answer, bool]":
         """Apply the rule that matches the message, if any; return also whether the rule decides alone."""
         scored = answer.scored
         if scored is None or not self.policy.rules:
@@ -249,7 +249,7 @@ def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -
         return Memory(settings, metrics, Secret(secrets.token_bytes(32), encrypts=False), Local())
     on_server = settings.state != "memory"
     secret = Secret(bytes.fromhex((folder / _SECRET).read_text(encoding="ascii")), encrypts=on_server)
-    remote, patient = (Server(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
+    remote, patient = (ValkeyState(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
     metrics.state_away.set(0)
 
     def observe(event: str, error: str) -> None:

@@ -30,7 +30,7 @@ Patterns = tuple[str, ...]
 Risk = Annotated[float, Field(gt=0, le=1)]
 
 
-class Source(NamedTuple):
+class MessageSource(NamedTuple):
     """Where a message comes from: the name of the API key ("" without), and fields of the request."""
 
     key: str = ""
@@ -64,7 +64,7 @@ class Rule(BaseModel):
             raise ValueError("review must not be above block")
         return self
 
-    def meets(self, source: Source, text: str) -> bool:
+    def meets(self, source: MessageSource, text: str) -> bool:
         """Whether the rule applies to a message: of each kind of pattern that it names, one matches."""
         for given, pattern in zip((source.sender, source.route, source.key), self._patterns, strict=True):
             if pattern and (given is None or not pattern.match(given)):
@@ -100,7 +100,7 @@ class Policy(BaseModel):
 
     rules: tuple[Rule, ...]
 
-    def rules_for(self, source: Source, text: str) -> Iterator[Rule]:
+    def rules_for(self, source: MessageSource, text: str) -> Iterator[Rule]:
         """Yield the dry-run rules that match a message, and last the rule that decides, if any."""
         for rule in self.rules:
             if rule.meets(source, text):

@@ -2,8 +2,8 @@
 
 A caller hands over a list of operations and gets a result for each, in one round trip. `Local` runs them in this
 process; `Socket` sends them to the process that `listening` runs in, so that all workers of a machine share one
-`Local`; `Server` sends them to Valkey as one call of a Lua script. `Guarded` adds a time limit and a circuit breaker to
-the latter two: if they don't answer within BUDGET_SECONDS, the message continues with the worker's own `Local`.
+`Local`; `ValkeyState` sends them to Valkey as one call of a Lua script. `Guarded` adds a time limit and a circuit
+breaker to the latter two: if they don't answer within BUDGET_SECONDS, the message continues with the worker's `Local`.
 """
 
 import asyncio
@@ -315,7 +315,7 @@ _SCRIPT = "\n".join(
 )
 
 
-class Server:
+class ValkeyState:
     """Sends operations to Valkey or Redis; one call at a time. `address` is that of the setting `state`."""
 
     def __init__(self, address: str) -> None:

@@ -275,10 +275,10 @@ def policy_check(
     bundle: BundleOption = None,
 ) -> None:
     """Show which rule decides a message, and the action."""
-    from jingyin.serve.memory.policy import Source, read_policy
+    from jingyin.serve.memory.policy import MessageSource, read_policy
     from jingyin.serve.scorer import Scorer
 
-    rules = list(read_policy(file).rules_for(Source(key, sender, route), message))
+    rules = list(read_policy(file).rules_for(MessageSource(key, sender, route), message))
     verdict = Scorer.load(bundle).score(message)
     typer.echo(f"{verdict.action}  {verdict.risk:.1%}  the bundle alone")
     for rule in rules:

@@ -11,13 +11,13 @@ from jingyin.model.bundle import (
     FILES,
     Calibration,
     Fusion,
-    Loss,
     Manifest,
+    Missed,
     Network,
     Point,
     Prefilter,
+    PrefilterExit,
     SignScale,
-    Stop,
     Threshold,
     default_path,
     manifest_id,
@@ -32,7 +32,7 @@ THRESHOLD = Threshold(risk=0.5, target=0.01, bound=0.009, rows=400, false_positi
 NETWORK = Network(
     file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0.3, 0.1), weights=(0.6,), bias=-1.4)
 )
-STOP = Stop(threshold=-2, probabilities=(1, 0, 0, 0, 0))
+EXIT = PrefilterExit(threshold=-2, probabilities=(1, 0, 0, 0, 0))
 SIGNS = {
     "flooding": SignScale(slope=1.5, bias=-0.5, threshold=0.6, precision=0.92, found=40),
     "exposure": SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0),
@@ -42,13 +42,13 @@ PARTS = {
     "review": THRESHOLD,
     "block": THRESHOLD,
     "calibration": Calibration(ece_before=0.03, ece_after=0.01, rows=400),
-    "prefilter": Prefilter(ordinary=STOP, lawful=STOP),
+    "prefilter": Prefilter(ordinary=EXIT, lawful=EXIT),
     "networks": (NETWORK,),
     "discount": 1.0,
     "provisional": Fusion(scores=(0.2, 0.5), weights=(), bias=-3.0),
     "curve": (Point(risk=0.5, rate=0.0, bound=0.007, recall=0.8),),
     "passed": (0.2,),
-    "loss": {"in corpus": Loss(lost=0, flagged=50, bound=0.06)},
+    "loss": {"in corpus": Missed(lost=0, flagged=50, bound=0.06)},
     "provenance": {"command": "made by a test"},
 }
 ALL_FILES = (*FILES, "model.onnx")
@@ -214,8 +214,8 @@ def test_a_prefilter_of_another_shape(bundle, shape):
 @pytest.mark.parametrize("name", ["ordinary", "lawful"])
 @pytest.mark.parametrize("probabilities", [(), (0.5, 0.5), (0.2,) * 6])
 def test_a_stop_without_a_probability_for_each_label(bundle, name, probabilities):
-    stop = STOP.model_copy(update={"probabilities": probabilities})
-    prefilter = Prefilter(ordinary=STOP, lawful=STOP).model_copy(update={name: stop})
+    exit_ = EXIT.model_copy(update={"probabilities": probabilities})
+    prefilter = Prefilter(ordinary=EXIT, lawful=EXIT).model_copy(update={name: exit_})
     write_bundle(bundle, {**PARTS, "prefilter": prefilter})
     refuses(
         bundle,
@@ -311,8 +311,8 @@ def test_labels_without_a_flagged_one(bundle):
 
 
 def test_a_bundle_that_flags_other_labels(bundle, monkeypatch):
-    labels, stop = (*LABELS, "prize_scam"), STOP.model_copy(update={"probabilities": (1, 0, 0, 0, 0, 0)})
-    six = {**PARTS, "labels": labels, "prefilter": Prefilter(ordinary=stop, lawful=stop)}
+    labels, exit_ = (*LABELS, "prize_scam"), EXIT.model_copy(update={"probabilities": (1, 0, 0, 0, 0, 0)})
+    six = {**PARTS, "labels": labels, "prefilter": Prefilter(ordinary=exit_, lawful=exit_)}
     five = read_bundle(bundle).manifest
     assert five.flagged_labels == FLAGGED
     assert "flagged_labels" not in json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))

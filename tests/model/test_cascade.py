@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
-from jingyin.model.bundle import Calibration, Fusion, Loss, Manifest, Network, Prefilter, SignScale, Stop, Threshold
+from jingyin.model.bundle import (
+    Calibration,
+    Fusion,
+    Manifest,
+    Missed,
+    Network,
+    Prefilter,
+    PrefilterExit,
+    SignScale,
+    Threshold,
+)
 from jingyin.model.cascade import (
     FLAGGED_INDEX,
     TOKENS,
@@ -38,18 +48,18 @@ def threshold(risk: float) -> Threshold:
     return Threshold(risk=risk, target=0.01, bound=0.01, rows=400, false_positives=0)
 
 
-STOP = Stop(threshold=0, probabilities=(1, 0, 0, 0, 0))
+EXIT = PrefilterExit(threshold=0, probabilities=(1, 0, 0, 0, 0))
 MANIFEST = Manifest(
     format_version=8, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
-    prefilter=Prefilter(ordinary=STOP, lawful=STOP),
+    prefilter=Prefilter(ordinary=EXIT, lawful=EXIT),
     networks=(
         Network(
             file="model.onnx", vocabulary="lexicon", max_tokens=64, fusion=Fusion(scores=(0, 0), weights=(1,), bias=0),
         ),
     ),
     discount=1.0, provisional=Fusion(scores=(0.0, 0.5), weights=(), bias=-1.0),
-    passed=(0.1,), loss={"in corpus": Loss(lost=0, flagged=1, bound=1)}, provenance={}, files={},
+    passed=(0.1,), loss={"in corpus": Missed(lost=0, flagged=1, bound=1)}, provenance={}, files={},
 )  # fmt: skip
 
 
@@ -182,7 +192,7 @@ RULES = MANIFEST.model_copy(
 )  # fmt: skip
 
 
-class Reader:
+class FakeReader:
     """Gives each unit log-odds of risk, the same in each network, and remembers who read what."""
 
     def __init__(self, odds: dict[int, float], tokens: dict[int, int] | None = None) -> None:
@@ -207,78 +217,78 @@ def units(scores: list[float], windows: int) -> Units:
     return Units(np.array([0]), np.zeros(windows + 1, np.int64), ranges, np.stack([np.ones_like(each), each]))
 
 
-def judged(reader: Reader, given: Units, **options: Any) -> Cascaded:
+def judged(reader: FakeReader, given: Units, **options: Any) -> Cascaded:
     no = np.zeros(1, np.bool_)
-    on, stops = prefiltered(RULES, given, no, no)
-    return cascade(RULES, given, on, stops, reader, **options)
+    continues, exits = prefiltered(RULES, given, no, no)
+    return cascade(RULES, given, continues, exits, reader, **options)
 
 
 def test_the_riskiest_unit_decides_and_windows_count_less():
-    found = judged(Reader({0: 1.0, 1: 1.5, 2: 3.0}), units([1, 1, 1], 2))
+    found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 3.0}), units([1, 1, 1], 2))
     assert (found.units[0], found.odds[0], found.depth[0]) == (2, pytest.approx(2.0, abs=1e-5), 3)
     assert found.signs[0].tolist() == [2]
-    found = judged(Reader({0: 1.0, 1: 1.5, 2: 1.9}), units([1, 1, 1], 2))
+    found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 1.9}), units([1, 1, 1], 2))
     assert (found.units[0], found.odds[0]) == (0, pytest.approx(1.0, abs=1e-5))
     assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-1)))
 
 
 def test_the_riskiest_windows_by_the_prefilter_are_read_six_at_most():
-    reader = Reader(dict.fromkeys(range(10), -1.5))
+    reader = FakeReader(dict.fromkeys(range(10), -1.5))
     judged(reader, units([1, *range(1, 10)], 9))
     assert [unit for network, unit in reader.calls if network == 0] == [0, 9, 8, 7, 6, 5, 4]
     assert WINDOWS == 6
 
 
 def test_windows_that_the_prefilter_stops_are_not_read():
-    reader = Reader({})
+    reader = FakeReader({})
     judged(reader, units([1, 1, -1, -1], 3))
     assert {unit for _, unit in reader.calls} == {0, 1}
 
 
 def test_a_whole_that_is_stopped_leaves_its_windows_to_the_networks():
-    found = judged(Reader({2: 4.0}), units([-1, -1, 1], 2))
+    found = judged(FakeReader({2: 4.0}), units([-1, -1, 1], 2))
     assert (found.units[0], found.odds[0]) == (2, pytest.approx(3.0, abs=1e-5))
-    found = judged(Reader({2: -40.0}), units([-1, -1, 1], 2))
+    found = judged(FakeReader({2: -40.0}), units([-1, -1, 1], 2))
     assert found.units[0] == 0
     assert found.probabilities[0] == pytest.approx([1, 0, 0, 0, 0], abs=1e-6)  # as the prefilter's stop says
 
 
 def test_each_network_reads_what_the_one_before_is_not_certain_of():
     for odds, wanted in ((-3.0, [0]), (-1.5, [0, 1]), (0.0, [0, 1, 2]), (7.0, [0, 1])):
-        reader = Reader({0: odds})
+        reader = FakeReader({0: odds})
         judged(reader, units([1], 0))
         assert [network for network, _ in reader.calls] == wanted
 
 
 def test_what_is_certain_spares_the_windows():
-    reader = Reader({0: 7.0})
+    reader = FakeReader({0: 7.0})
     judged(reader, units([1, 1, 1], 2))
     assert reader.calls == [(0, 0), (1, 0)]
 
 
 def test_a_whole_that_does_not_fit_is_read_in_its_windows():
-    reader = Reader({2: 4.0}, tokens={0: 10_000})
+    reader = FakeReader({2: 4.0}, tokens={0: 10_000})
     found = judged(reader, units([1, -1, -1], 2))  # stopped by themselves
     assert {unit for _, unit in reader.calls} == {1, 2}
     assert found.units[0] == 2
 
 
 def test_no_network_reads_more_tokens_of_a_message_than_it_may():
-    reader = Reader(dict.fromkeys(range(7), 0.0), tokens=dict.fromkeys(range(7), 60))
+    reader = FakeReader(dict.fromkeys(range(7), 0.0), tokens=dict.fromkeys(range(7), 60))
     judged(reader, units([1] * 7, 6))
     counts = [sum(network == place for network, _ in reader.calls) for place in range(3)]
     assert counts == [7, TOKENS["model.onnx"] // 60, TOKENS["verifier.onnx"] // 60]
 
 
 def test_when_time_is_up_nothing_more_is_read():
-    found = judged(Reader({0: 4.0}), units([1], 0), until=time.monotonic())
+    found = judged(FakeReader({0: 4.0}), units([1], 0), until=time.monotonic())
     assert (found.depth[0], found.final[0]) == (0, False)
     assert found.odds[0] == provisional_odds(RULES, units([1], 0), 0) == pytest.approx(-0.5)
-    assert judged(Reader({0: 4.0}), units([1], 0), until=time.monotonic() + 60).final[0]
+    assert judged(FakeReader({0: 4.0}), units([1], 0), until=time.monotonic() + 60).final[0]
 
 
 def test_everyone_reads_every_whole_and_no_window():
-    reader = Reader({0: -9.0})
+    reader = FakeReader({0: -9.0})
     judged(reader, units([1, 1, 1], 2), everyone=True)
     assert reader.calls == [(0, 0), (1, 0), (2, 0)]
 

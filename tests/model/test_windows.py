@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jingyin.model.bundle import Fusion, Network, Prefilter, Rules, Stop
+from jingyin.model.bundle import CascadeRules, Fusion, Network, Prefilter, PrefilterExit
 from jingyin.model.cascade import cascade, prefiltered, riskiest_windows
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units, windows
@@ -11,12 +11,12 @@ from jingyin.model.prefilter import Units, windows
 UNIFORM = (0.2,) * 5
 
 
-def rules(discount: float = 1.0, threshold: float = 0.0) -> Rules:
+def rules(discount: float = 1.0, threshold: float = 0.0) -> CascadeRules:
     """Return the rules of one network, whose log-odds of risk stand as they are."""
     fusion = Fusion(scores=(0.0, 0.0), weights=(1.0,), bias=0.0)
-    stop = Stop(threshold=threshold, probabilities=UNIFORM)
-    return Rules(
-        labels=LABELS, discount=discount, prefilter=Prefilter(ordinary=stop, lawful=stop),
+    exit_ = PrefilterExit(threshold=threshold, probabilities=UNIFORM)
+    return CascadeRules(
+        labels=LABELS, discount=discount, prefilter=Prefilter(ordinary=exit_, lawful=exit_),
         networks=(Network(file="model.onnx", vocabulary="lexicon", max_tokens=320, fusion=fusion),),
         provisional=Fusion(scores=(0.0, 1.0), weights=(), bias=0.0),
     )  # fmt: skip
@@ -29,7 +29,7 @@ def message(*scores: float) -> Units:
     return Units(np.zeros(1, np.int64), np.zeros(count, np.int64), [(i, i + 1) for i in range(count)], both)
 
 
-class Reader:
+class WindowReader:
     """Gives each unit a log-odds of risk, and says which it has read."""
 
     def __init__(self, odds: list[float], tokens: int = 10) -> None:
@@ -43,10 +43,10 @@ class Reader:
         return np.array([0.0, -99, self.odds[unit], -99, -99], np.float32), self.tokens
 
 
-def decided(units: Units, reader: Reader, by: Rules) -> tuple[int, float]:
+def decided(units: Units, reader: WindowReader, by: CascadeRules) -> tuple[int, float]:
     """Return the unit that decides, and the log-odds of the risk."""
-    on, stops = prefiltered(by, units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
-    found = cascade(by, units, on, stops, reader)
+    continues, exits = prefiltered(by, units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
+    found = cascade(by, units, continues, exits, reader)
     return int(found.units[0]), float(found.odds[0])
 
 
@@ -81,17 +81,23 @@ def test_a_window_holds_a_quotation_with_the_words_before_it(text: str, cut: lis
 def test_the_riskiest_unit_decides_wherever_it_stands(place):
     odds = [-5.0] * 7
     odds[place] = 4.0
-    unit, risk = decided(message(*[1.0] * 7), Reader(odds), rules(discount=1.0))
+    unit, risk = decided(message(*[1.0] * 7), WindowReader(odds), rules(discount=1.0))
     assert (unit, risk) == (place, pytest.approx(3.0, abs=1e-6))  # a window counts one less
 
 
 def test_the_whole_decides_where_no_window_is_riskier_by_more_than_the_discount():
-    assert decided(message(1.0, 1.0, 1.0), Reader([2.0, 2.9, -5.0]), rules(discount=1.0)) == (0, pytest.approx(2.0))
-    assert decided(message(1.0, 1.0, 1.0), Reader([2.0, 3.1, -5.0]), rules(discount=1.0)) == (1, pytest.approx(2.1))
+    assert decided(message(1.0, 1.0, 1.0), WindowReader([2.0, 2.9, -5.0]), rules(discount=1.0)) == (
+        0,
+        pytest.approx(2.0),
+    )
+    assert decided(message(1.0, 1.0, 1.0), WindowReader([2.0, 3.1, -5.0]), rules(discount=1.0)) == (
+        1,
+        pytest.approx(2.1),
+    )
 
 
 def test_networks_read_the_whole_and_the_six_riskiest_windows_by_the_prefilter():
-    reader = Reader([-5.0] * 10)
+    reader = WindowReader([-5.0] * 10)
     decided(message(1.0, *[1, 2, 3, 4, 5, 6, 7, 8, 9]), reader, rules())
     assert reader.read == [0, 9, 8, 7, 6, 5, 4]
     units = message(1.0, 3.0, 1.0, 2.0)
@@ -101,13 +107,13 @@ def test_networks_read_the_whole_and_the_six_riskiest_windows_by_the_prefilter()
 def test_a_message_goes_on_with_any_of_its_windows():
     """What is mostly lawful, and stopped as lawful, is read where one window is not."""
     units = message(-1.0, -1.0, 1.0)
-    on, stops = prefiltered(rules(), units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
-    assert (on.tolist(), stops.tolist()) == ([False, False, True], [-1])
-    assert decided(units, Reader([9.0, 9.0, 4.0]), rules(discount=1.0)) == (2, pytest.approx(3.0, abs=1e-6))
+    continues, exits = prefiltered(rules(), units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
+    assert (continues.tolist(), exits.tolist()) == ([False, False, True], [-1])
+    assert decided(units, WindowReader([9.0, 9.0, 4.0]), rules(discount=1.0)) == (2, pytest.approx(3.0, abs=1e-6))
     assert prefiltered(rules(), message(-1.0, -1.0), np.zeros(1, np.bool_), np.zeros(1, np.bool_))[1].tolist() == [1]
 
 
 def test_the_main_network_reads_320_tokens_of_a_message():
-    reader = Reader([-5.0] * 6, tokens=100)
+    reader = WindowReader([-5.0] * 6, tokens=100)
     decided(message(*[1.0] * 6), reader, rules())
     assert len(reader.read) == 3

@@ -64,7 +64,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_workers_refuse_another_bundle_than_their_parent_read(signed_bundle: Path) -> None:
     scorer = Scorer.load(signed_bundle)
-    scorer.start = scorer.start._replace(id="0123456789abcdef")
+    scorer.arguments = scorer.arguments._replace(id="0123456789abcdef")
     with pytest.raises(BundleError, match=r"the bundle changed from 0123456789abcdef to [0-9a-f]{16} .*; start again"):
         deque(scorer.score_many(["你好"] * 600, processes=1 + 1), maxlen=0)
 
@@ -72,7 +72,7 @@ def test_workers_refuse_another_bundle_than_their_parent_read(signed_bundle: Pat
 @pytest.mark.usefixtures("at_once")
 def test_a_bundle_that_is_gone_is_said(signed_bundle: Path, tmp_path: Path) -> None:
     scorer = Scorer.load(signed_bundle)
-    scorer.start = scorer.start._replace(bundle=tmp_path / "gone")
+    scorer.arguments = scorer.arguments._replace(bundle=tmp_path / "gone")
     with pytest.raises(BundleError, match=str(tmp_path)):
         deque(scorer.score_many(["你好"] * 600, processes=2), maxlen=0)
 

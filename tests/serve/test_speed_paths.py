@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from tests.toy_bundle import set_stops
+from tests.toy_bundle import set_exits
 
 from jingyin import Scorer
 from jingyin.model.labels import Verdict
@@ -45,7 +45,7 @@ def test_the_cache_changes_no_verdict() -> None:
 def test_a_disguised_message_gets_no_decision_that_the_prefilter_made() -> None:
     scorer, plain = Scorer.load(), "今天天气不错，我们去公园走走吧"
     ((score,), _) = prefilter_scores(scorer.bundle.prefilter_weights, code_points(["今天天气不错,我们去公园走走吧"]))
-    set_stops(scorer, float(np.nextafter(score, np.float32(9))), -np.inf)
+    set_exits(scorer, float(np.nextafter(score, np.float32(9))), -np.inf)
     assert scorer.score(plain).stage == "prefilter"
     assert scorer.score("\u200b今天\u200b天气不错，我们去公园走走吧").stage == "network"
     assert scorer.score(plain).stage == "cache"
@@ -54,7 +54,7 @@ def test_a_disguised_message_gets_no_decision_that_the_prefilter_made() -> None:
 @pytest.mark.exhaustive
 def test_a_long_stream_leaves_nothing_behind() -> None:
     scorer = Scorer.load(cache_bytes=200_000)
-    set_stops(scorer, np.inf, np.inf)  # the network has no part in this
+    set_exits(scorer, np.inf, np.inf)  # the network has no part in this
 
     words = "天地人你我他上下来去大小多少红白"
     stream = scorer.score_many(map("".join, product(words, repeat=5)))

@@ -6,7 +6,7 @@ import pytest
 from jingyin.model.text import CleanText, clean
 from jingyin.train import stages as teachers
 from jingyin.train.saved import trained_weights
-from jingyin.train.stages import soft_labels
+from jingyin.train.stages import teacher_probabilities
 
 TEXTS = [clean(f"第{i}条") for i in range(7)]
 
@@ -33,38 +33,38 @@ def teacher(tmp_path: Path, name: str, weights: bytes) -> str:
 
 def test_a_teacher_that_has_spoken_is_not_asked_again(tmp_path, asked):
     name = teacher(tmp_path, "one", b"x")
-    first = soft_labels([name], TEXTS, tmp_path / "kept")
+    first = teacher_probabilities([name], TEXTS, tmp_path / "kept")
     assert asked == ["one"]
-    assert np.array_equal(soft_labels([name], TEXTS, tmp_path / "kept"), first)
+    assert np.array_equal(teacher_probabilities([name], TEXTS, tmp_path / "kept"), first)
     assert asked == ["one"]
     assert len(list((tmp_path / "kept").iterdir())) == 1
-    soft_labels([name], TEXTS, tmp_path / "elsewhere")
+    teacher_probabilities([name], TEXTS, tmp_path / "elsewhere")
     assert asked == ["one", "one"]
 
 
 def test_it_is_asked_about_other_texts_or_the_same_in_another_order(tmp_path, asked):
     name = teacher(tmp_path, "one", b"x")
     for texts in (TEXTS, TEXTS[:6], TEXTS[::-1], TEXTS):
-        assert len(soft_labels([name], texts, tmp_path / "kept")) == len(texts)
+        assert len(teacher_probabilities([name], texts, tmp_path / "kept")) == len(texts)
     assert len(asked) == len(list((tmp_path / "kept").iterdir())) == 3
 
 
 def test_it_is_asked_again_once_it_is_another(tmp_path, asked):
     name = teacher(tmp_path, "one", b"x")
-    before = soft_labels([name], TEXTS, tmp_path / "kept")
+    before = teacher_probabilities([name], TEXTS, tmp_path / "kept")
     trained_weights(Path(name)).write_bytes(b"xy")
-    after = soft_labels([name], TEXTS, tmp_path / "kept")
+    after = teacher_probabilities([name], TEXTS, tmp_path / "kept")
     assert asked == ["one", "one"]
     assert not np.allclose(before, after)
 
 
 def test_the_mean_is_of_logits_and_each_teacher_is_kept_by_itself(tmp_path, asked):
     one, three = teacher(tmp_path, "one", b"x"), teacher(tmp_path, "three", b"xxx")
-    both = soft_labels([one, three], TEXTS, tmp_path / "kept")
+    both = teacher_probabilities([one, three], TEXTS, tmp_path / "kept")
     wanted = np.exp(2.0 * np.arange(5))
     np.testing.assert_allclose(both, np.tile(wanted / wanted.sum(), (7, 1)), rtol=1e-5)
     assert both.dtype == np.float32
-    soft_labels([three], TEXTS, tmp_path / "kept")
+    teacher_probabilities([three], TEXTS, tmp_path / "kept")
     assert asked == ["one", "three"]
 
 
@@ -77,13 +77,13 @@ def test_what_was_cut_short_is_not_taken_for_what_was_said(tmp_path, asked, monk
     with monkeypatch.context() as patch:
         patch.setattr(teachers.np, "save", fails)
         with pytest.raises(OSError, match="disk full"):
-            soft_labels([name], TEXTS, tmp_path / "kept")
-    soft_labels([name], TEXTS, tmp_path / "kept")
+            teacher_probabilities([name], TEXTS, tmp_path / "kept")
+    teacher_probabilities([name], TEXTS, tmp_path / "kept")
     assert asked == ["one", "one"]
 
 
 def test_a_bundle_is_asked_for_what_all_of_its_networks_say(bundle, tmp_path):
     texts = [clean("明天曝光"), clean("去公园")]
-    found = soft_labels([str(bundle)], texts, tmp_path / "kept")
+    found = teacher_probabilities([str(bundle)], texts, tmp_path / "kept")
     assert found.argmax(1).tolist() == [2, 0]
     assert found.sum(1) == pytest.approx(1, abs=1e-6)

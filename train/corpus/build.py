@@ -152,11 +152,11 @@ def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe
     of_split = {
         name: [record for record, (_, split) in zip(records, placed, strict=True) if split == name] for name in SPLITS
     }
-    beside = {split: _neighbours(of_split[split], recipe.seed) for split in ("train", "calibration")}
+    company = {split: _neighbours(of_split[split], recipe.seed) for split in ("train", "calibration")}
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for record, (key, split) in zip(_track(records, "filling"), placed, strict=True):
         weight = weights.get(record.source, 1.0)
-        splits[split] += _variants(record, key, weight, recipe, split, beside.get(split, {}))
+        splits[split] += _variants(record, key, weight, recipe, split, company.get(split, {}))
     splits["train"] += [_generated(text, "nonsense") for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed))]
     innocents = everyday(recipe.everyday, recipe.seed, held_out=False)
     held_out = [comparable_text(row.template) for split in SPLITS[1:] for row in splits[split]]
@@ -226,21 +226,21 @@ def _split(key: str, shares: Splits) -> str:
 
 
 def _variants(
-    record: Record, group: str, weight: float, recipe: CorpusRecipe, split: str, beside: Neighbours
+    record: Record, group: str, weight: float, recipe: CorpusRecipe, split: str, company: Neighbours
 ) -> Iterator[Row]:
     """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
 
     For calibration an authored one comes once more in company, so that windows get the weight they deserve there. The
-    other splits have messages as they stand; evaluation changes them by itself. `beside` are the texts for company.
+    other splits have messages as they stand; evaluation changes them by itself. `company` holds the texts to add.
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
     plain = [fill_slots(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
     texts = [(text, "") for text in dict.fromkeys(plain)]
     if split == "train":
-        texts += _copies(record, [text for text, _ in texts], recipe, beside, rng)
+        texts += _copies(record, [text for text, _ in texts], recipe, company, rng)
     elif split == "calibration" and recipe.company and record.source == "authored":
-        texts += _in_company(record, plain, 1, beside, rng)
+        texts += _in_company(record, plain, 1, company, rng)
     for text, evasion in texts:
         kind = evasion.removeprefix("company:") if evasion.startswith("company:") else ""
         yield Row(
@@ -261,7 +261,7 @@ def _variants(
 
 
 def _copies(
-    record: Record, plain: Sequence[str], recipe: CorpusRecipe, beside: Neighbours, rng: Random
+    record: Record, plain: Sequence[str], recipe: CorpusRecipe, company: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
     """Yield copies of a training message and their kinds: disguised, quoted, with head or tail, in company."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
@@ -274,14 +274,14 @@ def _copies(
     if rng.random() < recipe.dressed:
         yield from [(affix(rng.choice(texts), rng), "dressed") for _ in range(_AFFIXED)]
     copies = recipe.company if record.source == "authored" else recipe.company / 2
-    yield from _in_company(record, texts, int(copies + rng.random()), beside, rng)
+    yield from _in_company(record, texts, int(copies + rng.random()), company, rng)
 
 
 def _in_company(
-    record: Record, texts: Sequence[str], copies: int, beside: Neighbours, rng: Random
+    record: Record, texts: Sequence[str], copies: int, company: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
     for _ in range(copies):
-        if found := training_company(rng.choice(texts), record.label, rng, beside):
+        if found := training_company(rng.choice(texts), record.label, rng, company):
             yield found[0], f"company:{found[1]}"
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train.corpus.perturb import entries
-from jingyin.train.corpus.stats import Message
+from jingyin.train.corpus.stats import CorpusMessage
 
 Neighbours = Mapping[str, Sequence[str]]
 """Kind of company -> the messages, slots filled, that accompany others."""
@@ -48,7 +48,7 @@ _MOST_SENTENCES = (1, 1, 1, 2, 2, 3, 4, 6)
 _MOST_CHARACTERS = (8, 16, 30, 60, 100, 150, 200, 300)
 
 
-def neighbours(messages: Iterable[Message]) -> dict[str, list[str]]:
+def neighbours(messages: Iterable[CorpusMessage]) -> dict[str, list[str]]:
     """Return the texts that may accompany others, by kind: of undisguised messages of one split, and of HELD_OUT."""
     found: dict[str, list[str]] = defaultdict(list)
     for message in messages:

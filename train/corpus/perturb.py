@@ -228,7 +228,7 @@ def _template(text: str, rng: Random) -> str:
 
 
 @dataclass(frozen=True)
-class Family:
+class EvasionFamily:
     """One way to disguise a message.
 
     `disguise` takes a word, with `digits` also one of digits, or with `whole` the whole message. No training row is
@@ -242,20 +242,20 @@ class Family:
 
 
 _FAMILIES = {
-    "homophone": Family(_homophone),
-    "lookalike": Family(partial(_by_table, "lookalikes"), digits=True),
-    "component": Family(partial(_by_table, "components"), held_out=True),
-    "spacing": Family(partial(_between, _SPACES)),
-    "symbols": Family(partial(_between, _SYMBOLS)),
-    "zero_width": Family(_zero_width),
-    "pinyin": Family(_spell),
-    "initials": Family(_initials),
-    "traditional": Family(_traditional),
-    "emoji": Family(partial(_whole_or_part, "emoji"), held_out=True),
-    "numbers": Family(_numbers, digits=True),
-    "slang": Family(partial(_whole_or_part, "slang"), held_out=True),
-    "reversal": Family(lambda word, rng: word[::-1], held_out=True),
-    "template": Family(_template, whole=True),
+    "homophone": EvasionFamily(_homophone),
+    "lookalike": EvasionFamily(partial(_by_table, "lookalikes"), digits=True),
+    "component": EvasionFamily(partial(_by_table, "components"), held_out=True),
+    "spacing": EvasionFamily(partial(_between, _SPACES)),
+    "symbols": EvasionFamily(partial(_between, _SYMBOLS)),
+    "zero_width": EvasionFamily(_zero_width),
+    "pinyin": EvasionFamily(_spell),
+    "initials": EvasionFamily(_initials),
+    "traditional": EvasionFamily(_traditional),
+    "emoji": EvasionFamily(partial(_whole_or_part, "emoji"), held_out=True),
+    "numbers": EvasionFamily(_numbers, digits=True),
+    "slang": EvasionFamily(partial(_whole_or_part, "slang"), held_out=True),
+    "reversal": EvasionFamily(lambda word, rng: word[::-1], held_out=True),
+    "template": EvasionFamily(_template, whole=True),
 }
 FAMILIES = tuple(_FAMILIES)
 HELD_OUT = tuple(name for name, family in _FAMILIES.items() if family.held_out)

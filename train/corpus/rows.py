@@ -113,10 +113,10 @@ class _Signs(BaseModel):
     signs: list[Annotated[str, _one_of(SIGN_IDS)]]
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_RowModel = TypeVar("_RowModel", bound=BaseModel)
 
 
-def _rows(path: Path, model: type[_Model], errors: list[str]) -> Iterator[tuple[str, _Model]]:
+def _rows(path: Path, model: type[_RowModel], errors: list[str]) -> Iterator[tuple[str, _RowModel]]:
     """Yield place and row of each valid line; append a sentence for each other line to `errors`."""
     try:
         lines = path.read_bytes().splitlines()

@@ -18,7 +18,7 @@ OBVIOUS = re.compile(
 """Words that a keyword filter would list; such a filter can't see a threat without any of them."""
 
 
-Message = Record | store.Row
+CorpusMessage = Record | store.Row
 """The items counted: records or rows."""
 
 
@@ -46,7 +46,7 @@ def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
     return "\n\n".join(parts)
 
 
-def message_tables(messages: Iterable[Message]) -> str:
+def message_tables(messages: Iterable[CorpusMessage]) -> str:
     """Return counts per label, source, voice, writer, case, family and sign, and lengths in characters."""
     messages = list(messages)
     families = Counter((m.label, m.family) for m in messages)
@@ -65,7 +65,7 @@ def message_tables(messages: Iterable[Message]) -> str:
     return "\n\n".join(tables)
 
 
-def _lengths(messages: Sequence[Message]) -> str:
+def _lengths(messages: Sequence[CorpusMessage]) -> str:
     rows = []
     for label in LABELS:
         found = [message.text for message in messages if message.label == label]

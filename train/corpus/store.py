@@ -10,8 +10,9 @@ from typing import Annotated, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
+from jingyin.model.bundle import FrozenModel
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import atomic_folder
 from jingyin.train.corpus.perturb import TRAINING
@@ -123,11 +124,7 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str | Path) else value
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Splits(_Model):
+class Splits(FrozenModel):
     """Shares of the groups; they add up to 1. One that is left out is 0."""
 
     train: Share = 0.0
@@ -143,7 +140,7 @@ class Splits(_Model):
         return self
 
 
-class Public(_Model):
+class Public(FrozenModel):
     """A public corpus to add: its kind (public.KINDS), path, weight of each message, how many, its splits.
 
     `splits` may hold out more of it than of the authored messages: bounds on false positives take many benign rows.
@@ -170,7 +167,7 @@ class Public(_Model):
         return path
 
 
-class Evasion(_Model):
+class Evasion(FrozenModel):
     """How many training messages get a disguised copy, how strong, and by which families."""
 
     share: Share = 0.5
@@ -190,7 +187,7 @@ Most = dict[Literal["train", "validation", "calibration", "test"], Annotated[int
 """Split -> the most messages of it."""
 
 
-class CorpusRecipe(_Model):
+class CorpusRecipe(FrozenModel):
     """A corpus recipe. `draws` is how often the slots of a training message are filled anew.
 
     `authored` is a file or folder of authored messages or a list of them, by default all folders in the package
@@ -219,8 +216,8 @@ class CorpusRecipe(_Model):
     nonsense: int = Field(0, ge=0)
     everyday: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()
-    most_authored: Most = {}
-    most_public: Most = {}
+    most_authored: Most = Field({})
+    most_public: Most = Field({})
     splits: Splits = Splits(train=0.7, validation=0.1, calibration=0.1, test=0.1)
     case_splits: Splits = Splits(train=0.7, validation=0.02, calibration=0.08, test=0.2)
 

@@ -17,7 +17,7 @@ from jingyin.train.corpus.company import CHARACTERS, Neighbours, neighbours, wit
 from jingyin.train.corpus.company import HELD_OUT as HELD_OUT_COMPANY
 from jingyin.train.corpus.perturb import FAMILIES, HELD_OUT, entries, evade
 from jingyin.train.corpus.store import Row
-from jingyin.train.evaluate.samples import Messages, sample_evenly
+from jingyin.train.evaluate.samples import Samples, sample_evenly
 from jingyin.train.evaluate.statistics import Bools, Ints
 
 _SEED = 7
@@ -32,7 +32,7 @@ class Suite:
     texts: list[str]
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[int], messages: Messages, change: Callable[[str, Random], str]) -> "Suite":
+    def of(cls, name: str, rows: Sequence[int], messages: Samples, change: Callable[[str, Random], str]) -> "Suite":
         """Change messages, each with a seed of its own, and keep those that do change."""
         texts = {i: change(messages.texts[i], Random(f"{_SEED}|{name.removesuffix(' *')}|{i}")) for i in rows}
         changed = [i for i, text in texts.items() if text != messages.texts[i]]
@@ -44,7 +44,7 @@ class Suite:
 _STRENGTH = 0.5
 
 
-def disguised(messages: Messages, rows: Sequence[int]) -> list[Suite]:
+def disguised(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages disguised by each evasion family."""
     return [
         Suite.of(f"{family} *" if family in HELD_OUT else family, rows, messages, partial(_evaded, family, _STRENGTH))
@@ -65,7 +65,7 @@ _FIRST = (
 _FROM_TABLES = (("heads", 9), ("tails", 9), ("heads_held_out", 5), ("tails_held_out", 6))
 
 
-def heads_and_tails(messages: Messages, rows: Sequence[int]) -> list[Suite]:
+def heads_and_tails(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages with each of forty heads and tails, the same ones every time."""
     suites = []
     for head, tail, held_out in affixes():
@@ -101,18 +101,18 @@ LONG = (("chat", 900, "around"), ("ads", 900, "around"))
 """Long messages: more than ten windows, the one that counts in the middle."""
 
 
-def in_company(messages: Messages, rows: Sequence[int]) -> list[Suite]:
+def in_company(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages in each kind, amount and place of company."""
     return _company(messages, rows, _COMPANY)
 
 
-def long_messages(messages: Messages, rows: Sequence[int]) -> list[Suite]:
+def long_messages(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages in the middle of 900 other characters."""
     return _company(messages, rows, LONG)
 
 
-def _company(messages: Messages, rows: Sequence[int], kinds: Sequence[tuple[str, int, str]]) -> list[Suite]:
-    beside = neighbours(
+def _company(messages: Samples, rows: Sequence[int], kinds: Sequence[tuple[str, int, str]]) -> list[Suite]:
+    company = neighbours(
         Row(messages.texts[i], LABELS[messages.labels[i]], messages.families[i], "", messages.sources[i], "", "", "", 1)
         for i in np.flatnonzero(messages.benign).tolist()
     )
@@ -120,16 +120,16 @@ def _company(messages: Messages, rows: Sequence[int], kinds: Sequence[tuple[str,
     for kind, amount, place in kinds:
         counted = "characters" if kind in CHARACTERS else "sentence" if amount == 1 else "sentences"
         name = f"{place} {amount} {counted} of {kind}" + (" *" if kind in HELD_OUT_COMPANY else "")
-        change = partial(_beside, kind, amount, place, beside)
+        change = partial(_accompany, kind, amount, place, company)
         suites.append(Suite.of(name, rows, messages, change))
     return [suite for suite in suites if suite.texts]
 
 
-def _beside(kind: str, amount: int, place: str, beside: Neighbours, text: str, rng: Random) -> str:
-    return with_company(text, kind, amount, place, rng, beside)
+def _accompany(kind: str, amount: int, place: str, company: Neighbours, text: str, rng: Random) -> str:
+    return with_company(text, kind, amount, place, rng, company)
 
 
-def quoted(messages: Messages, among: Bools, most: int) -> list[str]:
+def quoted(messages: Samples, among: Bools, most: int) -> list[str]:
     """Return up to `most` threats `among` (n,) the messages, each quoted in a report of a kind that training lacks.
 
     A report is benign, whatever it quotes.
@@ -141,7 +141,7 @@ def quoted(messages: Messages, among: Bools, most: int) -> list[str]:
     ]
 
 
-def suites(messages: Messages, new: Bools, most: int) -> tuple[dict[str, list[Suite]], list[int]]:
+def suites(messages: Samples, new: Bools, most: int) -> tuple[dict[str, list[Suite]], list[int]]:
     """Return up to `most` threats and as many innocents under every attack, and the rows that were drawn for that.
 
     Company and long messages are built from rows that are `new` (n,).

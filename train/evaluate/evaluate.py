@@ -17,7 +17,7 @@ from jingyin.train.corpus.perturb import nonsense
 from jingyin.train.evaluate import attacks, measures, samples, systems
 from jingyin.train.evaluate.measures import RATES, Evaluation, Rows, Tables
 from jingyin.train.evaluate.report import write_report
-from jingyin.train.evaluate.samples import Messages, Seen
+from jingyin.train.evaluate.samples import Samples, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
 from jingyin.train.evaluate.systems import Judged, System
 from jingyin.train.pack.thresholds import rows_needed
@@ -120,7 +120,7 @@ def plain_messages() -> Path:
 
 
 def _on_traffic(
-    every: Sequence[Judged], messages: Messages, seen: Seen | None, others: Mapping[str, Sequence[str]], new: Bools
+    every: Sequence[Judged], messages: Samples, seen: Seen | None, others: Mapping[str, Sequence[str]], new: Bools
 ) -> Tables:
     """Return false alarms by source, and recall on the `new` threats (n,) where fewer false alarms are allowed."""
     tables: Tables = {"traffic": {}, "frontier": {}}
@@ -138,7 +138,7 @@ def _on_traffic(
     return tables
 
 
-def _changed(bundles: Sequence[Judged], messages: Messages, new: Bools, most: int) -> Tables:
+def _changed(bundles: Sequence[Judged], messages: Samples, new: Bools, most: int) -> Tables:
     """Return figures of threats and innocents under attack: of all kinds, and in company of `new` ones (n,)."""
     suites, plain = attacks.suites(messages, new, most)
     tables = {
@@ -147,7 +147,7 @@ def _changed(bundles: Sequence[Judged], messages: Messages, new: Bools, most: in
     return tables | {"senders": _each(bundles, lambda judged: measures.greedy(judged, messages, plain))}
 
 
-def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Messages) -> dict[str, Rows]:
+def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samples) -> dict[str, Rows]:
     """Return milliseconds a message, one at a time on one thread, and the megabytes of bundles."""
     ways: dict[tuple[str, str], Callable[[str], object]] = {}
     for row, prefilter in (("a message", True), ("without prefilter", False)):
@@ -166,12 +166,12 @@ def _alone(system: System, text: str) -> Judged:
     return system.judge([text])
 
 
-def _notes(messages: Messages, seen: Seen | None, training: Path) -> list[str]:
+def _notes(messages: Samples, seen: Seen | None, training: Path) -> list[str]:
     few = [each for each in RATES if messages.benign.sum() < rows_needed(each)]
     notes = [f"recall where {each:.1%} of the benign are flagged needs {rows_needed(each)} benign rows" for each in few]
     if not seen:
         notes.append(
-            f"no n-gram baseline, and unseen cases are not shown apart: there is no {training.name} beside the data; "
+            f"no n-gram baseline, and unseen cases are not shown apart: there is no {training.name} next to the data; "
             "name one with --train"
         )
     return notes

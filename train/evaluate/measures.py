@@ -19,7 +19,7 @@ from jingyin.model.text import clean
 from jingyin.train.corpus.rows import is_annotated, sign_targets
 from jingyin.train.data import unlabelled
 from jingyin.train.evaluate.attacks import TRIES, Suite, edited, flagged_halves, greedy_tries
-from jingyin.train.evaluate.samples import Messages, length, pairs, parts, script
+from jingyin.train.evaluate.samples import Samples, length, pairs, parts, script
 from jingyin.train.evaluate.statistics import Bools, Estimate, Floats, Ints, Rate, rate, recall_at, recalls_at
 from jingyin.train.evaluate.systems import Judged, System
 from jingyin.train.pack.calibrate import sign_logits
@@ -63,7 +63,7 @@ class Evaluation:
     notes: list[str]
 
 
-def whole(judged: Judged, messages: Messages) -> Rows:
+def whole(judged: Judged, messages: Samples) -> Rows:
     """Measure a system on all rows, at its own thresholds and at fixed rates that the benign rows can bound."""
     benign, flagged, groups = messages.benign, messages.flagged, messages.group_numbers
     paired = pairs(messages)
@@ -96,7 +96,7 @@ def all_right(pairs: Sequence[Ints], right: Bools) -> Bools:
     return np.array([bool(right[rows].all()) for rows in pairs], np.bool_)
 
 
-def by_part(judged: Judged, messages: Messages, named: Mapping[str, Ints]) -> Rows:
+def by_part(judged: Judged, messages: Samples, named: Mapping[str, Ints]) -> Rows:
     """Measure actions and labels in parts of the data, `named` by their rows; intervals draw whole groups."""
     groups, right = messages.group_numbers, judged.predicted == messages.labels
     out: Rows = {}
@@ -115,7 +115,7 @@ def by_part(judged: Judged, messages: Messages, named: Mapping[str, Ints]) -> Ro
     return out
 
 
-def innocents(judged: Judged, messages: Messages) -> Rows:
+def innocents(judged: Judged, messages: Samples) -> Rows:
     """Measure the benign rows: all, those of each label, and each family, the worst first."""
 
     def actions(rows: Ints) -> dict[str, Value]:
@@ -130,7 +130,7 @@ def innocents(judged: Judged, messages: Messages) -> Rows:
     return {name: actions(rows) for name, rows in first.items()} | {name: found[name] for name in worst}
 
 
-def slices(judged: Judged, messages: Messages) -> Rows:
+def slices(judged: Judged, messages: Samples) -> Rows:
     """Measure the rows of each length, script and source."""
     by = {"length": parts(messages.texts, length), "script": parts(messages.texts, script)}
     named = {f"{name}: {value}": rows for name, values in by.items() for value, rows in values.items()}
@@ -177,7 +177,7 @@ def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
     return out
 
 
-def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows:
+def changed(judged: Judged, suites: Sequence[Suite], messages: Samples) -> Rows:
     """Measure changed messages: the share of threats still found, and of those flagged unchanged the share that passes.
 
     Suites are sorted by the share that passes, after the mean over suites and the worst.
@@ -204,7 +204,7 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Messages) -> Rows
     return {"mean": mean, "worst": worst[0][1], **dict(worst)}
 
 
-def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:
+def greedy(judged: Judged, messages: Samples, rows: Sequence[int]) -> Rows:
     """Attack those of `rows` that are flagged threats; edit the benign ones as often, at random.
 
     A message in two halves passes if neither half is flagged.
@@ -231,7 +231,7 @@ def greedy(judged: Judged, messages: Messages, rows: Sequence[int]) -> Rows:
     return out
 
 
-def signs(bundle: Bundle, judged: Judged, messages: Messages) -> tuple[Rows, str]:
+def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Rows, str]:
     """Measure the signs of a bundle on the messages with annotated signs, or say why they are left out.
 
     The network reads all of them, even those that the cascade stops before it, and those that pass: a frame such as a
@@ -274,7 +274,7 @@ def number(figure: Value) -> float:
     return figure if isinstance(figure, float) else figure.value
 
 
-def errors(model: Judged, messages: Messages) -> dict[str, list[int]]:
+def errors(model: Judged, messages: Samples) -> dict[str, list[int]]:
     """Return the rows of each error list, worst first: false positives, misses, wrong labels with the right action."""
     risks, flags = model.risks, model.flags
     kinds = {
@@ -288,7 +288,7 @@ def errors(model: Judged, messages: Messages) -> dict[str, list[int]]:
     }
 
 
-def error_row(model: Judged, messages: Messages, row: int) -> dict[str, str | float]:
+def error_row(model: Judged, messages: Samples, row: int) -> dict[str, str | float]:
     """Describe a wrong row by file and number, without its text."""
     action = ("pass", "review", "block")[model.actions[row]]
     return {

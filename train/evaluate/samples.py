@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Messages:
+class Samples:
     """Labelled messages: texts, label indices (n,), family, source, group, pair, case, writer of each ("" for none).
 
     Messages of one group are similar or of one situation; those of one minimal pair are nearly the same text.
@@ -79,14 +79,14 @@ class Messages:
         numbers: dict[str | int, int] = {}
         return np.array([numbers.setdefault(group or i, len(numbers)) for i, group in enumerate(self.groups)], np.int64)
 
-    def take(self, index: Ints) -> "Messages":
+    def take(self, index: Ints) -> "Samples":
         """Return the messages at `index`, in that order; file metadata is unchanged."""
         columns = [f.name for f in fields(self) if f.name not in ("labels", "left_out", "files")]
         taken: dict[str, Any] = {name: [getattr(self, name)[i] for i in index.tolist()] for name in columns}
         return replace(self, labels=self.labels[index], **taken)
 
 
-def read_messages(paths: Sequence[Path]) -> Messages:
+def read_messages(paths: Sequence[Path]) -> Samples:
     """Read `text`, `label` and, if there, `template`, `family`, `source`, `group`, `pair`, `case`, `writer`, `signs`.
 
     The rows are those of all `paths`. A pair without a group is a group. Raises InputError, with file and row, for a
@@ -103,7 +103,7 @@ def read_messages(paths: Sequence[Path]) -> Messages:
     def column(name: str) -> list[str]:
         return [str(row.get(name) or "") for row in rows]
 
-    return Messages(
+    return Samples(
         texts=column("text"),
         templates=[str(row.get("template") or row["text"]) for row in rows],
         labels=label_indices(rows),
@@ -234,7 +234,7 @@ def seen_in(training: Path) -> Seen | None:
     return Seen(*map(frozenset, zip(*found, strict=True)))
 
 
-def seen_unseen(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
+def seen_unseen(messages: Samples, seen: Seen | None) -> dict[str, Ints]:
     """Return the rows of each kind of situation, without empty kinds; none if `seen`, the training data, is unknown.
 
     Rows of cases and of writers that training has not seen resemble new threats.
@@ -252,7 +252,7 @@ def seen_unseen(messages: Messages, seen: Seen | None) -> dict[str, Ints]:
     return {name: np.flatnonzero(rows) for name, rows in kinds.items() if rows.any()}
 
 
-def unseen_rows(messages: Messages, kinds: Mapping[str, Ints]) -> Bools:
+def unseen_rows(messages: Samples, kinds: Mapping[str, Ints]) -> Bools:
     """Return which rows (n,) are of unseen cases; all if none is known to be."""
     return np.isin(np.arange(len(messages)), kinds.get(UNSEEN, np.arange(len(messages))))
 
@@ -279,14 +279,14 @@ def parts(values: Sequence[str], name: Callable[[str], str] = str, among: Bools 
     return {value: np.array(rows, np.int64) for value, rows in sorted(found.items())}
 
 
-def pairs(messages: Messages) -> list[Ints]:
+def pairs(messages: Samples) -> list[Ints]:
     """Return the row indices of each minimal pair: the rows of one `pair`, where their labels differ."""
     paired = parts(messages.pairs)
     paired.pop("", None)
     return [rows for rows in paired.values() if len(set(messages.labels[rows].tolist())) > 1]
 
 
-def sample_evenly(messages: Messages, among: Bools, rows: int) -> list[int]:
+def sample_evenly(messages: Samples, among: Bools, rows: int) -> list[int]:
     """Return up to `rows` of the rows that are `among` (n,), drawn by a fixed seed, evenly from families.
 
     This keeps hard families from being lost among plain traffic.

@@ -19,7 +19,17 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from jingyin.model.bundle import Bundle, Calibration, Fusion, Network, Prefilter, Rules, SignScale, Stop, Threshold
+from jingyin.model.bundle import (
+    Bundle,
+    Calibration,
+    CascadeRules,
+    Fusion,
+    Network,
+    Prefilter,
+    PrefilterExit,
+    SignScale,
+    Threshold,
+)
 from jingyin.model.cascade import (
     FLAGGED_INDEX,
     Cascaded,
@@ -40,8 +50,8 @@ from jingyin.model.prefilter import (
     Units,
     code_points,
     features,
-    is_opaque,
     known_characters,
+    prefilter_abstains,
     units_of,
     unknown_shares,
 )
@@ -58,7 +68,7 @@ from jingyin.train.pack.thresholds import (
     false_alarm_curve,
     fit_fusion,
     highest_allowed,
-    loss_of,
+    missed_of,
     share_threshold,
 )
 from jingyin.train.recipes import Calibrate, Classify
@@ -147,7 +157,7 @@ class _Readings:
 
     rows: Rows
     units: Units
-    opaque: NDArray[np.bool_]
+    abstains: NDArray[np.bool_]
     foreign: NDArray[np.bool_]
     networks: Sequence[NetworkReader]
     outputs: dict[tuple[int, int], tuple[NDArray[np.float32], int] | None]
@@ -186,10 +196,12 @@ def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.fl
     codes = code_points(texts)
     words = SmsTokenizer.from_file(folder / "tokenizer.json")
     shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
-    opaque = np.array([is_opaque(share, each.edits) for share, each in zip(shares, rows.cleaned, strict=True)])
+    abstains = np.array(
+        [prefilter_abstains(share, each.edits) for share, each in zip(shares, rows.cleaned, strict=True)]
+    )
     foreign = np.array(["foreign" in each.edits for each in rows.cleaned])
     readers = [NetworkReader(folder, *each) for each in zip(networks, tokenizers, strict=True)]
-    return _Readings(rows, units_of(weights.astype(np.float32), texts, codes), opaque, foreign, readers, {})
+    return _Readings(rows, units_of(weights.astype(np.float32), texts, codes), abstains, foreign, readers, {})
 
 
 def _plain(rows: Rows) -> NDArray[np.bool_]:
@@ -219,7 +231,7 @@ def fit_cascade(
     rows = read_split(corpus, "calibration")
     readings = _prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
-    rules = _with_exits(rules, readings, recipe, least)
+    rules = _settle_blocks(rules, readings, recipe, least)
     labels, traffic = rows.labels, is_traffic(rows)
     flagged = np.isin(labels, FLAGGED_INDEX) & _plain(rows)
     served = _served(rules, readings)
@@ -230,15 +242,15 @@ def fit_cascade(
     review, block = _thresholds(recipe, rows, risks, least)
     full = _full(rules, readings)
     main = _main_depth(rules.networks)
-    lost = (served.depth < main) & (risks < review.risk) & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
+    missed = (served.depth < main) & (risks < review.risk) & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
     caught = flagged & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
-    loss = {"in corpus": loss_of(lost, caught & ~cases)}
+    missed_counts = {"in corpus": missed_of(missed, caught & ~cases)}
     if (caught & cases).any():
-        loss["on unseen situations"] = loss_of(lost, caught & cases)
+        missed_counts["on unseen situations"] = missed_of(missed, caught & cases)
     last = readings.logits(len(networks), readings.units.starts.tolist())[-1]
     has_last = ~np.isnan(last[:, 0])
     return {
-        "review": review, "block": block, "curve": curve, "loss": loss,
+        "review": review, "block": block, "curve": curve, "loss": missed_counts,
         "prefilter": rules.prefilter, "networks": rules.networks, "discount": rules.discount,
         "provisional": rules.provisional,
         "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
@@ -250,30 +262,31 @@ def fit_cascade(
     }  # fmt: skip
 
 
-def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classify | Calibrate) -> Rules:
+def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classify | Calibrate) -> CascadeRules:
     """Fit the prefilter's thresholds, then all networks' fusions, the discount, and how far each network reads."""
     rows, units = readings.rows, readings.units
     flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
-    first, second = _stops(readings, recipe)
+    first, second = _prefilter_thresholds(readings, recipe)
     uniform = (1 / len(LABELS),) * len(LABELS)
     wholes = units.starts
     provisional = fit_fusion(units.scores[:, wholes], [], flagged, traffic, np.ones(len(rows)))
-    rules = Rules(
+    rules = CascadeRules(
         labels=LABELS, networks=tuple(networks), discount=DISCOUNTS[0], provisional=provisional,
         prefilter=Prefilter(
-            ordinary=Stop(threshold=first, probabilities=uniform), lawful=Stop(threshold=second, probabilities=uniform)
+            ordinary=PrefilterExit(threshold=first, probabilities=uniform),
+            lawful=PrefilterExit(threshold=second, probabilities=uniform),
         ),
     )  # fmt: skip
-    on, stops = prefiltered(rules, units, readings.opaque, readings.foreign)
-    going = np.flatnonzero(stops < 0).tolist()
-    chosen = [unit for queue in riskiest_windows(rules, units, on, going).values() for unit in queue]
+    continues, exits = prefiltered(rules, units, readings.abstains, readings.foreign)
+    unstopped = np.flatnonzero(exits < 0).tolist()
+    chosen = [unit for queue in riskiest_windows(rules, units, continues, unstopped).values() for unit in queue]
     # Traffic that is stopped has no part in any threshold: a tenth of it stands for all.
-    thin = traffic & (stops >= 0)
+    thin = traffic & (exits >= 0)
     drawn = ~thin | (np.cumsum(thin) % _THINNED == 0)
     readings.read_all([*wholes[drawn].tolist(), *chosen])
     times = np.where(thin, float(_THINNED), 1.0)
     fusions = [_fusion(readings, depth, flagged, traffic, times) for depth in range(1, len(networks) + 1)]
-    read = np.array([*wholes[on[wholes]].tolist(), *chosen])
+    read = np.array([*wholes[continues[wholes]].tolist(), *chosen])
     odds = [_odds(readings, fusion, read) for fusion in fusions]  # (u,) at each depth
     owners, window = units.owners[read], ~np.isin(read, wholes)
     discount = _discount(odds[-1], owners, window, traffic, flagged, recipe.review_rate)
@@ -282,24 +295,29 @@ def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classif
     for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
         risks = np.full(len(rows), -np.inf)
         np.maximum.at(risks, owners[reached], (odds[i] - discount * window)[reached])
-        threshold = None
-        here = traffic & np.isfinite(risks)
-        if i + 1 < len(networks) and here.any():
-            threshold = share_threshold(risks[here], min(1.0, recipe.passed[i + 1] * traffic.sum() / here.sum()))
-        fitted.append(network.model_copy(update={"fusion": fusion, "threshold": threshold, "certain": None}))
-        reached &= reads_on(threshold, None, odds[i] - discount * window)
+        continue_from = None
+        ordinary = traffic & np.isfinite(risks)
+        if i + 1 < len(networks) and ordinary.any():
+            share = min(1.0, recipe.passed[i + 1] * traffic.sum() / ordinary.sum())
+            continue_from = share_threshold(risks[ordinary], share)
+        fitted.append(network.model_copy(update={"fusion": fusion, "threshold": continue_from, "certain": None}))
+        reached &= reads_on(continue_from, None, odds[i] - discount * window)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
     full = _full(rules, readings)
     kinds = zip((rules.prefilter.ordinary, rules.prefilter.lawful), (_ORDINARY, _LAWFUL), strict=True)
-    means = [stop.model_copy(update={"probabilities": _mean(full, stops, rows.labels, label)}) for stop, label in kinds]
+    means = [
+        exit_.model_copy(update={"probabilities": _mean(full, exits, rows.labels, label)}) for exit_, label in kinds
+    ]
     return rules.model_copy(update={"prefilter": Prefilter(ordinary=means[0], lawful=means[1])})
 
 
-def _with_exits(rules: Rules, readings: _Readings, recipe: Classify | Calibrate, least: tuple[float, float]) -> Rules:
+def _settle_blocks(
+    rules: CascadeRules, readings: _Readings, recipe: Classify | Calibrate, least: tuple[float, float]
+) -> CascadeRules:
     """Let the main network and those after it settle blocks without later networks.
 
-    A network is certain above the log-odds of every ordinary and lawful row that is not blocked once all have read it:
-    later ones would only confirm the block. That spares two thirds of the verifier's readings of threats.
+    A network settles what lies above the log-odds of every ordinary and lawful row that is not blocked once all have
+    read it: later ones would only confirm the block. That spares two thirds of the verifier's readings of threats.
     """
     rows = readings.rows
     risks = _risks(_served(rules, readings))
@@ -308,12 +326,12 @@ def _with_exits(rules: Rules, readings: _Readings, recipe: Classify | Calibrate,
     fitted = list(rules.networks)
     for i in range(_main_depth(fitted) - 1, len(fitted) - 1):
         odds = _served(rules.model_copy(update={"networks": rules.networks[: i + 1]}), readings).odds
-        certain = max(log_odds(block.risk), float(np.nextafter(odds[not_blocked].max(initial=-np.inf), np.inf)))
-        fitted[i] = fitted[i].model_copy(update={"certain": certain if np.isfinite(certain) else None})
+        exit_above = max(log_odds(block.risk), float(np.nextafter(odds[not_blocked].max(initial=-np.inf), np.inf)))
+        fitted[i] = fitted[i].model_copy(update={"certain": exit_above if np.isfinite(exit_above) else None})
     return rules.model_copy(update={"networks": tuple(fitted)})
 
 
-def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, float]:
+def _prefilter_thresholds(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, float]:
     """Return the prefilter's thresholds: a share of ordinary messages continues, next to no threat stops as lawful.
 
     A message continues if any of its units does. Raises InputError if the prefilter may not judge a larger share of
@@ -321,15 +339,15 @@ def _stops(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, fl
     """
     rows, units = readings.rows, readings.units
     flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
-    opaque = readings.opaque & ~readings.foreign
-    if (share := float(opaque[traffic].mean())) > recipe.passed[0]:
+    abstains = readings.abstains & ~readings.foreign
+    if (share := float(abstains[traffic].mean())) > recipe.passed[0]:
         raise InputError(
             f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "
             f"which are disguised or in unknown characters; the first share in passed is {recipe.passed[0]:.2%}: raise "
             f"it above {share:.2%}, or take such messages out of the corpus"
         )
     highest = np.maximum.reduceat(units.scores[0], units.starts)
-    highest = np.where(readings.foreign, -np.inf, np.where(opaque, np.inf, highest))
+    highest = np.where(readings.foreign, -np.inf, np.where(abstains, np.inf, highest))
     first = share_threshold(highest[traffic], recipe.passed[0])
     second = np.where(units.scores[0] >= first, units.scores[1], -np.inf)
     threats = np.maximum.reduceat(second, units.starts)[flagged & (highest >= first)]
@@ -376,17 +394,17 @@ def _discount(
     return max(DISCOUNTS, key=found)  # the first of equals
 
 
-def _served(rules: Rules, readings: _Readings) -> Cascaded:
+def _served(rules: CascadeRules, readings: _Readings) -> Cascaded:
     """Return the cascade's results on the rows, as served."""
-    on, stops = prefiltered(rules, readings.units, readings.opaque, readings.foreign)
-    return cascade(rules, readings.units, on, stops, readings.read)
+    continues, exits = prefiltered(rules, readings.units, readings.abstains, readings.foreign)
+    return cascade(rules, readings.units, continues, exits, readings.read)
 
 
 def _risks(served: Cascaded) -> NDArray[np.float64]:
     return np.asarray(served.probabilities[:, FLAGGED_INDEX].sum(1))
 
 
-def _full(rules: Rules, readings: _Readings) -> NDArray[np.float64]:
+def _full(rules: CascadeRules, readings: _Readings) -> NDArray[np.float64]:
     """Return the probabilities (n, labels) by which all networks together judge the wholes; NaN where one is unread."""
     wholes = readings.units.starts
     logits = readings.logits(len(rules.networks), wholes.tolist())
@@ -400,11 +418,11 @@ def _main_depth(networks: Sequence[Network]) -> int:
 
 
 def _mean(
-    full: NDArray[np.float64], stops: NDArray[np.int64], labels: NDArray[np.int64], label: int
+    full: NDArray[np.float64], exits: NDArray[np.int64], labels: NDArray[np.int64], label: int
 ) -> tuple[float, ...]:
     """Return the networks' mean verdict on rows of a label that the prefilter stops, or on all of that label."""
     own = (labels == label) & ~np.isnan(full).any(1)
-    stopped = own & (stops >= 0)
+    stopped = own & (exits >= 0)
     rows = full[stopped] if stopped.any() else full[own]
     mean = rows.mean(0) if len(rows) else np.eye(len(LABELS))[label]
     return tuple(map(float, mean))
@@ -438,10 +456,10 @@ def read_shares(bundle: Bundle, rows: Rows, part: float = 1.0) -> tuple[float, .
     readings = _prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
     depth = _served(manifest, readings).depth
     highest = np.maximum.reduceat(readings.units.scores[0], readings.units.starts)
-    opaque = readings.opaque & ~readings.foreign
-    first = opaque | (~readings.foreign & (highest >= manifest.prefilter.ordinary.threshold))
+    abstains = readings.abstains & ~readings.foreign
+    first = abstains | (~readings.foreign & (highest >= manifest.prefilter.ordinary.threshold))
     rest = (part * float((depth > i).mean()) for i in range(1, len(manifest.networks)))
-    return max(part * float(first.mean()), float(opaque.mean())), *rest
+    return max(part * float(first.mean()), float(abstains.mean())), *rest
 
 
 _COPIES = 2

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import beta
 
-from jingyin.model.bundle import Fusion, Loss, Point, Threshold
+from jingyin.model.bundle import Fusion, Missed, Point, Threshold
 from jingyin.model.cascade import risk_logit
 from jingyin.model.errors import InputError
 
@@ -74,10 +74,10 @@ def share_threshold(values: Floats, share: float) -> float:
     return float(np.quantile(np.minimum(values, top), 1 - share))
 
 
-def loss_of(lost: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> Loss:
-    """Count the `flagged` (n,) messages that are `lost` (n,), with a bound on their share."""
-    count, total = int((lost & flagged).sum()), int(flagged.sum())
-    return Loss(lost=count, flagged=total, bound=upper_bound(count, total))
+def missed_of(missed: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> Missed:
+    """Count the `flagged` (n,) messages that are `missed` (n,), with a bound on their share."""
+    count, total = int((missed & flagged).sum()), int(flagged.sum())
+    return Missed(lost=count, flagged=total, bound=upper_bound(count, total))
 
 
 def expected_calibration_error(probabilities: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:

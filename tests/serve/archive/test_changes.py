@@ -12,7 +12,7 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive import relabel as job
 from jingyin.serve.archive.changes import MAX_FAMILIES, REST, Changes, Ranked
 from jingyin.serve.archive.relabel import lines
-from jingyin.serve.archive.shards import Progress
+from jingyin.serve.archive.shards import ProgressLine
 
 CHAT = "明天下午三点老地方见，记得带伞"
 
@@ -184,13 +184,13 @@ def test_rows_come_back_by_falling_risk_and_equal_ones_in_order(tmp_path: Path) 
 
 
 def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet = Progress(0, 0.0, shown=True)
+    quiet = ProgressLine(0, 0.0, shown=True)
     quiet.show(10, 0.5)
     quiet.close()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("jingyin.serve.archive.shards.monotonic", iter((0.0, 60.0, 60.1)).__next__)
-    bar = Progress(1000, 0.2, shown=True)
+    bar = ProgressLine(1000, 0.2, shown=True)
     bar.show(13000, 0.6)
     bar.show(13100, 0.61)  # too soon
     bar.close()

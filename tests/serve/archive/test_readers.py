@@ -15,14 +15,14 @@ from tests.serve.archive.relabel_helpers import THREAT, VALUES, rows
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive import readers, text_files
-from jingyin.serve.archive.blocks import Reading, Reject
+from jingyin.serve.archive.blocks import ReadOptions, Reject
 from jingyin.serve.archive.readers import blocks, find, open_sources
 from jingyin.serve.archive.text_files import RESCUED
 
 
 def read(*files: Path, **how: Any) -> tuple[list[dict[str, Any]], list[Reject]]:
     """Return the rows and rejects of files."""
-    found = [block for _, block in blocks(open_sources(files, Reading(**how)))]
+    found = [block for _, block in blocks(open_sources(files, ReadOptions(**how)))]
     return [row for block in found for row in block.batch.to_pylist()], [
         each for block in found for each in block.rejects
     ]
@@ -138,7 +138,7 @@ def test_rescued_values_of_an_earlier_output_stay(tmp_path: Path) -> None:
 
 def test_halves_of_emoji_are_replaced_and_whole_ones_kept(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "\\ud83d", "\\ud83d": 1}\n{"text": "\\ud83d\\ude00"}\n')
-    sources = open_sources([tmp_path / "in.jsonl"], Reading())
+    sources = open_sources([tmp_path / "in.jsonl"], ReadOptions())
     ((_, block),) = blocks(sources)
     assert block.texts.to_pylist() == ["\ufffd", "😀"]
     assert block.replaced.tolist() == [2, 0]
@@ -165,7 +165,7 @@ def test_bytes_that_are_no_text_are_replaced_and_counted(tmp_path: Path) -> None
         ("in.jsonl", ["x"], [1]),
         ("in.parquet", ["\ufffdx"], [1]),
     ):
-        ((_, block),) = blocks(open_sources([tmp_path / name], Reading()))
+        ((_, block),) = blocks(open_sources([tmp_path / name], ReadOptions()))
         assert (block.texts.to_pylist(), block.replaced.tolist(), block.rejects) == (texts, replaced, [])
         assert read(tmp_path / name, strict=True)[1][0].reason == "not UTF-8"
 
@@ -263,7 +263,7 @@ def test_what_follows_a_block_does_not_depend_on_where_reading_began(
         (tmp_path / name).write_text("id,text\n" + "".join(f'{n},"{n}\n好"\n' for n in range(60)), encoding="utf-8")
     else:
         (tmp_path / name).write_text("\n".join(map(json.dumps, data)))
-    sources = open_sources([tmp_path / name], Reading())
+    sources = open_sources([tmp_path / name], ReadOptions())
     whole = [block for _, block in blocks(sources)]
     assert len(whole) > 8
     for number, block in enumerate(whole):

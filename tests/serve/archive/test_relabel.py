@@ -25,7 +25,7 @@ from jingyin import Scorer
 from jingyin.model.errors import ConfigError, InputError, JingyinError
 from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
-from jingyin.serve.archive.blocks import Reading
+from jingyin.serve.archive.blocks import ReadOptions
 from jingyin.serve.archive.columns import FIELDS, NAMES, scorer_columns, verdict_columns
 from jingyin.serve.archive.readers import blocks, open_sources
 from jingyin.serve.archive.relabel import lines, relabel
@@ -187,7 +187,7 @@ def test_every_row_of_any_archive_is_scored_or_rejected(
         rejected = {int(row["row"]): row["reason"] for row in csv.DictReader(file)}
     texts = [json.loads(line)["text"] for line in islice(cycle(lines_), 10_000)]
     assert rejected.keys() == {n for n, text in enumerate(texts, 1) if not isinstance(text, str)}
-    found = open_sources(sorted((folder / f"out.{kind}").glob("part-*")), Reading())
+    found = open_sources(sorted((folder / f"out.{kind}").glob("part-*")), ReadOptions())
     scored = [text for _, block in blocks(found) for text in block.texts.to_pylist()]
     assert scored == [text for text in texts if isinstance(text, str)]
 

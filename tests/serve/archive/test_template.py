@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jingyin.model.text import clean
-from jingyin.serve.archive.groups import LENGTH, VARIES, Piece, template, written
+from jingyin.serve.archive.groups import LENGTH, VARIES, TemplatePiece, template, written
 
 CASES = {
     "one text": (["再不还钱后果自负"], "再不还钱后果自负"),
@@ -31,11 +31,11 @@ def test_masks_are_slots_and_sums_stand_as_they_were_written() -> None:
     pieces = template([clean(text).text for text in originals], originals[0])
     assert written(pieces) == "‹…›欠1.2万,先付￥600，点‹link›,联系‹phone›"
     assert [piece.text for piece in pieces if piece.slot] == ["‹…›", "1.2万", "￥600，", "‹link›", "‹phone›"]
-    assert template([clean("付600元").text]) == [Piece("付", slot=False), Piece("‹amount›", slot=True)]
+    assert template([clean("付600元").text]) == [TemplatePiece("付", slot=False), TemplatePiece("‹amount›", slot=True)]
 
 
 def test_a_typed_slot_is_text() -> None:
-    assert template(["‹phone›还钱"]) == [Piece("‹phone›还钱", slot=False)]
+    assert template(["‹phone›还钱"]) == [TemplatePiece("‹phone›还钱", slot=False)]
 
 
 @settings(deadline=None)

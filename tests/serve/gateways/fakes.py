@@ -122,9 +122,9 @@ class World:
     dialect: Dialect
     gateway: Gateway
     scoring: Scoring
-    client: client.Client
+    client: client.VerdictClient
     proxy: proxy.Proxy
-    settings: proxy.Settings
+    settings: proxy.ProxySettings
     port: int
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ def play(
         scoring, gateway = await world.scoring.start(), await world.gateway.start()
         headers = f"Authorization: Bearer {key}\r\n" if key else ""
         http = client.Http(f"http://127.0.0.1:{scoring if jingyin is None else jingyin}", None, headers)
-        world.client = client.Client(http, seconds=seconds, on_failure=on_failure, dry_run=dry_run)
+        world.client = client.VerdictClient(http, seconds=seconds, on_failure=on_failure, dry_run=dry_run)
         given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, **options}
         world.settings = proxy.settings(
             dialect.codec,

@@ -13,7 +13,7 @@ from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Gateway, Peer, 
 from tests.serve.gateways.golden import GOLDEN
 
 from jingyin.serve.gateways.cmpp import Cmpp
-from jingyin.serve.gateways.codec import Codec, FrameError, Kind, Message, UnreadableError
+from jingyin.serve.gateways.codec import Codec, FrameError, FrameKind, Message, UnreadableError
 from jingyin.serve.gateways.sgip import Sgip
 from jingyin.serve.gateways.smgp import Smgp
 from jingyin.serve.sms import Part, Segment
@@ -52,7 +52,7 @@ def test_golden_messages(name: str) -> None:
     if name != "sgip":
         assert read(codec, GOLDEN[f"{name}.deliver_report"]) is None
     else:
-        assert codec.frame(GOLDEN["sgip.report"]).kind is Kind.OTHER
+        assert codec.frame(GOLDEN["sgip.report"]).kind is FrameKind.OTHER
 
 
 @pytest.mark.parametrize(("name", "status"), [("cmpp2", 9), ("cmpp3", 9), ("smgp", 0x4B)])
@@ -66,7 +66,7 @@ def test_golden_refusals(name: str, status: int) -> None:
 def test_golden_answers(name: str) -> None:
     codec = codec_of(name)
     login = {"smgp": "smgp.login", "sgip": "sgip.bind"}.get(name, f"{name}.connect")
-    assert codec.frame(GOLDEN[login]).kind is Kind.LOGIN
+    assert codec.frame(GOLDEN[login]).kind is FrameKind.LOGIN
     assert codec.succeeded(codec.frame(GOLDEN[f"{login}_resp"]))
     assert codec.succeeded(codec.frame(GOLDEN[f"{name}.submit_resp"]))
     if name != "sgip":
@@ -89,8 +89,8 @@ def test_golden_answers(name: str) -> None:
 )
 def test_golden_ends(name: str, close: str, kept: str) -> None:
     codec = codec_of(name)
-    assert codec.frame(GOLDEN[close]).kind is Kind.CLOSE
-    assert codec.frame(GOLDEN[kept]).kind is Kind.OTHER
+    assert codec.frame(GOLDEN[close]).kind is FrameKind.CLOSE
+    assert codec.frame(GOLDEN[kept]).kind is FrameKind.OTHER
     made = codec.close()
     assert made[:8] + GOLDEN[close][8:] == GOLDEN[close]
     assert made[8:] == codec.own_sequence
@@ -312,7 +312,7 @@ def fuzz(dialect: Dialect, count: int) -> None:
         assert codec.cut(refusal) == len(refusal)
         assert refusal[codec.sequence] == frame.sequence
         codec.succeeded(frame)
-        if frame.kind not in (Kind.SUBMIT, Kind.DELIVER):
+        if frame.kind not in (FrameKind.SUBMIT, FrameKind.DELIVER):
             continue
         try:
             message = codec.read(frame)

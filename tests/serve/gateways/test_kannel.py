@@ -19,7 +19,7 @@ from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scoring
 
 from jingyin.model.errors import InputError
 from jingyin.serve.gateways import kannel
-from jingyin.serve.gateways.client import REGISTRY, Client, Http
+from jingyin.serve.gateways.client import REGISTRY, Http, VerdictClient
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
 from jingyin.serve.gateways.parts import Joiner
 
@@ -154,7 +154,7 @@ class Smsbox:
                 writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (self.status, len(body), body))
 
 
-class World:
+class KannelWorld:
     smsbox: Smsbox
     scoring: Scoring
     filter: KannelFilter
@@ -176,14 +176,18 @@ class World:
 
 
 def play(
-    scenario: Callable[[World], Awaitable[None]], *, jingyin: int | None = None, hold: float = 0.05, **judging: Any
+    scenario: Callable[[KannelWorld], Awaitable[None]],
+    *,
+    jingyin: int | None = None,
+    hold: float = 0.05,
+    **judging: Any,
 ) -> None:
     async def run() -> None:
-        world = World()
+        world = KannelWorld()
         world.smsbox, world.scoring = Smsbox(), Scoring()
         scoring = await world.scoring.start()
         http = Http(f"http://127.0.0.1:{scoring if jingyin is None else jingyin}")
-        client = Client(http, **{"seconds": 20, **judging})
+        client = VerdictClient(http, **{"seconds": 20, **judging})
         joiner = Joiner(client, {}, hold=hold, remember=60)
         world.filter = KannelFilter(Http(f"http://127.0.0.1:{await world.smsbox.start()}"), client, joiner, {})
         world.port = await world.filter.listen("127.0.0.1", 0)
@@ -209,7 +213,7 @@ def threat(coding: int) -> bytes:
 
 @pytest.mark.parametrize("coding", ["2", "%202", "+2", "2abc", "2.0", "4294967298"])
 def test_a_threat_is_blocked_however_its_coding_is_written(coding: str) -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         assert await world.get(b"text=" + threat(2) + b"&coding=" + coding.encode()) == 403
         assert await world.get(f"text={quote(GREETING.encode('utf-16-be'))}&coding={coding}") == 202
         assert world.smsbox.targets == [
@@ -232,7 +236,7 @@ def test_a_threat_is_blocked_however_its_coding_is_written(coding: str) -> None:
     ],
 )
 def test_what_kannel_might_read_as_another_text_is_answered_400(query: bytes) -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         assert await world.get(query) == 400
         assert world.smsbox.targets == []
 
@@ -242,7 +246,7 @@ def test_what_kannel_might_read_as_another_text_is_answered_400(query: bytes) ->
 
 
 def test_gbk_under_coding_1_and_a_wrong_utf_16_are_read() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         assert await world.get(b"coding=1&text=" + quote(THREAT.encode("gbk")).encode()) == 403
         assert await world.get(b"coding=2&text=" + quote(THREAT.encode("utf-16-le")).encode()) == 403
 
@@ -250,7 +254,7 @@ def test_gbk_under_coding_1_and_a_wrong_utf_16_are_read() -> None:
 
 
 def test_parts_that_an_application_cut_are_joined() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         one, two = (f"from=100&to=200&coding=2&udh={quote(udh(7, 2, n))}&text={quote(HALVES[n - 1])}" for n in (1, 2))
         assert await world.get(one) == 202
         assert await world.get(two) == 403
@@ -263,7 +267,7 @@ def test_parts_that_an_application_cut_are_joined() -> None:
 
 
 def test_who_sends_part_after_part_is_held_up_once() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         start = time.monotonic()
         for number in range(1, 9):
             assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 9, number))}&text=%65%e9") == 202
@@ -273,7 +277,7 @@ def test_who_sends_part_after_part_is_held_up_once() -> None:
 
 
 def test_a_part_that_smsbox_refuses_completes_nothing() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         world.smsbox.status = 403
         await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}")
         world.smsbox.status = 202
@@ -283,7 +287,7 @@ def test_a_part_that_smsbox_refuses_completes_nothing() -> None:
 
 
 def test_sender_and_receivers_come_with_each_question() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         query = urlencode({"from": "100", "to": "200 +86138000000000", "text": "弄"})
         assert await world.get(query) == 202
         assert {(each["sender"], each["receiver"]) for each in world.scoring.asked} == {
@@ -297,7 +301,7 @@ def test_sender_and_receivers_come_with_each_question() -> None:
 
 @pytest.mark.parametrize(("on_failure", "status"), [("pass", 202), ("block", 403)])
 def test_without_jingyin(on_failure: str, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         assert await world.get(b"password=secret&text=" + threat(0)) == status
 
     play(scenario, jingyin=1, on_failure=on_failure)
@@ -308,7 +312,7 @@ def test_without_jingyin(on_failure: str, status: int, capfd: pytest.CaptureFixt
 
 
 def test_a_dry_run_blocks_nothing() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         assert await world.get(b"text=" + threat(0)) == 202
 
     before = counted("would_block", "scored")
@@ -329,7 +333,7 @@ def test_a_dry_run_blocks_nothing() -> None:
     ],
 )  # fmt: skip
 def test_other_requests(request_: bytes, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         answer = await world.send(request_ + b"\r\n\r\n")
         assert int(answer.split(b" ")[1]) == status
         assert world.smsbox.targets == []
@@ -339,7 +343,7 @@ def test_other_requests(request_: bytes, status: int, capfd: pytest.CaptureFixtu
 
 
 def test_one_connection_carries_many_calls() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         call = b"GET /sendsms?text=%s HTTP/1.1\r\n\r\n"
         last = b"GET /sendsms?text=%s HTTP/1.0\r\n\r\n"
         answer = await world.send(
@@ -353,7 +357,7 @@ def test_one_connection_carries_many_calls() -> None:
 
 
 def test_smsbox_that_is_down() -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         world.filter._smsbox = Http("http://127.0.0.1:1")
         assert await world.get("text=a") == 502
 
@@ -361,7 +365,7 @@ def test_smsbox_that_is_down() -> None:
 
 
 def test_calls_that_came_are_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         calls = [asyncio.create_task(world.get("text=" + quote("慢" * 100))) for _ in range(5)]
         while world.filter._busy < 5:
             await asyncio.sleep(0.01)
@@ -377,7 +381,7 @@ def test_calls_that_came_are_answered_at_the_end(monkeypatch: pytest.MonkeyPatch
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kannel, "MAX_CONNECTIONS", 1)
 
-    async def scenario(world: World) -> None:
+    async def scenario(world: KannelWorld) -> None:
         first = await asyncio.open_connection("127.0.0.1", world.port)
         while not world.filter._connections:
             await asyncio.sleep(0.01)
@@ -497,9 +501,9 @@ def through_kannel(
 
     async def run() -> None:
         scoring = Scoring()
-        client = Client(Http(f"http://127.0.0.1:{await scoring.start()}"), seconds=20)
+        client = VerdictClient(Http(f"http://127.0.0.1:{await scoring.start()}"), seconds=20)
         smsbox = Http(f"http://127.0.0.1:{ports['sendsms']}")
-        world = World()
+        world = KannelWorld()
         world.filter = KannelFilter(smsbox, client, Joiner(client, {}, hold=0.05, remember=60), {})
         world.port = await world.filter.listen("127.0.0.1", ports["filter"])
         try:

@@ -9,7 +9,7 @@ from tests.serve.gateways.dialects import ALL, PHONE, SMPP, Dialect, sar, tlv, u
 from tests.serve.gateways.fakes import HALVES, THREAT, World, play
 
 from jingyin.serve.gateways import parts
-from jingyin.serve.gateways.client import HELD, Answer
+from jingyin.serve.gateways.client import HELD, Ruling
 from jingyin.serve.gateways.codec import Message
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.sms import Part, Segment
@@ -88,7 +88,7 @@ def test_a_decoy_that_the_gateway_refuses_completes_nothing(dialect: Dialect) ->
         world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
         peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(PLAIN, 3, (7, 2, 2)))
         assert await peer.answers(2) == {2: 0, 3: 10}
-        assert sum(len(same) for box in world.joiner._boxes.values() for same in box.pieces.values()) == 1
+        assert sum(len(same) for box in world.joiner._boxes.values() for same in box.parts.values()) == 1
         peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
         assert await peer.answers(1) == {4: dialect.blocked}
 
@@ -252,9 +252,9 @@ class _Counting:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def ask(self, texts: list[str], sender: str, receivers: list[str], places: object) -> Answer:
+    async def ask(self, texts: list[str], sender: str, receivers: list[str], places: object) -> Ruling:
         self.asked += texts
-        return Answer("pass", "scored")
+        return Ruling("pass", "scored")
 
 
 class _Owner:

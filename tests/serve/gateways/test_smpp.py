@@ -9,7 +9,7 @@ from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
 from tests.serve.gateways.fakes import GREETING, THREAT, World, play
 from tests.serve.gateways.golden import GOLDEN
 
-from jingyin.serve.gateways.codec import Frame, FrameError, Kind, Message, UnreadableError
+from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError
 from jingyin.serve.gateways.smpp import Smpp
 from jingyin.serve.sms import Part, Segment
 
@@ -208,7 +208,7 @@ def test_64_kilobytes() -> None:
 
 
 def test_a_frame_is_read_with_its_kind() -> None:
-    assert Smpp().frame(SMPP.login(3)) == Frame(Kind.LOGIN, 9, b"\0\0\0\3", SMPP.login(3))
-    assert Smpp().frame(SMPP.answer(SMPP.login(3))).kind is Kind.ANSWER
-    assert Smpp().frame(SMPP.close(3)).kind is Kind.CLOSE
-    assert Smpp().frame(SMPP.alive(3)).kind is Kind.OTHER
+    assert Smpp().frame(SMPP.login(3)) == Frame(FrameKind.LOGIN, 9, b"\0\0\0\3", SMPP.login(3))
+    assert Smpp().frame(SMPP.answer(SMPP.login(3))).kind is FrameKind.ANSWER
+    assert Smpp().frame(SMPP.close(3)).kind is FrameKind.CLOSE
+    assert Smpp().frame(SMPP.alive(3)).kind is FrameKind.OTHER

@@ -24,7 +24,7 @@ def scored(text: str, risk: float, *, final: bool = True) -> Scored:
     return Scored(clean(text), Decision("debt_threat", rest, risk, action, "network"), 0.0, False, final)
 
 
-class Gateway:
+class MemoryUser:
     """Sends messages with a `risk`; joined texts and parts have the risk of the first word of `risks` in them."""
 
     def __init__(self, state: State | None = None, *, encrypts: bool = False, **settings: Any) -> None:

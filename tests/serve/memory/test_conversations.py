@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.serve.memory.gateway import Gateway
+from tests.serve.memory.gateway import MemoryUser
 from tests.serve.memory.test_state import Clock
 
 from jingyin.model.errors import ConfigError
@@ -20,7 +20,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-class Talk(Gateway):
+class Talk(MemoryUser):
     """A gateway that keeps conversations; all of it is from a to b."""
 
     def __init__(self, **settings: Any) -> None:
@@ -105,7 +105,7 @@ def test_what_is_held_for_its_sender_is_not_joined() -> None:
 # ---- bursts
 
 
-class Bulk(Gateway):
+class Bulk(MemoryUser):
     """A gateway that holds bursts of more than ten."""
 
     def __init__(self, **settings: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serve.memory.gateway import KEY, Gateway
+from tests.serve.memory.gateway import KEY, MemoryUser
 from tests.serve.memory.test_state import Clock
 
 from jingyin.model.errors import InputError
@@ -27,7 +27,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-async def judge(gateway: Gateway, text: str, action: str, risk: float, **more: Any) -> str:
+async def judge(gateway: MemoryUser, text: str, action: str, risk: float, **more: Any) -> str:
     field = "template" if "‹" in text else "text"
     return await gateway.memory.known.add(NewWording(action=action, **{field: text}, **more), "admin", risk)
 
@@ -41,7 +41,7 @@ def test_what_differs_within_500_characters_differs_and_what_comes_later_does_no
 
 def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         number = await judge(gateway, THREAT, "block", 0.4)
         answer = await gateway.send(COPY, 0.3)
         assert (answer.action, answer.reason, answer.more["known"]) == ("block", "known", number)
@@ -55,7 +55,7 @@ def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
 
 def test_a_lawful_notice_of_the_same_words_is_none() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, THREAT, "block", 0.97)
         assert await gateway.reason(LAWFUL, 0.02) == "pass scored"
         assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
@@ -67,7 +67,7 @@ def test_a_lawful_notice_of_the_same_words_is_none() -> None:
 
 def test_company_that_lowers_the_risk_does_not_help() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         gateway.risks = {"^王强|^李小红|^你在": 0.95}
         await judge(gateway, THREAT, "block", 0.97)
         company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。"
@@ -79,7 +79,7 @@ def test_company_that_lowers_the_risk_does_not_help() -> None:
 
 def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, NOTICE, "pass", 0.95)
         assert await gateway.reason(NOTICE_COPY, 0.95) == "pass known"
         for threat in ("不给两百爆你通讯录", "不交就上你家"):
@@ -92,7 +92,7 @@ def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
 
 def test_what_stands_behind_the_500th_character_is_not_explained() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         notice = "".join(chr(0x4E00 + 7 * i) for i in range(600))
         await judge(gateway, notice[:500], "pass", 0.95)
         assert await gateway.reason(notice[:500], 0.95) == "pass known"
@@ -103,7 +103,7 @@ def test_what_stands_behind_the_500th_character_is_not_explained() -> None:
 
 def test_a_template_leaves_room_in_its_slots() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, "【百货】‹…›您好，您的订单‹number›已发货，预计‹datetime›送达，请保持电话畅通", "pass", 0.6)
         text = "【百货】王某您好，您的订单88123456已发货，预计5月3日送达，请保持电话畅通"
         assert await gateway.reason(text, 0.6) == "pass known"
@@ -115,7 +115,7 @@ def test_a_template_leaves_room_in_its_slots() -> None:
 def test_the_list_has_hits_and_forgets() -> None:
     async def test() -> None:
         clock = Clock()
-        gateway = Gateway(Local(clock=clock))
+        gateway = MemoryUser(Local(clock=clock))
         gateway.memory.known = known = Known(gateway.state, gateway.secret, clock=clock)
         first = await judge(gateway, THREAT, "block", 0.97, note="案 7", seconds=60.0)
         second = await judge(gateway, NOTICE, "pass", 0.6, seconds=120.0)
@@ -137,7 +137,7 @@ def test_the_list_has_hits_and_forgets() -> None:
 
 def test_every_worker_and_machine_learns_of_it() -> None:
     async def test() -> None:
-        here, there = Gateway(), Gateway()
+        here, there = MemoryUser(), MemoryUser()
         there.memory.known = Known(here.state, here.secret)
         number = await judge(here, THREAT, "block", 0.4)
         assert await there.reason(COPY, 0.3) == "pass scored"
@@ -153,9 +153,9 @@ def test_every_worker_and_machine_learns_of_it() -> None:
 def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
     async def test() -> None:
         file = tmp_path / "known.json"
-        await judge(Gateway(Local(file=file)), THREAT, "block", 0.4)
+        await judge(MemoryUser(Local(file=file)), THREAT, "block", 0.4)
         assert "\\u" not in file.read_text(encoding="ascii")
-        again = Gateway(Local(file=file))
+        again = MemoryUser(Local(file=file))
         await again.memory.known.refresh()
         assert await again.reason(COPY, 0.3) == "block known"
 
@@ -169,7 +169,7 @@ def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
 def test_what_is_no_wording(given: dict[str, str], words: str) -> None:
     async def test() -> None:
         with pytest.raises(InputError, match=words):
-            await Gateway().memory.known.add(NewWording(action="block", **given), "admin", 0.5)
+            await MemoryUser().memory.known.add(NewWording(action="block", **given), "admin", 0.5)
 
     run(test)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serve.memory.gateway import Gateway
+from tests.serve.memory.gateway import MemoryUser
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.memory.policy import Policy, Rule, Source, read_policy
+from jingyin.serve.memory.policy import MessageSource, Policy, Rule, read_policy
 
 POLICY = """
 rules:
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_first_rule_that_a_message_meets_decides(file: Path) -> None:
     async def test() -> None:
-        gateway = Gateway(policy=file)
+        gateway = MemoryUser(policy=file)
         code = "【某某银行】验证码1234"
         assert await gateway.reason(code, 0.95, key="otp", sender="106901") == "pass policy"
         assert await gateway.reason(code, 0.95, key="other", sender="106901") == "block scored"
@@ -50,7 +50,7 @@ def test_the_first_rule_that_a_message_meets_decides(file: Path) -> None:
 
 def test_a_rule_for_what_is_late(file: Path) -> None:
     async def test() -> None:
-        gateway = Gateway(policy=file)
+        gateway = MemoryUser(policy=file)
         assert await gateway.reason("你好", sender="106901", final=False) == "review policy"
         assert await gateway.reason("你好", sender="1", final=False) == "pass deadline"
 
@@ -59,7 +59,7 @@ def test_a_rule_for_what_is_late(file: Path) -> None:
 
 def test_rules_are_counted_those_of_a_dry_run_too(file: Path) -> None:
     async def test() -> None:
-        gateway = Gateway(policy=file)
+        gateway = MemoryUser(policy=file)
         await gateway.send("你好", sender="106901")
         found = gateway.metrics.render().decode()
         assert 'jingyin_policy_total{action="block",rule="trial"} 1.0' in found
@@ -89,5 +89,5 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["【某某银行】您好", "您好【某某银行】", "[某某银行]您好", "【别的】您好【某某银行】"])
 def test_signatures_anywhere(text: str) -> None:
     policy = Policy(rules=(Rule(name="a", signature=("某某*",), action="pass"),))
-    assert [rule.name for rule in policy.rules_for(Source(), text)] == ["a"]
-    assert not list(policy.rules_for(Source(), text.replace("某", "什")))
+    assert [rule.name for rule in policy.rules_for(MessageSource(), text)] == ["a"]
+    assert not list(policy.rules_for(MessageSource(), text.replace("某", "什")))

@@ -3,7 +3,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from tests.serve.memory.gateway import KEY, Gateway
+from tests.serve.memory.gateway import KEY, MemoryUser
 from tests.serve.memory.test_state import Clock
 
 from jingyin.serve.memory.secret import Secret
@@ -14,7 +14,7 @@ DAY = 86_400.0
 THREAT, NOTICE, MILD = "不还钱就爆你通讯录", "您的验证码是123456", "明天再不转过来你看着办"
 
 
-class Phone(Gateway):
+class SampledUser(MemoryUser):
     """A gateway with a clock, whose sample is everything or nothing."""
 
     def __init__(self, *, sampled: bool = False, **settings: Any) -> None:
@@ -29,31 +29,31 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_what_follows_a_flagged_message_is_held_for_a_day() -> None:
     async def test() -> None:
-        phone = Phone()
-        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
-        assert await phone.reason(THREAT, 0.6, sender="a") == "review scored"
-        assert await phone.reason(MILD, 0.05, sender="a") == "review sender"
-        assert await phone.reason(MILD, 0.04, sender="a") == "pass scored"
-        assert await phone.reason(MILD, 0.2, sender="b") == "pass scored"
-        assert await phone.reason(MILD, 0.2) == "pass scored"
-        phone.clock.now += DAY - 1
-        assert await phone.reason(MILD, 0.05, sender="a") == "review sender"
-        phone.clock.now += 1
-        assert await phone.reason(MILD, 0.05, sender="a") == "pass scored"
+        user = SampledUser()
+        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
+        assert await user.reason(THREAT, 0.6, sender="a") == "review scored"
+        assert await user.reason(MILD, 0.05, sender="a") == "review sender"
+        assert await user.reason(MILD, 0.04, sender="a") == "pass scored"
+        assert await user.reason(MILD, 0.2, sender="b") == "pass scored"
+        assert await user.reason(MILD, 0.2) == "pass scored"
+        user.clock.now += DAY - 1
+        assert await user.reason(MILD, 0.05, sender="a") == "review sender"
+        user.clock.now += 1
+        assert await user.reason(MILD, 0.05, sender="a") == "pass scored"
 
     run(test)
 
 
 def test_an_edited_copy_of_a_flagged_message_is_held_at_any_risk() -> None:
     async def test() -> None:
-        phone = Phone()
-        await phone.send(THREAT, 0.6, sender="a")
+        user = SampledUser()
+        await user.send(THREAT, 0.6, sender="a")
         edited = f"麻烦看一下，{THREAT}，谢谢"
-        assert await phone.reason(edited, 0.0, sender="b") == "pass scored"
-        assert await phone.reason(edited, 0.0, sender="a") == "review sender"
-        assert await phone.reason(NOTICE, 0.0, sender="a") == "pass scored"
-        phone.clock.now += DAY
-        assert await phone.reason(edited, 0.0, sender="a") == "pass scored"
+        assert await user.reason(edited, 0.0, sender="b") == "pass scored"
+        assert await user.reason(edited, 0.0, sender="a") == "review sender"
+        assert await user.reason(NOTICE, 0.0, sender="a") == "pass scored"
+        user.clock.now += DAY
+        assert await user.reason(edited, 0.0, sender="a") == "pass scored"
 
     run(test)
 
@@ -61,81 +61,81 @@ def test_an_edited_copy_of_a_flagged_message_is_held_at_any_risk() -> None:
 def test_after_three_strikes_all_of_a_sender_is_held_unless_it_sends_much() -> None:
     async def test() -> None:
         for sends_much in (False, True):
-            phone = Phone(sampled=sends_much)
+            user = SampledUser(sampled=sends_much)
             for _ in range(3):
-                assert await phone.reason(MILD, 0.0, sender="a") == "pass scored"
-                await phone.send(THREAT, 0.95, sender="a")
-            assert await phone.reason(MILD, 0.0, sender="a") == ("pass scored" if sends_much else "review sender")
-            assert await phone.reason(MILD, 0.0, sender="b") == "pass scored"
+                assert await user.reason(MILD, 0.0, sender="a") == "pass scored"
+                await user.send(THREAT, 0.95, sender="a")
+            assert await user.reason(MILD, 0.0, sender="a") == ("pass scored" if sends_much else "review sender")
+            assert await user.reason(MILD, 0.0, sender="b") == "pass scored"
 
     run(test)
 
 
 def test_a_second_blocked_message_doubles_the_time() -> None:
     async def test() -> None:
-        phone = Phone()
+        user = SampledUser()
         for _ in range(2):
-            await phone.send(THREAT, 0.95, sender="a")
-        phone.clock.now += 2 * DAY - 1
-        assert await phone.reason(MILD, 0.05, sender="a") == "review sender"
-        phone.clock.now += 2
-        assert await phone.reason(MILD, 0.05, sender="a") == "pass scored"
+            await user.send(THREAT, 0.95, sender="a")
+        user.clock.now += 2 * DAY - 1
+        assert await user.reason(MILD, 0.05, sender="a") == "review sender"
+        user.clock.now += 2
+        assert await user.reason(MILD, 0.05, sender="a") == "pass scored"
 
     run(test)
 
 
 def test_what_a_sender_is_held_for_does_not_prolong_it() -> None:
     async def test() -> None:
-        phone = Phone()
-        await phone.send(THREAT, 0.6, sender="a")
+        user = SampledUser()
+        await user.send(THREAT, 0.6, sender="a")
         for _ in range(23):
-            phone.clock.now += 3_600
-            assert await phone.reason(MILD, 0.2, sender="a") == "review sender"
-        phone.clock.now += 3_600
-        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+            user.clock.now += 3_600
+            assert await user.reason(MILD, 0.2, sender="a") == "review sender"
+        user.clock.now += 3_600
+        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
 
     run(test)
 
 
 def test_one_stolen_account_does_not_silence_a_bank() -> None:
     async def test() -> None:
-        phone = Phone(sampled=True)
+        user = SampledUser(sampled=True)
         for _ in range(600 // SAMPLE):
-            await phone.send(NOTICE, sender="95588")
-        await phone.send(THREAT, 0.95, sender="95588")
-        assert await phone.reason(MILD, 0.2, sender="95588") == "pass scored"
-        await phone.send(THREAT, 0.95, sender="95588")
-        assert await phone.reason(MILD, 0.2, sender="95588") == "review sender"
+            await user.send(NOTICE, sender="95588")
+        await user.send(THREAT, 0.95, sender="95588")
+        assert await user.reason(MILD, 0.2, sender="95588") == "pass scored"
+        await user.send(THREAT, 0.95, sender="95588")
+        assert await user.reason(MILD, 0.2, sender="95588") == "review sender"
 
     run(test)
 
 
 def test_a_message_that_is_held_does_not_speak_for_its_contact() -> None:
     async def test() -> None:
-        phone = Phone(sampled=True)
-        await phone.send("不还钱就加微信 laowang_88", 0.95)
+        user = SampledUser(sampled=True)
+        await user.send("不还钱就加微信 laowang_88", 0.95)
         for _ in range(20):
-            assert await phone.reason("加微信 laowang_88", 0.2) == "review contact"
-        await phone.send("加微信 laowang_88", 0.0)
-        assert await phone.reason("加微信 laowang_88", 0.2) == "pass scored"
+            assert await user.reason("加微信 laowang_88", 0.2) == "review contact"
+        await user.send("加微信 laowang_88", 0.0)
+        assert await user.reason("加微信 laowang_88", 0.2) == "pass scored"
 
     run(test)
 
 
 def test_keys_do_not_share_their_senders() -> None:
     async def test() -> None:
-        phone = Phone()
-        await phone.send(THREAT, 0.95, sender="a", key="one")
-        assert await phone.reason(MILD, 0.2, sender="a", key="other") == "pass scored"
+        user = SampledUser()
+        await user.send(THREAT, 0.95, sender="a", key="one")
+        assert await user.reason(MILD, 0.2, sender="a", key="other") == "pass scored"
 
     run(test)
 
 
 def test_a_message_that_was_not_read_in_time_accuses_nobody() -> None:
     async def test() -> None:
-        phone = Phone()
-        assert await phone.reason(NOTICE, sender="a", final=False, on_deadline="block") == "block deadline"
-        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+        user = SampledUser()
+        assert await user.reason(NOTICE, sender="a", final=False, on_deadline="block") == "block deadline"
+        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
 
     run(test)
 
@@ -152,34 +152,34 @@ def test_a_message_that_was_not_read_in_time_accuses_nobody() -> None:
 )
 def test_a_contact_gives_away_whoever_rewords(first: str, second: str) -> None:
     async def test() -> None:
-        phone = Phone()
-        await phone.send(f"不还钱就{first}", 0.6, sender="a")
-        assert await phone.reason(f"最后一次{second}", 0.1, sender="b") == "review contact"
-        assert await phone.reason(f"最后一次{second}", 0.04, sender="b") == "pass scored"
+        user = SampledUser()
+        await user.send(f"不还钱就{first}", 0.6, sender="a")
+        assert await user.reason(f"最后一次{second}", 0.1, sender="b") == "review contact"
+        assert await user.reason(f"最后一次{second}", 0.04, sender="b") == "pass scored"
 
     run(test)
 
 
 def test_a_hotline_is_everybodys() -> None:
     async def test() -> None:
-        phone = Phone(sampled=True)
-        await phone.send("请致电 021-12345678", sender="bank")
-        await phone.send("不还钱就打 021-12345678", 0.6, sender="a")
-        assert await phone.reason("打 021-12345678", 0.3, sender="b") == "pass scored"
+        user = SampledUser(sampled=True)
+        await user.send("请致电 021-12345678", sender="bank")
+        await user.send("不还钱就打 021-12345678", 0.6, sender="a")
+        assert await user.reason("打 021-12345678", 0.3, sender="b") == "pass scored"
 
     run(test)
 
 
 def test_an_admin_can_clear_a_sender() -> None:
     async def test() -> None:
-        phone = Phone()
-        await phone.send(THREAT, 0.6, sender="a")
-        suspects = phone.memory.suspects
+        user = SampledUser()
+        await user.send(THREAT, 0.6, sender="a")
+        suspects = user.memory.suspects
         assert suspects
-        ((mark, left),) = (await phone.state.run([Op("marks", "s:")]))[0]
+        ((mark, left),) = (await user.state.run([Op("marks", "s:")]))[0]
         assert (mark, left) == (suspects.sender("gw", "a"), DAY)
-        await phone.state.run([Op("drop", mark)])
-        assert await phone.reason(MILD, 0.2, sender="a") == "pass scored"
+        await user.state.run([Op("drop", mark)])
+        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
 
     run(test)
 

@@ -13,7 +13,7 @@ from tests.serve.memory.conftest import Valkey
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.memory import state
-from jingyin.serve.memory.state import Guarded, Local, Op, Server, Socket, State, listening
+from jingyin.serve.memory.state import Guarded, Local, Op, Socket, State, ValkeyState, listening
 
 EVERY = [
     (Op("tally", "t", 1, 600.0), 0.0),
@@ -86,7 +86,7 @@ def test_behind_a_socket(tmp_path: Path) -> None:
 @pytest.mark.external
 def test_on_a_server(valkey: Valkey) -> None:
     async def run() -> list[Any]:
-        server = Server(valkey.address)
+        server = ValkeyState(valkey.address)
         try:
             return await server.run([op for op, _ in EVERY])
         finally:
@@ -98,7 +98,7 @@ def test_on_a_server(valkey: Valkey) -> None:
 @pytest.mark.external
 def test_everything_on_a_server_expires_but_tables(valkey: Valkey) -> None:
     async def run() -> None:
-        server = Server(valkey.address)
+        server = ValkeyState(valkey.address)
         await server.run([op for op, _ in EVERY])
         client = server._client
         left = {key: await client.pttl(key) for key in await client.keys("*")}
@@ -159,7 +159,7 @@ def test_tables_survive_a_restart_and_nothing_else(tmp_path: Path) -> None:
 
 def test_addresses_that_are_none() -> None:
     with pytest.raises(ConfigError, match="state must be memory, redis://"):
-        Server("valkey:6379")
+        ValkeyState("valkey:6379")
 
 
 # ---- when it is away
@@ -285,7 +285,7 @@ def test_a_server_that_stops_hangs_or_is_full_delays_nobody(valkey: Valkey, monk
     events: list[str] = []
 
     async def run() -> None:
-        server = Server(valkey.address)
+        server = ValkeyState(valkey.address)
         guard = Guarded(server, Local(), lambda event, _: events.append(event))
         rng = Random(3)
         waits: list[float] = []

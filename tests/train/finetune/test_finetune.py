@@ -14,7 +14,7 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.train import finetune as run
 from jingyin.train.corpus import store
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
-from jingyin.train.finetune import Report, finetune
+from jingyin.train.finetune import FinetuneResult, finetune
 from jingyin.train.finetune_data import Columns
 from jingyin.train.promote import Promotion
 
@@ -153,7 +153,7 @@ def test_a_finished_run_is_kept(finetuned, tiny_run, data, traffic, replay):
     given["bundle"] = tiny_run / "bundle"
     report = finetune([str(data)], finetuned, COLUMNS, **given, tell=told.append)
     assert told == [f"{finetuned}: finished before, kept; --fresh replaces it"]
-    assert isinstance(report, Report)
+    assert isinstance(report, FinetuneResult)
     assert report.promote
     other = Columns("sms", "spam", {"1": "pay_to_stop", "0": "ordinary"})
     with pytest.raises(InputError, match=r"holds a run with other columns; name another output, or replace .* --fresh"):

@@ -11,7 +11,7 @@ from jingyin.serve.archive.text_files import TOO_LONG
 from jingyin.train.finetune_data import (
     Columns,
     Labelled,
-    Reject,
+    UnusableRow,
     is_flagged,
     parse_meanings,
     read_labelled,
@@ -215,6 +215,6 @@ def test_a_map_that_is_none(given):
 def test_traffic_needs_no_labels(tmp_path):
     path = jsonl(tmp_path, {"text": "吃面"}, {"text": ""}, {"text": "见面"})
     assert read_unlabelled([str(path)], Columns(label="none"), OUT) == (
-        ["吃面", "见面"], [Reject(f"{path}: row 2", "no text", "give it one, or drop it")],
+        ["吃面", "见面"], [UnusableRow(f"{path}: row 2", "no text", "give it one, or drop it")],
     )  # fmt: skip
     assert read_unlabelled([], Columns(), OUT) == ([], [])

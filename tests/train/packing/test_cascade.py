@@ -10,7 +10,15 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units
 from jingyin.model.text import clean
 from jingyin.train.data import Rows
-from jingyin.train.pack.calibrate import _fit_rules, _Readings, _risks, _served, _stops, _thresholds, _with_exits
+from jingyin.train.pack.calibrate import (
+    _fit_rules,
+    _prefilter_thresholds,
+    _Readings,
+    _risks,
+    _served,
+    _settle_blocks,
+    _thresholds,
+)
 from jingyin.train.recipes import Classify
 
 ORDINARY, THREATS, OPAQUE = 400, 100, 40
@@ -46,38 +54,38 @@ def recipe(passed: float) -> Classify:
 
 def test_a_share_that_opaque_messages_fill_stops_all_but_the_highest_score():
     given = readings()
-    assert _stops(given, recipe(OPAQUE / ORDINARY)) == (given.units.scores[0, : 2 * ORDINARY].max(), 0.0)
+    assert _prefilter_thresholds(given, recipe(OPAQUE / ORDINARY)) == (given.units.scores[0, : 2 * ORDINARY].max(), 0.0)
 
 
 def test_more_opaque_messages_than_the_first_network_is_to_read():
     wanted = r"may not judge 10\.00% of the 400 ordinary .* first share in passed is 9\.00%: raise it above 10\.00%"
     with pytest.raises(InputError, match=wanted):
-        _stops(readings(), recipe(0.09))
+        _prefilter_thresholds(readings(), recipe(0.09))
 
 
 def test_foreign_messages_are_not_opaque():
     given = readings()
     given.foreign[:OPAQUE] = True
-    assert _stops(given, recipe(0.09))[0] < given.units.scores[0, : 2 * ORDINARY].max()
+    assert _prefilter_thresholds(given, recipe(0.09))[0] < given.units.scores[0, : 2 * ORDINARY].max()
 
 
 def test_the_share_that_goes_on_is_of_messages_with_their_windows():
     given = readings()
     rules = _fit_rules(given, [NETWORK], recipe(0.25))
     served = _served(rules, given)
-    _, stops = prefiltered(rules, given.units, given.opaque, given.foreign)
-    assert (stops[:ORDINARY] < 0).mean() == pytest.approx(0.25, abs=0.01)
-    assert ((served.depth > 0) == (stops < 0)).all()
-    assert (stops[ORDINARY:] < 0).all()
+    _, exits = prefiltered(rules, given.units, given.abstains, given.foreign)
+    assert (exits[:ORDINARY] < 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert ((served.depth > 0) == (exits < 0)).all()
+    assert (exits[ORDINARY:] < 0).all()
 
 
 def test_rules_are_fitted_on_the_cascade_that_serves():
     given = readings()
     rules = _fit_rules(given, [NETWORK], recipe(0.25))
-    on, stops = prefiltered(rules, given.units, given.opaque, given.foreign)
-    again = cascade(rules, given.units, on, stops, given.read)
+    continues, exits = prefiltered(rules, given.units, given.abstains, given.foreign)
+    again = cascade(rules, given.units, continues, exits, given.read)
     assert np.array_equal(again.probabilities, _served(rules, given).probabilities)
-    stopped = stops >= 0
+    stopped = exits >= 0
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
 
 
@@ -89,7 +97,7 @@ def test_the_main_network_settles_what_only_blocked_messages_reach():
     chosen = recipe(0.25).model_copy(update={"passed": (0.25, 0.25), "review_rate": 0.05, "block_rate": 0.03})
     before = _fit_rules(given, [NETWORK, VERIFIER], chosen)
     assert [each.certain for each in before.networks] == [None, None]
-    rules = _with_exits(before, given, chosen, (0.0, 0.0))
+    rules = _settle_blocks(before, given, chosen, (0.0, 0.0))
     certain, last = (each.certain for each in rules.networks)
     assert (certain is not None, last) == (True, None)
     whole, early = _served(before, given), _served(rules, given)

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.toy_bundle import set_stops
+from tests.toy_bundle import set_exits
 
 from jingyin import Scorer
 from jingyin.model.prefilter import (
     BUCKETS,
     code_points,
     features,
-    is_opaque,
     known_characters,
+    prefilter_abstains,
     prefilter_scores,
     units_of,
     unknown_shares,
@@ -121,7 +121,7 @@ def test_share_of_unknown_characters():
     ],
 )
 def test_what_the_prefilter_must_not_judge(share, edits, opaque):
-    assert is_opaque(share, edits) is opaque
+    assert prefilter_abstains(share, edits) is opaque
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -130,15 +130,15 @@ def test_a_score_at_the_threshold_passes(tiny_run, which):
     text = "明天下午三点老地方见,记得带伞"
     score = prefilter_scores(scorer.bundle.prefilter_weights, code_points([text]))[which, 0]
     for threshold, stage in ((float(score), "network"), (float(np.nextafter(score, np.float32(99))), "prefilter")):
-        set_stops(scorer, *(threshold if i == which else -np.inf for i in range(2)))
+        set_exits(scorer, *(threshold if i == which else -np.inf for i in range(2)))
         assert scorer.score(text).stage == stage
 
 
 def test_what_both_scores_stop_is_ordinary(tiny_run):
     scorer = Scorer.load(tiny_run / "bundle", cache_bytes=0)
-    stops = scorer.bundle.manifest.prefilter
-    for ordinary, wanted in ((np.inf, stops.ordinary), (-np.inf, stops.lawful)):
-        set_stops(scorer, ordinary, np.inf)
+    exits = scorer.bundle.manifest.prefilter
+    for ordinary, wanted in ((np.inf, exits.ordinary), (-np.inf, exits.lawful)):
+        set_exits(scorer, ordinary, np.inf)
         assert tuple(scorer.score("明天见").probabilities.values()) == pytest.approx(wanted.probabilities, abs=1e-12)
 
 

@@ -13,7 +13,7 @@ from jingyin.train.pack.thresholds import (
     false_alarm_curve,
     fit_fusion,
     highest_allowed,
-    loss_of,
+    missed_of,
     rows_needed,
     share_threshold,
     upper_bound,
@@ -191,7 +191,7 @@ def test_a_share_of_the_values_reaches_the_threshold():
 
 
 def test_what_is_lost_is_counted_among_the_flagged_alone():
-    found = loss_of(np.array([True, True, False, False]), np.array([True, False, True, False]))
+    found = missed_of(np.array([True, True, False, False]), np.array([True, False, True, False]))
     assert (found.lost, found.flagged, found.bound) == (1, 2, upper_bound(1, 2))
 
 

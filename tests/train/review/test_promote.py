@@ -17,8 +17,8 @@ from jingyin.train.evaluate.samples import Seen, read_messages
 from jingyin.train.evaluate.systems import System
 from jingyin.train.promote import (
     Check,
+    PairedActions,
     Promotion,
-    Verdicts,
     comparisons,
     default_config,
     latency_check,
@@ -52,7 +52,7 @@ def simulated(seed, threats=900, innocents=6000, noise=0.4):
     shared = np.where(kinds, 2.5, hard) + rng.normal(0, 1.2, cases.max() + 1)[cases] + rng.normal(0, 1.5, rows)
     risks = [shared + rng.normal(0, noise, rows) for _ in range(2)]
     new, old = ((risk > 0.9).astype(np.int64) + (risk > 2.2) for risk in risks)
-    return Verdicts(new, old, kinds, cases, np.array([f"f{case // 6}" for case in cases]))
+    return PairedActions(new, old, kinds, cases, np.array([f"f{case // 6}" for case in cases]))
 
 
 def found_in(table):

@@ -6,7 +6,7 @@ import pytest
 from jingyin.model.bundle import default_path
 from jingyin.train import stages as calibrate
 from jingyin.train.recipes import Calibrate
-from jingyin.train.runs import Job
+from jingyin.train.runs import StageContext
 from jingyin.train.stages import run_calibrate, source_of
 
 RECIPE = Calibrate(stage="calibrate", corpus="c", passed=(0.1,))
@@ -22,7 +22,7 @@ def test_one_process_alone_writes_the_bundle(monkeypatch, tmp_path, first, wante
 
     monkeypatch.setattr(calibrate, "pack", pack)
     monkeypatch.setattr(calibrate, "PartialState", lambda: SimpleNamespace(is_main_process=first))
-    assert run_calibrate(Job(RECIPE, tmp_path, tmp_path, tmp_path, {})) == wanted
+    assert run_calibrate(StageContext(RECIPE, tmp_path, tmp_path, tmp_path, {})) == wanted
     assert written == [default_path()] * first
 
 

@@ -17,15 +17,15 @@ from jingyin.train.data import Rows, read_split
 from jingyin.train.encoder import random_encoder
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Classify
-from jingyin.train.runs import Job
+from jingyin.train.runs import StageContext
 from jingyin.train.saved import is_classifier, load_classifier
 from jingyin.train.stages import (
     metrics,
     misjudged,
     run_classify,
-    soft_labels,
     standardise,
     taught,
+    teacher_probabilities,
     way_back,
     windows_read,
 )
@@ -35,16 +35,16 @@ def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(
     tiny_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     texts = read_split(corpus, "test").cleaned
-    network, bundle = (soft_labels([str(each)], texts, tmp_path) for each in (tiny_run, tiny_run / "bundle"))
+    network, bundle = (teacher_probabilities([str(each)], texts, tmp_path) for each in (tiny_run, tiny_run / "bundle"))
     assert bundle.sum(1) == pytest.approx(1, abs=1e-5)
     assert bundle.argmax(1).tolist() == network.argmax(1).tolist()  # but for int8 and the fused risk
 
 
 def test_several_teachers_agree_on_the_mean_of_their_log_odds(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
     texts = read_split(corpus, "test").cleaned
-    alone, twice = (soft_labels([str(tiny_run)] * times, texts, tmp_path) for times in (1, 2))
+    alone, twice = (teacher_probabilities([str(tiny_run)] * times, texts, tmp_path) for times in (1, 2))
     np.testing.assert_allclose(twice, alone, atol=1e-6)
-    both = soft_labels([str(tiny_run), str(tiny_run / "bundle")], texts, tmp_path)
+    both = teacher_probabilities([str(tiny_run), str(tiny_run / "bundle")], texts, tmp_path)
     assert both.sum(1) == pytest.approx(1, abs=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_a_corpus_without_signs_ends_before_training(
     monkeypatch.setattr(classify, "start_from", None)
     recipe = Classify(stage="classify", corpus="c", encoder="random", layers=1, epochs=1, signs=True)
     with pytest.raises(InputError, match="none of 253 training messages has signs that people read"):
-        run_classify(Job(recipe, corpus, tmp_path, tmp_path, {}))
+        run_classify(StageContext(recipe, corpus, tmp_path, tmp_path, {}))
 
 
 def test_signs_are_learnt_where_their_inputs_are(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_signs_are_learnt_where_their_inputs_are(corpus: Path, tmp_path: Path, m
     recipe = Classify(
         stage="classify", corpus="c", encoder="random", layers=1, epochs=1, max_tokens=64, signs=True, bundle=False
     )
-    run_classify(Job(recipe, corpus, tmp_path, tmp_path, {}))
+    run_classify(StageContext(recipe, corpus, tmp_path, tmp_path, {}))
     assert moved == ["fit", "cpu", "signs"]
 
 
@@ -112,7 +112,7 @@ def rows(*kinds: tuple[str, str, str]) -> Rows:
 
 
 def test_an_own_label_stands_and_an_authored_one_is_mixed_with_what_teachers_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(classify, "soft_labels", lambda _, texts, __: np.tile(SOFT, (len(texts), 1)))
+    monkeypatch.setattr(classify, "teacher_probabilities", lambda _, texts, __: np.tile(SOFT, (len(texts), 1)))
     recipe = Classify(
         stage="classify", corpus="c", epochs=1, teachers=("t",), distillation_weight=0.5, label_smoothing=0.02
     )
@@ -182,17 +182,17 @@ def test_what_a_bundle_misjudges_is_shown_as_messages_of_their_own(
     risks = dict(zip(texts, (0.3, 0.29, 0.85, 0.84, 0.9, 0.31), strict=True))
     read: list[str] = []
 
-    class Judge:
+    class RiskScorer:
         @staticmethod
-        def load(*_: object, **__: object) -> "Judge":
-            return Judge()
+        def load(*_: object, **__: object) -> "RiskScorer":
+            return RiskScorer()
 
         def score_many(self, given: Iterable[str], processes: int) -> Iterator[SimpleNamespace]:
             for text in given:
                 read.append(text)
                 yield SimpleNamespace(risk=risks[text])
 
-    monkeypatch.setattr(classify, "Scorer", Judge)
+    monkeypatch.setattr(classify, "Scorer", RiskScorer)
     bundle = str(make_bundle())
     found = misjudged(bundle, given, 1.0, 5, tmp_path)
     assert sorted(each.text for each in found.cleaned) == sorted([texts[0], texts[3], texts[4], texts[5]])
