@@ -226,9 +226,9 @@ def main() -> None:
     parser.add_argument("--bundle", help="by default the one in the package")
     parser.add_argument("--count", type=int, default=6_000, help="messages of each row")
     parser.add_argument("--only", nargs="*", default=[], help="smpp, cmpp2, cmpp3, smgp, sgip, kannel, memory")
-    given = parser.parse_args()
-    more = ["--bundle", given.bundle] if given.bundle else []
-    asyncio.run(run(given.files, given.count, given.only, more))
+    options = parser.parse_args()
+    more = ["--bundle", options.bundle] if options.bundle else []
+    asyncio.run(run(options.files, options.count, options.only, more))
 
 
 if __name__ == "__main__":

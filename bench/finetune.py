@@ -44,9 +44,9 @@ RATE = 2_000
 MessageRow = Mapping[str, str]
 
 
-def cases(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
+def cases(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Fine-tune on half of the rows of half of the cases."""
-    rng = Random(given.seed)
+    rng = Random(options.seed)
     names = sorted({row["case"] for row in rows})
     mine = set(rng.sample(names, len(names) // 2))
     held = [row for row in rows if row["case"] in mine]
@@ -54,28 +54,28 @@ def cases(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str])
     half = len(held) // 2
     sets = {"own rows": held[:half], "the same situations": held[half:]}
     sets["other situations"] = [row for row in rows if row["case"] not in mine]
-    _finetuned(given, given.out / "run", held[:half], traffic[:5_000])
-    show(given.bundle, given.out / "run" / "bundle", sets, traffic[5_000:])
+    _finetuned(options, options.out / "run", held[:half], traffic[:5_000])
+    show(options.bundle, options.out / "run" / "bundle", sets, traffic[5_000:])
 
 
-def traffic(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
+def traffic(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Fine-tune on 5,000 messages of traffic."""
-    _finetuned(given, given.out / "run", [], traffic[:5_000])
-    show(given.bundle, given.out / "run" / "bundle", {"unseen situations": rows}, traffic[5_000:])
+    _finetuned(options, options.out / "run", [], traffic[:5_000])
+    show(options.bundle, options.out / "run" / "bundle", {"unseen situations": rows}, traffic[5_000:])
 
 
-def families(given: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
+def families(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Train a bundle without some families, and fine-tune it with some of their messages and as many innocents."""
-    rest = given.out / "rows"
+    rest = options.out / "rows"
     for folder in default_folders():
         for file in folder.rglob("*.jsonl"):
-            kept = [line for line in read(file) if not (line["family"] in FAMILIES and line["label"] in FLAGGED)]
-            alone = {line["pair"] for line in kept if line.get("pair")} - _twice(kept)
-            _write(rest / folder.name / file.name, [line for line in kept if line.get("pair") not in alone])
-    replay = given.out / "replay.yaml"
+            lines = [line for line in read(file) if not (line["family"] in FAMILIES and line["label"] in FLAGGED)]
+            alone = {line["pair"] for line in lines if line.get("pair")} - _twice(lines)
+            _write(rest / folder.name / file.name, [line for line in lines if line.get("pair") not in alone])
+    replay = options.out / "replay.yaml"
     content = yaml.safe_load(default_replay().read_text(encoding="utf-8")) | {"authored": str(rest), "public": []}
     replay.write_text(yaml.safe_dump(content), encoding="utf-8")
-    whole, base = given.out / "whole", given.out / "base.yaml"
+    whole, base = options.out / "whole", options.out / "base.yaml"
     if not store.is_built(whole):
         whole.with_suffix(".yaml").write_text(
             yaml.safe_dump({key: value for key, value in content.items() if key != "authored"}), encoding="utf-8"
@@ -83,14 +83,14 @@ def families(given: argparse.Namespace, rows: list[MessageRow], traffic: list[st
         build(whole.with_suffix(".yaml"), whole)
     recipe = yaml.safe_load((HERE / "data" / "finetune_base.yaml").read_text(encoding="utf-8"))
     base.write_text(yaml.safe_dump(recipe | {"corpus": str(replay.resolve())}), encoding="utf-8")
-    bundle = given.bundle = train([base], given.out) / "bundle"
+    bundle = options.bundle = train([base], options.out) / "bundle"
     splits = store.read(whole)
     new, innocents = _plain(splits["train"], new=True), _plain(splits["train"], new=False)
     sets = {"the new families": _plain(splits["test"], new=True), "other threats": rows}
     for size in SIZES:
-        rng = Random(f"{size} {given.seed}")
-        run = given.out / f"run-{size}"
-        _finetuned(given, run, [*rng.sample(new, size), *rng.sample(innocents, size)], [], replay)
+        rng = Random(f"{size} {options.seed}")
+        run = options.out / f"run-{size}"
+        _finetuned(options, run, [*rng.sample(new, size), *rng.sample(innocents, size)], [], replay)
         print(f"\n{size} threats of the new families:\n")
         show(bundle, run / "bundle", sets, traffic)
 
@@ -110,34 +110,38 @@ def _twice(rows: Sequence[MessageRow]) -> set[str]:
 
 
 def _finetuned(
-    given: argparse.Namespace, run: Path, rows: Sequence[MessageRow], traffic: Sequence[str], replay: Path | None = None
+    options: argparse.Namespace,
+    run: Path,
+    rows: Sequence[MessageRow],
+    traffic: Sequence[str],
+    replay: Path | None = None,
 ) -> None:
-    own, benign = given.out / f"{run.name}.jsonl", given.out / f"{run.name}-traffic.jsonl"
+    own, benign = options.out / f"{run.name}.jsonl", options.out / f"{run.name}-traffic.jsonl"
     _write(own, [{"text": row["text"], "label": row["label"]} for row in rows])
     _write(benign, [{"text": text} for text in traffic])
     finetune(
-        [str(own)] if rows else [], run, Columns(), benign=[str(benign)] if traffic else [], bundle=given.bundle,
-        corpus=replay, seed=given.seed,
+        [str(own)] if rows else [], run, Columns(), benign=[str(benign)] if traffic else [], bundle=options.bundle,
+        corpus=replay, seed=options.seed,
     )  # fmt: skip
 
 
 def show(before: Path, after: Path, sets: Mapping[str, Sequence[MessageRow]], traffic: Sequence[str]) -> None:
     """Print two bundles' results on labelled messages and on held-out traffic."""
-    sides = [Scorer.load(path, cache_bytes=0) for path in (before, after)]
-    quiet = [list(side.score_many(traffic)) for side in sides]
-    least = [sorted((each.risk for each in found), reverse=True)[len(traffic) // RATE] for found in quiet]
+    scorers = [Scorer.load(path, cache_bytes=0) for path in (before, after)]
+    on_traffic = [list(scorer.score_many(traffic)) for scorer in scorers]
+    least = [sorted((each.risk for each in verdicts), reverse=True)[len(traffic) // RATE] for verdicts in on_traffic]
     print("| | | messages | before | after |\n|---|---|---|---|---|")
     for name, rows in sets.items():
-        found = [list(side.score_many([row["text"] for row in rows])) for side in sides]
+        judged = [list(scorer.score_many([row["text"] for row in rows])) for scorer in scorers]
         threats = np.array([row["label"] in FLAGGED for row in rows])
-        for kind, some in (("threats", threats), ("innocents", ~threats)):
-            if some.any():
-                _line(f"{name} | {kind} flagged (blocked)", some, [_actions(side) for side in found])
-        risks = [np.array([each.risk for each in side])[threats] > at for side, at in zip(found, least, strict=True)]
+        for kind, counted in (("threats", threats), ("innocents", ~threats)):
+            if counted.any():
+                _line(f"{name} | {kind} flagged (blocked)", counted, [_actions(verdicts) for verdicts in judged])
+        risks = [np.array([each.risk for each in side])[threats] > at for side, at in zip(judged, least, strict=True)]
         cells = " | ".join(f"{side.mean():.1%}" for side in risks)
         print(f"| {name} | threats, where 1 in {RATE:,} of the traffic is flagged | {int(threats.sum())} | {cells} |")
-    _line("traffic | flagged (blocked)", np.ones(len(traffic), bool), [_actions(side) for side in quiet])
-    shares = " | ".join(f"{np.mean([each.stage == 'network' for each in side]):.1%}" for side in quiet)
+    _line("traffic | flagged (blocked)", np.ones(len(traffic), bool), [_actions(verdicts) for verdicts in on_traffic])
+    shares = " | ".join(f"{np.mean([each.stage == 'network' for each in verdicts]):.1%}" for verdicts in on_traffic)
     print(f"| traffic | read by networks | {len(traffic)} | {shares} |")
 
 
@@ -170,12 +174,12 @@ def main() -> None:
     parser.add_argument("traffic", type=Path)
     parser.add_argument("--bundle", type=Path, default=default_path())
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    rng = Random(given.seed)
-    rows = [{**row, "text": fill_slots(row["text"], rng)} for row in read(given.rows)]
-    texts = [row["text"] for row in read(given.traffic)]
+    options = parser.parse_args()
+    rng = Random(options.seed)
+    rows = [{**row, "text": fill_slots(row["text"], rng)} for row in read(options.rows)]
+    texts = [row["text"] for row in read(options.traffic)]
     rng.shuffle(texts)
-    {"cases": cases, "traffic": traffic, "families": families}[given.what](given, rows, texts[:20_000])
+    {"cases": cases, "traffic": traffic, "families": families}[options.what](options, rows, texts[:20_000])
 
 
 if __name__ == "__main__":

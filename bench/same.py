@@ -36,17 +36,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hashes of results, to be compared after a change")
     parser.add_argument("file", type=Path)
     parser.add_argument("--quick", action="store_true", help="no training and no evaluation")
-    given = parser.parse_args()
-    before = json.loads(given.file.read_text(encoding="utf-8")) if given.file.exists() else {}
+    options = parser.parse_args()
+    before = json.loads(options.file.read_text(encoding="utf-8")) if options.file.exists() else {}
     texts = messages()
     with tempfile.TemporaryDirectory() as folder:
         now = dict(verdicts(texts)) | dict(archive(texts, Path(folder)))
-        if not given.quick:
+        if not options.quick:
             now |= dict(training(Path(folder)))
     for name, digest in now.items():
         print(f"{'  ' if before.get(name, digest) == digest else '! '}{digest[:16]} {name}")
     if not before:
-        given.file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        options.file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
     elif any(before.get(name) != digest for name, digest in now.items()):
         sys.exit("the lines with ! differ")
 

@@ -21,44 +21,49 @@ def profile(messages: dict[str, list[str]]) -> None:
     texts = messages["distinct"]
     scorer = Scorer.load()
     scored = list(scorer.scored(texts))
-    passed = [each.clean.text for each in scored if each.decision.stage == "network"]
-    share = len(passed) / len(texts)
-    cleaned = _stage("clean", 1, texts, lambda some: [clean(text) for text in some])
+    read_by_networks = [each.clean.text for each in scored if each.decision.stage == "network"]
+    share = len(read_by_networks) / len(texts)
+    cleaned = _stage("clean", 1, texts, lambda batch: [clean(text) for text in batch])
     cache: Cache[Decision] = Cache(64 << 20)
 
-    def remember(some: Sequence[str]) -> list[None]:
-        for text in some:
+    def remember(batch: Sequence[str]) -> list[None]:
+        for text in batch:
             cache.get(text)
             cache.put(text, scored[0].decision)
         return []
 
-    read = [each.text for each in cleaned]
-    _stage("cache", 1, read, remember)
+    clean_texts = [each.text for each in cleaned]
+    _stage("cache", 1, clean_texts, remember)
 
-    def judge(some: Sequence[str]) -> list[list[float]]:
-        codes = code_points(some)
+    def judge(batch: Sequence[str]) -> list[list[float]]:
+        codes = code_points(batch)
         unknown_shares(scorer._known, codes)
-        return units_of(scorer.bundle.prefilter_weights, some, codes).scores.T.tolist()
+        return units_of(scorer.bundle.prefilter_weights, batch, codes).scores.T.tolist()
 
-    _stage("prefilter", 1, read, judge)
-    _networks(scorer, passed)
-    _stage("verdict", 1, scored, lambda some: [scorer.verdict(each) for each in some])
+    _stage("prefilter", 1, clean_texts, judge)
+    _networks(scorer, read_by_networks)
+    _stage("verdict", 1, scored, lambda batch: [scorer.verdict(each) for each in batch])
     print(f"\nthe prefilter lets {share:.2%} of {len(texts)} messages through")
     _calls(scorer, texts)
 
 
-def _networks(scorer: Scorer, passed: Sequence[CleanString]) -> None:
+def _networks(scorer: Scorer, texts: Sequence[CleanString]) -> None:
     """Print each network's time on a sample that passes the prefilter, and that time scaled by the share it reads."""
-    sample = passed[:NETWORK_SAMPLE]
+    sample = texts[:NETWORK_SAMPLE]
     for reader, share in zip(scorer._networks, scorer.bundle.manifest.passed, strict=True):
         ids = _stage(
             f"tokens of {reader.network.file}",
             share,
             sample,
-            lambda some, reader=reader: reader.tokenizer.encode(some),
+            lambda batch, reader=reader: reader.tokenizer.encode(batch),
         )
         fit = [each for each in ids if len(each) <= reader.network.max_tokens]  # of others it reads the windows
-        _stage(reader.network.file, share, fit, lambda some, reader=reader: [reader.run(each) for each in some])
+        _stage(
+            reader.network.file,
+            share,
+            fit,
+            lambda batch, reader=reader: [reader.run(each) for each in batch],
+        )
         tokens = float(np.mean([len(each) for each in fit])) if fit else 0.0
         print(f"{'':26}{tokens:.1f} tokens each; it reads {share:.2%} of ordinary messages")
 

@@ -122,9 +122,8 @@ def cascade(
     )
     unstopped = np.flatnonzero(exits < 0).tolist()
     rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in unstopped}
-    settled = _turn(
-        rules, units, [int(wholes[i]) for i in unstopped if continues[wholes[i]]], read, out, rooms, everyone, until
-    )
+    todo = [int(wholes[i]) for i in unstopped if continues[wholes[i]]]
+    settled = _turn(rules, units, todo, read, out, rooms, everyone, until)
     unread = [i for i in unstopped if continues[wholes[i]] and not out.depth[i]]
     queues = riskiest_windows(rules, units, continues & (not everyone), unstopped, unread)
     for turn in range(WINDOWS):
@@ -139,12 +138,9 @@ def cascade(
 
 
 def riskiest_windows(
-    rules: CascadeRules,
-    units: Units,
-    continues: NDArray[np.bool_],
-    messages: Iterable[int],
+    rules: CascadeRules, units: Units, continues: NDArray[np.bool_], messages: Iterable[int],
     unread: Container[int] = (),
-) -> dict[int, list[int]]:
+) -> dict[int, list[int]]:  # fmt: skip
     """Return for each message at most WINDOWS windows for the networks, riskiest first by the prefilter's scores.
 
     Only windows that `continues` (u,) marks count, or all if the message is in `unread`, because its whole is too long.
@@ -214,16 +210,16 @@ def log_odds(risk: float) -> float:
 
 def softmax(logits: ArrayLike) -> Floats:
     """Return probabilities along the last axis."""
-    given = np.asarray(logits, np.float64)
-    powers = np.exp(given - given.max(-1, keepdims=True))
+    array = np.asarray(logits, np.float64)
+    powers = np.exp(array - array.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
 def risk_logit(logits: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:
     """Return the log-odds (...) of the risk in logits (..., labels); `flagged` are the indices of its labels."""
-    given = np.asarray(logits, np.float64)
-    others = [i for i in range(given.shape[-1]) if i not in flagged]
-    return _log_sum(given[..., list(flagged)]) - _log_sum(given[..., others])
+    array = np.asarray(logits, np.float64)
+    others = [i for i in range(array.shape[-1]) if i not in flagged]
+    return _log_sum(array[..., list(flagged)]) - _log_sum(array[..., others])
 
 
 def _log_sum(values: Floats) -> Floats:
@@ -251,12 +247,12 @@ def fuse(
 
 def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:
     """Return probabilities (n, labels) in the proportions of `logits`, whose risk has the log-odds `risk` (n,)."""
-    given = np.asarray(logits, np.float64)
-    inside, outside = list(flagged), [i for i in range(given.shape[-1]) if i not in flagged]
+    array = np.asarray(logits, np.float64)
+    inside, outside = list(flagged), [i for i in range(array.shape[-1]) if i not in flagged]
     share = 1 / (1 + np.exp(-np.clip(np.asarray(risk, np.float64), -700, 700)))
-    out = np.empty_like(given)
-    out[..., inside] = softmax(given[..., inside]) * share[..., None]
-    out[..., outside] = softmax(given[..., outside]) * (1 - share)[..., None]
+    out = np.empty_like(array)
+    out[..., inside] = softmax(array[..., inside]) * share[..., None]
+    out[..., outside] = softmax(array[..., outside]) * (1 - share)[..., None]
     return out
 
 
@@ -264,8 +260,8 @@ def reads_on(continue_from: float | None, exit_above: float | None, odds: ArrayL
     """Return whether the next network reads a message, for log-odds of risk `odds` (n,); None stands for no bound."""
     low = -np.inf if continue_from is None else continue_from
     high = np.inf if exit_above is None else exit_above
-    odds = np.asarray(odds, np.float64)
-    return np.asarray((odds >= low) & (odds < high))
+    values = np.asarray(odds, np.float64)
+    return np.asarray((values >= low) & (values < high))
 
 
 _DIGITS = 12
@@ -292,10 +288,10 @@ def decide(
 
 def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
     """Return the signs whose confidence reaches their threshold, highest first; without logits (signs,) none."""
-    found = zip(manifest.signs.items(), np.asarray(signs, np.float64), strict=False)
+    pairs = zip(manifest.signs.items(), np.asarray(signs, np.float64), strict=False)
     reasons = [
         Reason(sign, confidence)
-        for (sign, scale), logit in found
+        for (sign, scale), logit in pairs
         if (confidence := float(sign_confidence(scale, logit))) >= scale.threshold
     ]
     return tuple(sorted(reasons, key=lambda each: -each.confidence))

@@ -36,16 +36,16 @@ _SIDE_BY_SIDE = re.compile(
 )
 
 
-def _reads_as(parts: str, before: str, text: str, end: int) -> str | None:
-    """Return the character composed of `parts`, which end at `end` of `text` and follow `before`, or None."""
+def _reads_as(parts: str, previous: str, text: str, end: int) -> str | None:
+    """Return the character composed of `parts`, which end at `end` of `text` and follow `previous`, or None."""
     character = _PARTS.get(parts)
-    if character and before and _SURNAME.match(text, max(0, end - len(parts) - 1)):
+    if character and previous and _SURNAME.match(text, max(0, end - len(parts) - 1)):
         return None
     if character and parts in _BESIDE:
         left, right = _BESIDE[parts]
         # The next character may be split too (车专贝长).
-        after = (text[end : end + 1], _PARTS.get(text[end : end + 2], ""))
-        if not (before and before in left) and not any(each and each in right for each in after):
+        following = (text[end : end + 1], _PARTS.get(text[end : end + 2], ""))
+        if not (previous and previous in left) and not any(each and each in right for each in following):
             return None
     return character
 
@@ -114,14 +114,14 @@ def spell_out(text: str, edits: dict[str, int]) -> list[Edit]:
     """Write out words that are spelled in pinyin or by initials next to Han characters (bao光, 爆txl)."""
     if _SPELLINGS.keys().isdisjoint(_LETTERS.findall(text)):
         return []
-    found: list[Edit] = []
+    changes: list[Edit] = []
     for match in _LETTERS.finditer(text):
         change = _spelling_at(text, *match.span()) if match[0] in _SPELLINGS else None
-        if change and (not found or change[0] >= found[-1][1]):
-            found.append(change)
-    if found:
-        edits["spelled"] = edits.get("spelled", 0) + len(found)
-    return found
+        if change and (not changes or change[0] >= changes[-1][1]):
+            changes.append(change)
+    if changes:
+        edits["spelled"] = edits.get("spelled", 0) + len(changes)
+    return changes
 
 
 def _spelling_at(text: str, start: int, end: int) -> Edit | None:
@@ -159,9 +159,9 @@ def to_mandarin(text: str, edits: dict[str, int]) -> list[Edit]:
     """Translate function words of Cantonese to Mandarin; those that exist in both only next to one that doesn't."""
     if not _DIALECT_ONLY.search(text):
         return []
-    found = [(*match.span(), _DIALECT[match[0]]) for match in _DIALECT_WORD.finditer(text)]
-    edits["dialect"] = edits.get("dialect", 0) + len(found)
-    return found
+    translated = [(*match.span(), _DIALECT[match[0]]) for match in _DIALECT_WORD.finditer(text)]
+    edits["dialect"] = edits.get("dialect", 0) + len(translated)
+    return translated
 
 
 # Decoration: characters that only set the tone, and can be added to any message.
@@ -201,7 +201,7 @@ def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
 
     A message that is all decoration stays as it is.
     """
-    found: list[Edit] = []
+    dropped: list[Edit] = []
     at, leads = 0, True
     for start, end in _decorations(text):
         if start < at:  # already dropped, as a mark after leading decoration
@@ -210,14 +210,14 @@ def undecorate(text: str, edits: dict[str, int]) -> list[Edit]:
         at = end
         while leads and at < len(text) and text[at] in _MARKS:
             at += 1
-        found.append((start, at, ""))
-    if not found:
+        dropped.append((start, at, ""))
+    if not dropped:
         return []
-    ends, starts = [0, *(end for _, end, _ in found)], [*(start for start, _, _ in found), len(text)]
+    ends, starts = [0, *(end for _, end, _ in dropped)], [*(start for start, _, _ in dropped), len(text)]
     if all(_is_bare(text[end:start]) for end, start in zip(ends, starts, strict=True)):
         return []
-    edits["decoration"] = edits.get("decoration", 0) + len(found)
-    return found
+    edits["decoration"] = edits.get("decoration", 0) + len(dropped)
+    return dropped
 
 
 def _decorations(text: str) -> Iterator[tuple[int, int]]:

@@ -81,14 +81,14 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
     All share the buckets. A triple ends with its text: a line feed is followed by another, not by the next text.
     """
     # In place: for a single message the number of calls matters most.
-    both = np.empty((2, len(points)), np.int64)
-    both[0], both[1] = points, _SOUNDS[points]
-    second = both[:, 1:]
+    codes_and_sounds = np.empty((2, len(points)), np.int64)
+    codes_and_sounds[0], codes_and_sounds[1] = points, _SOUNDS[points]
+    second = codes_and_sounds[:, 1:]
     third = np.full_like(second, _BREAK)
-    third[:, :-1] = both[:, 2:]
+    third[:, :-1] = codes_and_sounds[:, 2:]
     np.putmask(third, second == _BREAK, _BREAK)
     hashes = np.empty((2, *second.shape), np.int64)
-    np.multiply(both[:, :-1], _MULTIPLIERS[0], out=hashes[0])
+    np.multiply(codes_and_sounds[:, :-1], _MULTIPLIERS[0], out=hashes[0])
     hashes[0] += second * _MULTIPLIERS[1]
     np.multiply(third, _MULTIPLIERS[2], out=hashes[1])
     hashes[1] += hashes[0]
@@ -139,9 +139,9 @@ def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -
     ranges: list[tuple[int, int]] = []
     counts = []
     for text in texts:
-        found = [(0, len(text)), *windows(text)]
-        ranges += found
-        counts.append(len(found))
+        units_of_text = [(0, len(text)), *windows(text)]
+        ranges += units_of_text
+        counts.append(len(units_of_text))
     sizes = np.array(counts, np.int64)
     owners, starts = np.repeat(np.arange(len(sizes)), sizes), sizes.cumsum() - sizes
     # A unit's first pair begins one character earlier, at the text's start with the line feed; the line feed after the

@@ -84,12 +84,12 @@ def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def apply_annotations(rows: Sequence[Mapping[str, Any]], found: Annotations) -> tuple[list[dict[str, Any]], int]:
+def apply_annotations(rows: Sequence[Mapping[str, Any]], annotations: Annotations) -> tuple[list[dict[str, Any]], int]:
     """Return the rows with the annotators' labels, and the number of labels changed.
 
     Raises InputError if labels are for messages that aren't among `rows`.
     """
-    if strangers := len(found.labels.keys() - {row["text"] for row in rows}):
+    if strangers := len(annotations.labels.keys() - {row["text"] for row in rows}):
         raise InputError(f"{strangers} answers are about messages that the data lacks; name the data that was audited")
-    out = [{**row, "label": found.labels.get(row["text"], row.get("label"))} for row in rows]
+    out = [{**row, "label": annotations.labels.get(row["text"], row.get("label"))} for row in rows]
     return out, sum(new["label"] != old.get("label") for new, old in zip(out, rows, strict=True))

@@ -75,13 +75,13 @@ def open_networks(bundle: Bundle, threads: int = 1) -> list[NetworkReader]:
 
 def tokenizers_of(folder: Path, networks: Sequence[Network]) -> list[Tokenizer]:
     """Return the tokenizer of each network, that of each vocabulary loaded once."""
-    found: dict[str, Tokenizer] = {}
+    by_vocabulary: dict[str, Tokenizer] = {}
     for network in networks:
-        if network.vocabulary not in found:
+        if network.vocabulary not in by_vocabulary:
             pieces = network.vocabulary == "pieces"
             kind, file = (PieceTokenizer, PIECES) if pieces else (SmsTokenizer, "tokenizer.json")
-            found[network.vocabulary] = kind.from_file(folder / file)
-    return [found[network.vocabulary] for network in networks]
+            by_vocabulary[network.vocabulary] = kind.from_file(folder / file)
+    return [by_vocabulary[network.vocabulary] for network in networks]
 
 
 def open_session(model: Path, threads: int = 1) -> ort.InferenceSession:

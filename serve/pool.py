@@ -54,8 +54,8 @@ def scorer_of(arguments: ScorerArguments) -> "Scorer":
 
     bundle, wanted, review, block, prefilter, cache_bytes = arguments
     scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
-    if wanted not in (None, found := scorer.bundle.manifest.id):
-        raise BundleError(f"the bundle changed from {wanted} to {found} after it was read; start again")
+    if wanted not in (None, loaded := scorer.bundle.manifest.id):
+        raise BundleError(f"the bundle changed from {wanted} to {loaded} after it was read; start again")
     return scorer
 
 

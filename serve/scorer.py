@@ -150,17 +150,17 @@ class Scorer:
         Raises BundleError if the bundle is missing, damaged, of another format, or gives other results on this machine,
         and ConfigError for a rate that its calibration rows can't bound.
         """
-        read = read_bundle(Path(bundle) if bundle is not None else default_path())
+        loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
         rates = {"review": review_rate, "block": block_rate}
-        chosen = {name: _at_rate(read.manifest, name, rate) for name, rate in rates.items() if rate is not None}
-        read = replace(read, manifest=read.manifest.model_copy(update=chosen))
-        arguments = ScorerArguments(read.path, read.manifest.id, review_rate, block_rate, prefilter, cache_bytes)
-        return cls(read, open_networks(read), arguments)
+        chosen = {name: _at_rate(loaded.manifest, name, rate) for name, rate in rates.items() if rate is not None}
+        loaded = replace(loaded, manifest=loaded.manifest.model_copy(update=chosen))
+        arguments = ScorerArguments(loaded.path, loaded.manifest.id, review_rate, block_rate, prefilter, cache_bytes)
+        return cls(loaded, open_networks(loaded), arguments)
 
     def score(self, text: str | CleanText) -> Verdict:
         """Score one message, any str. Raises InputError for anything else."""
-        (found,) = self._score([text])
-        return self.verdict(found)
+        (scored,) = self._score([text])
+        return self.verdict(scored)
 
     def score_many(self, texts: Iterable[str | CleanText], *, processes: int = 1) -> Iterator[Verdict]:
         """Score a stream: the same order and the same verdicts as `score`, in constant memory.
@@ -210,10 +210,10 @@ class Scorer:
 
     def without_memory(self, *, prefilter: bool = True) -> "Scorer":
         """Return a copy without caches that shares the networks; without `prefilter` they all read every message."""
-        found = copy.copy(self)
-        found.arguments = self.arguments._replace(prefilter=prefilter, cache_bytes=0)
-        found.cache, found.readings = Cache(0), Cache(0)
-        return found
+        uncached = copy.copy(self)
+        uncached.arguments = self.arguments._replace(prefilter=prefilter, cache_bytes=0)
+        uncached.cache, uncached.readings = Cache(0), Cache(0)
+        return uncached
 
     def verdict(self, scored: Scored) -> Verdict:
         """Return the verdict on a scored message."""
@@ -242,12 +242,12 @@ class Scorer:
 
         A bundle whose networks all read pieces gives no evidence: the words are those of the lexicon.
         """
-        (found,) = self._score([text])
+        (scored,) = self._score([text])
         readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
         reader = readers.get("model.onnx") or next(reversed(readers.values()), None)
-        if found.decision.risk < LEAST_RISK or reader is None:
+        if scored.decision.risk < LEAST_RISK or reader is None:
             return Explanation([], {})
-        return explain(reader, self._tokenizer, found.clean, found.decision, self.bundle.manifest)
+        return explain(reader, self._tokenizer, scored.clean, scored.decision, self.bundle.manifest)
 
     def _score(self, texts: Sequence[str | CleanText], until: float | None = None) -> Iterator[Scored]:
         cleaned = [_cleaned(text) for text in texts]
@@ -270,36 +270,32 @@ class Scorer:
         manifest = self.bundle.manifest
         units, shares, abstains, foreign = self._prefilter(cleaned)
         continues, exits = prefiltered(manifest, units, abstains, foreign)
-        found = None
+        cascaded = None
         if (exits < 0).any():
             every, enough = not self.arguments.prefilter, log_odds(manifest.block.risk)
             read = self._reader(cleaned, units)
-            found = cascade(manifest, units, continues, exits, read, everyone=every, enough=enough, until=until)
+            cascaded = cascade(manifest, units, continues, exits, read, everyone=every, enough=enough, until=until)
         for i, (exit_, share) in enumerate(zip(exits.tolist(), shares.tolist(), strict=True)):
-            if found is None or exit_ >= 0:
+            if cascaded is None or exit_ >= 0:
                 yield self._exits[exit_], share, True
             else:
-                unit = int(found.units[i])
-                stage: Stage = "network" if found.depth[i] else "prefilter"
+                unit = int(cascaded.units[i])
+                stage: Stage = "network" if cascaded.depth[i] else "prefilter"
                 window = units.ranges[unit] if unit != units.starts[i] else None
-                decision = decide(manifest, found.probabilities[i], stage, found.signs[i], window)
-                yield decision, share, bool(found.final[i])
+                decision = decide(manifest, cascaded.probabilities[i], stage, cascaded.signs[i], window)
+                yield decision, share, bool(cascaded.final[i])
 
     def _prefilter(
         self, cleaned: Sequence[CleanText]
     ) -> tuple[Units, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return clean texts as units, shares of unknown characters, where the prefilter abstains, and what is foreign."""
+        """Return clean texts as units, shares of unknown characters, where the prefilter abstains, and foreign ones."""
         texts = [each.text for each in cleaned]
         codes = code_points(texts)
         shares = unknown_shares(self._known, codes)
         every = not self.arguments.prefilter
-        abstains = np.array(
-            [
-                every or prefilter_abstains(share, each.edits)
-                for share, each in zip(shares.tolist(), cleaned, strict=True)
-            ]
-        )
-        foreign = np.array([not every and "foreign" in each.edits for each in cleaned])
+        edits = [each.edits for each in cleaned]
+        abstains = np.array([every or prefilter_abstains(*each) for each in zip(shares.tolist(), edits, strict=True)])
+        foreign = np.array([not every and "foreign" in each for each in edits])
         return units_of(self.bundle.prefilter_weights, texts, codes), shares, abstains, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:

@@ -47,8 +47,8 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
         raise ConfigError(f"the data frame has no column {text_column!r}; it has: {', '.join(df.columns)}")
     if not isinstance(df.schema[text_column].dataType, StringType):
         raise ConfigError(f"column {text_column!r} is {df.schema[text_column].dataType.simpleString()}, wanted string")
-    kept = df.drop(*NAMES)
-    schema = StructType([*kept.schema.fields, *map(StructField, NAMES, _TYPES)])
+    own_columns = df.drop(*NAMES)
+    schema = StructType([*own_columns.schema.fields, *map(StructField, NAMES, _TYPES)])
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         scorer = scorer_of(ScorerArguments(bundle))
@@ -58,7 +58,7 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
                 columns = verdict_columns(scorer, rows.column(text_column).to_pylist())
                 yield pa.record_batch([*rows.columns, *columns], [*rows.schema.names, *NAMES])
 
-    return kept.mapInArrow(score, schema)
+    return own_columns.mapInArrow(score, schema)
 
 
 def main(arguments: list[str] | None = None) -> None:

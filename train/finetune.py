@@ -158,20 +158,20 @@ def _refuse(rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[
         )
 
 
-def _files(given: Sequence[str], out: Path) -> list[str]:
-    folders = [each for each in given if is_dataset(Path(each))]
-    named = find([each for each in given if each not in folders], out) if len(folders) < len(given) else []
-    arrows = [file for each in folders for file in sorted(Path(each).rglob("*.arrow"))]
-    return [str(path) for path in [*named, *arrows]]
+def _files(names: Sequence[str], out: Path) -> list[str]:
+    folders = [name for name in names if is_dataset(Path(name))]
+    tables = find([name for name in names if name not in folders], out) if len(folders) < len(names) else []
+    arrows = [file for name in folders for file in sorted(Path(name).rglob("*.arrow"))]
+    return [str(path) for path in [*tables, *arrows]]
 
 
 def _run(
     rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[UnusableRow], incumbent: Bundle, replay: Path,
     seed: int, out: Path, tell: Callable[[str], object],
 ) -> FinetuneResult:  # fmt: skip
-    before, began = Scorer.load(incumbent.path, cache_bytes=0), time.monotonic()
-    said = verdicts(before, [row.text for row in rows])
-    agreed = sum((verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(said, rows, strict=True))
+    old_scorer, started = Scorer.load(incumbent.path, cache_bytes=0), time.monotonic()
+    judged = verdicts(old_scorer, [row.text for row in rows])
+    agreed = sum((verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(judged, rows, strict=True))
     tell(
         f"{len(rows):,} labelled messages, of which the bundle judges {agreed:,} as they are labelled; "
         f"{len(traffic):,} messages of traffic"
@@ -180,7 +180,7 @@ def _run(
         tell(f"left out: {line}")
 
     def begin(step: str) -> None:
-        spent, steps = (time.monotonic() - began) / 60, list(_PACE)
+        spent, steps = (time.monotonic() - started) / 60, list(_PACE)
         done = sum(_PACE[earlier] for earlier in steps[: steps.index(step)])
         left = f", about {max(1, round(spent * (1 - done) / done))} left" if done else ""
         tell(f"{step}: {spent:.0f} minute(s) so far{left}")
@@ -196,10 +196,10 @@ def _run(
         begin(name)
         train([_recipe(out, name, {**shared, **_classify(incumbent, name, network.max_tokens)})], out)
     begin("cascade")
-    train([_recipe(out, "cascade", {**shared, **_calibrate(incumbent, before, folder)})], out)
+    train([_recipe(out, "cascade", {**shared, **_calibrate(incumbent, old_scorer, folder)})], out)
     shutil.copytree(out / "cascade" / "bundle", out / "bundle", dirs_exist_ok=True)
     begin("judging")
-    return _judge(before, folder, len(rejects), out)
+    return _judge(old_scorer, folder, len(rejects), out)
 
 
 def _corpus_recipe(
@@ -210,39 +210,39 @@ def _corpus_recipe(
     Missing public files are left out. A row labelled only as flagged or not gets the label of that side that the
     incumbent finds most probable.
     """
-    half = [row.text for row in rows if row.label in SIDES]
+    half_labelled = [row.text for row in rows if row.label in SIDES]
     scorer = Scorer.load(incumbent.path, prefilter=False, cache_bytes=0)
-    said = dict(zip(half, verdicts(scorer, half), strict=True))
+    guessed = dict(zip(half_labelled, verdicts(scorer, half_labelled), strict=True))
     labelled = (
-        {"text": row.text, "family": row.label, "label": _full_label(row.label, said.get(row.text))} for row in rows
+        {"text": row.text, "family": row.label, "label": _full_label(row.label, guessed.get(row.text))} for row in rows
     )
     content = yaml.safe_load(replay.read_text(encoding="utf-8"))
     public = [each for each in content.get("public", []) if Path(each["path"]).exists()]
-    own: list[dict[str, Any]] = []
+    mine: list[dict[str, Any]] = []
     if rows:
         _write_rows(out / "own.jsonl", labelled)
         others = MOST_AUTHORED["train"] + MOST_PUBLIC["train"]
         wanted = OWN_SHARE / (1 - OWN_SHARE) * others / (0.7 * len(rows))
         splits = {"train": 0.7, "validation": 0.06, "calibration": 0.06, "test": 0.18}
         weight = min(MOST_WEIGHT, max(1.0, round(wanted, 2)))
-        own.append({"kind": OWN, "path": str(out / "own.jsonl"), "weight": weight, "splits": splits})
+        mine.append({"kind": OWN, "path": str(out / "own.jsonl"), "weight": weight, "splits": splits})
     if traffic:
         ordinary = ({"text": text, "label": LABELS[0], "family": "traffic"} for text in traffic)
         _write_rows(out / "traffic.jsonl", ordinary)
         splits = {"train": 0.5, "validation": 0.02, "calibration": 0.24, "test": 0.24}
-        own.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
+        mine.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
     path = out / "corpus.yaml"
     generated = {name: min(count, content.get(name, 0)) for name, count in GENERATED.items()}
     most = {"most_authored": MOST_AUTHORED, "most_public": MOST_PUBLIC, "company": COMPANY}
-    path.write_text(yaml.safe_dump({**content, **generated, **most, "public": [*own, *public]}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**content, **generated, **most, "public": [*mine, *public]}), encoding="utf-8")
     return path
 
 
-def _full_label(label: str, said: Verdict | None) -> str:
-    if said is None:
+def _full_label(label: str, verdict: Verdict | None) -> str:
+    if verdict is None:
         return label
     side = [each for i, each in enumerate(LABELS) if (i in FLAGGED_INDEX) == is_flagged(label)]
-    return max(side, key=lambda each: said.probabilities[each])
+    return max(side, key=lambda each: verdict.probabilities[each])
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
@@ -267,7 +267,7 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object
     }  # fmt: skip
 
 
-def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, object]:
+def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str, object]:
     """Return the recipe that makes the bundle, with at least the incumbent's rates and shares that networks read.
 
     A quarter of the rates and half of the shares measured on real messages here replace them if higher; if authored
@@ -277,7 +277,7 @@ def _calibrate(incumbent: Bundle, before: Scorer, corpus: Path) -> dict[str, obj
     calibration = read_split(corpus, "calibration")
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
     texts = [message.original for message in ordinary.cleaned]
-    risks = np.array([verdict.risk for verdict in verdicts(before, texts)])
+    risks = np.array([verdict.risk for verdict in verdicts(old_scorer, texts)])
     real = "authored" not in ordinary.sources
     rates = [
         min(0.999, max(threshold.target, rate_at(risks, ordinary.sources, threshold.risk) / (4 if real else 1)))
@@ -319,21 +319,21 @@ promotion.json has the decision. For metrics by family run
 """
 
 
-def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneResult:
+def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneResult:
     """Write report, tasks and decision."""
-    after, splits = Scorer.load(out / "bundle", cache_bytes=0), store.read(corpus)
-    own = [row for split in SPLITS for row in splits[split] if row.source == OWN and not row.evasion]
-    judged = [verdicts(scorer, [row.text for row in own]) for scorer in (before, after)]
+    new_scorer, splits = Scorer.load(out / "bundle", cache_bytes=0), store.read(corpus)
+    own_rows = [row for split in SPLITS for row in splits[split] if row.source == OWN and not row.evasion]
+    judged = [verdicts(scorer, [row.text for row in own_rows]) for scorer in (old_scorer, new_scorer)]
     trained = sum(row.source == OWN and not row.evasion for row in splits["train"])
-    counts = _counts(_TRAINED_ON, own[:trained], [side[:trained] for side in judged])
-    held_out = [verdicts(scorer, [row.text for row in splits["test"]]) for scorer in (before, after)]
+    counts = _counts(_TRAINED_ON, own_rows[:trained], [side[:trained] for side in judged])
+    held_out = [verdicts(scorer, [row.text for row in splits["test"]]) for scorer in (old_scorer, new_scorer)]
     for source in dict.fromkeys([*_SOURCES, ""]):
-        chosen = [i for i, row in enumerate(splits["test"]) if (row.source if row.source in _SOURCES else "") == source]
+        rows = [i for i, row in enumerate(splits["test"]) if (row.source if row.source in _SOURCES else "") == source]
         name = _SOURCES.get(source, "other messages")
-        counts += _counts(name, [splits["test"][i] for i in chosen], [[side[i] for i in chosen] for side in held_out])
-    manifest = after.bundle.manifest
+        counts += _counts(name, [splits["test"][i] for i in rows], [[side[i] for i in rows] for side in held_out])
+    manifest = new_scorer.bundle.manifest
     disobeyed = [
-        (row, verdict) for row, verdict in zip(own, judged[1], strict=True)
+        (row, verdict) for row, verdict in zip(own_rows, judged[1], strict=True)
         if (verdict.action != "pass") != (row.label in FLAGGED)
     ]  # fmt: skip
     write_json(out / "disobeyed.json", [
@@ -349,11 +349,11 @@ def _judge(before: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneRe
     lines = [f"| {count.source} | {count.what} | {count.rows} | {count.before} | {count.after} |" for count in counts]
     bounds = [_threshold(name, getattr(manifest, name)) for name in ("review", "block")]
     text = _REPORT.format(
-        before=before.bundle.manifest.id, after=manifest.id, counts="\n".join(lines), thresholds="\n".join(bounds),
+        before=old_scorer.bundle.manifest.id, after=manifest.id, counts="\n".join(lines), thresholds="\n".join(bounds),
         disobeyed=len(disobeyed),
     )  # fmt: skip
     (out / "report.md").write_text(text, encoding="utf-8")
-    decision = decide(out, before.bundle.path, sum(row.source == TRAFFIC for row in splits["test"]))
+    decision = decide(out, old_scorer.bundle.path, sum(row.source == TRAFFIC for row in splits["test"]))
     failed = [f"{check.name}: {check.reason}" for check in decision.checks if not check.passed]
     return FinetuneResult(rejected, counts, len(disobeyed), decision.promote, failed)
 
@@ -362,22 +362,22 @@ def _threshold(action: str, each: Threshold) -> str:
     return f"| {action} | {each.risk:.4f} | {each.rows} | {each.false_positives} | {each.bound:.6f} |"
 
 
-def _counts(name: str, rows: Sequence[Row], decided: Sequence[Sequence[Verdict]]) -> list[Count]:
-    """Count both bundles' verdicts on rows: `decided` holds them, before and after."""
+def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict]]) -> list[Count]:
+    """Count both bundles' verdicts on rows: `by_bundle` holds them, before and after."""
     threats = [row.label in FLAGGED for row in rows]
     benign = [row.label in BENIGN for row in rows]
     named = [row.family not in SIDES for row in rows]
-    flags = [[each.action != "pass" for each in side] for side in decided]
-    right = [[each.label == row.label for row, each in zip(rows, side, strict=True)] for side in decided]
+    flags = [[each.action != "pass" for each in judged] for judged in by_bundle]
+    right = [[each.label == row.label for row, each in zip(rows, judged, strict=True)] for judged in by_bundle]
     kinds = (
         ("threats flagged", threats, flags),
         ("ordinary and lawful flagged", benign, flags),
         ("label right", named, right),
     )
     return [
-        Count(name, what, sum(some), *(sum(np.logical_and(side, some).tolist()) for side in decisions))
-        for what, some, decisions in kinds
-        if any(some)
+        Count(name, what, sum(counted), *(sum(np.logical_and(judged, counted).tolist()) for judged in decisions))
+        for what, counted, decisions in kinds
+        if any(counted)
     ]  # fmt: skip
 
 

@@ -65,13 +65,13 @@ class _Raw(NamedTuple):
     fault: str = ""
 
 
-def parse_meanings(given: Sequence[str]) -> dict[str, str]:
+def parse_meanings(words: Sequence[str]) -> dict[str, str]:
     """Return old -> new of "old=new" words; raises ConfigError if a word lacks the sign, or `new` is not in KNOWN."""
     meanings = {}
-    for each in given:
-        old, sign, new = each.rpartition("=")
+    for word in words:
+        old, sign, new = word.rpartition("=")
         if not sign or new not in KNOWN:
-            raise ConfigError(f"--label-map {each!r} is not OLD=NEW with NEW one of {', '.join(KNOWN)}")
+            raise ConfigError(f"--label-map {word!r} is not OLD=NEW with NEW one of {', '.join(KNOWN)}")
         meanings[old] = new
     return meanings
 
@@ -88,7 +88,7 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     or not_flagged; a message with contradicting labels is left out. Raises ConfigError for missing columns.
     """
     rejects: list[UnusableRow] = []
-    kept: dict[str, Labelled] = {}
+    by_clean_text: dict[str, Labelled] = {}
     disputed: set[str] = set()
     for raw in _raws(data, columns, columns.label, out):
         label = columns.meanings.get(str(raw.label), str(raw.label))
@@ -97,29 +97,28 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
             continue
         row = Labelled(str(raw.text), label, raw.where)
         text = clean(row.text).text
-        first = kept.setdefault(text, row)
+        first = by_clean_text.setdefault(text, row)
         if not _agree(first.label, label):
             disputed.add(text)
             fault = f"{label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
             rejects.append(UnusableRow(row.where, *fault))
         elif first.label in SIDES and label not in SIDES:
-            kept[text] = row
-    rejects += [
-        UnusableRow(kept[text].where, "a message with several labels", "decide which is right") for text in disputed
-    ]
-    return [row for text, row in kept.items() if text not in disputed], rejects
+            by_clean_text[text] = row
+    fault = "a message with several labels", "decide which is right"
+    rejects += [UnusableRow(by_clean_text[text].where, *fault) for text in disputed]
+    return [row for text, row in by_clean_text.items() if text not in disputed], rejects
 
 
 def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[str], list[UnusableRow]]:
     """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`."""
     rejects: list[UnusableRow] = []
-    kept: dict[str, str] = {}
+    by_clean_text: dict[str, str] = {}
     for raw in _raws(data, columns, None, out):
         if fault := _text_fault(raw):
             rejects.append(UnusableRow(raw.where, *fault))
         else:
-            kept.setdefault(clean(str(raw.text)).text, str(raw.text))
-    return list(kept.values()), rejects
+            by_clean_text.setdefault(clean(str(raw.text)).text, str(raw.text))
+    return list(by_clean_text.values()), rejects
 
 
 def summary(rejects: Sequence[UnusableRow]) -> Iterator[str]:
@@ -149,8 +148,8 @@ def _text_fault(raw: _Raw) -> tuple[str, str] | None:
     return None
 
 
-def _label_fault(given: object, label: str) -> tuple[str, str] | None:
-    if given is None or given == "":
+def _label_fault(found: object, label: str) -> tuple[str, str] | None:
+    if found is None or found == "":
         return "no label", "give it one, or drop it"
     if label not in KNOWN:
         known = ", ".join(KNOWN)
@@ -163,8 +162,8 @@ def _raws(data: Sequence[str], columns: Columns, label: str | None, out: Path) -
         codecs.lookup(columns.encoding)
     except LookupError:
         raise ConfigError(f"encoding {columns.encoding!r} is unknown; name one such as utf-8 or gb18030") from None
-    folders = [each for each in data if is_dataset(Path(each))]
-    files = [each for each in data if each not in folders]
+    folders = [name for name in data if is_dataset(Path(name))]
+    files = [name for name in data if name not in folders]
     for folder in folders:
         yield from _dataset_rows(Path(folder), columns.text, label)
     for path in find(files, out) if files else ():
@@ -192,8 +191,8 @@ def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw
         for row, reason, *_ in block.rejects:
             yield _Raw(f"{path}: row {row}", None, None, reason)
         labels = block.batch.column(label).to_pylist() if label else [None] * len(block.numbers)
-        for row, text, found in zip(block.numbers, block.texts.to_pylist(), labels, strict=True):
-            yield _Raw(f"{path}: row {row}", text, found)
+        for row, text, value in zip(block.numbers, block.texts.to_pylist(), labels, strict=True):
+            yield _Raw(f"{path}: row {row}", text, value)
 
 
 def _refuse_missing(path: Path, label: str | None, names: Iterable[str]) -> None:

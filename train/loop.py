@@ -220,15 +220,15 @@ class _TrainingRun:
         progress, schedule = self.progress, self.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan), schedule.warmup)
-        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        share = list(own or rows[:1])  # a process without rows reads one of weight 0
+        own_rows = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        share = list(own_rows or rows[:1])  # a process without rows reads one of weight 0
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
             output = logits_of(self.model(ids.to(device), mask.to(device)))
-        each = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
+        losses = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
         # Gradients are averaged over processes, so each process's part of the sum is multiplied by their number.
-        loss = each.sum() * len(own) / len(share) / len(rows) * self.accelerator.num_processes
+        loss = losses.sum() * len(own_rows) / len(share) / len(rows) * self.accelerator.num_processes
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -247,12 +247,12 @@ class _TrainingRun:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (draft / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
-            before = self.out / "checkpoint-before"  # a kill between two renames loses neither
-            shutil.rmtree(before, ignore_errors=True)
+            previous = self.out / "checkpoint-before"  # a kill between two renames loses neither
+            shutil.rmtree(previous, ignore_errors=True)
             if checkpoint.exists():
-                checkpoint.rename(before)
+                checkpoint.rename(previous)
             draft.rename(checkpoint)
-            shutil.rmtree(before, ignore_errors=True)
+            shutil.rmtree(previous, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
@@ -270,15 +270,15 @@ def _plan(
     """Return the rows of every step, and the number of steps before the last epoch; rows are shown `times` an epoch."""
     lengths = np.array([len(row) for row in ids])
     plan: list[list[int]] = []
-    before = 0
+    steps_before_last = 0
     for epoch in range(math.ceil(schedule.epochs)):
         rng = np.random.default_rng((schedule.seed, epoch))
         rounds = [np.flatnonzero(times > done) for done in range(times.max())]
-        shown = rng.permutation(np.concatenate([rows[one_variant_each(messages[rows], rng)] for rows in rounds]))
-        batches = token_batches(lengths, shown, schedule.tokens, rng)
-        before = len(plan)
+        order = rng.permutation(np.concatenate([rows[one_variant_each(messages[rows], rng)] for rows in rounds]))
+        batches = token_batches(lengths, order, schedule.tokens, rng)
+        steps_before_last = len(plan)
         plan += batches[: max(1, round(len(batches) * min(1.0, schedule.epochs - epoch)))]
-    return plan, before
+    return plan, steps_before_last
 
 
 def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

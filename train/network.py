@@ -200,19 +200,19 @@ _EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
 def annotated_messages(rows: Rows) -> Rows:
     """Return the messages among `rows` with annotated signs, without copies of them; raises InputError for none."""
     plain = rows.take(np.unique(rows.messages, return_index=True)[1])
-    read = np.flatnonzero([is_annotated(each) for each in plain.signs])
-    if not len(read):
+    annotated = np.flatnonzero([is_annotated(each) for each in plain.signs])
+    if not len(annotated):
         raise InputError(
             f"none of {len(plain)} training messages has signs that people read, so that none can be learnt; "
             "leave signs out of the recipe, or add authored messages to the corpus"
         )
-    return plain.take(read)
+    return plain.take(annotated)
 
 
-def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -> SignHead:
+def fit_sign_head(model: SmsClassifier, annotated: Rows, encode: Encode, seed: int) -> SignHead:
     """Return a sign head trained on the output of annotated_messages; `model` is on the CPU, and so is the head."""
-    ids = encode(read.cleaned)
-    states, targets = _states_read(model, ids), torch.tensor(signs_of_rows(read))
+    ids = encode(annotated.cleaned)
+    states, targets = _states_read(model, ids), torch.tensor(signs_of_rows(annotated))
     torch.manual_seed(seed)
     head = new_sign_head(model.encoder, targets.shape[1])
     with torch.no_grad():  # starts from each sign's log-odds, with one message added on either side
@@ -223,8 +223,8 @@ def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -
     plan = [rows for order in orders for rows in token_batches(lengths, order, _TOKENS, rng)]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(plan)))
     for rows in plan:
-        seen = nn.utils.rnn.pad_sequence([states[row] for row in rows], batch_first=True).float()
-        logits = head(seen, *pad([ids[row] for row in rows]))
+        inputs = nn.utils.rnn.pad_sequence([states[row] for row in rows], batch_first=True).float()
+        logits = head(inputs, *pad([ids[row] for row in rows]))
         loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[rows]) * targets.shape[1]
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -235,13 +235,13 @@ def fit_sign_head(model: SmsClassifier, read: Rows, encode: Encode, seed: int) -
 
 def _states_read(model: SmsClassifier, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return a sign head's inputs, (length, states) a message, computed once because the encoder does not change."""
-    lengths = np.array([len(each) for each in ids])
+    lengths = np.array([len(row) for row in ids])
     out = [torch.empty(0)] * len(ids)
     model.eval()  # type: ignore[no-untyped-call]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for rows in token_batches(lengths, np.arange(len(ids)), _TOKENS, np.random.default_rng(0)):
             padded, mask = pad([ids[row] for row in rows])
             states = sign_states(all_states(model.encoder, padded, mask)).to(torch.bfloat16)
-            for row, each in zip(rows, states, strict=True):
-                out[row] = each[: lengths[row]].clone()
+            for row, states_of_row in zip(rows, states, strict=True):
+                out[row] = states_of_row[: lengths[row]].clone()
     return out

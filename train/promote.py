@@ -133,12 +133,12 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     messages, reason = unused_rows(samples.read_messages(config.data), config.data, manifests)
     refuse_few(int(messages.benign.sum()), RATES)
     seen = samples.seen_in(config.data[0].parent / "train.parquet")
-    sides = [bundle.judge(messages.texts) for bundle in bundles]
+    both = [bundle.judge(messages.texts) for bundle in bundles]
     checks = [
         Check("unused rows", passed=True, reason=reason),
-        *requirements(sides, messages, seen, config),
-        *comparisons(tables(sides, messages, seen), config),
-        *_pair_checks(sides, messages, config.pairs),
+        *requirements(both, messages, seen, config),
+        *comparisons(tables(both, messages, seen), config),
+        *_pair_checks(both, messages, config.pairs),
         *_cost_checks([candidate, incumbent], messages, config),
     ]
     ids = [manifest.id for manifest in manifests]
@@ -151,38 +151,38 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
 
 
 def requirements(
-    sides: Sequence[Judged], messages: Samples, seen: Seen | None, config: PromoteConfig
+    both: Sequence[Judged], messages: Samples, seen: Seen | None, config: PromoteConfig
 ) -> Iterator[Check]:
     """Check the first of two bundles against the configuration."""
-    actions = [side.actions for side in sides]
+    actions = [judged.actions for judged in both]
     sources = samples.parts(messages.sources, among=messages.traffic)
     kept_out = [rows for name, rows in sources.items() if seen and name not in seen.sources]
     pooled = np.concatenate(kept_out or [*sources.values(), np.zeros(0, np.int64)])
     lawful = np.flatnonzero((messages.labels == LABELS.index("lawful_collection")) & ~messages.traffic)
     name = "traffic of sources kept out" if kept_out else "traffic"
-    yield from _at_most(name, [each[pooled] for each in actions], config.traffic, shown=True)
+    yield from _at_most(name, [each[pooled] for each in actions], config.traffic, large_enough=True)
     for name, rows in sources.items():
         yield from _at_most(f"traffic of {name}", [each[rows] for each in actions], config.worst_source)
     yield from _at_most("lawful reminders", [each[lawful] for each in actions], config.lawful)
     for name, texts in behaviours().items():
-        judged = [side.system.judge(texts).actions for side in sides]
+        listed = [judged.system.judge(texts).actions for judged in both]
         if name == "plain threats":
-            missed = 1 - config.plain_threats
-            yield _holds(f"{name}: review", [each == 0 for each in judged], missed, f"at most {missed:.1%} missed")
+            missable = 1 - config.plain_threats
+            yield _holds(f"{name}: review", [each == 0 for each in listed], missable, f"at most {missable:.1%} missed")
         else:
-            yield from _at_most(name, judged, getattr(config, name.partition(" ")[0]))
+            yield from _at_most(name, listed, getattr(config, name.partition(" ")[0]))
 
 
-def _at_most(name: str, actions: Sequence[Ints], most: ActionRates, *, shown: bool = False) -> Iterator[Check]:
+def _at_most(name: str, actions: Sequence[Ints], limits: ActionRates, *, large_enough: bool = False) -> Iterator[Check]:
     """Check that no more than a share of innocents (n,) reaches an action.
 
-    With `shown` it also fails if there are too few innocents to show a rate above the share.
+    With `large_enough` it also fails if there are too few innocents to show a rate above the share.
     """
     rows = len(actions[0])
-    for level, (action, share) in enumerate(most.model_dump().items(), 1):
+    for level, (action, share) in enumerate(limits.model_dump().items(), 1):
         wanted = f"1 in {1 / share:,.0f}" if share else "none"
         check = _holds(f"{name}: {action}", [each >= level for each in actions], share, wanted)
-        if shown and rows * share < 1:
+        if large_enough and rows * share < 1:
             few = "so few messages can't show that rate, add real traffic to the data"
             check = Check(check.name, passed=False, reason=f"{check.reason}: {few}")
         yield check
@@ -200,11 +200,11 @@ def _holds(name: str, wrong: Sequence[Bools], share: float, wanted: str) -> Chec
 # Checks of a candidate against the incumbent, on the same messages.
 
 
-def tables(sides: Sequence[Judged], messages: Samples, seen: Seen | None) -> dict[str, PairedActions]:
+def tables(both: Sequence[Judged], messages: Samples, seen: Seen | None) -> dict[str, PairedActions]:
     """Return both bundles' verdicts on the data, and on messages disguised, attacked, in company."""
     groups = messages.group_numbers
     scored = messages.benign | messages.flagged
-    whole = PairedActions(sides[0].actions, sides[1].actions, messages.flagged, groups, np.array(messages.families))
+    whole = PairedActions(both[0].actions, both[1].actions, messages.flagged, groups, np.array(messages.families))
     kinds = samples.seen_unseen(messages, seen)
     out = {"all": whole.take(scored)}
     out |= {label: whole.take(messages.labels == LABELS.index(label)) for label in FLAGGED}
@@ -213,25 +213,25 @@ def tables(sides: Sequence[Judged], messages: Samples, seen: Seen | None) -> dic
     disguised = suites.pop("disguises")
     suites["disguises"] = [suite for suite in disguised if not suite.name.endswith("*")]
     suites["disguises held out"] = [suite for suite in disguised if suite.name.endswith("*")]
-    for name, some in suites.items():
-        if some:
-            texts = [text for suite in some for text in suite.texts]
-            new, old = (side.system.judge(texts).actions for side in sides)
-            out[name] = whole.take(np.concatenate([suite.rows for suite in some]))._replace(new=new, old=old)
+    for name, suites_of_kind in suites.items():
+        if suites_of_kind:
+            texts = [text for suite in suites_of_kind for text in suite.texts]
+            new, old = (judged.system.judge(texts).actions for judged in both)
+            out[name] = whole.take(np.concatenate([suite.rows for suite in suites_of_kind]))._replace(new=new, old=old)
     return out
 
 
-def comparisons(found: Mapping[str, PairedActions], config: PromoteConfig) -> Iterator[Check]:
+def comparisons(pairs_by_name: Mapping[str, PairedActions], config: PromoteConfig) -> Iterator[Check]:
     """Check that the candidate loses nothing against the incumbent beyond chance and the margins."""
-    for name, table in found.items():
+    for name, table in pairs_by_name.items():
         for level, action in enumerate(("review", "block"), 1):
             for kind, margins in (("threats", config.threats), ("innocents", config.innocents)):
-                some = table.take(table.threats == (kind == "threats"))
-                if len(some.new):
-                    new, old = ((side >= level) == some.threats for side in (some.new, some.old))
+                rows = table.take(table.threats == (kind == "threats"))
+                if len(rows.new):
+                    new, old = ((actions >= level) == rows.threats for actions in (rows.new, rows.old))
                     margin = getattr(margins, action)
-                    yield not_worse(f"{name}: {kind}, {action}", new, old, some.groups, margin)
-    yield from _family_checks(found["all"], config.family)
+                    yield not_worse(f"{name}: {kind}, {action}", new, old, rows.groups, margin)
+    yield from _family_checks(pairs_by_name["all"], config.family)
 
 
 def _family_checks(table: PairedActions, margin: float) -> Iterator[Check]:
@@ -240,10 +240,10 @@ def _family_checks(table: PairedActions, margin: float) -> Iterator[Check]:
     kinds = sorted(kind for kind, count in counts.items() if count >= _FEWEST)
     for threats, family in kinds:
         name = f"{'threats' if threats else 'innocents'} of {family}"
-        some = table.take((table.families == family) & (table.threats == threats))
-        new, old = ((side > 0) == threats for side in (some.new, some.old))
+        rows = table.take((table.families == family) & (table.threats == threats))
+        new, old = ((actions > 0) == threats for actions in (rows.new, rows.old))
         # Rows count as independent here: a family may be a single situation.
-        yield not_worse(name, new, old, np.arange(len(some.new)), margin, tests=len(kinds))
+        yield not_worse(name, new, old, np.arange(len(rows.new)), margin, tests=len(kinds))
 
 
 def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, tests: int = 1) -> Check:
@@ -261,16 +261,16 @@ def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, te
     return Check(name, change.high >= 0 or change.low >= -margin, reason)
 
 
-def _pair_checks(sides: Sequence[Judged], messages: Samples, margin: float) -> Iterator[Check]:
+def _pair_checks(both: Sequence[Judged], messages: Samples, margin: float) -> Iterator[Check]:
     paired = samples.pairs(messages)
     apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
-    for name, some, right in (
-        ("minimal pairs", apart, [side.flags == messages.flagged for side in sides]),
-        ("minimal pairs, labels", paired, [side.predicted == messages.labels for side in sides]),
+    for name, pairs, right in (
+        ("minimal pairs", apart, [judged.flags == messages.flagged for judged in both]),
+        ("minimal pairs, labels", paired, [judged.predicted == messages.labels for judged in both]),
     ):
-        if some:
-            new, old = (all_right(some, each) for each in right)
-            yield not_worse(name, new, old, np.arange(len(some)), margin)
+        if pairs:
+            new, old = (all_right(pairs, each) for each in right)
+            yield not_worse(name, new, old, np.arange(len(pairs)), margin)
 
 
 def _cost_checks(paths: Sequence[Path], messages: Samples, config: PromoteConfig) -> Iterator[Check]:
@@ -309,13 +309,13 @@ def unused_rows(messages: Samples, data: Sequence[Path], manifests: Sequence[Man
                 f"{name} is the {used[messages.files[name]]} split that bundle {manifest.id} was made with; name the "
                 "test split, or other messages that neither bundle has seen"
             )
-    wanted = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
+    used_hashes = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
     folders = {each.resolve().parent.parent for each in data}
     near = sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))
-    near_splits = {hash_: path for path in near if (hash_ := file_sha256(path)) in wanted}
-    taken = {text for path in near_splits.values() for text in samples.texts_in(path)}
-    both = zip(messages.texts, messages.templates, strict=True)
-    left = messages.take(np.array([i for i, names in enumerate(both) if taken.isdisjoint(names)], np.int64))
+    near_splits = {hash_: path for path in near if (hash_ := file_sha256(path)) in used_hashes}
+    used_texts = {text for path in near_splits.values() for text in samples.texts_in(path)}
+    named_texts = zip(messages.texts, messages.templates, strict=True)
+    left = messages.take(np.array([i for i, names in enumerate(named_texts) if used_texts.isdisjoint(names)], np.int64))
     refuse_empty_class([LABELS[label] for label in left.labels], data)
     reason = f"{len(messages) - len(left)} of {len(messages)} rows left out: bundles were made with them"
     for id_, used_ in {manifest.id: _used(manifest) for manifest in manifests}.items():

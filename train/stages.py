@@ -58,18 +58,18 @@ def run_align(context: StageContext[Align]) -> StageResult:
     # The original reads those of its pieces that training messages use more than once, and the rest as smaller ones.
     texts = [each.text for each in train.cleaned]
     original, pieces = with_own_pieces(load_pretrained(recipe.encoder), texts, recipe.max_tokens)
-    read = encoder_of(Vocabulary(pieces), recipe.max_tokens)
-    wanted = [torch.tensor(predict(Pooled(original), read(rows.cleaned))) for rows in (train, validation)]
-    mean, sd = wanted[0].mean(0), wanted[0].std(0).clamp_min(1e-4)
+    encode_original = encoder_of(Vocabulary(pieces), recipe.max_tokens)
+    targets = [torch.tensor(predict(Pooled(original), encode_original(rows.cleaned))) for rows in (train, validation)]
+    mean, sd = targets[0].mean(0), targets[0].std(0).clamp_min(1e-4)
     start = start_from(recipe, recipe.encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     model = without_dropout(Pooled(start.encoder))  # a vector to match leaves nothing to overfit
     model.mean.copy_(mean)
     model.sd.copy_(sd)
-    rows: Dataset = examples(train, encode, ((wanted[0] - mean) / sd).numpy())
+    rows: Dataset = examples(train, encode, ((targets[0] - mean) / sd).numpy())
     loss = fit(model, rows, context.folder, Schedule.of(recipe), distance)
     outputs = torch.tensor(predict(model, encode(validation.cleaned)))
-    cosine = float(nn.functional.cosine_similarity(outputs, (wanted[1] - mean) / sd).mean())
+    cosine = float(nn.functional.cosine_similarity(outputs, (targets[1] - mean) / sd).mean())
     if PartialState().is_main_process:
         save_encoder(start.encoder, start.vocabulary, context.folder)
     return {"loss": loss, "cosine": cosine}
@@ -78,35 +78,39 @@ def run_align(context: StageContext[Align]) -> StageResult:
 # Teachers' outputs on texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
 
 
-def teacher_probabilities(teachers: Sequence[str], texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
+def teacher_probabilities(teachers: Sequence[str], texts: Sequence[CleanText], cache: Path) -> NDArray[np.float32]:
     """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
 
     A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the
-    work, each taking every n-th text. A teacher's outputs are cached in the folder `kept`, for stages with the same
+    work, each taking every n-th text. A teacher's outputs are cached in the folder `cache`, for stages with the same
     teacher.
     """
-    return np.asarray(softmax(np.mean([_logits(name, texts, kept) for name in teachers], axis=0)), np.float32)
+    return np.asarray(softmax(np.mean([_logits(name, texts, cache) for name in teachers], axis=0)), np.float32)
 
 
-def _logits(name: str, texts: Sequence[CleanText], kept: Path) -> NDArray[np.float32]:
-    who = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
-    return _once(who, texts, kept, lambda own: _of_bundle(name, own) if is_bundle(name) else _of_run(Path(name), own))
+def _logits(name: str, texts: Sequence[CleanText], cache: Path) -> NDArray[np.float32]:
+    reader = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
+
+    def compute(part: Sequence[CleanText]) -> NDArray[np.float32]:
+        return _of_bundle(name, part) if is_bundle(name) else _of_run(Path(name), part)
+
+    return _once(reader, texts, cache, compute)
 
 
 def _once(
-    who: str, texts: Sequence[CleanText], kept: Path, read: Callable[[Sequence[CleanText]], NDArray[np.float32]]
+    reader: str, texts: Sequence[CleanText], cache: Path, compute: Callable[[Sequence[CleanText]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Return the outputs of `who` on texts (n, ...): cached in the folder `kept`, or computed by all processes."""
+    """Return the outputs of `reader` on texts (n, ...): cached in the folder `cache`, or computed by all processes."""
     processes = PartialState()
-    asked = hashlib.sha256("\n".join([who, *(each.text for each in texts)]).encode()).hexdigest()[:16]
-    file = kept / f"{asked}.npy"
+    key = hashlib.sha256("\n".join([reader, *(each.text for each in texts)]).encode()).hexdigest()[:16]
+    file = cache / f"{key}.npy"
     if not file.is_file():
-        parts = gather_object([read(texts[processes.process_index :: processes.num_processes])])
+        parts = gather_object([compute(texts[processes.process_index :: processes.num_processes])])
         if processes.is_main_process:
             merged = np.empty((len(texts), *parts[0].shape[1:]), np.float32)
             for index, part in enumerate(parts):
                 merged[index :: processes.num_processes] = part
-            kept.mkdir(parents=True, exist_ok=True)
+            cache.mkdir(parents=True, exist_ok=True)
             draft = file.with_suffix(".part.npy")
             np.save(draft, merged)
             draft.rename(file)
@@ -123,8 +127,8 @@ def _of_run(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
 def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     scorer = Scorer.load(bundle_folder(name), prefilter=False, cache_bytes=0)
     verdicts = scorer.score_many((text.text for text in texts), processes=_own_cores())
-    found = [list(verdict.probabilities.values()) for verdict in verdicts]
-    return np.asarray(np.log(np.maximum(np.array(found), 1e-6)), np.float32)
+    probabilities = [list(verdict.probabilities.values()) for verdict in verdicts]
+    return np.asarray(np.log(np.maximum(np.array(probabilities), 1e-6)), np.float32)
 
 
 def _own_cores() -> int:
@@ -149,21 +153,21 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     signed = annotated_messages(train) if recipe.signs else None
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
-    more = train.take(np.arange(0))
+    extra = train.take(np.arange(0))
     if recipe.traffic:
         bundle = context.run_of(recipe.traffic)
-        more = windows_read(bundle, train)
+        extra = windows_read(bundle, train)
         if recipe.misjudged:
-            more = more.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, context.out / TEACHERS))
+            extra = extra.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, context.out / TEACHERS))
         train = train.take(np.flatnonzero(_read_by(bundle, train, recipe.seed)))
     train, target = taught(recipe, teachers, train, context.out / TEACHERS)
-    train, target = train.and_(more), np.concatenate([target, one_hot(more.labels, recipe.label_smoothing)])
+    train, target = train.and_(extra), np.concatenate([target, one_hot(extra.labels, recipe.label_smoothing)])
     model = without_dropout(start.classifier or SmsClassifier.on(start.encoder))
     sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
     if recipe.frozen:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
             part.requires_grad_(False)
-    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     rows = examples(train, encode, target)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
@@ -171,52 +175,52 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     model = model.cpu()
     validation = read_split(corpus, "validation")
     ids = encode(validation.cleaned)
-    share = way_back(model, before, ids, validation) if recipe.way_back == "chosen" else recipe.way_back
-    go_back(model, before, share)
+    share = way_back(model, initial, ids, validation) if recipe.way_back == "chosen" else recipe.way_back
+    go_back(model, initial, share)
     model = model.with_signs(sign_head if signed is None else fit_sign_head(model, signed, encode, recipe.seed))
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out / "network")
-    found = {"loss": loss, **metrics(predict(model, ids), validation.labels)}
+    results = {"loss": loss, **metrics(predict(model, ids), validation.labels)}
     if recipe.way_back == "chosen":
-        found["way_back"] = share
+        results["way_back"] = share
     if recipe.bundle and PartialState().is_main_process:
-        pack({"model": out}, None, recipe, corpus, out, {**context.facts, "metrics": found})
-    return found
+        pack({"model": out}, None, recipe, corpus, out, {**context.facts, "metrics": results})
+    return results
 
 
 WAYS_BACK = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def way_back(model: SmsClassifier, before: dict[str, Tensor], ids: Sequence[Sequence[int]], rows: Rows) -> float:
-    """Return the share of the weights `before` that `model` should get back, by held-out `rows` of token `ids`.
+def way_back(model: SmsClassifier, initial: dict[str, Tensor], ids: Sequence[Sequence[int]], rows: Rows) -> float:
+    """Return the share of the weights `initial` that `model` should get back, by held-out `rows` of token `ids`.
 
     Shares are judged by the cross-entropy of the risk, the user's own messages, if any, counting as much as all others.
     The least share is taken that is not worse than the best by more than one standard error of the difference: a dozen
     held-out messages say little, and by chance they mostly favour no change.
     """
-    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flagged = np.isin(rows.labels, FLAGGED_INDEX)
-    own = np.array([source == OWN for source in rows.sources])
-    kinds = [some for some in (own, ~own) if some.any()]
+    is_own = np.array([source == OWN for source in rows.sources])
+    kinds = [part for part in (is_own, ~is_own) if part.any()]
     losses = []
     for share in WAYS_BACK:
-        go_back(model, before, share)
+        go_back(model, initial, share)
         risks = risk_logit(predict(model, ids))
         losses.append(np.logaddexp(0, np.where(flagged, -risks, risks)))
-        model.load_state_dict(after)
-    best = min(losses, key=lambda loss: sum(loss[some].mean() for some in kinds))
+        model.load_state_dict(trained)
+    best = min(losses, key=lambda loss: sum(loss[part].mean() for part in kinds))
 
     def is_as_good(loss: NDArray[np.float32]) -> bool:
-        worse = [(loss - best)[some] for some in kinds]
+        worse = [(loss - best)[part] for part in kinds]
         return bool(sum(part.mean() for part in worse) <= np.sqrt(sum(part.var() / len(part) for part in worse)))
 
     return next(share for share, loss in zip(WAYS_BACK, losses, strict=True) if is_as_good(loss))
 
 
-def go_back(model: SmsClassifier, before: dict[str, Tensor], share: float) -> None:
-    """Mix a `share` of the weights `before` into those of a classifier, in place."""
-    after = model.state_dict()
-    model.load_state_dict({name: after[name].lerp(tensor, share) for name, tensor in before.items()})
+def go_back(model: SmsClassifier, initial: dict[str, Tensor], share: float) -> None:
+    """Mix a `share` of the weights `initial` into those of a classifier, in place."""
+    trained = model.state_dict()
+    model.load_state_dict({name: trained[name].lerp(tensor, share) for name, tensor in initial.items()})
 
 
 _OTHERS = 0.1  # share shown of real messages that the prefilter stops: windows and disguises let similar ones through
@@ -224,9 +228,9 @@ _OTHERS = 0.1  # share shown of real messages that the prefilter stops: windows 
 
 def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
     """Mark (n,) authored rows, real ones that a bundle's prefilter lets through, and a tenth of the others."""
-    read = read_bundle(bundle_folder(bundle))
-    scores = prefilter_scores(read.prefilter_weights, code_points([each.text for each in rows.cleaned]))
-    passes = scores[0] >= read.manifest.prefilter.ordinary.threshold
+    loaded = read_bundle(bundle_folder(bundle))
+    scores = prefilter_scores(loaded.prefilter_weights, code_points([each.text for each in rows.cleaned]))
+    passes = scores[0] >= loaded.manifest.prefilter.ordinary.threshold
     written = np.array([source not in SOURCES for source in rows.sources])
     drawn = np.random.default_rng(seed).random(int(rows.messages.max()) + 1)[rows.messages] < _OTHERS
     return np.asarray(written | passes | drawn)
@@ -244,42 +248,43 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     first = np.zeros(len(rows), np.bool_)
     first[np.unique(rows.messages, return_index=True)[1]] = True
     chosen = rows.take(np.flatnonzero(first & (real | (rows.labels == lawful))))
-    read = read_bundle(bundle_folder(bundle))
+    loaded = read_bundle(bundle_folder(bundle))
     texts = [message.text for message in chosen.cleaned]
-    units = units_of(read.prefilter_weights.astype(np.float32), texts, code_points(texts))
-    exits = read.manifest.prefilter
-    on = (units.scores[0] >= exits.ordinary.threshold) & (units.scores[1] >= exits.lawful.threshold)
-    on[units.starts] = False
-    chosen_units = np.flatnonzero(on)
+    units = units_of(loaded.prefilter_weights.astype(np.float32), texts, code_points(texts))
+    exits = loaded.manifest.prefilter
+    continues = (units.scores[0] >= exits.ordinary.threshold) & (units.scores[1] >= exits.lawful.threshold)
+    continues[units.starts] = False
+    chosen_units = np.flatnonzero(continues)
     windows = chosen.take(units.owners[chosen_units])
-    cut = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in chosen_units.tolist()]
-    return replace(windows, cleaned=[clean(CleanString(text)) for text in cut], messages=np.arange(len(chosen_units)))
+    window_texts = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in chosen_units.tolist()]
+    cleaned = [clean(CleanString(text)) for text in window_texts]
+    return replace(windows, cleaned=cleaned, messages=np.arange(len(chosen_units)))
 
 
 _DOUBTED = (0.3, 0.85)  # risks from which a benign message, and below which a threat, counts as misjudged
 
 
-def misjudged(bundle: str, rows: Rows, share: float, seed: int, kept: Path) -> Rows:
+def misjudged(bundle: str, rows: Rows, share: float, seed: int, cache: Path) -> Rows:
     """Return what a bundle misjudges of all messages and a `share` of their copies, each as a message of its own.
 
     What is near the threshold counts as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
     network sees few of the ways in which a message is disguised or stands in company, and seldom those that it gets
-    wrong (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `kept`, as teachers'
+    wrong (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `cache`, as teachers'
     outputs are.
     """
     as_it_stands = np.array([not evasion for evasion in rows.evasions])
     drawn = np.random.default_rng(seed).random(len(rows)) < share
-    read = rows.take(np.flatnonzero(as_it_stands | drawn))
+    candidates = rows.take(np.flatnonzero(as_it_stands | drawn))
 
-    def risks(own: Sequence[CleanText]) -> NDArray[np.float32]:
+    def risks_of(texts: Sequence[CleanText]) -> NDArray[np.float32]:
         scorer = Scorer.load(bundle_folder(bundle), cache_bytes=0)
-        verdicts = scorer.score_many((text.original for text in own), processes=_own_cores())
+        verdicts = scorer.score_many((text.original for text in texts), processes=_own_cores())
         return np.array([verdict.risk for verdict in verdicts], np.float32)
 
-    found = _once(read_bundle(bundle_folder(bundle)).manifest.id, read.cleaned, kept / "risks", risks)
-    flagged = np.isin(read.labels, FLAGGED_INDEX)
-    wrong = np.flatnonzero(np.where(flagged, found < _DOUBTED[1], found >= _DOUBTED[0]))
-    return replace(read.take(wrong), messages=np.arange(len(wrong)))
+    risks = _once(read_bundle(bundle_folder(bundle)).manifest.id, candidates.cleaned, cache / "risks", risks_of)
+    flagged = np.isin(candidates.labels, FLAGGED_INDEX)
+    wrong = np.flatnonzero(np.where(flagged, risks < _DOUBTED[1], risks >= _DOUBTED[0]))
+    return replace(candidates.take(wrong), messages=np.arange(len(wrong)))
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
@@ -290,7 +295,7 @@ def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str,
     }
 
 
-def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) -> tuple[Rows, NDArray[np.float32]]:
+def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -> tuple[Rows, NDArray[np.float32]]:
     """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
     Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
@@ -300,30 +305,30 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, kept: Path) ->
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
         return rows, target
-    written = np.array([source not in SOURCES for source in rows.sources])
-    numbers, first = np.unique(rows.messages[written], return_index=True)
-    plain = rows.take(np.flatnonzero(written)[first])
-    pieces = unlabelled(
+    not_public = np.array([source not in SOURCES for source in rows.sources])
+    numbers, first = np.unique(rows.messages[not_public], return_index=True)
+    plain = rows.take(np.flatnonzero(not_public)[first])
+    clause_rows = unlabelled(
         [clean(text) for text in clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)]
     )
-    soft = teacher_probabilities(teachers, [*plain.cleaned, *pieces.cleaned], kept)
-    message = np.searchsorted(numbers, rows.messages[written])
-    said, same = soft[message], rows.labels[written] == plain.labels[message]
-    own = np.array([source == OWN for source in rows.sources])[written]
+    probabilities = teacher_probabilities(teachers, [*plain.cleaned, *clause_rows.cleaned], cache)
+    message = np.searchsorted(numbers, rows.messages[not_public])
+    teacher_targets, same = probabilities[message], rows.labels[not_public] == plain.labels[message]
+    is_own = np.array([source == OWN for source in rows.sources])[not_public]
     # Copies whose company or quotation changes the label keep that label, and so do the user's own messages.
-    share = (recipe.distillation_weight * (same & ~own))[:, None]
-    mixed = (1 - share) * target[written] + share * said
-    half = own & np.array([family in SIDES for family in rows.families])[written]
+    share = (recipe.distillation_weight * (same & ~is_own))[:, None]
+    mixed = (1 - share) * target[not_public] + share * teacher_targets
+    side_only = is_own & np.array([family in SIDES for family in rows.families])[not_public]
     odds = np.log(1 / max(recipe.label_smoothing, 1e-3) - 1)
-    sides = np.where(np.isin(rows.labels[written][half], FLAGGED_INDEX), odds, -odds)
-    mixed[half] = with_risk(np.log(np.maximum(said[half], 1e-6)), sides)
-    target[written] = mixed
-    sure = soft[np.arange(len(plain)), plain.labels] >= _SURE
+    sides = np.where(np.isin(rows.labels[not_public][side_only], FLAGGED_INDEX), odds, -odds)
+    mixed[side_only] = with_risk(np.log(np.maximum(teacher_targets[side_only], 1e-6)), sides)
+    target[not_public] = mixed
+    sure = probabilities[np.arange(len(plain)), plain.labels] >= _SURE
     sure &= np.array([source != OWN for source in plain.sources])
     left_out = numbers[sure & (np.random.default_rng(recipe.seed).random(len(plain)) >= recipe.sure)]
     shown = np.flatnonzero(~np.isin(rows.messages, left_out))
-    target = np.concatenate([target[shown], soft[len(plain) :]]).astype(np.float32)
-    return rows.take(shown).and_(pieces), target
+    target = np.concatenate([target[shown], probabilities[len(plain) :]]).astype(np.float32)
+    return rows.take(shown).and_(clause_rows), target
 
 
 _SURE = 0.95  # of the teachers' probability of a message's label

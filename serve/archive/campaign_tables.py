@@ -193,10 +193,10 @@ def _worded(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Add templates and examples, made from the most common texts, to campaigns."""
     examples = [[text for text in texts if text is not None] for texts in batch.column("texts_as_came").to_pylist()]
     cleaned = batch.column("cleaned").to_pylist()
-    pieces = [template(texts, shown[0]) for texts, shown in zip(cleaned, examples, strict=True)]
+    templates = [template(texts, shown[0]) for texts, shown in zip(cleaned, examples, strict=True)]
     made = {
-        "template": [written(each) for each in pieces],
-        "pieces": [[piece._asdict() for piece in each] for each in pieces],
+        "template": [written(each) for each in templates],
+        "pieces": [[piece._asdict() for piece in each] for each in templates],
         "examples": examples,
     }
     columns = {name: pa.array(values, SCHEMA.field(name).type) for name, values in made.items()}
@@ -254,23 +254,23 @@ def take_answers(export: Path, out: Path) -> LabelCounts:
 
     Raises InputError if the file isn't an export, or answers tasks of other campaigns.
     """
-    found = read_annotations(export)
+    annotations = read_annotations(export)
     labels: dict[str, str] = {}
     with atomic_file(out / "finetune.jsonl") as file:
         for row in _campaigns(out, "campaign", "rows", "examples"):
             text = row["examples"][0]
-            if (label := found.labels.get(text)) is not None:
+            if (label := annotations.labels.get(text)) is not None:
                 labels[row["campaign"]] = label
                 line = {"text": text[:LONGEST], "label": label, "campaign": row["campaign"], "rows": row["rows"]}
                 file.write(as_json(line).encode() + b"\n")
-        if strangers := len(found.labels) - len(labels):
+        if strangers := len(annotations.labels) - len(labels):
             raise InputError(f"{strangers} answers of {export} match no campaign of {out}; name the folder that "
                              "the tasks came from")  # fmt: skip
     with _database(out) as db:
         db.register("answers", pa.table({"campaign": list(labels), "label": list(labels.values())}))
         labelled = db.sql(f"select * from read_parquet('{out / MEMBERS_FILE}') join answers using (campaign)")
         rows = _copy(labelled, out / "labels.parquet", MEMBER.append(pa.field("label", pa.string())))
-    return LabelCounts(len(labels), rows, found.disputed, found.open)
+    return LabelCounts(len(labels), rows, annotations.disputed, annotations.open)
 
 
 # report.html: the largest campaigns and the riskiest, for people. All inserted values are escaped.

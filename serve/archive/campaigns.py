@@ -128,10 +128,10 @@ def campaigns(
             f"bundle {loaded.manifest.id} has labels that this jingyin does not know: {', '.join(sorted(unknown))}; "
             "campaigns need the jingyin that wrote it, or a bundle of known labels"
         )
-    named = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
-    wanted = tuple(dict.fromkeys([text_column, *(each for each in named.values() if each), *VERDICT]))
-    sources = open_sources(files, ReadOptions(text_column, id_column, encoding, delimiter, columns=wanted))
-    _check_columns(sources, named, time_format)
+    named_columns = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
+    columns = tuple(dict.fromkeys([text_column, *(each for each in named_columns.values() if each), *VERDICT]))
+    sources = open_sources(files, ReadOptions(text_column, id_column, encoding, delimiter, columns=columns))
+    _check_columns(sources, named_columns, time_format)
     facts = {
         "inputs": fingerprint(files), "bundle": loaded.manifest.id, "encoding": encoding, "delimiter": delimiter,
         "all rows": every, "fewest rows": min_rows,
@@ -142,7 +142,7 @@ def campaigns(
         if run.result is None:
             sweep(out, *FINAL)
             shards = Shards(run, sources, ".parquet", ROWS, strict=False)
-            gathered = _Gathering(named, time_format, loaded.manifest.id, every=every)
+            gathered = _Gathering(named_columns, time_format, loaded.manifest.id, every=every)
             with workers(processes, sum(source.rows for source in sources), loaded) as pool:
                 shards.write(partial(gathered.score, sources, pool), lambda _: SHARD_ROWS, progress=progress)
             if not shards.total("rows"):
@@ -160,15 +160,15 @@ def campaigns(
         return CampaignResult(**run.result, tasks=written, answers=taken)
 
 
-def _check_columns(sources: Sequence[InputFile], named: dict[str, str | None], form: str | None) -> None:
+def _check_columns(sources: Sequence[InputFile], named_columns: dict[str, str | None], form: str | None) -> None:
     """Raise ConfigError when a named column is missing or can't hold the expected values."""
     schema, names = sources[0].schema, list(dict.fromkeys(name for source in sources for name in source.names))
-    for option, name in named.items():
+    for option, name in named_columns.items():
         if name is not None and name not in names:
             raise ConfigError(f"there is no column {name!r} for --{option}; there are: {', '.join(names)}")
         if name is not None and option != "time" and pa.types.is_nested(schema.field(name).type):
             raise ConfigError(f"column {name!r} is {schema.field(name).type}, wanted text or numbers; name another")
-    if name := named["time"]:
+    if name := named_columns["time"]:
         check_time(schema.field(name).type, name, form)
         _, first = next(blocks(sources), (0, None))
         if first is not None:

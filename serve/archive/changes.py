@@ -105,28 +105,28 @@ def review(
     against = "jingyin_action" if compare is not None and compare.endswith("jingyin_action") else "jingyin_label"
     parts = sorted(out.glob("part-*"))
     names = open_sources(parts[:1], ReadOptions(how.text, delimiter=",")).pop().schema.names
-    shown = [name for name in dict.fromkeys((how.id, FAMILY)) if name and name in names]
-    columns = (how.text, *shown, *VERDICT, *([compare] if compare else []))
+    extra_columns = [name for name in dict.fromkeys((how.id, FAMILY)) if name and name in names]
+    columns = (how.text, *extra_columns, *VERDICT, *([compare] if compare else []))
     changes = Changes()
     with closing(Ranked(out)) as ranked:
         for number, block in blocks(open_sources(parts, ReadOptions(how.text, columns=columns))):
-            batch, now = block.batch, block.batch.column(against)
-            listed = {"file": [parts[number].name] * len(now), "row": block.numbers}
-            listed |= {name: batch.column(name) for name in VERDICT}
+            batch, current = block.batch, block.batch.column(against)
+            listing = {"file": [parts[number].name] * len(current), "row": block.numbers}
+            listing |= {name: batch.column(name) for name in VERDICT}
             rows = pc.equal(batch.column("jingyin_action"), "review")
             if compare is not None:
-                before = pa.array([meanings.get(label, label) for label in _names(batch, compare)], pa.string())
-                changes.add(before, now, _names(batch, FAMILY) if FAMILY in shown else None)
-                rows = pc.and_(pc.not_equal(before, now), pc.not_equal(before, NONE))
-                listed["before"] = before
-            listed |= {name: batch.column(name) for name in shown} | {"text": block.texts}
-            for row in pa.table(listed).filter(rows).to_pylist():
+                older = pa.array([meanings.get(label, label) for label in _names(batch, compare)], pa.string())
+                changes.add(older, current, _names(batch, FAMILY) if FAMILY in extra_columns else None)
+                rows = pc.and_(pc.not_equal(older, current), pc.not_equal(older, NONE))
+                listing["before"] = older
+            listing |= {name: batch.column(name) for name in extra_columns} | {"text": block.texts}
+            for row in pa.table(listing).filter(rows).to_pylist():
                 ranked.add(_row(row))
         if compare is not None:
             with atomic_file(out / "_moved.jsonl") as file:
                 file.writelines(ranked)
         written = write_tasks(tasks, _sampled(ranked, sample or DEFAULT_SAMPLE, bundle)) if tasks else 0
-    ordered = {before: dict(sorted(changes.table[before].items())) for before in sorted(changes.table)}
+    ordered = {label: dict(sorted(changes.table[label].items())) for label in sorted(changes.table)}
     families = dict(sorted(changes.families.items()))
     return ({"moved": changes.moved, "table": ordered, "families": families} if compare is not None else {}), written
 

@@ -38,14 +38,14 @@ _MULTIPLIERS = np.random.default_rng(21).integers(0, 1 << 63, HASHES, np.uint64)
 
 def signatures(texts: Sequence[str]) -> NDArray[np.uint16]:
     """Return signatures (n, HASHES) of clean texts. Pairs begin before the first character and end after the last."""
-    found = np.empty((len(texts), HASHES), np.uint16)
+    signed = np.empty((len(texts), HASHES), np.uint16)
     start = size = 0
     for i, text in enumerate(texts):
         size += len(text) + 1
         if size >= _CHARACTERS or i + 1 == len(texts):
-            found[start : i + 1] = _sign(texts[start : i + 1])
+            signed[start : i + 1] = _sign(texts[start : i + 1])
             start, size = i + 1, 0
-    return found
+    return signed
 
 
 def _sign(texts: Sequence[str]) -> NDArray[np.uint16]:
@@ -62,20 +62,20 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(mixed ^ mixed >> _SHIFT, np.uint64)
 
 
-def band_keys(found: NDArray[np.uint16], band: int) -> NDArray[np.uint64]:
+def band_keys(signed: NDArray[np.uint16], band: int) -> NDArray[np.uint64]:
     """Return the key (n,) of one band of each signature (n, HASHES): its ROWS values, concatenated."""
-    key = np.zeros(len(found), np.uint64)
+    key = np.zeros(len(signed), np.uint64)
     for column in range(band * ROWS, (band + 1) * ROWS):
-        key = key << np.uint64(16) | found[:, column]
+        key = key << np.uint64(16) | signed[:, column]
     return key
 
 
-def similarity(found: NDArray[np.uint16], one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.float64]:
+def similarity(signed: NDArray[np.uint16], one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return the estimated Jaccard similarity (m,) of texts `one` and `other` (m,); standard error at most 0.05."""
     alike = np.empty(len(one))
     for start in range(0, len(one), 1 << 14):
         part = slice(start, start + (1 << 14))
-        alike[part] = (found[one[part]] == found[other[part]]).mean(1)
+        alike[part] = (signed[one[part]] == signed[other[part]]).mean(1)
     return alike
 
 
@@ -86,32 +86,32 @@ AKIN = 0.25
 """The same for a text and its group's representative; messages of different templates share less than 0.2."""
 
 
-def groups(found: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+def groups(all_signed: NDArray[np.uint16], rows: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return the index of the text that represents each text's group (n,), given signatures (n, HASHES).
 
     `rows` (n,) counts the messages with each text: the most common text, or the first of equals, represents a group.
     """
-    representatives = np.empty(len(found), np.int32)
-    left, signed = np.arange(len(found), dtype=np.int32), found
+    representatives = np.empty(len(all_signed), np.int32)
+    left, signed = np.arange(len(all_signed), dtype=np.int32), all_signed
     while len(left):
         components = _components(signed)
         order = np.lexsort((-rows[left], components)).astype(np.int32)
         chosen = order[np.searchsorted(components[order], components)]  # the most common text of each component
         representatives[left] = left[chosen]
         left = left[similarity(signed, np.arange(len(left), dtype=np.int32), chosen) < AKIN]
-        signed = found[left]
+        signed = all_signed[left]
     return representatives
 
 
-def _components(found: NDArray[np.uint16]) -> NDArray[np.int32]:
+def _components(signed: NDArray[np.uint16]) -> NDArray[np.int32]:
     """Return the smallest index in each text's component (n,)."""
-    parent = np.arange(len(found), dtype=np.int32)
+    parent = np.arange(len(signed), dtype=np.int32)
     for band in range(BANDS):
-        for one, other in _candidates(band_keys(found, band)):
+        for one, other in _candidates(band_keys(signed, band)):
             apart = np.flatnonzero(_roots(parent, one) != _roots(parent, other))
-            near = apart[similarity(found, one[apart], other[apart]) >= ALIKE]
+            near = apart[similarity(signed, one[apart], other[apart]) >= ALIKE]
             _union(parent, one[near], other[near])
-    return _roots(parent, np.arange(len(found), dtype=np.int32))
+    return _roots(parent, np.arange(len(signed), dtype=np.int32))
 
 
 def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
@@ -125,10 +125,10 @@ def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArr
 
 
 def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int32]:
-    found = parent[items]
-    while ((higher := parent[found]) != found).any():
-        found = higher
-    return found
+    roots = parent[items]
+    while ((higher := parent[roots]) != roots).any():
+        roots = higher
+    return roots
 
 
 def _union(parent: NDArray[np.int32], one: NDArray[np.int32], other: NDArray[np.int32]) -> None:
@@ -175,15 +175,15 @@ VARIES = TemplatePiece("‹…›", True)
 def template(texts: Sequence[str], original: str | None = None) -> list[TemplatePiece]:
     """Return the pieces of the template of clean `texts`, most common first; `original` is the first, uncleaned."""
     pivot, *others = [text[:LENGTH] for text in texts[:MEMBERS]]
-    kept = [1] * len(pivot)
+    matches = [1] * len(pivot)
     inserted = [0] * (len(pivot) + 1)
     for other in others:
-        _align(pivot, other, kept, inserted)
+        _align(pivot, other, matches, inserted)
     gaps = [count > _INSERTED * (len(others) + 1) for count in inserted]
     shown = _written_masks(pivot, original)
     parts: list[TemplatePiece] = []
     for i, character in enumerate(pivot):
-        fixed = kept[i] >= _FIXED * (len(others) + 1)
+        fixed = matches[i] >= _FIXED * (len(others) + 1)
         if gaps[i] or not fixed:
             parts.append(VARIES)
         if fixed:
@@ -204,20 +204,20 @@ def _written_masks(pivot: str, original: str | None) -> dict[int, str]:
     return shown
 
 
-def _align(pivot: str, other: str, kept: list[int], inserted: list[int]) -> None:
+def _align(pivot: str, other: str, matches: list[int], inserted: list[int]) -> None:
     """Count the characters of the pivot that another text has, and the places where it inserts something."""
     start = _shared(pivot, other)  # most of a copy is equal at both ends: difflib, which is slow, gets the middle
     tail = _shared(pivot[start:][::-1], other[start:][::-1])
     end = len(pivot) - tail
     for i in (*range(start), *range(end, len(pivot))):
-        kept[i] += 1
+        matches[i] += 1
     at = at_other = 0
     between = SequenceMatcher(None, pivot[start:end], other[start : len(other) - tail], autojunk=False)
     for block in between.get_matching_blocks():
         if block.b > at_other and block.a == at:
             inserted[start + at] += 1
         for i in range(start + block.a, start + block.a + block.size):
-            kept[i] += 1
+            matches[i] += 1
         at, at_other = block.a + block.size, block.b + block.size
 
 

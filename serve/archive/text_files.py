@@ -132,21 +132,21 @@ _ToBatch = Callable[[list[Any]], tuple[pa.RecordBatch, dict[int, str]]]
 def _blocks_from(
     records: Iterator[_Parsed], row: int, to_batch: _ToBatch, how: ReadOptions, share: Callable[[], float]
 ) -> Iterator[Block]:
-    while taken := list(_up_to_a_block(records)):
-        scorable = [i for i, record in enumerate(taken) if record.value is not None and not record.reason]
-        batch, misfits = to_batch([taken[i].value for i in scorable])
-        reasons = {i: record.reason for i, record in enumerate(taken) if record.reason}
+    while records_of_block := list(_up_to_a_block(records)):
+        scorable = [i for i, record in enumerate(records_of_block) if record.value is not None and not record.reason]
+        batch, misfits = to_batch([records_of_block[i].value for i in scorable])
+        reasons = {i: record.reason for i, record in enumerate(records_of_block) if record.reason}
         reasons |= {scorable[i]: reason for i, reason in misfits.items()}
         rejects = []
         for i, reason in sorted(reasons.items()):
-            value, _, lines, _ = taken[i]
+            value, _, lines, _ = records_of_block[i]
             identity = value.get(how.id) if how.id and isinstance(value, dict) else None
             shown = escaped(lines.rstrip("\r\n")) if how.keep else ""
             rejects.append(Reject(row + i + 1, reason, replaced_in(as_text(identity))[0], shown))
-        kept = [i for i in scorable if i not in reasons]
-        numbers = np.array(kept, np.int64) + row + 1
-        replaced = np.array([taken[i].replaced for i in kept], np.int32)
-        row += len(taken)
+        numbered = [i for i in scorable if i not in reasons]
+        numbers = np.array(numbered, np.int64) + row + 1
+        replaced = np.array([records_of_block[i].replaced for i in numbered], np.int32)
+        row += len(records_of_block)
         yield Block(batch, batch.column(how.text), numbers, replaced, rejects, row, share())
 
 

@@ -27,14 +27,14 @@ def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
 
 def check_form(column: pa.Array, name: str, form: str | None) -> None:
     """Raise ConfigError if none of the times in the first rows of a column can be read."""
-    given = column.drop_null()
-    if not len(given) or read_times(given, form).null_count < len(given):
+    values = column.drop_null()
+    if not len(values) or read_times(values, form).null_count < len(values):
         return
-    value = str(given[0].as_py())
+    value = str(values[0].as_py())
     # A column named by mistake may hold messages: only values of mostly digits and signs are shown.
     is_time = len(value) <= _LONGEST and 2 * len(re.findall(r"[\d\s./:+-]", value)) > len(value)
-    shown = f", such as {value!r}" if is_time else ""
-    raise ConfigError(f"none of the first {len(given):,} times in column {name!r} can be read{shown}; say how they "
+    example = f", such as {value!r}" if is_time else ""
+    raise ConfigError(f"none of the first {len(values):,} times in column {name!r} can be read{example}; say how they "
                       "are written, as in --time-format '%Y/%m/%d %H:%M'")  # fmt: skip
 
 
@@ -68,16 +68,16 @@ def _is_text(kind: pa.DataType) -> bool:
 def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
     """Read each distinct value once: many messages share a second."""
     coded = pc.dictionary_encode(column)
-    found: list[datetime | None] = []
+    times: list[datetime | None] = []
     for value in coded.dictionary.to_pylist():
         try:
             time = read(value)
             time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
         except (ValueError, TypeError, OverflowError):
-            found.append(None)
+            times.append(None)
         else:
-            found.append(time if _EARLIEST <= time < _LATEST else None)
-    return pa.array(found, TIME).take(coded.indices)
+            times.append(time if _EARLIEST <= time < _LATEST else None)
+    return pa.array(times, TIME).take(coded.indices)
 
 
 def _from_text(value: str) -> datetime:

@@ -372,7 +372,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
 
 
-def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:
+def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:
     """Run a filter until SIGTERM; the key, if jingyin wants one, comes from JINGYIN_KEY.
 
     Exits with code 2 and one sentence if it can't listen, or jingyin does not answer.
@@ -385,14 +385,14 @@ def run(given: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictC
         key = os.environ.get("JINGYIN_KEY", "")
         headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
         client = VerdictClient(
-            Http(given.jingyin, given.uds, headers),
-            seconds=given.seconds, on_failure=given.on_failure, dry_run=given.dry_run,
+            Http(options.jingyin, options.uds, headers),
+            seconds=options.seconds, on_failure=options.on_failure, dry_run=options.dry_run,
         )  # fmt: skip
         try:
             await client.check()
-            if given.metrics:
-                start_http_server(given.metrics[1], given.metrics[0], REGISTRY)
-            started = await start(given, client)
+            if options.metrics:
+                start_http_server(options.metrics[1], options.metrics[0], REGISTRY)
+            started = await start(options, client)
             await stop.wait()
             await started.drain()
         finally:

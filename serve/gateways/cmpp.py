@@ -69,13 +69,13 @@ class Cmpp(Codec):
             fields = Fields(frame.data, self.header.size)
             with suppress(UnreadableError):
                 fits[layout] = read(fields, layout), fields.left
-        whole = [found for found, left in fits.values() if not left]
+        whole = [message for message, left in fits.values() if not left]
         if not whole and self._layout not in fits:
             raise UnreadableError
-        found, loose = (whole or [None])[0], fits.get(self._layout, (None, 0))[0]
-        if found is None or loose is None:
-            return found if whole else loose
-        return found._replace(texts=list(dict.fromkeys((*found.texts, *loose.texts))))
+        message, as_negotiated = (whole or [None])[0], fits.get(self._layout, (None, 0))[0]
+        if message is None or as_negotiated is None:
+            return message if whole else as_negotiated
+        return message._replace(texts=list(dict.fromkeys((*message.texts, *as_negotiated.texts))))
 
     def _submit(self, fields: Fields, layout: tuple[int, int, int]) -> Message:
         width, kind, reserved = layout

@@ -95,11 +95,11 @@ class Fields:
 
     def tlvs(self) -> list[tuple[int, bytes]]:
         """Read parameters, each a tag, a length and a value, to the end of the frame."""
-        found = []
+        parameters = []
         while self.left:
             tag, length = self.number(2), self.number(2)
-            found.append((tag, self.take(length)))
-        return found
+            parameters.append((tag, self.take(length)))
+        return parameters
 
 
 class Codec:

@@ -79,9 +79,8 @@ def read_query(query: bytes) -> SendsmsCall:
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""])
     fields |= {b"text": payload, b"coding": b"%d" % coding}
-    return SendsmsCall(
-        read, "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
-    )
+    quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
+    return SendsmsCall(read, "&".join(quoted))
 
 
 def _unescape(data: bytes) -> bytes:
@@ -96,8 +95,8 @@ def _unescape(data: bytes) -> bytes:
 def _coding(value: bytes, *, has_udh: bool) -> int:
     if re.match(rb"[ \t\n\v\f\r]*[+-]?[0-9]{19}", value):
         raise InputError("coding has too many digits; 0, 1 or 2 is wanted")
-    found = _NUMBER.match(value)
-    number = (int(found[1]) + (1 << 31)) % (1 << 32) - (1 << 31) if found else -1
+    match = _NUMBER.match(value)
+    number = (int(match[1]) + (1 << 31)) % (1 << 32) - (1 << 31) if match else -1
     if number == -1:
         return int(has_udh)
     if not 0 <= number <= 2:
@@ -183,21 +182,22 @@ class KannelFilter:
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             )
             return False
-        named = {
+        fields = {
             name.strip().lower(): value.strip().lower() for name, _, value in (each.partition(b":") for each in headers)
         }
-        method, _, rest = line.partition(b" ")
-        target, _, version = rest.rpartition(b" ")
-        keep = version == b"HTTP/1.1" and named.get(b"connection") != b"close" and not self._draining
+        method, _, target_and_version = line.partition(b" ")
+        target, _, version = target_and_version.rpartition(b" ")
+        keep = version == b"HTTP/1.1" and fields.get(b"connection") != b"close" and not self._draining
+        has_body = bool(fields.keys() & {b"content-length", b"transfer-encoding"})
         self._busy += 1
         try:
             if method not in (b"GET", b"HEAD"):
-                keep, answered = False, (405, b"GET is wanted, with the parameters in the URL")
-            elif version not in (b"HTTP/1.0", b"HTTP/1.1") or named.keys() & {b"content-length", b"transfer-encoding"}:
-                keep, answered = False, (400, b"a request without a body is wanted")
+                keep, response = False, (405, b"GET is wanted, with the parameters in the URL")
+            elif version not in (b"HTTP/1.0", b"HTTP/1.1") or has_body:
+                keep, response = False, (400, b"a request without a body is wanted")
             else:
-                answered = await self._handle(target)
-            status, body = answered
+                response = await self._handle(target)
+            status, body = response
             writer.write(
                 b"HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s"
                 % (
@@ -227,9 +227,9 @@ class KannelFilter:
             return 403, b"Blocked"
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
-    async def _judge(self, read: Message) -> Ruling:
-        texts = [each.text for each in readings(read.texts, self._codings.get(read.coding, read.coding))]
-        return await self._client.ask(texts, digits(read.source), map(digits, read.destinations), self.places)
+    async def _judge(self, message: Message) -> Ruling:
+        texts = [each.text for each in readings(message.texts, self._codings.get(message.coding, message.coding))]
+        return await self._client.ask(texts, digits(message.source), map(digits, message.destinations), self.places)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
         """Return smsbox's answer."""
@@ -248,12 +248,12 @@ def _phrase(status: int) -> bytes:
     return HTTPStatus(status).phrase.encode() if status in HTTPStatus._value2member_map_ else b"Answer"
 
 
-async def start(given: argparse.Namespace, client: VerdictClient) -> KannelFilter:
+async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
-    codings: dict[int | str, str] = dict(given.coding)
-    joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)
-    started = KannelFilter(Http(given.smsbox), client, joiner, codings)
-    await started.listen(given.host, given.port)
+    codings: dict[int | str, str] = dict(options.coding)
+    joiner = Joiner(client, codings, hold=options.hold, remember=options.remember)
+    started = KannelFilter(Http(options.smsbox), client, joiner, codings)
+    await started.listen(options.host, options.port)
     return started
 
 

@@ -421,21 +421,21 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
             "--back-port", type=int, default=port + 1, help="where the gateway connects to for the client"
         )
         parser.add_argument("--sp", type=address, metavar="HOST:PORT", help="where the client listens for the gateway")
-    run(parser.parse_args(), lambda given, client: start(codec, given, client))
+    run(parser.parse_args(), lambda options, client: start(codec, options, client))
 
 
-def settings(codec: type[Codec], given: argparse.Namespace, client: VerdictClient) -> ProxySettings:
+def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> ProxySettings:
     """Return the settings given by the options."""
-    codings = codec.codings | dict(given.coding)
-    joiner = Joiner(client, codings, hold=given.hold, remember=given.remember)
-    statuses = codec.statuses | ({} if given.block_status is None else {"block": given.block_status})
-    return ProxySettings(codec, given.gateway, client, joiner, codings, frozenset(JUDGED[given.judge]), statuses)
+    codings = codec.codings | dict(options.coding)
+    joiner = Joiner(client, codings, hold=options.hold, remember=options.remember)
+    statuses = codec.statuses | ({} if options.block_status is None else {"block": options.block_status})
+    return ProxySettings(codec, options.gateway, client, joiner, codings, frozenset(JUDGED[options.judge]), statuses)
 
 
-async def start(codec: type[Codec], given: argparse.Namespace, client: VerdictClient) -> Proxy:
+async def start(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> Proxy:
     """Listen as the options say."""
-    proxy, shared = Proxy(), settings(codec, given, client)
-    await proxy.listen(given.host, given.port, shared)
-    if getattr(given, "sp", None):
-        await proxy.listen(given.host, given.back_port, replace(shared, gateway=given.sp, back=True))
+    proxy, shared = Proxy(), settings(codec, options, client)
+    await proxy.listen(options.host, options.port, shared)
+    if getattr(options, "sp", None):
+        await proxy.listen(options.host, options.back_port, replace(shared, gateway=options.sp, back=True))
     return proxy

@@ -32,11 +32,8 @@ class Sgip(Codec):
     own_sequence = b"\xff" * 12
     codings = CHINESE_CODINGS
     kinds: ClassVar = {
-        BIND: FrameKind.LOGIN,
-        UNBIND: FrameKind.CLOSE,
-        SUBMIT: FrameKind.SUBMIT,
-        DELIVER: FrameKind.DELIVER,
-    }
+        BIND: FrameKind.LOGIN, UNBIND: FrameKind.CLOSE, SUBMIT: FrameKind.SUBMIT, DELIVER: FrameKind.DELIVER
+    }  # fmt: skip
     statuses: ClassVar = {"block": 108, "unreadable": 5, "unbound": 1, "down": 11, "busy": 11}
 
     def read(self, frame: Frame) -> Message | None:

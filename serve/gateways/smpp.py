@@ -110,15 +110,15 @@ def _address(fields: Fields) -> str:
 
 
 def _destinations(fields: Fields) -> list[str]:
-    found = []
+    addresses = []
     for _ in range(fields.number()):
         flag = fields.number()
         if flag not in (1, 2):
             raise UnreadableError
-        found.append(_address(fields) if flag == 1 else _c_string(fields))  # or the name of a distribution list
-    if not found:
+        addresses.append(_address(fields) if flag == 1 else _c_string(fields))  # or the name of a distribution list
+    if not addresses:
         raise UnreadableError
-    return found
+    return addresses
 
 
 def _sar(parameters: list[tuple[int, bytes]]) -> Part | None:

@@ -55,22 +55,24 @@ class Deployment:
             metrics.bundle.labels(shadow.bundle.manifest.id, "shadow").set(1)
             Thread(target=self._follow, args=[shadow], name="jingyin-shadow", daemon=True).start()
 
-    def count(self, read: Sequence[Scored]) -> None:
+    def count(self, readings: Sequence[Scored]) -> None:
         """Count messages that were read to the end, and let the shadow see them; returns at once."""
-        for each in read:
-            self._metrics.count(each.decision, "cache" if each.from_cache else each.decision.stage, each.clean.edits)
-        if self.shadow is not None and read:
+        for reading in readings:
+            stage = "cache" if reading.from_cache else reading.decision.stage
+            self._metrics.count(reading.decision, stage, reading.clean.edits)
+        if self.shadow is not None and readings:
             try:
-                self._waiting.put_nowait(read)
+                self._waiting.put_nowait(readings)
             except queue.Full:
-                self._metrics.shadow_lost.inc(len(read))
+                self._metrics.shadow_lost.inc(len(readings))
 
     def _follow(self, shadow: Scorer) -> None:
         while True:
-            read = self._waiting.get()
+            readings = self._waiting.get()
             try:
-                for each, other in zip(read, shadow.score_many(each.clean.original for each in read), strict=True):
-                    self._metrics.shadow(each.decision.action, other.action).inc()
+                shadowed = shadow.score_many(reading.clean.original for reading in readings)
+                for reading, verdict in zip(readings, shadowed, strict=True):
+                    self._metrics.shadow(reading.decision.action, verdict.action).inc()
             except Exception as error:  # a broken shadow must not end its thread, much less the service
-                self._metrics.shadow_lost.inc(len(read))
+                self._metrics.shadow_lost.inc(len(readings))
                 log("shadow_failed", level="error", **error_site(error))

@@ -139,20 +139,20 @@ class Service:
         (message, text), *others = decode() if short else await loop.run_in_executor(self._decoding, decode)
         (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, origin.sender or "")
         for other, text in others:
-            found = await self._read_extra(text, origin)
-            if found and (isinstance(outcome, str) or found.decision.risk > outcome.decision.risk):
-                message, outcome = other, found
+            reading = await self._read_extra(text, origin)
+            if reading and (isinstance(outcome, str) or reading.decision.risk > outcome.decision.risk):
+                message, outcome = other, reading
         return await self._judge(outcome, origin), message
 
     async def trial(self, text: str, key: str, sender: str | None, receiver: str | None, route: str | None) -> Answer:
         """Return the answer that a message would get; nothing is counted or kept. Raises BusyError."""
         loop = asyncio.get_running_loop()
         origin = Origin(key, key, sender, receiver, loop.time() + TRIAL_SECONDS, route)
-        found = await self._read_extra(text, origin)
-        if found is None:
+        reading = await self._read_extra(text, origin)
+        if reading is None:
             raise BusyError("the message was not read in time; try again in a second")
         context = Context(origin, loop.time(), lambda other: self._read_extra(other, origin))
-        return await self.memory.judge(context, Answer(found, found.decision.action, "scored"), trial=True)
+        return await self.memory.judge(context, Answer(reading, reading.decision.action, "scored"), trial=True)
 
     async def _read_extra(self, text: str | CleanText, origin: Origin) -> Scored | None:
         sender = origin.sender or ""

@@ -74,12 +74,12 @@ class Memory:
         text, final = scored.clean.text, scored.final
         match = await self._known_wording(context, text, scored.decision.risk if final else None)
         if match:
-            found = match.wording
-            answer = answer._replace(action=found.action, reason="known", more={**answer.more, "known": found.id})
+            wording = match.wording
+            answer = answer._replace(action=wording.action, reason="known", more={**answer.more, "known": wording.id})
         # Its own action and risk count for later messages; the action for a message not read in time doesn't.
-        own: Action = answer.action if final or match else "pass"
+        own_action: Action = answer.action if final or match else "pass"
         risk = scored.decision.risk if final and not (match and match.wording.action == "pass") else 0.0
-        return await self._by_state(context, answer, own, risk, match, trial=trial)
+        return await self._by_state(context, answer, own_action, risk, match, trial=trial)
 
     def tend(self) -> None:
         """Load the known wordings of other workers and machines, and forget expired entries."""
@@ -126,7 +126,7 @@ class Memory:
         return None
 
     async def _by_state(
-        self, context: "Context", answer: "Answer", own: Action, risk: float, match: Match | None, *, trial: bool
+        self, context: "Context", answer: "Answer", own_action: Action, risk: float, match: Match | None, *, trial: bool
     ) -> "Answer":
         """Report a message, with its own action and risk, to the state; hold it if the state gives a reason."""
         scored, (_, key, sender, receiver, *_) = answer.scored, context.origin
@@ -136,9 +136,9 @@ class Memory:
         marks: list[str] = []
         if suspects:
             marks = suspects.marks(key, sender, contacts(scored.clean.original) if has_contact(text) else [])
-        asked = suspects.ask(marks, text, own) if suspects else []
-        counted = bursts.ask(text) if bursts and risk >= bursts.settings.risk else []
-        ops = [*asked, *counted, *([Op("add", "hits", match.wording.id.encode())] if match else [])]
+        sender_ops = suspects.ask(marks, text, own_action) if suspects else []
+        burst_ops = bursts.ask(text) if bursts and risk >= bursts.settings.risk else []
+        ops = [*sender_ops, *burst_ops, *([Op("add", "hits", match.wording.id.encode())] if match else [])]
         passed = answer.action == "pass"
         talks = sender and receiver and scored.final and answer.action != "block" and not match
         if conversations and sender and receiver and talks:
@@ -148,23 +148,24 @@ class Memory:
         begun = perf_counter()
         results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
         self._metrics.state_seconds.observe(perf_counter() - begun)
-        who = None
-        if suspects and answer.action == own == "pass" and not match:
-            who = suspects.suspicious(marks, text, risk, results[: len(asked)])
-        near = bursts.near_copies(results[len(asked) : len(asked) + len(counted)]) if counted and bursts else None
-        held = self._hold(answer, who, near)
+        suspect = None
+        if suspects and answer.action == own_action == "pass" and not match:
+            suspect = suspects.suspicious(marks, text, risk, results[: len(sender_ops)])
+        of_burst = results[len(sender_ops) : len(sender_ops) + len(burst_ops)]
+        near = bursts.near_copies(of_burst) if burst_ops and bursts else None
+        held = self._hold(answer, suspect, near)
         if not (conversations and talks):
-            return await self._settle(marks, text, own, held, held, [], trial=trial)
+            return await self._settle(marks, text, own_action, held, held, [], trial=trial)
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, held, joined) if joined else held
         # A message that does not pass after all is not joined with later ones.
         undone = [Op("unshift", ops[-1].key)] if passed and judged.action != "pass" else []
-        return await self._settle(marks, text, own, held, judged, undone, trial=trial)
+        return await self._settle(marks, text, own_action, held, judged, undone, trial=trial)
 
-    def _hold(self, answer: "Answer", who: str | None, near: int | None) -> "Answer":
-        """Hold a message that passes if `who` (its sender or a contact) is suspicious, or after `near` copies."""
-        if who:
-            answer = answer._replace(action="review", reason=who)
+    def _hold(self, answer: "Answer", suspect: str | None, near: int | None) -> "Answer":
+        """Hold a message that passes if `suspect` (its sender or a contact) is suspicious, or after `near` copies."""
+        if suspect:
+            answer = answer._replace(action="review", reason=suspect)
         if near is None or not self._bursts:
             return answer
         self._metrics.near_duplicates.observe(near)
@@ -174,10 +175,11 @@ class Memory:
         return answer
 
     async def _settle(
-        self, marks: list[str], text: str, own: Action, held: "Answer", judged: "Answer", ops: list[Op], *, trial: bool
-    ) -> "Answer":
+        self, marks: list[str], text: str, own_action: Action, held: "Answer", judged: "Answer", ops: list[Op],
+        *, trial: bool,
+    ) -> "Answer":  # fmt: skip
         """Run `ops`, report the outcome of a message that passed alone to the state, and return the final answer."""
-        if self.suspects and own == "pass":
+        if self.suspects and own_action == "pass":
             if judged.action == "pass":
                 ops = [*ops, *self.suspects.passed(marks)]
             elif judged is not held:
@@ -188,16 +190,16 @@ class Memory:
 
     async def _behind(self, context: "Context", answer: "Answer", joined: CleanString) -> "Answer":
         """Score a message appended to those before it; the stronger action counts."""
-        found = await context.read(joined)
-        if found is None or not found.final or answer.scored is None:
+        reading = await context.read(joined)
+        if reading is None or not reading.final or answer.scored is None:
             self._metrics.joined("unscored").inc()
             return answer
-        if ACTIONS.index(found.decision.action) <= ACTIONS.index(answer.action):
+        if ACTIONS.index(reading.decision.action) <= ACTIONS.index(answer.action):
             self._metrics.joined("same").inc()
             return answer
         self._metrics.joined("raised").inc()
-        scored = found._replace(clean=answer.scored.clean)
-        return answer._replace(scored=scored, action=found.decision.action, reason="conversation")
+        scored = reading._replace(clean=answer.scored.clean)
+        return answer._replace(scored=scored, action=reading.decision.action, reason="conversation")
 
 
 # ---- state shared by the processes of a service

@@ -75,11 +75,11 @@ def read_secret(file: Path, *, make: bool) -> bytes:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
             out.write(secrets.token_hex(_BYTES) + "\n")
     try:
-        found = bytes.fromhex(file.read_text(encoding="ascii").strip())
+        secret = bytes.fromhex(file.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"state_secret {file} can't be read ({type(error).__name__}); make it with: openssl rand -hex 32"
         ) from None
-    if len(found) < _BYTES:
-        raise ConfigError(f"state_secret {file} has {len(found)} bytes, {_BYTES} are wanted: openssl rand -hex 32")
-    return found
+    if len(secret) < _BYTES:
+        raise ConfigError(f"state_secret {file} has {len(secret)} bytes, {_BYTES} are wanted: openssl rand -hex 32")
+    return secret

@@ -60,8 +60,8 @@ class Suspects:
 
     def marks(self, key: str, sender: str | None, contacts: Sequence[str]) -> list[str]:
         """Return the marks of a message."""
-        found = [CONTACT + self._secret.hash(key, "contact", each) for each in contacts]
-        return [self.sender(key, sender), *found] if sender else found
+        contact_marks = [CONTACT + self._secret.hash(key, "contact", each) for each in contacts]
+        return [self.sender(key, sender), *contact_marks] if sender else contact_marks
 
     def ask(self, marks: Sequence[str], text: str, action: Action) -> list[Op]:
         """Return the operations for a message with clean `text`; `suspicious` reads the results if it passed."""

@@ -347,13 +347,13 @@ class ValkeyState:
         await self._client.aclose()
 
 
-def _result(op: Op, found: Any) -> Any:  # noqa: ANN401  as Op says
+def _result(op: Op, reply: Any) -> Any:  # noqa: ANN401  as Op says
     if op.name == "tally":
-        return float(found)
+        return float(reply)
     if op.name == "marks":
-        pairs = zip(found[::2], found[1::2], strict=True)
+        pairs = zip(reply[::2], reply[1::2], strict=True)
         return [(key.decode().removeprefix(_PREFIX), left / 1000) for key, left in pairs]
-    return found
+    return reply
 
 
 # ---- time limit and breaker

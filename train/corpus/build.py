@@ -128,22 +128,22 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
                 groups.union((i, j))
             elif i not in dropped:
                 dropped.add(j)
-    left = [i for i in range(len(records)) if i not in dropped]
-    named: dict[str, int] = {}
-    for i in left:
+    remaining = [i for i in range(len(records)) if i not in dropped]
+    first_of_name: dict[str, int] = {}
+    for i in remaining:
         for name in filter(None, (records[i].group, records[i].case and f"case {records[i].case}")):
-            groups.union((named.setdefault(name, i), i))
-    return [records[i] for i in left], [groups.find(i) for i in left]
+            groups.union((first_of_name.setdefault(name, i), i))
+    return [records[i] for i in remaining], [groups.find(i) for i in remaining]
 
 
 def _public(sources: Sequence[Public]) -> Iterator[Record]:
     for source in sources:
-        found = list(_track(readers.read(source.kind, source.path), f"reading {source.kind}"))
-        if not found:
+        records = list(_track(readers.read(source.kind, source.path), f"reading {source.kind}"))
+        if not records:
             raise InputError(f"{source.path} holds no usable message of kind {source.kind}; check path and kind")
-        found = [record for record in found if not is_excluded(record.text)]
+        records = [record for record in records if not is_excluded(record.text)]
         # A sample by hash changes little when the file does.
-        yield from sorted(found, key=lambda record: _hash(record.text))[: source.limit]
+        yield from sorted(records, key=lambda record: _hash(record.text))[: source.limit]
 
 
 def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
@@ -198,16 +198,16 @@ def _sampled(
     """Return as many records of each split as the recipe wants, with their places; the user's own all stay."""
     wanted: list[tuple[bool, Mapping[Any, int]]] = [(True, recipe.most_authored), (False, recipe.most_public)]
     left = {(split, kind): most.get(split, len(records)) for kind, most in wanted for split in SPLITS}
-    kept = []
+    indices = []
     for i in sorted(range(len(records)), key=lambda i: _hash(records[i].text)):
         if records[i].source not in (OWN, "jsonl", "csv"):
             kind = (placed[i][1], records[i].source == "authored")
             left[kind] -= 1
             if left[kind] < 0:
                 continue
-        kept.append(i)
-    kept.sort()
-    return [records[i] for i in kept], [placed[i] for i in kept]
+        indices.append(i)
+    indices.sort()
+    return [records[i] for i in indices], [placed[i] for i in indices]
 
 
 def _generated(text: str, source: str) -> Row:

@@ -92,20 +92,20 @@ def _row_errors(row: Row) -> Iterable[str]:
 
 def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
     """Find groups, cases, and similar templates on two sides of a split."""
-    sides: dict[tuple[str, str], set[str]] = defaultdict(set)
+    splits_of: dict[tuple[str, str], set[str]] = defaultdict(set)
     home: dict[str, str] = {}
     errors = []
     for split, rows in splits.items():
         for row in rows:
-            sides["group", row.group].add(split)
-            sides["case", row.case].add(split)
+            splits_of["group", row.group].add(split)
+            splits_of["case", row.case].add(split)
             if home.setdefault(row.template, split) != split:
                 errors.append(f"{folder}: one template in {home[row.template]} and {split}; build it again")
-    sides.pop(("case", ""), None)
+    splits_of.pop(("case", ""), None)
     errors += [
-        f"{folder}: {what} {name} in {', '.join(sorted(found))}; build it again"
-        for (what, name), found in sides.items()
-        if len(found) > 1
+        f"{folder}: {what} {name} in {', '.join(sorted(splits_found))}; build it again"
+        for (what, name), splits_found in splits_of.items()
+        if len(splits_found) > 1
     ]
     names = list(home.values())
     for i, j, alike in similar_pairs([comparable_text(template) for template in home], SIMILAR):

@@ -50,17 +50,17 @@ _MOST_CHARACTERS = (8, 16, 30, 60, 100, 150, 200, 300)
 
 def neighbours(messages: Iterable[CorpusMessage]) -> dict[str, list[str]]:
     """Return the texts that may accompany others, by kind: of undisguised messages of one split, and of HELD_OUT."""
-    found: dict[str, list[str]] = defaultdict(list)
+    texts_by_kind: dict[str, list[str]] = defaultdict(list)
     for message in messages:
         kind = _KINDS.get(message.family if message.source == "authored" else message.source)
         if message.label == "lawful_collection" and message.family not in _NO_NOTICES:
             kind = "lawful"
         if kind and message.label in BENIGN and len(message.text) <= _LONGEST_NEIGHBOUR:
-            found[kind].append(message.text)
-    found["report"] = list(entries("reports"))
+            texts_by_kind[kind].append(message.text)
+    texts_by_kind["report"] = list(entries("reports"))
     for kind, text in (line.split(" ", 1) for line in entries("company_held_out")):
-        found[kind].append(text)
-    return dict(found)
+        texts_by_kind[kind].append(text)
+    return dict(texts_by_kind)
 
 
 def with_company(text: str, kind: str, amount: int, place: str, rng: Random, neighbours: Neighbours) -> str:
@@ -70,14 +70,15 @@ def with_company(text: str, kind: str, amount: int, place: str, rng: Random, nei
     REPORTS ignore amount and place. `place` is one of PLACES. Without a neighbour of that kind the text is returned
     unchanged.
     """
-    drawn = neighbours.get(kind, ())
-    if not drawn:
+    candidates = neighbours.get(kind, ())
+    if not candidates:
         return text
     if kind in REPORTS:
-        return rng.choice(drawn).replace("{}", text)
-    pieces = _sentences(drawn, amount, rng) if kind in SENTENCES else _characters(drawn, amount, rng)
-    before = {"before": len(pieces), "behind": 0, "around": (len(pieces) + 1) // 2}[place]
-    return _join([*pieces[:before], text, *pieces[before:]], _HELD_OUT_JOINTS if kind in HELD_OUT else _JOINTS, rng)
+        return rng.choice(candidates).replace("{}", text)
+    pieces = _sentences(candidates, amount, rng) if kind in SENTENCES else _characters(candidates, amount, rng)
+    count_before = {"before": len(pieces), "behind": 0, "around": (len(pieces) + 1) // 2}[place]
+    joints = _HELD_OUT_JOINTS if kind in HELD_OUT else _JOINTS
+    return _join([*pieces[:count_before], text, *pieces[count_before:]], joints, rng)
 
 
 def label_in(label: str, kind: str) -> str:
@@ -104,35 +105,35 @@ def training_company(text: str, label: str, rng: Random, neighbours: Neighbours)
     amount = rng.choice(_MOST_SENTENCES if kind in SENTENCES else _MOST_CHARACTERS)
     place = rng.choice(PLACES)
     for smaller in range(amount, 0, -max(1, amount // 3)):
-        found = with_company(text, kind, smaller, place, rng, neighbours)
-        if found != text and len(found) <= LONGEST:
-            return found, kind
+        accompanied = with_company(text, kind, smaller, place, rng, neighbours)
+        if accompanied != text and len(accompanied) <= LONGEST:
+            return accompanied, kind
     return None
 
 
-def _sentences(drawn: Sequence[str], count: int, rng: Random) -> list[str]:
+def _sentences(messages: Sequence[str], count: int, rng: Random) -> list[str]:
     """Draw whole messages of `count` sentences together; fewer if none drawn fits."""
-    found: list[str] = []
+    sentences_drawn: list[str] = []
     left = count
     for _ in range(20 * count):
         if not left:
             break
-        message = rng.choice(drawn)
+        message = rng.choice(messages)
         sentences = _SENTENCE.findall(message)
         if 0 < len(sentences) <= left:
-            found += sentences
+            sentences_drawn += sentences
             left -= len(sentences)
-    return found
+    return sentences_drawn
 
 
-def _characters(drawn: Sequence[str], count: int, rng: Random) -> list[str]:
+def _characters(messages: Sequence[str], count: int, rng: Random) -> list[str]:
     """Draw messages of `count` characters together, the last one cut."""
-    found: list[str] = []
+    texts: list[str] = []
     left = count
     while left > 0:
-        found.append(rng.choice(drawn)[:left])
-        left -= len(found[-1])
-    return found
+        texts.append(rng.choice(messages)[:left])
+        left -= len(texts[-1])
+    return texts
 
 
 def _join(pieces: Sequence[str], joints: Sequence[str], rng: Random) -> str:

@@ -51,7 +51,7 @@ def message_tables(messages: Iterable[CorpusMessage]) -> str:
     messages = list(messages)
     families = Counter((m.label, m.family) for m in messages)
     order = sorted(families, key=lambda key: (LABELS.index(key[0]), key[1]))
-    read = [message for message in messages if is_annotated(message.signs)]
+    annotated = [message for message in messages if is_annotated(message.signs)]
     tables = [
         _lengths(messages),
         _cross("source", ((m.source, m.label) for m in messages)),
@@ -59,8 +59,8 @@ def message_tables(messages: Iterable[CorpusMessage]) -> str:
         _cross("writer", ((m.writer or "none", m.label) for m in messages)),
         _cross("case", ((m.case, m.label) for m in messages if m.case)),
         _table(("label", "family", "messages"), [(*key, str(families[key])) for key in order]),
-        f"People read the signs of {len(read)} of {len(messages)} messages:",
-        _cross("sign", ((sign, m.label) for m in read for sign in shown(m.signs) or ("none",))),
+        f"People read the signs of {len(annotated)} of {len(messages)} messages:",
+        _cross("sign", ((sign, m.label) for m in annotated for sign in shown(m.signs) or ("none",))),
     ]
     return "\n\n".join(tables)
 
@@ -68,11 +68,11 @@ def message_tables(messages: Iterable[CorpusMessage]) -> str:
 def _lengths(messages: Sequence[CorpusMessage]) -> str:
     rows = []
     for label in LABELS:
-        found = [message.text for message in messages if message.label == label]
-        cuts = np.percentile([len(text) for text in found], (10, 50, 90)) if found else ()
-        free = sum(OBVIOUS.search(text) is None for text in found)
-        share = f"{free / len(found):.0%}" if found and label in FLAGGED else ""
-        rows.append((label, str(len(found)), *([f"{cut:.0f}" for cut in cuts] or [""] * 3), share))
+        texts = [message.text for message in messages if message.label == label]
+        lengths = np.percentile([len(text) for text in texts], (10, 50, 90)) if texts else ()
+        free = sum(OBVIOUS.search(text) is None for text in texts)
+        share = f"{free / len(texts):.0%}" if texts and label in FLAGGED else ""
+        rows.append((label, str(len(texts)), *([f"{length:.0f}" for length in lengths] or [""] * 3), share))
     return _table(("label", "messages", "p10 length", "median", "p90", "without obvious word"), rows)
 
 

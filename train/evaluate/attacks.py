@@ -80,14 +80,14 @@ def _between(head: str, tail: str, text: str, rng: Random) -> str:
 
 def affixes() -> list[tuple[str, str, bool]]:
     """Return the forty pairs of a head and a tail, and whether no training message has them."""
-    found = [(head, tail, False) for head, tail in _FIRST]
+    pairs = [(head, tail, False) for head, tail in _FIRST]
     for name, count in _FROM_TABLES:
-        known = {head + tail for head, tail, _ in found}
-        left = [entry for entry in entries(name) if entry not in known]
+        used = {head + tail for head, tail, _ in pairs}
+        left = [entry for entry in entries(name) if entry not in used]
         chosen = [left[i] for i in np.linspace(0, len(left) - 1, count).astype(int)]
-        sides = [(entry, "") if name.startswith("heads") else ("", entry) for entry in chosen]
-        found += [(*side, name.endswith("held_out")) for side in sides]
-    return found
+        placed = [(entry, "") if name.startswith("heads") else ("", entry) for entry in chosen]
+        pairs += [(*pair, name.endswith("held_out")) for pair in placed]
+    return pairs
 
 
 # Company: other messages before or behind, drawn from the benign rows of the same data, and kinds held out.
@@ -129,36 +129,36 @@ def _accompany(kind: str, amount: int, place: str, company: Neighbours, text: st
     return with_company(text, kind, amount, place, rng, company)
 
 
-def quoted(messages: Samples, among: Bools, most: int) -> list[str]:
-    """Return up to `most` threats `among` (n,) the messages, each quoted in a report of a kind that training lacks.
+def quoted(messages: Samples, among: Bools, count: int) -> list[str]:
+    """Return up to `count` threats `among` (n,) the messages, each quoted in a report of a kind that training lacks.
 
     A report is benign, whatever it quotes.
     """
     reports = neighbours(())
-    rows = sample_evenly(messages, messages.flagged & among, most)
+    rows = sample_evenly(messages, messages.flagged & among, count)
     return [
         with_company(messages.texts[i], "quoted", 1, "around", Random(f"{_SEED}|quoted|{i}"), reports) for i in rows
     ]
 
 
-def suites(messages: Samples, new: Bools, most: int) -> tuple[dict[str, list[Suite]], list[int]]:
-    """Return up to `most` threats and as many innocents under every attack, and the rows that were drawn for that.
+def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Suite]], list[int]]:
+    """Return up to `count` threats and as many innocents under every attack, and the rows that were drawn for that.
 
     Company and long messages are built from rows that are `new` (n,).
     """
 
     def drawn(among: Bools) -> list[int]:
         kinds = (messages.flagged & among, messages.benign & among)
-        return [i for kind in kinds for i in sample_evenly(messages, kind, most)]
+        return [i for kind in kinds for i in sample_evenly(messages, kind, count)]
 
     plain, unseen = drawn(np.ones(len(messages), np.bool_)), drawn(new)
-    found = {
+    suites_by_attack = {
         "company": in_company(messages, unseen),
         "long messages": long_messages(messages, unseen),
         "heads and tails": heads_and_tails(messages, plain),
         "disguises": disguised(messages, plain),
     }
-    return found, plain
+    return suites_by_attack, plain
 
 
 # A greedy sender, who edits a flagged message until it passes, and learns only whether it did.
@@ -220,20 +220,20 @@ def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str], seed: int 
     """
     rng, tried, passed = Random(f"sender {seed}"), Counter[str](), Counter[str]()
     for text in texts:
-        left, now, passed_at = list(EDITS), text, None
+        left, attempt, passed_at = list(EDITS), text, None
         for number in range(1, TRIES + 1):
             # Promise is the share of tries that passed, as if one more had passed: untried kinds come first.
             promise = {kind: (passed[kind] + 1) / (tried[kind] + 1) for kind in left}
             for kind in sorted(left, key=promise.__getitem__, reverse=True):
                 left.remove(kind)
-                previous, now = now, EDITS[kind](now, rng)
-                if now != previous and len(now) <= LONGEST * len(text):
+                previous, attempt = attempt, EDITS[kind](attempt, rng)
+                if attempt != previous and len(attempt) <= LONGEST * len(text):
                     break
-                now = previous
+                attempt = previous
             else:
                 break  # no edit is left that changes the text and keeps it short enough
             tried[kind] += 1
-            if passes(now):
+            if passes(attempt):
                 passed[kind] += 1
                 passed_at = number
                 break
@@ -242,11 +242,11 @@ def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str], seed: int 
 
 def edited(text: str, edits: int, rng: Random) -> str:
     """Return `text` with up to `edits` edits of kinds drawn at random, no longer than LONGEST times its length."""
-    now = text
+    attempt = text
     for kind in rng.sample(list(EDITS), edits):
-        after = EDITS[kind](now, rng)
-        now = after if len(after) <= LONGEST * len(text) else now
-    return now
+        longer = EDITS[kind](attempt, rng)
+        attempt = longer if len(longer) <= LONGEST * len(text) else attempt
+    return attempt
 
 
 def flagged_halves(flags: Callable[[Sequence[str]], Bools], texts: Sequence[str]) -> Bools:

@@ -56,7 +56,7 @@ def evaluate(
     scorers = {name: systems.open_bundle(path) for name, path in paths.items()}
     training = training or data[0].parent / "train.parquet"
     seen = samples.seen_in(training)
-    others = samples.read_traffic(traffic, samples.texts_in(training) if seen and traffic else set())
+    traffic_texts = samples.read_traffic(traffic, samples.texts_in(training) if seen and traffic else set())
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
         bundles = [systems.served(scorer, name).judge(messages.texts) for name, scorer in scorers.items()]
         model = bundles[0]
@@ -75,7 +75,7 @@ def evaluate(
         "slices": _each(bundles, lambda judged: measures.slices(judged, messages)),
         "lists": _each(bundles, lambda judged: measures.lists(judged.system, lists)),
     }
-    tables |= _on_traffic([*bundles, *baselines[:-1]], messages, seen, others, new)
+    tables |= _on_traffic([*bundles, *baselines[:-1]], messages, seen, traffic_texts, new)
     tables |= _changed(bundles, messages, new, changed)
     with _CONSOLE.status("signs and time"):
         signs = {j.system.name: measures.signs(scorers[j.system.name].bundle, j, messages) for j in bundles}
@@ -120,16 +120,16 @@ def plain_messages() -> Path:
 
 
 def _on_traffic(
-    every: Sequence[Judged], messages: Samples, seen: Seen | None, others: Mapping[str, Sequence[str]], new: Bools
+    judgements: Sequence[Judged], messages: Samples, seen: Seen | None, by_file: Mapping[str, Sequence[str]], new: Bools
 ) -> Tables:
     """Return false alarms by source, and recall on the `new` threats (n,) where fewer false alarms are allowed."""
     tables: Tables = {"traffic": {}, "frontier": {}}
     own_sources = samples.parts(messages.sources, among=messages.traffic)
-    for judged in every:
+    for judged in judgements:
         with _CONSOLE.status("traffic"):
-            judged_files = {name: judged.system.judge(texts) for name, texts in others.items()}
+            judged_files = {name: judged.system.judge(texts) for name, texts in by_file.items()}
         sources = {name: judged.take(rows) for name, rows in own_sources.items()} | judged_files
-        kept_out = [name for name in sources if name in others or (seen and name not in seen.sources)]
+        kept_out = [name for name in sources if name in by_file or (seen and name not in seen.sources)]
         ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
         tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)
         tables["frontier"][judged.system.name] = measures.frontier(

@@ -185,16 +185,16 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Samples) -> Rows:
     groups = messages.group_numbers
     by_suite: Rows = {}
     for suite in suites:
-        now = judged.system.judge(suite.texts)
+        judged_changed = judged.system.judge(suite.texts)
         threats, benign = messages.flagged[suite.rows], messages.benign[suite.rows]
-        alone = threats & judged.flags[suite.rows]
-        of = groups[suite.rows]
+        flagged_unchanged = threats & judged.flags[suite.rows]
+        group = groups[suite.rows]
         by_suite[suite.name] = {
-            "threats found": rate(now.flags[threats], of[threats]),
-            "blocked": rate(now.blocked[threats], of[threats]),
-            "flagged alone, now pass": rate(~now.flags[alone], of[alone]),
-            "innocents flagged": rate(now.flags[benign], of[benign]),
-            "innocents blocked": rate(now.blocked[benign], of[benign]),
+            "threats found": rate(judged_changed.flags[threats], group[threats]),
+            "blocked": rate(judged_changed.blocked[threats], group[threats]),
+            "flagged alone, now pass": rate(~judged_changed.flags[flagged_unchanged], group[flagged_unchanged]),
+            "innocents flagged": rate(judged_changed.flags[benign], group[benign]),
+            "innocents blocked": rate(judged_changed.blocked[benign], group[benign]),
         }
     if not by_suite:
         return {}
@@ -247,7 +247,7 @@ def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Rows, str]
         return {}, "signs are left out: no row of the data names those that people read in it, in a column `signs`"
     annotated = messages.take(rows)
     columns = [SIGN_IDS.index(name) for name in scales]
-    wanted = np.stack([sign_targets(each) for each in annotated.signs])[:, columns] > 0
+    targets = np.stack([sign_targets(each) for each in annotated.signs])[:, columns] > 0
     cleaned = unlabelled([clean(text) for text in annotated.texts])
     logits = sign_logits(bundle.path, bundle.manifest.networks, cleaned)
     if logits is None:
@@ -255,14 +255,14 @@ def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Rows, str]
     claimed = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)
     passes = ~judged.flags[rows] & annotated.flagged
     out: Rows = {}
-    for i in np.argsort(-wanted.sum(0), kind="stable").tolist():
-        shown, said = wanted[:, i], claimed[:, i]
+    for i in np.argsort(-targets.sum(0), kind="stable").tolist():
+        present, reported = targets[:, i], claimed[:, i]
         out[list(scales)[i]] = {
-            "messages": float(shown.sum()),
-            "precision": rate(shown[said]),
-            "recall": rate(said[shown]),
-            "F1": 2 * float((shown & said).sum()) / max(1, float(shown.sum() + said.sum())),
-            "missed threats": rate(passes[shown & annotated.flagged]),
+            "messages": float(present.sum()),
+            "precision": rate(present[reported]),
+            "recall": rate(reported[present]),
+            "F1": 2 * float((present & reported).sum()) / max(1, float(present.sum() + reported.sum())),
+            "missed threats": rate(passes[present & annotated.flagged]),
         }
     frequent = [number(row["F1"]) for row in out.values() if number(row["messages"]) >= FEWEST]
     mean = {"frequent signs": float(len(frequent)), "F1": float(np.mean(frequent))} if frequent else {}

@@ -136,8 +136,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     try:
         if path.suffix == ".parquet":
             names = pq.read_schema(path).names
-            kept = names if columns is None else [name for name in columns if name in names]
-            rows = pq.read_table(path, columns=kept, partitioning=None).to_pylist()
+            read_columns = names if columns is None else [name for name in columns if name in names]
+            rows = pq.read_table(path, columns=read_columns, partitioning=None).to_pylist()
         else:
             rows = list(_lines(path))
     except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
@@ -197,15 +197,15 @@ def read_traffic(paths: Sequence[Path], seen: Set[str]) -> dict[str, list[str]]:
 
     Raises InputError for a row without a text.
     """
-    found: dict[str, list[str]] = {}
+    texts_by_file: dict[str, list[str]] = {}
     for path in paths:
         rows = read_rows(path)
         if not all(isinstance(row.get("text"), str) for row in rows):
             raise InputError(f"{path}: a row has no text; every row of traffic needs 'text', a string")
-        found[path.name.partition(".")[0]] = [
+        texts_by_file[path.name.partition(".")[0]] = [
             text for text in dict.fromkeys(row["text"] for row in rows) if text not in seen
         ]
-    return found
+    return texts_by_file
 
 
 # Parts of the data.
@@ -230,8 +230,8 @@ def seen_in(training: Path) -> Seen | None:
     if not training.is_file():
         return None
     names = ("case", "writer", "source")
-    found = {tuple(str(row.get(name) or "") for name in names) for row in read_rows(training, names)}
-    return Seen(*map(frozenset, zip(*found, strict=True)))
+    names_of_rows = {tuple(str(row.get(name) or "") for name in names) for row in read_rows(training, names)}
+    return Seen(*map(frozenset, zip(*names_of_rows, strict=True)))
 
 
 def seen_unseen(messages: Samples, seen: Seen | None) -> dict[str, Ints]:
@@ -272,11 +272,11 @@ def script(text: str) -> str:
 
 def parts(values: Sequence[str], name: Callable[[str], str] = str, among: Bools | None = None) -> dict[str, Ints]:
     """Return the row indices by value, sorted, as named by `name`; only of rows that are `among` (n,), if given."""
-    found: dict[str, list[int]] = defaultdict(list)
+    rows_by_value: dict[str, list[int]] = defaultdict(list)
     for i, value in enumerate(values):
         if among is None or among[i]:
-            found[name(value)].append(i)
-    return {value: np.array(rows, np.int64) for value, rows in sorted(found.items())}
+            rows_by_value[name(value)].append(i)
+    return {value: np.array(rows, np.int64) for value, rows in sorted(rows_by_value.items())}
 
 
 def pairs(messages: Samples) -> list[Ints]:
@@ -291,8 +291,8 @@ def sample_evenly(messages: Samples, among: Bools, rows: int) -> list[int]:
 
     This keeps hard families from being lost among plain traffic.
     """
-    drawn: dict[str, list[int]] = defaultdict(list)
+    by_family: dict[str, list[int]] = defaultdict(list)
     for i in np.random.default_rng(_SEED).permutation(np.flatnonzero(among)).tolist():
-        drawn[messages.families[i]].append(i)
-    turn = {i: place for each in drawn.values() for place, i in enumerate(each)}
+        by_family[messages.families[i]].append(i)
+    turn = {i: place for each in by_family.values() for place, i in enumerate(each)}
     return sorted(turn, key=turn.__getitem__)[:rows]

@@ -99,16 +99,16 @@ class _Packed:
 
 
 def pack(
-    runs: Mapping[str, Path], kept: Path | None, recipe: Classify | Calibrate, corpus: Path, out: Path,
+    runs: Mapping[str, Path], base: Path | None, recipe: Classify | Calibrate, corpus: Path, out: Path,
     provenance: dict[str, object],
 ) -> Manifest:  # fmt: skip
-    """Write `out`/bundle and return its manifest: classifiers of `runs` (by network) and others of `kept`.
+    """Write `out`/bundle and return its manifest: classifiers of `runs` (by network) and others of `base`.
 
-    Fusion and thresholds are fitted anew. So is the prefilter, unless networks replace some in `kept`, a bundle's
+    Fusion and thresholds are fitted anew. So is the prefilter, unless networks replace some in `base`, a bundle's
     folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises ConfigError for a
-    wrong number of shares, BundleError if `kept` does not say how it was trained.
+    wrong number of shares, BundleError if `base` does not say how it was trained.
     """
-    old = read_bundle(kept) if kept else None
+    old = read_bundle(base) if base else None
     if old:
         _refuse_unlike(old, recipe)
     folder = out / "bundle"

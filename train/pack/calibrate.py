@@ -108,19 +108,19 @@ def tune_prefilter(
     Each text counts `times` (n,), which may be a fraction; both sides have equal weight.
     """
     matrix = _matrix(texts)
-    before = weights.astype(np.float64)
+    initial = weights.astype(np.float64)
     signs = np.where(flagged, 1.0, -1.0)
     of_side = [max(1e-9, float(times[side].sum())) for side in (flagged, ~flagged)]
     share = 0.5 * times / np.where(flagged, *of_side)
 
     def loss(change: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        margins = signs * (matrix @ (before[:-1] + change[:-1]) + before[-1] + change[-1])
+        margins = signs * (matrix @ (initial[:-1] + change[:-1]) + initial[-1] + change[-1])
         slope = -signs * share / (1 + np.exp(np.clip(margins, -700, 700)))
         value = float((share * np.logaddexp(0, -margins)).sum() + _TUNING_PENALTY * (change[:-1] ** 2).sum())
         return value, np.append(matrix.T @ slope, slope.sum()) + 2 * _TUNING_PENALTY * np.append(change[:-1], 0)
 
     change = minimize(loss, np.zeros(BUCKETS), jac=True, method="L-BFGS-B", options={"maxiter": _TUNING_STEPS}).x
-    return np.asarray(before + change, np.float16)
+    return np.asarray(initial + change, np.float16)
 
 
 def _matrix(texts: Sequence[str]) -> csr_matrix:
@@ -169,8 +169,8 @@ class _Readings:
             start, end = self.units.ranges[unit]
             text = CleanString(self.rows.cleaned[self.units.owners[unit]].text[start:end])
             self.outputs[key] = self.networks[network].read(text, self.networks[network].network.max_tokens)
-        found = self.outputs[key]
-        return found if found is not None and found[1] <= room else None
+        output = self.outputs[key]
+        return output if output is not None and output[1] <= room else None
 
     def read_all(self, units: Sequence[int]) -> None:
         """Let every network read units on all cores: a session runs outside the interpreter's lock."""
@@ -181,12 +181,12 @@ class _Readings:
 
     def logits(self, depth: int, units: Sequence[int]) -> list[NDArray[np.float64]]:
         """Return the logits (u, labels) of the first `depth` networks for units, NaN where unread."""
-        missing = (np.full(len(LABELS), np.nan, np.float32), 0)
-        each = [
-            [(self.outputs.get((number, unit)) or missing)[0][: len(LABELS)] for unit in units]
+        unread = (np.full(len(LABELS), np.nan, np.float32), 0)
+        outputs = [
+            [(self.outputs.get((number, unit)) or unread)[0][: len(LABELS)] for unit in units]
             for number in range(depth)
         ]
-        return [np.array(found, np.float64).reshape(-1, len(LABELS)) for found in each]
+        return [np.array(rows, np.float64).reshape(-1, len(LABELS)) for rows in outputs]
 
 
 def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.floating[Any]], rows: Rows) -> _Readings:
@@ -196,19 +196,18 @@ def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.fl
     codes = code_points(texts)
     words = SmsTokenizer.from_file(folder / "tokenizer.json")
     shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
-    abstains = np.array(
-        [prefilter_abstains(share, each.edits) for share, each in zip(shares, rows.cleaned, strict=True)]
-    )
-    foreign = np.array(["foreign" in each.edits for each in rows.cleaned])
+    edits = [each.edits for each in rows.cleaned]
+    abstains = np.array([prefilter_abstains(*each) for each in zip(shares, edits, strict=True)])
+    foreign = np.array(["foreign" in each for each in edits])
     readers = [NetworkReader(folder, *each) for each in zip(networks, tokenizers, strict=True)]
     return _Readings(rows, units_of(weights.astype(np.float32), texts, codes), abstains, foreign, readers, {})
 
 
 def _plain(rows: Rows) -> NDArray[np.bool_]:
     """Mark the first row of each message: the message as it stands, before its copies in company."""
-    found = np.zeros(len(rows), np.bool_)
-    found[np.unique(rows.messages, return_index=True)[1]] = True
-    return found
+    is_first = np.zeros(len(rows), np.bool_)
+    is_first[np.unique(rows.messages, return_index=True)[1]] = True
+    return is_first
 
 
 def is_traffic(rows: Rows) -> NDArray[np.bool_]:
@@ -279,36 +278,35 @@ def _fit_rules(readings: _Readings, networks: Sequence[Network], recipe: Classif
     )  # fmt: skip
     continues, exits = prefiltered(rules, units, readings.abstains, readings.foreign)
     unstopped = np.flatnonzero(exits < 0).tolist()
-    chosen = [unit for queue in riskiest_windows(rules, units, continues, unstopped).values() for unit in queue]
+    windows = [unit for queue in riskiest_windows(rules, units, continues, unstopped).values() for unit in queue]
     # Traffic that is stopped has no part in any threshold: a tenth of it stands for all.
     thin = traffic & (exits >= 0)
     drawn = ~thin | (np.cumsum(thin) % _THINNED == 0)
-    readings.read_all([*wholes[drawn].tolist(), *chosen])
+    readings.read_all([*wholes[drawn].tolist(), *windows])
     times = np.where(thin, float(_THINNED), 1.0)
     fusions = [_fusion(readings, depth, flagged, traffic, times) for depth in range(1, len(networks) + 1)]
-    read = np.array([*wholes[continues[wholes]].tolist(), *chosen])
-    odds = [_odds(readings, fusion, read) for fusion in fusions]  # (u,) at each depth
-    owners, window = units.owners[read], ~np.isin(read, wholes)
-    discount = _discount(odds[-1], owners, window, traffic, flagged, recipe.review_rate)
+    units_read = np.array([*wholes[continues[wholes]].tolist(), *windows])
+    odds = [_odds(readings, fusion, units_read) for fusion in fusions]  # (u,) at each depth
+    owners, is_window = units.owners[units_read], ~np.isin(units_read, wholes)
+    discount = _discount(odds[-1], owners, is_window, traffic, flagged, recipe.review_rate)
     fitted: list[Network] = []
-    reached = np.ones(len(read), np.bool_)
+    reached = np.ones(len(units_read), np.bool_)
     for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
         risks = np.full(len(rows), -np.inf)
-        np.maximum.at(risks, owners[reached], (odds[i] - discount * window)[reached])
+        np.maximum.at(risks, owners[reached], (odds[i] - discount * is_window)[reached])
         continue_from = None
         ordinary = traffic & np.isfinite(risks)
         if i + 1 < len(networks) and ordinary.any():
             share = min(1.0, recipe.passed[i + 1] * traffic.sum() / ordinary.sum())
             continue_from = share_threshold(risks[ordinary], share)
         fitted.append(network.model_copy(update={"fusion": fusion, "threshold": continue_from, "certain": None}))
-        reached &= reads_on(continue_from, None, odds[i] - discount * window)
+        reached &= reads_on(continue_from, None, odds[i] - discount * is_window)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
     full = _full(rules, readings)
-    kinds = zip((rules.prefilter.ordinary, rules.prefilter.lawful), (_ORDINARY, _LAWFUL), strict=True)
-    means = [
-        exit_.model_copy(update={"probabilities": _mean(full, exits, rows.labels, label)}) for exit_, label in kinds
-    ]
-    return rules.model_copy(update={"prefilter": Prefilter(ordinary=means[0], lawful=means[1])})
+    means = [_mean(full, exits, rows.labels, label) for label in (_ORDINARY, _LAWFUL)]
+    ordinary_exit = rules.prefilter.ordinary.model_copy(update={"probabilities": means[0]})
+    lawful_exit = rules.prefilter.lawful.model_copy(update={"probabilities": means[1]})
+    return rules.model_copy(update={"prefilter": Prefilter(ordinary=ordinary_exit, lawful=lawful_exit)})
 
 
 def _settle_blocks(
@@ -363,9 +361,9 @@ def _fusion(
     """Fit the fusion of the first `depth` networks on the wholes that they read, each of which counts `times`."""
     wholes = readings.units.starts
     logits = readings.logits(depth, wholes.tolist())
-    read = ~np.isnan(np.sum(logits, axis=(0, 2)))
-    scores = readings.units.scores[:, wholes[read]]
-    return fit_fusion(scores, [each[read] for each in logits], flagged[read], traffic[read], times[read])
+    is_read = ~np.isnan(np.sum(logits, axis=(0, 2)))
+    scores = readings.units.scores[:, wholes[is_read]]
+    return fit_fusion(scores, [each[is_read] for each in logits], flagged[is_read], traffic[is_read], times[is_read])
 
 
 def _odds(readings: _Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -375,7 +373,7 @@ def _odds(readings: _Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDAr
 
 
 def _discount(
-    odds: NDArray[np.float64], owners: NDArray[np.int64], window: NDArray[np.bool_], traffic: NDArray[np.bool_],
+    odds: NDArray[np.float64], owners: NDArray[np.int64], is_window: NDArray[np.bool_], traffic: NDArray[np.bool_],
     flagged: NDArray[np.bool_], rate: float,
 ) -> float:  # fmt: skip
     """Return the one of DISCOUNTS that finds most threats, on average over false-alarm rates from 0 to `rate`.
@@ -384,14 +382,14 @@ def _discount(
     messages near it, and favours a discount of 0.25 or of 1 by chance.
     """
 
-    def found(discount: float) -> float:
+    def threats_found(discount: float) -> float:
         risks = np.full(len(traffic), -np.inf)
-        np.maximum.at(risks, owners, odds - discount * window)
+        np.maximum.at(risks, owners, odds - discount * is_window)
         alarms = np.sort(risks[traffic])[::-1][: int(rate * traffic.sum()) + 1]
         threats = np.sort(risks[flagged])
         return float((len(threats) - np.searchsorted(threats, alarms, side="right")).mean())
 
-    return max(DISCOUNTS, key=found)  # the first of equals
+    return max(DISCOUNTS, key=threats_found)  # the first of equals
 
 
 def _served(rules: CascadeRules, readings: _Readings) -> Cascaded:
@@ -466,8 +464,8 @@ _COPIES = 2
 """Copies of a message that the prefilter learns from besides it: more take hours and gigabytes, and add little."""
 
 
-def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float16]:
-    """Return weights (2, BUCKETS) trained on each message and two of its copies, starting from `before` if given.
+def prefilter_of(train: Rows, seed: int, initial: NDArray[np.floating[Any]] | None = None) -> NDArray[np.float16]:
+    """Return weights (2, BUCKETS) trained on each message and two of its copies, starting from `initial` if given.
 
     The first separate the ordinary from all else, so that messages they stop are rightly called ordinary; the second,
     trained on that rest alone, separate the lawful from threats.
@@ -483,10 +481,10 @@ def prefilter_of(train: Rows, seed: int, before: NDArray[np.floating[Any]] | Non
     weights = []
     for i, (rows, flagged) in enumerate(((train, other), (rest, rest.labels != _LAWFUL))):
         texts = [each.text for each in rows.cleaned]
-        if before is None:
+        if initial is None:
             weights.append(train_prefilter(texts, flagged, seed))
         else:
-            weights.append(tune_prefilter(before[i], texts, flagged, rows.weights))
+            weights.append(tune_prefilter(initial[i], texts, flagged, rows.weights))
     return np.stack(weights)
 
 
@@ -506,22 +504,22 @@ def fit_signs(readings: _Readings, validation: Rows) -> dict[str, SignScale]:
 
     Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split.
     """
-    place = next((i for i, reader in enumerate(readings.networks) if reader.network.file == SIGNED), None)
-    if place is None:
+    position = next((i for i, reader in enumerate(readings.networks) if reader.network.file == SIGNED), None)
+    if position is None:
         return {}
     chosen = np.flatnonzero(annotated(readings.rows) & _plain(readings.rows))
-    outputs = [readings.read(place, int(readings.units.starts[i]), 1 << 30) for i in chosen]
+    outputs = [readings.read(position, int(readings.units.starts[i]), 1 << 30) for i in chosen]
     logits = [output[0][len(LABELS) :] for output in outputs if output is not None]
     if not logits or not len(logits[0]):
         return {}
     was_read = [i for i, output in zip(chosen.tolist(), outputs, strict=True) if output is not None]
-    more = validation.take(np.flatnonzero(annotated(validation)))
-    reader = readings.networks[place]
-    outputs = [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in more.cleaned]
+    held_out = validation.take(np.flatnonzero(annotated(validation)))
+    reader = readings.networks[position]
+    outputs = [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in held_out.cleaned]
     logits += [output[0][len(LABELS) :] for output in outputs if output is not None]
-    seen = more.take(np.array([i for i, output in enumerate(outputs) if output is not None], np.int64))
+    held_out_read = held_out.take(np.array([i for i, output in enumerate(outputs) if output is not None], np.int64))
     rows = readings.rows.take(np.array(was_read, np.int64))
-    targets = np.concatenate([signs_of_rows(part) for part in (rows, seen) if len(part)])
+    targets = np.concatenate([signs_of_rows(part) for part in (rows, held_out_read) if len(part)])
     table = np.array(logits, np.float64)
     return {sign: _scale(table[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
 
@@ -546,17 +544,17 @@ def sign_logits(folder: Path, networks: Sequence[Network], rows: Rows) -> NDArra
     return None
 
 
-def _scale(logits: NDArray[np.float64], there: NDArray[np.bool_]) -> SignScale:
+def _scale(logits: NDArray[np.float64], has_sign: NDArray[np.bool_]) -> SignScale:
     """Fit the scale of one sign on its logits (n,) and whether messages show it (n,)."""
-    if there.sum() < _FEWEST or there.all():
+    if has_sign.sum() < _FEWEST or has_sign.all():
         return _CAREFUL
-    model = LogisticRegression(C=1.0).fit(logits[:, None], there)
+    model = LogisticRegression(C=1.0).fit(logits[:, None], has_sign)
     scale = _CAREFUL.model_copy(
         update={"slope": max(0.0, float(model.coef_[0, 0])), "bias": float(model.intercept_[0])}
     )
     confidence = sign_confidence(scale, logits)
     order = np.argsort(-confidence, kind="stable")
-    precision = there[order].cumsum() / np.arange(1, len(order) + 1)
+    precision = has_sign[order].cumsum() / np.arange(1, len(order) + 1)
     parted = np.diff(confidence[order], append=-1.0) < 0  # a threshold can't separate equal ones
     enough = np.flatnonzero((precision >= PRECISION) & parted)
     if not len(enough):
@@ -566,6 +564,6 @@ def _scale(logits: NDArray[np.float64], there: NDArray[np.bool_]) -> SignScale:
         update={
             "threshold": float(confidence[order[last]]),
             "precision": float(precision[last]),
-            "found": int(there[order[: last + 1]].sum()),
+            "found": int(has_sign[order[: last + 1]].sum()),
         }
     )

@@ -347,7 +347,7 @@ def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
 def _weights_of_layer(values: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Name the twelve constants of a layer as BertModel does; weights of products are stored transposed."""
     qkv, qkv_bias, out, out_bias, norm, norm_bias, wide, wide_bias, narrow, narrow_bias, last, last_bias = values
-    named = {
+    weights = {
         "attention.output.dense.weight": out.T, "attention.output.dense.bias": out_bias,
         "attention.output.LayerNorm.weight": norm, "attention.output.LayerNorm.bias": norm_bias,
         "intermediate.dense.weight": wide.T, "intermediate.dense.bias": wide_bias,
@@ -355,8 +355,8 @@ def _weights_of_layer(values: list[NDArray[np.float32]]) -> dict[str, NDArray[np
         "output.LayerNorm.weight": last, "output.LayerNorm.bias": last_bias,
     }  # fmt: skip
     for part, weight, bias in zip(("query", "key", "value"), np.split(qkv.T, 3), np.split(qkv_bias, 3), strict=True):
-        named |= {f"attention.self.{part}.weight": weight, f"attention.self.{part}.bias": bias}
-    return named
+        weights |= {f"attention.self.{part}.weight": weight, f"attention.self.{part}.bias": bias}
+    return weights
 
 
 def _attribute(graph: onnx.GraphProto, operator: str, name: str) -> float:

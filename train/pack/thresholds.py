@@ -55,15 +55,15 @@ def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) ->
     signs = np.where(flagged, 1.0, -1.0)
     width = columns.shape[1]
 
-    def loss(given: Floats) -> tuple[float, Floats]:
-        margins = signs * (columns @ given[:-1] + given[-1])
+    def loss(weights_and_bias: Floats) -> tuple[float, Floats]:
+        margins = signs * (columns @ weights_and_bias[:-1] + weights_and_bias[-1])
         slope = -signs * counted / (1 + np.exp(np.clip(margins, -700, 700))) / len(signs)
-        value = float((counted * np.logaddexp(0, -margins)).mean() + _PENALTY * (given[:-1] ** 2).sum())
-        return value, np.append(columns.T @ slope + 2 * _PENALTY * given[:-1], slope.sum())
+        value = float((counted * np.logaddexp(0, -margins)).mean() + _PENALTY * (weights_and_bias[:-1] ** 2).sum())
+        return value, np.append(columns.T @ slope + 2 * _PENALTY * weights_and_bias[:-1], slope.sum())
 
     start = np.append(np.full(width, 1 / width), 0)
-    found = minimize(loss, start, jac=True, bounds=[(0, None)] * width + [(None, None)], method="L-BFGS-B").x
-    return found[:-1], float(found[-1])
+    fitted = minimize(loss, start, jac=True, bounds=[(0, None)] * width + [(None, None)], method="L-BFGS-B").x
+    return fitted[:-1], float(fitted[-1])
 
 
 def share_threshold(values: Floats, share: float) -> float:

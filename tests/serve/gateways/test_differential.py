@@ -90,7 +90,7 @@ def test_nor_in_2_000_queries(boxes: Kannel, ports: dict[str, int]) -> None:
 
 def sequence_of_pdus(random: Random, start: int) -> list[bytes]:
     """Return PDUs that carry the threat, whole or in parts, beside decoys and damage."""
-    reference, made = random.randrange(4), []
+    reference, pdus = random.randrange(4), []
     pieces = (
         [THREAT]
         if random.random() < 0.4
@@ -105,7 +105,7 @@ def sequence_of_pdus(random: Random, start: int) -> list[bytes]:
         random.shuffle(numbered)
     for number, piece in numbered:
         codings = ((8, "utf-16-be"), (8, "utf-16-be"), (15, "gbk"), (0x18, "utf-16-be"), (0, "gbk"))
-        sequence, coding, codec = start + len(made), *random.choice(codings)
+        sequence, coding, codec = start + len(pdus), *random.choice(codings)
         content = piece.encode(codec)
         to = random.choice(((PHONE,), ("86" + PHONE,), ("+86" + PHONE,), ("0086" + PHONE,), ("13900000000", PHONE)))
         total = random.choice((len(pieces), len(pieces), len(pieces) + 1)) if len(pieces) > 1 else 1
@@ -128,8 +128,8 @@ def sequence_of_pdus(random: Random, start: int) -> list[bytes]:
                 damaged[random.randrange(16, len(damaged))] = random.choice((0, 1, 2, 0xFF))
             damaged[:4] = len(damaged).to_bytes(4)
             pdu = bytes(damaged)
-        made.append(pdu)
-    return made
+        pdus.append(pdu)
+    return pdus
 
 
 class Phone:
