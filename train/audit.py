@@ -21,7 +21,7 @@ from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.serve import label_studio
 from jingyin.train.corpus.similar import similar_pairs
-from jingyin.train.evaluate.samples import Row, label_indices, read_rows, refuse_unlabelled
+from jingyin.train.evaluate.samples import RawRow, label_indices, read_rows, refuse_unlabelled
 
 SUSPECTS = 300
 """Most rows with likely label errors that are written."""
@@ -83,7 +83,7 @@ def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_
     return annotations, changed
 
 
-def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, Row]]:
+def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, RawRow]]:
     for path in paths:
         files = sorted(f for f in path.rglob("*") if f.suffix in (".jsonl", ".parquet")) if path.is_dir() else [path]
         for file in files:
@@ -92,7 +92,7 @@ def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, Row]]:
                 yield where, row
 
 
-def _contradictions(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Finding]:
+def _contradictions(rows: dict[str, RawRow], texts: Sequence[str]) -> Iterator[Finding]:
     """Yield both rows of near-duplicates with different labels, except minimal pairs, which differ by design."""
     places = list(rows)
     for i, j, alike in similar_pairs(texts, ALIKE):
@@ -105,7 +105,7 @@ def _contradictions(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Find
             yield Finding("contradiction", places[one], label, other, round(alike, 4), reason)
 
 
-def _suspects(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Finding]:
+def _suspects(rows: dict[str, RawRow], texts: Sequence[str]) -> Iterator[Finding]:
     labels = label_indices(list(rows.values()))
     probabilities = out_of_fold(list(rows.values()), texts, labels)
     for i in rank_within_class(labels, probabilities)[:SUSPECTS].tolist():
@@ -116,7 +116,7 @@ def _suspects(rows: dict[str, Row], texts: Sequence[str]) -> Iterator[Finding]:
             yield Finding("suspect", list(rows)[i], LABELS[labels[i]], LABELS[best], score, reason)
 
 
-def out_of_fold(rows: Sequence[Row], texts: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def out_of_fold(rows: Sequence[RawRow], texts: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return probabilities (n, labels) of each row by linear models that saw neither it nor its group.
 
     Of 100 flipped labels of 20,848 authored rows, 300 suspects hold 78, 80 or 81, depending on which are flipped. A

@@ -22,7 +22,7 @@ PREFIX = "JINGYIN_SERVE_"
 REMEMBERED = ("state", "state_secret", "senders", "conversations", "burst", "policy")
 """Settings that SIGHUP reads again."""
 
-Rate = Annotated[float, Field(gt=0, lt=1)]
+TargetRate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Settings(BaseSettings):
@@ -38,9 +38,9 @@ class Settings(BaseSettings):
     """The bundle to serve, by default the one in the package; read again on reload."""
     bundle_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
     """Serve no bundle but that with this id, neither at the start nor after a reload."""
-    review_rate: Rate | None = None
+    review_rate: TargetRate | None = None
     """False-positive rate of the action review, by default the bundle's; with block_rate."""
-    block_rate: Rate | None = None
+    block_rate: TargetRate | None = None
     shadow: Path | None = None
     """A second bundle that scores the same traffic, is counted, and never answers."""
     dry_run: bool = False

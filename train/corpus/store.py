@@ -18,7 +18,7 @@ from jingyin.model.files import atomic_folder
 from jingyin.train.corpus.perturb import TRAINING
 from jingyin.train.corpus.public import KINDS
 from jingyin.train.corpus.rows import default_folders
-from jingyin.train.recipes import read_yaml
+from jingyin.train.recipes import Share, read_yaml
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -115,9 +115,6 @@ def read(folder: Path) -> dict[str, list[Row]]:
 
 
 # The recipe, in YAML, that a corpus is built from.
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _several(value: object) -> object:

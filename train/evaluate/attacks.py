@@ -170,7 +170,7 @@ def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Su
 TRIES = 10
 LONGEST = 1.5
 
-Edit = Callable[[str, Random], str]
+SenderEdit = Callable[[str, Random], str]
 """Changes a text, or returns it unchanged if there is nothing to change."""
 
 _FEW = 0.2  # one character in twenty, at least one word: a reader still understands at once
@@ -196,7 +196,7 @@ def _polite(text: str, rng: Random) -> str:
     return "麻烦" + text.replace("你", "您").replace("！", "。").rstrip("。!") + "，谢谢"
 
 
-EDITS: dict[str, Edit] = {
+EDITS: dict[str, SenderEdit] = {
     "tail": _tailed,
     "head": _headed,
     "homophone": partial(_evaded, "homophone", _FEW),

@@ -15,7 +15,7 @@ from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import nonsense
 from jingyin.train.evaluate import attacks, measures, samples, systems
-from jingyin.train.evaluate.measures import RATES, Evaluation, Rows, Tables
+from jingyin.train.evaluate.measures import RATES, Evaluation, Figures, Tables
 from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.samples import Samples, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
@@ -98,7 +98,7 @@ def evaluate(
     return evaluation
 
 
-def _each(systems: Sequence[Judged], measure: Callable[[Judged], Rows]) -> dict[str, Rows]:
+def _each(systems: Sequence[Judged], measure: Callable[[Judged], Figures]) -> dict[str, Figures]:
     with _CONSOLE.status("measuring"):
         return {judged.system.name: measure(judged) for judged in systems}
 
@@ -147,13 +147,13 @@ def _changed(bundles: Sequence[Judged], messages: Samples, new: Bools, most: int
     return tables | {"senders": _each(bundles, lambda judged: measures.greedy(judged, messages, plain))}
 
 
-def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samples) -> dict[str, Rows]:
+def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samples) -> dict[str, Figures]:
     """Return milliseconds a message, one at a time on one thread, and the megabytes of bundles."""
     ways: dict[tuple[str, str], Callable[[str], object]] = {}
     for row, prefilter in (("a message", True), ("without prefilter", False)):
         ways |= {(name, row): systems.uncached(path, prefilter=prefilter).score for name, path in paths.items()}
     ways |= {(each.system.name, "a message"): partial(_alone, each.system) for each in baselines}
-    out: dict[str, Rows] = {name: {} for name, _ in ways}
+    out: dict[str, Figures] = {name: {} for name, _ in ways}
     for (name, row), line in zip(ways, systems.milliseconds([*ways.values()], messages.texts), strict=True):
         figures = {"median": np.median(line), "mean": line.mean(), "95%": np.percentile(line, 95)}
         out[name][row] = {f"ms, {key}": float(value) for key, value in figures.items()}

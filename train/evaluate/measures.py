@@ -26,10 +26,10 @@ from jingyin.train.pack.calibrate import sign_logits
 from jingyin.train.pack.thresholds import expected_calibration_error, rows_needed
 
 Value = Rate | Estimate | float
-Rows = dict[str, dict[str, Value]]
+Figures = dict[str, dict[str, Value]]
 """Row -> column -> figure; a bare number is a share, a mean or a count."""
 
-Tables = dict[str, dict[str, Rows]]
+Tables = dict[str, dict[str, Figures]]
 """Table -> system -> its figures; the bundle's come first."""
 
 RATES = (0.001, 0.003, 0.01, 0.03)
@@ -63,7 +63,7 @@ class Evaluation:
     notes: list[str]
 
 
-def whole(judged: Judged, messages: Samples) -> Rows:
+def whole(judged: Judged, messages: Samples) -> Figures:
     """Measure a system on all rows, at its own thresholds and at fixed rates that the benign rows can bound."""
     benign, flagged, groups = messages.benign, messages.flagged, messages.group_numbers
     paired = pairs(messages)
@@ -96,10 +96,10 @@ def all_right(pairs: Sequence[Ints], right: Bools) -> Bools:
     return np.array([bool(right[rows].all()) for rows in pairs], np.bool_)
 
 
-def by_part(judged: Judged, messages: Samples, named: Mapping[str, Ints]) -> Rows:
+def by_part(judged: Judged, messages: Samples, named: Mapping[str, Ints]) -> Figures:
     """Measure actions and labels in parts of the data, `named` by their rows; intervals draw whole groups."""
     groups, right = messages.group_numbers, judged.predicted == messages.labels
-    out: Rows = {}
+    out: Figures = {}
     for name, rows in named.items():
         flagged, benign = rows[messages.flagged[rows]], rows[messages.benign[rows]]
         row: dict[str, Value] = {
@@ -115,7 +115,7 @@ def by_part(judged: Judged, messages: Samples, named: Mapping[str, Ints]) -> Row
     return out
 
 
-def innocents(judged: Judged, messages: Samples) -> Rows:
+def innocents(judged: Judged, messages: Samples) -> Figures:
     """Measure the benign rows: all, those of each label, and each family, the worst first."""
 
     def actions(rows: Ints) -> dict[str, Value]:
@@ -130,7 +130,7 @@ def innocents(judged: Judged, messages: Samples) -> Rows:
     return {name: actions(rows) for name, rows in first.items()} | {name: found[name] for name in worst}
 
 
-def slices(judged: Judged, messages: Samples) -> Rows:
+def slices(judged: Judged, messages: Samples) -> Figures:
     """Measure the rows of each length, script and source."""
     by = {"length": parts(messages.texts, length), "script": parts(messages.texts, script)}
     named = {f"{name}: {value}": rows for name, values in by.items() for value, rows in values.items()}
@@ -142,14 +142,14 @@ def _actions(judged: Judged, groups: Ints | None = None) -> dict[str, Value]:
     return {"flagged": rate(judged.flags, groups), "blocked": rate(judged.blocked, groups)}
 
 
-def lists(system: System, named: Mapping[str, Sequence[str]]) -> Rows:
+def lists(system: System, named: Mapping[str, Sequence[str]]) -> Figures:
     """Measure lists of texts."""
     return {name: _actions(system.judge(texts)) for name, texts in named.items()}
 
 
-def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
+def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Figures:
     """Measure ordinary messages by source, those `kept_out` of training apart; the worst first, after pooled rows."""
-    out: Rows = {}
+    out: Figures = {}
     for pool, names in (
         ("sources kept out, pooled", [name for name in sources if name in kept_out]),
         ("known sources, pooled", [name for name in sources if name not in kept_out]),
@@ -157,17 +157,17 @@ def traffic(sources: Mapping[str, Judged], kept_out: Sequence[str]) -> Rows:
         if names:
             system = sources[names[0]].system
             out[pool] = _actions(Judged(system, np.concatenate([sources[name].risks for name in names]), None))
-    found: Rows = {f"{name} *" if name in kept_out else name: _actions(judged) for name, judged in sources.items()}
+    found: Figures = {f"{name} *" if name in kept_out else name: _actions(judged) for name, judged in sources.items()}
     worst = sorted(found.items(), key=lambda each: -number(each[1]["flagged"]))
     return {**out, "worst source": worst[0][1], **dict(worst)} if worst else {}
 
 
-def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
+def frontier(system: System, threats: Floats, ordinary: Floats) -> Figures:
     """Return how many `threats` are found where one in FRONTIER of the `ordinary` messages is flagged; both by risk.
 
     The last rows are those of the system's own thresholds.
     """
-    out: Rows = {}
+    out: Figures = {}
     for each in FRONTIER:
         if each <= len(ordinary):
             out[f"1 in {each:,}"] = {"flagged": 1 / each, "threats found": recall_at(ordinary, threats, 1 / each)}
@@ -177,13 +177,13 @@ def frontier(system: System, threats: Floats, ordinary: Floats) -> Rows:
     return out
 
 
-def changed(judged: Judged, suites: Sequence[Suite], messages: Samples) -> Rows:
+def changed(judged: Judged, suites: Sequence[Suite], messages: Samples) -> Figures:
     """Measure changed messages: the share of threats still found, and of those flagged unchanged the share that passes.
 
     Suites are sorted by the share that passes, after the mean over suites and the worst.
     """
     groups = messages.group_numbers
-    by_suite: Rows = {}
+    by_suite: Figures = {}
     for suite in suites:
         judged_changed = judged.system.judge(suite.texts)
         threats, benign = messages.flagged[suite.rows], messages.benign[suite.rows]
@@ -204,7 +204,7 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Samples) -> Rows:
     return {"mean": mean, "worst": worst[0][1], **dict(worst)}
 
 
-def greedy(judged: Judged, messages: Samples, rows: Sequence[int]) -> Rows:
+def greedy(judged: Judged, messages: Samples, rows: Sequence[int]) -> Figures:
     """Attack those of `rows` that are flagged threats; edit the benign ones as often, at random.
 
     A message in two halves passes if neither half is flagged.
@@ -217,7 +217,7 @@ def greedy(judged: Judged, messages: Samples, rows: Sequence[int]) -> Rows:
 
     tries = np.array([each or TRIES + 1 for each in greedy_tries(lambda text: not flags([text])[0], threats)])
     rng = Random("benign")
-    out: Rows = {
+    out: Figures = {
         f"greedy sender, {within} {'try' if within == 1 else 'tries'}": {
             "flagged alone, now pass": rate(tries <= within),
             "innocents flagged": rate(flags([edited(text, within, rng) for text in benign])),
@@ -231,7 +231,7 @@ def greedy(judged: Judged, messages: Samples, rows: Sequence[int]) -> Rows:
     return out
 
 
-def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Rows, str]:
+def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Figures, str]:
     """Measure the signs of a bundle on the messages with annotated signs, or say why they are left out.
 
     The network reads all of them, even those that the cascade stops before it, and those that pass: a frame such as a
@@ -254,7 +254,7 @@ def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Rows, str]
         raise BundleError(f"bundle {bundle.manifest.id} names signs, and no network of it has any; export it again")
     claimed = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)
     passes = ~judged.flags[rows] & annotated.flagged
-    out: Rows = {}
+    out: Figures = {}
     for i in np.argsort(-targets.sum(0), kind="stable").tolist():
         present, reported = targets[:, i], claimed[:, i]
         out[list(scales)[i]] = {

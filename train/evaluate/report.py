@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from jingyin.model.labels import BENIGN, FLAGGED
-from jingyin.train.evaluate.measures import SHOWN, Evaluation, Rows, Value, number
+from jingyin.train.evaluate.measures import SHOWN, Evaluation, Figures, Value, number
 from jingyin.train.evaluate.statistics import Estimate, Rate
 
 # Okabe and Ito's colours: distinct for the colour-blind, and by lightness in grey print.
@@ -47,7 +47,7 @@ def write_report(out: Path, evaluation: Evaluation, wrong: Mapping[str, Sequence
     (out / "report.html").write_text(page, encoding="utf-8")
 
 
-def side_by_side(table: Mapping[str, Rows]) -> tuple[list[str], dict[str, list[Value | None]]]:
+def side_by_side(table: Mapping[str, Figures]) -> tuple[list[str], dict[str, list[Value | None]]]:
     """Return the columns of a table, the systems next to each other in each, and the cells of its rows."""
     names = list(dict.fromkeys(column for rows in table.values() for row in rows.values() for column in row))
     keys = [(name, system) for name in names for system in table]
@@ -88,7 +88,7 @@ def _share(share: float) -> str:
     return f"{share:.1%}" if share == 0 or share >= 0.01 else f"{share:.3%}"
 
 
-def draw_curve(path: Path, frontier: Mapping[str, Rows]) -> None:
+def draw_curve(path: Path, frontier: Mapping[str, Figures]) -> None:
     """Draw the threats found against the ordinary messages flagged, thresholds as dots, as a PNG."""
     with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib lists every key it knows as a literal
         figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=150)

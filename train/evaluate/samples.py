@@ -28,7 +28,7 @@ NOT_SCORED = ("fragment", "borderline")
 _BENIGN_INDEX = [LABELS.index(label) for label in BENIGN]
 _SEED = 7
 
-Row = dict[str, Any]
+RawRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,19 @@ def read_messages(paths: Sequence[Path]) -> Samples:
     )
 
 
-def label_indices(rows: Sequence[Row]) -> Ints:
+def label_indices(rows: Sequence[RawRow]) -> Ints:
     """Return the index in LABELS of each row's label (n,), -1 for a row without one."""
     return np.array([LABELS.index(row["label"]) if row.get("label") else -1 for row in rows], np.int64)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[RawRow]:
     """Return the rows of a .parquet, .jsonl or .jsonl.gz file; raises InputError if it can't be read as such.
 
     Of a Parquet file, which may be a training split of 700,000 rows, only `columns` are read.
     """
     if not path.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
         raise InputError(f"{path} is neither .parquet nor .jsonl; convert it, one message a row with text and label")
-    rows: list[Row]
+    rows: list[RawRow]
     try:
         if path.suffix == ".parquet":
             names = pq.read_schema(path).names
@@ -147,7 +147,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     return rows
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path) -> Iterator[RawRow]:
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -159,7 +159,7 @@ def _lines(path: Path) -> Iterator[Row]:
             yield row
 
 
-def refuse_unlabelled(row: Row, where: str, *, open_too: bool = False) -> None:
+def refuse_unlabelled(row: RawRow, where: str, *, open_too: bool = False) -> None:
     """Raise InputError for a row without a text or without one of LABELS; `open_too` accepts a missing label."""
     if not isinstance(row.get("text"), str):
         raise InputError(f"{where}: no text; every row needs 'text', a string")
@@ -169,7 +169,7 @@ def refuse_unlabelled(row: Row, where: str, *, open_too: bool = False) -> None:
         raise InputError(f"{where}: unknown label {str(label)[:40]!r}; known: {', '.join(LABELS)}")
 
 
-def _refuse_signs(row: Row, where: str) -> None:
+def _refuse_signs(row: RawRow, where: str) -> None:
     signs = row.get("signs") or UNKNOWN
     if not isinstance(signs, str):
         raise InputError(f"{where}: 'signs' is a {type(signs).__name__}; write ids of signs with commas between them")
