@@ -65,8 +65,8 @@ class WordingJudge:
 
 
 def _wording(text: str, action: KnownAction, risk: float) -> Wording:
-    triples = frozenset(hashes(clean(text).text, SECRET.salt))
-    return Wording(text, action, "", "", 0, 0, log_odds(risk), triples)
+    triples, sounds = (frozenset(hashes(clean(text).text, SECRET.salt, sounds=sounds)) for sounds in (False, True))
+    return Wording(text, action, "", "", 0, 0, log_odds(risk), triples, sounds)
 
 
 def known(corpora: Sequence[Path], bundle: Path | None) -> None:

@@ -1,17 +1,22 @@
 """Known wordings: one human judgement decides on near-copies at once, on every machine.
 
-A wording is kept as hashes of the character triples of its clean text, so that numbers, links and disguises that the
-normaliser undoes make no difference. The actions match differently:
+A wording is kept as hashes of the triples of its clean text, of characters and of sounds, so that numbers, links and
+disguises that the normaliser undoes make no difference. The actions match differently:
 
     block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model
                     finds the message about as suspicious as the wording: a lawful notice may share most of its words
                     with a threat, but its risk differs. If more surrounds the matching part, that part is judged alone.
+                    Garbled copies need GARBLED_SHARE, at any risk: garbling lowers the risk, and lawful notices aren't.
     pass            PASS_SHARE of the wording is in the message, and only short slots of the message are outside the
                     wording, so that a threat appended to a known notice does not pass.
 
 Triples rather than pairs: at the same share of near-copies found they hit a third fewer of the lawful twins of threats.
 The words that carry a wording's risk (by explanations) separate near-copies from lawful twins no better than the fall
 in risk.
+
+A copy is garbled if it differs from the wording by a Han character outside lexicon and GB2312, or, between two parts of
+the wording, by letters, marks other than punctuation, or characters that sound like the wording's. Lawful twins of
+threats differ in common words, in letters and marks only next to such words. Each of the four kinds is needed.
 """
 
 import asyncio
@@ -22,16 +27,19 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from heapq import nlargest
+from importlib.resources import files
 from itertools import chain, islice
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD
 from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import CleanString, clean
+from jingyin.model.tokenizer import default_lexicon
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op, State
 
@@ -39,14 +47,17 @@ CHARACTERS = 500
 """Characters of a wording and of a message that count: seven parts of an SMS."""
 FEWEST = 8
 """Fewest characters of a wording; shorter ones occur in too many messages."""
-BLOCK_SHARE, PASS_SHARE = 0.65, 0.9
+BLOCK_SHARE, GARBLED_SHARE, PASS_SHARE = 0.65, 0.4, 0.9
 LEAST_RISK, FALL = 0.3, 1.25
 """Lowest risk of a near-copy of a threat, and how far its log-odds may fall below the wording's.
 
 Neither applies to a message that holds the whole wording.
 """
 AROUND, COMPANY = 5, 16
-"""Most characters before or after the wording in a near-copy; number from which the matching part is read alone."""
+"""Most characters before or after the wording in a near-copy; number from which the matching part is read alone.
+
+Around a copy with rare characters, which may be at its ends, may be up to COMPANY.
+"""
 LONGEST_SLOT, COVERED = 3, 0.85
 """Most characters in a row of a message that a `pass` wording may leave unexplained; share that it must explain."""
 
@@ -58,6 +69,10 @@ _ONE_MASK = str.maketrans(
     {c: PLACEHOLDERS["number"] for kind, c in PLACEHOLDERS.items() if kind not in ("link", "email")}
 )
 _SLOT = re.compile("‹([^‹›]*)›")
+# A pattern of kinds, one byte for each unit of UTF-16: "w" in the wording, "r" rare Han, "d" digits, "g" letters, marks
+# and what sounds like the wording, "." other Han, punctuation and placeholders. Letters with digits are codes. Common
+# characters between garbled ones may be the wording's, without a whole triple.
+_GARBLED = re.compile(rb"(?<=w)g(?:[g.]*g)?(?=w)")
 
 KnownAction = Literal["block", "review", "pass"]
 
@@ -75,7 +90,10 @@ class NewWording(BaseModel):
 
 
 class Wording(NamedTuple):
-    """A judged wording: `triples` are hashes, `odds` the log-odds of its risk, `until` and `since` Unix seconds."""
+    """A judged wording: `odds` are the log-odds of its risk, `until` and `since` Unix seconds.
+
+    `triples` and `sounds` are hashes; `sounds` is empty if an earlier version kept the wording.
+    """
 
     id: str
     action: KnownAction
@@ -85,13 +103,14 @@ class Wording(NamedTuple):
     until: float
     odds: float
     triples: frozenset[int]
+    sounds: frozenset[int]
 
 
 class Match(NamedTuple):
     """A wording that a message holds, `share` of it, in `part` of the clean text.
 
     At most `around` characters of the text are before or after that part. `explains`: only short slots of the text are
-    outside the wording; `whole`: nothing is, and no triple of the wording is missing.
+    outside the wording; `whole`: nothing is, and no triple of the wording is missing; `garbled`: see the module.
     """
 
     wording: Wording
@@ -100,6 +119,7 @@ class Match(NamedTuple):
     around: int
     explains: bool
     whole: bool
+    garbled: bool
 
 
 class Index:
@@ -119,7 +139,10 @@ class Index:
         self._fewest = min(self._wanted, default=0)
 
     def find(self, text: str) -> list[Match]:
-        """Return up to three wordings of which clean `text` contains at least BLOCK_SHARE, the largest share first."""
+        """Return up to three wordings of which clean `text` contains BLOCK_SHARE, or is a garbled copy.
+
+        The largest share comes first.
+        """
         if not self.wordings:
             return []
         triples = hashes(text, self._salt)
@@ -134,37 +157,73 @@ class Index:
         candidates = [(count, number) for number, count in counts.items() if count >= self._wanted[number]]
         if not candidates:
             return []
-        held = frozenset(triples)
-        matches = []
-        for _, number in nlargest(3, candidates):
-            wording = self.wordings[number]
-            if (share := len(held & wording.triples) / len(wording.triples)) >= BLOCK_SHARE:
-                matches.append(_match(wording, share, text, triples))
-        return sorted(matches, key=lambda match: -match.share)
+        sounds = hashes(text, self._salt, sounds=True)
+        matches = [_match(self.wordings[number], text, triples, sounds) for _, number in nlargest(3, candidates)]
+        found = [match for match in matches if match.garbled or match.share >= BLOCK_SHARE]
+        return sorted(found, key=lambda match: -match.share)
 
 
-def hashes(text: str, salt: np.uint64) -> list[int]:
+def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Return for each unit of UTF-16 the first one that sounds like it, itself if none does, and its kind."""
+    sounds, kinds = np.arange(1 << 16, dtype="<u2"), np.full(1 << 16, ord("g"), np.uint8)
+    kinds[[ord(each) for each in (*" ,。!?;:、()【】《》\"“”'‘’-", *PLACEHOLDERS.values())]] = ord(".")
+    kinds[ord("0") : ord("9") + 1] = ord("d")
+    kinds[0x3400:0xA000] = ord("r")
+    kinds[[ord(each) for each in set(default_lexicon()) if "\u3400" <= each < "\ua000"]] = ord(".")
+    syllables = files("jingyin.model").joinpath("tables/sounds.txt").read_text(encoding="utf-8")
+    for alike in ([ord(each) for each in line.split(" ")[1]] for line in syllables.splitlines()):
+        sounds[alike] = alike[0]
+        kinds[alike] = ord(".")
+    return sounds, kinds
+
+
+_SOUNDS, _KINDS = _tables()
+
+
+def hashes(text: str, salt: np.uint64, *, sounds: bool = False) -> list[int]:
     """Return the hashes (32 bits) of the triples of clean `text` in order: one for each character but the last two."""
-    data = text[:CHARACTERS].translate(_ONE_MASK).encode("utf-16-le", "surrogatepass") + b"\0\0"
-    if len(data) < 8:
+    data = _units(text)
+    if sounds:
+        data = _SOUNDS[np.frombuffer(data, "<u2")].tobytes()
+    if len(data) < 6:
         return []
-    triples = np.ndarray((len(data) >> 1) - 3, _TRIPLE, data, 0, (2,)) * salt
+    triples = np.ndarray((len(data) >> 1) - 2, _TRIPLE, data + b"\0\0", 0, (2,)) * salt
     found: list[int] = (triples >> np.uint64(32)).tolist()
     return found
 
 
-def _match(wording: Wording, share: float, text: str, triples: Sequence[int]) -> Match:
+def _units(text: str) -> bytes:
+    return text[:CHARACTERS].translate(_ONE_MASK).encode("utf-16-le", "surrogatepass")
+
+
+def _covered(triples: Sequence[int], held: frozenset[int]) -> NDArray[np.bool_]:
     covered = np.zeros(len(triples) + 2, np.bool_)
     for i, triple in enumerate(triples):
-        if triple in wording.triples:
+        if triple in held:
             covered[i : i + 3] = True
+    return covered
+
+
+def _match(wording: Wording, text: str, triples: Sequence[int], sounds: Sequence[int]) -> Match:
+    held, wanted = len(wording.triples.intersection(triples)), len(wording.triples)
+    share = held / wanted
+    covered = _covered(triples, wording.triples)
     places = np.flatnonzero(covered)
     gaps = np.diff(np.concatenate([[-1], places, [len(covered)]])) - 1
     gaps[-1] += max(0, len(text) - CHARACTERS)
+    around = int(max(gaps[0], gaps[-1]))
     explains = share >= PASS_SHARE and gaps.max() <= LONGEST_SLOT and covered.mean() >= COVERED
+    kinds = _KINDS[np.frombuffer(_units(text), "<u2")]
+    kinds[_covered(sounds, wording.sounds)] = ord("g")
+    kinds[covered] = ord("w")
+    rare = kinds == ord("r")
+    # A rare character stands for one of the wording's, whose triples it broke.
+    broken = int((rare[:-2] | rare[1:-1] | rare[2:]).sum())
+    odd = around < COMPANY if rare.any() else around <= AROUND and _GARBLED.search(kinds.tobytes()) is not None
+    garbled = odd and held >= GARBLED_SHARE * (wanted - broken)
     data = text.encode("utf-16-le", "surrogatepass")[2 * places[0] : 2 * places[-1] + 2]
     part = CleanString(data.decode("utf-16-le", "ignore"))
-    return Match(wording, share, part, int(max(gaps[0], gaps[-1])), bool(explains), share == 1 and not gaps.any())
+    return Match(wording, share, part, around, bool(explains), share == 1 and not gaps.any(), garbled)
 
 
 def log_odds(risk: float) -> float:
@@ -177,7 +236,7 @@ def holds(match: Match, risk: float | None, *, alone: bool = False) -> bool:
     """Whether a match decides on a message of this risk (None: not scored); `alone`: the risk is that of its part."""
     if match.wording.action == "pass":
         return match.explains
-    if match.whole:
+    if match.whole or match.garbled:
         return True
     if risk is None or (match.around > AROUND and not alone) or log_odds(risk) <= match.wording.odds - FALL:
         return False
@@ -197,14 +256,17 @@ class Known:
     async def add(self, new: NewWording, by: str, risk: float) -> str:
         """Keep a wording of this risk, judged by the key `by`; return its id. Raises InputError if it is too short."""
         pieces = _pieces(new)
-        triples = frozenset(chain.from_iterable(hashes(each, self._secret.salt) for each in pieces))
+        triples, sounds = (
+            frozenset(chain.from_iterable(hashes(each, self._secret.salt, sounds=sounds) for each in pieces))
+            for sounds in (False, True)
+        )
         if len(triples) + 2 < FEWEST:
             raise InputError(f"a wording needs {FEWEST} characters that are fixed; give more of the message")
         now = self._clock()
         wording = Wording(
-            secrets.token_hex(8), new.action, new.note, by, now, now + new.seconds, log_odds(risk), triples
+            secrets.token_hex(8), new.action, new.note, by, now, now + new.seconds, log_odds(risk), triples, sounds
         )
-        content = json.dumps([*wording[1:-1], sorted(triples)])
+        content = json.dumps([*wording[1:-2], sorted(triples), sorted(sounds)])
         await self.state.run([Op("put", "known", (wording.id.encode(), self._secret.seal(content)))])
         await self.refresh()
         return wording.id
@@ -255,8 +317,8 @@ class Known:
 
 
 def _read(number: str, content: str) -> Wording:
-    action, note, by, since, until, odds, triples = json.loads(content)
-    return Wording(number, action, note, by, since, until, odds, frozenset(triples))
+    action, note, by, since, until, odds, triples, *sounds = json.loads(content)
+    return Wording(number, action, note, by, since, until, odds, frozenset(triples), frozenset(*sounds))
 
 
 def _pieces(new: NewWording) -> list[str]:

@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.text import clean
 from jingyin.serve.memory.known import Index, Known, NewWording, Wording, hashes
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.state import Local
+from jingyin.serve.memory.state import Local, Op
 
 THREAT = "王强你在我公司借款3,482元已逾期7天，今晚6点前不处理将逐一通知你通讯录所有联系人及村委会"
 COPY = "李小红你在我公司借款900元已逾期31天，明晚8点前不处理将逐一通知你通讯录所有联系人及村委会"
@@ -61,6 +62,64 @@ def test_a_lawful_notice_of_the_same_words_is_none() -> None:
         assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
         assert await gateway.reason(THREAT, 0.02) == "block known"  # word for word
         assert await gateway.reason(f"有人收到“{THREAT}”吗", 0.02) == "pass scored"  # nor is who quotes it
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("word", "garbled"),
+    [("处理", "触理"), ("联系人", "lxr"), ("逐一", "逐·一"), ("逐一通知", "竹以筒支"), ("逐一", "逐~一")],
+)
+def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, THREAT, "block", 0.97)
+        copy = COPY.replace(word, garbled)
+        assert copy != COPY
+        assert await gateway.reason(COPY, 0.02) == "pass scored"
+        assert await gateway.reason(copy, 0.02) == "block known"
+        assert await gateway.reason(f"有人收到“{copy}”吗", 0.02) == "pass scored"
+
+    run(test)
+
+
+def test_a_rare_character_stands_for_one_of_the_wording() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        threat = "明天上门泼油漆等着瞧"
+        await judge(gateway, threat, "block", 0.97)
+        assert await gateway.reason("明天上门泼油桼等着瞧", 0.02) == "block known"
+        assert await gateway.reason("明天上门泼油彩等着瞧", 0.02) == "pass scored"  # 彩 is in GB2312
+        assert await gateway.reason("明龘上门泼油桼等着桼", 0.02) == "block known"  # two triples of eight are left
+        assert await gateway.reason("明天去公园看花桼等着瞧", 0.02) == "pass scored"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAWFUL.replace("上报征信", "在APP公示"),
+        LAWFUL.replace("征信", "zx"),
+        f"{LAWFUL}~~",
+        LAWFUL.replace("王强", "王·强"),
+        LAWFUL.replace("6点前不处理", "在苏GD9WT6的车里"),
+    ],
+)
+def test_letters_and_marks_beside_other_words_are_not_garbling(text: str) -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, THREAT, "block", 0.97)
+        assert await gateway.reason(text, 0.02) == "pass scored"
+
+    run(test)
+
+
+def test_a_known_notice_that_was_garbled_does_not_pass() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, NOTICE, "pass", 0.95)
+        assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "铲龘违·约巾"), 0.95) == "block scored"
 
     run(test)
 
@@ -158,6 +217,20 @@ def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
         again = MemoryUser(Local(file=file))
         await again.memory.known.refresh()
         assert await again.reason(COPY, 0.3) == "block known"
+        assert await again.reason(COPY.replace("处理", "触理"), 0.02) == "block known"
+
+    run(test)
+
+
+def test_wordings_of_earlier_versions_have_no_sounds() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        content = json.dumps(["block", "", "admin", 0, 10**10, 0.4, hashes(clean(THREAT).text, gateway.secret.salt)])
+        await gateway.state.run([Op("put", "known", (b"a", gateway.secret.seal(content)))])
+        await gateway.memory.known.refresh()
+        assert await gateway.reason(COPY, 0.5) == "block known"
+        assert await gateway.reason(COPY.replace("处理", "触理"), 0.02) == "pass scored"
+        assert await gateway.reason(COPY.replace("逐一", "逐·一"), 0.02) == "block known"
 
     run(test)
 
@@ -176,7 +249,7 @@ def test_what_is_no_wording(given: dict[str, str], words: str) -> None:
 
 def test_of_equal_wordings_eight_are_looked_up_by_one_triple() -> None:
     triples = frozenset(hashes(clean(THREAT).text, SALT))
-    wordings = [Wording(str(i), "block", "", "", 0, 1, 0.0, triples) for i in range(100)]
+    wordings = [Wording(str(i), "block", "", "", 0, 1, 0.0, triples, frozenset()) for i in range(100)]
     index = Index(wordings, SALT)
     assert [each.share for each in index.find(clean(THREAT).text)] == [1.0] * 3
 
@@ -186,7 +259,7 @@ def test_a_message_holds_itself_and_what_it_is_part_of(text: str, more: str) -> 
     cleaned = clean(text).text[:200]
     triples = frozenset(hashes(cleaned, SALT))
     if len(triples) >= 6:
-        index = Index([Wording("a", "pass", "", "", 0, 1, 0.0, triples)], SALT)
+        index = Index([Wording("a", "pass", "", "", 0, 1, 0.0, triples, frozenset())], SALT)
         (match,) = index.find(cleaned)
         assert (match.share, match.part, match.explains) == (1.0, cleaned, True)
         (match,) = index.find(cleaned + clean(more).text)
