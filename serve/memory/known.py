@@ -15,8 +15,8 @@ The words that carry a wording's risk (by explanations) separate near-copies fro
 in risk.
 
 A copy is garbled if it differs from the wording by a Han character outside lexicon and GB2312, or, between two parts of
-the wording, by letters, marks other than punctuation, or characters that sound like the wording's. Lawful twins of
-threats differ in common words, in letters and marks only next to such words. Each of the four kinds is needed.
+the wording, by letters, marks that ordinary text seldom has, or characters that sound like the wording's. Lawful twins
+of threats differ in common words, in letters and marks only next to such words. Each of the four kinds is needed.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import nlargest
 from importlib.resources import files
 from itertools import chain, islice
+from string import ascii_lowercase, digits
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -70,8 +71,8 @@ _ONE_MASK = str.maketrans(
 )
 _SLOT = re.compile("‹([^‹›]*)›")
 # A pattern of kinds, one byte for each unit of UTF-16: "w" in the wording, "r" rare Han, "d" digits, "g" letters, marks
-# and what sounds like the wording, "." other Han, punctuation and placeholders. Letters with digits are codes. Common
-# characters between garbled ones may be the wording's, without a whole triple.
+# and what sounds like the wording, "." all else. Letters with digits are codes. Common characters between garbled ones
+# may be the wording's, without a whole triple.
 _GARBLED = re.compile(rb"(?<=w)g(?:[g.]*g)?(?=w)")
 
 KnownAction = Literal["block", "review", "pass"]
@@ -157,17 +158,23 @@ class Index:
         candidates = [(count, number) for number, count in counts.items() if count >= self._wanted[number]]
         if not candidates:
             return []
-        sounds = hashes(text, self._salt, sounds=True)
-        matches = [_match(self.wordings[number], text, triples, sounds) for _, number in nlargest(3, candidates)]
-        found = [match for match in matches if match.garbled or match.share >= BLOCK_SHARE]
-        return sorted(found, key=lambda match: -match.share)
+        held = frozenset(triples)
+        least = 0 if (_kinds(text) == ord("r")).any() else GARBLED_SHARE
+        matches = []
+        for _, number in nlargest(3, candidates):
+            wording = self.wordings[number]
+            if (share := len(held & wording.triples) / len(wording.triples)) >= least:
+                match = _match(wording, share, text, triples, hashes(text, self._salt, sounds=True))
+                if match.garbled or share >= BLOCK_SHARE:
+                    matches.append(match)
+        return sorted(matches, key=lambda match: -match.share)
 
 
 def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Return for each unit of UTF-16 the first one that sounds like it, itself if none does, and its kind."""
-    sounds, kinds = np.arange(1 << 16, dtype="<u2"), np.full(1 << 16, ord("g"), np.uint8)
-    kinds[[ord(each) for each in (*" ,。!?;:、()【】《》\"“”'‘’-", *PLACEHOLDERS.values())]] = ord(".")
-    kinds[ord("0") : ord("9") + 1] = ord("d")
+    sounds, kinds = np.arange(1 << 16, dtype="<u2"), np.full(1 << 16, ord("."), np.uint8)
+    kinds[[ord(each) for each in f"{ascii_lowercase}#$*+<=>@\\^_`{{|}}"]] = ord("g")
+    kinds[[ord(each) for each in digits]] = ord("d")
     kinds[0x3400:0xA000] = ord("r")
     kinds[[ord(each) for each in set(default_lexicon()) if "\u3400" <= each < "\ua000"]] = ord(".")
     syllables = files("jingyin.model").joinpath("tables/sounds.txt").read_text(encoding="utf-8")
@@ -196,6 +203,10 @@ def _units(text: str) -> bytes:
     return text[:CHARACTERS].translate(_ONE_MASK).encode("utf-16-le", "surrogatepass")
 
 
+def _kinds(text: str) -> NDArray[np.uint8]:
+    return _KINDS[np.frombuffer(_units(text), "<u2")]
+
+
 def _covered(triples: Sequence[int], held: frozenset[int]) -> NDArray[np.bool_]:
     covered = np.zeros(len(triples) + 2, np.bool_)
     for i, triple in enumerate(triples):
@@ -204,23 +215,21 @@ def _covered(triples: Sequence[int], held: frozenset[int]) -> NDArray[np.bool_]:
     return covered
 
 
-def _match(wording: Wording, text: str, triples: Sequence[int], sounds: Sequence[int]) -> Match:
-    held, wanted = len(wording.triples.intersection(triples)), len(wording.triples)
-    share = held / wanted
+def _match(wording: Wording, share: float, text: str, triples: Sequence[int], sounds: Sequence[int]) -> Match:
     covered = _covered(triples, wording.triples)
     places = np.flatnonzero(covered)
     gaps = np.diff(np.concatenate([[-1], places, [len(covered)]])) - 1
     gaps[-1] += max(0, len(text) - CHARACTERS)
     around = int(max(gaps[0], gaps[-1]))
     explains = share >= PASS_SHARE and gaps.max() <= LONGEST_SLOT and covered.mean() >= COVERED
-    kinds = _KINDS[np.frombuffer(_units(text), "<u2")]
+    kinds = _kinds(text)
     kinds[_covered(sounds, wording.sounds)] = ord("g")
     kinds[covered] = ord("w")
     rare = kinds == ord("r")
     # A rare character stands for one of the wording's, whose triples it broke.
-    broken = int((rare[:-2] | rare[1:-1] | rare[2:]).sum())
+    broken = int((rare[:-2] | rare[1:-1] | rare[2:]).sum()) / len(wording.triples)
     odd = around < COMPANY if rare.any() else around <= AROUND and _GARBLED.search(kinds.tobytes()) is not None
-    garbled = odd and held >= GARBLED_SHARE * (wanted - broken)
+    garbled = odd and share >= GARBLED_SHARE * (1 - broken)
     data = text.encode("utf-16-le", "surrogatepass")[2 * places[0] : 2 * places[-1] + 2]
     part = CleanString(data.decode("utf-16-le", "ignore"))
     return Match(wording, share, part, around, bool(explains), share == 1 and not gaps.any(), garbled)

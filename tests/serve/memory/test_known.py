@@ -68,7 +68,7 @@ def test_a_lawful_notice_of_the_same_words_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("word", "garbled"),
-    [("处理", "触理"), ("联系人", "lxr"), ("逐一", "逐·一"), ("逐一通知", "竹以筒支"), ("逐一", "逐~一")],
+    [("处理", "触理"), ("联系人", "lxr"), ("逐一", "逐*一"), ("逐一通知", "竹以筒支"), ("逐一", "逐|一")],
 )
 def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
     async def test() -> None:
@@ -96,13 +96,26 @@ def test_a_rare_character_stands_for_one_of_the_wording() -> None:
     run(test)
 
 
+def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
+    async def test() -> None:
+        gateway = Gateway()
+        await judge(gateway, THREAT, "block", 0.97)
+        around = "周末聚餐定在老地方大家记得准时"
+        assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐龘')}", 0.02) == "block known"
+        assert await gateway.reason(f"{around}到{THREAT.replace('逐一', '逐龘')}", 0.02) == "pass scored"
+        assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐*一')}", 0.02) == "pass scored"
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         LAWFUL.replace("上报征信", "在APP公示"),
         LAWFUL.replace("征信", "zx"),
         f"{LAWFUL}~~",
-        LAWFUL.replace("王强", "王·强"),
+        LAWFUL.replace("公司", "公司…"),
+        LAWFUL.replace("公司", "公司·~/😀"),
         LAWFUL.replace("6点前不处理", "在苏GD9WT6的车里"),
     ],
 )
@@ -230,7 +243,7 @@ def test_wordings_of_earlier_versions_have_no_sounds() -> None:
         await gateway.memory.known.refresh()
         assert await gateway.reason(COPY, 0.5) == "block known"
         assert await gateway.reason(COPY.replace("处理", "触理"), 0.02) == "pass scored"
-        assert await gateway.reason(COPY.replace("逐一", "逐·一"), 0.02) == "block known"
+        assert await gateway.reason(COPY.replace("逐一", "逐*一"), 0.02) == "block known"
 
     run(test)
 
