@@ -57,7 +57,7 @@ Neither applies to a message that holds the whole wording.
 AROUND, COMPANY = 5, 16
 """Most characters before or after the wording in a near-copy; number from which the matching part is read alone.
 
-Around a copy with rare characters, which may be at its ends, may be up to COMPANY.
+A garbled copy with rare characters, which may be at its ends, may have any number below COMPANY around it.
 """
 LONGEST_SLOT, COVERED = 3, 0.85
 """Most characters in a row of a message that a `pass` wording may leave unexplained; share that it must explain."""
@@ -188,7 +188,10 @@ _SOUNDS, _KINDS = _tables()
 
 
 def hashes(text: str, salt: np.uint64, *, sounds: bool = False) -> list[int]:
-    """Return the hashes (32 bits) of the triples of clean `text` in order: one for each character but the last two."""
+    """Return the hashes (32 bits) of the triples of clean `text` in order: one for each character but the last two.
+
+    With `sounds`, characters of one toneless syllable are equal.
+    """
     data = _units(text)
     if sounds:
         data = _SOUNDS[np.frombuffer(data, "<u2")].tobytes()
@@ -204,7 +207,8 @@ def _units(text: str) -> bytes:
 
 
 def _kinds(text: str) -> NDArray[np.uint8]:
-    return _KINDS[np.frombuffer(_units(text), "<u2")]
+    kinds: NDArray[np.uint8] = _KINDS[np.frombuffer(_units(text), "<u2")]
+    return kinds
 
 
 def _covered(triples: Sequence[int], held: frozenset[int]) -> NDArray[np.bool_]:
