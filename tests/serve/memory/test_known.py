@@ -72,7 +72,7 @@ def test_a_lawful_notice_of_the_same_words_is_none() -> None:
 )
 def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, THREAT, "block", 0.97)
         copy = COPY.replace(word, garbled)
         assert copy != COPY
@@ -85,7 +85,7 @@ def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
 
 def test_a_rare_character_stands_for_one_of_the_wording() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         threat = "明天上门泼油漆等着瞧"
         await judge(gateway, threat, "block", 0.97)
         assert await gateway.reason("明天上门泼油桼等着瞧", 0.02) == "block known"
@@ -98,7 +98,7 @@ def test_a_rare_character_stands_for_one_of_the_wording() -> None:
 
 def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, THREAT, "block", 0.97)
         around = "周末聚餐定在老地方大家记得准时"
         assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐龘')}", 0.02) == "block known"
@@ -121,7 +121,7 @@ def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
 )
 def test_letters_and_marks_beside_other_words_are_not_garbling(text: str) -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, THREAT, "block", 0.97)
         assert await gateway.reason(text, 0.02) == "pass scored"
 
@@ -130,7 +130,7 @@ def test_letters_and_marks_beside_other_words_are_not_garbling(text: str) -> Non
 
 def test_a_known_notice_that_was_garbled_does_not_pass() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         await judge(gateway, NOTICE, "pass", 0.95)
         assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "铲龘违·约巾"), 0.95) == "block scored"
 
@@ -237,7 +237,7 @@ def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
 
 def test_wordings_of_earlier_versions_have_no_sounds() -> None:
     async def test() -> None:
-        gateway = Gateway()
+        gateway = MemoryUser()
         content = json.dumps(["block", "", "admin", 0, 10**10, 0.4, hashes(clean(THREAT).text, gateway.secret.salt)])
         await gateway.state.run([Op("put", "known", (b"a", gateway.secret.seal(content)))])
         await gateway.memory.known.refresh()
