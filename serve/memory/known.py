@@ -49,7 +49,7 @@ CHARACTERS = 500
 FEWEST = 8
 """Fewest characters of a wording; shorter ones occur in too many messages."""
 BLOCK_SHARE, GARBLED_SHARE, PASS_SHARE = 0.65, 0.4, 0.9
-LEAST_RISK, FALL = 0.3, 1.25
+LEAST_RISK, FALL = 0.5, 1.25
 """Lowest risk of a near-copy of a threat, and how far its log-odds may fall below the wording's.
 
 Neither applies to a message that holds the whole wording.

@@ -44,12 +44,12 @@ def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
     async def test() -> None:
         gateway = MemoryUser()
         number = await judge(gateway, THREAT, "block", 0.4)
-        answer = await gateway.send(COPY, 0.3)
+        answer = await gateway.send(COPY, 0.5)
         assert (answer.action, answer.reason, answer.more["known"]) == ("block", "known", number)
-        assert await gateway.reason(f"{COPY}收到请回", 0.3) == "block known"
-        assert await gateway.reason(COPY.replace("通知", "通 知").replace("联系", "聯係"), 0.3) == "block known"
+        assert await gateway.reason(f"{COPY}收到请回", 0.5) == "block known"
+        assert await gateway.reason(COPY.replace("通知", "通 知").replace("联系", "聯係"), 0.5) == "block known"
         assert await gateway.reason(COPY, 0.9) == "block known"
-        assert await gateway.reason("周末聚餐定在老地方", 0.3) == "pass scored"
+        assert await gateway.reason("周末聚餐定在老地方", 0.4) == "pass scored"
 
     run(test)
 
@@ -200,7 +200,7 @@ def test_the_list_has_hits_and_forgets() -> None:
         }  # fmt: skip
         clock.now += 60
         assert [each["id"] for each in await known.list()] == [second]
-        assert await gateway.reason(COPY, 0.3) == "pass scored"
+        assert await gateway.reason(COPY, 0.4) == "pass scored"
         assert [await known.remove(number) for number in (first, second)] == [False, True]
         assert await known.list() == []
 
@@ -212,12 +212,12 @@ def test_every_worker_and_machine_learns_of_it() -> None:
         here, there = MemoryUser(), MemoryUser()
         there.memory.known = Known(here.state, here.secret)
         number = await judge(here, THREAT, "block", 0.4)
-        assert await there.reason(COPY, 0.3) == "pass scored"
+        assert await there.reason(COPY, 0.4) == "pass scored"
         await there.memory.known.refresh()
-        assert await there.reason(COPY, 0.3) == "block known"
+        assert await there.reason(COPY, 0.5) == "block known"
         await there.memory.known.remove(number)
         await here.memory.known.refresh()
-        assert await here.reason(COPY, 0.3) == "pass scored"
+        assert await here.reason(COPY, 0.4) == "pass scored"
 
     run(test)
 
@@ -229,7 +229,7 @@ def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
         assert "\\u" not in file.read_text(encoding="ascii")
         again = MemoryUser(Local(file=file))
         await again.memory.known.refresh()
-        assert await again.reason(COPY, 0.3) == "block known"
+        assert await again.reason(COPY, 0.5) == "block known"
         assert await again.reason(COPY.replace("处理", "触理"), 0.02) == "block known"
 
     run(test)
