@@ -1,6 +1,7 @@
 """README.md and the other pages: commands, options, paths, links, counts and sample output are those of the code."""
 
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from jingyin import cli
 from jingyin.model.labels import LABELS
@@ -178,3 +180,29 @@ def test_exit_codes(tmp_path, run):
     assert run("score", "--bundle", tmp_path / "bundle", "你好") == 1
     assert run("score", "--bundle", tmp_path / "none", "你好") == 2
     assert run("relabel", tmp_path / "in.csv", tmp_path / "out.csv") == 3
+
+
+def test_a_figure_that_has_moved_is_named():
+    claims = runpy.run_path(str(ROOT / "bench/claims.py"))
+    moved, figure = claims["moved"], {"count": 13, "rows": 36_133, "value": 0.12345}
+    tables: dict[str, Any] = {}
+    lines = [README.splitlines()[0]]
+    for claim in yaml.safe_load((ROOT / "bench/data/claims.yaml").read_text(encoding="utf-8")):
+        for table, row, column in claim["figures"]:
+            tables.setdefault(table, {"jingyin": {}})["jingyin"].setdefault(row, {})[column] = figure
+        figures = [claims["Figure"](figure)] * len(claim["figures"])
+        lines.append(f"| {claim['row'].format(*figures)} | {claim['cell'].format(*figures)} |")
+    report = {"bundle": "0123456789abcdef", "tables": tables}
+    page = "\n".join([*lines, "0123456789abcdef"])
+    assert moved(page, report) == []
+    assert "| 13 (1 in 2,779) / 13 |" in page
+    assert moved(page.replace("13 (1 in 2,779) / 13", "12 (1 in 2,779) / 13", 1), report) == [
+        "**real traffic of kept-out sources** flagged / blocked, of 36,133: "
+        "README has 12 (1 in 2,779) / 13, the report 13 (1 in 2,779) / 13"
+    ]
+    assert moved(page.replace("0123456789abcdef", ""), report) == ["README does not name bundle 0123456789abcdef"]
+    assert len(moved("", report)) == len(lines)
+    # Each row is in README as it is.
+    rows = [line.strip("| ").split(" | ")[0] for line in README.splitlines() if line.startswith("| ")]
+    for claim in yaml.safe_load((ROOT / "bench/data/claims.yaml").read_text(encoding="utf-8")):
+        assert any(re.fullmatch(re.sub(r"\\\{\d:N\\\}", r"[\\d,]+", re.escape(claim["row"])), row) for row in rows)

@@ -1,0 +1,69 @@
+"""Compares README's tables of quality with a report: python bench/claims.py REPORT
+
+    jingyin evaluate model/default runs/corpus-default/test.parquet --against BUNDLE --out report
+    python bench/claims.py report
+
+data/claims.yaml lists the rows. Exits 1 if a cell differs from the report, a row is missing, or the report is about
+another bundle than README. The development set's row is not compared: its messages are not public.
+"""
+
+import json
+import sys
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LIST = Path(__file__).parent / "data" / "claims.yaml"
+SYSTEMS = ("jingyin", "before", "n-grams, linear", "keyword list")
+
+
+class Figure:
+    """A figure of a report, formatted as README gives it; data/claims.yaml explains the formats."""
+
+    def __init__(self, figure: Any) -> None:
+        self.value = figure["value"] if isinstance(figure, dict) else figure
+        self.count, self.rows = (figure.get(key) for key in ("count", "rows")) if isinstance(figure, dict) else (0, 0)
+
+    def __format__(self, form: str) -> str:
+        if form in ("n", "N"):
+            return f"{self.count if form == 'n' else self.rows:,}"
+        if form == "odds":
+            return f"{self.rows / self.count:,.0f}"
+        if form.startswith("."):
+            return f"{self.value:{form}f}".removeprefix("0")
+        decimals, sign = (int(form), "") if form.isdigit() else (2 - len(form), "%")
+        return f"{100 * self.value:.{decimals}f}{sign}"
+
+
+def moved(readme: str, report: dict[str, Any]) -> list[str]:
+    """Return a line for each claim in `readme` that differs from a `report` (the content of evaluation.json)."""
+    table = dict(line.strip("| ").split(" | ", 1) for line in readme.splitlines() if line.startswith("| "))
+    faults = [f"README does not name bundle {report['bundle']}"] * (report["bundle"] not in readme)
+    for claim in yaml.safe_load(LIST.read_text(encoding="utf-8")):
+        row, cells = "", []
+        for system in SYSTEMS:
+            paths = [(kind, system, *rest) for kind, *rest in claim["figures"]]
+            try:
+                figures = [Figure(reduce(lambda node, key: node[key], path, report["tables"])) for path in paths]
+            except KeyError:
+                continue  # a baseline without this figure
+            cells.append(claim["cell"].format(*figures))
+            row = row or claim["row"].format(*figures)  # with the first system's counts
+        stated = [cell.strip() for cell in table.get(row, "").split("|") if cell.strip()]
+        if not stated or stated != cells[: len(stated)]:  # README leaves baselines out of its second table
+            faults.append(f"{row}: README has {' | '.join(stated) or 'no such row'}, the report {' | '.join(cells)}")
+    return faults
+
+
+def main() -> None:
+    report = json.loads((Path(sys.argv[1]) / "evaluation.json").read_text(encoding="utf-8"))
+    faults = moved((ROOT / "README.md").read_text(encoding="utf-8"), report)
+    print("\n".join(faults) or "README's figures are the report's")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
