@@ -157,9 +157,8 @@ def started(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 async def memory(messages: int, gateway: int, jingyin: str) -> None:
     """Print the most memory of the SMPP proxy while eight sessions send payloads of 64 KiB."""
     payload = tlv(0x424, "早".encode("utf-16-be") * 32_000)
-    with started("-m", "jingyin.serve.gateways.smpp", "--port", "0", "--smsc", f"127.0.0.1:{gateway}", *jingyin.split()) as (
-        process, port
-    ):  # fmt: skip
+    proxy = ("-m", "jingyin.serve.gateways.smpp", "--port", "0", "--smsc", f"127.0.0.1:{gateway}", *jingyin.split())
+    with started(*proxy) as (process, port):
 
         async def flood(number: int) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

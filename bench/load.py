@@ -28,8 +28,8 @@ BASELINE = (
     "import uvicorn, load_baselines; uvicorn.run(load_baselines.{}(), port=PORT, access_log=False, log_level='error')"
 )
 SERVERS = {
-    "jingyin": "from jingyin.serve.http.process import run_server; from jingyin.serve.http.settings import load_settings; "
-    "run_server(load_settings(port=PORT))",
+    "jingyin": "from jingyin.serve.http.process import run_server; "
+    "from jingyin.serve.http.settings import load_settings; run_server(load_settings(port=PORT))",
     "floor": BASELINE.format("floor"),
     "naive": BASELINE.format("naive"),
 }
