@@ -24,8 +24,8 @@ class Figure:
     """A figure of a report, formatted as README gives it; data/claims.yaml explains the formats."""
 
     def __init__(self, figure: Any) -> None:
-        self.value = figure["value"] if isinstance(figure, dict) else figure
-        self.count, self.rows = (figure.get(key) for key in ("count", "rows")) if isinstance(figure, dict) else (0, 0)
+        counted: dict[str, Any] = figure if isinstance(figure, dict) else {"value": figure}
+        self.value, self.count, self.rows = counted["value"], counted.get("count", 0), counted.get("rows", 0)
 
     def __format__(self, form: str) -> str:
         if form in ("n", "N"):
