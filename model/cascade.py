@@ -280,7 +280,7 @@ def decide(
     """
     # Rounded: numpy's exponentials differ in the last bit between one message and a batch of them.
     named = {label: round(float(each), _DIGITS) for label, each in zip(manifest.labels, probabilities, strict=True)}
-    risk = sum(named[label] for label in FLAGGED)
+    risk = round(sum(named[label] for label in FLAGGED), _DIGITS)
     action: Action = "pass" if risk < manifest.review.risk else "block" if risk >= manifest.block.risk else "review"
     reasons = reasons_of(manifest, signs) if action != "pass" else ()
     return Decision(max(named, key=named.__getitem__), named, risk, action, stage, reasons, window)

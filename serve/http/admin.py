@@ -95,8 +95,11 @@ async def forget(request: Request) -> Response:
 async def clear(request: Request) -> Response:
     """Clear a sender of suspicion, by the hash that `overview` and `trial` give."""
     call: Call = request.scope["jingyin"]
-    await _of_state(call.service.memory.known.state.run([Op("drop", SENDER + request.path_params["id"])]))
-    return JSONResponse({"cleared": request.path_params["id"]})
+    sender = SENDER + request.path_params["id"]
+    marked, _ = await _of_state(call.service.memory.known.state.run([Op("marked", sender), Op("drop", sender)]))
+    if marked:
+        return JSONResponse({"cleared": request.path_params["id"]})
+    return JSONResponse({"error": "no sender with this id is under suspicion", "request_id": call.id}, 404)
 
 
 async def overview(request: Request) -> Response:

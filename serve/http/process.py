@@ -82,7 +82,7 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callab
         workers = Supervisor(settings, listener, load, Path(folder), reread)
         workers.run()
     log("ended")
-    if not workers.served:
+    if not workers.served and not workers.told_to_stop:
         raise JingyinError("no worker could start; the lines above say why")
 
 
@@ -103,7 +103,7 @@ class Supervisor(Multiprocess):
         self._folder = folder
         self._numbers = count()
         self._address = address(settings, listener)
-        self.served = False
+        self.served = self.told_to_stop = False
         (folder / "metrics").mkdir()
         os.environ[FOLDER] = str(folder / "metrics")  # read when a worker imports prometheus_client
         try:
@@ -114,7 +114,11 @@ class Supervisor(Multiprocess):
         self._copied = self._copy()
         super().__init__(server_config(settings, self._worker("started")), [listener])
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.should_exit.set())  # also while workers are being replaced
+            signal.signal(number, self._stop)  # also while workers are being started or replaced
+
+    def _stop(self, *_: object) -> None:
+        self.told_to_stop = True
+        self.should_exit.set()
 
     def init_processes(self) -> None:
         """Start the workers, and log it when all of them serve."""
@@ -296,7 +300,10 @@ def bind(settings: Settings) -> socket.socket:
         return socket.create_server(sockaddr[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         at, why = settings.uds or _host_and_port(settings.host, settings.port), error.strerror or error
-        raise ConfigError(f"can't listen on {at}: {why}; choose another, or stop the program that uses it") from None
+        do = "choose another, or stop the program that uses it"
+        if settings.uds and not settings.uds.parent.is_dir():
+            why, do = f"there is no folder {settings.uds.parent}", "create it, or choose another"
+        raise ConfigError(f"can't listen on {at}: {why}; {do}") from None
 
 
 def _bind_unix(path: Path) -> socket.socket:

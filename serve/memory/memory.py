@@ -11,7 +11,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -97,8 +97,10 @@ class Memory:
             await self.state.close()
 
     async def _refresh(self) -> None:
-        with suppress(Exception):  # the state is away, which Guarded reports; known wordings stay known
+        try:
             await self.known.refresh()
+        except Exception:  # known wordings stay known; Guarded sees and reports it even while no message asks
+            await self.state.run([Op("marked", "probe")])
 
     def _by_policy(self, source: MessageSource, answer: "Answer") -> "tuple[Answer, bool]":
         """Apply the rule that matches the message, if any; return also whether the rule decides alone."""

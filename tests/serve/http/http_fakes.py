@@ -85,7 +85,11 @@ class FakeScorer:
 
 
 def load(*_: object) -> tuple[FakeScorer, None]:
-    """Return a scorer whose name is in the file NAME; the file BROKEN refuses. PATIENT workers wait for their state."""
+    """Return a scorer whose name is in the file NAME; the file BROKEN refuses. PATIENT workers wait for their state.
+
+    Takes SLOW seconds.
+    """
+    time.sleep(float(os.environ.get("SLOW", 0)))
     if "PATIENT" in os.environ:
         state.BUDGET_SECONDS, state.PATIENCE_SECONDS = 5.0, 10.0
     if Path(os.environ.get("BROKEN", "/none")).exists():

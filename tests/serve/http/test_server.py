@@ -222,6 +222,8 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert b'"block"' in receive(client)
         with pytest.raises(ConfigError, match=r"can't listen on .*: Address already in use"):
             bind(load_settings(uds=path))
+    with pytest.raises(ConfigError, match=r"can't listen on .*/none/s: there is no folder .*/none; create it"):
+        bind(load_settings(uds=tmp_path / "none" / "s"))
 
 
 def test_tls(tmp_path: Path) -> None:

@@ -116,3 +116,12 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     assert '"event":"worker_failed","reason":"golden message 0 is off; export the bundle anew"' in log
     assert log.endswith("JingyinError: no worker could start; the lines above say why\n")
     assert '"event":"serving"' not in log
+
+
+def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:
+    server = Process({"SLOW": "30"}, workers=2)
+    until(lambda: len(workers(server)) == 2)
+    server.process.send_signal(signal.SIGTERM)
+    log = server.process.communicate(timeout=60)[1].decode()
+    server.folder.cleanup()
+    assert (server.process.returncode, '"event":"serving"' in log, '"event":"ended"' in log) == (0, False, True)

@@ -1,10 +1,12 @@
 """The memory of running services: several workers, several machines, an analyst, and what a server holds of it all."""
 
+import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +19,9 @@ from tests.serve.processes import children
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
+from jingyin.serve.memory.memory import Memory
+from jingyin.serve.memory.secret import Secret
+from jingyin.serve.memory.state import Guarded, Local, Op
 
 THREAT = "不还钱就叫人弄死你全家，今天晚上八点以前把钱转到我的账户"
 COPY = "不还钱就叫人弄死你全家，明天中午九点以前把钱转到我的账户"
@@ -169,6 +174,29 @@ def test_a_service_goes_on_while_its_server_is_away(valkey: Valkey, secret: Path
     assert '"event":"fault"' not in machine.process.log
 
 
+class Gone:
+    """A state that can't be reached."""
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        raise ConnectionRefusedError
+
+
+def test_a_state_that_is_away_is_reported_before_a_message_needs_it() -> None:
+    async def tend() -> list[tuple[str, str]]:
+        events: list[tuple[str, str]] = []
+        guarded = Guarded(Gone(), Local(), lambda *event: events.append(event))
+        secret = Secret(bytes(32), encrypts=True)
+        memory = Memory(load_settings(), SimpleNamespace(), secret, guarded, Gone())  # type: ignore[arg-type]
+        memory.tend()
+        async with asyncio.timeout(10):
+            while not events:
+                await asyncio.sleep(0.01)
+        await memory.close()
+        return events
+
+    assert asyncio.run(tend()) == [("away", "ConnectionRefusedError")]
+
+
 def test_a_server_needs_a_secret(tmp_path: Path) -> None:
     from jingyin.serve.http.process import run_server
 
@@ -220,6 +248,7 @@ def test_a_trial_says_why_and_changes_nothing() -> None:
         overview = (await client.get("/admin/overview")).json()
         assert [each["id"] for each in overview["senders"]] == [first["sender_id"]]
         assert await _status(client, "DELETE", f"/admin/senders/{first['sender_id']}") == 200
+        assert await _status(client, "DELETE", f"/admin/senders/{first['sender_id']}") == 404  # no longer suspicious
         assert (await trial(text=MILD, sender="a"))["reason"] == "scored"
 
     run(call, senders={})
