@@ -299,8 +299,9 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
     """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
     Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
-    message is. Clauses of messages have the teachers' probabilities alone. A message of the user's own has its label;
-    one labelled only as flagged or not has that side's risk, distributed by the teachers' probabilities.
+    message is. A message on whose side, flagged or not, they are wrong has its label alone. Clauses of messages have
+    the teachers' probabilities alone. A message of the user's own has its label; one labelled only as flagged or not
+    has that side's risk, distributed by the teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     if not teachers:
@@ -315,8 +316,11 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
     message = np.searchsorted(numbers, rows.messages[not_public])
     teacher_targets, same = probabilities[message], rows.labels[not_public] == plain.labels[message]
     is_own = np.array([source == OWN for source in rows.sources])[not_public]
-    # Copies whose company or quotation changes the label keep that label, and so do the user's own messages.
-    share = (recipe.distillation_weight * (same & ~is_own))[:, None]
+    # A teacher on the other side of the label would teach its mistake. Copies whose company or quotation changes the
+    # label keep that label, and so do the user's own messages.
+    flagged = np.isin(rows.labels[not_public], FLAGGED_INDEX)
+    agrees = (teacher_targets[:, FLAGGED_INDEX].sum(1) >= 0.5) == flagged
+    share = (recipe.distillation_weight * (same & agrees & ~is_own))[:, None]
     mixed = (1 - share) * target[not_public] + share * teacher_targets
     side_only = is_own & np.array([family in SIDES for family in rows.families])[not_public]
     odds = np.log(1 / max(recipe.label_smoothing, 1e-3) - 1)

@@ -117,17 +117,19 @@ def test_an_own_label_stands_and_an_authored_one_is_mixed_with_what_teachers_say
         stage="classify", corpus="c", epochs=1, teachers=("t",), distillation_weight=0.5, label_smoothing=0.02
     )
     given = rows(
-        ("own", "debt_threat", "debt_threat"), ("authored", "chat", "debt_threat"), ("jsonl", "traffic", "ordinary"),
-        ("own", "flagged", "debt_threat"), ("own", "not_flagged", "ordinary"),
+        ("own", "debt_threat", "debt_threat"), ("authored", "chat", "lawful_collection"),
+        ("jsonl", "traffic", "ordinary"), ("own", "flagged", "debt_threat"), ("own", "not_flagged", "ordinary"),
+        ("authored", "insult", "debt_threat"),
     )  # fmt: skip
     _, target = taught(recipe, ["t"], given, tmp_path)
     hard = pytest.approx([0.004, 0.004, 0.984, 0.004, 0.004])
     assert target[0] == hard
-    assert target[1] == pytest.approx(0.5 * target[0] + 0.5 * SOFT)
+    assert target[1] == pytest.approx(0.5 * np.array([0.004, 0.984, 0.004, 0.004, 0.004]) + 0.5 * SOFT)
+    assert target[5] == hard  # the teachers let this threat pass
     assert target[2] == pytest.approx([0.984, 0.004, 0.004, 0.004, 0.004])
     # A side alone sets the risk, and leaves the rest to the teachers.
-    assert target[3:].sum(1) == pytest.approx(1)
-    assert target[3:, FLAGGED_INDEX].sum(1) == pytest.approx([0.98, 0.02], abs=1e-6)
+    assert target[3:5].sum(1) == pytest.approx(1)
+    assert target[3:5, FLAGGED_INDEX].sum(1) == pytest.approx([0.98, 0.02], abs=1e-6)
     assert target[3, 2] / target[3, 3] == pytest.approx(3, rel=1e-5)
     assert target[4, 0] / target[4, 1] == pytest.approx(6, rel=1e-5)
 
