@@ -2,6 +2,7 @@
 
     python bench/finetune.py cases OUT ROWS TRAFFIC       # own rows of situations that the bundle has not seen
     python bench/finetune.py traffic OUT ROWS TRAFFIC     # own traffic alone, of a kind that it has not seen
+    python bench/finetune.py innocents OUT ROWS TRAFFIC   # own false alarms
     python bench/finetune.py families OUT ROWS TRAFFIC    # a bundle trained without three families learns them
 
 ROWS are JSON lines with text, label and case (train/rows/cases/*.jsonl), TRAFFIC JSON lines with a text each, which are
@@ -10,10 +11,12 @@ command resumes. Nothing that is counted was trained on, "own rows" apart.
 
 cases       half of the rows of half of the cases, and 5,000 messages of the traffic, are fine-tuned on
 traffic     5,000 messages of the traffic are
+innocents   200 of the innocents that the bundle flags are, and 5,000 messages of the traffic; none of another's case
 families    ROWS train nothing; 50, 200 and 500 threats of the families, and as many innocents, are fine-tuned on
 """
 
 import argparse
+import asyncio
 import gzip
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +27,11 @@ import numpy as np
 import yaml
 
 from jingyin.model.bundle import default_path
-from jingyin.model.labels import FLAGGED, Verdict
+from jingyin.model.labels import ACTIONS, BENIGN, FLAGGED, Verdict
+from jingyin.model.text import clean
+from jingyin.serve.memory.known import Known, NewWording, holds
+from jingyin.serve.memory.secret import Secret
+from jingyin.serve.memory.state import Local
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
@@ -56,12 +63,44 @@ def cases(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str
     sets["other situations"] = [row for row in rows if row["case"] not in mine]
     _finetuned(options, options.out / "run", held[:half], traffic[:5_000])
     show(options.bundle, options.out / "run" / "bundle", sets, traffic[5_000:])
+    actions = asyncio.run(_with_known_wordings(options.out / "run", held[:half]))
+    for kind, some in (("threats", FLAGGED), ("innocents", BENIGN)):
+        counted = np.array([row["label"] in some for row in held[:half]])
+        _line(f"own rows | {kind}, with known.jsonl", counted, [actions])
+
+
+async def _with_known_wordings(run: Path, rows: Sequence[MessageRow]) -> np.ndarray:
+    """Return the actions (n,) of a service that also knows the wordings which its bundle disobeys."""
+    scorer, known = Scorer.load(run / "bundle"), Known(Local(), Secret(bytes(32), encrypts=False))
+    for line in read(run / "known.jsonl"):
+        await known.add(NewWording.model_validate(line), "bench", scorer.score(line["text"]).risk)
+    actions = []
+    for row in rows:
+        verdict = scorer.score(row["text"])
+        matches = [each for each in known.index.find(clean(row["text"]).text) if holds(each, verdict.risk)]
+        actions.append(ACTIONS.index(matches[0].wording.action if matches else verdict.action))
+    return np.array(actions)
 
 
 def traffic(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
     """Fine-tune on 5,000 messages of traffic."""
     _finetuned(options, options.out / "run", [], traffic[:5_000])
     show(options.bundle, options.out / "run" / "bundle", {"unseen situations": rows}, traffic[5_000:])
+
+
+def innocents(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
+    """Fine-tune on false alarms, and judge those of other cases."""
+    verdicts = Scorer.load(options.bundle).score_many([row["text"] for row in rows])
+    alarms = [row for row, each in zip(rows, verdicts, strict=True) if row["label"] in BENIGN and each.action != "pass"]
+    names = sorted({row["case"] for row in alarms})
+    Random(options.seed).shuffle(names)
+    alarms.sort(key=lambda row: names.index(row["case"]))
+    own = alarms[:200]
+    used = {row["case"] for row in own}
+    sets = {"own rows": own, "other false alarms": [row for row in alarms if row["case"] not in used]}
+    sets["other messages"] = [row for row in rows if row["case"] not in used]
+    _finetuned(options, options.out / "run", own, traffic[:5_000])
+    show(options.bundle, options.out / "run" / "bundle", sets, traffic[5_000:])
 
 
 def families(options: argparse.Namespace, rows: list[MessageRow], traffic: list[str]) -> None:
@@ -146,7 +185,7 @@ def show(before: Path, after: Path, sets: Mapping[str, Sequence[MessageRow]], tr
 
 
 def _actions(found: Sequence[Verdict]) -> np.ndarray:
-    return np.array([("pass", "review", "block").index(each.action) for each in found])
+    return np.array([ACTIONS.index(each.action) for each in found])
 
 
 def _line(name: str, some: np.ndarray, sides: Sequence[np.ndarray]) -> None:
@@ -165,10 +204,13 @@ def _write(path: Path, rows: Sequence[MessageRow]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
+WAYS = {"cases": cases, "traffic": traffic, "innocents": innocents, "families": families}
+
+
 def main() -> None:
-    """Run one of the three."""
+    """Run one of the ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cases", "traffic", "families"])
+    parser.add_argument("what", choices=list(WAYS))
     parser.add_argument("out", type=Path, help="folder of the runs")
     parser.add_argument("rows", type=Path)
     parser.add_argument("traffic", type=Path)
@@ -179,7 +221,7 @@ def main() -> None:
     rows = [{**row, "text": fill_slots(row["text"], rng)} for row in read(options.rows)]
     texts = [row["text"] for row in read(options.traffic)]
     rng.shuffle(texts)
-    {"cases": cases, "traffic": traffic, "families": families}[options.what](options, rows, texts[:20_000])
+    WAYS[options.what](options, rows, texts[:20_000])
 
 
 if __name__ == "__main__":
