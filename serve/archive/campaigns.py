@@ -121,7 +121,7 @@ def campaigns(
         raise ConfigError(f"--min-rows must be at least 1, got {min_rows}")
     if time_format and not time:
         raise ConfigError("a time format needs a column of times: --time COLUMN")
-    files = find(inputs, out)
+    files = find(inputs, out, tasks)
     loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     if unknown := set(loaded.manifest.labels) - set(LABELS):
         raise ConfigError(

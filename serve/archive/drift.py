@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jingyin.model.errors import InputError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import write_json
 from jingyin.model.labels import LABELS
+from jingyin.serve.archive.shards import check_finished
 
 MEASURES = {
     "risk": "jingyin_risk",
@@ -63,8 +64,11 @@ class DriftReport:
 def drift(reference: Path, current: Path, out: Path | None = None) -> DriftReport:
     """Compare two relabelled archives in Parquet; with `out`, also write the report to that file as JSON.
 
-    Reads only the columns of MEASURES. Raises InputError if one of NEEDED is missing or there are no rows.
+    Reads only the columns of MEASURES. Raises InputError if one of NEEDED is missing, there are no rows or a run isn't
+    finished, ConfigError if `out` would replace an archive.
     """
+    if out and out.resolve() in (reference.resolve(), current.resolve()):
+        raise ConfigError(f"{out} is an archive to compare; name another file for the report")
     tables = [_read(path) for path in (reference, current)]
     shared = [name for name in MEASURES if all(MEASURES[name] in table.column_names for table in tables)]
     report = DriftReport(
@@ -79,6 +83,7 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
 
 
 def _read(path: Path) -> pa.Table:
+    check_finished(path)
     try:
         names = pq.ParquetDataset(path).schema.names
         table = pq.read_table(path, columns=[column for column in MEASURES.values() if column in names])

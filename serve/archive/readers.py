@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, InputFile, ReadOptions, Reject, as_text, fit
+from jingyin.serve.archive.shards import check_finished
 from jingyin.serve.archive.text_files import RESCUED, open_text
 from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, kind_of
 from jingyin.serve.encodings import check_encoding
@@ -26,11 +27,11 @@ from jingyin.serve.encodings import check_encoding
 # Input files: named, in folders, or by patterns.
 
 
-def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
+def find(inputs: Iterable[str | Path], *outputs: Path | None) -> list[Path]:
     """Return the input files in the order named, those of a folder or pattern sorted by path.
 
-    Raises ConfigError if one does not exist, is named twice or overlaps with `output`, InputError if one is empty or
-    can't be read.
+    Raises ConfigError if one does not exist, is named twice or overlaps with `outputs`, InputError if one is empty,
+    can't be read or belongs to a run that isn't finished.
     """
     files: list[Path] = []
     for name in map(str, inputs):
@@ -38,7 +39,8 @@ def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
         if not matched:
             raise ConfigError(f"input {name} does not exist, and as a pattern it matches nothing")
         for path in matched:
-            _keep_apart(path, output)
+            for output in filter(None, outputs):
+                _keep_apart(path, output)
             files += _files_of(path) if path.is_dir() else [path]
     for file in files:
         kind_of(file)
@@ -48,7 +50,9 @@ def find(inputs: Iterable[str | Path], output: Path) -> list[Path]:
                     raise InputError(f"{file} is empty (0 bytes); leave it out or copy it again")
         except OSError as error:
             raise InputError(f"{file} can't be read: {error.strerror}") from None
-    if len(set(files)) < len(files):
+    for folder in sorted({file.parent for file in files if file.name.startswith("part-")}):
+        check_finished(folder)
+    if len({file.resolve() for file in files}) < len(files):
         raise ConfigError("an input file is named twice; its rows would come twice")
     return files
 

@@ -104,7 +104,7 @@ def relabel(
         raise ConfigError(f"--sample needs --label-studio FILE and must be at least 1, got {sample}")
     if errors not in ("replace", "strict"):
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
-    files = find(inputs, out)
+    files = find(inputs, out, tasks)
     loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     how = ReadOptions(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
     sources = open_sources(files, how)

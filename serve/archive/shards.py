@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from jingyin.model.errors import ConfigError, InputError, JingyinError
-from jingyin.model.files import Run, atomic_file, write_json
+from jingyin.model.files import BEGUN, Run, atomic_file, write_json
 from jingyin.serve.archive.blocks import Block, InputFile, Reject
 from jingyin.serve.archive.writers import kind_of, writer
 
@@ -161,6 +161,12 @@ def sweep(out: Path, *patterns: str) -> None:
     for pattern in patterns:
         for file in out.glob(pattern):
             file.unlink(missing_ok=True)
+
+
+def check_finished(folder: Path) -> None:
+    """Raise InputError if a folder holds a run that isn't finished: rows would be missing."""
+    if (folder / BEGUN).is_file() and not (folder / DONE).is_file():
+        raise InputError(f"{folder} holds a run that isn't finished; repeat its command to finish it")
 
 
 def check_output(out: Path, tasks: Path | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jingyin.model.errors import InputError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive.drift import drift, lines, stability
 from jingyin.serve.archive.relabel import relabel
 
@@ -117,3 +117,11 @@ def test_the_command_prints_a_line_a_measure_and_needs_no_torch(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 5
     assert (tmp_path / "out.json").is_file()
+
+
+def test_the_report_never_replaces_an_archive(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"kept")
+    with pytest.raises(ConfigError, match="is an archive to compare; name another file"):
+        drift(tmp_path / "b.parquet", path, path)
+    assert path.read_bytes() == b"kept"

@@ -364,3 +364,20 @@ def test_command_prints_the_report_and_exits_3_with_rejects(tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["rejects"] == {"null text": 1}
     assert run_command(*arguments, "--text-column", "sms") == 2
     assert "has no column 'sms'; it has: text" in capsys.readouterr().err
+
+
+def test_a_file_named_twice_in_different_ways_is_refused(archive: Path, tmp_path: Path, here: Here) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for other in (tmp_path / "link" / archive.name, Path(f"{tmp_path}/link/../{tmp_path.name}") / archive.name):
+        with pytest.raises(ConfigError, match="an input file is named twice"):
+            here([archive, other], tmp_path / "out.parquet")
+
+
+def test_tasks_never_replace_an_input(tmp_path: Path, here: Here) -> None:
+    path = tmp_path / "in" / "in.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"text": "x"}\n')
+    for source, tasks in ((path, path), (path.parent, path), (path.parent, path.parent / "tasks.json")):
+        with pytest.raises(ConfigError, match=r"name another output|lies in the input folder"):
+            here(source, tmp_path / "out.jsonl", label_studio=tasks)
+    assert contents(path.parent) == {"in.jsonl": b'{"text": "x"}\n'}

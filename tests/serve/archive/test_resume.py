@@ -17,6 +17,7 @@ from tests.serve.processes import children, runs
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.files import Run
+from jingyin.serve.archive.drift import drift
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -164,3 +165,18 @@ def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
     assert done.stderr.startswith("jingyin: ")
     assert "can't be written: File too large" in done.stderr
     assert not list(out.glob("part-*"))
+
+
+def test_an_unfinished_output_is_no_input(archive: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out.parquet"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
+        stop_at(patch, 20, KilledError())
+        here(archive, out)
+    assert list(out.glob("part-*"))
+    for source in (out, Path(f"{out}/part-*.parquet")):
+        with pytest.raises(InputError, match="holds a run that isn't finished; repeat its command"):
+            here(source, tmp_path / "again.parquet")
+    with pytest.raises(InputError, match="holds a run that isn't finished"):
+        drift(out, out)
+    here(archive, out)
+    assert here(out, tmp_path / "again.parquet").rows == 66
