@@ -68,7 +68,8 @@ MEMBER = pa.schema(
 """In input order; in JSON lines a row is a line."""
 
 _TABLES = """
-create view rows as select *, (source::bigint << 40) + row as place from read_parquet($parts);
+create view rows as
+  select *, (source::bigint << 40) + row as place from read_parquet($parts, hive_partitioning = false);
 create temp table texts as
   select key, count(*) as copies, any_value(clean) as clean, arg_min(text, place) as text from rows group by key;
 """
@@ -132,10 +133,14 @@ def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield db
 
 
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
 def write_tables(out: Path, parts: Sequence[Path], inputs: Sequence[Path], min_rows: int) -> dict[str, int]:
     """Group the rows of all parts and write both files; return the numbers of chosen rows, members and campaigns."""
     with _database(out) as db:
-        db.execute(_TABLES.replace("$parts", repr([str(part) for part in parts])))
+        db.execute(_TABLES.replace("$parts", f"[{', '.join(map(_quoted, parts))}]"))
         grouped, ids = _group(db, min_rows)
         db.register("grouped", grouped)
         db.register("ids", ids)
@@ -268,7 +273,8 @@ def take_answers(export: Path, out: Path) -> LabelCounts:
                              "the tasks came from")  # fmt: skip
     with _database(out) as db:
         db.register("answers", pa.table({"campaign": list(labels), "label": list(labels.values())}))
-        labelled = db.sql(f"select * from read_parquet('{out / MEMBERS_FILE}') join answers using (campaign)")
+        members = f"read_parquet({_quoted(out / MEMBERS_FILE)}, hive_partitioning = false)"
+        labelled = db.sql(f"select * from {members} join answers using (campaign)")
         rows = _copy(labelled, out / "labels.parquet", MEMBER.append(pa.field("label", pa.string())))
     return LabelCounts(len(labels), rows, annotations.disputed, annotations.open)
 
@@ -287,7 +293,8 @@ def write_report(out: Path, facts: dict[str, Any], *, every: bool, language: Lan
     """Write report.html from campaigns.parquet in folder `out`; `facts` are those of the run."""
     order = "select * from campaigns order by {} desc, rows desc, campaign limit " + str(SHOWN)
     with _database(out) as db:
-        db.execute(f"create view campaigns as select * from read_parquet('{out / CAMPAIGNS}')")
+        source = f"read_parquet({_quoted(out / CAMPAIGNS)}, hive_partitioning = false)"
+        db.execute(f"create view campaigns as select * from {source}")
         tables = {
             by: [_shown(row, language) for row in db.sql(order.format(by)).to_arrow_table().to_pylist()]
             for by in ("rows", "risk")

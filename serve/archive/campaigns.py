@@ -121,6 +121,8 @@ def campaigns(
         raise ConfigError(f"--min-rows must be at least 1, got {min_rows}")
     if time_format and not time:
         raise ConfigError("a time format needs a column of times: --time COLUMN")
+    if tasks and answers and tasks.resolve() == Path(answers).resolve():
+        raise ConfigError(f"--label-studio would replace the answers in {answers}; name another file")
     files = find(inputs, out, tasks)
     loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     if unknown := set(loaded.manifest.labels) - set(LABELS):
@@ -147,6 +149,8 @@ def campaigns(
                 shards.write(partial(gathered.score, sources, pool), lambda _: SHARD_ROWS, progress=progress)
             if not shards.total("rows"):
                 raise InputError("the input holds no rows that can be scored; there is nothing to group")
+            if fingerprint(files) != facts["inputs"]:
+                raise InputError("an input was changed while it was read; run again with --fresh")
             shards.finish()
             run.finish({
                 **{kind: shards.total(kind) for kind in ("rows", "reused", "stale", "replaced")},
@@ -236,7 +240,10 @@ class _Gathering:
         given = chosen.column(name)
         found = read_times(given, self._form)
         bad = pc.indices_nonzero(pc.and_(given.is_valid(), found.is_null())).to_pylist()
-        return found, [Reject(int(numbers[i]), BAD_TIME, ids[i].as_py() or "") for i in bad]
+        shown = fit(given.take(pa.array(bad, pa.int64())), pa.string()).to_pylist()
+        # An empty field of CSV is a missing time.
+        rejected = [i for i, text in zip(bad, shown, strict=True) if text]
+        return found, [Reject(int(numbers[i]), BAD_TIME, ids[i].as_py() or "") for i in rejected]
 
 
 def _texts(rows: pa.RecordBatch, column: str | None) -> pa.Array:

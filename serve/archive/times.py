@@ -28,6 +28,8 @@ def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
 def check_form(column: pa.Array, name: str, form: str | None) -> None:
     """Raise ConfigError if none of the times in the first rows of a column can be read."""
     values = column.drop_null()
+    if _is_text(column.type):  # an empty field of CSV is a missing value
+        values = pa.array([value for value in values.to_pylist() if value], column.type)
     if not len(values) or read_times(values, form).null_count < len(values):
         return
     value = str(values[0].as_py())
@@ -73,7 +75,7 @@ def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
         try:
             time = read(value)
             time = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, OSError):  # OSError: the year doesn't fit into an int
             times.append(None)
         else:
             times.append(time if _EARLIEST <= time < _LATEST else None)

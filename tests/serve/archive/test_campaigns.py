@@ -307,3 +307,18 @@ def test_messages_like_no_other_are_no_campaign(tmp_path: Path, run: Run) -> Non
     report = run(write(tmp_path / "in.jsonl", [{"text": text} for text in OTHERS]), tmp_path / "out")
     assert (report.members, report.campaigns) == (0, 0)
     assert "No message is like another." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["O'Brien", "back\\slash", "label=1", "source=7"])
+def test_any_name_of_an_output_folder(senders: Path, tmp_path: Path, run: Run, name: str) -> None:
+    answers = tmp_path / "answers.json"
+    out = tmp_path / name / name
+    report = run(senders, out, label_studio=answers)
+    tasks = json.loads(answers.read_text(encoding="utf-8"))
+    choice = {"type": "choices", "value": {"choices": ["ordinary"]}}
+    answers.write_text(json.dumps([{**task, "annotations": [{"result": [choice]}]} for task in tasks]))
+    assert report.members == 60
+    assert run(senders, out, answers=answers).answers.rows == 60
+    assert {row["file"] for row in pq.read_table(out / "labels.parquet", partitioning=None).to_pylist()} == {
+        str(senders)
+    }

@@ -86,6 +86,13 @@ def test_columns_of_mixed_types_cost_no_row(tmp_path: Path, run: Run) -> None:
     assert found["first_seen"] == found["last_seen"] - timedelta(0)
 
 
+def test_an_empty_field_of_csv_is_a_missing_time(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in.csv").write_text("text,at\n再见,\n再见,2018-03-05\n再见,5.3.2018\n", encoding="utf-8")
+    assert run(tmp_path / "in.csv", tmp_path / "out", time="at").rejects == {"unreadable time": 1}
+    (tmp_path / "in.csv").write_text("text,at\n再见,\n再见,\n", encoding="utf-8")
+    assert run(tmp_path / "in.csv", tmp_path / "none", time="at").rejects == {}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -94,6 +101,7 @@ def test_columns_of_mixed_types_cost_no_row(tmp_path: Path, run: Run) -> None:
         ({"min_rows": 0}, "--min-rows must be at least 1, got 0"),
         ({"encoding": "klingon"}, "encoding 'klingon' is unknown"),
         ({"label_studio": "/nowhere/at/all.json"}, "must lie in a folder that exists"),
+        ({"label_studio": "tasks.json", "answers": "./tasks.json"}, "would replace the answers in ./tasks.json"),
     ],
 )
 def test_wrong_calls(senders: Path, tmp_path: Path, run: Run, options: dict, message: str) -> None:

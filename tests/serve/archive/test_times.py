@@ -54,6 +54,8 @@ def test_other_columns(column: pa.Array) -> None:
 def test_dates_and_numbers_that_are_no_times() -> None:
     assert read_times(pa.array([date(2018, 3, 5)]), None).to_pylist() == [datetime(2018, 3, 5)]
     assert read_times(pa.array([-5, 10**17, None]), None).to_pylist() == [None, None, None]
+    assert read_times(pa.array([-(2**63), 1520253180]), None).to_pylist() == [None, T]
+    assert read_times(pa.array(["1" + "0" * 20, "2018-03-05T12:33"]), None).to_pylist() == [None, T]
 
 
 def test_columns_that_hold_no_times() -> None:
