@@ -120,6 +120,7 @@ class Shards:
         ):
             lines = TextIOWrapper(listed, "utf-8", "backslashreplace", newline="", write_through=True)
             table = csv.writer(lines, lineterminator="\n")
+            quoted = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
             rows_read = 0
             for item in stream:
                 source, block = self._sources[item.source].path, item.block
@@ -128,7 +129,8 @@ class Shards:
                         raise InputError(f"row {reject.row} of {source} can't be scored: {reject.reason}; mend it, or "
                                          "run without --strict to have such rows listed and left out")  # fmt: skip
                     rejects[reject.reason] += 1
-                    table.writerow([source, *reject])
+                    # Python 3.11 doesn't quote a carriage return, which would end the line for readers.
+                    (quoted if "\r" in reject.id + reject.line else table).writerow([source, *reject])
                 sink.write(item.rows)
                 added = (len(block.numbers), int((block.replaced > 0).sum()), item.reused, item.stale)
                 counts = {kind: counts[kind] + more for kind, more in zip(counts, added, strict=True)}
@@ -175,6 +177,8 @@ def check_output(out: Path, tasks: Path | None) -> None:
         raise ConfigError(f"output {out} is a file; a folder is wanted")
     if tasks and (not tasks.resolve().parent.is_dir() or out.resolve() in tasks.resolve().parents):
         raise ConfigError(f"the file for Label Studio, {tasks}, must lie in a folder that exists, not in the output")
+    if tasks and tasks.is_dir():
+        raise ConfigError(f"{tasks} is a folder; name a file for Label Studio")
 
 
 @contextmanager

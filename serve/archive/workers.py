@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -63,8 +64,13 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     pool = ProcessPoolExecutor(count, context, initializer=follow_parent)
     with unbroken("run the same command again, with fewer --processes: it resumes"):
         try:
-            for _ in range(count):
-                pool.submit(decide_packed, arguments, NOTHING)  # starts a process while the inputs are opened
+            # An interrupt is for this process alone, also before `follow_parent` says so: workers inherit the mask.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                for _ in range(count):
+                    pool.submit(decide_packed, arguments, NOTHING)  # starts a process while the inputs are opened
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             started = [each for each in multiprocessing.active_children() if each not in others]
             yield Workers(pool, 2 * count, arguments)
         except BrokenProcessPool:
