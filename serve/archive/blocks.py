@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jingyin.serve.archive.writers import as_json
+from jingyin.serve.archive.writers import as_json, values_of
 
 ROWS = 4096
 BYTES = 4 << 20
@@ -81,7 +81,7 @@ def fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
     try:
         return column if column.type == kind else column.cast(kind)
     except pa.ArrowException:
-        texts = [None if value is None else as_text(value) for value in column.to_pylist()]
+        texts = [None if value is None else as_text(value) for value in values_of(column)]
         return pa.array(texts, kind)
 
 
@@ -89,4 +89,4 @@ def as_text(value: object) -> str:
     """Return a value as text: strings unchanged, None as "", everything else as JSON."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else as_json(value)
+    return value if isinstance(value, str) else as_json(value, exact=True)

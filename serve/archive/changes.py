@@ -23,7 +23,7 @@ from jingyin.model.files import atomic_file
 from jingyin.model.labels import ACTIONS, LABELS
 from jingyin.serve.archive.blocks import ReadOptions, fit
 from jingyin.serve.archive.readers import blocks, open_sources
-from jingyin.serve.archive.writers import as_json
+from jingyin.serve.archive.writers import as_json, rows_of
 from jingyin.serve.label_studio import task, with_signs
 
 NONE = "(empty)"
@@ -33,6 +33,8 @@ FAMILY, REST = "family", "(other families)"
 MAX_LABELS, MAX_FAMILIES = 100, 1000
 DEFAULT_SAMPLE = 1000
 VERDICT = ("jingyin_label", "jingyin_risk", "jingyin_action", "jingyin_probabilities", "jingyin_reasons")
+_OURS = (*VERDICT, "file", "row", "risk", "label", "sure", "action", "reasons", "reason", "before", "text")
+"""Keys of a listed row; a column of ids with such a name is listed as "id"."""
 
 
 @dataclass
@@ -110,6 +112,10 @@ def review(
     changes = Changes()
     with closing(Ranked(out)) as ranked:
         for number, block in blocks(open_sources(parts, ReadOptions(how.text, columns=columns))):
+            if block.rejects:  # one too long for a text file
+                lost = block.rejects[0]
+                where = f"row {lost.row} of {parts[number]}"
+                raise InputError(f"{where} can't be read again: {lost.reason}; name an output .parquet")
             batch, current = block.batch, block.batch.column(against)
             listing = {"file": [parts[number].name] * len(current), "row": block.numbers}
             listing |= {name: batch.column(name) for name in VERDICT}
@@ -119,8 +125,8 @@ def review(
                 changes.add(older, current, _names(batch, FAMILY) if FAMILY in extra_columns else None)
                 rows = pc.and_(pc.not_equal(older, current), pc.not_equal(older, NONE))
                 listing["before"] = older
-            listing |= {name: batch.column(name) for name in extra_columns} | {"text": block.texts}
-            for row in pa.table(listing).filter(rows).to_pylist():
+            listing |= {"id" if name in _OURS else name: batch.column(name) for name in extra_columns}
+            for row in rows_of(pa.table({**listing, "text": block.texts}).filter(rows)):
                 ranked.add(_row(row))
         if compare is not None:
             with atomic_file(out / "_moved.jsonl") as file:

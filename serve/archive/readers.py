@@ -21,7 +21,7 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, InputFile, ReadOptions, Reject, as_text, fit
 from jingyin.serve.archive.shards import check_finished
 from jingyin.serve.archive.text_files import RESCUED, open_text
-from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, kind_of
+from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, kind_of, rows_of, values_of
 from jingyin.serve.encodings import check_encoding
 
 # Input files: named, in folders, or by patterns.
@@ -156,10 +156,28 @@ def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
         if earlier != field.type:
             both = [pa.schema([pa.field("", kind)]) for kind in (earlier, field.type)]
             try:
-                kinds[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
+                kind = pa.unify_schemas(both, promote_options="permissive").field(0).type
             except pa.ArrowException:
-                kinds[field.name] = pa.string()
+                kind = pa.string()
+            kinds[field.name] = kind if _holds(kind, earlier) and _holds(kind, field.type) else pa.string()
     return pa.schema(list(kinds.items()))
+
+
+def _holds(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Whether a type holds every value of another; Arrow would unite 64-bit integers and floats, too, or times."""
+    types = pa.types
+    if kind == other or types.is_null(other):
+        return True
+    if types.is_struct(kind) and types.is_struct(other):
+        return all(_holds(kind.field(field.name).type, field.type) for field in other)
+    for is_kind in (types.is_list, types.is_large_list, types.is_dictionary):
+        if is_kind(kind) and is_kind(other):
+            return _holds(kind.value_type, other.value_type)
+    if types.is_integer(kind) or types.is_floating(kind):
+        numbers = types.is_integer(other) or types.is_floating(other)
+        rounds = types.is_floating(kind) and types.is_integer(other) and other.bit_width == 64
+        return numbers and not rounds and np.can_cast(other.to_pandas_dtype(), kind.to_pandas_dtype())
+    return is_text(kind) and is_text(other) and not types.is_dictionary(kind)
 
 
 def _fitted(source: InputFile, schema: pa.Schema, row: int) -> Iterator[Block]:
@@ -179,7 +197,8 @@ def _fitted(source: InputFile, schema: pa.Schema, row: int) -> Iterator[Block]:
 def _open_parquet(path: Path, how: ReadOptions) -> InputFile:
     with pq.ParquetFile(path) as file:
         # Metadata added by writers (pandas, datasets) would not match the output.
-        schema = pa.schema([field.remove_metadata() for field in file.schema_arrow])
+        plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # views can't be filtered, nor be CSV
+        schema = pa.schema([(field.name, plain.get(field.type, field.type)) for field in file.schema_arrow])
         rows, names = file.metadata.num_rows, schema.names
     if how.columns:
         schema = pa.schema([field for field in schema if field.name in how.columns])
@@ -197,6 +216,7 @@ def _parquet_blocks(path: Path, schema: pa.Schema, how: ReadOptions, start: int)
             size = max(1, min(ROWS, BYTES * group.num_rows // max(1, group.total_byte_size)))
             for batch in file.iter_batches(size, [number], columns=schema.names, use_threads=False):
                 row += batch.num_rows
+                batch = pa.record_batch([fit(batch.column(field.name), field.type) for field in schema], schema)
                 if row > start:
                     numbers = np.arange(row - batch.num_rows + 1, row + 1)
                     yield _scorable(batch, numbers, how, row, row / file.metadata.num_rows)
@@ -206,7 +226,8 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: ReadOption
     """Repair invalid UTF-8 (Parquet requires UTF-8 but doesn't check it), and reject rows without a text."""
     replaced = np.zeros(batch.num_rows, np.int32)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name == how.text or (is_text(column.type) and column.type not in (pa.binary(), pa.large_binary())):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if name == how.text or (is_text(kind) and kind not in (pa.binary(), pa.large_binary())):
             mended, counts = _mended(column)
             if counts.any():
                 batch = batch.set_column(batch.schema.names.index(name), batch.schema.field(name), mended)
@@ -222,10 +243,10 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: ReadOption
         reasons |= dict.fromkeys(np.flatnonzero(replaced).tolist(), "not UTF-8")
     if not reasons:
         return Block(batch, texts, numbers, replaced, [], row, share)
-    rows = batch.to_pylist() if how.keep else []
-    ids = batch.column(how.id) if how.id else None
+    rows = rows_of(batch) if how.keep else []
+    ids = values_of(batch.column(how.id)) if how.id else None
     rejects = [
-        Reject(int(numbers[i]), reasons[i], as_text(ids[i].as_py() if ids else None), as_json(rows[i]) if rows else "")
+        Reject(int(numbers[i]), reasons[i], as_text(ids[i] if ids else None), as_json(rows[i]) if rows else "")
         for i in sorted(reasons)
     ]
     kept = np.array([i for i in range(batch.num_rows) if i not in reasons], np.int64)

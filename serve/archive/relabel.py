@@ -132,6 +132,8 @@ def relabel(
                 shards.write(score, lambda number: min(FIRST_ROWS << number, MOST_ROWS), progress=progress)
             if not shards.done:
                 raise InputError("the input holds no rows; there is nothing to relabel")
+            if fingerprint(files) != facts["inputs"]:
+                raise InputError("an input was changed while it was read; run again with --fresh")
             shards.finish()
             run.finish({
                 **{kind: shards.total(kind) for kind in ("rows", "replaced")}, "rejects": shards.rejects,
@@ -151,7 +153,8 @@ def _schema(out: Path, source: pa.Schema, compare: str | None, older: str | None
     """Return the columns of the output."""
     if compare is not None and compare not in source.names:
         raise ConfigError(f"there is no column {compare!r} to compare; there are: {', '.join(source.names)}")
-    columns = [column for column in source if column.name not in (*NAMES, REPLACED.name)]
+    added = (*NAMES, REPLACED.name, *([OLDER + older] if older else []))
+    columns = [column for column in source if column.name not in added]
     if older:
         columns.append(source.field(older).with_name(OLDER + older))
     schema = pa.schema([*columns, *FIELDS, REPLACED])

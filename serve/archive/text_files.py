@@ -213,11 +213,13 @@ def _csv_records(lines: Iterator[str], schema: pa.Schema, how: ReadOptions, faul
             fields = next(reader)
         except StopIteration:
             return
-        except csv.Error:
-            line = feed.complete(1)
-            if "\r" in line.rstrip("\r\n"):  # a carriage return within the line, outside quotes
-                feed.again.appendleft(line.rstrip("\r\n").replace("\r", " ") + "\n")
+        except csv.Error as error:
+            if "new-line character" in str(error):  # a carriage return within the last line, outside quotes
+                line = feed.taken[-1].rstrip("\r\n")
+                feed.taken[-1] = line.replace("\r", " ") + feed.taken[-1][len(line) :]
+                feed.complete(0)
                 continue
+            line = feed.complete(1)
             reason, held = TOO_LONG if len(line) == MAX_LINE else MALFORMED_CSV, line
         else:
             held = feed.complete()
@@ -305,9 +307,19 @@ def _json_rows(
                 rest |= {name: value for name, value in row.items() if name not in names}
         if any(rescued):
             earlier = columns[RESCUED].to_pylist()
-            merged = [as_json(rest) if rest else old for rest, old in zip(rescued, earlier, strict=True)]
+            pairs = zip(rescued, earlier, strict=True)
+            merged = [as_json(_object(old) | rest, exact=True) if rest else old for rest, old in pairs]
             columns[RESCUED] = pa.array(merged, pa.string())
     return pa.record_batch(list(columns.values()), schema), reasons
+
+
+def _object(rescued: str | None) -> dict[str, Any]:
+    """Return the values that an earlier run rescued."""
+    try:
+        found = json.loads(rescued or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {RESCUED: rescued}
 
 
 _TYPES = {int: "a number", float: "a number", bool: "a truth value", list: "a list", dict: "an object"}

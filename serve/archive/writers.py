@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, time
+from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.csv
@@ -100,7 +101,7 @@ class _Text:
             flat = {name: _flattened(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
             self._csv.write_batch(pa.record_batch(flat))
         else:
-            self._stream.write("".join(f"{as_json(row)}\n" for row in batch.to_pylist()).encode())
+            self._stream.write("".join(f"{as_json(row)}\n" for row in rows_of(batch)).encode())
 
     def close(self) -> None:
         if self._csv:
@@ -112,15 +113,59 @@ class _Text:
 def _flattened(column: pa.Array) -> pa.Array:
     """Return a column in a form that CSV can hold."""
     if pa.types.is_dictionary(column.type):
-        return column.dictionary_decode()
+        return _flattened(column.dictionary_decode())
     if pa.types.is_nested(column.type):
-        return pa.array([None if value is None else as_json(value) for value in column.to_pylist()], pa.string())
+        return pa.array([None if value is None else as_json(value) for value in values_of(column)], pa.string())
+    if column.type in (pa.binary(), pa.large_binary()) or pa.types.is_fixed_size_binary(column.type):
+        return pa.array([None if value is None else _plain(value) for value in column.to_pylist()], pa.string())
     return column
 
 
-def as_json(value: object) -> str:
-    """Return JSON on one line; times as ISO 8601, bytes as text, decimals as strings."""
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+def rows_of(rows: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
+    """Return rows as Python values; see `values_of`."""
+    return [dict(zip(rows.schema.names, row, strict=True)) for row in zip(*map(values_of, rows.columns), strict=True)]
+
+
+def values_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return a column as Python values; those that Python can't hold, such as the year 10000, become text."""
+    try:
+        return cast("list[Any]", column.to_pylist())
+    except (OverflowError, ValueError):
+        return [_value(each) for each in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:  # noqa: ANN401
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_struct(scalar.type):
+        return {field.name: _value(scalar[i]) for i, field in enumerate(scalar.type)}
+    if pa.types.is_nested(scalar.type):
+        return [_value(each) for each in scalar.values]
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes().decode("utf-8", "replace")
+    except (OverflowError, ValueError):
+        return scalar.cast(pa.string()).as_py()
+
+
+def as_json(value: object, *, exact: bool = False) -> str:
+    """Return JSON on one line; times as ISO 8601, bytes as text, decimals as strings.
+
+    NaN and infinity, which JSON lacks, become null, or with `exact` stay as Python writes them.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=exact)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _plain(value: object) -> str:

@@ -195,3 +195,34 @@ def test_progress_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeyp
     bar.show(13100, 0.61)  # too soon
     bar.close()
     assert capsys.readouterr().err == "\r13,000 rows  60.0%  200 rows/s  1 min left\x1b[K\r\x1b[K"
+
+
+@pytest.mark.parametrize("name", ["row", "file", "risk", "label", "sure", "text"])
+def test_an_id_column_of_any_name_is_listed(tmp_path: Path, here: Here, signed_bundle: Path, name: str) -> None:
+    table = pa.table({"sms": ["曝光你，赎金", "回家吃饭"], name: ["m1", "m2"], "old": ["spam", "spam"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    out, tasks = tmp_path / "out.parquet", tmp_path / "tasks.json"
+    options = {"text_column": "sms", "id_column": name, "compare": "old", "label_studio": tasks}
+    here(tmp_path / "in.parquet", out, bundle=signed_bundle, **options)
+    moved = [json.loads(line) for line in (out / "_moved.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["file"], row["row"], row["id"], row["text"]) for row in moved] == [
+        ("part-00000.parquet", 1, "m1", "曝光你，赎金"), ("part-00000.parquet", 2, "m2", "回家吃饭"),
+    ]  # fmt: skip
+    (first, _) = json.loads(tasks.read_text(encoding="utf-8"))
+    assert (first["data"]["id"], first["data"]["row"]) == ("m1", "part-00000.parquet:1")
+
+
+def test_a_third_output_can_be_compared_with_the_second(labelled: Path, tmp_path: Path, here: Here) -> None:
+    here(labelled, tmp_path / "1.parquet")
+    here(tmp_path / "1.parquet", tmp_path / "2.parquet", compare="jingyin_label")
+    report = here(tmp_path / "2.parquet", tmp_path / "3.parquet", compare="jingyin_label")
+    assert report.changes["table"] == {"ordinary": {"ordinary": 2}, "pay_to_stop": {"pay_to_stop": 4}}
+    names = pq.read_schema(tmp_path / "3.parquet" / "part-00000.parquet").names
+    assert names.count("older_jingyin_label") == 1
+
+
+def test_a_row_that_is_too_long_for_csv_is_not_left_out_silently(tmp_path: Path, here: Here) -> None:
+    pq.write_table(pa.table({"text": ["啊" * 200_000, "x"], "old": ["spam"] * 2}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"can't be read again: malformed CSV; name an output \.parquet"):
+        here(tmp_path / "in.parquet", tmp_path / "out.csv", compare="old")
+    assert here(tmp_path / "in.parquet", tmp_path / "out.parquet", compare="old").changes["moved"] == 2

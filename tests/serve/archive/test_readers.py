@@ -88,6 +88,14 @@ def test_no_header(tmp_path: Path, body: str) -> None:
         read(tmp_path / "in.csv")
 
 
+def test_a_carriage_return_outside_quotes_in_any_line_of_a_record_is_a_space(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes('id,text,n\n1,"你\n好",c\rd\n2,再见,"e\rf"\n'.encode())
+    data, rejects = read(tmp_path / "in.csv")
+    assert (data, rejects) == ([
+        {"id": "1", "text": "你\n好", "n": "c d"}, {"id": "2", "text": "再见", "n": "e\rf"},
+    ], [])  # fmt: skip
+
+
 # JSON
 
 
@@ -134,6 +142,25 @@ def test_what_fits_no_column_later_is_rescued(tmp_path: Path, monkeypatch: pytes
 def test_rescued_values_of_an_earlier_output_stay(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": "x", RESCUED: '{"a": 1}'}))
     assert read(tmp_path / "in.jsonl")[0] == [{"text": "x", RESCUED: '{"a": 1}'}]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "kept"), [('{"a": 1}', {"a": 1}), ("[1]", {RESCUED: "[1]"}), ("x", {RESCUED: "x"})]
+)
+def test_rescued_values_are_added_to_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: str, kept: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(text_files, "ROWS", 1)
+    lines = [{"text": "x", "n": 1}, {"text": "y", "n": "two", RESCUED: earlier}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert json.loads(read(tmp_path / "in.jsonl")[0][1][RESCUED]) == {**kept, "n": "two"}
+
+
+def test_infinity_is_kept_as_text_and_rescued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "ROWS", 1)
+    (tmp_path / "in.jsonl").write_text('{"text": "x", "n": 1, "m": "a"}\n{"text": "y", "n": Infinity, "m": NaN}\n')
+    second = read(tmp_path / "in.jsonl")[0][1]
+    assert second == {"text": "y", "n": None, "m": "NaN", RESCUED: '{"n": Infinity}'}
 
 
 def test_halves_of_emoji_are_replaced_and_whole_ones_kept(tmp_path: Path) -> None:
@@ -223,6 +250,43 @@ def test_columns_of_several_files_are_united(tmp_path: Path) -> None:
         ("b", "two", None),
         ("c", "[3]", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kept"),
+    [
+        (pa.array([2**60 + 1]), pa.array([0.5]), [str(2**60 + 1), "0.5"]),
+        (pa.array([-1]), pa.array([2**64 - 1], pa.uint64()), ["-1", str(2**64 - 1)]),
+        (pa.array([[2**60 + 1]]), pa.array([[0.5]]), [f"[{2**60 + 1}]", "[0.5]"]),
+        (pa.array([2**62], pa.timestamp("us")), pa.array([1], pa.timestamp("ns")),
+         ["<value out of range: 4611686018427387904>", "1970-01-01 00:00:00.000000001"]),
+        (pa.array([5], pa.int32()), pa.array([0.5]), [5.0, 0.5]),
+        (pa.array([5], pa.int8()), pa.array([200], pa.uint8()), [5, 200]),
+        (pa.array([{"a": 1}]), pa.array([{"b": "x"}]), [{"a": 1, "b": None}, {"a": None, "b": "x"}]),
+    ],
+)  # fmt: skip
+def test_columns_of_two_types_keep_their_values(
+    tmp_path: Path, one: pa.Array, other: pa.Array, kept: list[Any]
+) -> None:
+    for name, column in (("a", one), ("b", other)):
+        pq.write_table(pa.table({"text": ["x"], "n": column}), tmp_path / f"{name}.parquet")
+    assert [row["n"] for row in read(tmp_path / "a.parquet", tmp_path / "b.parquet")[0]] == kept
+
+
+def test_bytes_in_a_dictionary_are_no_text(tmp_path: Path) -> None:
+    column = pa.array([b"\xff", b"\xfe"]).dictionary_encode()
+    pq.write_table(pa.table({"text": ["a", "b"], "hash": column}), tmp_path / "in.parquet")
+    data, rejects = read(tmp_path / "in.parquet", strict=True)
+    assert ([row["hash"] for row in data], rejects) == ([b"\xff", b"\xfe"], [])
+
+
+def test_views_are_read_as_strings(tmp_path: Path) -> None:
+    table = pa.table(
+        {"text": pa.array(["a", None, "c"], pa.string_view()), "b": pa.array([b"x"] * 3, pa.binary_view())}
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    data, rejects = read(tmp_path / "in.parquet")
+    assert (data, reasons(rejects)) == ([{"text": "a", "b": b"x"}, {"text": "c", "b": b"x"}], [(2, "null text")])
 
 
 def test_rejects_have_the_id_and_on_request_the_row(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from jingyin import Scorer
 from jingyin.model.errors import ConfigError, InputError, JingyinError
 from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
+from jingyin.serve.archive import relabel as job
 from jingyin.serve.archive.blocks import ReadOptions
 from jingyin.serve.archive.columns import FIELDS, NAMES, scorer_columns, verdict_columns
 from jingyin.serve.archive.readers import blocks, open_sources
@@ -226,6 +227,7 @@ def test_replaced_bytes_are_counted_in_a_column_and_told(tmp_path: Path, here: H
         ({"encoding": "klingon"}, "encoding 'klingon' is unknown; name one such as"),
         ({"errors": "ignore"}, "errors 'ignore' is unknown; known are replace and strict"),
         ({"label_studio": "/nowhere/at/all.json"}, "must lie in a folder that exists"),
+        ({"label_studio": "/"}, "/ is a folder; name a file for Label Studio"),
         ({"compare": "older"}, "there is no column 'older' to compare; there are: id, text, old, family"),
     ],
 )
@@ -373,6 +375,13 @@ def test_a_file_named_twice_in_different_ways_is_refused(archive: Path, tmp_path
             here([archive, other], tmp_path / "out.parquet")
 
 
+def test_rejects_with_carriage_returns_can_be_read_again(tmp_path: Path, here: Here) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"text": "x", "id": "0"}\n{"id": "a\\rb", "text": null}\nx\ry\n')
+    here(tmp_path / "in.jsonl", tmp_path / "out.jsonl", id_column="id", keep_rejected=True)
+    with (tmp_path / "out.jsonl" / "_rejects.csv").open(encoding="utf-8", newline="") as file:
+        assert [(row["id"], row["line"][-3:]) for row in csv.DictReader(file)] == [("a\rb", "ll}"), ("", "x\ry")]
+
+
 def test_tasks_never_replace_an_input(tmp_path: Path, here: Here) -> None:
     path = tmp_path / "in" / "in.jsonl"
     path.parent.mkdir()
@@ -381,3 +390,75 @@ def test_tasks_never_replace_an_input(tmp_path: Path, here: Here) -> None:
         with pytest.raises(ConfigError, match=r"name another output|lies in the input folder"):
             here(source, tmp_path / "out.jsonl", label_studio=tasks)
     assert contents(path.parent) == {"in.jsonl": b'{"text": "x"}\n'}
+
+
+LYING = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffx"))
+STRANGE = {
+    "bytes": (pa.array([b"\xffx"]), "\\xffx", "\\xffx"),
+    "bytes in a dictionary": (pa.array([b"\xffx"]).dictionary_encode(), "\\xffx", "\\xffx"),
+    "fixed bytes": (pa.array([b"\xffx"], pa.binary(2)), "\\xffx", "\\xffx"),
+    "year 148108": (pa.array([2**62], pa.timestamp("us")), *["<value out of range: 4611686018427387904>"] * 2),
+    "day 2**31": (pa.array([2**31 - 1], pa.int32()).cast(pa.date32()), *["<value out of range: 2147483647>"] * 2),
+    "list of what is not UTF-8": (pa.ListArray.from_arrays([0, 1], LYING), ["\ufffdx"], '["\ufffdx"]'),
+    "NaN": (pa.array([float("nan")]), None, "nan"),
+    "object with infinity": (pa.array([{"a": [float("inf"), 1.5]}]), {"a": [None, 1.5]}, '{"a": [null, 1.5]}'),
+}
+"""Values that Python, JSON or CSV can't hold, and what stands for them in JSON lines and CSV."""
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_strange_values_in_other_columns_cost_no_row(tmp_path: Path, here: Here, case: str) -> None:
+    column, in_json, in_csv = STRANGE[case]
+    rows_ = pa.table({"text": ["你好", None], "x": pa.chunked_array([column, column])})
+    pq.write_table(rows_, tmp_path / "in.parquet")
+    here(tmp_path / "in.parquet", tmp_path / "out.jsonl", keep_rejected=True, id_column="x")
+    assert read(tmp_path / "out.jsonl", "json")[0]["x"] == in_json
+    with (tmp_path / "out.jsonl" / "_rejects.csv").open(encoding="utf-8", newline="") as file:
+        assert [json.loads(row["line"], parse_constant=pytest.fail)["x"] for row in csv.DictReader(file)] == [in_json]
+    here(tmp_path / "in.parquet", tmp_path / "out.csv")
+    with (tmp_path / "out.csv" / "part-00000.csv").open(encoding="utf-8", newline="") as file:
+        assert next(csv.DictReader(file))["x"] == in_csv
+
+
+def test_an_input_that_changes_while_it_is_read(tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "x"}\n')
+    real = job.decision_columns
+
+    def changing(*arguments: Any) -> list[pa.Array]:
+        with path.open("a") as file:
+            file.write('{"text": "late"}\n')
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "decision_columns", changing)
+    with pytest.raises(InputError, match="an input was changed while it was read; run again with --fresh"):
+        here(path, tmp_path / "out.jsonl")
+    monkeypatch.undo()
+    assert here(path, tmp_path / "out.jsonl", fresh=True).rows == 2
+
+
+INTERRUPTED = """
+import os, signal, sys
+from jingyin.serve.archive import workers
+from jingyin.cli import main
+
+def interrupted(self, *arguments, **options):
+    future = submit(self, *arguments, **options)
+    os.kill(next(iter(self._processes)), signal.SIGINT)  # as the terminal does, to all processes
+    return future
+
+submit = workers.ProcessPoolExecutor.submit
+workers.ProcessPoolExecutor.submit = interrupted
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_interrupt_while_processes_start_leaves_no_traceback(
+    archive: Path, tmp_path: Path, signed_bundle: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, script, "relabel", archive, tmp_path / "out.parquet", "--processes", "2"]
+    done = subprocess.run([*command, "--bundle", signed_bundle], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
