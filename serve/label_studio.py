@@ -4,7 +4,7 @@ Formats: https://labelstud.io/guide/tasks (data, predictions) and https://labels
 """
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,27 +56,36 @@ def read_annotations(path: Path) -> Annotations:
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{fault} ({type(error).__name__}); {advice}") from None
     chosen = []
     for number, each in enumerate(tasks if isinstance(tasks, list) else [tasks], 1):
         try:
-            chosen.append((each["data"]["text"], _choices(each["annotations"])))
+            chosen.append((_text(each["data"]["text"]), _choices(each["annotations"])))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             what = f"has no {error}" if isinstance(error, KeyError) else "has another structure"
             raise InputError(f"{fault} ({type(error).__name__}); {advice}: task {number} {what}") from None
     unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
     if unknown:
         raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")
-    labels = {text: next(iter(choices)) for text, choices in chosen if len(choices) == 1}
-    sizes = Counter(min(len(choices), 2) for _, choices in chosen)
-    return Annotations(labels, disputed=sizes[2], open=sizes[0])
+    answers: defaultdict[str, set[str]] = defaultdict(set)  # several tasks may show the same text
+    for text, choices in chosen:
+        answers[text] |= choices
+    labels = {text: next(iter(choices)) for text, choices in answers.items() if len(choices) == 1}
+    disputed = sum(len(answers[text]) > 1 for text, choices in chosen if choices)
+    return Annotations(labels, disputed, open=sum(not choices for _, choices in chosen))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the distinct labels that annotators chose; cancelled annotations are ignored."""
     return {
-        each["value"]["choices"][0]
+        _text(each["value"]["choices"][0])
         for annotation in annotations
         if not annotation.get("was_cancelled")
         for each in annotation["result"]

@@ -53,7 +53,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """All measures; `missing` names columns that one of the archives lacks."""
+    """All measures; `missing` names columns that one of the archives lacks or has no values in."""
 
     reference_rows: int
     current_rows: int
@@ -70,7 +70,7 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
     if out and out.resolve() in (reference.resolve(), current.resolve()):
         raise ConfigError(f"{out} is an archive to compare; name another file for the report")
     tables = [_read(path) for path in (reference, current)]
-    shared = [name for name in MEASURES if all(MEASURES[name] in table.column_names for table in tables)]
+    shared = [name for name in MEASURES if all(_measured(table, MEASURES[name]) for table in tables)]
     report = DriftReport(
         tables[0].num_rows,
         tables[1].num_rows,
@@ -80,6 +80,10 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
     if out:
         write_json(out, asdict(report))
     return report
+
+
+def _measured(table: pa.Table, column: str) -> bool:
+    return column in table.column_names and table[column].null_count < table.num_rows
 
 
 def _read(path: Path) -> pa.Table:

@@ -70,3 +70,22 @@ def test_an_unknown_label_is_refused(tmp_path: Path) -> None:
         read_annotations(write(tmp_path, [annotated("a", "spam")]))
     with pytest.raises(InputError, match=r"is no Label Studio export \(TypeError\); export the project as JSON"):
         read_annotations(write(tmp_path, [1]))
+
+
+def test_different_answers_to_one_text_are_disputed(tmp_path: Path) -> None:
+    export = [annotated("a", "ordinary"), annotated("a", "debt_threat"), annotated("b", "ordinary"), annotated("b")]
+    found = read_annotations(write(tmp_path, export))
+    assert (found.labels, found.disputed, found.open) == ({"b": "ordinary"}, 2, 1)
+
+
+@pytest.mark.parametrize("text", [None, 5, ["a"]])
+def test_a_text_or_an_answer_that_is_no_string(tmp_path: Path, text: object) -> None:
+    for export in ({"data": {"text": text}, "annotations": []}, annotated("a", text)):
+        with pytest.raises(InputError, match=r"is no Label Studio export \(TypeError\); .*: task 1 has another"):
+            read_annotations(write(tmp_path, [export]))
+
+
+def test_a_deep_export(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"is no Label Studio export \(RecursionError\)"):
+        read_annotations(tmp_path / "export.json")

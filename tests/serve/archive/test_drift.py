@@ -125,3 +125,15 @@ def test_the_report_never_replaces_an_archive(tmp_path):
     with pytest.raises(ConfigError, match="is an archive to compare; name another file"):
         drift(tmp_path / "b.parquet", path, path)
     assert path.read_bytes() == b"kept"
+
+
+def test_a_measure_without_values_is_not_compared(tmp_path):
+    full = archive(tmp_path / "a.parquet", 1, rows=100)
+    table = pq.read_table(full)
+    at = table.column_names.index("jingyin_length")
+    empty = tmp_path / "b.parquet"
+    pq.write_table(table.set_column(at, "jingyin_length", pa.nulls(100, pa.int32())), empty)
+    for pair in ((full, empty), (empty, full)):
+        report = drift(*pair)
+        assert report.missing == ["jingyin_length"]
+        assert "length" not in {each.measure for each in report.drifts}
