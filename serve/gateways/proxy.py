@@ -25,7 +25,16 @@ from jingyin.serve.gateways.client import (
     log,
     run,
 )
-from jingyin.serve.gateways.codec import Codec, Frame, FrameError, FrameKind, Message, UnreadableError, digits
+from jingyin.serve.gateways.codec import (
+    RESPONSE,
+    Codec,
+    Frame,
+    FrameError,
+    FrameKind,
+    Message,
+    UnreadableError,
+    digits,
+)
 from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.sms import readings
 
@@ -69,7 +78,7 @@ class _Peer:
         self._reader, self._writer, self._codec = reader, writer, codec
         self._data = bytearray()
         self._begun = 0.0  # when the first byte of an incomplete frame arrived
-        self.unanswered: OrderedDict[bytes, HeldPart | None] = OrderedDict()
+        self.unanswered: OrderedDict[bytes, list[HeldPart | None]] = OrderedDict()  # by sequence number
         self.write = writer.write
 
     async def read(self) -> Frame | None:
@@ -93,10 +102,17 @@ class _Peer:
         self._begun = asyncio.get_running_loop().time()
         return self._codec.frame(data)
 
-    def asked(self, frame: Frame, part: HeldPart | None = None) -> None:
-        self.unanswered[frame.sequence] = part
+    def asked(self, sequence: bytes) -> None:
+        self.unanswered.setdefault(sequence, []).append(None)
         if len(self.unanswered) > _MAX_UNANSWERED:
             self.unanswered.popitem(last=False)
+
+    def answered(self, sequence: bytes) -> HeldPart | None:
+        """Note an answer; return the part that it answers, None if several requests have this sequence number."""
+        parts = self.unanswered.pop(sequence, [])
+        if len(parts) > 1:
+            self.unanswered[sequence] = [None] * (len(parts) - 1)  # nor does a later answer say which one it is for
+        return parts[0] if len(parts) == 1 else None
 
     async def flushed(self) -> None:
         """Wait until the peer has read most of the data written to it."""
@@ -178,10 +194,14 @@ class _Flow:
         return self._session.closing and frame.kind is FrameKind.ANSWER and frame.sequence == self._codec.own_sequence
 
     def _pass_answer(self, frame: Frame) -> None:
-        part = self._sink.unanswered.pop(frame.sequence, None)
-        if part and not self._codec.succeeded(frame):
-            self._settings.joiner.forget(part)
-        self._session.answered(frame)
+        # Other commands are not tracked, so an answer to one of them may have the sequence number of a message.
+        asked = self._codec.kinds.get(frame.command & ~RESPONSE)
+        if asked in (FrameKind.SUBMIT, FrameKind.DELIVER) or frame.command == RESPONSE:  # SMPP's generic_nack
+            part = self._sink.answered(frame.sequence)
+            if part and asked and not self._codec.succeeded(frame):
+                self._settings.joiner.forget(part)
+        if asked is FrameKind.LOGIN or frame.command == RESPONSE:
+            self._session.answered(frame)
         self._sink.write(frame.data)
 
     # ---- messages
@@ -194,7 +214,7 @@ class _Flow:
             return self._refuse(frame, Ruling("refuse", "unbound"), "unbound")
         if self._source.unanswered:
             self._one_at_a_time = False
-        self._source.asked(frame)
+        self._source.asked(frame.sequence)
         if frame.kind not in settings.judged:
             return self._sink.write(frame.data)
         try:
@@ -208,6 +228,7 @@ class _Flow:
         else:
             hold = not self._one_at_a_time
             part = settings.joiner.add(message, frame.kind.value, session, hold=hold)
+            self._source.unanswered[frame.sequence][-1] = part
             task = asyncio.create_task(self._finish_part(frame, part))
         self._tasks.add(task)
         size = len(frame.data) + _FRAME_BYTES
@@ -237,18 +258,17 @@ class _Flow:
         answer = await part.answer
         if loop.time() - start >= self._settings.joiner.hold and [*self._source.unanswered] == [frame.sequence]:
             self._one_at_a_time = True  # the client waits for each answer before the next part: holding is useless
-        self._source.unanswered[frame.sequence] = part
         self._finish(frame, answer)
 
     def _finish(self, frame: Frame, answer: Ruling, status: str = "block") -> None:
         if answer.action == "block":
+            self._source.answered(frame.sequence)
             return self._refuse(frame, answer, status)
         MESSAGES.labels(*answer).inc()
         return self._sink.write(frame.data)
 
     def _refuse(self, frame: Frame, answer: Ruling, status: str) -> None:
         MESSAGES.labels(*answer).inc()
-        self._source.unanswered.pop(frame.sequence, None)
         self._source.write(self._codec.refuse(frame, self._settings.statuses[status]))
 
 
@@ -282,9 +302,9 @@ class Session:
             await self._login
 
     def answered(self, frame: Frame) -> None:
-        """Note a forwarded answer: messages are accepted once a login has succeeded."""
+        """Note the answer to a login: messages are accepted once one has succeeded."""
         if self._login and not self._login.done() and frame.sequence == self._login_sequence:
-            self.bound = self.codec.succeeded(frame)
+            self.bound = frame.command != RESPONSE and self.codec.succeeded(frame)
             self._login.set_result(None)
 
     async def drain(self) -> None:

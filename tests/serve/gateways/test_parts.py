@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.serve.gateways.dialects import ALL, PHONE, SMPP, Dialect, sar, tlv, udh
+from tests.serve.gateways.dialects import ALL, PHONE, RESPONSE, SMPP, Dialect, sar, tlv, udh
 from tests.serve.gateways.fakes import HALVES, THREAT, World, play
 
 from jingyin.serve.gateways import parts
@@ -121,6 +121,31 @@ def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(dialect: Dial
         assert await peer.answers(1) == {4: dialect.blocked}
 
     play(scenario, dialect, hold=0.01)
+
+
+@pytest.mark.parametrize("other", ["a decoy", "another command"])
+def test_an_answer_that_may_be_for_something_else_forgets_no_part(dialect: Dialect, other: str) -> None:
+    async def scenario(world: World) -> None:
+        peer, decoy = await world.bound(), "13911111111"
+        world.gateway.answer = lambda data: b""
+        if other == "a decoy":
+            first = dialect.part(HALVES[0], 7, (9, 2, 1), to=(decoy,))
+            refusal = dialect.answer(first, 10)
+        else:  # which the gateway does not know
+            first = dialect.frame(0x7777, b"", 7)
+            answer = RESPONSE if dialect.name == "smpp" else 0x7777 | RESPONSE
+            refusal = dialect.frame(answer, b"" if dialect.name == "smpp" else b"\1" * 20, 7)
+            refusal = refusal[:8] + b"\0\0\0\3" + refusal[12:] if dialect.name == "smpp" else refusal
+        sent = dialect.part(HALVES[0], 7, (7, 2, 1))
+        peer.send(first, sent)
+        while len(world.gateway.received) < 3:
+            await asyncio.sleep(0.01)
+        world.gateway.writers[0].write(refusal + dialect.answer(sent))
+        assert [await peer.read(), await peer.read()] == [refusal, dialect.answer(sent)]
+        peer.send(dialect.part(HALVES[1], 8, (7, 2, 2)))
+        assert await peer.answers(1) == {8: dialect.blocked}
+
+    play(scenario, dialect, hold=0.05)
 
 
 def test_parts_of_a_failed_login_block_nobody(dialect: Dialect) -> None:

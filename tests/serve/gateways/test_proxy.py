@@ -209,6 +209,22 @@ def test_nothing_is_judged_or_passed_before_a_login_has_succeeded(dialect: Diale
     play(scenario, dialect)
 
 
+def test_an_answer_to_another_command_is_no_login(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        stranger = await world.connect()
+        world.gateway.answer = lambda data: b""
+        stranger.send(dialect.alive(3), dialect.login(3))
+        while len(world.gateway.received) < 2:
+            await asyncio.sleep(0.01)
+        world.gateway.writers[0].write(dialect.answer(dialect.alive(3)) + dialect.answer(dialect.login(3), 3))
+        stranger.send(dialect.submit(GREETING, 4))
+        await stranger.read()
+        assert await stranger.answers(2) == {3: 3, 4: dialect.unbound}
+        assert len(world.gateway.received) == 2
+
+    play(scenario, dialect)
+
+
 def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.2)
 
