@@ -9,24 +9,27 @@ total. If a part's number arrives more than once, each candidate is tried.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import groupby, islice, product
+from itertools import chain, groupby, islice, product
 from typing import Protocol
 
 from jingyin.serve.gateways.client import HELD, PART_BYTES, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message, digits
-from jingyin.serve.sms import Segment, readings
+from jingyin.serve.sms import MAX_PAYLOAD, Segment, readings
 
 MAX_BYTES = 64 << 20
 """Bytes of all parts together; beyond that the oldest are forgotten."""
 _CANDIDATES = 8
 """Parts kept for one number of one message: the first and the newest."""
 _COMBINATIONS = 16
+_LARGE = 8_192  # bytes; longer messages are read one at a time, so that others are served in between
 _SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previous message with the same reference
 _OVERHEAD = 600  # bytes of a part besides its payload, about
 
 PartKey = tuple[str, str, int]
 Codings = Mapping[int | str, str]
+_Candidates = tuple[tuple["HeldPart", ...], ...]  # by number, those that the phone may take
 
 
 class Owner(Protocol):
@@ -85,6 +88,7 @@ class Joiner:
         self._bytes = 0
         self._waiting: dict[HeldPart, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Lock()
         self._asked: dict[tuple[str, str, str], asyncio.Task[Ruling]] = {}
 
     def add(self, message: Message, direction: str, owner: Owner, *, hold: bool) -> HeldPart:
@@ -112,7 +116,7 @@ class Joiner:
             return part
         part.timer = loop.call_later(self.hold, self._release, part)
         boxes = [self._boxes[key] for key in keys if key in self._boxes]
-        for other in {each: None for box in boxes for each in box.all()}:
+        for other in {each: None for box in boxes for each in box.all() if each in self._waiting}:
             if all(box.is_whole(other) for box in map(self._boxes.get, other.keys) if box):
                 self._release(other)
         return part
@@ -164,22 +168,17 @@ class Joiner:
         HELD.dec()
         if part.timer:
             part.timer.cancel()
-        questions = {
-            (text, digits(part.message.source), key[1]): None
-            for key in part.keys
-            for text in self._texts(self._boxes.get(key), part)
-        }
-        self._spawn(self._settle(part, list(questions)))
+        self._spawn(self._settle(part, [(key[1], _candidates(self._boxes.get(key), part)) for key in part.keys]))
 
-    def _texts(self, box: _Box | None, part: HeldPart) -> Iterator[str]:
+    def _texts(self, candidates: _Candidates, arrived: HeldPart) -> Iterator[str]:
         """Yield the readings of the messages that the phone may assemble when this part arrives."""
-        others = {number: same for number, same in box.parts.items() if number != part.number} if box else {}
-        numbered = sorted({**others, part.number: [part]}.items())
-        # the newest first, then the very first, then the others from newest to oldest
-        candidates = [[same[-1], *same[:1], *same[-2:0:-1]] for _, same in numbered]
-        for parts in islice(product(*(dict.fromkeys(each) for each in candidates)), _COMBINATIONS):
-            for texts in product(*(range(len(each.message.texts)) for each in parts)):
-                yield from self._read([(each, each.message.texts[i]) for each, i in zip(parts, texts, strict=True)])
+        chosen = (
+            zip(parts, texts, strict=True)
+            for parts in islice(product(*candidates), _COMBINATIONS)
+            for texts in _choices(parts)
+        )
+        for each in islice(chosen, max(4, MAX_PAYLOAD // _size(candidates))):
+            yield from self._read(_fitting(list(each), arrived))
 
     def _read(self, candidate: list[tuple[HeldPart, Segment]]) -> Iterator[str]:
         total = max(part.number for part, _ in candidate)
@@ -191,7 +190,16 @@ class Joiner:
         for texts in islice(product(*runs), _COMBINATIONS):
             yield "".join(texts)
 
-    async def _settle(self, part: HeldPart, questions: list[tuple[str, str, str]]) -> None:
+    async def _settle(self, part: HeldPart, assembled: list[tuple[str, _Candidates]]) -> None:
+        read: dict[_Candidates, list[str]] = {}
+        for candidates in dict.fromkeys(candidates for _, candidates in assembled):
+            is_large = _size(candidates) > _LARGE
+            async with self._reading if is_large else nullcontext():
+                read[candidates] = list(self._texts(candidates, part))
+                if is_large:
+                    await asyncio.sleep(0)
+        source = digits(part.message.source)
+        questions = {(text, source, to): None for to, candidates in assembled for text in read[candidates]}
         answers = await asyncio.gather(*(self._ask(question, part.owner.places) for question in questions))
         answer = max(answers, key=lambda each: each.severity)
         if answer.action == "block":
@@ -212,3 +220,34 @@ class Joiner:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only weak references
         task.add_done_callback(self._tasks.discard)
+
+
+def _candidates(box: _Box | None, part: HeldPart) -> _Candidates:
+    """Return the parts of a message: the newest of a number first, then the very first, then the others, newest first.
+
+    Of the arrived part's number, only that part.
+    """
+    others = {number: same for number, same in box.parts.items() if number != part.number} if box else {}
+    numbered = sorted({**others, part.number: [part]}.items())
+    return tuple(tuple(dict.fromkeys((same[-1], *same[:1], *same[-2:0:-1]))) for _, same in numbered)
+
+
+def _choices(parts: tuple[HeldPart, ...]) -> Iterator[tuple[Segment, ...]]:
+    """Yield one text of each part: first as of a peer that takes the same of all, then others."""
+    texts = [part.message.texts for part in parts]
+    same = (tuple(each[min(i, len(each) - 1)] for each in texts) for i in range(max(map(len, texts))))
+    return islice(dict.fromkeys(chain(same, islice(product(*texts), _COMBINATIONS))), _COMBINATIONS)
+
+
+def _size(candidates: _Candidates) -> int:
+    return sum(max(len(text.payload) for part in same for text in part.message.texts) for same in candidates) or 1
+
+
+def _fitting(candidate: list[tuple[HeldPart, Segment]], arrived: HeldPart) -> list[tuple[HeldPart, Segment]]:
+    """Leave out the longest parts besides `arrived` until MAX_PAYLOAD bytes are left; no phone gets parts that long."""
+    size = sum(len(text.payload) for _, text in candidate)
+    for pair in sorted(candidate, key=lambda pair: len(pair[1].payload), reverse=True):
+        if size > MAX_PAYLOAD and pair[0] is not arrived:
+            candidate.remove(pair)
+            size -= len(pair[1].payload)
+    return candidate

@@ -103,7 +103,9 @@ class _Peer:
         return self._codec.frame(data)
 
     def asked(self, sequence: bytes) -> None:
-        self.unanswered.setdefault(sequence, []).append(None)
+        parts = self.unanswered.setdefault(sequence, [])
+        del parts[_MAX_UNANSWERED:]
+        parts.append(None)
         if len(self.unanswered) > _MAX_UNANSWERED:
             self.unanswered.popitem(last=False)
 

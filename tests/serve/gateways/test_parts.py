@@ -336,3 +336,46 @@ def test_combinations_are_bounded_and_hold_the_first_and_the_newest() -> None:
         assert joiner._bytes == 16 * 606 + 602
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_parts_with_two_texts_are_read_in_a_bounded_number_of_ways() -> None:
+    async def scenario() -> None:
+        client = _Counting()
+        joiner = Joiner(client, {}, hold=60, remember=60)  # type: ignore[arg-type]
+        texts = [Segment("早".encode("utf-16-be")), Segment("晚".encode("utf-16-be"))]
+        messages = [part(7, 40, number)._replace(texts=texts) for number in range(1, 41)]
+        held = [joiner.add(each, "submit", _Owner(), hold=True) for each in messages]
+        await asyncio.gather(*(each.answer for each in held))
+        assert client.asked[:2] == ["早" * 40, "晚" * 40]
+        assert len(client.asked) == 16
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_parts_too_long_for_a_phone_neither_hide_the_others_nor_end_a_session() -> None:
+    async def scenario(world: World) -> None:
+        stranger, peer = await world.bound("other1"), await world.bound()
+        for number in (3, 4, 5):
+            payload = udh(7, 5, number) + "早".encode("utf-16-be") * 15_000
+            stranger.send(SMPP.submit(b"", number, udhi=1, tlvs=tlv(0x424, payload)))
+            assert await stranger.answers(1) == {number: 0}
+        peer.send(SMPP.part(HALVES[0], 2, (7, 2, 1)))
+        assert await peer.answers(1) == {2: 0}
+        peer.send(SMPP.part(HALVES[1], 3, (7, 2, 2)))
+        assert await peer.answers(1) == {3: 0x45}
+
+    play(scenario, SMPP, hold=0.02)
+
+
+def test_a_part_to_many_people_is_read_once() -> None:
+    async def scenario() -> None:
+        client, read = _Counting(), []
+        joiner = Joiner(client, {}, hold=0, remember=60)  # type: ignore[arg-type]
+        make, joiner._read = joiner._read, lambda candidate: read.append(1) or make(candidate)  # type: ignore[method-assign]
+        many = [f"1390000{i:04}" for i in range(100)]
+        for number in (1, 2):
+            await joiner.add(part(7, 2, number)._replace(destinations=many), "submit", _Owner(), hold=False).answer
+        assert len(read) == 2
+        assert len(client.asked) == 200
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
