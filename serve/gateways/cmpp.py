@@ -21,11 +21,12 @@ from jingyin.serve.gateways.codec import (
     message,
 )
 from jingyin.serve.gateways.proxy import main
-from jingyin.serve.sms import Part
+from jingyin.serve.sms import Part, Segment
 
 CONNECT, TERMINATE, SUBMIT, DELIVER, FORWARD = 1, 2, 4, 5, 9
 _TWO, _THREE = (21, 0, 8), (32, 1, 20)
 """Layouts of the versions: width of a phone number, bytes of its type, bytes of Reserve or LinkID at the end."""
+_Made = tuple[list[Segment], int, str, list[str], Part | None]  # what codec.message takes
 _UDHI = 0x41  # bit 0 by the specification; bit 6 as in SMPP
 
 
@@ -47,6 +48,7 @@ class Cmpp(Codec):
 
     def __init__(self) -> None:
         self._layout, self._version = _TWO, 0x20
+        self._connecting = False
 
     def frame(self, data: bytes) -> Frame:
         """Read the header of a frame, and the version from CONNECT and its response."""
@@ -54,8 +56,10 @@ class Cmpp(Codec):
         if frame.command == CONNECT and len(data) > 34:
             self._version = data[34]
             self._layout = _THREE if self._version >= 0x30 else _TWO
-        elif frame.command == CONNECT | RESPONSE:
+            self._connecting = True  # nothing more is read from the client until the gateway has answered
+        elif frame.command == CONNECT | RESPONSE and self._connecting:  # else it is the client's, to change the layout
             self._layout = _THREE if len(data) >= 33 else _TWO
+            self._connecting = False
         return frame
 
     def read(self, frame: Frame) -> Message | None:
@@ -64,20 +68,26 @@ class Cmpp(Codec):
             raise UnreadableError("command")
         may_report = frame.kind is FrameKind.DELIVER  # unless a client sends a message under this command
         read = partial(self._deliver, may_report=may_report) if frame.command == DELIVER else self._submit
-        fits: dict[tuple[int, int, int], tuple[Message | None, int]] = {}
+        fits: dict[tuple[int, int, int], tuple[_Made | None, int]] = {}
         for layout in (self._layout, _TWO, _THREE):
             fields = Fields(frame.data, self.header.size)
             with suppress(UnreadableError):
                 fits[layout] = read(fields, layout), fields.left
-        whole = [message for message, left in fits.values() if not left]
+        whole = [made for made, left in fits.values() if not left]
         if not whole and self._layout not in fits:
             raise UnreadableError
-        message, as_negotiated = (whole or [None])[0], fits.get(self._layout, (None, 0))[0]
-        if message is None or as_negotiated is None:
-            return message if whole else as_negotiated
-        return message._replace(texts=list(dict.fromkeys((*message.texts, *as_negotiated.texts))))
+        made, as_negotiated = (whole or [None])[0], fits.get(self._layout, (None, 0))[0]
+        read_, negotiated = made and message(*made), as_negotiated and message(*as_negotiated)
+        if read_ is None or negotiated is None:
+            return read_ if whole else negotiated
+        if read_.part != negotiated.part:
+            raise UnreadableError
+        return read_._replace(
+            texts=list(dict.fromkeys((*read_.texts, *negotiated.texts))),
+            destinations=[*read_.destinations, *(to for to in negotiated.destinations if to not in read_.destinations)],
+        )
 
-    def _submit(self, fields: Fields, layout: tuple[int, int, int]) -> Message:
+    def _submit(self, fields: Fields, layout: tuple[int, int, int]) -> _Made:
         width, kind, reserved = layout
         fields.take(8)  # Msg_Id
         total, number = fields.number(), fields.number()
@@ -91,9 +101,9 @@ class Cmpp(Codec):
             raise UnreadableError
         fields.take(kind)
         texts = contents(fields, fields.number(), reserved, header=bool(header))
-        return message(texts, coding, source, destinations, Part(-1, total, number))
+        return texts, coding, source, destinations, Part(-1, total, number)
 
-    def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> Message | None:
+    def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> _Made | None:
         width, kind, reserved = layout
         fields.take(8)  # Msg_Id
         destination = fields.text(21)
@@ -103,7 +113,7 @@ class Cmpp(Codec):
         fields.take(kind)
         is_report = fields.number() == 1 and may_report
         texts = contents(fields, fields.number(), reserved, header=bool(header))
-        return None if is_report else message(texts, coding, source, [destination])
+        return None if is_report else (texts, coding, source, [destination], None)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response; the width of its status depends on the version."""

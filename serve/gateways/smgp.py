@@ -17,11 +17,12 @@ from jingyin.serve.gateways.codec import (
     segment,
 )
 from jingyin.serve.gateways.proxy import main
-from jingyin.serve.sms import Part
+from jingyin.serve.sms import Part, Segment
 
 LOGIN, SUBMIT, DELIVER, FORWARD, EXIT = 1, 2, 3, 5, 6
 _UDHI, _TP_UDHI, _PK_TOTAL, _PK_NUMBER = 0x41, 0x0002, 0x0009, 0x000A
 _FIXED_FEE, _NO_FIXED_FEE = 6, 0
+_Made = tuple[list[Segment], int, str, list[str], Part | None]  # what codec.message takes
 
 
 class Smgp(Codec):
@@ -41,29 +42,31 @@ class Smgp(Codec):
     statuses: ClassVar = {"block": 128, "unreadable": 10, "command": 11, "unbound": 21, "down": 1, "busy": 1}
 
     def __init__(self) -> None:
-        self._fee, self._version = _FIXED_FEE, 0x30
+        self._version = 0x30
 
     def frame(self, data: bytes) -> Frame:
         """Read the header of a frame, and the version from Login."""
         frame = super().frame(data)
         if frame.command == LOGIN and len(data) > 41:
             self._version = data[41]
-            self._fee = _NO_FIXED_FEE if self._version < 0x30 else _FIXED_FEE
         return frame
 
     def read(self, frame: Frame) -> Message | None:
-        """Read the message in the layout of the session, or in the other if only that fits the frame."""
+        """Read the message in the layout, with or without FixedFee, that fits the frame."""
         if frame.command == FORWARD:
             raise UnreadableError("command")
         if frame.command == DELIVER:
-            read, is_report = self._deliver(Fields(frame.data, self.header.size))
-            return None if is_report and frame.kind is FrameKind.DELIVER else read
-        for fee in (self._fee, _FIXED_FEE, _NO_FIXED_FEE):
+            made, is_report = self._deliver(Fields(frame.data, self.header.size))
+            return None if is_report and frame.kind is FrameKind.DELIVER else message(*made)
+        fits = []
+        for fee in (_FIXED_FEE, _NO_FIXED_FEE):
             with suppress(UnreadableError):
-                return self._submit(Fields(frame.data, self.header.size), fee)
-        raise UnreadableError
+                fits.append(self._submit(Fields(frame.data, self.header.size), fee))
+        if len(fits) != 1:  # both fit only on purpose, and not every gateway goes by the version in Login
+            raise UnreadableError
+        return message(*fits[0])
 
-    def _submit(self, fields: Fields, fee: int) -> Message:
+    def _submit(self, fields: Fields, fee: int) -> _Made:
         fields.take(13)  # MsgType, NeedReport, Priority, ServiceID
         fields.take(8 + fee)  # FeeType, FeeCode, FixedFee
         coding = fields.number()
@@ -74,28 +77,30 @@ class Smgp(Codec):
         if not destinations:
             raise UnreadableError
         content = fields.take(fields.number())
-        header, hint = self._parameters(fields)
-        return message([segment(content, header=header)], coding, source, destinations, hint)
+        headers, hint = self._parameters(fields)
+        return [segment(content, header=header) for header in headers], coding, source, destinations, hint
 
-    def _deliver(self, fields: Fields) -> tuple[Message, bool]:
+    def _deliver(self, fields: Fields) -> tuple[_Made, bool]:
         fields.take(10)  # MsgID
         is_report, coding = fields.number() == 1, fields.number()
         fields.take(14)  # RecvTime
         source, destination = fields.text(21), fields.text(21)
         content = fields.take(fields.number())
-        header, hint = self._parameters(fields)
-        return message([segment(content, header=header)], coding, source, [destination], hint), is_report
+        headers, hint = self._parameters(fields)
+        texts = [segment(content, header=header) for header in headers]
+        return (texts, coding, source, [destination], hint), is_report
 
-    def _parameters(self, fields: Fields) -> tuple[bool, Part | None]:
-        """Read Reserve and the TLVs: whether there is a header, and the part, if any."""
+    def _parameters(self, fields: Fields) -> tuple[list[bool], Part | None]:
+        """Read Reserve and the TLVs: whether there is a header, both if that can be read both ways, and the part."""
         fields.take(8)
         if fields.left == 4:  # node-smgp writes TP_pid, TP_udhi, PkTotal and PkNumber without tag and length
             _, header, total, number = fields.take(4)
-            return bool(header & _UDHI), Part(-1, total, number)
+            is_parameter = (total, number) == (0, 0)  # one without a value
+            return sorted({bool(header & _UDHI), bool(header & _UDHI) and not is_parameter}), Part(-1, total, number)
         values = fields.tlvs()
-        header = any(value and value[0] & _UDHI for tag, value in values if tag == _TP_UDHI)
+        headers = {bool(byte & _UDHI) for tag, value in values if tag == _TP_UDHI for byte in value} or {False}
         total, number = (max((v[0] for t, v in values if t == tag and v), default=0) for tag in (_PK_TOTAL, _PK_NUMBER))
-        return bool(header), Part(-1, total, number)
+        return sorted(headers), Part(-1, total, number)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response."""

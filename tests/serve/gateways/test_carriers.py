@@ -8,7 +8,20 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.serve.gateways.dialects import ALL, CMPP2, CMPP3, PHONE, SGIP, SMGP, SOURCE, CmppDialect, Dialect, tlv, udh
+from tests.serve.gateways.dialects import (
+    ALL,
+    CMPP2,
+    CMPP3,
+    PHONE,
+    SGIP,
+    SMGP,
+    SOURCE,
+    CmppDialect,
+    Dialect,
+    pad,
+    tlv,
+    udh,
+)
 from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Gateway, Peer, World, play
 from tests.serve.gateways.golden import GOLDEN
 
@@ -205,6 +218,46 @@ def test_smgp_parameters() -> None:
     for bad in (b"\0", tlv(3, b"abc", 50), tlv(2, b"\1", 9)):
         with pytest.raises(UnreadableError, match="hold together"):
             read(codec, SMGP.submit(THREAT, 1, tlvs=bad))
+
+
+@pytest.mark.parametrize("tlvs", [b"\0\1\0\0", tlv(2, b"\0") + tlv(2, b"\1"), tlv(2, b"\1\0")])
+def test_smgp_parameters_that_may_or_may_not_announce_a_header_hide_nothing(tlvs: bytes) -> None:
+    text = (THREAT + "，今晚之前" * 8).encode("utf-16-be")  # as a header, its first 79 bytes
+    made = read(Smgp(), SMGP.submit(text, 1, tlvs=tlvs))
+    assert made
+    assert made.texts == [Segment(text), Segment(text[79:], text[:79])]
+
+
+def test_smgp_parts_that_not_every_peer_takes_for_parts_are_refused() -> None:
+    header = bytes.fromhex("0b0504000000000003070201")  # ports, then concatenation
+    for tlvs in (tlv(2, b"\0") + tlv(2, b"\1"), tlv(2, b"\0\1")):
+        with pytest.raises(UnreadableError):
+            read(Smgp(), SMGP.submit(header + HALVES[0], 1, tlvs=tlvs))
+
+
+def crafted_cmpp(number: int, phone: str = "111") -> bytes:
+    """Return a part in the layout of 3.0 with a byte behind it, whole in that of 2.0: a single message to `phone`."""
+    data = bytearray(CMPP3.part(HALVES[number - 1] + GOOD * 40, 5, (7, 2, number), tail=b"\0"))
+    data[128:140] = bytes([2]) + pad(phone, 11)
+    data[171] = len(data) - 180
+    return bytes(data)
+
+
+def test_a_part_that_the_other_layout_makes_a_message_to_somebody_else_is_refused() -> None:
+    codec = codec_of("cmpp3")
+    with pytest.raises(UnreadableError):
+        read(codec, crafted_cmpp(1))
+
+
+def test_a_client_can_not_change_the_layout_with_an_answer() -> None:
+    codec = codec_of("cmpp3")
+    codec.frame(GOLDEN["cmpp2.connect_resp"])
+    assert len(codec.refuse(codec.frame(GOLDEN["cmpp3.submit_one"]), 9)) == 24
+    codec = Cmpp()
+    codec.frame(GOLDEN["cmpp2.connect_resp"])  # before CONNECT
+    codec.frame(GOLDEN["cmpp3.connect"])
+    codec.frame(GOLDEN["cmpp3.connect_resp"])
+    assert len(codec.refuse(codec.frame(GOLDEN["cmpp3.submit_one"]), 9)) == 24
 
 
 @pytest.mark.parametrize("bit", [1, 0x40, 0x41])
