@@ -10,16 +10,19 @@ from enum import Enum
 from typing import ClassVar, NamedTuple
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import Part, Segment, read_part
+from jingyin.serve.sms import Part, Segment, coding_of, read_part
 
 RESPONSE = 0x80000000
 """Added to a request's command, gives that of its response."""
 
 CHINESE_CODINGS: dict[int | str, str] = {
-    **dict.fromkeys((0, 1, 2, 3, 12, 13, 14, 16, 17, 18, 19), "gbk"),
+    **dict.fromkeys((number for number in range(256) if coding_of(number) != "ucs2"), "gbk"),
     **dict.fromkeys((10, 11), "ucs2"),
 }
-"""Codings that mean something else in CMPP, SMGP and SGIP than in SMPP: single bytes are ASCII, or GBK."""
+"""Codings that mean something else in CMPP, SMGP and SGIP than in SMPP: single bytes are ASCII, or GBK.
+
+So are those of binary data: some gateways read all that is not UCS-2 as GBK.
+"""
 
 
 class FrameError(InputError):

@@ -296,6 +296,16 @@ def test_parts_that_only_pk_total_and_pk_number_tell(dialect: Dialect) -> None:
     play(scenario, dialect, hold=20)
 
 
+@pytest.mark.parametrize("coding", [4, 5, 20, 32, 0xC0, 0xF4])
+def test_chinese_among_much_ascii_is_read_under_any_coding_but_ucs2(coding: int) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(CMPP2.submit(b". " * 60 + "弄死你".encode("gbk"), 2, coding=coding))
+        assert await peer.answers(1) == {2: CMPP2.blocked}
+
+    play(scenario, CMPP2)
+
+
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP, SGIP], ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize(
     ("coding", "codec"),
