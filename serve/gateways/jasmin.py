@@ -10,6 +10,7 @@ from base64 import b64encode
 from urllib.request import Request, urlopen
 
 action = os.environ.get("JINGYIN_ON_FAILURE", "pass")  # down, slow or refusing
+found: list[str] = []
 try:
     coding = routable.pdu.params.get("data_coding")  # type: ignore[name-defined]  # noqa: F821  Jasmin's
     coding = getattr(coding, "schemeData", coding)  # over HTTP the number itself, over SMPP an object with a name
@@ -23,7 +24,7 @@ try:
     for name, parameter in (("sender", "source_addr"), ("receiver", "destination_addr")):
         number = routable.pdu.params.get(parameter) or b""  # type: ignore[name-defined]  # noqa: F821
         question[name] = (number.decode("latin-1") if isinstance(number, bytes) else str(number))[:256]
-    found, questions = [], []
+    questions = []
     for fields in (("short_message", "message_payload"), ("message_payload", "short_message")):
         payload, header, pdu = b"", b"", routable.pdu  # type: ignore[name-defined]  # noqa: F821
         while pdu is not None:  # Jasmin chains the parts of a long message
@@ -53,7 +54,7 @@ try:
             found.append(json.load(answer)["action"])
     action = "block" if "block" in found else "pass"
 except Exception:  # a filter must not lose messages by its own fault
-    pass
+    action = "block" if "block" in found else action
 if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL
     http_status = 403

@@ -1,6 +1,7 @@
 """The script under Jasmin's contract: evaluated with separate globals and locals, judged by what it leaves in them."""
 
 from enum import Enum
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,13 @@ def test_trouble_blocks_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("JINGYIN_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("JINGYIN_ON_FAILURE", "block")
     assert intercept(pdu(THREAT, 8)) == BLOCKED
+
+
+def test_trouble_with_one_field_does_not_undo_the_verdict_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [b'{"action":"block"}', b""]
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answers.pop(0)))
+    assert intercept(both("呼死你", "你好")) == BLOCKED
+    assert answers == []
 
 
 @pytest.mark.usefixtures("_jingyin")
