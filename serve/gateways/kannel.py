@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import re
 from collections.abc import Mapping
+from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote
@@ -48,6 +49,7 @@ _CODECS = {
     **dict.fromkeys(("UCS-2BE", "UNICODEBIG"), "utf-16-be"),
     **dict.fromkeys(("GBK", "GB2312", "GB18030", "CP936", "EUC-CN"), "gb18030"),
 }
+_KNOWN = frozenset((*aliases.aliases, *aliases.aliases.values()))
 HttpResponse = tuple[int, bytes]
 
 
@@ -110,6 +112,9 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
     if codec == "utf-16" and text[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         codec = "utf-16-le"
     try:
+        codec = normalize_encoding(codec).lower()
+        if codec not in _KNOWN:  # Python never forgets a name that it has looked up, known or not
+            raise LookupError(codec)
         read = text.decode(codec)
         return read.encode("utf-8" if coding == 0 else "utf-16-be")
     except (LookupError, ValueError):
@@ -233,12 +238,12 @@ class KannelFilter:
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
         """Return smsbox's answer."""
-        status, body = 502, b"smsbox can't be reached"
         try:
             async with asyncio.timeout(SMSBOX_SECONDS):
                 status, body = await self._smsbox.request("GET", target)
         except (OSError, ValueError) as error:
             log("smsbox_fails", error=type(error).__name__)
+            return 502, b"smsbox can't be reached"  # though it may have sent the part
         if part and status >= 400:
             self._joiner.forget(part)
         return status, body

@@ -1,4 +1,5 @@
 import asyncio
+import encodings
 import re
 import shutil
 import socket
@@ -95,6 +96,17 @@ def test_what_has_two_readings_or_none_is_refused(query: str) -> None:
         read_query(query.encode())
 
 
+@pytest.mark.parametrize("charset", ["no-such-{}", "punycode", "utf-8{} "])
+def test_names_of_charsets_are_not_kept(charset: str) -> None:
+    before = len(encodings._cache)  # type: ignore[attr-defined]
+    for i in range(3):
+        with suppress(InputError):
+            read_query(f"text=a&charset={charset.format('%20' * i)}".encode())
+    assert len(encodings._cache) <= before + 1  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="can't be read in its charset"):
+        read_query(b"text=a&charset=punycode")
+
+
 def test_everything_else_is_passed_on_once() -> None:
     passed = sent("username=u&password=a%26b&from=100&to=1+2&smsc=%C3%A9&dlr-url=http://x/?a=%25p&username=other")
     assert passed == {
@@ -134,7 +146,7 @@ def test_nothing_but_input_errors(query: bytes) -> None:
 
 
 class Smsbox:
-    """Accepts every call; `targets` holds what it was asked."""
+    """Accepts every call, hangs up if `status` is 0; `targets` holds what it was asked."""
 
     def __init__(self) -> None:
         self.targets: list[str] = []
@@ -150,6 +162,8 @@ class Smsbox:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.targets.append(head.split(b" ")[1].decode())
                 assert head.startswith(b"GET ")
+                if not self.status:
+                    return
                 body = b"0: Accepted for delivery"
                 writer.write(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (self.status, len(body), body))
 
@@ -282,6 +296,17 @@ def test_a_part_that_smsbox_refuses_completes_nothing() -> None:
         await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}")
         world.smsbox.status = 202
         assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == 202
+
+    play(scenario)
+
+
+def test_a_part_that_smsbox_took_without_an_answer_is_remembered() -> None:
+    async def scenario(world: KannelWorld) -> None:
+        world.smsbox.status = 0
+        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}") == 502
+        assert len(world.smsbox.targets) == 1
+        world.smsbox.status = 202
+        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == 403
 
     play(scenario)
 
