@@ -8,10 +8,12 @@ request that ends a session. Each client has one connection to the gateway.
 import argparse
 import asyncio
 import contextlib
+import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways.client import (
     ENDED,
     MESSAGES,
@@ -39,7 +41,7 @@ from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.sms import readings
 
 LOGIN_SECONDS = 10.0
-"""Longest wait for the first frame, before which the gateway is not called, and for the answer to a login."""
+"""Longest wait for the first frame, before which the gateway is not called, for a login, and for the answer to it."""
 READ_SECONDS = 10.0
 """Longest time from the first byte of a frame to its last."""
 CONNECT_SECONDS = 5.0
@@ -348,7 +350,9 @@ class Session:
 
     async def _between(self, up: asyncio.Task[None], down: asyncio.Task[None], gateway: _Peer) -> str:
         try:
-            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+            while not (await asyncio.wait((up, down), timeout=LOGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+                if not self.bound and (self._login is None or self._login.done()):
+                    return "slow"  # a stranger, who must not keep a connection
             if not up.done():
                 return _blame(down.exception(), "gateway")
             by = self._blame_client(up.exception())
@@ -447,10 +451,16 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
 
 
 def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> ProxySettings:
-    """Return the settings given by the options."""
+    """Return the settings given by the options. Raises ConfigError for a status that no response can have."""
     codings = codec.codings | dict(options.coding)
     joiner = Joiner(client, codings, hold=options.hold, remember=options.remember)
     statuses = codec.statuses | ({} if options.block_status is None else {"block": options.block_status})
+    try:
+        codec().refuse(codec().frame(codec().close()), statuses["block"])
+    except (OverflowError, ValueError, struct.error):
+        raise ConfigError(
+            f"--block-status {statuses['block']} does not fit into a response; choose a code that the protocol has"
+        ) from None
     return ProxySettings(codec, options.gateway, client, joiner, codings, frozenset(JUDGED[options.judge]), statuses)
 
 

@@ -1,5 +1,6 @@
 """The proxy between real sockets, in every protocol: what goes on, what is refused, and how sessions end."""
 
+import argparse
 import asyncio
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ from tests.serve.gateways.dialects import ALL, RESPONSE, Dialect
 from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, play
 from tests.serve.http.http_fakes import InThread
 
+from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways import proxy
 from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY
 
@@ -247,6 +249,33 @@ def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.Mo
         assert world.gateway.writers == []
 
     play(scenario, dialect)
+
+
+@pytest.mark.parametrize("logs_in", [False, True])
+def test_a_stranger_does_not_keep_a_connection(
+    dialect: Dialect, logs_in: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.1)
+
+    async def scenario(world: World) -> None:
+        login = dialect.command["login"]
+        world.gateway.answer = lambda data: dialect.answer(data, 3 if dialect.read(data)[0] == login else 0)
+        peer = await world.connect()
+        peer.send(dialect.login(2) if logs_in else dialect.alive(2))
+        assert await peer.answers(1) == {2: 3 if logs_in else 0}
+        assert await peer.read() == b""
+
+    play(scenario, dialect)
+
+
+@pytest.mark.parametrize("status", [-1, 256, 1 << 32])
+def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> None:
+    given = argparse.Namespace(gateway=("", 1), hold=1, remember=1, judge="submit", coding=[], block_status=status)
+    if status == 256 and dialect.name in ("smpp", "smgp"):
+        assert proxy.settings(dialect.codec, given, None).statuses["block"] == 256  # type: ignore[arg-type]
+        return
+    with pytest.raises(ConfigError, match=f"--block-status {status} does not fit"):
+        proxy.settings(dialect.codec, given, None)  # type: ignore[arg-type]
 
 
 def test_connections_are_bounded(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
