@@ -44,6 +44,8 @@ LOGIN_SECONDS = 10.0
 """Longest wait for the first frame, before which the gateway is not called, for a login, and for the answer to it."""
 READ_SECONDS = 10.0
 """Longest time from the first byte of a frame to its last."""
+WRITE_SECONDS = 60.0
+"""How long a peer may leave data unread before it is disconnected."""
 CONNECT_SECONDS = 5.0
 LINGER_SECONDS = 5.0
 """How long the gateway may still answer after the client has stopped sending."""
@@ -81,7 +83,6 @@ class _Peer:
         self._data = bytearray()
         self._begun = 0.0  # when the first byte of an incomplete frame arrived
         self.unanswered: OrderedDict[bytes, list[HeldPart | None]] = OrderedDict()  # by sequence number
-        self.write = writer.write
 
     async def read(self) -> Frame | None:
         """Read a frame, or return None at the end of the stream, even within a frame.
@@ -118,10 +119,19 @@ class _Peer:
             self.unanswered[sequence] = [None] * (len(parts) - 1)  # nor does a later answer say which one it is for
         return parts[0] if len(parts) == 1 else None
 
+    def write(self, data: bytes) -> None:
+        if not self._writer.transport.is_closing():  # else asyncio would log a warning for each call
+            self._writer.write(data)
+
     async def flushed(self) -> None:
-        """Wait until the peer has read most of the data written to it."""
-        with contextlib.suppress(ConnectionError):  # the other direction ends then
-            await self._writer.drain()
+        """Wait until the peer has read most of the data written to it; disconnect it after WRITE_SECONDS."""
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._writer.drain()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except ConnectionError:  # the other direction ends then
+            pass
 
     def end(self) -> None:
         with contextlib.suppress(OSError):
@@ -354,7 +364,7 @@ class Session:
                 if not self.bound and (self._login is None or self._login.done()):
                     return "slow"  # a stranger, who must not keep a connection
             if not up.done():
-                return _blame(down.exception(), "gateway")
+                return "drain" if self.closing else _blame(down.exception(), "gateway")
             by = self._blame_client(up.exception())
             await self._flows[0].settle()
             self._gateway = None

@@ -37,6 +37,8 @@ class Gateway:
         self.writers: list[asyncio.StreamWriter] = []
         self.answer: Callable[[bytes], bytes] = dialect.answer
         self.closed = 0
+        self.reads = asyncio.Event()
+        self.reads.set()
 
     async def start(self) -> int:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -52,6 +54,7 @@ class Gateway:
         with suppress(ConnectionError):
             while data := await read(reader, 60):
                 self.received.append(data)
+                await self.reads.wait()
                 if not self.dialect.read(data)[0] & RESPONSE:
                     writer.write(self.answer(data))
         self.closed += 1

@@ -552,6 +552,30 @@ def test_a_client_that_does_not_read_holds_up_itself_alone(dialect: Dialect) -> 
     play(scenario, dialect)
 
 
+@pytest.mark.parametrize("side", ["client", "gateway"])
+def test_a_peer_that_does_not_read_is_disconnected(
+    dialect: Dialect, side: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proxy, "WRITE_SECONDS", 0.3)
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        before = ended(side)
+        busy = world.gateway.writers[0] if side == "client" else peer.writer
+        if side == "gateway":
+            world.gateway.reads.clear()
+        data = dialect.frame(0x7777, bytes(8_000), 2) * 100
+        for _ in range(40):
+            busy.write(data)
+        while world.proxy._sessions:
+            await asyncio.sleep(0.01)
+        assert ended(side) == before + 1
+        world.gateway.reads.set()
+
+    play(scenario, dialect)
+    assert "socket.send" not in capfd.readouterr().err
+
+
 def test_a_deluge_without_waiting_for_answers(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "SESSION_BYTES", 20_000)
     most = 0
