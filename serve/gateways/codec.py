@@ -10,7 +10,7 @@ from enum import Enum
 from typing import ClassVar, NamedTuple
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import Part, Segment, coding_of, read_part
+from jingyin.serve.sms import Part, Segment, coding_of, decode, read_part
 
 RESPONSE = 0x80000000
 """Added to a request's command, gives that of its response."""
@@ -207,12 +207,14 @@ def message(
 ) -> Message:
     """Return a message; it is a part if its header, or else `hint` from other fields, says so.
 
-    Raises UnreadableError if its texts are parts of different messages.
+    A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if its texts are parts of
+    different messages.
     """
+    texts = [*texts, *(Segment(udh + payload) for payload, udh in texts if decode(b"", "ascii", udh).damaged)]
     parts = {read_part(each.udh) for each in texts}
     if len(parts) > 1:
         raise UnreadableError
     part = parts.pop() or hint
     if part is not None and not 1 <= part.number <= part.total > 1:
         part = None
-    return Message(list(texts), coding, part, source, list(destinations))
+    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations))

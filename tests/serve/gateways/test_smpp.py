@@ -80,7 +80,6 @@ def test_several_destinations() -> None:
         (SMPP.submit(UCS2, 1, tlvs=sar(1, 1, 1)), None, Segment(UCS2)),
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20C, b"\1") + tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), None, Segment(UCS2)),
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), None, Segment(UCS2)),
-        (SMPP.submit(b"\3\0\3\7" + UCS2, 1, udhi=1), None, Segment(UCS2, b"\3\0\3\7")),
         (SMPP.submit(b"\xf0" + UCS2, 1, udhi=1), None, Segment(b"\xf0" + UCS2)),
         (SMPP.submit(udh(7, 3, 2) + UCS2, 1), Part(7, 3, 2), Segment(UCS2, udh(7, 3, 2))),
         (SMPP.submit(udh(7, 3, 4) + UCS2, 1), None, Segment(udh(7, 3, 4) + UCS2)),
@@ -90,6 +89,13 @@ def test_a_part(data: bytes, part: Part | None, segment: Segment) -> None:
     made = read(data)
     assert made
     assert (made.part, made.texts) == (part, [segment])
+
+
+def test_a_damaged_header_is_read_as_text_too() -> None:
+    made = read(SMPP.submit(b"\3\0\3\7" + UCS2, 1, udhi=1))
+    assert made
+    assert made.part is None
+    assert made.texts == [Segment(UCS2, b"\3\0\3\7"), Segment(b"\3\0\3\7" + UCS2)]
 
 
 @pytest.mark.parametrize(
