@@ -106,7 +106,7 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     declared = coding if isinstance(coding, str) else coding_of(coding)
     first = reassemble(segments, declared)
     found = {first.text: first}
-    if (odd := _oddness(first.text)) >= _ODD:
+    if odd := _oddness(first.text):
         for name in _OTHER_READINGS:
             other = reassemble(segments, name)
             if other.text and _oddness(other.text) < min(_PLAUSIBLE, odd):
@@ -130,7 +130,7 @@ def coding_of(data_coding: int) -> str:
 
 
 _OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
-_ODD, _PLAUSIBLE = 0.1, 0.34  # the latter is larger: an extra byte must not hide a short message
+_PLAUSIBLE = 0.34  # an extra byte must not hide a short message
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 

@@ -271,3 +271,10 @@ def test_the_first_reading_is_the_declared_one(text: str) -> None:
 def test_what_is_declared_rightly_has_one_reading(text: str) -> None:
     assert [message.text for message in readings([Segment(text.encode("utf-16-be"))], 8)] == [text]
     assert [message.text for message in readings([Segment(text.encode("gb18030"))], 15)] == [text]
+
+
+@pytest.mark.parametrize("coding", [0, 1, 3, 15])
+@pytest.mark.parametrize("codec", ["gbk", "utf-8"])
+def test_a_little_chinese_among_much_ascii_is_read(coding: int, codec: str) -> None:
+    text = ". " * 60 + "弄死你"
+    assert text in [each.text for each in readings([Segment(text.encode(codec))], coding)]
