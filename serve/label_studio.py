@@ -4,7 +4,7 @@ Formats: https://labelstud.io/guide/tasks (data, predictions) and https://labels
 """
 
 import json
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ def with_signs(reason: str, signs: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Results of annotation: text -> label, and the numbers of tasks with two labels and with none."""
+    """Results of annotation: text -> label, and the numbers of texts with two labels and with none."""
 
     labels: dict[str, str]
     disputed: int
@@ -50,47 +50,60 @@ class Annotations:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read an export in Label Studio's JSON format; raises InputError if it isn't one, or has an unknown label."""
+    """Read an export in Label Studio's JSON format; raises InputError if it isn't one, or has an unknown label.
+
+    The answers of several tasks about one text count as answers about that text.
+    """
+    answers: dict[str, set[str]] = {}
+    for number, (text, choices) in enumerate(read_choices(path), 1):
+        if not isinstance(text, str):
+            raise InputError(f"{path}: the text of task {number} is no string; repair or remove the task")
+        answers.setdefault(text, set()).update(choices)
+    if unknown := sorted(set().union(*answers.values()) - set(LABELS)):
+        raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")
+    labels = {text: next(iter(choices)) for text, choices in answers.items() if len(choices) == 1}
+    sizes = Counter(min(len(choices), 2) for choices in answers.values())
+    return Annotations(labels, disputed=sizes[2], open=sizes[0])
+
+
+def read_choices(path: Path, column: str = "text") -> list[tuple[object, set[str]]]:
+    """Return the text of each task of an export, and the distinct labels that annotators chose for it.
+
+    The text is what a task's data call `column`, else "text". Raises InputError if the file is no export.
+    """
     fault, advice = f"{path} is no Label Studio export", "export the project as JSON, not JSON-MIN or CSV"
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{fault} ({type(error).__name__}); {advice}") from None
-    chosen = []
+    chosen: list[tuple[object, set[str]]] = []
     for number, each in enumerate(tasks if isinstance(tasks, list) else [tasks], 1):
         try:
-            chosen.append((_text(each["data"]["text"]), _choices(each["annotations"])))
+            data = each["data"]
+            chosen.append((data[column] if column in data else data["text"], _choices(each["annotations"])))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             what = f"has no {error}" if isinstance(error, KeyError) else "has another structure"
             raise InputError(f"{fault} ({type(error).__name__}); {advice}: task {number} {what}") from None
-    unknown = sorted({choice for _, choices in chosen for choice in choices} - set(LABELS))
-    if unknown:
-        raise InputError(f"{path} has answers {unknown}; known labels: {', '.join(LABELS)}")
-    answers: defaultdict[str, set[str]] = defaultdict(set)  # several tasks may show the same text
-    for text, choices in chosen:
-        answers[text] |= choices
-    labels = {text: next(iter(choices)) for text, choices in answers.items() if len(choices) == 1}
-    disputed = sum(len(answers[text]) > 1 for text, choices in chosen if choices)
-    return Annotations(labels, disputed, open=sum(not choices for _, choices in chosen))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+    return chosen
 
 
 def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the distinct labels that annotators chose; cancelled annotations are ignored."""
     return {
-        _text(each["value"]["choices"][0])
+        _label(each["value"]["choices"][0])
         for annotation in annotations
         if not annotation.get("was_cancelled")
         for each in annotation["result"]
         if each["type"] == "choices"
     }
+
+
+def _label(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def apply_annotations(rows: Sequence[Mapping[str, Any]], annotations: Annotations) -> tuple[list[dict[str, Any]], int]:

@@ -4,6 +4,7 @@ A row that can't be used is left out, and listed with its fault and the remedy.
 """
 
 import codecs
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from jingyin.model.text import clean
 from jingyin.serve.archive.blocks import NULL_TEXT, ReadOptions
 from jingyin.serve.archive.readers import blocks, find, open_sources
 from jingyin.serve.archive.text_files import MALFORMED_CSV, TOO_LONG, WRONG_WIDTH
-from jingyin.serve.label_studio import read_annotations
+from jingyin.serve.encodings import replaced
+from jingyin.serve.label_studio import read_choices
 from jingyin.train.corpus.rows import LONGEST
 from jingyin.train.data import SIDES
 
@@ -30,6 +32,10 @@ _REMEDIES = {
     MALFORMED_CSV: "close its quotes; a cell holds at most 131,072 characters",
     WRONG_WIDTH: "put texts with commas or line breaks in quotes",
 }
+
+
+_NO_TEXT = "no text", "give it one, or drop it"
+"""Also of a text of invisible characters alone: networks would learn from an empty message."""
 
 
 class Labelled(NamedTuple):
@@ -96,7 +102,9 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
             rejects.append(UnusableRow(raw.where, *fault))
             continue
         row = Labelled(str(raw.text), label, raw.where)
-        text = clean(row.text).text
+        if not (text := clean(row.text).text):
+            rejects.append(UnusableRow(raw.where, *_NO_TEXT))
+            continue
         first = by_clean_text.setdefault(text, row)
         if not _agree(first.label, label):
             disputed.add(text)
@@ -116,8 +124,10 @@ def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[l
     for raw in _raws(data, columns, None, out):
         if fault := _text_fault(raw):
             rejects.append(UnusableRow(raw.where, *fault))
+        elif text := clean(str(raw.text)).text:
+            by_clean_text.setdefault(text, str(raw.text))
         else:
-            by_clean_text.setdefault(clean(str(raw.text)).text, str(raw.text))
+            rejects.append(UnusableRow(raw.where, *_NO_TEXT))
     return list(by_clean_text.values()), rejects
 
 
@@ -142,18 +152,18 @@ def _text_fault(raw: _Raw) -> tuple[str, str] | None:
     if raw.fault:
         return raw.fault, _REMEDIES.get(raw.fault, "mend it, or drop it")
     if not isinstance(raw.text, str) or not raw.text.strip():
-        return "no text", "give it one, or drop it"
+        return _NO_TEXT
     if len(raw.text) > LONGEST:
         return f"a text of more than {LONGEST:,} characters", "cut it to the message, or drop it"
     return None
 
 
 def _label_fault(found: object, label: str) -> tuple[str, str] | None:
-    if found is None or found == "":
+    if found is None or found == "" or found != found:  # NaN
         return "no label", "give it one, or drop it"
     if label not in KNOWN:
-        known = ", ".join(KNOWN)
-        return f"unknown label {label[:40]!r}", f"say what it means with --label-map {label[:40]}=LABEL, one of {known}"
+        known, example = ", ".join(KNOWN), shlex.quote(f"{label[:40]}=LABEL")
+        return f"unknown label {label[:40]!r}", f"say what it means with --label-map {example}, one of {known}"
     return None
 
 
@@ -167,7 +177,7 @@ def _raws(data: Sequence[str], columns: Columns, label: str | None, out: Path) -
     for folder in folders:
         yield from _dataset_rows(Path(folder), columns.text, label)
     for path in find(files, out) if files else ():
-        yield from _answers(path) if label and _is_export(path) else _file_rows(path, columns, label)
+        yield from _answers(path, columns.text) if label and _is_export(path) else _file_rows(path, columns, label)
 
 
 def _is_export(path: Path) -> bool:
@@ -175,18 +185,24 @@ def _is_export(path: Path) -> bool:
     if path.suffix != ".json":
         return False
     with path.open("rb") as file:
-        return file.read(64).lstrip().startswith(b"[")
+        return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
-def _answers(path: Path) -> Iterator[_Raw]:
+def _answers(path: Path, column: str) -> Iterator[_Raw]:
     """Yield the answers of an export; tasks without one, and those that got two, are left out."""
-    for number, (text, label) in enumerate(read_annotations(path).labels.items(), 1):
-        yield _Raw(f"{path}: answer {number}", text, label)
+    answered = (task for task in read_choices(path, column) if len(task[1]) == 1)
+    for number, (text, choices) in enumerate(answered, 1):
+        # JSON may hold half an emoji, which no other file can.
+        broken = isinstance(text, str) and replaced(text)[1]
+        label = replaced(str(next(iter(choices))))[0]
+        yield _Raw(f"{path}: answer {number}", text, label, "half a character" if broken else "")
 
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:
-    sources = open_sources([path], ReadOptions(columns.text, encoding=columns.encoding, strict=True))
-    _refuse_missing(path, label, sources[0].schema.names)
+    # JSON labels as text: in a column typed by its first rows, later labels of another type would be lost.
+    names = (columns.text, label) if label else (columns.text,)
+    sources = open_sources([path], ReadOptions(columns.text, encoding=columns.encoding, strict=True, columns=names))
+    _refuse_missing(path, label, sources[0].names)
     for _, block in blocks(sources):
         for row, reason, *_ in block.rejects:
             yield _Raw(f"{path}: row {row}", None, None, reason)
@@ -223,4 +239,6 @@ def _dataset_rows(folder: Path, text: str, label: str | None) -> Iterator[_Raw]:
         names = getattr(split.features[label], "names", None) if label else None
         for row, example in enumerate(split, 1):
             value = example[label] if label else None
-            yield _Raw(f"{where}: row {row}", example[text], names[value] if names and value is not None else value)
+            if names and value is not None:
+                value = names[value] if value >= 0 else None  # -1 is datasets' mark of a missing label
+            yield _Raw(f"{where}: row {row}", example[text], value)

@@ -50,6 +50,12 @@ def test_annotations_of_one_label_count_and_others_are_counted(tmp_path: Path) -
     assert (found.labels, found.disputed, found.open) == ({"a": "ordinary", "b": "ordinary"}, 1, 2)
 
 
+def test_tasks_about_one_text_are_answers_about_it(tmp_path: Path) -> None:
+    export = [annotated("a", "ordinary"), annotated("a", "debt_threat"), annotated("b", "ordinary"), annotated("b")]
+    found = read_annotations(write(tmp_path, export))
+    assert (found.labels, found.disputed, found.open) == ({"b": "ordinary"}, 1, 0)
+
+
 def test_labels_go_into_the_rows(tmp_path: Path) -> None:
     found = read_annotations(write(tmp_path, [annotated("a", "debt_threat"), annotated("b", "ordinary")]))
     rows = [{"text": "a", "label": "ordinary", "id": 1}, {"text": "b", "label": "ordinary"}, {"text": "c"}]
@@ -75,14 +81,15 @@ def test_an_unknown_label_is_refused(tmp_path: Path) -> None:
 def test_different_answers_to_one_text_are_disputed(tmp_path: Path) -> None:
     export = [annotated("a", "ordinary"), annotated("a", "debt_threat"), annotated("b", "ordinary"), annotated("b")]
     found = read_annotations(write(tmp_path, export))
-    assert (found.labels, found.disputed, found.open) == ({"b": "ordinary"}, 2, 1)
+    assert (found.labels, found.disputed, found.open) == ({"b": "ordinary"}, 1, 0)
 
 
 @pytest.mark.parametrize("text", [None, 5, ["a"]])
 def test_a_text_or_an_answer_that_is_no_string(tmp_path: Path, text: object) -> None:
-    for export in ({"data": {"text": text}, "annotations": []}, annotated("a", text)):
-        with pytest.raises(InputError, match=r"is no Label Studio export \(TypeError\); .*: task 1 has another"):
-            read_annotations(write(tmp_path, [export]))
+    with pytest.raises(InputError, match=r"the text of task 1 is no string; repair or remove the task"):
+        read_annotations(write(tmp_path, [{"data": {"text": text}, "annotations": []}]))
+    with pytest.raises(InputError, match=r"is no Label Studio export \(TypeError\); .*: task 1 has another"):
+        read_annotations(write(tmp_path, [annotated("a", text)]))
 
 
 def test_a_deep_export(tmp_path: Path) -> None:

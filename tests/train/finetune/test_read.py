@@ -1,3 +1,4 @@
+import codecs
 import json
 from pathlib import Path
 
@@ -87,6 +88,65 @@ def test_answers_of_label_studio(tmp_path):
     path.write_text(json.dumps([{"text": "no task"}]), encoding="utf-8")
     with pytest.raises(InputError, match=r"export\.json is no Label Studio export"):
         read(path)
+
+
+def export(folder: Path, *answers: tuple[object, str], name: str = "text", mark: bytes = b"") -> Path:
+    tasks = [
+        {"data": {name: text}, "annotations": [{"result": [{"type": "choices", "value": {"choices": [label]}}]}]}
+        for text, label in answers
+    ]
+    (folder / "export.json").write_bytes(mark + json.dumps(tasks).encode())
+    return folder / "export.json"
+
+
+def test_answers_are_judged_one_by_one_as_rows_are(tmp_path):
+    answers = [
+        ("转三百", "敲诈"), ("吃面", "flagged"), ("见面", "再看看"), ("再会", "ordinary"), ("再会", "debt_threat"),
+        ("半个\ud83d", "ordinary"), (["两段", "话"], "ordinary"),
+    ]  # fmt: skip
+    path = export(tmp_path, *answers, name="sms", mark=codecs.BOM_UTF8)
+    columns = Columns("sms", meanings={"敲诈": "pay_to_stop"})
+    found, rejects = read_labelled([str(path)], columns, OUT)
+    assert as_rows(found) == [("转三百", "pay_to_stop"), ("吃面", "flagged")]
+    assert [(each.where.removeprefix(f"{path}: answer "), each.fault) for each in rejects] == [
+        ("3", "unknown label '再看看'"), ("5", "debt_threat, but the same message is ordinary elsewhere"),
+        ("6", "half a character"), ("7", "no text"), ("4", "a message with several labels"),
+    ]  # fmt: skip
+    assert as_rows(read(export(tmp_path, ("转三百", "pay_to_stop")), text="sms")) == [("转三百", "pay_to_stop")]
+
+
+def test_a_row_without_a_label_gets_none(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["ordinary", "pay_to_stop"])})
+    Dataset.from_dict({"text": ["吃面", "见面"], "label": [0, -1]}, features=features).save_to_disk(tmp_path / "set")
+    pq.write_table(pa.table({"text": ["再会", "晚安"], "label": [1.0, float("nan")]}), tmp_path / "nan.parquet")
+    places = [str(tmp_path / "set"), str(tmp_path / "nan.parquet")]
+    found, rejects = read_labelled(places, Columns(meanings={"1.0": "flagged"}), OUT)
+    assert as_rows(found) == [("吃面", "ordinary"), ("再会", "flagged")]
+    assert [each.fault for each in rejects] == ["no label"] * 2
+
+
+def test_labels_of_another_type_late_in_a_file_count(tmp_path):
+    def spelt(number: int) -> str:
+        return "".join("零一二三四五六七八九"[int(digit)] for digit in f"{number:04d}") + "号"
+
+    rows = [{"text": spelt(i), "label": 1} for i in range(4100)]
+    path = jsonl(tmp_path, *rows, {"text": "吃面", "label": "ordinary"})
+    found, rejects = read_labelled([str(path)], Columns(meanings={"1": "flagged"}), OUT)
+    assert not [each for each in rejects if each.fault == "no label"]
+    assert as_rows(found)[-1] == ("吃面", "ordinary")
+
+
+def test_a_text_of_invisible_characters_is_no_text(tmp_path):
+    path = jsonl(tmp_path, {"text": "\u200b\u2060", "label": "flagged"}, {"text": "吃面", "label": "ordinary"})
+    found, (reject,) = read_labelled([str(path)], Columns(), OUT)
+    assert (as_rows(found), reject.fault) == ([("吃面", "ordinary")], "no text")
+    texts, (reject,) = read_unlabelled([str(path)], Columns(), OUT)
+    assert (texts, reject.fault) == (["吃面"], "no text")
+
+
+def test_the_map_that_a_reject_names_is_quoted_for_a_shell(tmp_path):
+    _, (reject,) = read_labelled([str(csv(tmp_path, "吃面, ordinary"))], Columns(), OUT)
+    assert reject.remedy.startswith("say what it means with --label-map ' ordinary=LABEL', one of ordinary, ")
 
 
 def test_columns_and_labels_of_another_scheme(tmp_path):
