@@ -38,7 +38,7 @@ from jingyin.serve.memory.known import FEWEST as SHORTEST
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
-from jingyin.train.corpus.public import OWN
+from jingyin.train.corpus.public import OWN, SOURCES
 from jingyin.train.corpus.store import SPLITS, Row
 from jingyin.train.data import SIDES, read_split
 from jingyin.train.evaluate.systems import verdicts
@@ -54,6 +54,7 @@ from jingyin.train.finetune_data import (
     summary,
 )  # fmt: skip
 from jingyin.train.pack.calibrate import is_traffic, read_shares
+from jingyin.train.pack.export import refuse_other_labels
 from jingyin.train.pack.thresholds import rate_at
 from jingyin.train.pipeline import train
 from jingyin.train.promote import Promotion, default_config, promote
@@ -119,10 +120,11 @@ def finetune(
     `benign` are files of the user's own unlabelled traffic, which is ordinary; `corpus` is a corpus recipe whose
     messages are replayed, by default that of the default bundle; `tell` gets lines for people. Rows that can't be used
     are left out, with `strict` refused. The same call resumes; a finished run is kept, and with `fresh` replaced.
-    Raises InputError for too few rows or a run begun with other inputs, ConfigError for a folder that isn't a run,
-    BundleError for a bundle that can't be trained further.
+    Raises InputError for too few rows or a run begun with other inputs, ConfigError for a folder that isn't a run or a
+    bundle of other labels, BundleError for a bundle that can't be trained further.
     """
     incumbent = read_bundle(bundle or default_path())
+    refuse_other_labels(str(incumbent.path))
     rows, rejects = read_labelled(data, columns, out)
     traffic, more = read_unlabelled(benign, benign_columns or columns, out)
     rejects += more
@@ -130,6 +132,7 @@ def finetune(
     replay = corpus or default_replay()
     begun = {
         "data": {path: file_sha256(Path(path)) for path in _files([*data, *benign], out)},
+        "benign": _files(benign, out),
         "columns": [asdict(columns), asdict(benign_columns or columns)], "bundle": incumbent.manifest.id, "seed": seed,
         "replay": file_sha256(replay),
     }  # fmt: skip
@@ -353,7 +356,7 @@ def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> Finetu
         disobeyed=len(disobeyed),
     )  # fmt: skip
     (out / "report.md").write_text(text, encoding="utf-8")
-    decision = decide(out, old_scorer.bundle.path, sum(row.source == TRAFFIC for row in splits["test"]))
+    decision = decide(out, old_scorer.bundle.path, _pooled(splits))
     failed = [f"{check.name}: {check.reason}" for check in decision.checks if not check.passed]
     return FinetuneResult(rejected, counts, len(disobeyed), decision.promote, failed)
 
@@ -381,8 +384,15 @@ def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict
     ]  # fmt: skip
 
 
+def _pooled(splits: Mapping[str, Sequence[Row]]) -> int:
+    """Return how many rows of the test split `promote` pools as traffic: of sources kept out of training, else all."""
+    known = {row.source for row in splits["train"]}
+    real = [row.source for row in splits["test"] if row.source in SOURCES and row.label in BENIGN]
+    return sum(source not in known for source in real) or len(real)
+
+
 def decide(run: Path, incumbent: Path, traffic: int) -> Promotion:
-    """Judge `run`/bundle on the test split of `run`/corpus, which has `traffic` rows of own traffic.
+    """Judge `run`/bundle on the test split of `run`/corpus, of which `traffic` rows are pooled as traffic.
 
     Writes promotion.json. The configuration is the package's, but with few messages of traffic one may reach each
     action: a thousand can't show a rate of 1 in 10,000.
@@ -390,7 +400,9 @@ def decide(run: Path, incumbent: Path, traffic: int) -> Promotion:
     config = yaml.safe_load(default_config().read_text(encoding="utf-8"))
     config["data"] = [str(run / "corpus" / "test.parquet")]
     config["traffic"] = {
-        action: max(rate, 1 / traffic) if traffic else rate for action, rate in config["traffic"].items()
+        # A rate is below 1: a single message shows none.
+        action: max(rate, min(0.5, 1 / traffic)) if traffic else rate
+        for action, rate in config["traffic"].items()
     }
     file = run / "promote.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -14,9 +14,10 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.train import finetune as run
 from jingyin.train.corpus import store
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
+from jingyin.train.corpus.store import Row
 from jingyin.train.finetune import FinetuneResult, finetune
 from jingyin.train.finetune_data import Columns
-from jingyin.train.promote import Promotion
+from jingyin.train.promote import Promotion, load_config
 
 # A kind of threat that the made-up corpus does not hold, and innocents like it.
 THREATS = ("群主收卫生费", "进山要交买路钱", "摊位不挂牌", "车停这里要守车钱", "厂门口装卸归我们")
@@ -171,6 +172,51 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path, data, tiny_run):
         with pytest.raises(ConfigError, match="is not empty and holds no earlier run"):
             finetune([str(data)], tmp_path / "mine", COLUMNS, bundle=tiny_run / "bundle", fresh=fresh)
     assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_a_file_that_becomes_traffic_makes_another_run(tmp_path, bundle, monkeypatch):
+    a, b = (csv_of(tmp_path / name, [f"{name[0]}{place}{what}" for place in "东西南北中" for what in THREATS])
+            for name in ("a.csv", "b.csv"))  # fmt: skip
+    monkeypatch.setattr(run, "_run", lambda *_: FinetuneResult(0, [], 0, True, []))
+    finetune([a, b], tmp_path / "run", Columns(), bundle=bundle)
+    with pytest.raises(InputError, match="holds a run with other benign; name another output"):
+        finetune([a], tmp_path / "run", Columns(), benign=[b], bundle=bundle)
+    with pytest.raises(ConfigError, match="an input file is named twice"):
+        finetune([a], tmp_path / "run", Columns(), benign=[a], bundle=bundle)
+
+
+def test_a_bundle_of_other_labels_is_refused_at_once(tmp_path, make_bundle):
+    other = make_bundle(labels=("ordinary", "lawful_collection", "debt_threat", "pay_to_stop", "menace"))
+    with pytest.raises(ConfigError, match=r"^the networks of .* put out .*, menace; wanted .*, other_threat, in this"):
+        finetune([csv_of(tmp_path / "a.csv", list(TRAFFIC))], tmp_path / "run", Columns(), bundle=other)
+    assert not (tmp_path / "run").exists()
+
+
+def csv_of(path: Path, texts: list[str]) -> str:
+    path.write_text("\n".join(["text,label", *(f"{text},not_flagged" for text in texts)]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "allowed"),
+    [
+        ({"nus": 3, "jsonl": 1}, {"nus": 3, "jsonl": 1, "authored": 2}, 0.25),  # one of all
+        ({"nus": 3}, {"nus": 9, "weibo": 49}, 1 / 49),  # one of the sources kept out of training
+        ({"nus": 3}, {"weibo": 30_000}, 0.00004),
+        ({}, {"jsonl": 1}, 0.5),
+        ({}, {"authored": 5}, 0.00004),
+    ],
+)
+def test_one_message_of_the_traffic_may_be_blocked(train, test, allowed, tmp_path, monkeypatch):
+    of_split = {"train": train, "validation": {}, "calibration": {}, "test": test}
+    splits = {
+        split: [Row("x", "ordinary", "", "", source, "", "", "", 1.0) for source, n in counts.items() for _ in range(n)]
+        for split, counts in of_split.items()
+    }
+    decided: list[Path] = []
+    monkeypatch.setattr(run, "promote", lambda *given: decided.append(given[2]))
+    run.decide(tmp_path, tmp_path, run._pooled(splits))
+    assert load_config(decided[0]).traffic.block == allowed
 
 
 def test_too_few(tmp_path, tiny_run):

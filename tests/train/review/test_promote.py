@@ -16,9 +16,11 @@ from jingyin.train.evaluate import evaluate as evaluating
 from jingyin.train.evaluate.samples import Seen, read_messages
 from jingyin.train.evaluate.systems import System
 from jingyin.train.promote import (
+    ActionRates,
     Check,
     PairedActions,
     Promotion,
+    _at_most,
     comparisons,
     default_config,
     latency_check,
@@ -218,6 +220,16 @@ def test_a_rate_that_the_messages_can_t_show_is_refused(tmp_path):
     assert found["traffic: review"].passed
     assert not found["traffic: block"].passed
     assert found["traffic: block"].reason.endswith("so few messages can't show that rate, add real traffic to the data")
+
+
+@pytest.mark.parametrize("rows", [1, 49, 98, 3000])
+def test_one_in_n_messages_can_be_shown_by_n(rows):
+    actions = [np.zeros(rows, np.int64)] * 2
+    checks = _at_most("traffic", actions, ActionRates(review=0.5 / rows, block=0.999 / rows), large_enough=True)
+    assert not any(check.passed for check in checks)
+    if rows > 1:
+        limits = ActionRates(review=1 / rows, block=1 / rows)
+        assert all(check.passed for check in _at_most("traffic", actions, limits, large_enough=True))
 
 
 @pytest.mark.usefixtures("few_lines")
