@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import nonsense
@@ -54,9 +55,12 @@ def evaluate(
     refuse_few(int(messages.benign.sum()), RATES)
     paths = {"jingyin": bundle} | ({"before": against} if against else {})
     scorers = {name: systems.open_bundle(path) for name, path in paths.items()}
+    if training and not training.is_file():
+        raise InputError(f"{training} is not a file; name a training split, or leave --train out")
     training = training or data[0].parent / "train.parquet"
     seen = samples.seen_in(training)
-    traffic_texts = samples.read_traffic(traffic, samples.texts_in(training) if seen and traffic else set())
+    seen_texts = samples.texts_in(training) if seen and traffic else set()
+    traffic_texts = samples.read_traffic(traffic, seen_texts, set(messages.sources))
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
         bundles = [systems.served(scorer, name).judge(messages.texts) for name, scorer in scorers.items()]
         model = bundles[0]
@@ -122,8 +126,10 @@ def plain_messages() -> Path:
 def _on_traffic(
     judgements: Sequence[Judged], messages: Samples, seen: Seen | None, by_file: Mapping[str, Sequence[str]], new: Bools
 ) -> Tables:
-    """Return false alarms by source, and recall on the `new` threats (n,) where fewer false alarms are allowed."""
+    """Return false alarms by source, and recall where fewer false alarms are allowed, on `new` threats (n,) if any."""
     tables: Tables = {"traffic": {}, "frontier": {}}
+    threats = messages.flagged & new
+    threats = threats if threats.any() else messages.flagged
     own_sources = samples.parts(messages.sources, among=messages.traffic)
     for judged in judgements:
         with _CONSOLE.status("traffic"):
@@ -133,7 +139,7 @@ def _on_traffic(
         ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
         tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)
         tables["frontier"][judged.system.name] = measures.frontier(
-            judged.system, judged.risks[messages.flagged & new], np.concatenate(ordinary)
+            judged.system, judged.risks[threats], np.concatenate(ordinary)
         )
     return tables
 

@@ -192,19 +192,22 @@ def texts_in(training: Path) -> set[str]:
     return {str(row[name]) for row in read_rows(training, names) for name in names if row.get(name)}
 
 
-def read_traffic(paths: Sequence[Path], seen: Set[str]) -> dict[str, list[str]]:
-    """Return the distinct texts of each file of ordinary messages, by its name, without those that are `seen`.
+def read_traffic(paths: Sequence[Path], seen: Set[str], sources: Set[str]) -> dict[str, list[str]]:
+    """Return the distinct texts of each file of ordinary messages, without those that are `seen`.
 
-    Raises InputError for a row without a text.
+    They go by the file's name, or by its path if the name is that of an earlier file or one of `sources`. Raises
+    InputError for a row without a text, and for a file without a text that is not seen.
     """
     texts_by_file: dict[str, list[str]] = {}
     for path in paths:
         rows = read_rows(path)
         if not all(isinstance(row.get("text"), str) for row in rows):
             raise InputError(f"{path}: a row has no text; every row of traffic needs 'text', a string")
-        texts_by_file[path.name.partition(".")[0]] = [
-            text for text in dict.fromkeys(row["text"] for row in rows) if text not in seen
-        ]
+        texts = [text for text in dict.fromkeys(row["text"] for row in rows) if text not in seen]
+        if not texts:
+            raise InputError(f"{path}: training has seen all of its messages; name traffic that it has not")
+        name = path.name.partition(".")[0]
+        texts_by_file[str(path) if name in {*texts_by_file, *sources} else name] = texts
     return texts_by_file
 
 

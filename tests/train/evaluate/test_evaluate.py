@@ -12,7 +12,8 @@ from jingyin.model.labels import LABELS
 from jingyin.train.evaluate import evaluate as evaluating
 from jingyin.train.evaluate.evaluate import behaviours, evaluate
 from jingyin.train.evaluate.report import side_by_side
-from jingyin.train.evaluate.systems import keywords
+from jingyin.train.evaluate.samples import read_messages
+from jingyin.train.evaluate.systems import keywords, open_bundle, served
 
 HOSTILE = "曝光<script>alert(1)</script>{{7*7}}&\ud800\x00"
 
@@ -236,6 +237,19 @@ def test_too_few_benign_rows_are_refused_with_the_number(bundle, tmp_path):
     with pytest.raises(InputError, match=r"^2 benign rows .* rate of 0\.03; wanted at least 99"):
         evaluate(bundle, [write(tmp_path / "rows.jsonl", one_of_each())], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_split_that_is_not_there_is_refused(bundle, data, tmp_path):
+    with pytest.raises(InputError, match=r"typo\.parquet is not a file; name a training split, or leave --train out"):
+        evaluate(bundle, [data], tmp_path / "out", training=tmp_path / "typo.parquet")
+
+
+def test_the_curve_is_of_all_threats_if_none_is_unseen(bundle, data):
+    messages = read_messages([data])
+    judged = served(open_bundle(bundle)).judge(messages.texts)
+    nothing_new, all_new = (np.full(len(messages), value) for value in (False, True))
+    tables = [evaluating._on_traffic([judged], messages, None, {}, new) for new in (nothing_new, all_new)]
+    assert tables[0] == tables[1]
 
 
 def test_a_bundle_of_other_labels_is_refused(make_bundle, data, tmp_path):

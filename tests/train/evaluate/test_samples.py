@@ -108,9 +108,15 @@ def test_a_training_split_says_what_it_has(suffix, tmp_path):
 def test_traffic_is_read_by_file_without_what_training_has_seen(tmp_path):
     with gzip.open(tmp_path / "chat.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in ("你好", "在吗", "你好", "见过"))
-    assert read_traffic([tmp_path / "chat.jsonl.gz"], {"见过"}) == {"chat": ["你好", "在吗"]}
+    chat = tmp_path / "chat.jsonl.gz"
+    assert read_traffic([chat], {"见过"}, set()) == {"chat": ["你好", "在吗"]}
+    other = write(tmp_path / "other" / "chat.jsonl", [{"text": "再见"}])
+    assert read_traffic([chat, other], {"见过"}, set()) == {"chat": ["你好", "在吗"], str(other): ["再见"]}
+    assert read_traffic([other], set(), {"chat"}) == {str(other): ["再见"]}
+    with pytest.raises(InputError, match=r"chat\.jsonl: training has seen all of its messages"):
+        read_traffic([other], {"再见"}, set())
     with pytest.raises(InputError, match=r"bad\.jsonl: a row has no text; every row of traffic needs 'text', a string"):
-        read_traffic([write(tmp_path / "bad.jsonl", [{"label": "ordinary"}])], set())
+        read_traffic([write(tmp_path / "bad.jsonl", [{"label": "ordinary"}])], set(), set())
 
 
 def test_samples_are_drawn_evenly_from_families(tmp_path):
