@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
-from jingyin.model.errors import ConfigError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run, file_sha256, write_json
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of
@@ -29,9 +29,11 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     one resumes from its last checkpoint; with `fresh` earlier runs are replaced. Runs in several processes too
     (torchrun --nproc-per-node N --no-python jingyin train RECIPE...); the first of them does all the writing.
 
-    Raises ConfigError for a folder of something else, InputError for a run that was begun with another recipe, corpus
-    or bundle, or with other weights of an earlier stage.
+    Raises ConfigError for a folder of something else and for recipes of one name, InputError for an empty split and for
+    a run that was begun with another recipe, corpus or bundle, or with other weights of an earlier stage.
     """
+    if twice := [name for name, count in Counter(path.stem for path in recipes).items() if count > 1]:
+        raise ConfigError(f"several recipes are named {twice[0]} and would share {out / twice[0]}; rename all but one")
     stages = [(path, read_recipe(path)) for path in recipes]  # all recipes are read before any work starts
     PartialState(cpu=not torch.cuda.is_available())
     provenance: dict[str, object] = {
@@ -48,6 +50,7 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
     with ExitStack() as held:
         with processes.main_process_first():  # the others find the first one's results
             corpus = _corpus(path, recipe.corpus, out)
+            _refuse_empty(corpus, recipe)
             sources = _sources(recipe, out)
             for place in sources.values():
                 refuse_other_labels(place)
@@ -85,6 +88,16 @@ def _corpus(path: Path, corpus: str, out: Path) -> Path:
     if not (folder / "train.parquet").is_file():
         build(named, folder)
     return folder
+
+
+def _refuse_empty(corpus: Path, recipe: Recipe) -> None:
+    """Raise InputError if a split that the stage reads is empty: some are read when the training is over."""
+    packs = isinstance(recipe, Calibrate) or (isinstance(recipe, Classify) and recipe.bundle)
+    for split in ("train", *(() if isinstance(recipe, Calibrate) else ("validation",)), *("calibration",) * packs):
+        path = corpus / f"{split}.parquet"
+        if path.is_file() and not pq.read_metadata(path).num_rows:
+            raise InputError(f"{path} has no rows, and stage {recipe.stage} reads it; give the split a share in the "
+                             "corpus recipe")  # fmt: skip
 
 
 def _facts(recipe: Recipe, corpus: Path, sources: Mapping[str, str]) -> dict[str, object]:

@@ -56,6 +56,22 @@ def test_the_bundle_judges_what_it_learned(tiny_run):
     assert evidence["int8_agreement"]["model.onnx"] >= 0.99
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "calibration"])
+def test_an_empty_split_is_refused_before_training(split, corpus, write_recipe, tmp_path):
+    splits = {**store.read(corpus), split: []}
+    store.write(splits, {}, "", tmp_path / "corpus")
+    recipe = write_recipe("empty", corpus=str(tmp_path / "corpus"))
+    with pytest.raises(InputError, match=rf"{split}\.parquet has no rows, and stage classify reads it; give the split"):
+        train([recipe], tmp_path / "runs")
+    assert not (tmp_path / "runs" / "empty").exists()
+
+
+def test_recipes_that_would_share_a_run_folder_are_refused(write_recipe, tmp_path):
+    recipes = [write_recipe("same"), write_recipe("other/same")]
+    with pytest.raises(ConfigError, match=r"several recipes are named same and would share .*runs/same; rename all"):
+        train(recipes, tmp_path / "runs", fresh=True)
+
+
 def test_a_run_folder_tells_how_it_was_made(tiny_run, write_recipe):
     facts = json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))
     recipe = json.loads((tiny_run / "_begun.json").read_text(encoding="utf-8"))["recipe"]
