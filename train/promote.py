@@ -127,6 +127,7 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     configuration, InputError for data that can't be used or bundles of other labels, BundleError.
     """
     config = load_config(config_path or default_config())
+    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
     incumbent = incumbent or default_path()
     bundles = [systems.served(systems.open_bundle(path)) for path in (candidate, incumbent)]
     manifests = [read_bundle(path).manifest for path in (candidate, incumbent)]

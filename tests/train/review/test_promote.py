@@ -275,7 +275,7 @@ def test_a_bundle_that_misses_a_word_is_refused_and_the_decision_says_why(
     made = {"data_sha256": {"calibration": "other"}, "calibrated": {"data_sha256": {"calibration": known}}}
     worse = make_bundle(unknown=("曝光", "全村"), provenance=made)
 
-    found = promote(worse, bundle, tmp_path / "promote.yaml", tmp_path / "decision.json")
+    found = promote(worse, bundle, tmp_path / "promote.yaml", tmp_path / "new folder" / "decision.json")
     assert not found.promote
     reasons = failed(found.checks)
     assert {"all: threats, review", "debt_threat: threats, block", "minimal pairs", "minimal pairs, labels"} <= (
@@ -288,7 +288,7 @@ def test_a_bundle_that_misses_a_word_is_refused_and_the_decision_says_why(
         "not near the data, so their rows can't be recognised; "
         f"train, validation, calibration of {found.incumbent}: not near the data, so their rows can't be recognised"
     )
-    written = json.loads((tmp_path / "decision.json").read_text("utf-8"))
+    written = json.loads((tmp_path / "new folder" / "decision.json").read_text("utf-8"))
     assert [check["name"] for check in written["checks"]] == [check.name for check in found.checks]
 
 
