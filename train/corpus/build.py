@@ -141,7 +141,8 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
         records = list(_track(readers.read(source.kind, source.path), f"reading {source.kind}"))
         if not records:
             raise InputError(f"{source.path} holds no usable message of kind {source.kind}; check path and kind")
-        records = [record for record in records if not is_excluded(record.text)]
+        if KINDS[source.kind].label:  # the user's own labels count
+            records = [record for record in records if not is_excluded(record.text)]
         # A sample by hash changes little when the file does.
         yield from sorted(records, key=lambda record: _hash(record.text))[: source.limit]
 

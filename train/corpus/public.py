@@ -44,7 +44,7 @@ def _text_lines(path: Path) -> Iterator[str]:
 def _json_lines(path: Path) -> Iterator[Raw]:
     for number, line in enumerate(_text_lines(path), 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line.removeprefix("\ufeff"))
         except ValueError as error:
             raise InputError(f"{path}:{number}: not JSON; write one object a line") from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):

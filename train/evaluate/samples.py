@@ -148,7 +148,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[RawRow]:
 
 
 def _lines(path: Path) -> Iterator[RawRow]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    encoding = "utf-8-sig"  # Windows begins a file with a mark
+    with gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else path.open(encoding=encoding) as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from jingyin.model.errors import InputError
+from jingyin.train.corpus import build as building
 from jingyin.train.corpus.public import SOURCES, read
+from jingyin.train.corpus.store import Public
 
 NUS = """<?xml version="1.0" encoding="UTF-8"?>
 <smsCorpus date="2015.03.09" version="1.2"><message id="1"><text>还有 &lt;#&gt; 块，晚上见</text>
@@ -22,6 +24,18 @@ def test_nus_xml_keeps_the_user_and_fills_masks(tmp_path):
     assert record.text.startswith("还有 ")
     assert "<" not in record.text
     assert [record] == list(read("nus", path))
+
+
+def test_json_lines_may_begin_with_a_mark(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"text": "吃面", "label": "ordinary"}\n', encoding="utf-8-sig")
+    assert [record.text for record in read("jsonl", tmp_path / "own.jsonl")] == ["吃面"]
+
+
+def test_one_s_own_messages_are_never_excluded(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "is_excluded", lambda text: text == "吃面")
+    (tmp_path / "own.jsonl").write_text('{"text": "吃面", "label": "pay_to_stop"}\n', encoding="utf-8")
+    for kind, kept in (("own", 1), ("jsonl", 1), ("weibo", 0)):
+        assert len(list(building._public([Public(kind=kind, path=tmp_path / "own.jsonl")]))) == kept
 
 
 def test_nus_json(tmp_path):

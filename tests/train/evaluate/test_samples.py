@@ -14,6 +14,7 @@ from jingyin.train.evaluate.samples import (
     Seen,
     pairs,
     read_messages,
+    read_rows,
     read_traffic,
     sample_evenly,
     seen_in,
@@ -40,6 +41,11 @@ def corpus(tmp_path):
     """Rows of one situation, of which the first and the third are a minimal pair."""
     pair = {"group": "g", "pair": "p", "template": "第{number}条"}
     return read_messages([write(tmp_path / "rows.jsonl", one_of_each(pair, {"group": "g", "pair": ""}, pair))])
+
+
+def test_json_lines_may_begin_with_a_mark(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "吃面"}\n', encoding="utf-8-sig")
+    assert read_rows(tmp_path / "rows.jsonl") == [{"text": "吃面"}]
 
 
 def test_minimal_pairs_are_the_rows_of_a_pair_and_not_of_a_whole_situation(corpus):
