@@ -74,7 +74,12 @@ def audit(paths: Sequence[Path], out: Path) -> list[Finding]:
 
 
 def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_studio.Annotations, int]:
-    """Write all rows, with the labels of a Label Studio export, to `out`/rows.jsonl; return annotations and changes."""
+    """Write all rows, with the labels of a Label Studio export, to `out`/rows.jsonl; return annotations and changes.
+
+    Raises InputError if that is one of the files of `paths`.
+    """
+    if (out / "rows.jsonl").resolve() in (file.resolve() for file in _files(paths)):
+        raise InputError(f"{out / 'rows.jsonl'} is a file of the data, which is never changed; name another --out")
     annotations = label_studio.read_annotations(export)
     rows, changed = label_studio.apply_annotations([row for _, row in _rows(paths)], annotations)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,12 +89,18 @@ def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_
 
 
 def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, RawRow]]:
+    for file in _files(paths):
+        for number, row in enumerate(read_rows(file), 1):
+            refuse_unlabelled(row, where := f"{file}:{number}", open_too=True)
+            yield where, row
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        files = sorted(f for f in path.rglob("*") if f.suffix in (".jsonl", ".parquet")) if path.is_dir() else [path]
-        for file in files:
-            for number, row in enumerate(read_rows(file), 1):
-                refuse_unlabelled(row, where := f"{file}:{number}", open_too=True)
-                yield where, row
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".parquet"))
+        else:
+            yield path
 
 
 def _contradictions(rows: dict[str, RawRow], texts: Sequence[str]) -> Iterator[Finding]:

@@ -163,6 +163,15 @@ def test_exports_that_cannot_be_used_are_refused(content, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("named", ["rows.jsonl", "."])
+def test_answers_never_replace_the_data(named, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"text": "好", "label": "ordinary"}])
+    (tmp_path / "export.json").write_text(json.dumps([answer({"data": {"text": "好"}}, "debt_threat")]))
+    with pytest.raises(InputError, match=r"rows\.jsonl is a file of the data, which is never changed; name another"):
+        take_answers([tmp_path / named], tmp_path / "export.json", tmp_path)
+    assert read(path) == [{"text": "好", "label": "ordinary"}]
+
+
 def test_the_command_audits_and_takes_answers(data, tmp_path, monkeypatch, capsys):
     def run(*extra):
         monkeypatch.setattr(sys, "argv", ["jingyin", "audit", str(data), "--out", str(tmp_path), *extra])
