@@ -122,7 +122,7 @@ def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[l
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, str] = {}
     for raw in _raws(data, columns, None, out):
-        if fault := _text_fault(raw):
+        if fault := _text_fault(raw, "--benign-encoding"):
             rejects.append(UnusableRow(raw.where, *fault))
         elif text := clean(str(raw.text)).text:
             by_clean_text.setdefault(text, str(raw.text))
@@ -145,10 +145,10 @@ def _agree(one: str, other: str) -> bool:
     return one == other or (is_flagged(one) == is_flagged(other) and (one in SIDES or other in SIDES))
 
 
-def _text_fault(raw: _Raw) -> tuple[str, str] | None:
-    """Return the fault in a row's text and the remedy, or None."""
+def _text_fault(raw: _Raw, option: str = "--encoding") -> tuple[str, str] | None:
+    """Return the fault in a row's text and the remedy, or None; `option` names the encoding of such files."""
     if raw.fault.startswith("not ") and raw.fault[4:].isupper():  # "not UTF-8"
-        return raw.fault, "name the file's coding with --encoding, say gb18030, or mend it"
+        return raw.fault, f"name the file's coding with {option}, say gb18030, or mend it"
     if raw.fault:
         return raw.fault, _REMEDIES.get(raw.fault, "mend it, or drop it")
     if not isinstance(raw.text, str) or not raw.text.strip():

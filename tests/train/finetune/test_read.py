@@ -164,6 +164,8 @@ def test_another_coding(tmp_path):
     found, (reject,) = read_labelled([str(path)], Columns(), OUT)
     assert not found
     assert reject[1:] == ("not UTF-8", "name the file's coding with --encoding, say gb18030, or mend it")
+    _, (reject,) = read_unlabelled([str(path)], Columns(), OUT)
+    assert reject.remedy == "name the file's coding with --benign-encoding, say gb18030, or mend it"
     with pytest.raises(ConfigError, match="encoding 'klingon' is unknown; name one such as utf-8 or gb18030"):
         read(path, encoding="klingon")
     assert as_rows(read(csv(tmp_path, "转三百,pay_to_stop", encoding="utf-16"))) == [("转三百", "pay_to_stop")]
