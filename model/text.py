@@ -7,7 +7,8 @@ The steps, each a function from text to a list of edits, run in this order:
 2. undecorate: laughter, tone particles and faces are dropped
 3. space: white space becomes one space, none at the ends
 4. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
-5. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do
+5. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do; then whatever still
+   separates many single ones: longer marks (呼--死--你--吧), mixed marks, letters and digits
 6. reassemble: the parts of a character, one after another, become that character (口乎死亻尔)
 7. spell out: pinyin and initials next to Han characters become the word that they stand for (bao光, 爆txl)
 8. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
@@ -194,7 +195,21 @@ _RUN = re.compile(rf"[{_HAN}]([^{_HAN}a-z0-9\n])[{_HAN}](?:\1[{_HAN}])+")
 # A quick test: it looks at the few separators instead of all Han characters.
 _BEGINS_RUN = re.compile(rf"([^{_HAN}a-z0-9\n])(?<=[{_HAN}].)(?=[{_HAN}]\1[{_HAN}])")
 _GAP = re.compile(rf"(?<=[{_HAN}]) (?=[{_HAN}])")
-
+# Nobody writes these but to hide something: a longer mark between each two of four; any marks between six; letters or
+# digits between eight (a date has seven: 至14年9月3日14时52分29秒); anything short between eleven (1.今2.天3.不);
+# a longer mark between each two of six pieces, too (“今天”“不转”).
+_MARK = rf"[^{_HAN}a-z0-9]"
+_HIDDEN = re.compile(
+    rf"[{_HAN}](?:({_MARK}{{2,4}})[{_HAN}](?:\1[{_HAN}]){{2,}}|(?:{_MARK}{{1,4}}[{_HAN}]){{5,}}"
+    rf"|(?:[a-z0-9]{{1,3}}[{_HAN}]){{7,}}|(?:(?![0-9]{{3}})[^{_HAN}]{{1,4}}[{_HAN}]){{10,}})"
+    rf"|[{_HAN}]{{1,3}}([^{_HAN}a-z0-9 ]{{2,4}})[{_HAN}]{{1,3}}(?:\2[{_HAN}]{{1,3}}){{4,}}"
+)
+_SEPARATORS = re.compile(rf"[^{_HAN}]+")
+# Quick tests for the first four, and the last.
+_BEGINS_HIDDEN = re.compile(
+    rf"[^{_HAN}](?<=[{_HAN}].)[^{_HAN}]{{0,3}}+[{_HAN}][^{_HAN}]{{1,4}}+[{_HAN}][^{_HAN}]{{1,4}}+[{_HAN}]"
+)
+_BEGINS_PIECES = re.compile(rf"({_MARK}(?<=[{_HAN}].){_MARK}{{1,3}}+)[{_HAN}]{{1,3}}+\1")
 
 def _space(text: str, edits: dict[str, int]) -> list[Edit]:
     if " " not in text:
@@ -216,6 +231,17 @@ def _close(text: str, edits: dict[str, int]) -> list[Edit]:
     return [(m.start(), m.end(), "") for m in _GAP.finditer(text)] if " " in text else []
 
 
-_STEPS: tuple[_Step, ...] = (choose, undecorate, _space, _close_gaps, _close, reassemble, spell_out, to_mandarin)
+def _close_rest(text: str, edits: dict[str, int]) -> list[Edit]:
+    if not _BEGINS_HIDDEN.search(text) and not _BEGINS_PIECES.search(text):
+        return []
+    runs = [m.span() for m in _HIDDEN.finditer(text)]
+    if runs:
+        edits["gaps"] = edits.get("gaps", 0) + len(runs)
+    return [(*m.span(), "") for start, end in runs for m in _SEPARATORS.finditer(text, start, end)]
+
+
+_STEPS: tuple[_Step, ...] = (
+    choose, undecorate, _space, _close_gaps, _close, _close_rest, reassemble, spell_out, to_mandarin,
+)  # fmt: skip
 _REPEATED = frozenset((reassemble, spell_out, to_mandarin))
 _ROUNDS = 32  # nested faces ([[微笑]微笑]) take one each: a long message of them would stall a gateway

@@ -63,6 +63,40 @@ def test_folds_spaces_and_joins(raw: str, wanted: str) -> None:
     assert seen(raw) == wanted
 
 
+@pytest.mark.parametrize("mark", ["--", "...", "…", "——", " . ", ")(", "】【", "》《", "*/", "x", "7", "k9"])
+def test_no_mark_between_all_characters_hides_them(mark: str) -> None:
+    plain = "今晚到你家门口等你"
+    hidden = clean(mark.join(plain))
+    assert hidden.text == plain
+    assert [hidden.original[start:end] for start, end in hidden.offsets] == list(plain)
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("(群)(发)(遗)(照)", "(群发遗照)"),
+        ("群*发/遗.照-给|你", "群发遗照给你"),
+        ("1.今2.晚3.到4.你5.家6.门7.口8.等9.你10.出11.来", "1.今晚到你家门口等你出来"),
+        ("【今晚】【到你】【家门】【口等】【你出】【来】", "【今晚到你家门口等你出来】"),
+        ("〖今〗〖晚〗〖到〗〖你〗〖家〗", "〖今晚到你家〗"),
+    ],
+)
+def test_closes_what_nobody_writes(raw: str, wanted: str) -> None:
+    assert seen(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["嗯...嗯...此", "好!行,走", "买1送1,买2送2", "a股b股h股", "【红包】【卡券】【积分】【优惠】", "3室2厅1卫1厨1阳台"],
+)
+def test_lists_stay_as_they_are(text: str) -> None:
+    assert clean(text).text == text
+
+
+def test_a_date_is_no_hidden_word() -> None:
+    assert seen("至14年9月3日14时52分29秒止") == "至14年‹datetime›14时52分29秒止"
+
+
 @pytest.mark.parametrize(
     ("raw", "wanted"),
     [
