@@ -46,7 +46,7 @@ _INTEGER = r"\d[\d,]{0,30}(?!\d)"  # a longer run isn't an amount; it is masked 
 _FRACTION = r"(?:\.\d{1,30}(?!\d))?"
 _EMAIL = rf"[a-z0-9._+-]{{1,64}}+@{_SUBDOMAIN}(?:\.{_SUBDOMAIN}){{1,8}}"
 _HOST = rf"{_SUBDOMAIN}+(?:\.{_SUBDOMAIN}){{0,8}}\.(?:{_TLD})(?![a-z0-9-])(?:[/?:][a-z0-9._~:/?#@!$&'*+;=%-]*)?"
-_PRICE = rf"(?:[¥$]|rmb) ?{_INTEGER}{_FRACTION}(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
+_PRICE = rf"(?:(?:hk|nt|us)?[¥$]|rmb) ?{_INTEGER}{_FRACTION}(?: ?[万千百wk](?![a-z]))?(?: ?(?:{_CURRENCY}))?"
 _ID_CARD = (
     rf"\d{{6}}{_MASKED}{{8}}\d{{2,3}}[\dx](?![\d*x])|\d{{3,6}}[*x]{{7,14}}\d{{0,3}}[\dx]?(?![\d*x])|\d{{15}}(?!\d)"
 )
@@ -72,8 +72,9 @@ _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
          # A quick test: few numbers are followed by a character that all of these need; none allows a longer number.
          r"(?=[\d,.]{1,62}+ {0,2}[万千百wk元圆块r人美港台新u蚊刀个])"
          # 刀 is a dollar, but also a stab (捅你3刀, 砍你两刀); 一块 is a yuan, but also "together" (一块吃饭).
-         rf"(?:(?!\d刀){_INTEGER}{_FRACTION} ?(?:[万千百wk](?![a-z])[多余几来]?)? ?(?:{_CURRENCY}|刀)[整钱]?"
-         rf"|\d{{1,30}}{_FRACTION} ?(?:[万百千]\d?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE}){_DEVICE}"
+         rf"(?:\d{{1,4}}(?:[百千]万|[万千])(?:\d[千百十]){{1,3}}(?:{_CURRENCY}|(?!{_MEASURE}))[整钱]?"
+         rf"|(?!\d刀){_INTEGER}{_FRACTION} ?(?:(?:[百千]万|[万千百wk](?![a-z]))[多余几来]?)? ?(?:{_CURRENCY}|刀)[整钱]?"
+         rf"|\d{{1,30}}{_FRACTION} ?(?:[百千]万|(?![百千]万)[万百千](?:\d(?!\d))?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE}){_DEVICE}"
          # Senders who avoid 万 and 千 write 6.5个w, 两个半k, 三w.
          rf"|\d{{1,30}}{_FRACTION} ?个半? ?[wk](?![a-z0-9歌]))"),
         ("id_card", _ID_CARD),
@@ -133,7 +134,7 @@ _VALUE = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _UNITS = {"百": 100, "千": 1_000, "万": 10_000, "w": 10_000, "k": 1_000, "佰": 100, "仟": 1_000, "亿": 10**8}
 _DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
     c: i for i, c in enumerate("〇壹贰叁肆伍陆柒捌玖")
-} | {"两": 2, "俩": 2, "仨": 3, "几": 3, "数": 3, "半": 0}  # fmt: skip
+} | {str(i): i for i in range(10)} | {"两": 2, "俩": 2, "仨": 3, "几": 3, "数": 3, "半": 0}  # fmt: skip
 
 
 def mask(text: str, edits: dict[str, int]) -> Iterator[Edit]:
@@ -179,9 +180,10 @@ def amount_value(written: str) -> float:
     if number:
         value = float(number[0].replace(",", ""))
         unit = 1
-        for character in written[number.end() :]:
-            if character.isdigit():  # 2万8 is 28,000
-                return value + int(character) * unit / 10
+        for at, character in enumerate(written[number.end() :], number.end()):
+            if character.isdigit():  # 2万8 is 28,000, 2万8百 is 20,800
+                scaled = written[at + 1 : at + 2] in ("千", "百", "十")
+                return value + (_chinese_value(written[at:]) if scaled else int(character) * unit / 10)
             unit = _UNITS.get(character, 1)
             value *= unit
         return value

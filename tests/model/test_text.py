@@ -221,6 +221,11 @@ def test_a_spelling_is_a_disguise_and_a_dialect_is_none() -> None:
             "一个W，6.5个w，两个半k，五W",
             "‹amount_round_below_100k›,‹amount_round_below_100k›,‹amount_round_below_10k›,‹amount_round_below_100k›",
         ),
+        ("立减5万58648888", "立减‹amount_round_below_100k›‹number›"),
+        ("1000万163平，3万5", "‹amount_round_more›‹number_exact›平,‹amount_round_below_100k›"),
+        ("3万5千块，1千8百", "‹amount_round_below_100k›,‹amount_round_below_10k›"),
+        ("2百万，3千万元，1百万人", "‹amount_round_more›,‹amount_round_more›,1百万人"),
+        ("HK$22,300及NT$3,450", "‹amount_exact_below_100k›及‹amount_exact_below_10k›"),
         ("三个k歌房连着3个wifi，五个kg，三k党", "三个k歌房连着3个wifi,五个kg,三k党"),
     ],
 )
@@ -232,7 +237,7 @@ def test_masks(raw: str, wanted: str) -> None:
     ("written", "value"),
     [("1,783.52元", 1783.52), ("3.5万", 35000), ("两百块", 200), ("一千二", 1200), ("八万", 80000), ("2万8", 28000),
      ("一个w", 10000), ("十四个w", 140000), ("6.5个w", 65000), ("两个半k", 2500), ("二十k", 20000), ("三w", 30000),
-     ("十二块", 12), ("三万五", 35000), ("一百零五元", 105)],
+     ("3万5千", 35000), ("2万3千5百元", 23500), ("3万2百", 30200), ("2百万", 2e6), ("十二块", 12), ("三万五", 35000), ("一百零五元", 105)],
 )  # fmt: skip
 def test_amount_value(written: str, value: float) -> None:
     assert amount_value(written) == value
