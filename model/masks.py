@@ -126,6 +126,7 @@ _CODE = re.compile(
     r"(?:验证码|校验码|动态码|取件码|取货码|提货码|激活码|随机码|密码|code)[^\d一-鿿]{0,3}(?:[为是]|您的)?[^\d一-鿿]{0,3}$"
 )
 _SERIAL = re.compile("(?:[房单编工学尾座批牌卡股车票]号|编码|代码)[:是为 ]{0,2}$")  # 房号12345 isn't a service number
+_CALLED = re.compile("(?:[询拨]|电话|致电|热线|客服)[打:是 ]{0,2}$")  # 拿10000来 is a sum, 详询10000 a service number
 # Emergency and short service numbers, and numbers used as words (996, 520), carry meaning and stay as they are.
 _PLAIN = frozenset(
     ("110", "119", "120", "122", "315", "360", "911", "996", "985", "211", "404", "618", "520", "1314", "886")
@@ -156,8 +157,9 @@ def _placeholder(text: str, match: re.Match[str]) -> str | None:
     kind, written, start = _KINDS[match.lastgroup], match[0], match.start()
     if kind == "amount":
         return f"amount_{bucket(amount_value(written))}"
-    if kind == "phone" and len(written) <= 6 and _SERIAL.search(text, max(0, start - 5), start):
-        return "number"
+    if kind == "phone" and len(written) <= 6:
+        called = not written.endswith("000") or _CALLED.search(text, max(0, start - 5), start)
+        return "phone" if called and not _SERIAL.search(text, max(0, start - 5), start) else "number"
     if kind in ("small", "number") and written.isdigit():
         before = text[max(0, start - 12) : start]
         if len(written) <= 8 and ("码" in before or "code" in before) and _CODE.search(before):

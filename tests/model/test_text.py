@@ -306,6 +306,10 @@ def test_ordinary_words_stay_as_they_are(text: str) -> None:
     [
         ("房号12345", "房号‹number›"),
         ("拨打12345", "拨打‹phone›"),
+        ("拿10000来", "拿‹number›来"),
+        ("详询10000", "详询‹phone›"),
+        ("客服电话:10000", "客服电话:‹phone›"),
+        ("转960000赎人", "转‹number›赎人"),
         ("比例1:10000", "比例1:‹number›"),
         ("两百刀", "‹amount_round_below_1k›"),
         ("20刀", "‹amount_round_below_1k›"),
