@@ -195,14 +195,17 @@ _RUN = re.compile(rf"[{_HAN}]([^{_HAN}a-z0-9\n])[{_HAN}](?:\1[{_HAN}])+")
 # A quick test: it looks at the few separators instead of all Han characters.
 _BEGINS_RUN = re.compile(rf"([^{_HAN}a-z0-9\n])(?<=[{_HAN}].)(?=[{_HAN}]\1[{_HAN}])")
 _GAP = re.compile(rf"(?<=[{_HAN}]) (?=[{_HAN}])")
-# Nobody writes these but to hide something: a longer mark between each two of four; any marks between six; letters or
-# digits between eight (a date has seven: 至14年9月3日14时52分29秒); anything short between eleven (1.今2.天3.不);
-# a longer mark between each two of six pieces, too (“今天”“不转”).
+# Nobody writes these but to hide something: a longer mark between each two of four, or of six pieces (“今天”“不转”),
+# beside which a clause may end; any marks between six; letters or digits between eight (a date has seven:
+# 至14年9月3日14时52分29秒); anything short between eleven (1.今2.天3.不).
 _MARK = rf"[^{_HAN}a-z0-9]"
+_CLAUSE = "[,。!?;]?"
 _HIDDEN = re.compile(
-    rf"[{_HAN}](?:({_MARK}{{2,4}})[{_HAN}](?:\1[{_HAN}]){{2,}}|(?:{_MARK}{{1,4}}[{_HAN}]){{5,}}"
+    rf"[{_HAN}](?:({_MARK})({_MARK}{{1,3}})[{_HAN}](?:{_CLAUSE}\1{_CLAUSE}\2{_CLAUSE}[{_HAN}]){{2,}}"
+    rf"|(?:{_MARK}{{1,4}}[{_HAN}]){{5,}}"
     rf"|(?:[a-z0-9]{{1,3}}[{_HAN}]){{7,}}|(?:(?![0-9]{{3}})[^{_HAN}]{{1,4}}[{_HAN}]){{10,}})"
-    rf"|[{_HAN}]{{1,3}}([^{_HAN}a-z0-9 ]{{2,4}})[{_HAN}]{{1,3}}(?:\2[{_HAN}]{{1,3}}){{4,}}"
+    rf"|[{_HAN}]{{1,3}}([^{_HAN}a-z0-9 ])([^{_HAN}a-z0-9 ]{{1,3}})[{_HAN}]{{1,3}}"
+    rf"(?:{_CLAUSE}\3{_CLAUSE}\4{_CLAUSE}[{_HAN}]{{1,3}}){{4,}}"
 )
 _SEPARATORS = re.compile(rf"[^{_HAN}]+")
 # Quick tests for the first four, and the last.
