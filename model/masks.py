@@ -74,7 +74,8 @@ _PATTERNS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
          # 刀 is a dollar, but also a stab (捅你3刀, 砍你两刀); 一块 is a yuan, but also "together" (一块吃饭).
          rf"(?:\d{{1,4}}(?:[百千]万|[万千])(?:\d[千百十]){{1,3}}(?:{_CURRENCY}|(?!{_MEASURE}))[整钱]?"
          rf"|(?!\d刀){_INTEGER}{_FRACTION} ?(?:(?:[百千]万|[万千百wk](?![a-z]))[多余几来]?)? ?(?:{_CURRENCY}|刀)[整钱]?"
-         rf"|\d{{1,30}}{_FRACTION} ?(?:[百千]万|(?![百千]万)[万百千](?:\d(?!\d))?|[wk]\d?(?![a-z0-9]))(?!{_MEASURE}){_DEVICE}"
+         rf"|\d{{1,30}}{_FRACTION} ?(?:[百千]万|(?![百千]万)[万百千](?:\d(?!\d))?|[wk]\d?(?![a-z0-9]))"
+         rf"(?!{_MEASURE}){_DEVICE}"
          # Senders who avoid 万 and 千 write 6.5个w, 两个半k, 三w.
          rf"|\d{{1,30}}{_FRACTION} ?个半? ?[wk](?![a-z0-9歌]))"),
         ("id_card", _ID_CARD),

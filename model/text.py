@@ -214,6 +214,7 @@ _BEGINS_HIDDEN = re.compile(
 )
 _BEGINS_PIECES = re.compile(rf"({_MARK}(?<=[{_HAN}].){_MARK}{{1,3}}+)[{_HAN}]{{1,3}}+\1")
 
+
 def _space(text: str, edits: dict[str, int]) -> list[Edit]:
     if " " not in text:
         return []
