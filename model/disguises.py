@@ -34,6 +34,19 @@ _ENDS = frozenset(parts[-1] for parts in _PARTS)
 _SIDE_BY_SIDE = re.compile(
     f"[{''.join({parts[0] for parts in _PARTS})}](?=[{''.join({parts[1] for parts in _PARTS})}])"
 )
+_BETWEEN = re.compile(
+    rf"[.+·*/_|&=-](?<=[{''.join({parts[0] for parts in _PARTS})}].)(?=[{''.join({parts[1] for parts in _PARTS})}])"
+)
+
+
+def close_parts(text: str, edits: dict[str, int]) -> list[Edit]:
+    """Drop a mark between two parts of a character (扌+戈); where honest text has both (木-目), only if others do so."""
+    found = {m.span(): text[m.start() - 1] + text[m.end()] for m in _BETWEEN.finditer(text)}
+    marks = [mark for mark, parts in found.items() if parts in _PARTS]
+    if not marks or len(marks) == 1 and found[marks[0]] in _BESIDE:
+        return []
+    edits["gaps"] = edits.get("gaps", 0) + len(marks)
+    return [(*mark, "") for mark in marks]
 
 
 def _reads_as(parts: str, previous: str, text: str, end: int) -> str | None:

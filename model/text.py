@@ -9,7 +9,7 @@ The steps, each a function from text to a list of edits, run in this order:
 4. close gaps: a run of single Han characters with one separator between them is closed up (呼.死.你)
 5. close: a space between two Han characters is dropped, as BERT tokenizers for Chinese do; then whatever still
    separates many single ones: longer marks (呼--死--你--吧), mixed marks, letters and digits
-6. reassemble: the parts of a character, one after another, become that character (口乎死亻尔)
+6. reassemble: the parts of a character, one after another or with a mark between, become that character (口乎死亻+尔)
 7. spell out: pinyin and initials next to Han characters become the word that they stand for (bao光, 爆txl)
 8. to Mandarin: function words of Cantonese become those of Mandarin (佢哋冇嚟)
 9. mask: links, numbers and amounts become placeholders (model/masks.py)
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeVar
 
-from jingyin.model.disguises import reassemble, spell_out, to_mandarin, undecorate
+from jingyin.model.disguises import close_parts, reassemble, spell_out, to_mandarin, undecorate
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD, choose, fold_edits
 from jingyin.model.foreign import is_foreign
@@ -245,7 +245,7 @@ def _close_rest(text: str, edits: dict[str, int]) -> list[Edit]:
 
 
 _STEPS: tuple[_Step, ...] = (
-    choose, undecorate, _space, _close_gaps, _close, _close_rest, reassemble, spell_out, to_mandarin,
+    choose, undecorate, _space, _close_gaps, _close, _close_rest, close_parts, reassemble, spell_out, to_mandarin,
 )  # fmt: skip
 _REPEATED = frozenset((reassemble, spell_out, to_mandarin))
 _ROUNDS = 32  # nested faces ([[微笑]微笑]) take one each: a long message of them would stall a gateway
