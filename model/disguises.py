@@ -40,10 +40,10 @@ _BETWEEN = re.compile(
 
 
 def close_parts(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Drop a mark between two parts of a character (扌+戈); where honest text has both (木-目), only if others do so."""
+    """Drop a mark between two parts of a character (扌+戈); one that honest text has too (木-目) counts only beside others."""
     found = {m.span(): text[m.start() - 1] + text[m.end()] for m in _BETWEEN.finditer(text)}
     marks = [mark for mark, parts in found.items() if parts in _PARTS]
-    if not marks or len(marks) == 1 and found[marks[0]] in _BESIDE:
+    if not marks or (len(marks) == 1 and found[marks[0]] in _BESIDE):
         return []
     edits["gaps"] = edits.get("gaps", 0) + len(marks)
     return [(*mark, "") for mark in marks]
