@@ -40,7 +40,7 @@ _BETWEEN = re.compile(
 
 
 def close_parts(text: str, edits: dict[str, int]) -> list[Edit]:
-    """Drop a mark between two parts of a character (扌+戈); one that honest text has too (木-目) counts only beside others."""
+    """Drop a mark between two parts of a character (扌+戈); if honest text has both (木-目), only beside others."""
     found = {m.span(): text[m.start() - 1] + text[m.end()] for m in _BETWEEN.finditer(text)}
     marks = [mark for mark, parts in found.items() if parts in _PARTS]
     if not marks or (len(marks) == 1 and found[marks[0]] in _BESIDE):
