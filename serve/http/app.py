@@ -47,9 +47,10 @@ MAX_BODY = 1 << 20
 REFUSAL_SECONDS = 0.05
 """How long a client beyond its share waits for the refusal: immediate retries would take the event loop from others."""
 
-PROTECTED = {"/v1/score", "/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial"}
-"""Routes that need a key, if there are keys; on a public address /metrics needs one too. Probes carry no keys."""
-_ROUTES = PROTECTED | {"/", "/admin/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+OPEN = {"/", "/admin/", "/healthz", "/readyz", "/openapi.json"}
+"""Paths that need no key, even if there are keys; on a private address /metrics needs none either."""
+_ADMIN = {"/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial"}
+_ROUTES = OPEN | _ADMIN | {"/v1/score", "/metrics"}
 _BELOW = re.compile("(/admin/(?:known|senders))/.+")
 """Paths that end in an id, which metrics and logs leave out."""
 
@@ -127,7 +128,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._protected = PROTECTED | {"/metrics"} if service.settings.is_public else PROTECTED
+        self._open = OPEN if service.settings.is_public else OPEN | {"/metrics"}
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -179,13 +180,15 @@ class RequestMiddleware:
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
                 presented = value[7:].strip()
         call.id = call.id or f"{self._prefix}-{next(self._numbers)}"
-        if self._service.keys is not None and _route(scope) in self._protected:
+        if self._service.keys is not None and scope["path"] not in self._open:
             key = self._service.keys.find(presented) if presented else None
             if key is None:
                 return 401, "an API key is wanted; send it as Authorization: Bearer KEY"
             call.client = call.key = key.name
             if scope["path"].startswith("/admin/") and not key.admin:
                 return 403, "this API key may not do that; use one that is marked admin in the key file"
+        if "\n" in scope["path"]:  # the router ignores one at the end
+            return 404, _WORDS[404]
         if scope["method"] == "POST":  # probes are never refused
             if not self._service.requests.take(call.client, 1):
                 self._service.metrics.refused("requests").inc()

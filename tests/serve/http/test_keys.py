@@ -36,6 +36,24 @@ def test_a_key_is_wanted_and_for_a_reload_one_of_an_admin(path: Path) -> None:
     assert run(call, keys=path) == [401, 401, 200, 200, 401, 403, 202]
 
 
+def test_no_spelling_of_a_path_is_a_way_around_the_keys(path: Path) -> None:
+    names = ("/v1/score", *(f"/admin/{name}" for name in ("reload", "known", "overview", "senders", "trial")), "/other")
+
+    async def call(client: httpx.AsyncClient, _: Service) -> dict[tuple[str, str], int]:
+        routes = [name + end for name in names for end in ("%0A", "/", "%00", "/x%0A")]
+        return {(m, each): await ask(client, None, each, m) for each in routes for m in ("GET", "POST", "DELETE")}
+
+    assert set(run(call, keys=path).values()) == {401}
+
+
+def test_a_line_break_behind_a_path_makes_it_another(path: Path) -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> list[int]:
+        routes = ("/v1/score%0A", "/admin/reload%0A", "/admin/known%0A")
+        return [await ask(client, "two", route) for route in routes] + [await ask(client, None, "/readyz%0A", "GET")]
+
+    assert run(call, keys=path) == [404, 404, 404, 401]
+
+
 def test_what_an_admin_does_is_logged_with_the_name_of_the_key(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(lambda client, _: ask(client, "two", "/admin/reload"), keys=path)
     line = json.loads(capfd.readouterr().err)
