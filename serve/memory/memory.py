@@ -161,7 +161,7 @@ class Memory:
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, held, joined) if joined else held
         # A message that does not pass after all is not joined with later ones.
-        undone = [Op("unshift", ops[-1].key)] if passed and judged.action != "pass" else []
+        undone = [Op("unshift", ops[-1].key, ops[-1].value)] if passed and judged.action != "pass" else []
         return await self._settle(marks, text, own_action, held, judged, undone, trial=trial)
 
     def _hold(self, answer: "Answer", suspect: str | None, near: int | None) -> "Answer":

@@ -35,20 +35,24 @@ for i, key in ipairs(KEYS) do
     end
   elseif name == 'shift' then
     found = {}
-    for slot = 0, SLOTS - 1 do
+    local gap = SLOTS - 1
+    for slot = SLOTS - 1, 0, -1 do
       local kept = redis.call('GET', key .. ':' .. slot)
-      if kept then found[#found + 1] = kept end
+      if kept then table.insert(found, 1, kept) else gap = slot end
     end
     if value ~= '' then
-      for slot = SLOTS - 2, 0, -1 do
-        if redis.call('EXISTS', key .. ':' .. slot) == 1 then
-          redis.call('RENAME', key .. ':' .. slot, key .. ':' .. (slot + 1))
-        end
+      for slot = gap - 1, 0, -1 do
+        redis.call('RENAME', key .. ':' .. slot, key .. ':' .. (slot + 1))
       end
       redis.call('SET', key .. ':0', value, 'PX', lasts)
     end
   elseif name == 'unshift' then
-    redis.call('DEL', key .. ':0')
+    for slot = 0, SLOTS - 1 do
+      if redis.call('GET', key .. ':' .. slot) == value then
+        redis.call('DEL', key .. ':' .. slot)
+        break
+      end
+    end
   elseif name == 'drop' then
     redis.call('DEL', key)
   elseif name == 'put' then

@@ -44,7 +44,7 @@ class Op(NamedTuple):
         marked   whether it is kept (0 or 1)
         marks    pairs (key, seconds left) of kept keys that begin with `key`, longest first
         shift    up to SLOTS values, newest first; then `value` (bytes), if any, becomes the newest for `seconds`
-        unshift  forget the newest value
+        unshift  forget `value` (bytes), the newest if there are several
         drop     forget a mark
         put      set field `value[0]` of the table `key` to `value[1]` (both bytes)
         fields   the names (bytes) of the table's fields
@@ -182,10 +182,10 @@ class Local:
             self._set(slot, (next(self._numbers), value), now + seconds, seconds)
         return [found[1] for found, _ in reversed(kept)]
 
-    def _unshift(self, now: float, key: str, *_: object) -> None:
+    def _unshift(self, now: float, key: str, value: bytes, _: float) -> None:
         kept = [(found, slot) for i in range(SLOTS) if (found := self._get(now, slot := f"{key}:{i}"))]
-        if kept:
-            self._forget(max(kept)[1])
+        if equal := [each for each in kept if each[0][1] == value]:
+            self._forget(max(equal)[1])
 
     def _drop(self, _: float, key: str, *__: object) -> None:
         self._forget(key)
