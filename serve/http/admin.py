@@ -49,7 +49,7 @@ R = TypeVar("R")
 
 async def _body(request: Request, kind: type[M]) -> M:
     """Read a body; raises InputError for a wrong one."""
-    if not request.headers.get("content-type", "").startswith("application/json"):
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):
         raise InputError("send the body with Content-Type: application/json")  # which no other site's page can
     data = b""
     async for chunk in request.stream():

@@ -225,7 +225,7 @@ async def read_body(request: Request) -> bytes:
     the client's bodies under way take more than its share of memory.
     """
     call: Call = request.scope["jingyin"]
-    kind = request.headers.get("content-type", "application/json")
+    kind = request.headers.get("content-type", "application/json").lower()
     if not kind.startswith(("application/json", "application/octet-stream")):
         raise RefusedError(415, "the body must be JSON; send it with Content-Type: application/json")
     chunks, more = [], True

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jingyin.model.labels import ACTIONS, Action
@@ -64,12 +65,14 @@ class Origin(NamedTuple):
 class Context(NamedTuple):
     """The context that memory gets with the answer; `now` is a time of the event loop.
 
-    `read` reads another text before the message's deadline; it is neither cached nor counted as a message.
+    `read` reads another text before the message's deadline; it is neither cached nor counted as a message. `text` is
+    the message, for an answer without a reading.
     """
 
     origin: Origin
     now: float
     read: Callable[[str], Awaitable[Scored | None]]
+    text: str = ""
 
 
 class Service:
@@ -89,8 +92,8 @@ class Service:
     def start(self) -> None:
         """Load the bundle and start the threads; needs the running event loop. Raises BundleError or ConfigError."""
         self.keys = Keys(self.settings.keys) if self.settings.keys else None
-        self.memory = self._make_memory(self.metrics)
         self.deployment = Deployment(*self._load(), self.metrics)
+        self.memory = self._make_memory(self.metrics)
         self.batcher = Batcher(self.deployment, self.metrics, self.settings.queue)
         self._evidence = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="jingyin-decoding")
@@ -122,7 +125,7 @@ class Service:
         """Read messages, and let memory judge them in their order. Raises BusyError if the queue has no room."""
         outcomes = await self.batcher.read(texts, origin.deadline, origin.client, origin.sender or "")
         # Together, so that they share a round trip to the state: each call reaches it before the next one starts.
-        return await asyncio.gather(*(self._judge(outcome, origin) for outcome in outcomes))
+        return await asyncio.gather(*map(partial(self._judge, origin), texts, outcomes))
 
     async def answer_sms(self, segments: list[Segment], coding: str | int, origin: Origin) -> tuple[Answer, Decoded]:
         """Read one message as the gateway holds it; of several plausible readings the riskiest counts.
@@ -142,7 +145,7 @@ class Service:
             reading = await self._read_extra(text, origin)
             if reading and (isinstance(outcome, str) or reading.decision.risk > outcome.decision.risk):
                 message, outcome = other, reading
-        return await self._judge(outcome, origin), message
+        return await self._judge(origin, message.text, outcome), message
 
     async def trial(self, text: str, key: str, sender: str | None, receiver: str | None, route: str | None) -> Answer:
         """Return the answer that a message would get; nothing is counted or kept. Raises BusyError."""
@@ -162,12 +165,11 @@ class Service:
             return None
         return None if isinstance(outcome, str) else outcome
 
-    async def _judge(self, outcome: Outcome, origin: Origin) -> Answer:
+    async def _judge(self, origin: Origin, text: str, outcome: Outcome) -> Answer:
         least: Action = self.settings.on_deadline
         if isinstance(outcome, str):
-            self.metrics.unscored(outcome, least).inc()
-            return Answer(None, least, outcome)
-        if outcome.final:
+            answer = Answer(None, least, outcome)
+        elif outcome.final:
             answer = Answer(outcome, outcome.decision.action, "scored")
         else:
             action = outcome.decision.action
@@ -175,18 +177,20 @@ class Service:
                 action = "review"  # the prefilter alone is a reason to look, no more
             answer = Answer(outcome, max(action, least, key=ACTIONS.index), "deadline")
         now = asyncio.get_running_loop().time()
-        judged = await self.memory.judge(Context(origin, now, lambda text: self._read_extra(text, origin)), answer)
+        context = Context(origin, now, lambda other: self._read_extra(other, origin), text)
+        judged = await self.memory.judge(context, answer)
         if judged.action != answer.action:
             self.metrics.changed(judged.reason, judged.action).inc()
-        if not outcome.final:
-            self.metrics.unscored("deadline", judged.action).inc()
+        if isinstance(outcome, str) or not outcome.final:
+            self.metrics.unscored(answer.reason, judged.action).inc()
+        if self.settings.dry_run:
+            self.metrics.dry_run(judged.action).inc()
         return judged
 
     def result(self, answer: Answer) -> dict[str, Any]:
         """Return an answer as plain JSON types; see openapi.json."""
         action, dry_run = answer.action, {}
         if self.settings.dry_run:
-            self.metrics.dry_run(action).inc()
             action, dry_run = "pass", {"dry_run": action}
         fields: dict[str, Any] = dict.fromkeys(("label", "risk", "probabilities", "stage"))
         fields |= {"edits": {}, "bundle": self.deployment.bundle_id, "reasons": []}

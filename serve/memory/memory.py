@@ -61,15 +61,15 @@ class Memory:
         self._metrics = metrics
 
     async def judge(self, context: "Context", answer: "Answer", *, trial: bool = False) -> "Answer":
-        """Return the answer to a scored message, unchanged or with another action, reason and `more`.
+        """Return the answer to a message, unchanged or with another action, reason and `more`.
+
+        Only the policy decides on one that was not scored.
 
         On `trial` nothing is counted or stored in the state.
         """
-        scored, origin = answer.scored, context.origin
-        if scored is None:
-            return answer
-        answer, decided = self._by_policy(MessageSource(origin.key, origin.sender, origin.route), answer)
-        if decided:
+        answer, decided = self._by_policy(context, answer, trial=trial)
+        scored = answer.scored
+        if decided or scored is None:
             return answer
         text, final = scored.clean.text, scored.final
         match = await self._known_wording(context, text, scored.decision.risk if final else None)
@@ -102,14 +102,17 @@ class Memory:
         except Exception:  # known wordings stay known; Guarded sees and reports it even while no message asks
             await self.state.run([Op("marked", "probe")])
 
-    def _by_policy(self, source: MessageSource, answer: "Answer") -> "tuple[Answer, bool]":
+    def _by_policy(self, context: "Context", answer: "Answer", *, trial: bool) -> "tuple[Answer, bool]":
         """Apply the rule that matches the message, if any; return also whether the rule decides alone."""
-        scored = answer.scored
-        if scored is None or not self.policy.rules:
+        scored, origin = answer.scored, context.origin
+        if not self.policy.rules:
             return answer, False
-        for rule in self.policy.rules_for(source, scored.clean.original):
-            action = rule.decide(scored.decision.risk if scored.final else None, answer.action) or answer.action
-            self._metrics.policy(rule.name, action).inc()
+        risk = scored.decision.risk if scored and scored.final else None
+        source = MessageSource(origin.key, origin.sender, origin.route)
+        for rule in self.policy.rules_for(source, scored.clean.original if scored else context.text):
+            action = rule.decide(risk, answer.action) or answer.action
+            if not trial:
+                self._metrics.policy(rule.name, action).inc()
             if not rule.dry_run:
                 reason = "policy" if rule.action or action != answer.action else answer.reason
                 answer = answer._replace(action=action, reason=reason, more={**answer.more, "rule": rule.name})
@@ -155,11 +158,13 @@ class Memory:
             suspect = suspects.suspicious(marks, text, risk, results[: len(sender_ops)])
         of_burst = results[len(sender_ops) : len(sender_ops) + len(burst_ops)]
         near = bursts.near_copies(of_burst) if burst_ops and bursts else None
+        if near is not None and not trial:
+            self._metrics.near_duplicates.observe(near)
         held = self._hold(answer, suspect, near)
         if not (conversations and talks):
             return await self._settle(marks, text, own_action, held, held, [], trial=trial)
         joined = conversations.joined(text, results[-1])
-        judged = await self._behind(context, held, joined) if joined else held
+        judged = await self._behind(context, held, joined, trial=trial) if joined else held
         # A message that does not pass after all is not joined with later ones.
         undone = [Op("unshift", ops[-1].key, ops[-1].value)] if passed and judged.action != "pass" else []
         return await self._settle(marks, text, own_action, held, judged, undone, trial=trial)
@@ -170,7 +175,6 @@ class Memory:
             answer = answer._replace(action="review", reason=suspect)
         if near is None or not self._bursts:
             return answer
-        self._metrics.near_duplicates.observe(near)
         answer = answer._replace(more={**answer.more, "near_duplicates": near})
         if answer.action == "pass" and near > self._bursts.settings.count:
             return answer._replace(action="review", reason="burst")
@@ -190,23 +194,25 @@ class Memory:
             await self.state.run(ops)
         return judged
 
-    async def _behind(self, context: "Context", answer: "Answer", joined: CleanString) -> "Answer":
+    async def _behind(self, context: "Context", answer: "Answer", joined: CleanString, *, trial: bool) -> "Answer":
         """Score a message appended to those before it; the stronger action counts."""
         reading = await context.read(joined)
         if reading is None or not reading.final or answer.scored is None:
-            self._metrics.joined("unscored").inc()
+            reading, outcome = None, "unscored"
+        else:
+            raised = ACTIONS.index(reading.decision.action) > ACTIONS.index(answer.action)
+            outcome = "raised" if raised else "same"
+        if not trial:
+            self._metrics.joined(outcome).inc()
+        if reading is None or answer.scored is None or outcome == "same":
             return answer
-        if ACTIONS.index(reading.decision.action) <= ACTIONS.index(answer.action):
-            self._metrics.joined("same").inc()
-            return answer
-        self._metrics.joined("raised").inc()
         scored = reading._replace(clean=answer.scored.clean)
         return answer._replace(scored=scored, action=reading.decision.action, reason="conversation")
 
 
 # ---- state shared by the processes of a service
 
-_SOCKET, _SECRET = "state", "secret"
+_SOCKET, SECRET = "state", "secret"
 
 
 def state_folder() -> Path:
@@ -242,8 +248,13 @@ def share_secret(settings: "Settings", folder: Path) -> None:
     if settings.state != "memory" and settings.state_secret is None:
         raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
     file = settings.state_secret or (settings.known or state_folder() / "known.json").with_name("secret")
-    secret = read_secret(file, make=False) if settings.state_secret or file.exists() else secrets.token_bytes(32)
-    with open(os.open(folder / _SECRET, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as out:
+    if settings.state_secret or file.exists():
+        secret = read_secret(file, make=False)
+    elif (folder / SECRET).exists():
+        return  # a reload, where nothing can be kept: the state is still that of the first secret
+    else:
+        secret = secrets.token_bytes(32)
+    with open(os.open(folder / SECRET, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as out:
         out.write(secret.hex())
 
 
@@ -252,7 +263,7 @@ def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -
     if folder is None:
         return Memory(settings, metrics, Secret(secrets.token_bytes(32), encrypts=False), Local())
     on_server = settings.state != "memory"
-    secret = Secret(bytes.fromhex((folder / _SECRET).read_text(encoding="ascii")), encrypts=on_server)
+    secret = Secret(bytes.fromhex((folder / SECRET).read_text(encoding="ascii")), encrypts=on_server)
     remote, patient = (ValkeyState(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
     metrics.state_away.set(0)
 

@@ -82,7 +82,9 @@ class Rule(BaseModel):
             return "block"
         if self.review and risk >= self.review:
             return "review" if self.block else max(alone or "pass", "review", key=("pass", "review", "block").index)
-        return "pass" if self.review else alone
+        if self.review:
+            return "pass"
+        return "review" if self.block and alone == "block" else alone
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str] | None, ...]:

@@ -43,6 +43,12 @@ def test_one_message() -> None:
     }  # fmt: skip
 
 
+def test_a_content_type_in_capitals_is_the_same() -> None:
+    for kind, status in (("Application/JSON; charset=UTF-8", 200), ("text/plain", 415)):
+        headers = {"content-type": kind}
+        assert run(lambda c, _: c.post("/v1/score", content=b'{"text": ""}', headers=headers)).status_code == status  # noqa: B023
+
+
 def test_several_messages_in_order() -> None:
     response = ask({"texts": ["你好", "死", ""]})
     assert [result["action"] for result in response.json()["results"]] == ["pass", "block", "pass"]

@@ -1,5 +1,6 @@
 """Where the service asks memory: what a request hands over, and what becomes of the answer."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -69,6 +70,42 @@ def test_the_second_half_of_a_threat_gets_the_verdict_on_both() -> None:
 def test_messages_of_other_pairs_are_not_joined(other: dict[str, str]) -> None:
     answers, _ = ask({"text": "呼", **BOTH}, {"text": "死", **other})
     assert [answer["reason"] for answer in answers] == ["scored", "scored"]
+
+
+def test_a_policy_decides_on_messages_without_a_reading_too(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "rules: [{name: banned, sender: [x], action: block}, {name: bank, signature: [银行], on_deadline: review}]"
+    )
+    bodies = [{"text": "坏"}, {"text": "坏", "sender": "x"}, {"texts": ["坏", "【银行】坏"], "sender": "y"}]
+    (one, two, both), metrics = ask(*bodies, policy=file)
+    answers = [one, two, *both["results"]]
+    assert [(each["action"], each["reason"]) for each in answers] == [
+        ("pass", "error"), ("block", "policy"), ("pass", "error"), ("review", "policy"),
+    ]  # fmt: skip
+    assert 'jingyin_unscored_total{action="pass",reason="error"} 2.0' in metrics
+    assert 'jingyin_unscored_total{action="block",reason="error"} 1.0' in metrics
+
+
+def test_a_trial_is_counted_nowhere(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: [{name: all, block: 0.9}]")
+
+    async def call(client: httpx.AsyncClient, service: Service) -> list[list[str]]:
+        counts = ("changed", "dry_run", "joined", "messages", "near_duplicates_count", "policy", "unscored")
+
+        def counted() -> list[str]:
+            names = tuple(f"jingyin_{name}" for name in counts)
+            return [line for line in service.metrics.render().decode().splitlines() if line.startswith(names)]
+
+        await client.post("/v1/score", json={"text": "呼", **BOTH})
+        before = counted()
+        tried = await client.post("/admin/trial", json={"text": "死", **BOTH})
+        assert tried.json()["dry_run"] == "block"
+        return [before, counted()]
+
+    before, after = run(call, load=halves, policy=file, conversations={}, burst={"risk": 0.1}, dry_run=True)
+    assert before == after
 
 
 def test_neither_sender_nor_text_turns_up_in_log_or_metrics(capfd: pytest.CaptureFixture[str]) -> None:

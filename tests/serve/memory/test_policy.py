@@ -48,6 +48,18 @@ def test_the_first_rule_that_a_message_meets_decides(file: Path) -> None:
     run(test)
 
 
+def test_a_higher_threshold_for_block_leaves_a_message_to_people(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: [{name: rarely, block: 0.99}]")
+
+    async def test() -> None:
+        gateway = MemoryUser(policy=file)
+        found = [await gateway.reason("你好", risk) for risk in (0.995, 0.95, 0.6, 0.1)]
+        assert found == ["block scored", "review policy", "review scored", "pass scored"]
+
+    run(test)
+
+
 def test_a_rule_for_what_is_late(file: Path) -> None:
     async def test() -> None:
         gateway = MemoryUser(policy=file)
