@@ -138,7 +138,10 @@ class RequestMiddleware:
             return await self._app(scope, receive, send)
         service, connection = self._service, scope["state"].get("connection") if "state" in scope else None
         loop_time = asyncio.get_running_loop().time
-        arrival = connection.begin(whole=scope["method"] != "POST") if connection else loop_time()
+        arrival = loop_time()
+        if connection:
+            length = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+            arrival = connection.begin(whole=scope["method"] != "POST", length=length)
         call = Call(service, "", arrival, scope["client"][0] if scope["client"] else "", connection=connection)
         scope["jingyin"] = call
         status = 0

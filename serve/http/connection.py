@@ -13,6 +13,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MAX_HEAD = 8_192
 """Most bytes that are read of a request line and its headers before they must be complete."""
+MAX_REST = 2 << 20
+"""Most bytes between two heads besides a body of known length: a chunked body, or the beginnings of later requests."""
 READ_SECONDS = 10.0
 """Longest time for a request to arrive, and for a new connection to send any."""
 MAX_CONNECTIONS = 4_096
@@ -25,6 +27,7 @@ class Connection(asyncio.Protocol):
     """Stands between transport and uvicorn; app.py finds it in the scope's state, and calls `begin`, `whole` and `end`.
 
     `_bytes` counts the bytes of an incomplete head; `_asking` is True from the end of the head to that of the answer.
+    `_rest` is the number of bytes that may follow until the next head.
     """
 
     def __init__(self, *, app_state: dict[str, Any], **given: Any) -> None:  # noqa: ANN401  uvicorn's
@@ -34,7 +37,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing = self._inner.resume_writing  # type: ignore[method-assign]
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._bytes = 0
+        self._bytes = self._rest = 0
         self._asking = False
         self.arrival = 0.0
 
@@ -55,17 +58,25 @@ class Connection(asyncio.Protocol):
             if not self._bytes:
                 self._watch()
             self._bytes += len(data)
+        elif len(data) > self._rest:  # a head without end behind an early answer
+            self._refuse("headers", "431 Request Header Fields Too Large")
+            return
+        else:
+            self._rest -= len(data)
         self._inner.data_received(_UPGRADE.sub(b"\r\nX-Other", data))
         if self._transport.is_closing():
             self._service.metrics.refused("malformed").inc()
         elif self._bytes > MAX_HEAD:  # a complete request has a task, which starts before this call
             self._loop.call_soon(self._check_head)
 
-    def begin(self, *, whole: bool) -> float:
-        """Note that a head, or with `whole` the whole request, has arrived; return when its first byte did."""
+    def begin(self, *, whole: bool, length: int) -> float:
+        """Note that a head, or with `whole` the whole request, has arrived; return when its first byte did.
+
+        `length` is that of the body, 0 if it is unknown.
+        """
         if not self._bytes:  # pipelined
             self._watch()
-        self._asking, self._bytes = True, 0
+        self._asking, self._bytes, self._rest = True, 0, length + MAX_REST
         if whole:
             self.whole()
         return self.arrival

@@ -116,6 +116,18 @@ def test_headers_that_do_not_end_in_8_kib_get_431(pieces: list[bytes]) -> None:
         assert b'jingyin_refused_total{reason="headers"} 1.0' in server.send(METRICS)
 
 
+def test_headers_without_end_after_an_early_answer_are_refused_too(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"gateway {'0' * 64}\n")
+    with InThread(keys=keys) as server, server.connect() as client:
+        client.sendall(post({"text": "a"}))
+        assert receive(client).startswith(b"HTTP/1.1 401 ")
+        client.sendall(GET)
+        with pytest.raises(ConnectionError):
+            client.sendall(LONG * 10_000)
+        assert b'jingyin_refused_total{reason="headers"} 1.0' in server.send(METRICS)
+
+
 def test_headers_of_8_kib_and_many_requests_at_once_are_fine() -> None:
     large = GET + LONG[:-200] + b"\r\n\r\n"
     with InThread() as server:
