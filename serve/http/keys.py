@@ -42,7 +42,11 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = stamp(path)
-        self._keys = read_keys(path)
+        try:
+            self._keys = read_keys(path)
+        except ConfigError as error:  # since the start: a worker that takes a dead one's place must not fail for it
+            self._keys = read_keys(path, strict=False)
+            log("keys_faulty", level="error", keys=len(self._keys), error=str(error))
         self._checked = time.monotonic()
 
     def find(self, presented: bytes) -> Key | None:
@@ -70,11 +74,16 @@ class Keys:
             log("keys_kept", level="error", error=str(error))
 
 
-def read_keys(path: Path) -> list[Key]:
-    """Read a key file; raises NoKeysError, or ConfigError that names the line, never its content."""
+def read_keys(path: Path, *, strict: bool = True) -> list[Key]:
+    """Read a key file; raises NoKeysError, or ConfigError that names the line, never its content.
+
+    Without `strict` it returns the keys that it finds.
+    """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
+        if not strict:
+            return []
         raise NoKeysError(f"key file {path} can't be read ({type(error).__name__}); name a readable file") from None
     keys = []
     for number, line in enumerate(lines, 1):
@@ -83,9 +92,11 @@ def read_keys(path: Path) -> list[Key]:
             continue
         name, digest, *role = [*fields, ""] if len(fields) == 1 else fields
         if len(digest) != 64 or set(digest) - set("0123456789abcdef") or role not in ([], ["admin"]):
+            if not strict:
+                continue
             raise ConfigError(f"line {number} of key file {path} must be: NAME SHA256 [admin]; make one with {_MAKE}")
         keys.append(Key(name, digest.encode(), bool(role)))
-    if not keys:
+    if not keys and strict:
         raise NoKeysError(f"key file {path} holds no key; make one with {_MAKE}")
     return keys
 

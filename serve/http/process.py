@@ -1,13 +1,13 @@
 """`jingyin serve`: the socket, and the processes that serve on it.
 
-    parent    owns the socket, the signals and a private copy of the bundle; scores nothing
+    parent    owns the socket, the signals and private copies of bundle and policy; scores nothing
     workers   each an event loop, inference threads and a scorer of its own; all accept on the socket
 
 uvicorn's Multiprocess starts the workers, replaces those that die, and on SIGHUP starts a new worker for each before it
 ends the old one, or keeps the old one if the new can't start. Processes and not threads: the event loop and the
-normaliser run Python, of which a process runs one core's worth. A replacement loads the private copy, so that all have
-the same bundle even if the folder has changed. Each writes its metrics to files, which the worker that answers /metrics
-adds up (prometheus_client's multiprocess mode); a worker that died still counts.
+normaliser run Python, of which a process runs one core's worth. A replacement loads the private copies, so that all
+have the same bundle and policy even if the files have changed. Each writes its metrics to files, which the worker that
+answers /metrics adds up (prometheus_client's multiprocess mode); a worker that died still counts.
 """
 
 import asyncio
@@ -40,7 +40,8 @@ from jingyin.serve.http.keys import read_keys, stamp
 from jingyin.serve.http.observe import FOLDER, error_site, log, take_over_logging
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import REMEMBERED, Settings
-from jingyin.serve.memory.memory import share_secret, shared_state
+from jingyin.serve.memory.memory import SECRET, share_secret, shared_state
+from jingyin.serve.memory.policy import read_policy
 from jingyin.serve.scorer import Scorer
 
 QUIET_SECONDS = 1.0
@@ -71,6 +72,8 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callab
     take_over_logging()
     if settings.keys:
         read_keys(settings.keys)
+    if settings.policy:
+        read_policy(settings.policy)
     if load is load_scorers:
         for each in filter(None, (settings.bundle or default_path(), settings.shadow)):
             read_bundle(each)
@@ -137,9 +140,12 @@ class Supervisor(Multiprocess):
     def handle_hup(self) -> None:
         """Copy the bundle anew, and replace one worker after another, unless the first finds a fault."""
         old_workers, previous = list(self.processes), (self._settings, self._copied, self._load)
+        secret = (self._folder / SECRET).read_bytes()
         try:
             if self._reread is not None:
                 new = self._reread()
+                if new.policy:
+                    read_policy(new.policy)
                 share_secret(new, self._folder)
                 self._settings = previous[0].model_copy(update={name: getattr(new, name) for name in REMEMBERED})
         except ConfigError as error:  # reported by a worker: the parent has no metrics
@@ -152,6 +158,7 @@ class Supervisor(Multiprocess):
         gone = previous[1] if done else self._copied
         if not done:
             self._settings, self._copied, self._load = previous
+            (self._folder / SECRET).write_bytes(secret)
         self._bury(old_workers)
         self.config.app = self._worker("replaced")
         shutil.rmtree(gone, ignore_errors=True)
@@ -164,16 +171,20 @@ class Supervisor(Multiprocess):
                 mark_process_dead(process.pid, str(self._folder / "metrics"))  # type: ignore[no-untyped-call]
 
     def _worker(self, role: Role) -> Callable[[], Starlette]:
-        return partial(make_worker, self._settings, self._load, self._copied, role)
+        policy = self._settings.policy and self._copied / "policy"
+        settings = self._settings.model_copy(update={"policy": policy})
+        return partial(make_worker, settings, self._load, self._copied, role)
 
     def _copy(self) -> Path:
-        """Copy bundle and shadow aside; a worker will detect a faulty copy."""
+        """Copy bundle, shadow and policy aside; a worker will detect a faulty copy."""
         copy = self._folder / f"{next(self._numbers)}"
         bundle, shadow = self._settings.bundle or default_path(), self._settings.shadow
         try:
             shutil.copytree(bundle, copy / "bundle")
             if shadow:
                 shutil.copytree(shadow, copy / "shadow")
+            if self._settings.policy:
+                shutil.copy(self._settings.policy, copy / "policy")
         except (OSError, shutil.Error) as error:
             log("copy_failed", level="error", **error_site(error))
         return copy
@@ -221,20 +232,21 @@ async def _life(role: Role, starlette: Starlette) -> AsyncIterator[Mapping[str, 
     """Serve from when the bundle is warm until SIGTERM; count why this worker was started."""
     service: Service = starlette.state.service
     try:
+        service.metrics.replaced.inc(role == "replaced")  # also if this one dies while it starts
         async with app.lifespan(starlette) as state:
             if role == "reloaded":
                 service.metrics.reloads("done").inc()
-            service.metrics.replaced.inc(role == "replaced")
             sys.setswitchinterval(SWITCH_SECONDS)
             gc.freeze()  # loaded objects stay: a full collection would stop the service for 30 ms to find that out
             _drain_before_the_end(service)
             if role != "started":
                 log("worker_ready", bundle=service.deployment.bundle_id)
             yield state
-    except JingyinError as error:
+    except Exception as error:
         if role == "reloaded":
             service.metrics.reloads("failed").inc()
-        log("worker_failed", level="error", reason=str(error))
+        fault = {"reason": str(error)} if isinstance(error, JingyinError) else error_site(error)
+        log("worker_failed", level="error", **fault)
         raise
 
 

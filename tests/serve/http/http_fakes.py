@@ -87,12 +87,16 @@ class FakeScorer:
 def load(*_: object) -> tuple[FakeScorer, None]:
     """Return a scorer whose name is in the file NAME; the file BROKEN refuses. PATIENT workers wait for their state.
 
+    If the file BROKEN holds a word, that is the error's.
+
     Takes SLOW seconds.
     """
     time.sleep(float(os.environ.get("SLOW", 0)))
     if "PATIENT" in os.environ:
         state.BUDGET_SECONDS, state.PATIENCE_SECONDS = 5.0, 10.0
     if Path(os.environ.get("BROKEN", "/none")).exists():
+        if word := Path(os.environ["BROKEN"]).read_text():
+            raise RuntimeError(word)
         raise BundleError("golden message 0 is off; export the bundle anew")
     return FakeScorer(Path(os.environ["NAME"]).read_text() if "NAME" in os.environ else "fake"), None
 

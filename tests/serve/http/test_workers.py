@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from time import sleep
 
 import pytest
-from tests.serve.http.http_fakes import Process, post, receive, until
+from tests.serve.http.http_fakes import SECRET, Process, post, receive, until
 from tests.serve.processes import children, runs
 
 GET = "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -125,3 +127,62 @@ def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:
     log = server.process.communicate(timeout=60)[1].decode()
     server.folder.cleanup()
     assert (server.process.returncode, '"event":"serving"' in log, '"event":"ended"' in log) == (0, False, True)
+
+
+def test_a_worker_is_replaced_and_reloaded_while_files_are_faulty(tmp_path: Path) -> None:
+    policy, keys, broken = (tmp_path / name for name in ("policy", "keys", "broken"))
+    policy.write_text('rules: [{name: theirs, sender: ["10690*"], action: block}]')
+    keys.write_text(f"gateway {sha256(b'key').hexdigest()} admin\n")
+    nowhere = {"XDG_STATE_HOME": "/proc/nowhere", "BROKEN": str(broken)}
+
+    def ask(content: dict[str, str], path: str = "/v1/score") -> dict[str, object]:
+        head = b"Host: x\r\nAuthorization: Bearer key\r\nContent-Type: application/json"
+        return body(server.send(post(content, path, close=True).replace(b"Host: x", head)))
+
+    def reload(outcome: str) -> None:
+        before = outcomes(server)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: outcomes(server) != before and any(outcome in each for each in outcomes(server)))
+
+    def outcomes(server: Process) -> list[str]:
+        return re.findall(r"jingyin_reloads_total.*", metrics(server))
+
+    def by_both(content: dict[str, str], field: str) -> set[object]:
+        return {ask(content)[field] for _ in range(12)}
+
+    with Process(nowhere, policy=str(policy), keys=str(keys), workers=2) as server:
+        text = "今晚不还就死定了你等着"
+        assert ask({"text": text, "action": "review"}, "/admin/known")["id"]
+
+        # Someone is still writing the next policy and the next keys when a worker dies.
+        policy.write_text("rules: [{name: theirs, sender: 5}]")
+        keys.write_text(f"gateway {sha256(b'key').hexdigest()} admin\nother half-writ")
+        os.kill(min(workers(server)), signal.SIGKILL)
+        until(lambda: 'role="deployed"} 2.0' not in metrics(server))
+        until(lambda: 'role="deployed"} 2.0' in metrics(server))
+        assert by_both({"text": "a", "sender": "106901"}, "rule") == {"theirs"}
+        until(lambda: by_both({"text": text}, "reason") == {"known"})
+
+        reload("failed")
+        policy.write_text('rules: [{name: ours, sender: ["10690*"], action: block}]')
+        broken.write_text(SECRET)
+        reload("failed")
+        broken.unlink()
+        reload("done")
+        until(lambda: by_both({"text": "a", "sender": "106901"}, "rule") == {"ours"})
+        until(lambda: by_both({"text": text}, "reason") == {"known"})  # though no secret could be kept
+    assert f"policy {policy} is wrong" in server.log
+    assert '"event":"worker_failed","error":"RuntimeError","at":"load:' in server.log
+    assert SECRET not in server.log
+
+
+def test_a_reload_that_fails_changes_no_secret(tmp_path: Path) -> None:
+    secret, broken = tmp_path / "state_secret", tmp_path / "broken"
+    secret.write_text("ab" * 32)
+    with Process({"TMPDIR": str(tmp_path), "BROKEN": str(broken)}, state_secret=str(secret)) as server:
+        (copy,) = tmp_path.glob("jingyin-*/secret")
+        secret.write_text("cd" * 32)
+        broken.touch()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: 'jingyin_reloads_total{outcome="failed"} 1.0' in metrics(server))
+        until(lambda: copy.read_text() == "ab" * 32, 10)
