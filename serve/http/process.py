@@ -148,7 +148,7 @@ class Supervisor(Multiprocess):
                     read_policy(new.policy)
                 share_secret(new, self._folder)
                 self._settings = previous[0].model_copy(update={name: getattr(new, name) for name in REMEMBERED})
-        except ConfigError as error:  # reported by a worker: the parent has no metrics
+        except (ConfigError, OSError) as error:  # reported by a worker: the parent has no metrics
             self._load = partial(_refuse, error)
         self._copied = self._copy()
         self.config.app = self._worker("reloaded")
@@ -217,7 +217,7 @@ def server_config(settings: Settings, app: Callable[[], Starlette] | Starlette) 
 # ---- a worker
 
 
-def _refuse(error: ConfigError, *_: object) -> NoReturn:
+def _refuse(error: Exception, *_: object) -> NoReturn:
     raise error
 
 

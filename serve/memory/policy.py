@@ -26,7 +26,8 @@ from jingyin.model.labels import Action
 
 _SIGNATURE = re.compile(r"[【\[]([^【】\[\]]{1,30})[】\]]")
 
-Patterns = tuple[str, ...]
+Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
+"""Without a list every message matches, so an empty one, which nothing should match, is refused."""
 Risk = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -111,7 +112,7 @@ class Policy(BaseModel):
                     return
 
 
-def _any(patterns: Patterns) -> re.Pattern[str] | None:
+def _any(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(translate, patterns))) if patterns else None
 
 
@@ -123,5 +124,5 @@ def read_policy(file: Path) -> Policy:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
         listed = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
         raise ConfigError(f"policy {file} is wrong: {listed}") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date such as 2024-99-99
         raise ConfigError(f"policy {file} can't be read as YAML ({type(error).__name__})") from None

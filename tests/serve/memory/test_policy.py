@@ -103,3 +103,16 @@ def test_signatures_anywhere(text: str) -> None:
     policy = Policy(rules=(Rule(name="a", signature=("某某*",), action="pass"),))
     assert [rule.name for rule in policy.rules_for(MessageSource(), text)] == ["a"]
     assert not list(policy.rules_for(MessageSource(), text.replace("某", "什")))
+
+
+@pytest.mark.parametrize(
+    ("rules", "error"),
+    [
+        ("[{name: ours, sender: [], action: pass}]", "rules.0.sender: Tuple should have at least 1 item"),
+        ("[{name: 2024-99-99, action: pass}]", "can't be read as YAML"),
+    ],
+)
+def test_a_list_without_patterns_and_no_date_are_refused(rules: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(f"rules: {rules}")
+    with pytest.raises(ConfigError, match=error):
+        read_policy(tmp_path / "policy.yaml")
