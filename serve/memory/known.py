@@ -326,7 +326,9 @@ class Known:
             await self.state.run([Op("remove", table, number.encode()) for number in expired for table in tables])
         if wordings.keys() != self._wordings.keys():
             self._wordings = wordings
-            self.index = await asyncio.to_thread(Index, wordings.values(), self._secret.salt)
+            index = await asyncio.to_thread(Index, wordings.values(), self._secret.salt)
+            if self._wordings is wordings:  # else another call has newer ones, and may have been faster
+                self.index = index
 
 
 def _read(number: str, content: str) -> Wording:

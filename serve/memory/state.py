@@ -191,9 +191,7 @@ class Local:
         self._forget(key)
 
     def _put(self, _: float, key: str, value: tuple[bytes, bytes], __: float) -> None:
-        self._tables.setdefault(key, {})[value[0]] = value[1]
-        self._changed = True
-        self.save()
+        self._replace(key, self._tables.get(key, {}) | dict([value]))
 
     def _fields(self, _: float, key: str, *__: object) -> list[bytes]:
         return list(self._tables.get(key, {}))
@@ -202,8 +200,18 @@ class Local:
         return self._tables.get(key, {}).get(value)
 
     def _remove(self, _: float, key: str, value: bytes, __: float) -> None:
-        self._changed = self._tables.get(key, {}).pop(value, None) is not None or self._changed
-        self.save()
+        if value in (table := self._tables.get(key, {})):
+            self._replace(key, {field: kept for field, kept in table.items() if field != value})
+
+    def _replace(self, key: str, table: dict[bytes, bytes]) -> None:
+        """Replace a table, but keep it if it can't be saved."""
+        before, self._tables[key] = self._tables.get(key, {}), table
+        self._changed = True
+        try:
+            self.save()
+        except OSError:
+            self._tables[key] = before
+            raise
 
     def _add(self, _: float, key: str, value: bytes, __: float) -> None:
         table = self._tables.setdefault(key, {})
@@ -237,9 +245,13 @@ def _read_tables(file: Path) -> dict[str, dict[bytes, bytes]]:
 
 @contextmanager
 def listening(local: Local, path: Path) -> Iterator[None]:
-    """Run operations received on a Unix socket at `path`, in a thread; anyone who may open `path` is trusted."""
+    """Run operations received on a Unix socket at `path`, in a thread; anyone who may open `path` is trusted.
+
+    Raises ConfigError if that can't be made.
+    """
     started = Event()
     stops: list[Callable[[], object]] = []
+    faults: list[OSError] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
@@ -251,8 +263,14 @@ def listening(local: Local, path: Path) -> Iterator[None]:
     async def serve() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         stops.append(lambda: loop.call_soon_threadsafe(stop.set))
-        async with await asyncio.start_unix_server(answer, path):
+        try:
+            server = await asyncio.start_unix_server(answer, path)
+        except OSError as error:
+            faults.append(error)
+            return
+        finally:
             started.set()
+        async with server:
             while not stop.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 1)
@@ -262,6 +280,8 @@ def listening(local: Local, path: Path) -> Iterator[None]:
     thread = Thread(target=lambda: asyncio.run(serve()), name="jingyin-state", daemon=True)
     thread.start()
     started.wait()
+    if faults:
+        raise ConfigError(f"can't listen on {path}: {faults[0]}; name another folder, or a shorter one, in TMPDIR")
     try:
         yield
     finally:

@@ -277,3 +277,29 @@ def test_a_message_holds_itself_and_what_it_is_part_of(text: str, more: str) -> 
         assert (match.share, match.part, match.explains) == (1.0, cleaned, True)
         (match,) = index.find(cleaned + clean(more).text)
         assert match.share == 1.0
+
+
+def test_an_index_that_takes_longer_to_build_does_not_replace_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        secret, state = Secret(KEY, encrypts=False), Local()
+        ours, theirs = Known(state, secret), Known(state, secret)
+        await theirs.add(NewWording(action="block", text=THREAT), "admin", 0.9)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly(make: Callable[..., Index], *given: Any) -> Index:
+            monkeypatch.undo()  # the next is quick
+            index = make(*given)
+            begun.set()
+            await go_on.wait()
+            return index
+
+        monkeypatch.setattr(asyncio, "to_thread", slowly)
+        refreshing = asyncio.create_task(ours.refresh())
+        await begun.wait()
+        await ours.add(NewWording(action="pass", text=NOTICE), "admin", 0.1)
+        go_on.set()
+        await refreshing
+        await ours.refresh()
+        assert {each.action for each in ours.index.wordings} == {"block", "pass"}
+
+    run(test)

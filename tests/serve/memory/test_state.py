@@ -193,6 +193,23 @@ def test_tables_survive_a_restart_and_nothing_else(tmp_path: Path) -> None:
         Local(file=file)
 
 
+def test_a_table_that_can_not_be_saved_is_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    local = Local(file=tmp_path / "folder" / "known.json")
+    local.run_now([Op("put", "known", (b"x", b"1"))])
+    (tmp_path / "folder").rename(tmp_path / "other")
+    (tmp_path / "folder").touch()
+    for op in (Op("put", "known", (b"y", b"2")), Op("remove", "known", b"x")):
+        with pytest.raises(OSError, match="folder"):
+            local.run_now([op])
+    assert local.run_now([Op("fields", "known")]) == [[b"x"]]
+
+
+def test_a_socket_that_can_not_be_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a shorter one, in TMPDIR"), listening(Local(), tmp_path / ("x" * 120)):
+        pass
+
+
 def test_addresses_that_are_none() -> None:
     with pytest.raises(ConfigError, match="state must be memory, redis://"):
         ValkeyState("valkey:6379")
