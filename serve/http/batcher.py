@@ -143,6 +143,14 @@ class _Turns:
     def put(self, item: _Item) -> None:
         self._waiting.setdefault(item.pending.turn, deque()).append(item)
 
+    def drop(self, pending: _Pending) -> None:
+        """Forget the messages of a request that was answered without them."""
+        kept = deque(item for item in self._waiting.get(pending.turn, ()) if item.pending is not pending)
+        if kept:
+            self._waiting[pending.turn] = kept
+        else:
+            self._waiting.pop(pending.turn, None)
+
     def ahead(self, turn: str) -> int:
         """Estimate how many messages go before a new one."""
         return len(self._waiting.get(turn, ())) * len(self._waiting)
@@ -223,6 +231,9 @@ class Batcher:
             return pending.outcomes
         finally:
             timer.cancel()
+            if pending.left:  # they would wait, beyond the client's share, until their lane is next
+                for each in (self._unseen, self._singles, self._again, self._extra, self._batches):
+                    each.drop(pending)
             self._shares.give(client, len(texts))
             self._metrics.queue.set(self._shares.size - self._shares.free)
 

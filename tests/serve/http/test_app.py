@@ -453,3 +453,22 @@ def test_the_shadow_is_counted_and_never_answers() -> None:
     assert 'jingyin_shadow_total{deployed="block",shadow="pass"} 1.0' in metrics
     assert 'jingyin_shadow_total{deployed="pass",shadow="block"} 1.0' in metrics
     assert 'jingyin_bundle_info{id="shadow",role="shadow"} 1.0' in metrics
+
+
+def test_messages_answered_without_a_thread_wait_no_longer() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
+        def waiting() -> int:
+            lanes = (*service.batcher._lanes, service.batcher._extra, service.batcher._batches)
+            return sum(len(items) for lane in lanes for items in lane._waiting.values())
+
+        slow = [client.post("/v1/score", json={"text": "慢" * 200, "deadline_ms": 1_000}) for _ in range(6)]
+        tasks = [asyncio.create_task(each) for each in slow]
+        await asyncio.sleep(0.05)
+        batch = {"texts": [f"好{number}" for number in range(200)], "deadline_ms": 60}
+        results = (await client.post("/v1/score", json=batch)).json()["results"]
+        assert {each["reason"] for each in results} >= {"deadline"}
+        left = waiting()
+        await asyncio.gather(*tasks)
+        return [left > 6, waiting()]
+
+    assert run(call) == [False, 0]
