@@ -121,12 +121,12 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
     groups = Groups(len(records))
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
-        for i, j, _ in similar_pairs(texts, similarity):
+        for i, j, _ in similar_pairs(texts, similarity, dropped):
             if (records[i].source == OWN) != (records[j].source == OWN):
                 dropped.add(j if records[i].source == OWN else i)
             elif records[j].source in ("authored", OWN):
                 groups.union((i, j))
-            elif i not in dropped:
+            else:
                 dropped.add(j)
     remaining = [i for i in range(len(records)) if i not in dropped]
     first_of_name: dict[str, int] = {}

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache
 from math import ceil
 
@@ -26,8 +26,13 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / (len(one | other) or 1)
 
 
-def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
+def similar_pairs(
+    texts: Sequence[str], threshold: float, dropped: Container[int] = ()
+) -> Iterator[tuple[int, int, float]]:
     """Yield (i, j, Jaccard) with i < j for texts at or above `threshold` (above 0, to 1), by ascending j and then i.
+
+    No text is compared with one that the caller has `dropped` by then: ten thousand copies of one notice, each dropped
+    for the first, take time for ten thousand pairs only.
 
     Exact: prefix filtering (Bayardo, Ma & Srikant 2007). Two sets that are so similar share one of the rarest grams of
     each, so that only texts with a rare gram in common are compared.
@@ -39,10 +44,13 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
         ordered = sorted(grams, key=lambda gram: (counts[gram], gram))
         rarest = ordered[: len(grams) - ceil(threshold * len(grams) - _ROUNDING) + 1]
         for i in sorted({i for gram in rarest for i in index[gram]}):
-            if (alike := jaccard(sets[i], grams)) >= threshold:
+            if j in dropped:
+                break
+            if i not in dropped and (alike := jaccard(sets[i], grams)) >= threshold:
                 yield i, j, alike
-        for gram in rarest:
-            index[gram].append(j)
+        if j not in dropped:
+            for gram in rarest:
+                index[gram].append(j)
 
 
 def pairs_across(few: Sequence[str], many: Sequence[str], threshold: float = SIMILAR) -> Iterator[tuple[int, int]]:

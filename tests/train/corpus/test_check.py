@@ -126,6 +126,17 @@ def test_similar_pairs_are_those_of_every_pair_compared(texts, threshold):
     assert [(i, j) for i, j, _ in similar_pairs(texts, threshold)] == exact
 
 
+def test_a_dropped_text_is_compared_with_no_other() -> None:
+    dropped: set[int] = set()
+    pairs = []
+    for i, j, _ in similar_pairs(
+        ["明天八点开会", "明天八点开会", "今晚吃饭", "明天八点开会", "今晚吃饭"], 0.5, dropped
+    ):
+        pairs.append((i, j))
+        dropped.add(j)
+    assert pairs == [(0, 1), (0, 3), (2, 4)]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
