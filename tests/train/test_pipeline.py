@@ -329,8 +329,8 @@ def test_a_corpus_recipe_is_built_once_for_what_it_is_made_of(write_recipe, tmp_
         folder.symlink_to(corpus)
 
     monkeypatch.setattr("jingyin.train.pipeline.build", build)
-    stage = write_recipe("stage", corpus=str(recipe), epochs=1, bundle=False)
-    train([stage, stage], tmp_path / "out")
+    stage, again = (write_recipe(name, corpus=str(recipe), epochs=1, bundle=False) for name in ("stage", "again"))
+    train([stage, again], tmp_path / "out")
     assert len(built) == 1
     assert built[0].startswith("corpus-")
     messages.write_text('{"text": "再见"}\n', encoding="utf-8")
