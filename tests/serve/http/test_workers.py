@@ -121,7 +121,7 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:
-    server = Process({"SLOW": "30"}, workers=2)
+    server = Process({"SLOW": "3"}, workers=2)
     until(lambda: len(workers(server)) == 2)
     server.process.send_signal(signal.SIGTERM)
     log = server.process.communicate(timeout=60)[1].decode()
