@@ -31,12 +31,12 @@ from jingyin.model.errors import InputError
 # Batches of about equally many tokens, the same on every process and after every resumption.
 
 
-_PLAIN = 0.5  # share of messages shown as they stand; of the others any row is drawn, that one included
+_PLAIN = 0.3  # share of messages shown as they stand; of the others any row is drawn, that one included
 _POOL = 64  # batches whose rows are sorted by length together: enough to pad little, few enough to stay random
 
 
 def one_variant_each(messages: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a row index for each message, in random order: by even chance its first row, else any of its rows.
+    """Return a row index for each message, in random order: by a chance of _PLAIN its first row, else any of them.
 
     The first is the message as it stands; its copies take turns over the epochs: as much variety in a fraction of the
     time that all of them in each epoch would take.

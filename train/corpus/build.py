@@ -19,7 +19,7 @@ from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
 from jingyin.train.corpus.everyday import everyday
-from jingyin.train.corpus.perturb import HELD_OUT, affix, evade, nonsense, quoted_copy
+from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, nonsense, quoted_copy, restyled
 from jingyin.train.corpus.public import KINDS, OWN, is_excluded
 from jingyin.train.corpus.rows import Record, at_least, is_annotated
 from jingyin.train.corpus.similar import Groups, pairs_across, similar_pairs
@@ -75,7 +75,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 10
+CORPUS_VERSION = 11
 """Raised whenever the same recipe and files would make a different corpus."""
 
 
@@ -264,18 +264,25 @@ def _variants(
 def _copies(
     record: Record, plain: Sequence[str], recipe: CorpusRecipe, company: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
-    """Yield copies of a training message and their kinds: disguised, quoted, with head or tail, in company."""
+    """Yield copies of a training message and their kinds: disguised, quoted, restyled, with head or tail, in company."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
     disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
     yield from disguised
     if record.source == "authored" and rng.random() < recipe.framed:
         yield quoted_copy(record.text, rng), "framed"
-    # A sender does both: some copies with a head or tail are disguised too.
-    texts = [*plain, *(text for text, _ in disguised)]
+    copies = recipe.restyled if record.source == "authored" else recipe.restyled / 2
+    in_styles = [restyled(_filled(record, rng), rng) for _ in range(int(copies + rng.random()))]
+    yield from [(text, "restyled") for text in in_styles]
+    # A sender does several: some copies with a head or tail, or in company, are restyled or disguised too.
+    texts = [*plain, *in_styles, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
         yield from [(affix(rng.choice(texts), rng), "dressed") for _ in range(_AFFIXED)]
     copies = recipe.company if record.source == "authored" else recipe.company / 2
     yield from _in_company(record, texts, int(copies + rng.random()), company, rng)
+
+
+def _filled(record: Record, rng: Random) -> str:
+    return fill_slots(anonymous(record.text, rng), rng) if record.source == "authored" else record.text
 
 
 def _in_company(

@@ -315,6 +315,49 @@ def quoted_copy(template: str, rng: Random) -> str:
     return "".join((*phrases[:before], text, *phrases[before:]))
 
 
+# Restyled copies: the same words in another writer's punctuation and notation.
+#
+# Whoever invents messages punctuates like a writer, and people and newspapers do not: 1 in 140 authored threats had an
+# exclamation mark, 1 in 8 real messages. So a network learnt that an exclamation mark is harmless: with one at the end
+# it found 55% of an unseen writer's threats in place of 79%. All labels get the same styles, from the same shares.
+
+
+_ENDS = ("", "", "", "", "。", "。", "。", "！", "！", "！！", "!!!", "……", "...", "~")
+_STOPS = ("。", "。", "。", "！", "！", "，", " ", "……", "\n")
+_COMMAS = (*"，，，，，，", " ", " ", "", "。", "！")
+_SYNONYMS = (
+    ("否则", "否则", "不然", "要不然", "要不"), ("如果", "如果", "要是", "若", "假如"), ("元", "元", "块", "块钱"),
+)  # fmt: skip
+_WRITTEN_AS = {each: group for group in _SYNONYMS for each in group}
+_WRITTEN = re.compile(r"(?<!还)(?:否则|要?不然|如果|要是|假如)|(?<=[0-9百千万])(?:元|块钱?)")
+_LAST_MARK = re.compile(r"[。！!.…~～\s]*$")
+_INNER_STOP = re.compile(r"[。！!](?=.)", re.S)
+_LONG_NUMBER = re.compile(r"(?<!\d)(\d{3})\d+(\d{2})(?!\d)")
+_REDACTED = ("{}某", "{}某某", "{}*", "某某", "{}XX")
+
+
+def anonymous(template: str, rng: Random) -> str:
+    """Return an authored message with its {name} redacted, as in messages that are published, three times in ten."""
+    if "{name}" not in template or rng.random() >= 0.3:
+        return template
+    return template.replace("{name}", rng.choice(_REDACTED).format(rng.choice(words("surnames"))))
+
+
+def restyled(text: str, rng: Random) -> str:
+    """Return a message with other marks, conjunctions and units; the same seed gives the same.
+
+    Three times in ten its long numbers are redacted.
+    """
+    if rng.random() < 0.3:
+        mask = rng.choice(("****", "XXXX", "××××"))
+        text = _LONG_NUMBER.sub(lambda number: number[1] + mask + number[2], text)
+    if rng.random() < 0.5:
+        text = _WRITTEN.sub(lambda word: rng.choice(_WRITTEN_AS.get(word[0], (word[0],))), text)
+    stop, comma, end = rng.choice(_STOPS), rng.choice(_COMMAS), rng.choice(_ENDS)
+    text = _INNER_STOP.sub(stop, text).replace("，", comma)
+    return text if text.endswith(("？", "?")) else _LAST_MARK.sub(end, text, count=1)
+
+
 # Nonsense that gateways see daily: test lines, keyboard mash, cut-off bytes, random characters. None may be flagged.
 #
 # A network is wrongly sure of some nonsense unless trained on such; the lines depend on a seed, so that training and

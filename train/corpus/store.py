@@ -31,7 +31,7 @@ class Row:
     """A row of a built corpus.
 
     `text` is a model's input; `template` the text it was made from, with slots and undisguised; `evasion` the family
-    of its disguise, "framed", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight` is that of a
+    of its disguise, "framed", "restyled", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight` is that of a
     message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair` is the id of
     its minimal pair or ""; `case` the real case it was written from or ""; `writer` its author; `signs` its demands and
     threats (rows.py).
@@ -191,8 +191,9 @@ class CorpusRecipe(FrozenModel):
     (rows.py). A kind of `public` comes once. Authored messages whose character 4-grams have a Jaccard of
     `similarity` or more stay on one side of a split; a public message as similar to an earlier one is left out.
     `framed` is the share of the authored training messages that get a quoted copy (perturb.py); `dressed` that
-    of all training messages that get two with a head or a tail. `company` is how many copies in company (company.py)
-    an authored training message gets on average, a public one half as many.
+    of all training messages that get two with a head or a tail. `restyled` and `company` are how many copies in other
+    punctuation (perturb.py) and in company (company.py) an authored training message gets on average, a public one
+    half as many.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
     `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own, jsonl,
@@ -209,6 +210,7 @@ class CorpusRecipe(FrozenModel):
     evasion: Evasion = Evasion()
     framed: Share = 0.0
     dressed: Share = 0.0
+    restyled: float = Field(0.0, ge=0, le=10)
     company: float = Field(0.0, ge=0, le=10)
     nonsense: int = Field(0, ge=0)
     everyday: int = Field(0, ge=0)
