@@ -1,4 +1,4 @@
-"""Messages as senders change them: disguised, with heads and tails, in company, edited until one passes, in two halves.
+"""Messages as senders change them: disguised, repunctuated, with affixes, in company, edited until one passes, halved.
 
 Innocent messages get the same, so that flagging everything wins nothing. All draws have fixed seeds.
 """
@@ -90,6 +90,29 @@ def affixes() -> list[tuple[str, str, bool]]:
     return pairs
 
 
+# Marks: the same words in other punctuation.
+
+_ANY_MARK, _LAST_MARKS = re.compile(r"[，。！、；,.!;~～…]+(?!\d)"), re.compile(r"[。！!.~～…\s]*$")
+_MARKS: dict[str, Callable[[str], str]] = {
+    "nothing at the end": lambda text: _LAST_MARKS.sub("", text, count=1),
+    "。 at the end": lambda text: _LAST_MARKS.sub("。", text, count=1),
+    "！ at the end": lambda text: _LAST_MARKS.sub("！", text, count=1),
+    "…… at the end": lambda text: _LAST_MARKS.sub("……", text, count=1),
+    "！ for all marks": lambda text: _ANY_MARK.sub("！", text),
+    "spaces for all marks": lambda text: _ANY_MARK.sub(" ", text),
+    "no marks": lambda text: _ANY_MARK.sub("", text),
+}
+
+
+def repunctuated(messages: Samples, rows: Sequence[int]) -> list[Suite]:
+    """Return messages in other punctuation."""
+    return [Suite.of(name, rows, messages, partial(_marked, name)) for name in _MARKS]
+
+
+def _marked(name: str, text: str, rng: Random) -> str:
+    return _MARKS[name](text)
+
+
 # Company: other messages before or behind, drawn from the benign rows of the same data, and kinds held out.
 
 _COMPANY = (
@@ -156,6 +179,7 @@ def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Su
         "company": in_company(messages, unseen),
         "long messages": long_messages(messages, unseen),
         "heads and tails": heads_and_tails(messages, plain),
+        "punctuation": repunctuated(messages, plain),
         "disguises": disguised(messages, plain),
     }
     return suites_by_attack, plain

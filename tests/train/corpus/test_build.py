@@ -167,6 +167,16 @@ def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_p
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
 
 
+def test_restyled_copies_are_of_all_training_messages_and_only_of_them(corpus, tmp_path):
+    corpus.write_text(corpus.read_text() + "restyled: 2\nevasion: {share: 0}\n")
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    copies = Counter(r.template for r in splits["train"] if r.evasion == "restyled")
+    sources = {r.template: r.source for r in splits["train"]}
+    assert {t: n for t, n in copies.items()} == {t: 2 if s == "authored" else 1 for t, s in sources.items()}
+    assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
+
+
 def test_training_messages_stand_in_company_of_messages_of_the_training_split(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + "company: 2\nevasion: {share: 0}\n")
     build(corpus, tmp_path / "out")

@@ -59,6 +59,15 @@ def test_suites_mark_what_training_never_shows_and_leave_out_what_does_not_chang
     assert [suite.texts for suite in again] == [suite.texts for suite in disguised]
 
 
+def test_repunctuated_messages_have_the_marks_that_their_suite_names(messages):
+    suites = {suite.name: suite for suite in attacks.repunctuated(messages, range(len(messages)))}
+    assert len(suites) == 7
+    assert all(text.endswith("！") and not text.endswith("！！") for text in suites["！ at the end"].texts)
+    assert all(text.endswith("……") for text in suites["…… at the end"].texts)
+    assert not any(set("，。！、；,!;~～…") & set(text) for text in suites["no marks"].texts)
+    assert not any(set("，。；") & set(text) for text in suites["！ for all marks"].texts)
+
+
 def test_a_suite_keeps_the_rows_that_change(messages):
     suite = Suite.of("half", [0, 1, 2], messages, lambda text, _: text + "!" if text == messages.texts[1] else text)
     assert (suite.rows.tolist(), suite.texts) == ([1], [messages.texts[1] + "!"])
