@@ -126,9 +126,11 @@ def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
 
 
 def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
-    """Return the training loop's input: `ids`, `target`, `weight` and `message` of each row."""
+    """Return the training loop's input: `ids`, `target`, `weight`, `message` of each row, and whether it is `plain`."""
+    plain = [evasion in ("", "restyled") for evasion in rows.evasions]  # nobody's punctuation is the right one
     return Dataset.from_dict(
         {"ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages}
+        | {"plain": plain}
     )
 
 

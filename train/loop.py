@@ -31,21 +31,24 @@ from jingyin.model.errors import InputError
 # Batches of about equally many tokens, the same on every process and after every resumption.
 
 
-_PLAIN = 0.3  # share of messages shown as they stand; of the others any row is drawn, that one included
+_PLAIN = 0.5  # share of messages shown in a plain row; of the others any row is drawn, plain ones included
 _POOL = 64  # batches whose rows are sorted by length together: enough to pad little, few enough to stay random
 
 
-def one_variant_each(messages: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a row index for each message, in random order: by a chance of _PLAIN its first row, else any of them.
+def one_variant_each(
+    messages: NDArray[np.int64], plain: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return a row index for each message, in random order: by even chance a `plain` (n,) row, else any of its rows.
 
-    The first is the message as it stands; its copies take turns over the epochs: as much variety in a fraction of the
-    time that all of them in each epoch would take.
+    Copies take turns over the epochs: as much variety in a fraction of the time that all of them in each epoch would
+    take. A message without a plain row is shown in any.
     """
     order = rng.permutation(len(messages))
+    plain_first = order[np.argsort(~plain[order], kind="stable")]
     _, any_row = np.unique(messages[order], return_index=True)
-    _, first_row = np.unique(messages, return_index=True)
-    plain = rng.random(len(first_row)) < _PLAIN
-    return rng.permutation(np.where(plain, first_row, order[any_row]))
+    _, plain_row = np.unique(messages[plain_first], return_index=True)
+    chosen = np.where(rng.random(len(any_row)) < _PLAIN, plain_first[plain_row], order[any_row])
+    return rng.permutation(chosen)
 
 
 def token_batches(
@@ -188,11 +191,11 @@ class _TrainingRun:
         self.ids: list[list[int]] = train["ids"][:]
         self.target = torch.tensor(np.array(train["target"][:], np.float32))
         self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
-        messages = np.array(train["message"][:])
+        messages, plain = np.array(train["message"][:]), np.array(train["plain"][:])
         usual = max(1e-6, float(self.weight.median()))
         times = np.clip(np.round(self.weight.numpy() / usual), 1, MOST_TIMES).astype(np.int64)
         self.weight /= torch.tensor(times)
-        self.plan, self.last_epoch = _plan(self.ids, messages, times, schedule)
+        self.plan, self.last_epoch = _plan(self.ids, messages, plain, times, schedule)
         torch.manual_seed(schedule.seed + accelerator.process_index)
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, schedule))
         self.progress = _Progress()
@@ -265,8 +268,9 @@ class _TrainingRun:
 
 
 def _plan(
-    ids: Sequence[Sequence[int]], messages: NDArray[np.int64], times: NDArray[np.int64], schedule: Schedule
-) -> tuple[list[list[int]], int]:
+    ids: Sequence[Sequence[int]], messages: NDArray[np.int64], plain: NDArray[np.bool_], times: NDArray[np.int64],
+    schedule: Schedule,
+) -> tuple[list[list[int]], int]:  # fmt: skip
     """Return the rows of every step, and the number of steps before the last epoch; rows are shown `times` an epoch."""
     lengths = np.array([len(row) for row in ids])
     plan: list[list[int]] = []
@@ -274,7 +278,9 @@ def _plan(
     for epoch in range(math.ceil(schedule.epochs)):
         rng = np.random.default_rng((schedule.seed, epoch))
         rounds = [np.flatnonzero(times > done) for done in range(times.max())]
-        order = rng.permutation(np.concatenate([rows[one_variant_each(messages[rows], rng)] for rows in rounds]))
+        order = rng.permutation(
+            np.concatenate([rows[one_variant_each(messages[rows], plain[rows], rng)] for rows in rounds])
+        )
         batches = token_batches(lengths, order, schedule.tokens, rng)
         steps_before_last = len(plan)
         plan += batches[: max(1, round(len(batches) * min(1.0, schedule.epochs - epoch)))]

@@ -7,25 +7,27 @@ from hypothesis import strategies as st
 from jingyin.train.loop import Schedule, _plan, one_variant_each, pad, token_batches
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 5))
-def test_each_message_comes_once(messages: list[int], seed: int):
-    rows = one_variant_each(np.array(messages), np.random.default_rng(seed))
-    assert sorted(messages[i] for i in rows) == sorted(set(messages))
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=60), st.integers(0, 5))
+def test_each_message_comes_once(rows: list[tuple[int, bool]], seed: int):
+    messages, plain = (np.array(column) for column in zip(*rows, strict=True))
+    chosen = one_variant_each(messages, plain, np.random.default_rng(seed))
+    assert sorted(messages[chosen].tolist()) == sorted(set(messages.tolist()))
 
 
-def test_the_message_as_it_stands_comes_in_two_of_three_and_its_copies_take_turns():
-    messages = np.array([0, 1, 0, 1, 0, 1])
-    drawn = [one_variant_each(messages, np.random.default_rng(seed)) for seed in range(600)]
-    counts = np.bincount(np.concatenate(drawn), minlength=6)
-    assert counts.sum() == 1200
-    assert counts[:2] == pytest.approx([400, 400], abs=40)
-    assert counts[2:] == pytest.approx([100] * 4, abs=30)
+def test_a_plain_row_comes_in_half_of_the_cases_and_all_rows_take_turns():
+    messages, plain = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([False, False, True, False, False, False, True])
+    drawn = [one_variant_each(messages, plain, np.random.default_rng(seed)) for seed in range(800)]
+    counts = np.bincount(np.concatenate(drawn), minlength=7)
+    assert counts.sum() == 1600
+    assert counts[[2, 6]] == pytest.approx([300, 300], abs=40)  # half of 800, and half of the other half
+    assert counts[[0, 4]] == pytest.approx([100, 100], abs=30)
+    assert counts[[1, 3, 5]] == pytest.approx([267] * 3, abs=40)  # no plain row: any
 
 
 def test_messages_are_shown_their_times_an_epoch():
-    messages, times = np.array([0, 0, 1, 2, 2, 2]), np.array([1, 1, 1, 3, 3, 3])
+    messages, times, plain = np.array([0, 0, 1, 2, 2, 2]), np.array([1, 1, 1, 3, 3, 3]), np.ones(6, np.bool_)
     schedule = Schedule(epochs=2, tokens=64, learning_rate=1e-4, warmup=0.0, precision="bf16", seed=1)
-    plan, last = _plan([[2, 5, 3]] * 6, messages, times, schedule)
+    plan, last = _plan([[2, 5, 3]] * 6, messages, plain, times, schedule)
     for part in (plan[:last], plan[last:]):
         assert np.bincount(messages[[row for batch in part for row in batch]]).tolist() == [1, 1, 3]
 

@@ -264,7 +264,7 @@ def _variants(
 def _copies(
     record: Record, plain: Sequence[str], recipe: CorpusRecipe, company: Neighbours, rng: Random
 ) -> Iterator[tuple[str, str]]:
-    """Yield copies of a training message and their kinds: disguised, quoted, restyled, with head or tail, in company."""
+    """Yield copies of a training message and their kinds: disguised, quoted, restyled, with affixes, in company."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
     disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
     yield from disguised

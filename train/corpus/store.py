@@ -31,10 +31,10 @@ class Row:
     """A row of a built corpus.
 
     `text` is a model's input; `template` the text it was made from, with slots and undisguised; `evasion` the family
-    of its disguise, "framed", "restyled", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight` is that of a
-    message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair` is the id of
-    its minimal pair or ""; `case` the real case it was written from or ""; `writer` its author; `signs` its demands and
-    threats (rows.py).
+    of its disguise, "framed", "restyled", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight`
+    is that of a message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair`
+    is the id of its minimal pair or ""; `case` the real case it was written from or ""; `writer` its author; `signs`
+    its demands and threats (rows.py).
     """
 
     text: str

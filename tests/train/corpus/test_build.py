@@ -173,7 +173,7 @@ def test_restyled_copies_are_of_all_training_messages_and_only_of_them(corpus, t
     splits = store.read(tmp_path / "out")
     copies = Counter(r.template for r in splits["train"] if r.evasion == "restyled")
     sources = {r.template: r.source for r in splits["train"]}
-    assert {t: n for t, n in copies.items()} == {t: 2 if s == "authored" else 1 for t, s in sources.items()}
+    assert dict(copies) == {t: 2 if s == "authored" else 1 for t, s in sources.items()}
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
 
 

@@ -110,7 +110,7 @@ def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, tiny_
     assert own["after"] >= own["before"]
     innocents = counts["own messages", "ordinary and lawful flagged"]
     assert innocents["before"] > 0.5 * innocents["rows"] > innocents["after"]
-    assert known["after"] >= known["before"] - 1
+    assert known["after"] >= 0.9 * known["before"]
     assert counts["own traffic", "ordinary and lawful flagged"]["after"] <= 1
     scorer = Scorer.load(finetuned / "bundle")
     assert scorer.score("想让手机安静，转三百到这个号，不转接着打").label == "pay_to_stop"
