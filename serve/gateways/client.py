@@ -368,13 +368,9 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="URL of the service")
     parser.add_argument("--uds", help="Unix socket of the service, instead of its URL")
     parser.add_argument("--seconds", type=float, default=0.2, help="longest wait for a verdict, in seconds")
-    parser.add_argument(
-        "--on-failure", choices=("pass", "block"), default="pass", help="action for a message without a verdict"
-    )
+    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
-    parser.add_argument(
-        "--hold", type=float, default=0.5, help="longest wait for the other parts of a message, in seconds"
-    )
+    parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
     parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",

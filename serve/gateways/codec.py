@@ -111,8 +111,7 @@ class Codec:
     `header` begins with length and command; `sequence` is the place of the sequence number in it. `kinds` are the
     requests of interest by command. `statuses` names the codes with which the proxy refuses: block, unreadable, command
     (one that is always refused), unbound (a message before the login), down (the gateway can't be reached), busy (the
-    proxy is stopping). `codings` gives
-    this protocol's meaning of a data_coding if it differs from SMPP.
+    proxy is stopping). `codings` gives this protocol's meaning of a data_coding if it differs from SMPP.
     """
 
     header: ClassVar[struct.Struct]

@@ -456,11 +456,7 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
     where = "address of the gateway"
     parser.add_argument(gateway, dest="gateway", type=address, required=True, metavar="HOST:PORT", help=where)
     parser.add_argument("--judge", choices=JUDGED, default="submit", help="messages to phones, from phones, or both")
-    parser.add_argument(
-        "--block-status",
-        type=lambda text: int(text, 0),
-        help="status of the response to a blocked message, by default the one in docs/gateway.md",
-    )
+    parser.add_argument("--block-status", type=lambda text: int(text, 0), help="status that refuses blocked messages")
     if back:
         parser.add_argument(
             "--back-port", type=int, default=port + 1, help="where the gateway connects to for the client"
