@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 
-from jingyin import cli
+from jingyin import Scorer, cli
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import SIGNS
 
@@ -153,6 +153,14 @@ def test_the_first_command_prints_what_the_readme_shows(run, capfd):
     assert [percent.sub(" %", line) for line in shown] == [percent.sub(" %", line) for line in printed]
     numbers = [[float(found) for found in re.findall(r"([\d.]+)%", "\n".join(lines))] for lines in (shown, printed)]
     assert numbers[0] == pytest.approx(numbers[1], abs=1)  # processors differ in the last digit
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "--block-rate " in text])
+def test_the_bundle_supports_the_rates_of_examples(page):
+    rates = re.findall(r"--review-rate (\S+) --block-rate (\d\S*\d)", TEXTS[page])
+    assert rates
+    for review, block in rates:
+        Scorer.load(review_rate=float(review), block_rate=float(block))
 
 
 def test_counts(tmp_path, run):

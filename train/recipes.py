@@ -122,8 +122,8 @@ class Classify(_Training, _TargetRates):
     through to networks, a tenth of the others, and windows of benign messages that it lets through. None: all of them,
     and no windows."""
     misjudged: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training messages' copies that the bundle of `traffic` reads, with all messages as they stand, to
-    show what it misjudges as messages of their own (stages.misjudged)."""
+    """Share of the training messages' copies that the bundle of `traffic` reads, with all messages as they stand; those
+    that it misjudges are shown as messages of their own (stages.misjudged)."""
     margin: float = Field(default=0.0, ge=0)
     """Weight of the margin loss (loop.margin_loss)."""
     way_back: Annotated[float, Field(ge=0, lt=1)] | Literal["chosen"] = 0.0

@@ -265,9 +265,9 @@ _DOUBTED = (0.3, 0.85)  # risks from which a benign message, and below which a t
 
 
 def misjudged(bundle: str, rows: Rows, share: float, seed: int, cache: Path) -> Rows:
-    """Return what a bundle misjudges of all messages and a `share` of their copies, each as a message of its own.
+    """Return the messages, and rows of a `share` of their copies, that a bundle misjudges, each as its own message.
 
-    What is near the threshold counts as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
+    Those near the threshold count as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
     network sees few of the ways in which a message is disguised or stands in company, and seldom those that it gets
     wrong (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `cache`, as teachers'
     outputs are.

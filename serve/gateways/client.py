@@ -354,22 +354,29 @@ def _coding(text: str) -> tuple[int, str]:
     return int(number), name
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Prints a description as it is written, and defaults other than None, False and []."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     """Add the options that all filters have."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=port)
-    parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="its URL")
-    parser.add_argument("--uds", help="the Unix socket that jingyin listens on")
-    parser.add_argument("--seconds", type=float, default=0.2, help="longest wait for a verdict")
+    parser.add_argument("--port", type=int, default=port, help="port to listen on")
+    parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="URL of the service")
+    parser.add_argument("--uds", help="Unix socket of the service, instead of its URL")
+    parser.add_argument("--seconds", type=float, default=0.2, help="longest wait for a verdict, in seconds")
     parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
-    parser.add_argument("--hold", type=float, default=0.5, help="longest wait, in seconds, for the other parts")
+    parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
     parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
-        help="the gateway's meaning of a data_coding, say 0=gbk",
+        help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",
     )  # fmt: skip
-    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
+    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="address for Prometheus metrics")
 
 
 def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:

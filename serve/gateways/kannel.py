@@ -20,6 +20,7 @@ from jingyin.model.errors import InputError
 from jingyin.serve.gateways.client import (
     MESSAGES,
     SESSIONS,
+    HelpFormatter,
     Http,
     Ruling,
     VerdictClient,
@@ -264,9 +265,10 @@ async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFil
 
 def main() -> None:
     """Run the filter until SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    program = "python -m jingyin.serve.gateways.kannel"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=HelpFormatter)
     add_options(parser, 13_014)
-    parser.add_argument("--smsbox", default="http://127.0.0.1:13013", help="its URL")
+    parser.add_argument("--smsbox", default="http://127.0.0.1:13013", help="URL of smsbox")
     run(parser.parse_args(), start)
 
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from jingyin.serve.gateways.client import (
     MESSAGES,
     SESSION_QUESTIONS,
     SESSIONS,
+    HelpFormatter,
     Ruling,
     VerdictClient,
     add_options,
@@ -447,11 +449,14 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
     `port` is the usual one, `gateway` the option that names the gateway. With `back` the gateway also connects to
     clients, and the proxy listens for it.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m jingyin.serve.gateways.{name}", description=__doc__)
+    about = f"A proxy that asks jingyin about each message.\n\n{sys.modules[codec.__module__].__doc__}"
+    program = f"python -m jingyin.serve.gateways.{name}"
+    parser = argparse.ArgumentParser(prog=program, description=about, formatter_class=HelpFormatter)
     add_options(parser, port)
-    parser.add_argument(gateway, dest="gateway", type=address, required=True, metavar="HOST:PORT")
+    where = "address of the gateway"
+    parser.add_argument(gateway, dest="gateway", type=address, required=True, metavar="HOST:PORT", help=where)
     parser.add_argument("--judge", choices=JUDGED, default="submit", help="messages to phones, from phones, or both")
-    parser.add_argument("--block-status", type=lambda text: int(text, 0), help="the code that answers blocked messages")
+    parser.add_argument("--block-status", type=lambda text: int(text, 0), help="status that refuses blocked messages")
     if back:
         parser.add_argument(
             "--back-port", type=int, default=port + 1, help="where the gateway connects to for the client"

@@ -3,7 +3,7 @@
 Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. A message
 for a network waits for a thread, with that first look as its answer if the deadline comes first. Long messages and
 batches get their first look from a thread, before the networks; single messages go before batches, and senders take
-turns: a sender of costly messages delays only his own.
+turns: a sender of costly messages delays only its own.
 
 A thread stays with a batch for a time slice. A message that takes longer keeps its readings so far and resumes in a
 lane of its own, which takes turns with that of new messages: threats, which networks read for 10 to 50 ms, wait for

@@ -113,9 +113,9 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
 def main(arguments: list[str]) -> int:
     """Make a key named by the first argument: its line on standard output, the key itself on standard error."""
     name, role = (arguments[0], arguments[1:]) if arguments else ("", [])
-    # read_keys would not return other names: it splits at white space, and # starts a remark.
-    if name.partition("#")[0].split() != [name] or role not in ([], ["admin"]):
-        print(f"usage: {_MAKE} [admin] >> keys.txt; NAME is one word without #", file=sys.stderr)  # noqa: T201
+    # read_keys would not return other names: it splits at white space, and # starts a remark. --help is no name.
+    if name.partition("#")[0].split() != [name] or name.startswith("-") or role not in ([], ["admin"]):
+        print(f"usage: {_MAKE} [admin] >> keys.txt; NAME is one word without # or a leading -", file=sys.stderr)  # noqa: T201
         return 2
     key = secrets.token_urlsafe(32)
     print(key, file=sys.stderr)  # noqa: T201

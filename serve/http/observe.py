@@ -90,19 +90,19 @@ class Metrics:
         self.dry_run = self.counter("dry_run", "Actions that a dry run did not take.", "action")
         self.edits = self.counter("normaliser_edits", "What the text normaliser undid.", "kind")
         self.sms = self.counter("sms_faults", "Faults in payloads and headers.", "kind")
-        self.batch = self.histogram("batch_messages", "Messages a batch.", _SIZES)
+        self.batch = self.histogram("batch_messages", "Messages per batch.", _SIZES)
         self.batch_seconds = self.histogram("batch_seconds", "Scoring time of a batch.", _SECONDS)
-        self.queue = self.gauge("queue_messages", "Messages that wait.")
+        self.queue = self.gauge("queue_messages", "Waiting messages.")
         self.cache = self.gauge("cache", "The cache of the bundle in use.", "what")
         self.bundle = self.gauge("bundle_info", "Workers that use a bundle.", "id", "role")
         self.near_duplicates = self.histogram("near_duplicates", "Near-copies before a suspicious message.", _SIZES)
         self.joined = self.counter("joined_texts", "Joined texts, by what they did to the action.", "outcome")
-        self.policy = self.counter("policy", "Messages by the rule that they met.", "rule", "action")
+        self.policy = self.counter("policy", "Messages by the policy rule that matches.", "rule", "action")
         self.state_seconds = self.histogram("state_seconds", "Round trips to the state.", _SECONDS)
         self.state_events = self.counter(
             "state_events", "Late answers of the state; when it was away, and back.", "event"
         )
-        self.state_away = self.gauge("state_away", "Workers that go on without the state.")
+        self.state_away = self.gauge("state_away", "Workers that use memory of their own, because the state is away.")
         self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")
         self.replaced = Counter(
             "jingyin_workers_replaced", "Workers that took a dead one's place.", registry=self.registry

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     bundle: Path | None = None
     """The bundle to serve, by default the one in the package; read again on reload."""
     bundle_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
-    """Serve no bundle but that with this id, neither at the start nor after a reload."""
+    """Refuse every bundle with another id, at start and on reload."""
     review_rate: TargetRate | None = None
     """False-positive rate of the action review, by default the bundle's; with block_rate."""
     block_rate: TargetRate | None = None
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     explain: bool = True
     """Allow requests for evidence, which costs a network run for each word."""
     workers: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=lambda: min(4, len(os.sched_getaffinity(0))))
-    """Processes that score, by default one a core and at most four; limits of requests and queues apply to each."""
+    """Processes that score, by default one per core, at most four; limits of requests and queues apply to each."""
     log_requests: Literal["all", "errors"] = "errors"
 
     deadline_ms: Annotated[int, Field(ge=1, le=5_000)] = 50
@@ -75,11 +75,11 @@ class Settings(BaseSettings):
     state_secret: Path | None = None
     """32 bytes in hex, the same on all machines that share a state; with memory made next to the known wordings."""
     senders: SenderSettings | None = None
-    """Hold suspicious messages of senders, and with contacts, of flagged ones; off by default."""
+    """Review suspicious messages from senders of flagged ones, or with their contacts; off by default."""
     conversations: ConversationSettings | None = None
-    """Read the last messages from one sender to one receiver as one text too; off by default."""
+    """Also score the last messages from one sender to one receiver as one text; off by default."""
     burst: BurstSettings | None = None
-    """Hold messages that are suspicious only in bulk; off by default."""
+    """Review messages that are suspicious only in bulk; off by default."""
     known: Path | None = None
     """File of the known wordings of a state in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
     policy: Path | None = None

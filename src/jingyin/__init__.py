@@ -3,9 +3,9 @@
 from jingyin import Scorer
 Scorer.load().score("...").action  # "pass", "review" or "block"
 
-The names of __all__ are public; all else may change with any version. `Scorer` is imported on first use, to spare the
-gateway filters onnxruntime and its memory; so are `relabel`, `campaigns`, `scorer_columns` and `score_dataframe`, which
-need the extra `batch` or `spark`.
+The names in __all__, and those that docs/ tells you to import, are public; all else may change with any version.
+`Scorer` is imported on first use, to spare the gateway filters onnxruntime and its memory; so are `relabel`,
+`campaigns`, `scorer_columns` and `score_dataframe`, which need the extra `batch` or `spark`.
 """
 
 from importlib import import_module

@@ -186,7 +186,7 @@ def serve(
     review_rate: Annotated[
         float | None, Option(help="False-positive rate of review, such as 1e-3; default: the bundle's.")
     ] = None,
-    block_rate: Annotated[float | None, Option(help="False-positive rate of block, such as 2e-5.")] = None,
+    block_rate: Annotated[float | None, Option(help="False-positive rate of block, such as 2e-4.")] = None,
     shadow: Annotated[Path | None, Option(help="Second bundle: counted, never used to answer.")] = None,
     dry_run: Annotated[bool | None, Option("--dry-run", help="Always answer pass, but count the real actions.")] = None,
     keys: Annotated[Path | None, Option(help="File of hashed API keys.")] = None,
@@ -225,7 +225,7 @@ def known_add(
 ) -> None:
     """Add a known wording.
 
-    Its near-copies get the action within a second, on every machine.
+    Its near-copies get the action within a second, on every machine. --action, --note and --days apply to TEXT only.
     """
     from jingyin.serve.http.analyst import add_campaigns, add_file, ask
 

@@ -265,8 +265,8 @@ TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_o
 # Affixes: a head or tail around a message, the least work for a sender: thanks, small talk, signature, opt-out line.
 #
 # Ordinary messages get the same as threats, from the same tables in the same shares, so that an affix says nothing
-# about the message inside. No training message has entries of the held-out tables: `jingyin evaluate` measures with
-# them what an unseen affix does.
+# about the message inside. No training message has entries of the held-out tables: with them
+# `jingyin evaluate` measures the effect of unseen affixes.
 
 
 _BOTH = 0.2  # of these messages have both a head and a tail
@@ -360,8 +360,8 @@ def restyled(text: str, rng: Random) -> str:
 
 # Nonsense that gateways see daily: test lines, keyboard mash, cut-off bytes, random characters. None may be flagged.
 #
-# A network is wrongly sure of some nonsense unless trained on such; the lines depend on a seed, so that training and
-# tests have different ones.
+# A network that never saw nonsense confidently flags some of it. The lines depend on a seed, so that training and tests
+# have different ones.
 
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")

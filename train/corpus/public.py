@@ -119,7 +119,7 @@ class Source:
     """A public corpus: what to cite, its licence, how it is read, and the label of all of its messages.
 
     `label` is None if each row has one of LABELS itself. Messages with doubtful words are left out, unless the source
-    is `vetted`: people have read those of its messages that an earlier filter flagged, and none should be.
+    is `vetted`: people have read those of its messages that an earlier filter flagged, and found no threat.
     """
 
     title: str

@@ -4,12 +4,15 @@
     adversarial/  written to evade the model of their time, which got them wrong (train/LOG.md): simple models can't
                   find label errors among them
     cases/        written from real cases, described without their words; one file per family of cases
-    field/        short and rough, like real ones, by u1 to u7, whose rows from cases are in cases/AD.jsonl
+    field/        as people write: short and rough, or in complete sentences
     reworded/     threats disguised as innocent messages, in dialect, in half a sentence, and innocents in the same form
-    traffic/      ordinary messages of the kinds that a network is wrongly sure of
+    traffic/      ordinary messages of kinds that a network confidently misjudged
+
+LABELS.md lists the rounds and writers of each folder.
 
 Fields: `text` (with slots), `label`, `family` (the subtype), `voice`; `pair`, an id that the two messages of a minimal
-pair share; `case`, the real case behind a message; `writer`, its author ("unknown" for rows older than this field).
+pair share; `case`, the real or invented case behind a message; `writer`, its author
+("unknown" in older rows).
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A built corpus on disk: one Parquet file a split, a card, and a manifest."""
+"""A built corpus on disk: one Parquet file per split, a card, and a manifest."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ class Row:
 
     `text` is a model's input; `template` the text it was made from, with slots and undisguised; `evasion` the family
     of its disguise, "framed", "restyled", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight`
-    is that of a message of its source: training shows one of a message's rows an epoch, with the whole weight; `pair`
-    is the id of its minimal pair or ""; `case` the real case it was written from or ""; `writer` its author; `signs`
-    its demands and threats (rows.py).
+    is that of a message of its source: each epoch shows one of a message's rows, with the whole weight; `pair` is the
+    id of its minimal pair or ""; `case` the case it was written from or ""; `writer` its author; `signs` its signs, in
+    the form of rows.py.
     """
 
     text: str

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ def test_flags_before_environment_before_file(tmp_path: Path, monkeypatch: pytes
     assert (settings.port, settings.queue, settings.deadline_ms) == (3, 6000, 7)
 
 
-def test_the_example_names_every_setting_that_has_a_default_worth_showing() -> None:
-    assert load_settings(REPOSITORY / "configs/serve.yaml") == Settings()
+def test_the_example_names_every_setting_with_its_default() -> None:
+    path = REPOSITORY / "configs/serve.yaml"
+    assert load_settings(path) == Settings()
+    named = re.findall(r"^(?:# )?(\w+): ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(named) == sorted(Settings.model_fields)
 
 
 def test_all_errors_at_once(tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_a_made_key_is_found_in_the_file(tmp_path: Path, capsys: pytest.CaptureF
     assert main([]) == main(["a", "root"]) == main(["a b"]) == 2
 
 
-@pytest.mark.parametrize("name", ["", "a#b", "#a", "a\n", "a b"])
+@pytest.mark.parametrize("name", ["", "a#b", "#a", "a\n", "a b", "--help"])
 def test_a_name_that_the_file_would_not_give_back_gets_no_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 2
     written = capsys.readouterr()
