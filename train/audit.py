@@ -20,7 +20,7 @@ from jingyin.model.files import write_json
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.serve import label_studio
-from jingyin.train.corpus.similar import similar_pairs
+from jingyin.train.corpus.similar import Groups, similar_pairs
 from jingyin.train.evaluate.samples import RawRow, label_indices, read_rows, refuse_unlabelled
 
 SUSPECTS = 300
@@ -60,7 +60,9 @@ def audit(paths: Sequence[Path], out: Path) -> list[Finding]:
             f"trained on the others and wants at least {_FOLDS} labelled rows of each of {', '.join(LABELS)}"
         )
     texts = [clean(row["text"]).text for row in rows.values()]
-    findings = [*_contradictions(rows, texts), *_suspects(rows, texts)]
+    findings = list(_contradictions(rows, texts))
+    shown = {finding.where for finding in findings}
+    findings += [finding for finding in _suspects(rows, texts) if finding.where not in shown]
     out.mkdir(parents=True, exist_ok=True)
     tasks = []
     for finding in findings:
@@ -84,7 +86,7 @@ def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_
     rows, changed = label_studio.apply_annotations([row for _, row in _rows(paths)], annotations)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "rows.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     return annotations, changed
 
 
@@ -104,16 +106,22 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _contradictions(rows: dict[str, RawRow], texts: Sequence[str]) -> Iterator[Finding]:
-    """Yield both rows of near-duplicates with different labels, except minimal pairs, which differ by design."""
-    places = list(rows)
-    for i, j, alike in similar_pairs(texts, ALIKE):
+    """Yield each row with a near-duplicate of another label, and the most similar one.
+
+    Minimal pairs, which differ by design, are left out.
+    """
+    places, groups, nearest = list(rows), Groups(len(texts)), dict[int, tuple[float, int]]()
+    for i, j, alike in similar_pairs(texts, ALIKE, groups=groups):
         first, second = rows[places[i]], rows[places[j]]
-        if first["label"] == second["label"] or (first.get("pair") and first.get("pair") == second.get("pair")):
-            continue
-        for one, another in ((i, j), (j, i)):
-            label, other = rows[places[one]]["label"], rows[places[another]]["label"]
-            reason = f"{alike:.0%} like {places[another]}, which has another label"
-            yield Finding("contradiction", places[one], label, other, round(alike, 4), reason)
+        if first["label"] == second["label"]:
+            groups.union((i, j))
+        elif not first.get("pair") or first["pair"] != second.get("pair"):
+            for one, another in ((i, j), (j, i)):
+                nearest[one] = max(nearest.get(one, (0.0, another)), (alike, another), key=lambda each: each[0])
+    for one, (alike, another) in nearest.items():
+        label, other = rows[places[one]]["label"], rows[places[another]]["label"]
+        reason = f"{alike:.0%} like {places[another]}, which has another label"
+        yield Finding("contradiction", places[one], label, other, round(alike, 4), reason)
 
 
 def _suspects(rows: dict[str, RawRow], texts: Sequence[str]) -> Iterator[Finding]:

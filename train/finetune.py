@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import yaml
 
 from jingyin.model.bundle import Bundle, Threshold, default_path, read_bundle
@@ -193,6 +194,7 @@ def _run(
     if not store.is_built(folder):
         _write_rows(out / "rejected.jsonl", (reject._asdict() for reject in rejects))
         build(_corpus_recipe(rows, traffic, incumbent, replay, out), folder)
+    tell(_placed(folder))
     shared = {"corpus": str(folder.resolve()), "seed": seed}
     for network in incumbent.manifest.networks[::-1]:
         name = Path(network.file).stem
@@ -239,6 +241,16 @@ def _corpus_recipe(
     most = {"most_authored": MOST_AUTHORED, "most_public": MOST_PUBLIC, "company": COMPANY}
     path.write_text(yaml.safe_dump({**content, **generated, **most, "public": [*mine, *public]}), encoding="utf-8")
     return path
+
+
+def _placed(corpus: Path) -> str:
+    """Return a sentence on how many of the user's labelled messages are trained on, and how many are the test."""
+    counts = []
+    for split in ("train", "test"):
+        table = pq.read_table(corpus / f"{split}.parquet", columns=["source", "evasion", "label"]).to_pylist()
+        own = [row["label"] for row in table if row["source"] == OWN and not row["evasion"]]
+        counts.append(f"{len(own):,} of your messages ({sum(label in FLAGGED for label in own):,} threats)")
+    return f"{counts[0]} are trained on, {counts[1]} are the test; near-copies of one message stay together"
 
 
 def _full_label(label: str, verdict: Verdict | None) -> str:
@@ -340,12 +352,12 @@ def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> Finetu
         if (verdict.action != "pass") != (row.label in FLAGGED)
     ]  # fmt: skip
     write_json(out / "disobeyed.json", [
-        task({"text": row.text, "reason": f"labelled {row.label}, judged {verdict.label}"}, verdict.label,
+        task({"text": row.text, "reason": f"labelled {row.family}, judged {verdict.label}"}, verdict.label,
              verdict.risk, manifest.id)
         for row, verdict in disobeyed
     ])  # fmt: skip
     _write_rows(out / "known.jsonl", (
-        {"text": row.text, "action": "block" if row.label in FLAGGED else "pass", "note": f"labelled {row.label}"}
+        {"text": row.text, "action": "block" if row.label in FLAGGED else "pass", "note": f"labelled {row.family}"}
         for row, _ in disobeyed
         if len(clean(row.text).text) >= SHORTEST
     ))  # fmt: skip
@@ -368,7 +380,8 @@ def _threshold(action: str, each: Threshold) -> str:
 def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict]]) -> list[Count]:
     """Count both bundles' verdicts on rows: `by_bundle` holds them, before and after."""
     threats = [row.label in FLAGGED for row in rows]
-    benign = [row.label in BENIGN for row in rows]
+    # Of what is labelled only as not flagged, the incumbent may think that it is another threat.
+    benign = [row.label in BENIGN or row.family == SIDES[1] for row in rows]
     named = [row.family not in SIDES for row in rows]
     flags = [[each.action != "pass" for each in judged] for judged in by_bundle]
     right = [[each.label == row.label for row, each in zip(rows, judged, strict=True)] for judged in by_bundle]

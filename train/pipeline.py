@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from accelerate import PartialState
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run, file_sha256, write_json
 from jingyin.train.corpus.build import build, source_key
-from jingyin.train.corpus.store import SPLITS, fingerprint_of
+from jingyin.train.corpus.store import SPLITS, fingerprint_of, load_recipe
 from jingyin.train.pack.export import refuse_other_labels
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.runs import METRICS, StageContext, bundle_ids, command, run_of, versions, weights_sha256
@@ -34,7 +34,15 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     """
     if twice := [name for name, count in Counter(path.stem for path in recipes).items() if count > 1]:
         raise ConfigError(f"several recipes are named {twice[0]} and would share {out / twice[0]}; rename all but one")
-    stages = [(path, read_recipe(path)) for path in recipes]  # all recipes are read before any work starts
+    stages, faults = [], []
+    for number, path in enumerate(recipes):  # all before any work starts: a stage takes an hour
+        try:
+            stages.append((path, read_recipe(path)))
+            _refuse_unready(*stages[-1], {f"stage:{earlier.stem}" for earlier in recipes[:number]}, out)
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
     PartialState(cpu=not torch.cuda.is_available())
     provenance: dict[str, object] = {
         "command": command(),
@@ -76,14 +84,29 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
         processes.wait_for_everyone()  # the next stage reads this one's output
 
 
-def _corpus(path: Path, corpus: str, out: Path) -> Path:
-    """Return the corpus folder; a corpus recipe is built once for its inputs, and shared by the stages."""
+def _refuse_unready(path: Path, recipe: Recipe, earlier: Set[str], out: Path) -> None:
+    """Raise ConfigError if a recipe's corpus, or a stage that it names, is neither there nor among the `earlier`."""
+    corpus = _corpus_named(path, recipe.corpus)
+    if corpus.is_file():
+        load_recipe(corpus)
+    for name in _names(recipe):
+        if name not in earlier:
+            run_of(name, out)
+
+
+def _corpus_named(path: Path, corpus: str) -> Path:
     next_to_recipe = path.parent / corpus
     named = next_to_recipe if next_to_recipe.exists() else Path(corpus)
+    if not named.exists():
+        raise ConfigError(f"recipe {path}: corpus {corpus!r} is neither a folder nor a recipe next to it")
+    return named
+
+
+def _corpus(path: Path, corpus: str, out: Path) -> Path:
+    """Return the corpus folder; a corpus recipe is built once for its inputs, and shared by the stages."""
+    named = _corpus_named(path, corpus)
     if named.is_dir():
         return named
-    if not named.is_file():
-        raise ConfigError(f"recipe {path}: corpus {corpus!r} is neither a folder nor a recipe next to it")
     folder = out / f"corpus-{source_key(named)[:12]}"
     if not (folder / "train.parquet").is_file():
         build(named, folder)
@@ -115,12 +138,13 @@ def _facts(recipe: Recipe, corpus: Path, sources: Mapping[str, str]) -> dict[str
 
 def _sources(recipe: Recipe, out: Path) -> dict[str, str]:
     """Return where the bundles and runs that a recipe names are, by their names there; "bundle" is the package's."""
+    found = {name: run_of(name, out) for name in _names(recipe)}
+    if isinstance(recipe, Calibrate) and (bundle := source_of(recipe, out)):
+        found[recipe.bundle or "bundle"] = str(bundle)
+    return found
+
+
+def _names(recipe: Recipe) -> list[str]:
     if isinstance(recipe, Calibrate):
-        found = {name: run_of(name, out) for name in (recipe.networks or {}).values()}
-        if bundle := source_of(recipe, out):
-            found[recipe.bundle or "bundle"] = str(bundle)
-        return found
-    names = [recipe.encoder]
-    if isinstance(recipe, Classify):
-        names += [*recipe.teachers, *([recipe.traffic] if recipe.traffic else [])]
-    return {name: run_of(name, out) for name in names}
+        return [*(recipe.networks or {}).values(), *filter(None, [recipe.bundle])]
+    return [recipe.encoder, *([*recipe.teachers, *filter(None, [recipe.traffic])] if isinstance(recipe, Classify) else [])]

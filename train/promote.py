@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 from scipy.stats import binom, norm
 
 from jingyin.model.bundle import FrozenModel, Manifest, default_path, read_bundle
-from jingyin.model.errors import InputError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import file_sha256
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.evaluate import attacks, samples, systems
@@ -124,10 +124,12 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     """Judge both bundles on the same messages, write the decision as JSON to `out`, and return it.
 
     By default the incumbent is the package's bundle, and the configuration the package's. Raises ConfigError for a bad
-    configuration, InputError for data that can't be used or bundles of other labels, BundleError.
+    configuration and if `out` is a folder, InputError for data that can't be used or bundles of other labels, BundleError.
     """
     config = load_config(config_path or default_config())
-    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work
+    if out.is_dir():  # before minutes of work
+        raise ConfigError(f"{out} is a folder; name a file for the decision")
+    out.parent.mkdir(parents=True, exist_ok=True)
     incumbent = incumbent or default_path()
     bundles = [systems.served(systems.open_bundle(path)) for path in (candidate, incumbent)]
     manifests = [read_bundle(path).manifest for path in (candidate, incumbent)]

@@ -1,6 +1,7 @@
 """Builds the corpus: load, clean, de-duplicate, group, split, fill slots, disguise, frame, write."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -121,7 +122,7 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
     groups = Groups(len(records))
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
-        for i, j, _ in similar_pairs(texts, similarity, dropped):
+        for i, j, _ in similar_pairs(texts, similarity, dropped, groups):
             if (records[i].source == OWN) != (records[j].source == OWN):
                 dropped.add(j if records[i].source == OWN else i)
             elif records[j].source in ("authored", OWN):
@@ -181,6 +182,8 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
     unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
     invented = {group for record, group in zip(records, groups, strict=True) if record.source == "authored"}
+    own_splits = shares.get(OWN, recipe.splits)
+    learnt = _large_groups(records, groups, 1 - own_splits.train) if own_splits.train else set()
     keys: dict[int, str] = {}
     placed = []
     for record, group in zip(records, groups, strict=True):
@@ -188,9 +191,19 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
         of_source = recipe.splits if group in invented else shares.get(record.source, recipe.splits)
         shared = recipe.case_splits if group in of_case else of_source
-        split = "test" if group in unseen else _split(key, shared)
+        split = "test" if group in unseen else "train" if group in learnt else _split(key, shared)
         placed.append((key[:16], split))
     return placed
+
+
+def _large_groups(records: Sequence[Record], groups: Sequence[int], held_out: float) -> set[int]:
+    """Return the groups of near-copies that are more than the share `held_out` of the own messages of a label.
+
+    They are trained on: held out, as the hash may have it, next to nothing of that label would be learnt.
+    """
+    own = [(group, record.label) for record, group in zip(records, groups, strict=True) if record.source == OWN]
+    of_label = Counter(label for _, label in own)
+    return {group for (group, label), count in Counter(own).items() if count > max(1, held_out * of_label[label])}
 
 
 def _sampled(

@@ -10,7 +10,7 @@ from jingyin.model.labels import LABELS
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import comparable_text
 from jingyin.train.corpus.rows import Record, default_folders, find_errors, row_id, scan, unknown_ids
-from jingyin.train.corpus.similar import SIMILAR, series, similar_pairs
+from jingyin.train.corpus.similar import SIMILAR, Groups, series, similar_pairs
 from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.store import Row
 
@@ -42,10 +42,11 @@ def check(paths: Sequence[Path] = ()) -> list[str]:
 
 def _alike(records: Sequence[Record]) -> list[str]:
     texts = [comparable_text(record.text) for record in records]
-    errors = []
-    for i, j, alike in similar_pairs(texts, SIMILAR):
+    errors, groups = [], Groups(len(texts))
+    for i, j, alike in similar_pairs(texts, SIMILAR, groups=groups):
         one, other = records[i], records[j]
         if one.label == other.label:
+            groups.union((i, j))
             errors.append(f"{other.where}: {alike:.2f} like {one.where}; rewrite or drop one")
         elif texts[i] == texts[j]:
             errors.append(f"{other.where}: the text of {one.where} with another label; settle which is right")
@@ -107,8 +108,10 @@ def _leaks(folder: Path, splits: dict[str, list[Row]]) -> list[str]:
         for (what, name), splits_found in splits_of.items()
         if len(splits_found) > 1
     ]
-    names = list(home.values())
-    for i, j, alike in similar_pairs([comparable_text(template) for template in home], SIMILAR):
-        if names[i] != names[j]:
+    names, groups = list(home.values()), Groups(len(home))
+    for i, j, alike in similar_pairs([comparable_text(template) for template in home], SIMILAR, groups=groups):
+        if names[i] == names[j]:
+            groups.union((i, j))
+        else:
             errors.append(f"{folder}: templates {alike:.2f} alike in {names[i]} and {names[j]}; build it again")
     return errors

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from math import ceil
 
 from jingyin.train.corpus.slots import SLOT, words
@@ -27,30 +28,41 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def similar_pairs(
-    texts: Sequence[str], threshold: float, dropped: Container[int] = ()
+    texts: Sequence[str], threshold: float, dropped: Container[int] = (), groups: "Groups | None" = None
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield (i, j, Jaccard) with i < j for texts at or above `threshold` (above 0, to 1), by ascending j and then i.
+    """Yield (i, j, Jaccard) with i < j for texts at or above `threshold` (above 0, to 1), by ascending j.
 
-    No text is compared with one that the caller has `dropped` by then: ten thousand copies of one notice, each dropped
-    for the first, take time for ten thousand pairs only.
+    No text is compared with one that the caller has `dropped` by then, nor with one that the caller has put into its
+    group in `groups`: of fifty thousand copies of one notice, each is compared with few.
 
     Exact: prefix filtering (Bayardo, Ma & Srikant 2007). Two sets that are so similar share one of the rarest grams of
     each, so that only texts with a rare gram in common are compared.
     """
     sets = [shingles(text) for text in texts]
     counts = Counter(gram for grams in sets for gram in grams)
+    joined = groups or Groups(len(texts))
     index: dict[str, list[int]] = defaultdict(list)
+    more: dict[int, dict[str, list[int]]] = {}  # a text in `index` -> a gram -> others of its group with that gram
     for j, grams in enumerate(sets):
         ordered = sorted(grams, key=lambda gram: (counts[gram], gram))
         rarest = ordered[: len(grams) - ceil(threshold * len(grams) - _ROUNDING) + 1]
-        for i in sorted({i for gram in rarest for i in index[gram]}):
-            if j in dropped:
-                break
-            if i not in dropped and (alike := jaccard(sets[i], grams)) >= threshold:
-                yield i, j, alike
+        compared = set()
+        for first in sorted({i for gram in rarest for i in index[gram]}):
+            others = [more[first].get(gram, []) for gram in rarest] if first in more else []
+            for i in chain([first], *others):
+                if j in dropped or joined.find(first) == joined.find(j):
+                    break
+                if i in dropped or i in compared:
+                    continue
+                compared.add(i)
+                if (alike := jaccard(sets[i], grams)) >= threshold:
+                    yield i, j, alike
         if j not in dropped:
+            group = joined.find(j)
             for gram in rarest:
-                index[gram].append(j)
+                first = next((i for i in index[gram] if joined.find(i) == group), j) if group < j else j
+                of_gram = index if first == j else more.setdefault(first, {})
+                of_gram.setdefault(gram, []).append(j)
 
 
 def pairs_across(few: Sequence[str], many: Sequence[str], threshold: float = SIMILAR) -> Iterator[tuple[int, int]]:

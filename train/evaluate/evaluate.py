@@ -53,6 +53,7 @@ def evaluate(
     """
     messages = samples.read_messages(data)
     refuse_few(int(messages.benign.sum()), RATES)
+    out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     paths = {"jingyin": bundle} | ({"before": against} if against else {})
     scorers = {name: systems.open_bundle(path) for name, path in paths.items()}
     if training and not training.is_file():
@@ -96,7 +97,6 @@ def evaluate(
         errors={kind: [measures.error_row(model, messages, i) for i in rows] for kind, rows in wrong.items()},
         notes=[*_notes(messages, seen, training), *filter(None, [signs["jingyin"][1]])],
     )
-    out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
     write_report(out, evaluation, {kind: [messages.texts[i] for i in rows] for kind, rows in wrong.items()})
     return evaluation
