@@ -72,13 +72,17 @@ class _Raw(NamedTuple):
 
 
 def parse_meanings(words: Sequence[str]) -> dict[str, str]:
-    """Return old -> new of "old=new" words; raises ConfigError if a word lacks the sign, or `new` is not in KNOWN."""
-    meanings = {}
+    """Return old -> new of "old=new" words.
+
+    Raises ConfigError if a word lacks the sign, if `new` is not in KNOWN, or for two meanings of one label.
+    """
+    meanings: dict[str, str] = {}
     for word in words:
         old, sign, new = word.rpartition("=")
         if not sign or new not in KNOWN:
             raise ConfigError(f"--label-map {word!r} is not OLD=NEW with NEW one of {', '.join(KNOWN)}")
-        meanings[old] = new
+        if meanings.setdefault(old, new) != new:
+            raise ConfigError(f"--label-map gives {old!r} two meanings, {meanings[old]} and {new}; leave one out")
     return meanings
 
 
@@ -94,8 +98,7 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     or not_flagged; a message with contradicting labels is left out. Raises ConfigError for missing columns.
     """
     rejects: list[UnusableRow] = []
-    by_clean_text: dict[str, Labelled] = {}
-    disputed: set[str] = set()
+    by_clean_text: dict[str, list[Labelled]] = {}
     for raw in _raws(data, columns, columns.label, out):
         label = columns.meanings.get(str(raw.label), str(raw.label))
         if fault := _text_fault(raw) or _label_fault(raw.label, label):
@@ -105,16 +108,19 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
         if not (text := clean(row.text).text):
             rejects.append(UnusableRow(raw.where, *_NO_TEXT))
             continue
-        first = by_clean_text.setdefault(text, row)
-        if not _agree(first.label, label):
-            disputed.add(text)
-            fault = f"{label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
+        by_clean_text.setdefault(text, []).append(row)
+    labelled: list[Labelled] = []
+    for rows in by_clean_text.values():
+        first, best = rows[0], next((row for row in rows if row.label not in SIDES), rows[0])
+        if all(_agree(best.label, row.label) for row in rows):
+            labelled.append(best)
+            continue
+        for row in rows:
+            fault = "a message with several labels", "decide which is right"
+            if not _agree(first.label, row.label):
+                fault = f"{row.label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
             rejects.append(UnusableRow(row.where, *fault))
-        elif first.label in SIDES and label not in SIDES:
-            by_clean_text[text] = row
-    fault = "a message with several labels", "decide which is right"
-    rejects += [UnusableRow(by_clean_text[text].where, *fault) for text in disputed]
-    return [row for text, row in by_clean_text.items() if text not in disputed], rejects
+    return labelled, rejects
 
 
 def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[str], list[UnusableRow]]:
@@ -190,12 +196,13 @@ def _is_export(path: Path) -> bool:
 
 def _answers(path: Path, column: str) -> Iterator[_Raw]:
     """Yield the answers of an export; tasks without one, and those that got two, are left out."""
-    answered = (task for task in read_choices(path, column) if len(task[1]) == 1)
-    for number, (text, choices) in enumerate(answered, 1):
+    for number, (text, choices) in enumerate(read_choices(path, column), 1):
+        if len(choices) != 1:
+            continue
         # JSON may hold half an emoji, which no other file can.
         broken = isinstance(text, str) and replaced(text)[1]
         label = replaced(str(next(iter(choices))))[0]
-        yield _Raw(f"{path}: answer {number}", text, label, "half a character" if broken else "")
+        yield _Raw(f"{path}: task {number}", text, label, "half a character" if broken else "")
 
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:

@@ -317,6 +317,25 @@ def test_what_a_recipe_can_get_wrong(write_recipe, tmp_path, change, error, mess
         train([write_recipe("wrong", **change)], tmp_path)
 
 
+def test_what_recipes_get_wrong_is_listed_before_any_work(write_recipe, tmp_path):
+    bad_corpus = tmp_path / "bad.yaml"
+    bad_corpus.write_text("draws: 0\nshare: 1\n", encoding="utf-8")
+    recipes = [
+        write_recipe("first"),
+        write_recipe("second", encoder="stage:first", epochs=0, speed=1),
+        write_recipe("third", encoder="stage:second", corpus=str(bad_corpus)),
+        write_recipe("fourth", encoder="stage:fifth"),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        train(recipes, tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert [line for line in lines if "has 2 error(s)" in line] == [
+        f"recipe {recipes[1]} has 2 error(s):", f"recipe {bad_corpus} has 2 error(s):",
+    ]  # fmt: skip
+    assert lines[-1].startswith("stage:fifth has left nothing in ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_corpus_recipe_is_built_once_for_what_it_is_made_of(write_recipe, tmp_path, monkeypatch, corpus):
     recipe, messages = tmp_path / "words.yaml", tmp_path / "own.jsonl"
     recipe.write_text(f"authored: {messages}\n", encoding="utf-8")

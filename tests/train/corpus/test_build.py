@@ -103,6 +103,23 @@ def test_labelled_messages_of_one_s_own_take_the_place_of_authored_ones_like_the
     assert not set(templates[::2]) & set(left)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_near_copies_that_are_much_of_a_label_are_trained_on(corpus, tmp_path, seed):
+    rng = Random(seed)
+    copies = [{"text": f"{name}先生再不还钱就把你的照片贴到小区{seed}", "label": "debt_threat"} for name in HAN[:20]]
+    others = [{"text": sentence(rng), "label": ("debt_threat", "ordinary")[i > 20]} for i in range(200)]
+    write(tmp_path / "own.jsonl", [*copies, *others])
+    splits = "{train: 0.7, validation: 0.1, calibration: 0.1, test: 0.1}"
+    corpus.write_text(
+        f"seed: {seed}\nauthored: {tmp_path}/authored\n"
+        f"public: [{{kind: own, path: {tmp_path}/own.jsonl, splits: {splits}}}]\n"
+    )
+    build(corpus, tmp_path / "out")
+    splits = store.read(tmp_path / "out")
+    assert {row.template for row in splits["train"]} > {each["text"] for each in copies}
+    assert any(row.source == "own" for row in splits["test"])
+
+
 def test_a_recipe_wants_so_many_messages_of_each_kind_and_split_and_all_of_one_s_own(corpus, tmp_path):
     write(tmp_path / "own.jsonl", [{"text": sentence(Random(seed)), "label": "ordinary"} for seed in range(300, 340)])
     public = f"public: [{{kind: nus, path: {tmp_path}/nus.jsonl}}, {{kind: jsonl, path: {tmp_path}/own.jsonl}}]"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.train.corpus import rows as signs
-from jingyin.train.corpus import store
+from jingyin.train.corpus import similar, store
 from jingyin.train.corpus.check import check
 from jingyin.train.corpus.similar import Groups, jaccard, shingles, similar_pairs, skeleton
 from jingyin.train.corpus.stats import stats
@@ -124,6 +124,28 @@ def test_similar_pairs_are_those_of_every_pair_compared(texts, threshold):
     sets = [shingles(text) for text in texts]
     exact = [(i, j) for j in range(len(texts)) for i in range(j) if jaccard(sets[i], sets[j]) >= threshold]
     assert [(i, j) for i, j, _ in similar_pairs(texts, threshold)] == exact
+
+
+@given(st.lists(st.text("甲乙丙", max_size=12), max_size=12), st.sampled_from((0.3, 0.5, 0.7, 0.9, 1.0)))
+def test_texts_joined_as_they_are_found_give_the_groups_of_all_pairs(texts, threshold):
+    joined, groups = Groups(len(texts)), Groups(len(texts))
+    for i, j, _ in similar_pairs(texts, threshold):
+        joined.union((i, j))
+    for i, j, _ in similar_pairs(texts, threshold, groups=groups):
+        assert groups.find(i) != groups.find(j)
+        groups.union((i, j))
+    assert [groups.find(i) for i in range(len(texts))] == [joined.find(i) for i in range(len(texts))]
+
+
+def test_each_of_many_near_copies_is_compared_with_few(monkeypatch):
+    compared = []
+    monkeypatch.setattr(similar, "jaccard", lambda *sets: compared.append(sets) or jaccard(*sets))
+    texts = [f"再不还钱就把你的照片发给{chr(0x4E00 + i)}先生全家看" for i in range(1_000)]
+    groups = Groups(len(texts))
+    for i, j, _ in similar.similar_pairs(texts, 0.5, groups=groups):
+        groups.union((i, j))
+    assert {groups.find(i) for i in range(len(texts))} == {0}
+    assert len(compared) == 999  # of 499,500 pairs
 
 
 def test_a_dropped_text_is_compared_with_no_other() -> None:

@@ -239,6 +239,13 @@ def test_too_few_benign_rows_are_refused_with_the_number(bundle, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_for_the_report_is_found_before_the_work(bundle, data, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluating.systems, "verdicts", lambda *_: pytest.fail("messages were scored"))
+    with pytest.raises(FileExistsError):
+        evaluate(bundle, [data], tmp_path / "file")
+
+
 def test_a_training_split_that_is_not_there_is_refused(bundle, data, tmp_path):
     with pytest.raises(InputError, match=r"typo\.parquet is not a file; name a training split, or leave --train out"):
         evaluate(bundle, [data], tmp_path / "out", training=tmp_path / "typo.parquet")

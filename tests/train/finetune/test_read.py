@@ -76,15 +76,15 @@ def test_a_folder_that_datasets_saved(tmp_path):
 def test_answers_of_label_studio(tmp_path):
     tasks = [
         {"data": {"text": text}, "annotations": [{"result": [{"type": "choices", "value": {"choices": [label]}}]}]}
-        for text, label in [*ROWS[:2], ("再看看", "ordinary"), ("再看看", "debt_threat")]
+        for text, label in [("再看看", "ordinary"), ("再看看", "debt_threat"), *ROWS[:2]]
     ]
-    tasks[2]["annotations"] += tasks[3]["annotations"]  # two people, two answers
-    tasks[3] = {"data": {"text": "没人看过"}, "annotations": []}
+    tasks[0]["annotations"] += tasks[1]["annotations"]  # two people, two answers
+    tasks[1] = {"data": {"text": "没人看过"}, "annotations": []}
     path = tmp_path / "export.json"
     path.write_text(json.dumps(tasks), encoding="utf-8")
     found = read(path)
     assert as_rows(found) == ROWS[:2]
-    assert found[0].where == f"{path}: answer 1"
+    assert found[0].where == f"{path}: task 3"
     path.write_text(json.dumps([{"text": "no task"}]), encoding="utf-8")
     with pytest.raises(InputError, match=r"export\.json is no Label Studio export"):
         read(path)
@@ -108,9 +108,9 @@ def test_answers_are_judged_one_by_one_as_rows_are(tmp_path):
     columns = Columns("sms", meanings={"敲诈": "pay_to_stop"})
     found, rejects = read_labelled([str(path)], columns, OUT)
     assert as_rows(found) == [("转三百", "pay_to_stop"), ("吃面", "flagged")]
-    assert [(each.where.removeprefix(f"{path}: answer "), each.fault) for each in rejects] == [
-        ("3", "unknown label '再看看'"), ("5", "debt_threat, but the same message is ordinary elsewhere"),
-        ("6", "half a character"), ("7", "no text"), ("4", "a message with several labels"),
+    assert [(each.where.removeprefix(f"{path}: task "), each.fault) for each in rejects] == [
+        ("3", "unknown label '再看看'"), ("6", "half a character"), ("7", "no text"),
+        ("4", "a message with several labels"), ("5", "debt_threat, but the same message is ordinary elsewhere"),
     ]  # fmt: skip
     assert as_rows(read(export(tmp_path, ("转三百", "pay_to_stop")), text="sms")) == [("转三百", "pay_to_stop")]
 
@@ -238,11 +238,20 @@ def test_each_message_is_kept_once_with_its_fullest_label(tmp_path):
     [("flagged", "not_flagged"), ("flagged", "ordinary"), ("debt_threat", "pay_to_stop"), ("ordinary", "pay_to_stop")],
 )
 def test_a_message_with_labels_that_contradict_is_left_out(tmp_path, one, other):
-    path = csv(tmp_path, f"转三百给我,{one}", f"转五百给我,{other}", "吃面,ordinary")
+    path = csv(tmp_path, f"转三百给我,{one}", f"转五百给我,{other}", f"转三百给我,{one}", "吃面,ordinary")
     found, rejects = read_labelled([str(path)], Columns(), OUT)
     assert as_rows(found) == [("吃面", "ordinary")]
-    assert {each.where for each in rejects} == {f"{path}: row 1", f"{path}: row 2"}
-    assert rejects[0].fault == f"{other}, but the same message is {one} elsewhere"
+    assert [each.where for each in rejects] == [f"{path}: row {number}" for number in (1, 2, 3)]  # each of the three
+    assert [each.fault for each in rejects] == [
+        "a message with several labels", f"{other}, but the same message is {one} elsewhere",
+        "a message with several labels",
+    ]  # fmt: skip
+
+
+def test_a_label_has_one_meaning():
+    assert parse_meanings(["1=flagged", "1=flagged"]) == {"1": "flagged"}
+    with pytest.raises(ConfigError, match="--label-map gives '1' two meanings, flagged and ordinary; leave one out"):
+        parse_meanings(["1=flagged", "1=ordinary"])
 
 
 def test_labels_in_chinese(tmp_path):

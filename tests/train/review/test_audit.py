@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from datetime import datetime
 from random import Random
 
 import numpy as np
@@ -68,6 +69,18 @@ def test_near_duplicates_with_two_labels_are_both_shown(audited):
     assert both[0].reason == f"100% like {path}:472, which has another label"
 
 
+def test_a_row_is_one_task_however_many_rows_contradict_it(data, tmp_path):
+    text = "再不还钱就把你的照片发到村里群里给大家看看"
+    twins = [{"text": text + end, "label": "debt_threat"} for end in "甲乙丙丁戊"] + [{"text": text, "label": "ordinary"}]
+    path = write(tmp_path / "rows.jsonl", read(data) + twins)
+    found = audit([path], tmp_path / "out")
+    assert len({each.where for each in found}) == len(found)
+    last = f"{path}:{len(read(path))}"
+    reasons = {each.where: each.reason for each in found if each.kind == "contradiction"}
+    assert len(reasons) == 6
+    assert all(reason.endswith(f"like {last}, which has another label") for at, reason in reasons.items() if at != last)
+
+
 def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated(data, tmp_path):
     starts = {
         "今天晚上我们一起去公园门口看电影再回家吃饭": "p1",
@@ -119,6 +132,15 @@ def test_answers_come_back_into_the_rows_and_the_rest_stays(audited, tmp_path):
     moved = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old.get("label") != new["label"]]
     assert moved == [470]
     assert after[470] == {**before[470], "label": "lawful_collection"}
+
+
+def test_times_and_the_like_come_back_as_text(tmp_path):
+    pq.write_table(
+        pa.table({"text": ["好"], "label": ["ordinary"], "at": [datetime(2025, 1, 2)]}), tmp_path / "a.parquet"
+    )
+    (tmp_path / "export.json").write_text(json.dumps([answer({"data": {"text": "好"}}, "debt_threat")]))
+    take_answers([tmp_path / "a.parquet"], tmp_path / "export.json", tmp_path / "out")
+    assert read(tmp_path / "out/rows.jsonl") == [{"text": "好", "label": "debt_threat", "at": "2025-01-02 00:00:00"}]
 
 
 def test_rank_within_class_takes_turns_between_classes():

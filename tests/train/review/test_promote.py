@@ -324,6 +324,11 @@ def test_bundles_of_different_labels_are_refused_by_name(bundle, make_bundle, tm
         promote(bundle, other, None, tmp_path / "decision.json")
 
 
+def test_a_folder_is_no_place_for_the_decision(bundle, tmp_path):
+    with pytest.raises(ConfigError, match=r"is a folder; name a file for the decision"):
+        promote(bundle, bundle, None, tmp_path)
+
+
 def test_a_configuration_with_errors_lists_them_all(tmp_path):
     path = tmp_path / "promote.yaml"
     path.write_text("data: []\nthreats: {review: 2, block: 0}\nlatency_ratio: 1\nspeed: 3\n", encoding="utf-8")
