@@ -147,4 +147,5 @@ def _sources(recipe: Recipe, out: Path) -> dict[str, str]:
 def _names(recipe: Recipe) -> list[str]:
     if isinstance(recipe, Calibrate):
         return [*(recipe.networks or {}).values(), *filter(None, [recipe.bundle])]
-    return [recipe.encoder, *([*recipe.teachers, *filter(None, [recipe.traffic])] if isinstance(recipe, Classify) else [])]
+    more = [*recipe.teachers, *filter(None, [recipe.traffic])] if isinstance(recipe, Classify) else []
+    return [recipe.encoder, *more]

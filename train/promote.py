@@ -124,7 +124,7 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     """Judge both bundles on the same messages, write the decision as JSON to `out`, and return it.
 
     By default the incumbent is the package's bundle, and the configuration the package's. Raises ConfigError for a bad
-    configuration and if `out` is a folder, InputError for data that can't be used or bundles of other labels, BundleError.
+    configuration or a folder `out`, InputError for data that can't be used or bundles of other labels, BundleError.
     """
     config = load_config(config_path or default_config())
     if out.is_dir():  # before minutes of work

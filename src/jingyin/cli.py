@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 failure, 2 usage error, 3 finished with rejected rows. 
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -378,11 +379,12 @@ def finetune(
     for reason in report.failed:
         typer.echo(f"not yet: {reason}")
     typer.echo(f"report: {out / 'report.md'}; decision: {out / 'promotion.json'}")
+    new, test = (shlex.quote(str(out / name)) for name in ("bundle", "corpus/test.parquet"))
     typer.echo(
-        f"next: jingyin serve --shadow {out / 'bundle'}, which counts the new bundle's actions but never uses them"
+        f"next: jingyin serve --shadow {new}, which counts the new bundle's actions but never uses them"
         if report.promote
-        else f"next: keep the current bundle; to see where the new one differs: jingyin evaluate {out / 'bundle'} "
-        f"{out / 'corpus' / 'test.parquet'} --out evaluation"
+        else "next: keep the current bundle; to see where the new one differs: "
+        f"jingyin evaluate {new} {test} --out evaluation"
     )
     if report.rejected:
         raise SystemExit(3)

@@ -171,3 +171,10 @@ def test_benign_messages_are_edited_within_the_same_length():
         after = edited("明天早上九点在学校门口见，记得带伞", edits, Random(3))
         assert after != "明天早上九点在学校门口见，记得带伞"
         assert len(after) <= LONGEST * 17
+
+
+def test_a_share_of_no_rows_counts_in_no_mean(messages, rows):
+    judged = system(lambda text: False).judge(messages.texts)
+    found = changed(judged, attacks.heads_and_tails(messages, rows), messages)
+    assert "flagged alone, now pass" not in found["mean"]
+    assert found["mean"]["threats found"] == 0

@@ -2,6 +2,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from jingyin import Scorer
 from jingyin.cli import main
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.labels import FLAGGED
 from jingyin.train import finetune as run
 from jingyin.train.corpus import store
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
@@ -145,7 +147,24 @@ def test_the_run_tells_how_it_was_made(finetuned, tiny_run):
     assert [each["text"] for each in known] == [each["data"]["text"] for each in tasks]
     labelled = dict(own_rows())
     assert all(each["action"] == {"flagged": "block"}.get(labelled[each["text"]], "pass") for each in known)
+    assert {each["note"] for each in known} <= {"labelled flagged", "labelled not_flagged"}  # as the user wrote it
     assert not list(finetuned.rglob("checkpoint"))
+
+
+def test_what_is_trained_on_and_what_is_held_out_is_told(finetuned):
+    splits = store.read(finetuned / "corpus")
+    own = {split: [row for row in rows if row.source == "own" and not row.evasion] for split, rows in splits.items()}
+    threats = {split: sum(row.label in FLAGGED for row in rows) for split, rows in own.items()}
+    assert run._placed(finetuned / "corpus") == (
+        f"{len(own['train'])} of your messages ({threats['train']} threats) are trained on, {len(own['test'])} of your "
+        f"messages ({threats['test']} threats) are the test; near-copies of one message stay together"
+    )
+
+
+def test_what_is_labelled_as_not_flagged_counts_whatever_the_bundle_takes_it_for():
+    rows = [Row("", label, "not_flagged", "", "own", "", "", "", 1.0) for label in ("other_threat", "ordinary")]
+    before, after = ([SimpleNamespace(action=action, label="ordinary")] * 2 for action in ("block", "pass"))
+    assert run._counts("own", rows, [before, after]) == [run.Count("own", "ordinary and lawful flagged", 2, 2, 0)]
 
 
 def test_a_finished_run_is_kept(finetuned, tiny_run, data, traffic, replay):

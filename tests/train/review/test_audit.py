@@ -71,8 +71,8 @@ def test_near_duplicates_with_two_labels_are_both_shown(audited):
 
 def test_a_row_is_one_task_however_many_rows_contradict_it(data, tmp_path):
     text = "再不还钱就把你的照片发到村里群里给大家看看"
-    twins = [{"text": text + end, "label": "debt_threat"} for end in "甲乙丙丁戊"] + [{"text": text, "label": "ordinary"}]
-    path = write(tmp_path / "rows.jsonl", read(data) + twins)
+    twins = [{"text": text + end, "label": "debt_threat"} for end in "甲乙丙丁戊"]
+    path = write(tmp_path / "rows.jsonl", [*read(data), *twins, {"text": text, "label": "ordinary"}])
     found = audit([path], tmp_path / "out")
     assert len({each.where for each in found}) == len(found)
     last = f"{path}:{len(read(path))}"
