@@ -117,7 +117,7 @@ def _contradictions(rows: dict[str, RawRow], texts: Sequence[str]) -> Iterator[F
             groups.union((i, j))
         elif not first.get("pair") or first["pair"] != second.get("pair"):
             for one, another in ((i, j), (j, i)):
-                nearest[one] = max(nearest.get(one, (0.0, another)), (alike, another), key=lambda each: each[0])
+                nearest[one] = max(nearest.get(one, (0.0, 0)), (alike, another))
     for one, (alike, another) in nearest.items():
         label, other = rows[places[one]]["label"], rows[places[another]]["label"]
         reason = f"{alike:.0%} like {places[another]}, which has another label"

@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
-from jingyin.model.bundle import Bundle, Threshold, default_path, read_bundle
+from jingyin.model.bundle import Bundle, default_path, read_bundle
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.files import Run, atomic_file, file_sha256, write_json
@@ -245,12 +244,10 @@ def _corpus_recipe(
 
 def _placed(corpus: Path) -> str:
     """Return a sentence on how many of the user's labelled messages are trained on, and how many are the test."""
-    counts = []
-    for split in ("train", "test"):
-        table = pq.read_table(corpus / f"{split}.parquet", columns=["source", "evasion", "label"]).to_pylist()
-        own = [row["label"] for row in table if row["source"] == OWN and not row["evasion"]]
-        counts.append(f"{len(own):,} of your messages ({sum(label in FLAGGED for label in own):,} threats)")
-    return f"{counts[0]} are trained on, {counts[1]} are the test; near-copies of one message stay together"
+    splits = store.read(corpus)
+    sides = [[r.label in FLAGGED for r in splits[at] if r.source == OWN and not r.evasion] for at in ("train", "test")]
+    learnt, test = (f"{len(side):,} of your messages ({sum(side):,} threats)" for side in sides)
+    return f"{learnt} are trained on, {test} are the test; near-copies of one message stay together"
 
 
 def _full_label(label: str, verdict: Verdict | None) -> str:
@@ -362,7 +359,10 @@ def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> Finetu
         if len(clean(row.text).text) >= SHORTEST
     ))  # fmt: skip
     lines = [f"| {count.source} | {count.what} | {count.rows} | {count.before} | {count.after} |" for count in counts]
-    bounds = [_threshold(name, getattr(manifest, name)) for name in ("review", "block")]
+    bounds = [
+        f"| {name} | {each.risk:.4f} | {each.rows} | {each.false_positives} | {each.bound:.6f} |"
+        for name, each in (("review", manifest.review), ("block", manifest.block))
+    ]
     text = _REPORT.format(
         before=old_scorer.bundle.manifest.id, after=manifest.id, counts="\n".join(lines), thresholds="\n".join(bounds),
         disobeyed=len(disobeyed),
@@ -371,10 +371,6 @@ def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> Finetu
     decision = decide(out, old_scorer.bundle.path, _pooled(splits))
     failed = [f"{check.name}: {check.reason}" for check in decision.checks if not check.passed]
     return FinetuneResult(rejected, counts, len(disobeyed), decision.promote, failed)
-
-
-def _threshold(action: str, each: Threshold) -> str:
-    return f"| {action} | {each.risk:.4f} | {each.rows} | {each.false_positives} | {each.bound:.6f} |"
 
 
 def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict]]) -> list[Count]:

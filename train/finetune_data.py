@@ -72,10 +72,7 @@ class _Raw(NamedTuple):
 
 
 def parse_meanings(words: Sequence[str]) -> dict[str, str]:
-    """Return old -> new of "old=new" words.
-
-    Raises ConfigError if a word lacks the sign, if `new` is not in KNOWN, or for two meanings of one label.
-    """
+    """Return old -> new of "old=new" words; raises ConfigError for others, two meanings, and a `new` not in KNOWN."""
     meanings: dict[str, str] = {}
     for word in words:
         old, sign, new = word.rpartition("=")
@@ -116,9 +113,9 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
             labelled.append(best)
             continue
         for row in rows:
-            fault = "a message with several labels", "decide which is right"
-            if not _agree(first.label, row.label):
-                fault = f"{row.label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
+            fault = f"{row.label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
+            if _agree(first.label, row.label):
+                fault = "a message with several labels", "decide which is right"
             rejects.append(UnusableRow(row.where, *fault))
     return labelled, rejects
 

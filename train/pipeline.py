@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,13 +34,17 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     """
     if twice := [name for name, count in Counter(path.stem for path in recipes).items() if count > 1]:
         raise ConfigError(f"several recipes are named {twice[0]} and would share {out / twice[0]}; rename all but one")
-    stages, faults = [], []
+    stages: list[tuple[Path, Recipe]] = []
+    faults: dict[str, None] = {}
     for number, path in enumerate(recipes):  # all before any work starts: a stage takes an hour
         try:
-            stages.append((path, read_recipe(path)))
-            _refuse_unready(*stages[-1], {f"stage:{earlier.stem}" for earlier in recipes[:number]}, out)
+            stages.append((path, recipe := read_recipe(path)))
+            if (corpus := _corpus_named(path, recipe.corpus)).is_file():
+                load_recipe(corpus)
+            for name in sorted({*_names(recipe)} - {f"stage:{earlier.stem}" for earlier in recipes[:number]}):
+                run_of(name, out)
         except ConfigError as error:
-            faults.append(str(error))
+            faults[str(error)] = None
     if faults:
         raise ConfigError("\n".join(faults))
     PartialState(cpu=not torch.cuda.is_available())
@@ -82,16 +86,6 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
                 shutil.rmtree(checkpoint)
             run.finish(metrics)
         processes.wait_for_everyone()  # the next stage reads this one's output
-
-
-def _refuse_unready(path: Path, recipe: Recipe, earlier: Set[str], out: Path) -> None:
-    """Raise ConfigError if a recipe's corpus, or a stage that it names, is neither there nor among the `earlier`."""
-    corpus = _corpus_named(path, recipe.corpus)
-    if corpus.is_file():
-        load_recipe(corpus)
-    for name in _names(recipe):
-        if name not in earlier:
-            run_of(name, out)
 
 
 def _corpus_named(path: Path, corpus: str) -> Path:

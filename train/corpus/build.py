@@ -182,8 +182,11 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
     unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
     invented = {group for record, group in zip(records, groups, strict=True) if record.source == "authored"}
-    own_splits = shares.get(OWN, recipe.splits)
-    learnt = _large_groups(records, groups, 1 - own_splits.train) if own_splits.train else set()
+    # Near-copies that are much of a label are trained on: held out, they would leave next to nothing of it to learn.
+    own = Counter((g, record.label) for record, g in zip(records, groups, strict=True) if record.source == OWN)
+    of_label = Counter(label for _, label in own.elements())
+    held_out = 1 - shares.get(OWN, recipe.splits).train
+    learnt = {group for (group, label), count in own.items() if count > max(1, held_out * of_label[label])}
     keys: dict[int, str] = {}
     placed = []
     for record, group in zip(records, groups, strict=True):
@@ -194,16 +197,6 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
         split = "test" if group in unseen else "train" if group in learnt else _split(key, shared)
         placed.append((key[:16], split))
     return placed
-
-
-def _large_groups(records: Sequence[Record], groups: Sequence[int], held_out: float) -> set[int]:
-    """Return the groups of near-copies that are more than the share `held_out` of the own messages of a label.
-
-    They are trained on: held out, as the hash may have it, next to nothing of that label would be learnt.
-    """
-    own = [(group, record.label) for record, group in zip(records, groups, strict=True) if record.source == OWN]
-    of_label = Counter(label for _, label in own)
-    return {group for (group, label), count in Counter(own).items() if count > max(1, held_out * of_label[label])}
 
 
 def _sampled(

@@ -200,9 +200,9 @@ def changed(judged: Judged, suites: Sequence[Suite], messages: Samples) -> Figur
         return {}
     columns = next(iter(by_suite.values()))
     mean: dict[str, Value] = {}
-    for key in columns:  # a share of no rows is none
-        shares = [each.value for row in by_suite.values() if isinstance(each := row[key], Rate) and each.rows]
-        mean |= {key: float(np.mean(shares))} if shares else {}
+    for key in columns:
+        if shares := [each.value for row in by_suite.values() if isinstance(each := row[key], Rate) and each.rows]:
+            mean[key] = float(np.mean(shares))
     worst = sorted(by_suite.items(), key=lambda item: -number(item[1]["flagged alone, now pass"]))
     return {"mean": mean, "worst": worst[0][1], **dict(worst)}
 
