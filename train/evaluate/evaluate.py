@@ -20,7 +20,7 @@ from jingyin.train.evaluate.measures import RATES, Evaluation, Figures, Tables
 from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.samples import Samples, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
-from jingyin.train.evaluate.systems import Judged
+from jingyin.train.evaluate.systems import Judged, System
 from jingyin.train.pack.thresholds import rows_needed
 
 CHANGED = 300
@@ -158,7 +158,7 @@ def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samp
     ways: dict[tuple[str, str], Callable[[str], object]] = {}
     for row, prefilter in (("a message", True), ("without prefilter", False)):
         ways |= {(name, row): systems.uncached(path, prefilter=prefilter).score for name, path in paths.items()}
-    ways |= {(each.system.name, "a message"): lambda text, of=each.system: of.judge([text]) for each in baselines}
+    ways |= {(each.system.name, "a message"): partial(_alone, each.system) for each in baselines}
     out: dict[str, Figures] = {name: {} for name, _ in ways}
     for (name, row), line in zip(ways, systems.milliseconds([*ways.values()], messages.texts), strict=True):
         figures = {"median": np.median(line), "mean": line.mean(), "95%": np.percentile(line, 95)}
@@ -166,6 +166,10 @@ def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samp
     for name, path in paths.items():
         out[name]["a message"]["MB"] = systems.size(path) / 1e6
     return out
+
+
+def _alone(system: System, text: str) -> Judged:
+    return system.judge([text])
 
 
 def _notes(messages: Samples, seen: Seen | None, training: Path) -> list[str]:
