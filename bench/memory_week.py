@@ -32,7 +32,7 @@ from jingyin.serve.http.observe import Metrics
 from jingyin.serve.http.service import Answer, Context, Origin
 from jingyin.serve.http.settings import Settings
 from jingyin.serve.memory.conversations import BurstSettings
-from jingyin.serve.memory.known import Known, NewWording
+from jingyin.serve.memory.known import NewWording
 from jingyin.serve.memory.memory import Memory
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.senders import SenderSettings
@@ -119,8 +119,7 @@ class SimulatedService:
             senders=SenderSettings() if {"senders", "contacts"} & set(on) else None,
             burst=BurstSettings() if "burst" in on else None,
         )
-        self.memory = Memory(settings, Metrics(), secret, state := Local(clock=lambda: self.now))
-        self.memory.known = Known(state, secret, clock=lambda: self.now)
+        self.memory = Memory(settings, Metrics(), secret, Local(clock=lambda: self.now))
         self.judges = "known" in on
         if suspects := self.memory.suspects:
             suspects._chance = Random(4).random

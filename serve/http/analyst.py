@@ -41,7 +41,7 @@ def add_file(url: str, file: Path) -> Iterator[tuple[str, str]]:
 
     Raises ConfigError for a malformed line, by its number, never its content; JingyinError as `ask` does.
     """
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):  # those of a str end at U+2028 too
         try:
             body = json.loads(line)
             action = str(body["action"])

@@ -1,5 +1,7 @@
 """Logs (JSON lines on standard error) and metrics, for operators. Neither contains text of a message."""
 
+import fcntl
+import itertools
 import logging
 import os
 import sys
@@ -7,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import orjson
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from jingyin.model.cascade import Decision
 
@@ -68,6 +71,31 @@ def take_over_logging() -> None:
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus_client finds the folder of all workers' metrics."""
 
+
+def claim_counts() -> None:
+    """Let this worker continue the counts of one that ended, if there is one; call it before metrics are made.
+
+    With files by process id, prometheus_client's default, each reload would leave more of them for /metrics to read.
+    """
+    folder = os.environ[FOLDER]
+    for number in itertools.count():
+        lock = os.open(f"{folder}/{number}", os.O_RDWR | os.O_CREAT, 0o600)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the process ends
+            mark_process_dead(number, folder)  # type: ignore[no-untyped-call]
+            values.ValueClass = values.MultiProcessValue(number.__int__)  # type: ignore[no-untyped-call]
+            return
+        os.close(lock)
+
+
+def forget_gauges() -> None:
+    """Remove the gauges of workers that ended; their counts stay."""
+    for file in Path(os.environ[FOLDER]).glob("[0-9]*"):
+        with file.open() as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mark_process_dead(file.name, str(file.parent))  # type: ignore[no-untyped-call]
+
+
 _SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -100,7 +128,7 @@ class Metrics:
         self.policy = self.counter("policy", "Messages by the policy rule that matches.", "rule", "action")
         self.state_seconds = self.histogram("state_seconds", "Round trips to the state.", _SECONDS)
         self.state_events = self.counter(
-            "state_events", "Late answers of the state; when it was away, and back.", "event"
+            "state_events", "Late answers of the state, by step; when it was away, and back.", "event", "step"
         )
         self.state_away = self.gauge("state_away", "Workers that use memory of their own, because the state is away.")
         self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")

@@ -7,10 +7,11 @@ uvicorn's Multiprocess starts the workers, replaces those that die, and on SIGHU
 ends the old one, or keeps the old one if the new can't start. Processes and not threads: the event loop and the
 normaliser run Python, of which a process runs one core's worth. A replacement loads the private copies, so that all
 have the same bundle and policy even if the files have changed. Each writes its metrics to files, which the worker that
-answers /metrics adds up (prometheus_client's multiprocess mode); a worker that died still counts.
+answers /metrics adds up (prometheus_client's multiprocess mode). A worker goes on with the counts of a dead one.
 """
 
 import asyncio
+import fcntl
 import gc
 import os
 import shutil
@@ -27,7 +28,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, NoReturn
 
 import uvicorn
-from prometheus_client.multiprocess import mark_process_dead
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
@@ -37,7 +37,7 @@ from jingyin.serve.http import app
 from jingyin.serve.http.connection import Connection
 from jingyin.serve.http.deployment import load_scorers
 from jingyin.serve.http.keys import read_keys, stamp
-from jingyin.serve.http.observe import FOLDER, error_site, log, take_over_logging
+from jingyin.serve.http.observe import FOLDER, claim_counts, error_site, forget_gauges, log, take_over_logging
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import REMEMBERED, Settings
 from jingyin.serve.memory.memory import SECRET, share_secret, shared_state
@@ -107,6 +107,8 @@ class Supervisor(Multiprocess):
         self._numbers = count()
         self._address = address(settings, listener)
         self.served = self.told_to_stop = False
+        # systemd-tmpfiles, which clears /tmp of what is ten days old, leaves a locked folder alone.
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         (folder / "metrics").mkdir()
         os.environ[FOLDER] = str(folder / "metrics")  # read when a worker imports prometheus_client
         try:
@@ -122,6 +124,8 @@ class Supervisor(Multiprocess):
     def _stop(self, *_: object) -> None:
         self.told_to_stop = True
         self.should_exit.set()
+
+    handle_ttin = handle_ttou = None  # type: ignore[assignment]  # else they change the number of workers
 
     def init_processes(self) -> None:
         """Start the workers, and log it when all of them serve."""
@@ -165,10 +169,9 @@ class Supervisor(Multiprocess):
 
     def _bury(self, before: list[Any]) -> None:
         for process in before:
-            if process not in self.processes:
-                if process.exitcode != -signal.SIGTERM:
-                    log("worker_died", level="error", status=process.exitcode)
-                mark_process_dead(process.pid, str(self._folder / "metrics"))  # type: ignore[no-untyped-call]
+            if process not in self.processes and process.exitcode != -signal.SIGTERM:
+                log("worker_died", level="error", status=process.exitcode)
+        forget_gauges()  # also those of a worker that failed to start
 
     def _worker(self, role: Role) -> Callable[[], Starlette]:
         policy = self._settings.policy and self._copied / "policy"
@@ -224,6 +227,7 @@ def _refuse(error: Exception, *_: object) -> NoReturn:
 def make_worker(settings: Settings, load: LoadFrom, folder: Path, role: Role) -> Starlette:
     """Make the application in a worker process, which loads its copies of bundle and shadow from `folder`."""
     take_over_logging()
+    claim_counts()
     return app.create_app(settings, partial(load, settings, folder), partial(_life, role), folder.parent)
 
 
@@ -310,8 +314,8 @@ def bind(settings: Settings) -> socket.socket:
         wanted = settings.host, settings.port
         family, _, _, _, sockaddr = socket.getaddrinfo(*wanted, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(sockaddr[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        at, why = settings.uds or _host_and_port(settings.host, settings.port), error.strerror or error
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+        at, why = settings.uds or _host_and_port(settings.host, settings.port), getattr(error, "strerror", "") or error
         do = "choose another, or stop the program that uses it"
         if settings.uds and not settings.uds.parent.is_dir():
             why, do = f"there is no folder {settings.uds.parent}", "create it, or choose another"
@@ -324,7 +328,7 @@ def _bind_unix(path: Path) -> socket.socket:
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(path))
-            except OSError:
+            except ConnectionRefusedError:
                 path.unlink()
     listener = socket.socket(socket.AF_UNIX)
     try:

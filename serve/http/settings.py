@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     """Messages that may wait, shared among clients."""
     max_requests: Annotated[int, Field(ge=1)] = 256
     """Requests under way at a time, shared among clients."""
-    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 10.0
     """After SIGTERM, longest time to answer accepted requests."""
 
     # The memory and its storage; read again on SIGHUP.

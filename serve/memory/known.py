@@ -24,8 +24,7 @@ import json
 import math
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from importlib.resources import files
 from itertools import chain, islice
@@ -61,6 +60,9 @@ A garbled copy with rare characters, which may be at its ends, may have any numb
 """
 LONGEST_SLOT, COVERED = 3, 0.85
 """Most characters in a row of a message that a `pass` wording may leave unexplained; share that it must explain."""
+
+KEPT_SECONDS = 30 * 86_400
+"""How long an expired wording is kept: it is back once a clock that was ahead is set right."""
 
 _TRIPLE = np.dtype("<u8")  # four units of UTF-16; the salt's low zeros drop the fourth
 _ANCHORS, _OWNERS = 24, 8  # triples that a wording is looked up by; wordings that one triple leads to
@@ -257,13 +259,16 @@ def holds(match: Match, risk: float | None, *, alone: bool = False) -> bool:
 
 
 class Known:
-    """The wordings of a state, with an index of them in this process; `refresh` brings it up to date."""
+    """The wordings of a state, with an index of them in this process; `refresh` brings it up to date.
 
-    def __init__(self, state: State, secret: Secret, *, clock: Callable[[], float] = time.time) -> None:
+    They expire by the state's clock, the same for all machines.
+    """
+
+    def __init__(self, state: State, secret: Secret) -> None:
         self.state = state
         self._secret = secret
-        self._clock = clock
-        self._wordings: dict[str, Wording] = {}
+        self._wordings: dict[str, Wording] = {}  # with the expired ones, which `_live` leaves out
+        self._live: dict[str, Wording] = {}
         self.index = Index((), secret.salt)
 
     async def add(self, new: NewWording, by: str, risk: float) -> str:
@@ -275,7 +280,7 @@ class Known:
         )
         if len(triples) + 2 < FEWEST:
             raise InputError(f"a wording needs {FEWEST} characters that are fixed; give more of the message")
-        now = self._clock()
+        (now,) = await self.state.run([Op("now", "")])
         wording = Wording(
             secrets.token_hex(8), new.action, new.note, by, now, now + new.seconds, log_odds(risk), triples, sounds
         )
@@ -287,7 +292,7 @@ class Known:
     async def remove(self, number: str) -> bool:
         """Forget a wording; False if there is none with this id."""
         await self.refresh()  # it may have been added by another worker just now
-        if number not in self._wordings:
+        if number not in self._live:
             return False
         await self.state.run([Op("remove", "known", number.encode()), Op("remove", "hits", number.encode())])
         await self.refresh()
@@ -296,7 +301,7 @@ class Known:
     async def list(self) -> list[dict[str, object]]:
         """Return the wordings with their hits, newest first, without triples."""
         await self.refresh()
-        wordings = sorted(self._wordings.values(), key=lambda wording: -wording.since)
+        wordings = sorted(self._live.values(), key=lambda wording: -wording.since)
         hits = await self.state.run([Op("field", "hits", wording.id.encode()) for wording in wordings])
         return [
             {
@@ -308,7 +313,7 @@ class Known:
 
     async def refresh(self) -> None:
         """Apply additions and removals made by any process, and forget expired wordings."""
-        (names,) = await self.state.run([Op("fields", "known")])
+        now, names = await self.state.run([Op("now", ""), Op("fields", "known")])
         listed = {name.decode() for name in names}
         wordings = {number: wording for number, wording in self._wordings.items() if number in listed}
         new = sorted(listed - wordings.keys())
@@ -317,17 +322,16 @@ class Known:
             sealed = await self.state.run([Op("field", "known", number.encode()) for number in part])
             wordings |= {number: _read(number, text) for number, content in zip(part, sealed, strict=True)
                          if content and (text := self._secret.open(content))}  # fmt: skip
-        now = self._clock()
-        expired = [number for number, wording in wordings.items() if wording.until <= now]
-        for number in expired:
-            del wordings[number]
+        live = {number: wording for number, wording in wordings.items() if wording.until > now}
+        expired = [number for number in wordings.keys() - live.keys() if wordings[number].until <= now - KEPT_SECONDS]
         if expired:
             tables = ("known", "hits")
             await self.state.run([Op("remove", table, number.encode()) for number in expired for table in tables])
-        if wordings.keys() != self._wordings.keys():
-            self._wordings = wordings
-            index = await asyncio.to_thread(Index, wordings.values(), self._secret.salt)
-            if self._wordings is wordings:  # else another call has newer ones, and may have been faster
+        self._wordings = wordings
+        if live.keys() != self._live.keys():
+            self._live = live
+            index = await asyncio.to_thread(Index, live.values(), self._secret.salt)
+            if self._live is live:  # else another call has newer ones, and may have been faster
                 self.index = index
 
 

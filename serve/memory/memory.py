@@ -10,11 +10,11 @@ harmless.
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import ACTIONS, Action
@@ -100,7 +100,10 @@ class Memory:
         try:
             await self.known.refresh()
         except Exception:  # known wordings stay known; Guarded sees and reports it even while no message asks
-            await self.state.run([Op("marked", "probe")])
+            await self._run([Op("marked", "probe")], "known")
+
+    async def _run(self, ops: Sequence[Op], step: str) -> list[Any]:
+        return await (self.state.run(ops, step) if isinstance(self.state, Guarded) else self.state.run(ops))
 
     def _by_policy(self, context: "Context", answer: "Answer", *, trial: bool) -> "tuple[Answer, bool]":
         """Apply the rule that matches the message, if any; return also whether the rule decides alone."""
@@ -151,7 +154,7 @@ class Memory:
         if not ops:
             return answer
         begun = perf_counter()
-        results = await self.state.run([_READING[op.name](op) for op in ops] if trial else ops)
+        results = await self._run([_READING[op.name](op) for op in ops] if trial else ops, "look_up")
         self._metrics.state_seconds.observe(perf_counter() - begun)
         suspect = None
         if suspects and answer.action == own_action == "pass" and not match:
@@ -191,7 +194,7 @@ class Memory:
             elif judged is not held:
                 ops = [*ops, *self.suspects.ask(marks, text, judged.action)]
         if ops and not trial:
-            await self.state.run(ops)
+            await self._run(ops, "report")
         return judged
 
     async def _behind(self, context: "Context", answer: "Answer", joined: CleanString, *, trial: bool) -> "Answer":
@@ -267,10 +270,10 @@ def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -
     remote, patient = (ValkeyState(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
     metrics.state_away.set(0)
 
-    def observe(event: str, error: str) -> None:
-        metrics.state_events(event).inc()
+    def observe(event: str, detail: str) -> None:
+        metrics.state_events(event, detail if event == "late" else "").inc()
         if event != "late":
             metrics.state_away.set(event == "away")
-            log(f"state_{event}", level="warning" if event == "away" else "info", error=error)
+            log(f"state_{event}", level="warning" if event == "away" else "info", error=detail)
 
     return Memory(settings, metrics, secret, Guarded(remote, Local(), observe), patient)

@@ -55,6 +55,8 @@ for i, key in ipairs(KEYS) do
     end
   elseif name == 'drop' then
     redis.call('DEL', key)
+  elseif name == 'now' then
+    found = tostring(now)
   elseif name == 'put' then
     redis.call('HSET', key, value, more)
   elseif name == 'fields' then

@@ -30,9 +30,12 @@ RETRY_SECONDS = 0.5
 """Pause between probes of a state that is away."""
 SLOTS = 3
 """Values that `shift` keeps of a key."""
+ANSWER_SECONDS = 10.0
+"""Longest wait for one answer of a server, for callers with no other limit."""
 LISTED = 1_000
 """Most marks listed, those that last longest."""
 
+_BEGUN = time.time() - time.monotonic()
 _ENTRY_BYTES = 300  # a key in `Local` besides its value: the key, a tuple, their share of two tables
 
 
@@ -51,6 +54,7 @@ class Op(NamedTuple):
         field    the value of the field `value`, or None
         remove   forget the field `value`
         add      add 1 to the count in the field `value`
+        now      the time of the state's clock (float, Unix seconds)
 
     Counts fade: entries older than `seconds` lose weight, and after twice that have none. Tables last until they
     are changed; everything else expires.
@@ -73,6 +77,11 @@ class State(Protocol):
 # ---- in memory
 
 
+def steady() -> float:
+    """Return Unix seconds that don't jump when the machine's clock is set."""
+    return _BEGUN + time.monotonic()
+
+
 class _Entry(NamedTuple):
     value: Any
     until: float
@@ -86,7 +95,7 @@ class Local:
     """
 
     def __init__(
-        self, budget: int = 256 << 20, *, file: Path | None = None, clock: Callable[[], float] = time.time
+        self, budget: int = 256 << 20, *, file: Path | None = None, clock: Callable[[], float] = steady
     ) -> None:
         """Read the tables from `file`, if it exists; raises ConfigError if it can't be read."""
         self.budget = budget
@@ -186,6 +195,9 @@ class Local:
         kept = [(found, slot) for i in range(SLOTS) if (found := self._get(now, slot := f"{key}:{i}"))]
         if equal := [each for each in kept if each[0][1] == value]:
             self._forget(max(equal)[1])
+
+    def _now(self, now: float, *_: object) -> float:
+        return now
 
     def _drop(self, _: float, key: str, *__: object) -> None:
         self._forget(key)
@@ -347,7 +359,8 @@ class ValkeyState:
         except ImportError:
             raise ConfigError("state in Valkey or Redis needs redis; run: pip install 'jingyin[state]'") from None
         try:
-            self._client = Redis.from_url(address, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1, protocol=2)
+            self._client = Redis.from_url(address, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1,
+                                          socket_timeout=ANSWER_SECONDS, protocol=2)  # fmt: skip
         except ValueError:
             raise ConfigError("state must be memory, redis://HOST:PORT/DB, rediss://... or unix:///PATH") from None
         self._script = self._client.register_script(_SCRIPT)
@@ -368,7 +381,7 @@ class ValkeyState:
 
 
 def _result(op: Op, reply: Any) -> Any:  # noqa: ANN401  as Op says
-    if op.name == "tally":
+    if op.name in ("tally", "now"):
         return float(reply)
     if op.name == "marks":
         pairs = zip(reply[::2], reply[1::2], strict=True)
@@ -382,12 +395,12 @@ def _result(op: Op, reply: Any) -> Any:  # noqa: ANN401  as Op says
 class Guarded:
     """A remote state that never keeps a message waiting: late, refused or failed operations run on `local`.
 
-    Operations that arrive during a call go together in the next one. `observe` is called for messages that are "late",
-    and when the state is "away" or "back". For one event loop.
+    Operations that arrive during a call go together in the next one. `observe` is called for steps that are "late", and
+    when the state is "away" or "back". For one event loop.
     """
 
     def __init__(self, remote: State, local: Local, observe: Callable[[str, str], None]) -> None:
-        """`observe` gets the event, and the name of the error or ""."""
+        """`observe` gets the event, and the late step, the name of the error, or ""."""
         self.remote = remote
         self.local = local
         self.away = False
@@ -396,8 +409,8 @@ class Guarded:
         self._tasks: set[asyncio.Task[None]] = set()
         self._calling = False
 
-    async def run(self, ops: Sequence[Op]) -> list[Any]:
-        """Return a result for each operation, within BUDGET_SECONDS."""
+    async def run(self, ops: Sequence[Op], step: str = "look_up") -> list[Any]:
+        """Return a result for each operation, within BUDGET_SECONDS; `step` is the caller's."""
         if self.away:
             return self.local.run_now(ops)
         # Stored here too, so that a late look-up knows at least what this process has flagged.
@@ -411,7 +424,7 @@ class Guarded:
             async with asyncio.timeout(BUDGET_SECONDS):
                 results = await future
         except TimeoutError:
-            self._observe("late", "")
+            self._observe("late", step)
             results = None
         if results is not None:
             return results

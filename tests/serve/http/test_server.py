@@ -234,6 +234,11 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert b'"block"' in receive(client)
         with pytest.raises(ConfigError, match=r"can't listen on .*: Address already in use"):
             bind(load_settings(uds=path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as of_another_kind:  # in use, though it can't be connected to
+        of_another_kind.bind(str(tmp_path / "d"))
+        with pytest.raises(ConfigError, match="can't listen on"):
+            bind(load_settings(uds=tmp_path / "d"))
+        assert (tmp_path / "d").is_socket()
     with pytest.raises(ConfigError, match=r"can't listen on .*/none/s: there is no folder .*/none; create it"):
         bind(load_settings(uds=tmp_path / "none" / "s"))
 
@@ -276,6 +281,11 @@ def test_a_taken_address_is_one_sentence() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"^can't listen on 127.0.0.1:{port}: Address already in use"):
             bind(load_settings(port=port))
+
+
+def test_an_address_that_can_not_be_a_name_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"^can't listen on a\.\.b:0: .*label"):
+        bind(load_settings(host="a..b", port=0, allow_open=True))
 
 
 def test_an_ipv6_address_is_bracketed() -> None:

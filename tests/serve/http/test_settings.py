@@ -43,6 +43,7 @@ def test_all_errors_at_once(tmp_path: Path) -> None:
         ({"tls_key": "k"}, "tls_certificate and tls_key go together"),
         ({"tls_client_ca": "c"}, "tls_client_ca needs tls_certificate"),
         ({"bundle_id": "35fd"}, "bundle_id: String should match pattern"),
+        ({"drain_seconds": float("inf")}, "drain_seconds: Input should be less than or equal to 3600"),
         ({"block_rate": 1}, "block_rate: Input should be less than 1"),
     ],
 )

@@ -1,5 +1,6 @@
 """Several worker processes behind one socket."""
 
+import fcntl
 import json
 import os
 import re
@@ -92,6 +93,29 @@ def test_a_reload_replaces_every_worker_under_load_or_none(name: Path, tmp_path:
     events = [json.loads(line)["event"] for line in server.log.splitlines() if line.startswith("{")]
     assert (events.count("reloaded"), events.count("reload_failed"), events[-1]) == (1, 1, "ended")
     assert '"reason":"golden message 0 is off; export the bundle anew"' in server.log
+
+
+def test_workers_that_ended_leave_their_counts_and_no_more_files(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    with Process({"TMPDIR": str(tmp_path), "BROKEN": str(broken)}, workers=2) as server:
+        for number in range(1, 4):
+            bundles(server, 10)
+            os.kill(min(workers(server)), signal.SIGKILL)
+            until(lambda number=number: f"jingyin_workers_replaced_total {number}.0" in metrics(server))
+            until(lambda: 'role="deployed"} 2.0' in metrics(server))
+        broken.touch()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: 'jingyin_reloads_total{outcome="failed"} 1.0' in metrics(server))
+        broken.unlink()
+        for number in (signal.SIGTTIN, signal.SIGHUP):
+            server.process.send_signal(number)
+        until(lambda: 'jingyin_reloads_total{outcome="done"} 2.0' in metrics(server))
+        until(lambda: len(list(tmp_path.glob("jingyin-*/metrics/gauge*.db"))) == len(workers(server)) == 2)
+        assert 'jingyin_messages_total{action="block",stage="network"} 30.0' in metrics(server)
+        assert len(list(tmp_path.glob("jingyin-*/metrics/*_*.db"))) <= 2 + 3 * 2  # two at work, one more in a reload
+        (folder,) = tmp_path.glob("jingyin-*")
+        with pytest.raises(BlockingIOError):  # so that systemd-tmpfiles does not clear it
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def keep_asking(server: Process, stop: Event) -> set[object]:

@@ -188,7 +188,7 @@ def test_the_list_has_hits_and_forgets() -> None:
     async def test() -> None:
         clock = Clock()
         gateway = MemoryUser(Local(clock=clock))
-        gateway.memory.known = known = Known(gateway.state, gateway.secret, clock=clock)
+        known = gateway.memory.known
         first = await judge(gateway, THREAT, "block", 0.97, note="案 7", seconds=60.0)
         second = await judge(gateway, NOTICE, "pass", 0.6, seconds=120.0)
         for _ in range(3):
@@ -203,6 +203,22 @@ def test_the_list_has_hits_and_forgets() -> None:
         assert await gateway.reason(COPY, 0.4) == "pass scored"
         assert [await known.remove(number) for number in (first, second)] == [False, True]
         assert await known.list() == []
+
+    run(test)
+
+
+def test_a_clock_that_was_ahead_brings_wordings_back() -> None:
+    async def test() -> None:
+        clock = Clock()
+        gateway = MemoryUser(Local(clock=clock))
+        await judge(gateway, THREAT, "block", 0.97, seconds=60.0)
+        reasons = []
+        for step in (29 * 86_400, -29 * 86_400, 31 * 86_400, -31 * 86_400):
+            clock.now += step
+            await gateway.memory.known.refresh()
+            reasons.append(await gateway.reason(COPY, 0.96))
+        assert reasons == ["block scored", "block known", "block scored", "block scored"]
+        assert await gateway.state.run([Op("fields", "known")]) == [[]]
 
     run(test)
 

@@ -79,8 +79,10 @@ def test_known_wordings_from_the_command_line(tmp_path: Path) -> None:
         assert until(lambda: jingyin("list") == [], 20)
         assert [line.split()[1] for line in jingyin("add", "--campaigns", str(tmp_path))] == ["block", "pass"]
         assert [json.loads(line)["note"] for line in jingyin("list", "--json")] == ["campaign c2", "campaign c1"]
-        (tmp_path / "known.jsonl").write_text(json.dumps({"text": THREAT, "action": "pass", "note": "误报"}) + "\n")
+        line = json.dumps({"text": f"{THREAT}\u2028", "action": "pass", "note": "误报"}, ensure_ascii=False) + "\n"
+        (tmp_path / "known.jsonl").write_text(line, encoding="utf-8")
         assert [line.split()[1] for line in jingyin("add", "--file", str(tmp_path / "known.jsonl"))] == ["pass"]
-        (tmp_path / "known.jsonl").write_text('{"text": "机密"}\n', encoding="utf-8")
-        with pytest.raises(ConfigError, match=r"line 1 of .* is no wording; wanted JSON with text and action"):
-            jingyin("add", "--file", str(tmp_path / "known.jsonl"))
+        for faulty in ('{"text": "机密"}'.encode(), '{"text": "机密", "action": "pass"}'.encode("gbk")):
+            (tmp_path / "known.jsonl").write_bytes(faulty)
+            with pytest.raises(ConfigError, match=r"line 1 of .* is no wording; wanted JSON with text and action"):
+                jingyin("add", "--file", str(tmp_path / "known.jsonl"))

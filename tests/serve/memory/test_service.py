@@ -14,6 +14,7 @@ import pytest
 from tests.serve.http.http_fakes import Process, run, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 from tests.serve.memory.conftest import Valkey
+from tests.serve.memory.gateway import MemoryUser
 from tests.serve.processes import children
 
 from jingyin.model.errors import ConfigError
@@ -195,6 +196,27 @@ def test_a_state_that_is_away_is_reported_before_a_message_needs_it() -> None:
         return events
 
     assert asyncio.run(tend()) == [("away", "ConnectionRefusedError")]
+
+
+class Slow:
+    """A state that answers too late."""
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        await asyncio.sleep(0.03)
+        return Local().run_now(ops)
+
+
+def test_a_late_step_is_named() -> None:
+    async def send() -> list[tuple[str, str]]:
+        events: list[tuple[str, str]] = []
+        gateway = MemoryUser(Guarded(Slow(), Local(), lambda *event: events.append(event)), senders={})
+        assert gateway.memory.suspects
+        gateway.memory.suspects._chance = lambda: 0.0
+        await gateway.send("你好", sender="a")
+        await gateway.memory.close()
+        return events
+
+    assert asyncio.run(send()) == [("late", "look_up"), ("late", "report")]
 
 
 def test_a_server_needs_a_secret(tmp_path: Path) -> None:

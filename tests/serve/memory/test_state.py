@@ -49,6 +49,7 @@ EVERY = [
     (Op("field", "hits", b"x"), b"2"),
     (Op("remove", "known", b"x"), None),
     (Op("fields", "known"), []),
+    (Op("now", ""), pytest.approx(time.time(), abs=600)),
 ]
 """Every operation, and its result in this order."""
 
@@ -143,6 +144,30 @@ def test_everything_on_a_server_expires_but_tables(valkey: Valkey) -> None:
         assert 0 < min(left.values()) <= max(left.values()) <= 1_200_000
 
     asyncio.run(run())
+
+
+@pytest.mark.external
+def test_a_server_that_never_answers_is_not_waited_for(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "ANSWER_SECONDS", 0.3)
+
+    async def run() -> None:
+        server = ValkeyState(valkey.address)
+        assert await server.run([Op("tally", "t", 1, 60.0)]) == [0.0]
+        valkey.freeze()
+        with pytest.raises(Exception, match=r"^Timeout"):
+            await asyncio.wait_for(server.run([Op("tally", "t", 0, 60.0)]), 30)
+        valkey.thaw()
+        assert await server.run([Op("marked", "s:a"), Op("tally", "t", 0, 60.0)]) == [0, 1.0]
+        await server.close()
+
+    asyncio.run(run())
+
+
+def test_setting_the_clock_moves_nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    local, wall = Local(), time.time()
+    local.run_now([MARK])
+    monkeypatch.setattr(time, "time", lambda: wall + 86_400)
+    assert local.run_now([MARKED, Op("now", "")]) == [1, pytest.approx(wall, abs=600)]
 
 
 def test_counts_fade_over_two_windows() -> None:
@@ -265,7 +290,7 @@ def test_a_late_answer_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
             start = time.perf_counter()
             assert await guard.run([MARK, MARKED]) == [None, 1]  # by local memory
             assert time.perf_counter() - start < 0.1
-            assert (events, guard.away) == (["late"], False)
+            assert (events, guard.away) == (["late look_up"], False)
             await asyncio.sleep(0.3)
             remote.seconds = 0.0
             assert await guard.run([MARKED]) == [1]  # it came there in the end
@@ -279,7 +304,7 @@ def test_a_late_look_up_knows_what_this_process_has_flagged() -> None:
             await guard.run([MARK, Op("tally", "fs:a", 1, 60.0)])
             remote.seconds = 0.2
             assert await guard.run([MARKED, Op("tally", "fs:a", 0, 60.0)]) == [1, 1.0]
-            assert events == ["late"]
+            assert events == ["late look_up"]
 
     asyncio.run(run())
 
@@ -314,7 +339,7 @@ def test_one_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
                 await guard.run([MARK])
             await asyncio.sleep(0.05)
             assert guard.away
-            assert set(events) == {"late", "away TimeoutError"}
+            assert set(events) == {"late look_up", "away TimeoutError"}
 
     asyncio.run(run())
 
