@@ -194,7 +194,7 @@ class KannelFilter:
         method, _, target_and_version = line.partition(b" ")
         target, _, version = target_and_version.rpartition(b" ")
         keep = version == b"HTTP/1.1" and fields.get(b"connection") != b"close" and not self._draining
-        has_body = bool(fields.keys() & {b"content-length", b"transfer-encoding"})
+        has_body = fields.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in fields
         self._busy += 1
         try:
             if method not in (b"GET", b"HEAD"):
