@@ -43,11 +43,12 @@ def scale(rows: int, folder: Path, corpora: Sequence[Path], bundle: Path | None)
             peak = max(peak, _memory(process))
             now = time.monotonic() - begun
             scored = now if any(out.glob("_part-*.writing")) else scored
-            grouped = grouped or now * (out / "_members.parquet.writing").exists()
+            grouped = grouped or now * any(out.glob("*members.parquet*"))
             time.sleep(0.05)
     if process.returncode:
         sys.exit(f"jingyin campaigns ended with {process.returncode}")
     seconds = time.monotonic() - begun
+    grouped = grouped or seconds
     print(f"{rows:,} rows, {pq.read_metadata(out / 'campaigns.parquet').num_rows:,} campaigns, {seconds:.0f} s: "
           f"scoring {scored:.0f}, grouping {grouped - scored:.0f}, tables {seconds - grouped:.0f}; "
           f"peak {peak / 1e6:.0f} MB RSS")  # fmt: skip

@@ -145,8 +145,10 @@ def resume(file: Path) -> None:
                 time.sleep(0.005)
             seconds, spent = time.monotonic() - begun, sum(map(spent_by, [process, *process.children()]))
             print(f"{shards} shards there: rows flow after {seconds:.2f} s, {spent:.2f} CPU s", flush=True)
-            while not shards and len(list(out.glob("_part-*.json"))) < 3:
+            while not shards and len(list(out.glob("_part-*.json"))) < 3 and process.poll() is None:
                 time.sleep(0.005)
+            if process.poll() is not None:
+                sys.exit(f"{file} is too small to be interrupted after three shards; make one of 100,000 rows")
             process.send_signal(signal.SIGKILL)
         (out / "_part-00003.parquet.writing").unlink(missing_ok=True)
 

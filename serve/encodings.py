@@ -27,10 +27,10 @@ codecs.register_error(KEEP, _keep)
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise ConfigError for an encoding that Python doesn't know."""
+    """Raise ConfigError for an encoding that Python doesn't know, or can't use."""
     try:
         "x".encode(encoding)
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: "undefined", and names with a null character
         raise ConfigError(f"encoding {encoding!r} is unknown; name one such as utf-8 or gb18030") from None
 
 

@@ -69,7 +69,8 @@ def read_annotations(path: Path) -> Annotations:
 def read_choices(path: Path, column: str = "text") -> list[tuple[object, set[str]]]:
     """Return the text of each task of an export, and the distinct labels that annotators chose for it.
 
-    The text is what a task's data call `column`, else "text". Raises InputError if the file is no export.
+    The text is what a task's data call `column`, else "text". Of several controls only the one named "label" counts.
+    Raises InputError if the file is no export, or none of several controls has that name.
     """
     fault, advice = f"{path} is no Label Studio export", "export the project as JSON, not JSON-MIN or CSV"
     try:
@@ -78,7 +79,7 @@ def read_choices(path: Path, column: str = "text") -> list[tuple[object, set[str
         raise InputError(f"{path} can't be read ({error.strerror}); name an export of Label Studio") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{fault} ({type(error).__name__}); {advice}") from None
-    chosen: list[tuple[object, set[str]]] = []
+    chosen: list[tuple[object, set[tuple[object, str]]]] = []
     for number, each in enumerate(tasks if isinstance(tasks, list) else [tasks], 1):
         try:
             data = each["data"]
@@ -86,17 +87,22 @@ def read_choices(path: Path, column: str = "text") -> list[tuple[object, set[str
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             what = f"has no {error}" if isinstance(error, KeyError) else "has another structure"
             raise InputError(f"{fault} ({type(error).__name__}); {advice}: task {number} {what}") from None
-    return chosen
+    controls = {control for _, choices in chosen for control, _ in choices}
+    if len(controls) > 1 and "label" not in controls:
+        raise InputError(f"{path} has choices of {len(controls)} controls; name the one of the labels 'label'")
+    wanted = {"label"} if "label" in controls else controls
+    return [(text, {label for control, label in choices if control in wanted}) for text, choices in chosen]
 
 
-def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the distinct labels that annotators chose; cancelled annotations are ignored."""
+def _choices(annotations: Sequence[Mapping[str, Any]]) -> set[tuple[object, str]]:
+    """Return the distinct choices of annotators, each with its control; cancelled annotations are ignored."""
     return {
-        _label(each["value"]["choices"][0])
+        (each.get("from_name"), _label(choice))
         for annotation in annotations
         if not annotation.get("was_cancelled")
         for each in annotation["result"]
         if each["type"] == "choices"
+        for choice in each["value"]["choices"]
     }
 
 

@@ -26,6 +26,7 @@ from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, St
 
 from jingyin.model.labels import LABELS  # noqa: E402
 from jingyin.serve.archive.columns import NAMES, verdict_columns  # noqa: E402
+from jingyin.serve.archive.readers import mended  # noqa: E402
 from jingyin.serve.pool import ScorerArguments, scorer_of  # noqa: E402
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _SLICE = 4096
 def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str | None = None) -> "DataFrame":
     """Return `df` with the columns `jingyin_*`, replacing existing ones; a null text gets nulls.
 
+    Bytes that aren't UTF-8 stay, but are scored as U+FFFD.
     Each Python worker keeps one scorer between batches. `bundle` is a folder that every worker can read, by default the
     one in the package. Raises ConfigError if the column is missing or doesn't hold strings.
     """
@@ -55,7 +57,7 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
         for batch in batches:
             for start in range(0, batch.num_rows, _SLICE):  # Spark's batches have 10,000 rows, whatever their size
                 rows = batch.slice(start, _SLICE)
-                columns = verdict_columns(scorer, rows.column(text_column).to_pylist())
+                columns = verdict_columns(scorer, mended(rows.column(text_column))[0].to_pylist())
                 yield pa.record_batch([*rows.columns, *columns], [*rows.schema.names, *NAMES])
 
     return own_columns.mapInArrow(score, schema)
@@ -63,6 +65,7 @@ def score_dataframe(df: "DataFrame", text_column: str = "text", *, bundle: str |
 
 def main(arguments: list[str] | None = None) -> None:
     """Score INPUT into OUTPUT, which must not exist; the format is Parquet, or what --format says."""
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -75,15 +78,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--master", help="by default what spark-submit or Spark's configuration says")
     options = parser.parse_args(arguments)
     builder = SparkSession.builder.appName("jingyin relabel")
-    session = (builder.master(options.master) if options.master else builder).getOrCreate()
+    session = None
     try:
+        session = (builder.master(options.master) if options.master else builder).getOrCreate()  # starts Java
         df = session.read.format(options.format).load(options.input)
         scored = score_dataframe(df, options.text_column, bundle=options.bundle)
         scored.write.format(options.format).save(options.output)
     except PySparkException as error:
         raise InputError(f"Spark failed: {error.getCondition() or type(error).__name__}") from None
+    except (Py4JError, ConnectionError) as error:  # its message could quote the data
+        java = getattr(error, "java_exception", None)  # else the connection to Java broke
+        name = java.getClass().getName() if java else type(error).__name__
+        raise InputError(f"Spark failed: {name}; see Spark's log") from None
     finally:
-        session.stop()
+        if session is not None:
+            session.stop()
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ def review(
         return {}, 0
     against = "jingyin_action" if compare is not None and compare.endswith("jingyin_action") else "jingyin_label"
     parts = sorted(out.glob("part-*"))
-    names = open_sources(parts[:1], ReadOptions(how.text, delimiter=",")).pop().schema.names
+    largest = max(parts, key=lambda part: part.stat().st_size)  # JSON lines without a row have no columns
+    names = open_sources([largest], ReadOptions(how.text)).pop().schema.names
     extra_columns = [name for name in dict.fromkeys((how.id, FAMILY)) if name and name in names]
     columns = (how.text, *extra_columns, *VERDICT, *([compare] if compare else []))
     changes = Changes()

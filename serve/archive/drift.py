@@ -67,8 +67,8 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
     Reads only the columns of MEASURES. Raises InputError if one of NEEDED is missing, there are no rows or a run isn't
     finished, ConfigError if `out` would replace an archive.
     """
-    if out and out.resolve() in (reference.resolve(), current.resolve()):
-        raise ConfigError(f"{out} is an archive to compare; name another file for the report")
+    if out and {out.resolve(), *out.resolve().parents} & {reference.resolve(), current.resolve()}:
+        raise ConfigError(f"{out} is an archive to compare, or in one; name another file for the report")
     tables = [_read(path) for path in (reference, current)]
     shared = [name for name in MEASURES if all(_measured(table, MEASURES[name]) for table in tables)]
     report = DriftReport(

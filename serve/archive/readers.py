@@ -7,6 +7,7 @@ where reading began, so the output of a resumed run is byte for byte that of an 
 """
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive.blocks import BYTES, NULL_TEXT, ROWS, Block, InputFile, ReadOptions, Reject, as_text, fit
-from jingyin.serve.archive.shards import check_finished
+from jingyin.serve.archive.shards import DONE, check_finished
 from jingyin.serve.archive.text_files import RESCUED, open_text
-from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, kind_of, rows_of, values_of
+from jingyin.serve.archive.writers import FORMATS, as_json, kind_of, rows_of, values_of
 from jingyin.serve.encodings import check_encoding
 
 # Input files: named, in folders, or by patterns.
@@ -31,22 +32,23 @@ def find(inputs: Iterable[str | Path], *outputs: Path | None) -> list[Path]:
     """Return the input files in the order named, those of a folder or pattern sorted by path.
 
     Raises ConfigError if one does not exist, is named twice or overlaps with `outputs`, InputError if one is empty,
-    can't be read or belongs to a run that isn't finished.
+    can't be read or belongs to a run that isn't finished. Patterns match no bookkeeping files, which start with _.
     """
     files: list[Path] = []
     for name in map(str, inputs):
-        matched = [Path(name)] if Path(name).exists() else sorted(map(Path, glob.glob(name, recursive=True)))
+        found = sorted(path for path in map(Path, glob.glob(name, recursive=True)) if not path.name.startswith("_"))
+        matched = [Path(name)] if Path(name).exists() else found
         if not matched:
             raise ConfigError(f"input {name} does not exist, and as a pattern it matches nothing")
         for path in matched:
-            for output in filter(None, outputs):
-                _keep_apart(path, output)
+            _keep_apart(path, outputs)
             files += _files_of(path) if path.is_dir() else [path]
     for file in files:
         kind_of(file)
+        _keep_apart(file, outputs)  # a link in a folder may lead there
         try:
             with file.open("rb") as stream:
-                if not stream.read(1):
+                if not stream.read(1) and not (file.parent / DONE).is_file():  # all rows of a part can be rejected
                     raise InputError(f"{file} is empty (0 bytes); leave it out or copy it again")
         except OSError as error:
             raise InputError(f"{file} can't be read: {error.strerror}") from None
@@ -58,13 +60,16 @@ def find(inputs: Iterable[str | Path], *outputs: Path | None) -> list[Path]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """Return the files below a folder that have a known suffix; names that start with _ or . are bookkeeping."""
-    suffixes = tuple(suffix + codec for suffix in FORMATS for codec in ("", *CODECS))
+    """Return the files in a folder with a known suffix, last or not (`.csv.bz2`); those with _ or . first don't count."""
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename} can't be read: {error.strerror}")
+
+    walked = os.walk(folder, onerror=fail, followlinks=True)
     matched = [
         file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and file.name.lower().endswith(suffixes)
+        for file in sorted(Path(at, name) for at, _, names in walked for name in names)
+        if FORMATS.keys() & {suffix.lower() for suffix in file.suffixes}
         and not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
     ]
     if not matched:
@@ -72,15 +77,16 @@ def _files_of(folder: Path) -> list[Path]:
     return matched
 
 
-def _keep_apart(source: Path, output: Path) -> None:
-    source_path, output_path = source.resolve(), output.resolve()
-    if source_path == output_path:
-        raise ConfigError(f"input and output are both {source}; the input is never changed, name another output, or a "
-                          "pattern that leaves it out")  # fmt: skip
-    if source_path in output_path.parents and source_path.is_dir():
-        raise ConfigError(f"output {output} lies in the input folder {source}; a second run would read it as input")
-    if output_path in source_path.parents:
-        raise ConfigError(f"input {source} lies in the output folder {output}; name another output")
+def _keep_apart(source: Path, outputs: Iterable[Path | None]) -> None:
+    for output in filter(None, outputs):
+        source_path, output_path = source.resolve(), output.resolve()
+        if source_path == output_path:
+            raise ConfigError(f"input and output are both {source}; the input is never changed, name another output, "
+                              "or a pattern that leaves it out")  # fmt: skip
+        if source_path in output_path.parents and source_path.is_dir():
+            raise ConfigError(f"output {output} lies in the input folder {source}; a second run would read it as input")
+        if output_path in source_path.parents:
+            raise ConfigError(f"input {source} lies in the output folder {output}; name another output")
 
 
 def fingerprint(files: Iterable[Path]) -> list[list[str | int]]:
@@ -123,6 +129,8 @@ def blocks(sources: Sequence[InputFile], source: int = 0, row: int = 0) -> Itera
 
 def _check_columns(source: InputFile, how: ReadOptions) -> None:
     path, names = source.path, [name for name in source.names if name != RESCUED]
+    if not names and not source.rows:  # JSON lines without a line
+        return
     if len(set(names)) < len(names):
         raise InputError(f"{path} has columns of the same name: {', '.join(names)}; rename them")
     if how.text not in names:
@@ -193,12 +201,17 @@ def _fitted(source: InputFile, schema: pa.Schema, row: int) -> Iterator[Block]:
 
 # Parquet, page by page: a row group is never held in memory as a whole.
 
+_PIECE = 128
+"""Rows read at a time: how long they are is known only then, because a file holds each of several equal texts once."""
+
 
 def _open_parquet(path: Path, how: ReadOptions) -> InputFile:
     with pq.ParquetFile(path) as file:
         # Metadata added by writers (pandas, datasets) would not match the output.
         plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # views can't be filtered, nor be CSV
-        schema = pa.schema([(field.name, plain.get(field.type, field.type)) for field in file.schema_arrow])
+        text = {**plain, pa.null(): pa.string()}  # pandas writes a column without any text as null
+        kinds = [(text if field.name == how.text else plain).get(field.type, field.type) for field in file.schema_arrow]
+        schema = pa.schema(list(zip(file.schema_arrow.names, kinds, strict=True)))
         rows, names = file.metadata.num_rows, schema.names
     if how.columns:
         schema = pa.schema([field for field in schema if field.name in how.columns])
@@ -214,12 +227,30 @@ def _parquet_blocks(path: Path, schema: pa.Schema, how: ReadOptions, start: int)
                 row += group.num_rows
                 continue
             size = max(1, min(ROWS, BYTES * group.num_rows // max(1, group.total_byte_size)))
-            for batch in file.iter_batches(size, [number], columns=schema.names, use_threads=False):
+            coded = any(map(pa.types.is_dictionary, schema.types))  # then each piece comes with the whole dictionary
+            piece = min(size, 8 * _PIECE if coded else _PIECE)
+            pieces = file.iter_batches(piece, [number], columns=schema.names, use_threads=False)
+            for batch in _joined(pieces, size):
                 row += batch.num_rows
                 batch = pa.record_batch([fit(batch.column(field.name), field.type) for field in schema], schema)
                 if row > start:
                     numbers = np.arange(row - batch.num_rows + 1, row + 1)
                     yield _scorable(batch, numbers, how, row, row / file.metadata.num_rows)
+
+
+def _joined(pieces: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield batches of about `rows` rows, or BYTES without dictionaries."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for part in (piece.slice(start, _PIECE) for piece in pieces for start in range(0, piece.num_rows, _PIECE)):
+        held.append(part)
+        plain = (each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in part.columns)
+        size += sum(each.nbytes for each in plain)
+        if size >= BYTES or sum(each.num_rows for each in held) >= rows:
+            yield from pa.Table.from_batches(held).combine_chunks().to_batches()
+            held, size = [], 0
+    if held:
+        yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 
 
 def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: ReadOptions, row: int, share: float) -> Block:
@@ -228,9 +259,9 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: ReadOption
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if name == how.text or (is_text(kind) and kind not in (pa.binary(), pa.large_binary())):
-            mended, counts = _mended(column)
+            repaired, counts = mended(column)
             if counts.any():
-                batch = batch.set_column(batch.schema.names.index(name), batch.schema.field(name), mended)
+                batch = batch.set_column(batch.schema.names.index(name), batch.schema.field(name), repaired)
                 replaced += counts
     texts = batch.column(how.text)
     if pa.types.is_dictionary(texts.type):
@@ -254,7 +285,7 @@ def _scorable(batch: pa.RecordBatch, numbers: NDArray[np.int64], how: ReadOption
     return Block(batch.take(take), texts.take(take), numbers[kept], replaced[kept], rejects, row, share)
 
 
-def _mended(column: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
+def mended(column: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
     """Return a column of texts with U+FFFD for bytes that aren't UTF-8, and their number in each row (n,)."""
     plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     counts = np.zeros(len(column), np.int32)
@@ -263,9 +294,9 @@ def _mended(column: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
         values.cast(pa.large_string())
         return column, counts
     except pa.ArrowInvalid:
-        mended: list[str | None] = []
+        texts: list[str | None] = []
         for i, value in enumerate(values.to_pylist()):
-            mended.append(None if value is None else value.decode("utf-8", "replace"))
-            counts[i] = 0 if value is None else mended[-1].count("\ufffd") - value.count("\ufffd".encode())  # type: ignore[union-attr]
-        array = pa.array(mended, pa.string())
+            texts.append(None if value is None else value.decode("utf-8", "replace"))
+            counts[i] = 0 if value is None else texts[-1].count("\ufffd") - value.count("\ufffd".encode())  # type: ignore[union-attr]
+        array = pa.array(texts, pa.string())
         return (array.dictionary_encode() if plain is not column else array).cast(column.type), counts

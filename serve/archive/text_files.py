@@ -27,6 +27,8 @@ MAX_LINE = 4 << 20
 """Longest line in characters; the rest is dropped, so that a file without line breaks can't fill memory."""
 
 TOO_LONG, MALFORMED_CSV, WRONG_WIDTH = "line over 4 MiB", "malformed CSV", "wrong number of fields"
+LONG_FIELD = "field over 128 KiB, or unclosed quote"
+"""The csv module's own limit, in characters: each unclosed quote has that much read twice."""
 RESCUED = "jingyin_rescued"
 """The column for JSON values that fit no other column: an object as text, null if everything fits."""
 
@@ -34,7 +36,7 @@ _SAMPLE_ROWS, _SAMPLE_BYTES = 1000, 1 << 18
 """The sample for encoding and line ends; the types of JSON columns are those of the first ROWS rows."""
 _STRANGE = 10  # lines in no known encoding that show a wrong encoding rather than damage
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
-_MISFIT = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
+_MISFIT = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError, RecursionError)
 
 
 class _Lines:
@@ -220,7 +222,8 @@ def _csv_records(lines: Iterator[str], schema: pa.Schema, how: ReadOptions, faul
                 feed.complete(0)
                 continue
             line = feed.complete(1)
-            reason, held = TOO_LONG if len(line) == MAX_LINE else MALFORMED_CSV, line
+            reason = LONG_FIELD if "field limit" in str(error) else MALFORMED_CSV
+            reason, held = TOO_LONG if len(line) == MAX_LINE else reason, line
         else:
             held = feed.complete()
         bad = 0 if held.isascii() else replaced_in(held)[1]
@@ -244,8 +247,10 @@ def _csv_rows(schema: pa.Schema, how: ReadOptions, rows: list[dict[str, str]]) -
 
 def _json_schema(path: Path, lines: Iterator[str], how: ReadOptions) -> pa.Schema:
     """Return the columns of the first rows; invalid rows are ignored here, because reading rejects them."""
-    records = islice(_json_records(lines, None, how, ""), ROWS)
+    records = list(islice(_json_records(lines, None, how, ""), ROWS))
     rows = [record.value for record in records if isinstance(record.value, dict)]
+    if records and not rows:
+        raise InputError(f"{path} has no JSON object in its first {len(records)} lines; wanted one object a line")
     names = dict.fromkeys(name for row in rows for name in row)
     if how.columns:
         return pa.schema([(name, pa.string()) for name in names])
@@ -260,10 +265,16 @@ def _kind(values: list[Any]) -> pa.DataType:
     try:
         kind = pa.array(values).type
         if pa.types.is_nested(kind):
+            if _depth(kind) > 100:  # Python's stack ends at about 300
+                return pa.string()
             pq.write_table(pa.table({"": pa.array([], kind)}), BytesIO())
     except _MISFIT:
         return pa.string()
     return pa.string() if pa.types.is_null(kind) else kind
+
+
+def _depth(kind: pa.DataType) -> int:
+    return 1 + max((_depth(kind.field(i).type) for i in range(kind.num_fields)), default=0)
 
 
 def _json_records(lines: Iterator[str], schema: object, how: ReadOptions, fault: str) -> Iterator[_Parsed]:

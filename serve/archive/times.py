@@ -21,7 +21,7 @@ def check_time(kind: pa.DataType, column: str, form: str | None) -> None:
     """Raise ConfigError if a column can't hold times, or a format is given for a column that isn't text."""
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         raise ConfigError(f"column {column!r} is {kind}, wanted times: text, timestamps, dates, seconds")
-    if form and not _is_text(kind):
+    if form and not (_is_text(kind) or pa.types.is_integer(kind)):
         raise ConfigError(f"column {column!r} is {kind}, which needs no time format; leave --time-format out")
 
 
@@ -43,12 +43,13 @@ def check_form(column: pa.Array, name: str, form: str | None) -> None:
 def read_times(column: pa.Array, form: str | None) -> pa.Array:
     """Return times of type TIME, null where a value is missing or isn't a time.
 
-    Text is ISO 8601, or in the format `form` (strptime). Integers, also as text, are Unix seconds or milliseconds.
+    Text is ISO 8601, or in the format `form` (strptime). Integers count as text: 20180305 is a date, and those of more
+    digits are Unix seconds or milliseconds.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_integer(column.type):
-        return _each(column, _from_number)
+        column = column.cast(pa.string())
     if not _is_text(column.type):
         return _likely(column.cast(TIME, safe=False))
     if form is not None:

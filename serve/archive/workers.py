@@ -53,6 +53,8 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     By default one for each core that this process may use, if there are at least PAYS_FROM `rows`. With a single one,
     this process does the work.
     """
+    if processes is not None and processes < 1:
+        raise ConfigError(f"processes must be at least 1, got {processes}")
     count = processes or (len(os.sched_getaffinity(0)) if rows >= PAYS_FROM else 1)
     arguments = ScorerArguments(bundle.path, bundle.manifest.id)
     if count == 1:

@@ -39,7 +39,7 @@ def kind_of(path: Path) -> FileKind:
     found = FORMATS.get(name.suffix.lower())
     if found is None or (codec and found == "parquet"):
         raise ConfigError(f"the format of {path.name!r} is unknown; known are *.parquet, *.csv, *.jsonl (or .ndjson, "
-                          ".json: one object a line), the text ones also with .gz or .zst")  # fmt: skip
+                          ".json: one object a line), text also as .gz or .zst; rename it or leave it out")  # fmt: skip
     return FileKind(found, codec)
 
 

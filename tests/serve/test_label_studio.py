@@ -92,6 +92,23 @@ def test_a_text_or_an_answer_that_is_no_string(tmp_path: Path, text: object) -> 
         read_annotations(write(tmp_path, [annotated("a", text)]))
 
 
+def test_of_several_controls_only_that_of_labels_counts(tmp_path: Path) -> None:
+    both = annotated("a", "ordinary", "unsure")
+    for annotation, control in zip(both["annotations"], ("label", "confidence"), strict=True):  # type: ignore[call-overload]
+        annotation["result"][0]["from_name"] = control
+    found = read_annotations(write(tmp_path, [both]))
+    assert (found.labels, found.disputed, found.open) == ({"a": "ordinary"}, 0, 0)
+    both["annotations"][0]["result"][0]["from_name"] = "kind"  # type: ignore[index]
+    with pytest.raises(InputError, match="has choices of 2 controls; name the one of the labels 'label'"):
+        read_annotations(write(tmp_path, [both]))
+
+
+def test_several_choices_of_one_answer_are_disputed(tmp_path: Path) -> None:
+    answered = annotated("a", "ordinary")
+    answered["annotations"][0]["result"][0]["value"]["choices"] += ["debt_threat"]  # type: ignore[index]
+    assert read_annotations(write(tmp_path, [answered])).disputed == 1
+
+
 def test_a_deep_export(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"is no Label Studio export \(RecursionError\)"):

@@ -205,3 +205,44 @@ def test_spark_reads_the_shards_of_the_local_engine(session: Any, archive: Path,
     df = session.read.parquet(str(archive.parent / "local.parquet"))
     found = df.select("id", "jingyin_risk").orderBy("_metadata.file_path", "_metadata.row_index").collect()
     assert [(row["id"], row["jingyin_risk"]) for row in found] == [(row["id"], row["jingyin_risk"]) for row in local]
+
+
+def test_texts_that_are_not_utf8_end_no_job() -> None:
+    from types import SimpleNamespace
+
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    from jingyin.serve.spark import score_dataframe
+
+    lying = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xff\xfe"))
+    schema = StructType([StructField("text", StringType())])
+    df = SimpleNamespace(columns=["text"], schema=schema, drop=lambda *_: df, mapInArrow=lambda score, _: score)
+    (found,) = score_dataframe(df)([pa.record_batch({"text": lying})])  # type: ignore[arg-type, operator]
+    assert found.column("jingyin_length").to_pylist() == [2, 0]
+
+
+def test_errors_of_java_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from py4j.protocol import Py4JJavaError, Py4JNetworkError
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+
+    from jingyin.model.errors import InputError
+    from jingyin.serve.spark import main
+
+    name = SimpleNamespace(getName=lambda: "java.io.IOException")
+    java = Py4JJavaError.__new__(Py4JJavaError)
+    java.java_exception = SimpleNamespace(getClass=lambda: name)
+    for error, message in (
+        (java, "^Spark failed: java.io.IOException; see Spark's log$"),
+        (Py4JNetworkError("text"), "^Spark failed: Py4JNetworkError; see Spark's log$"),
+        (PySparkRuntimeError(errorClass="JAVA_GATEWAY_EXITED", messageParameters={}), "^Spark failed: JAVA_GATEWAY"),
+    ):
+
+        def fail(_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(SparkSession.Builder, "getOrCreate", fail)
+        with pytest.raises(InputError, match=message):
+            main(["in", "out"])

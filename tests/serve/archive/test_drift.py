@@ -122,9 +122,12 @@ def test_the_command_prints_a_line_a_measure_and_needs_no_torch(tmp_path):
 def test_the_report_never_replaces_an_archive(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes(b"kept")
-    with pytest.raises(ConfigError, match="is an archive to compare; name another file"):
+    with pytest.raises(ConfigError, match="is an archive to compare, or in one; name another file"):
         drift(tmp_path / "b.parquet", path, path)
     assert path.read_bytes() == b"kept"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match="is an archive to compare, or in one; name another file"):
+        drift(tmp_path / "folder", path, tmp_path / "folder" / "drift.json")
 
 
 def test_a_measure_without_values_is_not_compared(tmp_path):

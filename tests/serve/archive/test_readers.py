@@ -49,6 +49,8 @@ CSV_CASES = {
     "blank line": ("1,你好\n\n2,再见\n", [], ["1", "2"]),
     "no line break at the end": ("1,你好\n2,再见", [], ["1", "2"]),
     "carriage returns and line feeds": ("1,你好\r\n2,再见\r\n", [], ["1", "2"]),
+    "a field over 128 KiB": (f"1,{'长' * 131_073}\n2,好\n", [(1, text_files.LONG_FIELD)], ["2"]),
+    "unclosed quote of a long file": ('1,"你\n' + "2,好\n" * 40_000, [(1, text_files.LONG_FIELD)], ["2"] * 40_000),
     "quote at the end": ('1,你好\n2,"', [(2, "malformed CSV")], ["1"]),
 }
 
@@ -171,6 +173,21 @@ def test_halves_of_emoji_are_replaced_and_whole_ones_kept(tmp_path: Path) -> Non
     assert block.replaced.tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("depth", [90, 150, 400, 900])
+def test_deep_values_are_kept(tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "x", "n": {deep}}}\n' * 2)
+    found = [row["n"] for row in read(tmp_path / "in.jsonl")[0]]
+    assert [each if isinstance(each, str) else json.dumps(each) for each in found] == [deep] * 2
+
+
+@pytest.mark.parametrize("body", ['[{"text": "x"}]\n', '{\n"text": "x"\n}\n'])
+def test_json_of_another_form(tmp_path: Path, body: str) -> None:
+    (tmp_path / "in.json").write_text(body)
+    with pytest.raises(InputError, match=r"has no JSON object in its first \d lines; wanted one object a line"):
+        read(tmp_path / "in.json")
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_line_without_end(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "MAX_LINE", 1000)
@@ -230,10 +247,11 @@ def test_utf16_is_read_by_its_mark(tmp_path: Path) -> None:
     assert read(tmp_path / "in.csv")[0] == [{"id": "1", "text": "你好"}, {"id": "2", "text": "再见"}]
 
 
-def test_an_unknown_encoding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["klingon", "undefined", "a\0"])
+def test_an_unknown_encoding(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "in.csv").write_text("text\nx\n")
-    with pytest.raises(ConfigError, match="encoding 'klingon' is unknown; name one such as"):
-        read(tmp_path / "in.csv", encoding="klingon")
+    with pytest.raises(ConfigError, match=r"encoding .* is unknown; name one such as"):
+        read(tmp_path / "in.csv", encoding=encoding)
 
 
 # Columns of several files, ids, what is kept of rejects
@@ -278,6 +296,22 @@ def test_bytes_in_a_dictionary_are_no_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b"], "hash": column}), tmp_path / "in.parquet")
     data, rejects = read(tmp_path / "in.parquet", strict=True)
     assert ([row["hash"] for row in data], rejects) == ([b"\xff", b"\xfe"], [])
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_few_long_texts_of_parquet_dont_fill_memory(tmp_path: Path, coded: bool) -> None:
+    texts = pa.array([f"{n % 3}" + "长" * 20_000 for n in range(1000)])  # 60 KB each; the file has 0.2 MB
+    pq.write_table(pa.table({"text": texts.dictionary_encode() if coded else texts}), tmp_path / "in.parquet")
+    found = [block for _, block in blocks(open_sources([tmp_path / "in.parquet"], ReadOptions()))]
+    assert [len(block.texts) for block in found] == [128] * 7 + [104]
+    assert [text for block in found for text in block.texts.to_pylist()] == texts.to_pylist()
+
+
+def test_a_file_without_any_text_has_only_rejects(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": pa.nulls(2)}), tmp_path / "b.parquet")
+    data, rejects = read(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert (data, reasons(rejects)) == ([{"text": "a"}], [(1, "null text"), (2, "null text")])
 
 
 def test_views_are_read_as_strings(tmp_path: Path) -> None:
@@ -400,6 +434,23 @@ def test_files_of_folders_and_patterns(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no file to read"):
         find([tmp_path / "empty"], out)
+
+
+def test_no_file_of_a_folder_is_left_out_silently(tmp_path: Path) -> None:
+    (folder := tmp_path / "in").mkdir()
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    for file in (folder / "a.csv", elsewhere / "b.csv", folder / "_moved.csv"):
+        file.write_text("text\nx\n")
+    (folder / "link").symlink_to(elsewhere)
+    assert [path.name for path in find([folder])] == ["a.csv", "b.csv"]
+    assert [path.name for path in find([folder / "*.csv"])] == ["a.csv"]
+    (gone := folder / "gone.csv").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"gone.csv can't be read: No such file or directory"):
+        find([folder])
+    gone.unlink()
+    (folder / "c.csv.bz2").touch()
+    with pytest.raises(ConfigError, match=r"the format of 'c.csv.bz2' is unknown; .* leave it out"):
+        find([folder])
 
 
 # Any archive: whatever stands in other columns, every row is scored or rejected with its reason

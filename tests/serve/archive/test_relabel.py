@@ -27,6 +27,7 @@ from jingyin.model.prefilter import is_disguised
 from jingyin.model.text import clean
 from jingyin.serve.archive import relabel as job
 from jingyin.serve.archive.blocks import ReadOptions
+from jingyin.serve.archive.campaigns import campaigns
 from jingyin.serve.archive.columns import FIELDS, NAMES, scorer_columns, verdict_columns
 from jingyin.serve.archive.readers import blocks, open_sources
 from jingyin.serve.archive.relabel import lines, relabel
@@ -164,6 +165,11 @@ def test_a_script_without_a_main_guard_is_told_so(archive: Path, tmp_path: Path)
     assert "memory" not in done.stderr.splitlines()[-1]
 
 
+def test_a_number_of_processes_below_one(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="processes must be at least 1, got -1"):
+        relabel([archive], tmp_path / "out.parquet", processes=-1)
+
+
 def test_few_rows_start_no_process(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jingyin.serve.archive.workers.ProcessPoolExecutor", None)
     assert relabel([archive], tmp_path / "out.parquet").rows == 150
@@ -243,6 +249,16 @@ def test_no_rows(tmp_path: Path, here: Here) -> None:
         here(tmp_path / "in.csv", tmp_path / "out.parquet")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".parquet"])
+def test_a_part_without_rows_is_read_again(tmp_path: Path, here: Here, small: None, suffix: str) -> None:
+    lines = [{"id": n, "text": THREAT if n >= 20 else None, "old": "ordinary", "family": "f"} for n in range(25)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / f"out{suffix}"
+    assert here(tmp_path / "in.jsonl", out, compare="old").changes["families"] == {"f": [5, 5]}
+    found = campaigns([out], tmp_path / "campaigns", id_column="id", processes=1)
+    assert (found.rows, found.reused, found.rejects) == (5, 5, {})
+
+
 def test_output_and_input_are_kept_apart(archive: Path, tmp_path: Path, here: Here) -> None:
     before = archive.read_bytes()
     with pytest.raises(ConfigError, match="is a file; a folder is wanted"):
@@ -257,6 +273,11 @@ def test_output_and_input_are_kept_apart(archive: Path, tmp_path: Path, here: He
     with pytest.raises(ConfigError, match="lies in the output folder"):
         here(folder / "in.parquet", folder)
     assert contents(folder) == {"in.parquet": before}
+    (tmp_path / "out.parquet").mkdir()
+    (folder / "in.parquet").rename(tmp_path / "out.parquet" / "in.parquet")
+    (folder / "link").symlink_to(tmp_path / "out.parquet")
+    with pytest.raises(ConfigError, match="lies in the output folder"):
+        here(folder, tmp_path / "out.parquet")
 
 
 def test_a_pattern_that_matches_the_output_is_refused(archive: Path, tmp_path: Path, here: Here) -> None:

@@ -58,10 +58,16 @@ def test_dates_and_numbers_that_are_no_times() -> None:
     assert read_times(pa.array(["1" + "0" * 20, "2018-03-05T12:33"]), None).to_pylist() == [None, T]
 
 
+def test_whole_numbers_are_read_as_they_would_be_in_text() -> None:
+    assert read_times(pa.array([20180305, 2018, None]), None).to_pylist() == [datetime(2018, 3, 5), None, None]
+    check_time(pa.int64(), "at", "%Y%m%d%H%M")
+    assert read_times(pa.array([201803051233]), "%Y%m%d%H%M").to_pylist() == [T]
+
+
 def test_columns_that_hold_no_times() -> None:
     with pytest.raises(ConfigError, match=r"column 'at' is double, wanted times"):
         check_time(pa.float64(), "at", None)
     with pytest.raises(ConfigError, match=r"column 'at' is time64\[us\], wanted times"):
         check_time(pa.time64("us"), "at", None)
-    with pytest.raises(ConfigError, match=r"column 'at' is int64, which needs no time format"):
-        check_time(pa.int64(), "at", "%Y")
+    with pytest.raises(ConfigError, match=r"column 'at' is date32\[day\], which needs no time format"):
+        check_time(pa.date32(), "at", "%Y")
