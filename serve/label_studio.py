@@ -90,7 +90,7 @@ def read_choices(path: Path, column: str = "text") -> list[tuple[object, set[str
     controls = {control for _, choices in chosen for control, _ in choices}
     if len(controls) > 1 and "label" not in controls:
         raise InputError(f"{path} has choices of {len(controls)} controls; name the one of the labels 'label'")
-    wanted = {"label"} if "label" in controls else controls
+    wanted = {"label"} & controls or controls
     return [(text, {label for control, label in choices if control in wanted}) for text, choices in chosen]
 
 

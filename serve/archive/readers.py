@@ -60,7 +60,7 @@ def find(inputs: Iterable[str | Path], *outputs: Path | None) -> list[Path]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """Return the files in a folder with a known suffix, last or not (`.csv.bz2`); those with _ or . first don't count."""
+    """Return the files in a folder with a known suffix, last or not (`.csv.bz2`); names after _ or . don't count."""
 
     def fail(error: OSError) -> None:
         raise InputError(f"{error.filename} can't be read: {error.strerror}")
@@ -112,7 +112,8 @@ def open_sources(files: Sequence[Path], how: ReadOptions) -> list[InputFile]:
             opened.append(_open_parquet(file, how) if kind_of(file).format == "parquet" else open_text(file, how))
         except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
             raise _broken(file, error) from None
-        _check_columns(opened[-1], how)
+        if opened[-1].names or opened[-1].rows:  # else JSON lines without a line
+            _check_columns(opened[-1], how)
     schema = _united([source.schema for source in opened])
     return [InputFile(each.path, each.names, schema, each.rows, partial(_fitted, each, schema)) for each in opened]
 
@@ -129,8 +130,6 @@ def blocks(sources: Sequence[InputFile], source: int = 0, row: int = 0) -> Itera
 
 def _check_columns(source: InputFile, how: ReadOptions) -> None:
     path, names = source.path, [name for name in source.names if name != RESCUED]
-    if not names and not source.rows:  # JSON lines without a line
-        return
     if len(set(names)) < len(names):
         raise InputError(f"{path} has columns of the same name: {', '.join(names)}; rename them")
     if how.text not in names:
@@ -201,17 +200,15 @@ def _fitted(source: InputFile, schema: pa.Schema, row: int) -> Iterator[Block]:
 
 # Parquet, page by page: a row group is never held in memory as a whole.
 
-_PIECE = 128
-"""Rows read at a time: how long they are is known only then, because a file holds each of several equal texts once."""
+_PIECE = 128  # rows read at a time: how long they are is known only then, because a file holds equal texts once
 
 
 def _open_parquet(path: Path, how: ReadOptions) -> InputFile:
     with pq.ParquetFile(path) as file:
         # Metadata added by writers (pandas, datasets) would not match the output.
         plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # views can't be filtered, nor be CSV
-        text = {**plain, pa.null(): pa.string()}  # pandas writes a column without any text as null
-        kinds = [(text if field.name == how.text else plain).get(field.type, field.type) for field in file.schema_arrow]
-        schema = pa.schema(list(zip(file.schema_arrow.names, kinds, strict=True)))
+        kinds = plain, {**plain, pa.null(): pa.string()}  # of texts: pandas writes a column without any as null
+        schema = pa.schema([(f.name, kinds[f.name == how.text].get(f.type, f.type)) for f in file.schema_arrow])
         rows, names = file.metadata.num_rows, schema.names
     if how.columns:
         schema = pa.schema([field for field in schema if field.name in how.columns])

@@ -43,8 +43,7 @@ def check_form(column: pa.Array, name: str, form: str | None) -> None:
 def read_times(column: pa.Array, form: str | None) -> pa.Array:
     """Return times of type TIME, null where a value is missing or isn't a time.
 
-    Text is ISO 8601, or in the format `form` (strptime). Integers count as text: 20180305 is a date, and those of more
-    digits are Unix seconds or milliseconds.
+    Text is ISO 8601, or in the format `form` (strptime). Integers, also as text, are dates (20180305) or Unix times.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
