@@ -77,7 +77,7 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Decoded:
         raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
     if (size := sum(len(segment.payload) for segment in segments)) > MAX_PAYLOAD:
         raise InputError(f"the payload has {size} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
-    headers = [_read_header(segment.udh) for segment in segments]
+    headers = [(parts[-1] if parts else None, fault) for parts, fault in (_read_header(each.udh) for each in segments)]
     numbered = {(part.number, s.payload): (part, s) for (part, _), s in zip(headers, segments, strict=True) if part}
     parts = [part for part, _ in numbered.values()]
     if len({(part.reference, part.total) for part in parts}) > 1:
@@ -100,8 +100,8 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     """Decode the parts of one message in every way that a phone may: as declared, then in other plausible codings.
 
     `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15, so if the declared
-    coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading. Raises as
-    `reassemble` does.
+    coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so does UTF-8 that
+    gives some Chinese, as in the binary data of a WAP push. Raises as `reassemble` does.
     """
     declared = coding if isinstance(coding, str) else coding_of(coding)
     first = reassemble(segments, declared)
@@ -109,7 +109,8 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     if odd := _oddness(first.text):
         for name in _OTHER_READINGS:
             other = reassemble(segments, name)
-            if other.text and _oddness(other.text) < min(_PLAUSIBLE, odd):
+            is_plausible = other.text and _oddness(other.text) < min(_PLAUSIBLE, odd)
+            if is_plausible or (name == "utf8" and _SOME_CHINESE.search(other.text)):
                 found.setdefault(other.text, other)
     return list(found.values())
 
@@ -131,6 +132,7 @@ def coding_of(data_coding: int) -> str:
 
 _OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
 _PLAUSIBLE = 0.34  # an extra byte must not hide a short message
+_SOME_CHINESE = re.compile("(?:[\u4e00-\u9fff].*?){3}", re.DOTALL)  # hardly an accident in UTF-8
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -156,36 +158,35 @@ def _is_odd(character: str) -> bool:
     return not character.encode("gb2312", "ignore") or bool(_CONTROL.match(character))
 
 
-def read_part(udh: bytes) -> Part | None:
-    """Return the part of a concatenated message that a header names, or None if it names none or can't be read."""
+def read_parts(udh: bytes) -> list[Part]:
+    """Return the parts of concatenated messages that a header names, none if it can't be read.
+
+    By the standard only the last one counts.
+    """
     return _read_header(udh)[0]
 
 
 # ---- user data header (3GPP TS 23.040, 9.2.3.24)
 
 
-def _read_header(udh: bytes) -> tuple[Part | None, bool]:
-    """Return the part and whether the header is damaged; elements other than concatenation are skipped."""
+def _read_header(udh: bytes) -> tuple[list[Part], bool]:
+    """Return the parts and whether the header is damaged; elements other than concatenation are skipped.
+
+    These are 0x00 (8-bit reference) and 0x08 (16-bit); by the standard, impossible numbers are ignored.
+    """
     if not udh:
-        return None, False
+        return [], False
     if udh[0] != len(udh) - 1:
-        return None, True
-    at, part = 1, None
+        return [], True
+    at, parts = 1, []
     while at < len(udh):
         element = udh[at + 2 : at + 2 + udh[at + 1]] if at + 1 < len(udh) else b""
         if at + 2 > len(udh) or len(element) != udh[at + 1]:
-            return None, True
-        part = _read_concatenation(udh[at], element) or part
+            return [], True
+        if (udh[at], len(element)) in ((0x00, 3), (0x08, 4)) and 1 <= element[-1] <= element[-2]:
+            parts.append(Part(int.from_bytes(element[:-2]), element[-2], element[-1]))
         at += 2 + len(element)
-    return part, False
-
-
-def _read_concatenation(kind: int, element: bytes) -> Part | None:
-    """Read element 0x00 (8-bit reference) or 0x08 (16-bit); by the standard, impossible numbers are ignored."""
-    if (kind, len(element)) not in ((0x00, 3), (0x08, 4)):
-        return None
-    *_, total, number = element
-    return Part(int.from_bytes(element[:-2]), total, number) if 1 <= number <= total else None
+    return parts, False
 
 
 # ---- codings

@@ -18,6 +18,7 @@ from jingyin.serve.gateways.codec import (
     Message,
     UnreadableError,
     contents,
+    headers,
     message,
 )
 from jingyin.serve.gateways.proxy import main
@@ -27,7 +28,6 @@ CONNECT, TERMINATE, SUBMIT, DELIVER, FORWARD = 1, 2, 4, 5, 9
 _TWO, _THREE = (21, 0, 8), (32, 1, 20)
 """Layouts of the versions: width of a phone number, bytes of its type, bytes of Reserve or LinkID at the end."""
 _Made = tuple[list[Segment], int, str, list[str], Part | None]  # what codec.message takes
-_UDHI = 0x41  # bit 0 by the specification; bit 6 as in SMPP
 
 
 class Cmpp(Codec):
@@ -93,26 +93,27 @@ class Cmpp(Codec):
         total, number = fields.number(), fields.number()
         fields.take(13 + width + kind)  # Registered_Delivery, Msg_level, Service_Id, Fee_UserType, Fee_terminal_Id
         fields.take(1)  # TP_pId
-        header, coding = fields.number() & _UDHI, fields.number()
+        flag, coding = fields.number(), fields.number()
         fields.take(48)  # Msg_src, FeeType, FeeCode, ValId_Time, At_Time
         source = fields.text(21)
         destinations = [fields.text(width) for _ in range(fields.number())]
         if not destinations:
             raise UnreadableError
         fields.take(kind)
-        texts = contents(fields, fields.number(), reserved, header=bool(header))
-        return texts, coding, source, destinations, Part(-1, total, number)
+        texts = contents(fields, fields.number(), reserved, flag)
+        hint = None if all(headers(flag)) else Part(-1, total, number)
+        return texts, coding, source, destinations, hint
 
     def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> _Made | None:
         width, kind, reserved = layout
         fields.take(8)  # Msg_Id
         destination = fields.text(21)
         fields.take(11)  # Service_Id, TP_pid
-        header, coding = fields.number() & _UDHI, fields.number()
+        flag, coding = fields.number(), fields.number()
         source = fields.text(width)
         fields.take(kind)
         is_report = fields.number() == 1 and may_report
-        texts = contents(fields, fields.number(), reserved, header=bool(header))
+        texts = contents(fields, fields.number(), reserved, flag)
         return None if is_report else (texts, coding, source, [destination], None)
 
     def refuse(self, frame: Frame, status: int) -> bytes:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import ClassVar, NamedTuple
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import Part, Segment, coding_of, decode, read_part
+from jingyin.serve.sms import Part, Segment, coding_of, decode, read_parts
 
 RESPONSE = 0x80000000
 """Added to a request's command, gives that of its response."""
@@ -23,6 +23,10 @@ CHINESE_CODINGS: dict[int | str, str] = {
 
 So are those of binary data: some gateways read all that is not UCS-2 as GBK.
 """
+
+
+MAX_PART = 512
+"""Bytes of a part; a phone gets at most 140, and a few large ones must not push others out of memory."""
 
 
 class FrameError(InputError):
@@ -60,7 +64,8 @@ class Frame(NamedTuple):
 class Message(NamedTuple):
     """A message, or with `part` one part of a longer one, with its addresses.
 
-    `texts` are the contents that a peer might take as the text: one, unless fields contradict each other.
+    `texts` are the contents that a peer might take as the text: one, unless fields contradict each other; `aliases` are
+    references besides the part's own, under which a peer might look for the other parts.
     """
 
     texts: list[Segment]
@@ -68,6 +73,7 @@ class Message(NamedTuple):
     part: Part | None
     source: str
     destinations: list[str]
+    aliases: tuple[int, ...] = ()
 
 
 class Fields:
@@ -174,7 +180,7 @@ def digits(address: str) -> str:
     if not re.fullmatch(r"\+?[0-9]+", number):
         return address
     number = number.lstrip("+0")
-    return number[2:] if number.startswith("86") and len(number) >= 12 else number
+    return number[2:].lstrip("0") if number.startswith("86") and len(number) >= 12 else number
 
 
 def segment(content: bytes, *, header: bool) -> Segment:
@@ -185,36 +191,48 @@ def segment(content: bytes, *, header: bool) -> Segment:
     """
     unannounced = content[:3] == b"\x05\x00\x03" or content[:3] == b"\x06\x08\x04"
     length = content[0] + 1 if content and (header or unannounced) else 0
-    if length > len(content) or (unannounced and not header and read_part(content[:length]) is None):
+    if length > len(content) or (unannounced and not header and not read_parts(content[:length])):
         return Segment(content)
     return Segment(content[length:], content[:length])
 
 
-def contents(fields: Fields, length: int, reserved: int, *, header: bool) -> list[Segment]:
+def headers(*flags: int) -> list[bool]:
+    """Return whether values of TP_udhi announce a header, both answers if peers may differ.
+
+    Bit 0 does by the specifications, bit 6 as in SMPP, and any other to peers that only compare with 0.
+    """
+    return sorted({bool(flag & bits) for flag in flags for bits in (0x41, 0xFF)})
+
+
+def contents(fields: Fields, length: int, reserved: int, flag: int) -> list[Segment]:
     """Read a content of `length` bytes followed by `reserved` others; if more bytes follow, read these as text too.
 
     Some gateways count characters instead of bytes. Raises UnreadableError if the frame is too short.
     """
     content = fields.take(length)
-    rest = fields.data[fields.at :]
+    rest = fields.data[fields.at : fields.at + max(length, 255)]
     fields.take(reserved)
     texts = [content, content + rest] if fields.left else [content]
-    return [segment(each, header=header) for each in texts]
+    return [segment(each, header=header) for each in texts for header in headers(flag)]
 
 
 def message(
     texts: Sequence[Segment], coding: int | str, source: str, destinations: Sequence[str], hint: Part | None = None
 ) -> Message:
-    """Return a message; it is a part if its header, or else `hint` from other fields, says so.
+    """Return a message; it is a part if its header says so, or `hint` from other fields, which may have no reference.
 
-    A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if its texts are parts of
-    different messages.
+    A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if peers may take it for
+    different parts, or if a part is longer than any that fits into a short message.
     """
     texts = [*texts, *(Segment(udh + payload) for payload, udh in texts if decode(b"", "ascii", udh).damaged)]
-    parts = {read_part(each.udh) for each in texts}
-    if len(parts) > 1:
+    named = [read_parts(each.udh) for each in texts]
+    parts = [part for each in named for part in reversed(each)]
+    if hint is not None and 1 <= hint.number <= hint.total > 1:
+        parts.append(hint)
+    if len({(part.total, part.number) for part in parts}) > 1 or (any(named) and not all(named)):
         raise UnreadableError
-    part = parts.pop() or hint
-    if part is not None and not 1 <= part.number <= part.total > 1:
-        part = None
-    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations))
+    part = parts[0] if parts and parts[0].total > 1 else None
+    if part and any(len(each.payload) > MAX_PART for each in texts):
+        raise UnreadableError
+    aliases = tuple({each.reference for each in parts if part} - {part and part.reference})
+    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations), aliases)

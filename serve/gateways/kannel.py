@@ -234,7 +234,8 @@ class KannelFilter:
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
     async def _judge(self, message: Message) -> Ruling:
-        texts = [each.text for each in readings(message.texts, self._codings.get(message.coding, message.coding))]
+        coding = self._codings.get(message.coding, message.coding)
+        texts = [read.text for each in message.texts for read in readings([each], coding)]
         return await self._client.ask(texts, digits(message.source), map(digits, message.destinations), self.places)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:

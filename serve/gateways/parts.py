@@ -3,7 +3,8 @@
 Parts are held until their message is complete, at most `hold` seconds, and judged together: a threat is refused in all
 its parts. Forwarded parts are remembered, so that a later part, even one after the message was complete, is judged with
 them. Like a phone, this joins parts by reference, regardless of account, spelling of the number, coding or stated
-total. If a part's number arrives more than once, each candidate is tried.
+total; of the reference the low byte counts, because an SMSC may send on no more. If a part's number arrives more than
+once, each candidate is tried.
 """
 
 import asyncio
@@ -21,13 +22,15 @@ from jingyin.serve.sms import MAX_PAYLOAD, Segment, readings
 MAX_BYTES = 64 << 20
 """Bytes of all parts together; beyond that the oldest are forgotten."""
 _CANDIDATES = 8
-"""Parts kept for one number of one message: the first and the newest."""
+"""Parts kept for one number of one message, from one source and with one total: see _candidates."""
 _COMBINATIONS = 16
+_FOR_EACH = 4
+"""Readings asked about for each destination; the others are asked about for one only."""
 _LARGE = 8_192  # bytes; longer messages are read one at a time, so that others are served in between
 _SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previous message with the same reference
 _OVERHEAD = 600  # bytes of a part besides its payload, about
 
-PartKey = tuple[str, str, int]
+PartKey = tuple[str, str, int | str]
 Codings = Mapping[int | str, str]
 _Candidates = tuple[tuple["HeldPart", ...], ...]  # by number, those that the phone may take
 
@@ -40,10 +43,14 @@ class Owner(Protocol):
 
 @dataclass(eq=False)
 class HeldPart:
-    """A received part of the messages `keys`, one for each of its destinations; it waits, or was forwarded."""
+    """A received part of the messages `keys`, for each of its destinations; it waits, or was forwarded.
+
+    `kin` is source and total, by which many phones tell messages with one reference apart.
+    """
 
     message: Message
     keys: list[PartKey]
+    kin: tuple[str, int]
     owner: "Owner"
     answer: "asyncio.Future[Ruling]"
     since: float
@@ -67,6 +74,12 @@ class _Box:
 
     touched: float = 0.0
     parts: dict[int, list[HeldPart]] = field(default_factory=dict)  # by number, the oldest first
+    whole: dict[tuple[str, int], float] = field(default_factory=dict)  # by kin, when the last whole message was over
+
+    def opener(self, kin: tuple[str, int], number: int) -> HeldPart | None:
+        """Return the first part since the last whole message: many phones keep it, and drop others until it is used."""
+        since = self.whole.get(kin, 0.0)
+        return next((each for each in self.parts.get(number, ()) if each.kin == kin and each.since > since), None)
 
     def all(self) -> list[HeldPart]:
         return [part for same in self.parts.values() for part in same]
@@ -98,9 +111,12 @@ class Joiner:
         """
         assert message.part is not None
         loop = asyncio.get_running_loop()
-        keys = list(dict.fromkeys((direction, digits(to), message.part.reference) for to in message.destinations))
+        references = (message.part.reference, *message.aliases)
+        source = digits(message.source)
+        keyed = [source if each < 0 else each & 0xFF for each in references]  # -1: there is none
+        keys = list(dict.fromkeys((direction, digits(to), each) for to in message.destinations for each in keyed))
         now = loop.time()
-        part = HeldPart(message, keys, owner, loop.create_future(), now)
+        part = HeldPart(message, keys, (source, message.part.total), owner, loop.create_future(), now)
         gone = (
             each for key in keys if key in self._boxes for each in self._boxes[key].all() if each not in self._waiting
         )
@@ -136,12 +152,16 @@ class Joiner:
     def _put(self, key: PartKey, part: HeldPart, now: float) -> None:
         box = self._boxes.setdefault(key, _Box())
         self._boxes.move_to_end(key)
+        kin = part.kin
+        if len(box.parts) >= kin[1] and all(box.opener(kin, number) for number in range(1, kin[1] + 1)):
+            box.whole[kin] = box.touched
         box.touched = now
         same = box.parts.setdefault(part.number, [])
         same.append(part)
         self._bytes += part.size
-        if len(same) > _CANDIDATES:
-            self._drop(box, same[1])
+        _, *others = (each for each in same if each.kin == kin)
+        if len(others) >= _CANDIDATES:
+            self._drop(box, others[others[0] is box.opener(kin, part.number)])
 
     def _drop(self, box: _Box, part: HeldPart) -> None:
         box.parts[part.number].remove(part)
@@ -193,13 +213,19 @@ class Joiner:
     async def _settle(self, part: HeldPart, assembled: list[tuple[str, _Candidates]]) -> None:
         read: dict[_Candidates, list[str]] = {}
         for candidates in dict.fromkeys(candidates for _, candidates in assembled):
-            is_large = _size(candidates) > _LARGE
-            async with self._reading if is_large else nullcontext():
-                read[candidates] = list(self._texts(candidates, part))
-                if is_large:
+            async with self._reading if _size(candidates) > _LARGE else nullcontext():
+                texts = read[candidates] = []
+                for text in self._texts(candidates, part):
+                    texts.append(text)
                     await asyncio.sleep(0)
-        source = digits(part.message.source)
-        questions = {(text, source, to): None for to, candidates in assembled for text in read[candidates]}
+        source, _ = part.kin
+        first = {text: to for to, candidates in reversed(assembled) for text in read[candidates]}
+        questions = {
+            (text, source, to): None
+            for to, candidates in assembled
+            for i, text in enumerate(read[candidates])
+            if i < _FOR_EACH or first[text] == to
+        }
         answers = await asyncio.gather(*(self._ask(question, part.owner.places) for question in questions))
         answer = max(answers, key=lambda each: each.severity)
         if answer.action == "block":
@@ -223,13 +249,20 @@ class Joiner:
 
 
 def _candidates(box: _Box | None, part: HeldPart) -> _Candidates:
-    """Return the parts of a message: the newest of a number first, then the very first, then the others, newest first.
+    """Return the parts of a message: of each number those of the arrived part's kin first, then the others.
 
-    Of the arrived part's number, only that part.
+    Of the kin the newest comes first, then the opener, the very first, and the others, newest first. Of the arrived
+    part's number, only that part.
     """
-    others = {number: same for number, same in box.parts.items() if number != part.number} if box else {}
-    numbered = sorted({**others, part.number: [part]}.items())
-    return tuple(tuple(dict.fromkeys((same[-1], *same[:1], *same[-2:0:-1]))) for _, same in numbered)
+
+    def order(number: int, same: list[HeldPart]) -> tuple[HeldPart, ...]:
+        kin = [each for each in same if each.kin == part.kin]
+        opener = box.opener(part.kin, number) if box else None
+        first = (*kin[-1:], *filter(None, (opener,)), *kin[:1], *kin[::-1])
+        return tuple(dict.fromkeys((*first, same[-1], same[0], *reversed(same))))[:_COMBINATIONS]
+
+    numbered = {**box.parts, part.number: [part]} if box else {part.number: [part]}
+    return tuple(tuple(same) if len(same) == 1 else order(number, same) for number, same in sorted(numbered.items()))
 
 
 def _choices(parts: tuple[HeldPart, ...]) -> Iterator[tuple[Segment, ...]]:

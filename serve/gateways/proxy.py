@@ -176,15 +176,15 @@ class _Flow:
         while frame and not self._is_own(frame):
             if frame.kind in (FrameKind.SUBMIT, FrameKind.DELIVER):
                 frame = frame._replace(kind=self._messages)
+            if self._codec.kinds.get(frame.command & ~RESPONSE) is FrameKind.CLOSE:
+                await self.settle()  # before the answer too, after which the sink closes
             if frame.kind is FrameKind.ANSWER:
                 self._pass_answer(frame)
             elif frame.kind in (FrameKind.SUBMIT, FrameKind.DELIVER):
                 self._take(frame)
             else:
-                if frame.kind is FrameKind.CLOSE:
-                    await self.settle()
                 self._sink.write(frame.data)
-                if frame.kind is FrameKind.LOGIN:
+                if frame.kind is FrameKind.LOGIN and self is self._session.flows[0]:  # a gateway's says nothing here
                     await self._session.log_in(frame)
             await self._sink.flushed()
             await self._source.flushed()
@@ -297,7 +297,7 @@ class Session:
         self.bound = self.draining = self.closing = False
         self._client = _Peer(reader, writer, self.codec)
         self._gateway: _Peer | None = None
-        self._flows: tuple[_Flow, ...] = ()
+        self.flows: tuple[_Flow, ...] = ()
         self._login: asyncio.Future[None] | None = None
         self._login_sequence = b""
 
@@ -326,7 +326,7 @@ class Session:
     async def drain(self) -> None:
         """Accept no more messages, wait for the answers to the accepted ones, and end both sides."""
         self.draining = True
-        await asyncio.gather(*(flow.settle() for flow in self._flows))
+        await asyncio.gather(*(flow.settle() for flow in self.flows))
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._gateway and self._is_waiting() and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
@@ -357,7 +357,7 @@ class Session:
         gateway = self._gateway = _Peer(*streams, self.codec)
         kinds = (FrameKind.DELIVER, FrameKind.SUBMIT) if self.settings.back else (FrameKind.SUBMIT, FrameKind.DELIVER)
         up, down = _Flow(self, self._client, gateway, kinds[0]), _Flow(self, gateway, self._client, kinds[1])
-        self._flows = up, down
+        self.flows = up, down
         return await self._between(asyncio.create_task(up.run(first)), asyncio.create_task(down.run()), gateway)
 
     async def _between(self, up: asyncio.Task[None], down: asyncio.Task[None], gateway: _Peer) -> str:
@@ -368,14 +368,14 @@ class Session:
             if not up.done():
                 return "drain" if self.closing else _blame(down.exception(), "gateway")
             by = self._blame_client(up.exception())
-            await self._flows[0].settle()
+            await self.flows[0].settle()
             self._gateway = None
             gateway.end()
             await asyncio.wait((down,), timeout=LINGER_SECONDS)
             return "drain" if self.draining else by
         finally:
             self._gateway = None
-            tasks = [up, down, *(task for flow in self._flows for task in flow.cancel())]
+            tasks = [up, down, *(task for flow in self.flows for task in flow.cancel())]
             up.cancel()
             down.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

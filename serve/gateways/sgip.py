@@ -21,7 +21,6 @@ from jingyin.serve.gateways.codec import (
 from jingyin.serve.gateways.proxy import main
 
 BIND, UNBIND, SUBMIT, DELIVER = 1, 2, 3, 4
-_UDHI = 0x41
 
 
 class Sgip(Codec):
@@ -49,9 +48,9 @@ class Sgip(Codec):
         else:
             source, destinations = first, [fields.text(21)]
         fields.take(1)  # TP_pid
-        header, coding = fields.number() & _UDHI, fields.number()
+        flag, coding = fields.number(), fields.number()
         fields.take(frame.command == SUBMIT)  # MessageType
-        texts = contents(fields, fields.number(4), 8, header=bool(header))
+        texts = contents(fields, fields.number(4), 8, flag)
         return message(texts, coding, source, destinations)
 
     def refuse(self, frame: Frame, status: int) -> bytes:

@@ -13,6 +13,7 @@ from jingyin.serve.gateways.codec import (
     FrameKind,
     Message,
     UnreadableError,
+    headers,
     message,
     segment,
 )
@@ -20,7 +21,7 @@ from jingyin.serve.gateways.proxy import main
 from jingyin.serve.sms import Part, Segment
 
 LOGIN, SUBMIT, DELIVER, FORWARD, EXIT = 1, 2, 3, 5, 6
-_UDHI, _TP_UDHI, _PK_TOTAL, _PK_NUMBER = 0x41, 0x0002, 0x0009, 0x000A
+_TP_UDHI, _PK_TOTAL, _PK_NUMBER = 0x0002, 0x0009, 0x000A
 _FIXED_FEE, _NO_FIXED_FEE = 6, 0
 _Made = tuple[list[Segment], int, str, list[str], Part | None]  # what codec.message takes
 
@@ -77,8 +78,8 @@ class Smgp(Codec):
         if not destinations:
             raise UnreadableError
         content = fields.take(fields.number())
-        headers, hint = self._parameters(fields)
-        return [segment(content, header=header) for header in headers], coding, source, destinations, hint
+        texts, hint = self._texts(content, fields)
+        return texts, coding, source, destinations, hint
 
     def _deliver(self, fields: Fields) -> tuple[_Made, bool]:
         fields.take(10)  # MsgID
@@ -86,21 +87,26 @@ class Smgp(Codec):
         fields.take(14)  # RecvTime
         source, destination = fields.text(21), fields.text(21)
         content = fields.take(fields.number())
-        headers, hint = self._parameters(fields)
-        texts = [segment(content, header=header) for header in headers]
+        texts, hint = self._texts(content, fields)
         return (texts, coding, source, [destination], hint), is_report
 
-    def _parameters(self, fields: Fields) -> tuple[list[bool], Part | None]:
-        """Read Reserve and the TLVs: whether there is a header, both if that can be read both ways, and the part."""
+    def _texts(self, content: bytes, fields: Fields) -> tuple[list[Segment], Part | None]:
+        """Read Reserve and the TLVs; return the content with and without a header, if it may have one, and the part."""
         fields.take(8)
         if fields.left == 4:  # node-smgp writes TP_pid, TP_udhi, PkTotal and PkNumber without tag and length
-            _, header, total, number = fields.take(4)
-            is_parameter = (total, number) == (0, 0)  # one without a value
-            return sorted({bool(header & _UDHI), bool(header & _UDHI) and not is_parameter}), Part(-1, total, number)
-        values = fields.tlvs()
-        headers = {bool(byte & _UDHI) for tag, value in values if tag == _TP_UDHI for byte in value} or {False}
-        total, number = (max((v[0] for t, v in values if t == tag and v), default=0) for tag in (_PK_TOTAL, _PK_NUMBER))
-        return sorted(headers), Part(-1, total, number)
+            _, flag, total, number = fields.take(4)
+            announced = headers(flag, flag if total or number else 0)  # or one parameter without a value
+        else:
+            values = fields.tlvs()
+            announced = headers(*(b"".join(value for tag, value in values if tag == _TP_UDHI) or b"\0"))
+            numbers = [
+                {value for tag, value in values if tag == wanted} or {b"\0"} for wanted in (_PK_TOTAL, _PK_NUMBER)
+            ]
+            if any(len(each) > 1 or len(min(each)) != 1 for each in numbers):
+                raise UnreadableError
+            total, number = (min(each)[0] for each in numbers)
+        texts = [segment(content, header=header) for header in announced]
+        return texts, None if all(announced) else Part(-1, total, number)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response."""

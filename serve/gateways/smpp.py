@@ -122,13 +122,13 @@ def _destinations(fields: Fields) -> list[str]:
 
 
 def _sar(parameters: list[tuple[int, bytes]]) -> Part | None:
-    """Return the part that sar_* names. Raises UnreadableError if it names two."""
-    values = [[value for tag, value in parameters if tag == wanted] for wanted in (_REFERENCE, _TOTAL, _NUMBER)]
-    if any(len(each) > 1 for each in values):
+    """Return the part that sar_* names. Raises UnreadableError if peers may read it differently."""
+    lengths = {_REFERENCE: 2, _TOTAL: 1, _NUMBER: 1}
+    values = [(tag, value) for tag, value in parameters if tag in lengths]
+    named = {tag: int.from_bytes(value) for tag, value in values}
+    if len(named) < len(values) or any(len(value) != lengths[tag] for tag, value in values):
         raise UnreadableError("parameters")
-    if [len(each[0]) for each in values if each] != [2, 1, 1]:
-        return None
-    return Part(*(int.from_bytes(each[0]) for each in values))
+    return Part(named.get(_REFERENCE, -1), named.get(_TOTAL, 0), named.get(_NUMBER, 0))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from jingyin.serve.sms import (
     Segment,
     coding_of,
     decode,
-    read_part,
+    read_parts,
     readings,
     reassemble,
     unpack,
@@ -183,6 +183,7 @@ def test_two_different_parts_of_one_number_are_both_read() -> None:
         ("0A0003A702010503000000", Part(0xA7, 2, 1), 0),  # an unknown element after the concatenation
         ("0B05040B8423F00003CC0201", Part(0xCC, 2, 1), 0),  # ports, then concatenation
         ("06050415820000", None, 0),  # ports only
+        ("0A0003A702010003A80202", [Part(0xA7, 2, 1), Part(0xA8, 2, 2)], 0),
         ("050003A70200", None, 0),  # part 0: ignored, as the standard says
         ("050003A70203", None, 0),  # part 3 of 2
         ("0400", None, 1),  # shorter than it says
@@ -194,8 +195,8 @@ def test_two_different_parts_of_one_number_are_both_read() -> None:
         ("", None, 0),
     ],
 )
-def test_headers(udh: str, part: Part | None, damaged: int) -> None:
-    assert read_part(bytes.fromhex(udh)) == part
+def test_headers(udh: str, part: Part | list[Part] | None, damaged: int) -> None:
+    assert read_parts(bytes.fromhex(udh)) == (part if isinstance(part, list) else [part] if part else [])
     assert decode(b"text", "ascii", bytes.fromhex(udh)).damaged == damaged
 
 
@@ -271,6 +272,13 @@ def test_the_first_reading_is_the_declared_one(text: str) -> None:
 def test_what_is_declared_rightly_has_one_reading(text: str) -> None:
     assert [message.text for message in readings([Segment(text.encode("utf-16-be"))], 8)] == [text]
     assert [message.text for message in readings([Segment(text.encode("gb18030"))], 15)] == [text]
+
+
+@pytest.mark.parametrize("coding", [0, 4, 0xF5, "gbk"])
+def test_chinese_in_a_wap_push_is_read(coding: int | str) -> None:
+    text = "弄死你"
+    push = bytes.fromhex("01060403ae81ea02056a0045c60c03612e636e0001 03".replace(" ", "")) + text.encode() + b"\0\1\1"
+    assert any(text in each.text for each in readings([Segment(push)], coding))
 
 
 @pytest.mark.parametrize("coding", [0, 1, 3, 15])

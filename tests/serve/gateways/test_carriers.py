@@ -215,7 +215,8 @@ def test_smgp_parameters() -> None:
     assert (node.part, node.texts) == (Part(7, 2, 1), [Segment(GOOD, udh(7, 2, 1))])
     odd = read(codec, SMGP.submit(GREETING, 1, tlvs=tlv(0x10, b"901234\0\0\0") + tlv(0x7777, b"")))
     assert odd
-    for bad in (b"\0", tlv(3, b"abc", 50), tlv(2, b"\1", 9)):
+    twice = tlv(9, b"\2") + tlv(10, b"\1") + tlv(10, b"\2")
+    for bad in (b"\0", tlv(3, b"abc", 50), tlv(2, b"\1", 9), twice, tlv(9, b"\2") + tlv(10, b"\2\1")):
         with pytest.raises(UnreadableError, match="hold together"):
             read(codec, SMGP.submit(THREAT, 1, tlvs=bad))
 
@@ -269,6 +270,31 @@ def test_either_bit_says_that_there_is_a_header(dialect: Dialect, bit: int) -> N
     made = read(codec, dialect.submit(header + GOOD, 1, udhi=bit))
     assert made
     assert made.texts == [Segment(GOOD, header)]
+
+
+@pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP, SGIP], ids=lambda dialect: dialect.name)
+def test_another_bit_may_say_so_to_some(dialect: Dialect) -> None:
+    codec, text = dialect.codec(), (THREAT + "，今晚之前" * 8).encode("utf-16-be")  # as a header, its first 79 bytes
+    codec.frame(dialect.login())
+    made = read(codec, dialect.submit(text, 1, udhi=2))
+    assert made
+    assert made.texts == [Segment(text), Segment(text[79:], text[:79])]
+    with pytest.raises(UnreadableError):
+        read(codec, dialect.submit(bytes.fromhex("0b0504000000000003070201") + HALVES[0], 1, udhi=2))
+
+
+@pytest.mark.parametrize("dialect", [CMPP2, CMPP3], ids=lambda dialect: dialect.name)
+def test_a_header_that_was_not_announced_leaves_pk_total_its_say(dialect: Dialect) -> None:
+    codec = dialect.codec()
+    codec.frame(dialect.login())
+    made = read(codec, dialect.submit(udh(7, 2, 1) + GOOD, 1, pk=(2, 1)))
+    announced = read(codec, dialect.submit(udh(7, 2, 1) + GOOD, 1, pk=(2, 2), udhi=1))
+    assert made
+    assert announced
+    assert (made.part, made.aliases) == (Part(7, 2, 1), (-1,))
+    assert (announced.part, announced.aliases) == (Part(7, 2, 1), ())
+    with pytest.raises(UnreadableError):
+        read(codec, dialect.submit(udh(7, 2, 1) + GOOD, 1, pk=(2, 2)))
 
 
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)

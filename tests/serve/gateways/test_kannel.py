@@ -267,6 +267,14 @@ def test_gbk_under_coding_1_and_a_wrong_utf_16_are_read() -> None:
     play(scenario)
 
 
+def test_a_damaged_header_is_read_as_text_too() -> None:
+    async def scenario(world: KannelWorld) -> None:
+        assert await world.get(b"coding=2&udh=%03%00%62%53&text=" + quote("你".encode("utf-16-be")).encode()) == 202
+        assert [each["text"] for each in world.scoring.asked] == ["你", "\u0300打你"]
+
+    play(scenario)
+
+
 def test_parts_that_an_application_cut_are_joined() -> None:
     async def scenario(world: KannelWorld) -> None:
         one, two = (f"from=100&to=200&coding=2&udh={quote(udh(7, 2, n))}&text={quote(HALVES[n - 1])}" for n in (1, 2))

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.serve.gateways.dialects import ALL, PHONE, RESPONSE, SMPP, Dialect, sar, tlv, udh
+from tests.serve.gateways.dialects import ALL, CMPP2, CMPP3, PHONE, RESPONSE, SMGP, SMPP, Dialect, sar, tlv, udh
 from tests.serve.gateways.fakes import HALVES, THREAT, World, play
 
 from jingyin.serve.gateways import parts
@@ -40,11 +40,12 @@ def test_a_threat_cut_in_two_is_refused_whole(dialect: Dialect) -> None:
         ({}, {}),
         ({"to": ("+86" + PHONE,)}, {"to": (PHONE,)}),
         ({"to": ("0086" + PHONE,)}, {"to": ("86" + PHONE,)}),
+        ({"to": ("+860" + PHONE,)}, {"to": ("0" + PHONE,)}),
         ({"to": ("13900000000", PHONE)}, {"to": (PHONE,)}),
         ({"to": (PHONE,)}, {"to": ("13900000000", "13900000001", "86" + PHONE)}),
         ({"source": "10690001"}, {"source": "10690002"}),
     ],
-    ids=["at once", "plus", "zeros", "one of two", "one of three", "another source"],
+    ids=["at once", "plus", "zeros", "national zero", "one of two", "one of three", "another source"],
 )
 def test_the_second_half_is_refused_after_the_first_went_on(
     dialect: Dialect, first: dict[str, Any], second: dict[str, Any]
@@ -108,6 +109,77 @@ def test_parts_are_joined_past_decoys_and_after_the_message_was_whole(dialect: D
         assert await peer.answers(1) == {4: dialect.blocked}
 
     play(scenario, dialect, hold=0.01)
+
+
+@pytest.mark.parametrize("decoy", ["another total", "another source", "an earlier message"])
+def test_decoys_that_a_phone_drops_push_no_part_out(dialect: Dialect, decoy: str) -> None:
+    """Phones tell messages apart by source and total, and keep the first part of a number until it is used."""
+    same, total = (7, 2, 1), 3 if decoy == "another total" else 2
+    fields = {"source": "10690002"} if decoy == "another source" else {}
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        decoys = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, total, 1), **fields) for i in range(10)]
+        earlier = [dialect.part(PLAIN, 3, (7, 2, 2))] if decoy == "an earlier message" else []
+        for data in (decoys[0], *earlier, dialect.part(HALVES[0], 3, same), *decoys[1:]):
+            peer.send(data)
+            assert await peer.answers(1) == {3: 0}
+        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+        assert await peer.answers(1) == {4: dialect.blocked}
+
+    play(scenario, dialect, hold=0)
+
+
+def elements(*parts: tuple[int, int, int]) -> bytes:
+    """Return a header with a concatenation element for each part, of 16 bits if its reference is above 255."""
+    made = [
+        bytes([0, 3, *part]) if part[0] < 256 else bytes([8, 4, part[0] >> 8, part[0] & 0xFF, *part[1:]])
+        for part in parts
+    ]
+    return bytes([sum(map(len, made))]) + b"".join(made)
+
+
+@pytest.mark.parametrize(
+    "references",
+    [((7, 100), (7, 200)), ((100, 7), (200, 7)), ((7, 0x1111), (7, 0x2222)), ((0x1107,), (0x2207,))],
+    ids=["the first counts", "the last counts", "8 bits count", "the low byte counts"],
+)
+def test_parts_with_one_reference_to_some_peer_are_joined(
+    dialect: Dialect, references: tuple[tuple[int, ...], ...]
+) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        for i in (0, 1):
+            header = elements(*((reference, 2, i + 1) for reference in references[i]))
+            peer.send(dialect.submit(header + HALVES[i], i + 2, udhi=1))
+            assert await peer.answers(1) == {i + 2: (0, dialect.blocked)[i]}
+
+    play(scenario, dialect, hold=0)
+
+
+def test_a_header_that_names_two_numbers_is_refused(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(elements((7, 2, 1), (7, 2, 2)) + HALVES[0], 2, udhi=1))
+        assert await peer.answers(1) == {2: dialect.unreadable}
+
+    play(scenario, dialect)
+
+
+@pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(("source", "is_blocked"), [("10690001", True), ("95588", False)])
+def test_parts_without_a_reference_are_joined_by_sender(dialect: Dialect, source: str, is_blocked: bool) -> None:
+    def fields(number: int) -> dict[str, Any]:
+        return {"tlvs": tlv(9, b"\2") + tlv(10, bytes([number]))} if dialect is SMGP else {"pk": (2, number)}
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(HALVES[0], 2, **fields(1)))
+        assert await peer.answers(1) == {2: 0}
+        peer.send(dialect.submit(HALVES[1], 3, source=source, **fields(2)))
+        assert await peer.answers(1) == {3: dialect.blocked if is_blocked else 0}
+
+    play(scenario, dialect, hold=0)
 
 
 def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(dialect: Dialect) -> None:
@@ -257,6 +329,24 @@ CARRIERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("headers", "numbers"),
+    [((udh(7, 2, 1), udh(9, 2, 2)), (100, 100)), ((b"", b""), (0x107, 0x207))],
+)
+@pytest.mark.parametrize("udhi", [0, 1])
+def test_header_and_sar_may_each_be_what_the_smsc_goes_by(
+    headers: tuple[bytes, bytes], numbers: tuple[int, int], udhi: int
+) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        for i in (0, 1):
+            content, parameters = headers[i] + HALVES[i], sar(numbers[i], 2, i + 1)
+            peer.send(SMPP.submit(content, i + 2, udhi=udhi if headers[i] else 0, tlvs=parameters))
+            assert await peer.answers(1) == {i + 2: (0, 0x45)[i]}
+
+    play(scenario, SMPP, hold=0)
+
+
 @pytest.mark.parametrize("first", CARRIERS)
 @pytest.mark.parametrize("second", CARRIERS)
 def test_whatever_carries_a_part(first: str, second: str) -> None:
@@ -355,16 +445,34 @@ def test_parts_with_two_texts_are_read_in_a_bounded_number_of_ways() -> None:
 def test_parts_too_long_for_a_phone_neither_hide_the_others_nor_end_a_session() -> None:
     async def scenario(world: World) -> None:
         stranger, peer = await world.bound("other1"), await world.bound()
-        for number in (3, 4, 5):
-            payload = udh(7, 5, number) + "早".encode("utf-16-be") * 15_000
+        for number in range(3, 143):
+            payload = udh(7, 255, number) + PLAIN * 256
             stranger.send(SMPP.submit(b"", number, udhi=1, tlvs=tlv(0x424, payload)))
             assert await stranger.answers(1) == {number: 0}
+        stranger.send(SMPP.submit(b"", 2, udhi=1, tlvs=tlv(0x424, payload + b"A")))  # such would fill the memory
+        assert await stranger.answers(1) == {2: SMPP.unreadable}
         peer.send(SMPP.part(HALVES[0], 2, (7, 2, 1)))
         assert await peer.answers(1) == {2: 0}
         peer.send(SMPP.part(HALVES[1], 3, (7, 2, 2)))
         assert await peer.answers(1) == {3: 0x45}
 
     play(scenario, SMPP, hold=0.02)
+
+
+def test_readings_of_a_part_to_many_people_are_asked_about_once() -> None:
+    async def scenario() -> None:
+        client = _Counting()
+        joiner = Joiner(client, {}, hold=0, remember=60)  # type: ignore[arg-type]
+        many = [f"1390000{i:04}" for i in range(100)]
+        for i in range(8):
+            message = part(7, 2, 1, f"{i}".encode("utf-16-be"))._replace(destinations=many)
+            await joiner.add(message, "submit", _Owner(), hold=False).answer
+        client.asked.clear()
+        await joiner.add(part(7, 2, 2)._replace(destinations=many), "submit", _Owner(), hold=False).answer
+        assert len(client.asked) == 4 * 100 + 4
+        assert {*client.asked} == {f"{i}早" for i in range(8)}
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_a_part_to_many_people_is_read_once() -> None:

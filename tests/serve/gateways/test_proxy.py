@@ -227,6 +227,17 @@ def test_an_answer_to_another_command_is_no_login(dialect: Dialect) -> None:
     play(scenario, dialect)
 
 
+def test_a_login_by_the_gateway_leaves_the_clients_own_as_it_is(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        world.gateway.writers[0].write(dialect.login(9))
+        assert await peer.read() == dialect.login(9)
+        peer.send(dialect.answer(dialect.login(9), 1), dialect.submit(GREETING, 2))
+        assert await peer.answers(1) == {2: 0}
+
+    play(scenario, dialect)
+
+
 def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.2)
 
@@ -384,6 +395,25 @@ def test_the_end_of_a_session_follows_what_was_submitted_before_it(dialect: Dial
         assert [dialect.read(each)[0] for each in world.gateway.received[1:]] == [submit, submit, close]
 
     play(scenario, dialect)
+
+
+def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_it(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        close = dialect.close(9)
+        peer.send(dialect.submit("慢" * 50, 2), dialect.part("早", 3, (7, 2, 1)))
+        (session,) = world.proxy._sessions.values()
+        while len(session._client.unanswered) < 2:
+            await asyncio.sleep(0)
+        world.gateway.writers[0].write(close)
+        assert await peer.read() == close
+        peer.send(dialect.answer(close))
+        while len(world.gateway.received) < 4:
+            await asyncio.sleep(0.01)
+        assert sorted(world.gateway.submitted()) == [2, 3]
+        assert world.gateway.received[3] == dialect.answer(close)
+
+    play(scenario, dialect, hold=60)
 
 
 def test_a_client_that_goes_away_has_still_sent_its_messages(dialect: Dialect) -> None:
