@@ -24,7 +24,6 @@ CHINESE_CODINGS: dict[int | str, str] = {
 So are those of binary data: some gateways read all that is not UCS-2 as GBK.
 """
 
-
 MAX_PART = 512
 """Bytes of a part; a phone gets at most 140, and a few large ones must not push others out of memory."""
 
