@@ -319,7 +319,7 @@ def quoted_copy(template: str, rng: Random) -> str:
 #
 # Whoever invents messages punctuates like a writer, and people and newspapers do not: 1 in 140 authored threats had an
 # exclamation mark, 1 in 8 real messages. So a network learnt that an exclamation mark is harmless: with one at the end
-# it found 55% of an unseen writer's threats in place of 79%. All labels get the same styles, from the same shares.
+# it found 55% of unseen writers' threats in place of 79%. All labels get the same styles, from the same shares.
 
 
 _ENDS = ("", "", "", "", "。", "。", "。", "！", "！", "！！", "!!!", "……", "...", "~")
