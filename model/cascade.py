@@ -10,7 +10,8 @@ decides; from a window's log-odds `discount` is subtracted, because it lacks its
 
 Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit that
 several have read gets one risk from all of them (fusion; train/LOG.md): the weighted sum of their log-odds, a product
-of experts (Hinton 1999).
+of experts (Hinton 1999). And where they doubt, they err with the wording: such a unit is read again with other marks at
+its end, and the mean counts (test-time augmentation, Krizhevsky et al. 2012).
 """
 
 import time
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from jingyin.model.bundle import CascadeRules, Fusion, Manifest, SignScale
 from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 from jingyin.model.prefilter import Units
+from jingyin.model.text import CleanString
 
 FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 """Indices in LABELS of the labels that make up the risk."""
@@ -34,6 +36,12 @@ WINDOWS = 6
 
 TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
 """Most tokens of a message that each network reads; a unit that does not fit is left to the networks before it."""
+
+DOUBTED = (-2.0, 2.5)
+"""Log-odds of risk, discount included, between which a unit is read again."""
+
+ENDINGS = ("", "。", "!")
+"""Marks that take the place of a unit's last mark: they mean next to nothing, yet move log-odds by about 1."""
 
 Floats = NDArray[np.float64]
 
@@ -55,13 +63,22 @@ class Decision(NamedTuple):
 
 
 class Read(Protocol):
-    """Runs the network with index `network` on a unit of at most `room` tokens.
+    """Runs the network with index `network` on a unit of at most `room` tokens, `ended` with another mark if given.
 
     Returns its outputs (labels + signs,) and the number of tokens, or None if the unit has more than `room`.
     """
 
-    def __call__(self, network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
+    def __call__(
+        self, network: int, unit: int, room: int, ending: str | None = None
+    ) -> tuple[NDArray[np.float32], int] | None:
         """Read one unit."""
+
+
+class _Found(NamedTuple):
+    """The log-odds of a unit's risk, discounted for a window, and the outputs of the networks that read it."""
+
+    odds: float
+    outputs: list[Floats]
 
 
 class Cascaded(NamedTuple):
@@ -122,14 +139,16 @@ def cascade(
     )
     unstopped = np.flatnonzero(exits < 0).tolist()
     rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in unstopped}
+    found: dict[int, _Found] = {}
     todo = [int(wholes[i]) for i in unstopped if continues[wholes[i]]]
-    settled = _turn(rules, units, todo, read, out, rooms, everyone, until)
+    settled = _turn(rules, units, todo, read, out, found, rooms, everyone, until)
     unread = [i for i in unstopped if continues[wholes[i]] and not out.depth[i]]
     queues = riskiest_windows(rules, units, continues & (not everyone), unstopped, unread)
     for turn in range(WINDOWS):
         settled |= {i for i in queues if out.odds[i] >= enough}
         todo = [queue[turn] for i, queue in queues.items() if len(queue) > turn and i not in settled]
-        settled |= _turn(rules, units, todo, read, out, rooms, everyone, until)
+        settled |= _turn(rules, units, todo, read, out, found, rooms, everyone, until)
+    _read_again(rules, units, read, out, found, rooms, until)
     for i in unstopped:
         if np.isneginf(out.odds[i]):  # time was up before any network had read a word
             out.odds[i], out.probabilities[i] = provisional_odds(rules, units, i), shares[1]
@@ -155,8 +174,8 @@ def riskiest_windows(
 
 
 def _turn(
-    rules: CascadeRules, units: Units, todo: list[int], read: Read, out: Cascaded, rooms: dict[int, list[int]],
-    everyone: bool, until: float | None,
+    rules: CascadeRules, units: Units, todo: list[int], read: Read, out: Cascaded, found: dict[int, _Found],
+    rooms: dict[int, list[int]], everyone: bool, until: float | None,
 ) -> set[int]:  # fmt: skip
     """Run the networks in order on `todo`, at most one unit of each message; return messages settled by certainty.
 
@@ -186,14 +205,71 @@ def _turn(
         goes = reads_on(network.threshold, network.certain, risks) | everyone
         todo = [unit for unit, goes_on in zip(answered, goes, strict=True) if goes_on]
     for unit, risk in odds.items():
-        message, outputs = int(units.owners[unit]), outputs_by_unit[unit]
-        out.depth[message] = max(out.depth[message], len(outputs))
+        message, found[unit] = int(units.owners[unit]), _Found(risk, outputs_by_unit[unit])
+        out.depth[message] = max(out.depth[message], len(found[unit].outputs))
         if risk > out.odds[message]:
-            weights = rules.networks[len(outputs) - 1].fusion.weights
-            out.odds[message], out.units[message] = risk, unit
-            out.probabilities[message] = sum(w * output[:width] for w, output in zip(weights, outputs, strict=True))
-            out.signs[message] = next((output[width:] for output in outputs if len(output) > width), np.empty(0))
+            _let_decide(rules, out, message, unit, found[unit])
     return settled
+
+
+def _let_decide(rules: CascadeRules, out: Cascaded, message: int, unit: int, found: _Found) -> None:
+    width, weights = len(rules.labels), rules.networks[len(found.outputs) - 1].fusion.weights
+    out.odds[message], out.units[message] = found.odds, unit
+    out.probabilities[message] = sum(w * output[:width] for w, output in zip(weights, found.outputs, strict=True))
+    out.signs[message] = next((output[width:] for output in found.outputs if len(output) > width), np.empty(0))
+
+
+def _read_again(
+    rules: CascadeRules, units: Units, read: Read, out: Cascaded, found: dict[int, _Found],
+    rooms: dict[int, list[int]], until: float | None,
+) -> None:  # fmt: skip
+    """Let the mean over ENDINGS decide where all networks have read the riskiest unit and its risk is doubted.
+
+    If the mean leaves another unit of the message riskier, that one is read again too, as long as there is room.
+    """
+    by_message: dict[int, list[int]] = {}
+    for unit in found:
+        by_message.setdefault(int(units.owners[unit]), []).append(unit)
+    for message, own in by_message.items():
+        read_again = set[int]()
+        while (unit := max(own, key=lambda each: found[each].odds)) not in read_again:
+            odds, outputs = found[unit]
+            if len(outputs) < len(rules.networks) or not DOUBTED[0] < odds < DOUBTED[1]:
+                break
+            read_again.add(unit)
+            readings = [odds]
+            for ending in ENDINGS:
+                if until is not None and time.monotonic() >= until:
+                    out.final[message] = False
+                    break
+                if (again := _outputs(rules, read, unit, ending, rooms[message])) is None:
+                    break
+                discount = 0.0 if unit == units.starts[message] else rules.discount
+                readings.append(_fused(rules, units, unit, again) - discount)
+            found[unit] = _Found(float(np.mean(readings)), outputs)
+        if read_again:
+            _let_decide(rules, out, message, unit, found[unit])
+
+
+def _outputs(rules: CascadeRules, read: Read, unit: int, ending: str, rooms: list[int]) -> list[Floats] | None:
+    """Return the outputs of all networks for a unit with another ending, None if one has no room; takes the room."""
+    outputs = []
+    for number in range(len(rules.networks)):
+        if (reading := read(number, unit, rooms[number], ending)) is None:
+            return None
+        rooms[number] -= reading[1]
+        outputs.append(np.asarray(reading[0], np.float64))
+    return outputs
+
+
+def _fused(rules: CascadeRules, units: Units, unit: int, outputs: Sequence[Floats]) -> float:
+    logits = [output[None, : len(rules.labels)] for output in outputs]
+    return float(fused_logit(rules.networks[-1].fusion, units.scores[:, [unit]], logits, rules.flagged)[0])
+
+
+def ended(text: CleanString, ending: str | None) -> CleanString:
+    """Return a clean text with `ending` in place of the marks at its end, or unchanged if it is None."""
+    return text if ending is None else CleanString(text.rstrip("。!. ") + ending)
 
 
 def provisional_odds(rules: CascadeRules, units: Units, message: int) -> float:

@@ -23,6 +23,7 @@ from jingyin.model.cascade import (
     Read,
     cascade,
     decide,
+    ended,
     log_odds,
     prefiltered,
     provisional_odds,
@@ -304,9 +305,11 @@ class Scorer:
         So a message that ran out of time resumes where it stopped when it is scored again.
         """
 
-        def read(network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
+        def read(
+            network: int, unit: int, room: int, ending: str | None = None
+        ) -> tuple[NDArray[np.float32], int] | None:
             start, end = units.ranges[unit]
-            text = CleanString(cleaned[units.owners[unit]].text[start:end])
+            text = ended(CleanString(cleaned[units.owners[unit]].text[start:end]), ending)
             key = f"{network}{text}"
             if (remembered := self.readings.get(key)) is not None:
                 return remembered if remembered[1] <= room else None

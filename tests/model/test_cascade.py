@@ -20,12 +20,15 @@ from jingyin.model.bundle import (
     Threshold,
 )
 from jingyin.model.cascade import (
+    DOUBTED,
+    ENDINGS,
     FLAGGED_INDEX,
     TOKENS,
     WINDOWS,
     Cascaded,
     cascade,
     decide,
+    ended,
     fuse,
     fused_logit,
     prefiltered,
@@ -39,6 +42,7 @@ from jingyin.model.cascade import (
 )
 from jingyin.model.labels import FLAGGED, LABELS, Reason
 from jingyin.model.prefilter import Units
+from jingyin.model.text import CleanString
 
 LOGITS = arrays(np.float64, (3, 5), elements=st.floats(-30, 30))
 ODDS = arrays(np.float64, (3,), elements=st.floats(-30, 30))
@@ -195,18 +199,25 @@ RULES = MANIFEST.model_copy(
 class FakeReader:
     """Gives each unit log-odds of risk, the same in each network, and remembers who read what."""
 
-    def __init__(self, odds: dict[int, float], tokens: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, odds: dict[int, float], tokens: dict[int, int] | None = None, ended: dict[int, float] | None = None
+    ) -> None:
         self.odds = odds
         self.tokens = tokens or {}
+        self.ended = odds if ended is None else ended
         self.calls: list[tuple[int, int]] = []
+        self.again: list[tuple[int, int, str]] = []
 
-    def __call__(self, network: int, unit: int, room: int) -> tuple[np.ndarray, int] | None:
+    def __call__(self, network: int, unit: int, room: int, ending: str | None = None) -> tuple[np.ndarray, int] | None:
         took = self.tokens.get(unit, 10)
         if took > room:
             return None
-        self.calls.append((network, unit))
+        if ending is None:
+            self.calls.append((network, unit))
+        else:
+            self.again.append((network, unit, ending))
         outputs = np.log([0.2, 0.1, 0.3, 0.35, 0.05])
-        outputs[FLAGGED_INDEX] += self.odds.get(unit, -5.0) - np.log(0.65 / 0.35)
+        outputs[FLAGGED_INDEX] += (self.odds if ending is None else self.ended).get(unit, -5.0) - np.log(0.65 / 0.35)
         return np.append(outputs, unit).astype(np.float32), took
 
 
@@ -291,6 +302,73 @@ def test_everyone_reads_every_whole_and_no_window():
     reader = FakeReader({0: -9.0})
     judged(reader, units([1, 1, 1], 2), everyone=True)
     assert reader.calls == [(0, 0), (1, 0), (2, 0)]
+
+
+# ---- doubted units are read again
+
+
+def test_a_doubted_unit_is_read_again_with_other_endings_and_the_mean_decides():
+    reader = FakeReader({0: 0.0}, ended={0: 2.0})
+    found = judged(reader, units([1], 0))
+    assert reader.again == [(network, 0, ending) for ending in ENDINGS for network in range(3)]
+    assert found.odds[0] == pytest.approx(2.0 * len(ENDINGS) / (1 + len(ENDINGS)), abs=1e-5)
+    assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-found.odds[0])))
+    assert found.signs[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("odds", [DOUBTED[0] - 0.1, DOUBTED[1] + 0.1, 7.0])
+def test_what_is_not_doubted_is_read_once(odds: float):
+    reader = FakeReader({0: odds}, ended={0: 0.0})
+    found = judged(reader, units([1], 0))
+    assert not reader.again
+    assert found.odds[0] == pytest.approx(odds, abs=1e-5)
+
+
+def test_what_the_last_network_has_not_read_is_not_read_again():
+    reader = FakeReader({0: -1.5})  # stops before the verifier
+    judged(reader, units([1], 0))
+    assert (reader.calls, reader.again) == ([(0, 0), (1, 0)], [])
+
+
+def test_the_next_riskiest_unit_is_read_again_when_the_mean_of_the_first_falls_below_it():
+    reader = FakeReader({0: -9.0, 1: 3.0, 2: 2.5}, ended={1: -5.0, 2: 2.5})
+    found = judged(reader, units([1, 1, 1], 2))
+    assert {unit for _, unit, _ in reader.again} == {1, 2}
+    assert (found.units[0], found.odds[0]) == (2, pytest.approx(1.5, abs=1e-5))
+    reader = FakeReader({0: -9.0, 1: 3.0, 2: 2.5}, ended={1: 3.0, 2: -5.0})
+    assert judged(reader, units([1, 1, 1], 2)).units[0] == 1
+    assert {unit for _, unit, _ in reader.again} == {1}
+
+
+def test_a_unit_is_read_again_while_the_message_has_room():
+    reader = FakeReader({0: 0.0}, tokens={0: 50}, ended={0: 2.0})
+    found = judged(reader, units([1], 0))
+    assert TOKENS["verifier.onnx"] // 50 == 3
+    assert [ending for network, _, ending in reader.again if network == 2] == list(ENDINGS[:2])
+    assert found.odds[0] == pytest.approx(2.0 * 2 / 3, abs=1e-5)
+
+
+def test_when_time_is_up_nothing_is_read_again():
+    reader = FakeReader({0: 0.0}, ended={0: 2.0})
+    reads = reader.__call__
+
+    def slow(network: int, unit: int, room: int, ending: str | None = None) -> tuple[np.ndarray, int] | None:
+        if network == 2:
+            time.sleep(0.05)
+        return reads(network, unit, room, ending)
+
+    found = cascade(RULES, units([1], 0), np.ones(1, np.bool_), np.full(1, -1), slow, until=time.monotonic() + 0.04)
+    assert (found.final[0], found.odds[0], reader.again) == (False, pytest.approx(0.0, abs=1e-5), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "none", "exclaimed"),
+    [("还", "还", "还!"), ("还。", "还", "还!"), ("还!!! ", "还", "还!"), ("还?...", "还?", "还?!"), ("。", "", "!")],
+)
+def test_an_ending_takes_the_place_of_the_last_marks(text: str, none: str, exclaimed: str):
+    assert ended(CleanString(text), None) == text
+    assert ended(CleanString(text), "") == none
+    assert ended(CleanString(text), "!") == exclaimed
 
 
 def test_what_is_foreign_stops_and_what_is_opaque_goes_on():

@@ -34,6 +34,7 @@ from jingyin.model.cascade import (
     FLAGGED_INDEX,
     Cascaded,
     cascade,
+    ended,
     fuse,
     fused_logit,
     log_odds,
@@ -161,14 +162,16 @@ class _Readings:
     abstains: NDArray[np.bool_]
     foreign: NDArray[np.bool_]
     networks: Sequence[NetworkReader]
-    outputs: dict[tuple[int, int], tuple[NDArray[np.float32], int] | None]
+    outputs: dict[tuple[int, int, str | None], tuple[NDArray[np.float32], int] | None]
 
-    def read(self, network: int, unit: int, room: int) -> tuple[NDArray[np.float32], int] | None:
+    def read(
+        self, network: int, unit: int, room: int, ending: str | None = None
+    ) -> tuple[NDArray[np.float32], int] | None:
         """Look up a network's output for a unit, as `cascade` asks for it; compute it if missing."""
-        key = (network, unit)
+        key = (network, unit, ending)
         if key not in self.outputs:
             start, end = self.units.ranges[unit]
-            text = CleanString(self.rows.cleaned[self.units.owners[unit]].text[start:end])
+            text = ended(CleanString(self.rows.cleaned[self.units.owners[unit]].text[start:end]), ending)
             self.outputs[key] = self.networks[network].read(text, self.networks[network].network.max_tokens)
         output = self.outputs[key]
         return output if output is not None and output[1] <= room else None
@@ -184,7 +187,7 @@ class _Readings:
         """Return the logits (u, labels) of the first `depth` networks for units, NaN where unread."""
         unread = (np.full(len(LABELS), np.nan, np.float32), 0)
         outputs = [
-            [(self.outputs.get((number, unit)) or unread)[0][: len(LABELS)] for unit in units]
+            [(self.outputs.get((number, unit, None)) or unread)[0][: len(LABELS)] for unit in units]
             for number in range(depth)
         ]
         return [np.array(rows, np.float64).reshape(-1, len(LABELS)) for rows in outputs]

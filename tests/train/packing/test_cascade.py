@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jingyin.model.bundle import Fusion, Network
-from jingyin.model.cascade import cascade, prefiltered
+from jingyin.model.cascade import ENDINGS, cascade, prefiltered
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units
@@ -44,8 +44,8 @@ def readings() -> _Readings:
     logits = np.zeros((2 * COUNT, len(LABELS)), np.float32)
     logits[:, LABELS.index("debt_threat")] = 4 * each + np.random.default_rng(0).normal(0, 1, 2 * COUNT)
     network = SimpleNamespace(network=NETWORK)
-    outputs = {(0, unit): (row, 3) for unit, row in enumerate(logits)}
-    return _Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[list-item]
+    outputs = {(0, unit, ending): (row, 3) for unit, row in enumerate(logits) for ending in (None, *ENDINGS)}
+    return _Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[arg-type]
 
 
 def recipe(passed: float) -> Classify:
@@ -92,8 +92,7 @@ def test_rules_are_fitted_on_the_cascade_that_serves():
 def test_the_main_network_settles_what_only_blocked_messages_reach():
     given = readings()
     given.networks.append(SimpleNamespace(network=VERIFIER))  # type: ignore[attr-defined]
-    for unit in range(2 * COUNT):
-        given.outputs[1, unit] = given.outputs[0, unit]
+    given.outputs.update({(1, unit, ending): output for (_, unit, ending), output in given.outputs.items()})
     chosen = recipe(0.25).model_copy(update={"passed": (0.25, 0.25), "review_rate": 0.05, "block_rate": 0.03})
     before = _fit_rules(given, [NETWORK, VERIFIER], chosen)
     assert [each.certain for each in before.networks] == [None, None]
