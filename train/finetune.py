@@ -15,6 +15,7 @@ finetune.json              all of it for machines; written last
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,7 +65,11 @@ TRAFFIC = "jsonl"
 
 MOST_AUTHORED = {"train": 2_000, "validation": 300, "calibration": 1_000, "test": 1_000}
 MOST_PUBLIC = {"train": 2_000, "validation": 300, "calibration": 5_000, "test": 3_000}
-"""Most other messages of each split."""
+"""Most other messages of each split. For training as many of each kind as own ones, if those are more: 50,000 own
+messages next to 4,000 others would make a network forget."""
+
+MOST_SHOWN = 30_000
+"""With more messages than this in the training split, epochs shrink: it is the most that one shows."""
 
 COMPANY = 1.0
 """Copies of an authored message in company: longer than all other rows, they take most of the time."""
@@ -198,7 +203,7 @@ def _run(
     for network in incumbent.manifest.networks[::-1]:
         name = Path(network.file).stem
         begin(name)
-        train([_recipe(out, name, {**shared, **_classify(incumbent, name, network.max_tokens)})], out)
+        train([_recipe(out, name, {**shared, **_classify(incumbent, name, network.max_tokens, folder)})], out)
     begin("cascade")
     train([_recipe(out, "cascade", {**shared, **_calibrate(incumbent, old_scorer, folder)})], out)
     shutil.copytree(out / "cascade" / "bundle", out / "bundle", dirs_exist_ok=True)
@@ -223,10 +228,11 @@ def _corpus_recipe(
     content = yaml.safe_load(replay.read_text(encoding="utf-8"))
     public = [each for each in content.get("public", []) if Path(each["path"]).exists()]
     mine: list[dict[str, Any]] = []
+    learnt = math.ceil(0.7 * len(rows))
+    replayed = [max(learnt, most["train"]) for most in (MOST_AUTHORED, MOST_PUBLIC)]
     if rows:
         _write_rows(out / "own.jsonl", labelled)
-        others = MOST_AUTHORED["train"] + MOST_PUBLIC["train"]
-        wanted = OWN_SHARE / (1 - OWN_SHARE) * others / (0.7 * len(rows))
+        wanted = OWN_SHARE / (1 - OWN_SHARE) * sum(replayed) / learnt
         splits = {"train": 0.7, "validation": 0.06, "calibration": 0.06, "test": 0.18}
         weight = min(MOST_WEIGHT, max(1.0, round(wanted, 2)))
         mine.append({"kind": OWN, "path": str(out / "own.jsonl"), "weight": weight, "splits": splits})
@@ -237,8 +243,11 @@ def _corpus_recipe(
         mine.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
     path = out / "corpus.yaml"
     generated = {name: min(count, content.get(name, 0)) for name, count in GENERATED.items()}
-    most = {"most_authored": MOST_AUTHORED, "most_public": MOST_PUBLIC, "company": COMPANY}
-    path.write_text(yaml.safe_dump({**content, **generated, **most, "public": [*mine, *public]}), encoding="utf-8")
+    most = {
+        "most_authored": {**MOST_AUTHORED, "train": replayed[0]}, "most_public": {**MOST_PUBLIC, "train": replayed[1]},
+    }  # fmt: skip
+    content |= {**generated, **most, "company": COMPANY, "public": [*mine, *public]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
@@ -269,12 +278,13 @@ def _recipe(out: Path, name: str, content: Mapping[str, object]) -> Path:
     return path
 
 
-def _classify(incumbent: Bundle, name: str, max_tokens: int) -> dict[str, object]:
+def _classify(incumbent: Bundle, name: str, max_tokens: int, corpus: Path) -> dict[str, object]:
     """Return the recipe that trains a network of the incumbent further, on own labels and the incumbent's outputs."""
     bundle = str(incumbent.path.resolve())
+    epochs = TRAINED[name]["epochs"] * min(1.0, MOST_SHOWN / (int(read_split(corpus, "train").messages.max()) + 1))
     return {
         "stage": "classify", "encoder": bundle, "network": name, "teachers": [bundle], "traffic": bundle,
-        "max_tokens": max_tokens, **TRAINED[name], "head_rate": 3.0, "label_smoothing": 0.005,
+        "max_tokens": max_tokens, **TRAINED[name], "epochs": epochs, "head_rate": 3.0, "label_smoothing": 0.005,
         "distillation_weight": 0.7, "sure": 0.5, "margin": 0.02, "way_back": "chosen", "bundle": False,
     }  # fmt: skip
 

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
+from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run, file_sha256, write_json
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of, load_recipe
-from jingyin.train.pack.export import refuse_other_labels
+from jingyin.train.pack.export import bundle_folder, refuse_other_labels
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.runs import METRICS, StageContext, bundle_ids, command, run_of, versions, weights_sha256
 from jingyin.train.stages import STAGES, source_of
@@ -29,8 +30,8 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     one resumes from its last checkpoint; with `fresh` earlier runs are replaced. Runs in several processes too
     (torchrun --nproc-per-node N --no-python jingyin train RECIPE...); the first of them does all the writing.
 
-    Raises ConfigError for a folder of something else and for recipes of one name, InputError for an empty split and for
-    a run that was begun with another recipe, corpus or bundle, or with other weights of an earlier stage.
+    Raises ConfigError for a folder of something else and for recipes that can't run, InputError for an empty split and
+    for a run that was begun with another recipe, corpus or bundle, or with other weights of an earlier stage.
     """
     if twice := [name for name, count in Counter(path.stem for path in recipes).items() if count > 1]:
         raise ConfigError(f"several recipes are named {twice[0]} and would share {out / twice[0]}; rename all but one")
@@ -43,6 +44,7 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
                 load_recipe(corpus)
             for name in sorted({*_names(recipe)} - {f"stage:{earlier.stem}" for earlier in recipes[:number]}):
                 run_of(name, out)
+            _refuse_unfit(recipe, {f"stage:{earlier.stem}": each for earlier, each in stages[:-1]}, out)
         except ConfigError as error:
             faults[str(error)] = None
     if faults:
@@ -55,6 +57,46 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     for path, recipe in stages:
         _run_stage(path, recipe, out, fresh, provenance)
     return out / stages[-1][0].stem
+
+
+def _refuse_unfit(recipe: Recipe, earlier: Mapping[str, Recipe], out: Path) -> None:
+    """Raise ConfigError if an `earlier` stage will not leave what a recipe names, or for a wrong number of shares.
+
+    The stage itself would find out hours later.
+    """
+    if isinstance(recipe, Calibrate):
+        classifiers = [*(recipe.networks or {}).values()]
+        if len(networks := _networks(recipe, earlier, out)) != len(recipe.passed):
+            raise ConfigError(f"the bundle that stage calibrate makes has {len(networks)} network(s), passed has "
+                              f"{len(recipe.passed)} share(s); give one for each")  # fmt: skip
+    else:
+        classifiers = [*recipe.teachers] if isinstance(recipe, Classify) else []
+        if isinstance(earlier.get(recipe.encoder), Calibrate):
+            classifiers.append(recipe.encoder)
+        if isinstance(recipe, Classify) and recipe.traffic:
+            _bundled(recipe.traffic, earlier, out)
+    for name in classifiers:
+        if name in earlier and not isinstance(earlier[name], Classify):
+            raise ConfigError(f"{name} is of stage {earlier[name].stage}, which trains no classifier; name another")
+
+
+def _networks(recipe: Calibrate, earlier: Mapping[str, Recipe], out: Path) -> set[str]:
+    """Return the names of the networks in the bundle that a recipe makes."""
+    own = {*(recipe.networks or ())}
+    return own if own and not recipe.bundle else own | _bundled(recipe.bundle or "bundle", earlier, out)
+
+
+def _bundled(name: str, earlier: Mapping[str, Recipe], out: Path) -> set[str]:
+    """Return the names of the networks in the bundle that `name` means; raises ConfigError if its stage makes none."""
+    made = earlier.get(name)
+    if isinstance(made, Calibrate):
+        return _networks(made, earlier, out)
+    if made:
+        if isinstance(made, Classify) and made.bundle:
+            return {"model"}
+        raise ConfigError(f"{name} leaves no bundle; name a stage that does, or a bundle's folder")
+    networks = read_bundle(bundle_folder(run_of(name, out))).manifest.networks
+    return {Path(network.file).stem for network in networks}
 
 
 def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: dict[str, object]) -> None:

@@ -21,6 +21,7 @@ from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax, with_risk
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores, units_of
 from jingyin.model.text import CleanString, CleanText, clean
+from jingyin.model.tokenizer import SmsTokenizer, default_lexicon
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.public import OWN, SOURCES
 from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
@@ -28,6 +29,7 @@ from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, start_fro
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack
+from jingyin.train.pack.calibrate import refuse_abstentions
 from jingyin.train.pack.export import bundle_folder, is_bundle
 from jingyin.train.recipes import Align, Calibrate, Classify
 from jingyin.train.runs import StageContext, StageResult, run_of, weights_sha256
@@ -153,6 +155,10 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     signed = annotated_messages(train) if recipe.signs else None
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
+    if recipe.bundle:  # refused now rather than after the training
+        lexical = isinstance(start.vocabulary.tokenizer, SmsTokenizer)
+        words = start.vocabulary.tokenizer if lexical else SmsTokenizer.from_lexicon(default_lexicon())
+        refuse_abstentions(words, read_split(corpus, "calibration"), recipe.passed[0])
     extra = train.take(np.arange(0))
     if recipe.traffic:
         bundle = context.run_of(recipe.traffic)
@@ -300,33 +306,33 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
 
     Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
     message is. A message on whose side, flagged or not, they are wrong has its label alone. Clauses of messages have
-    the teachers' probabilities alone. A message of the user's own has its label; one labelled only as flagged or not
-    has that side's risk, distributed by the teachers' probabilities.
+    the teachers' probabilities alone. A message of the user's own has its label, and no teacher reads it; one labelled
+    only as flagged or not has that side's risk, distributed by the teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
-    if not teachers:
+    is_own = np.array([source == OWN for source in rows.sources])
+    side_only = is_own & np.array([family in SIDES for family in rows.families])
+    read = side_only | ~(is_own | np.array([source in SOURCES for source in rows.sources]))
+    if not teachers or not read.any():
         return rows, target
-    not_public = np.array([source not in SOURCES for source in rows.sources])
-    numbers, first = np.unique(rows.messages[not_public], return_index=True)
-    plain = rows.take(np.flatnonzero(not_public)[first])
+    numbers, first = np.unique(rows.messages[read], return_index=True)
+    plain = rows.take(np.flatnonzero(read)[first])
     clause_rows = unlabelled(
         [clean(text) for text in clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)]
     )
     probabilities = teacher_probabilities(teachers, [*plain.cleaned, *clause_rows.cleaned], cache)
-    message = np.searchsorted(numbers, rows.messages[not_public])
-    teacher_targets, same = probabilities[message], rows.labels[not_public] == plain.labels[message]
-    is_own = np.array([source == OWN for source in rows.sources])[not_public]
+    message = np.searchsorted(numbers, rows.messages[read])
+    teacher_targets, same = probabilities[message], rows.labels[read] == plain.labels[message]
     # A teacher on the other side of the label would teach its mistake. Copies whose company or quotation changes the
-    # label keep that label, and so do the user's own messages.
-    flagged = np.isin(rows.labels[not_public], FLAGGED_INDEX)
+    # label keep that label.
+    flagged = np.isin(rows.labels[read], FLAGGED_INDEX)
     agrees = (teacher_targets[:, FLAGGED_INDEX].sum(1) >= 0.5) == flagged
-    share = (recipe.distillation_weight * (same & agrees & ~is_own))[:, None]
-    mixed = (1 - share) * target[not_public] + share * teacher_targets
-    side_only = is_own & np.array([family in SIDES for family in rows.families])[not_public]
+    share = (recipe.distillation_weight * (same & agrees))[:, None]
+    mixed = (1 - share) * target[read] + share * teacher_targets
+    sided = side_only[read]
     odds = np.log(1 / max(recipe.label_smoothing, 1e-3) - 1)
-    sides = np.where(np.isin(rows.labels[not_public][side_only], FLAGGED_INDEX), odds, -odds)
-    mixed[side_only] = with_risk(np.log(np.maximum(teacher_targets[side_only], 1e-6)), sides)
-    target[not_public] = mixed
+    mixed[sided] = with_risk(np.log(np.maximum(teacher_targets[sided], 1e-6)), np.where(flagged[sided], odds, -odds))
+    target[read] = mixed
     sure = probabilities[np.arange(len(plain)), plain.labels] >= _SURE
     sure &= np.array([source != OWN for source in plain.sources])
     left_out = numbers[sure & (np.random.default_rng(recipe.seed).random(len(plain)) >= recipe.sure)]
@@ -365,8 +371,7 @@ def source_of(recipe: Calibrate, out: Path) -> Path | None:
         return None
     if recipe.bundle in (None, "bundle"):
         return default_path()
-    named = Path(run_of(recipe.bundle, out))
-    return named / "bundle" if (named / "bundle").is_dir() else named
+    return bundle_folder(run_of(recipe.bundle, out))
 
 
 STAGES: dict[str, Callable[[StageContext[Any]], StageResult]] = {

@@ -213,6 +213,50 @@ def test_shares_for_other_networks_than_the_bundle_has(tiny_run, corpus, tmp_pat
         train([stage], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"stage": "calibrate", "bundle": "stage:first", "passed": [0.5, 0.1]}, r"has 1 network\(s\), passed has 2 sh"),
+        ({"stage": "calibrate", "passed": [0.5]}, r"has 3 network\(s\), passed has 1 share\(s\)"),
+        (
+            {"stage": "calibrate", "bundle": "stage:first", "networks": {"tiny": "stage:first"}, "passed": [0.5]},
+            r"has 2 network\(s\), passed has 1 share\(s\)",
+        ),
+        ({"stage": "calibrate", "bundle": "stage:bare", "passed": [0.5]}, "^stage:bare leaves no bundle; name a stage"),
+        ({"stage": "calibrate", "networks": {"model": "stage:align"}}, "^stage:align is of stage align, which trains"),
+        ({"stage": "classify", "epochs": 1, "teachers": ["stage:align"]}, "^stage:align is of stage align, which tr"),
+        ({"stage": "classify", "epochs": 1, "traffic": "stage:bare"}, "^stage:bare leaves no bundle; name a stage"),
+        ({"stage": "classify", "epochs": 1, "encoder": "stage:again"}, "^stage:again is of stage calibrate, which tr"),
+        ({"stage": "calibrate", "bundle": "stage:again", "passed": [0.5, 0.1]}, r"has 1 network\(s\), passed has 2"),
+    ],
+)
+def test_what_an_earlier_stage_will_not_leave_is_refused_before_it_runs(
+    second, message, write_recipe, corpus, tmp_path
+):
+    again = {"stage": "calibrate", "corpus": str(corpus), "bundle": "stage:first", "passed": [0.5]}
+    recipes = [write_recipe("first"), write_recipe("bare", bundle=False)]
+    for name, content in (("align", {"stage": "align", "epochs": 1}), ("again", again), ("second", second)):
+        recipes.append(tmp_path / f"{name}.yaml")
+        recipes[-1].write_text(yaml.safe_dump({"corpus": str(corpus), **content}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        train(recipes, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_that_the_prefilter_cannot_keep_is_refused_before_training(write_recipe, corpus, tmp_path):
+    splits = store.read(corpus)
+    rows = [
+        replace(row, text=row.text if row.label != "ordinary" else f"{row.text}龘靐齉爩鱻麤")
+        for row in splits["calibration"]
+    ]
+    store.write({**splits, "calibration": rows}, {}, "", tmp_path / "corpus")
+    with pytest.raises(
+        InputError, match=r"prefilter may not judge 50.00% of the 60 ordinary .* in passed is 30.00%: r"
+    ):
+        train([write_recipe("strange", corpus=str(tmp_path / "corpus"), passed=[0.3])], tmp_path / "out")
+    assert not (tmp_path / "out" / "strange" / "network").exists()
+
+
 def test_a_bundle_that_does_not_say_how_it_was_trained_is_not_calibrated(tiny_run, corpus, tmp_path, monkeypatch):
     read = read_bundle(tiny_run / "bundle")
     stranger = replace(read, manifest=read.manifest.model_copy(update={"provenance": {"command": "unknown"}}))

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from jingyin.model.bundle import NETWORK_FILES, Bundle, Fusion, Golden, Manifest, Network, read_bundle, write_bundle
-from jingyin.model.errors import BundleError, ConfigError
+from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import default_lexicon
@@ -105,12 +105,12 @@ def pack(
     """Write `out`/bundle and return its manifest: classifiers of `runs` (by network) and others of `base`.
 
     Fusion and thresholds are fitted anew. So is the prefilter, unless networks replace some in `base`, a bundle's
-    folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises ConfigError for a
-    wrong number of shares, BundleError if `base` does not say how it was trained.
+    folder: then its prefilter is trained further, and its thresholds are the lowest allowed. Raises BundleError if
+    `base` does not say how it was trained, InputError for rows that can't calibrate it.
     """
     old = read_bundle(base) if base else None
     if old:
-        _refuse_unlike(old, recipe)
+        _refuse_untold(old)
     folder = out / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -150,13 +150,8 @@ def pack(
     return write_bundle(folder, parts)
 
 
-def _refuse_unlike(bundle: Bundle, recipe: Classify | Calibrate) -> None:
+def _refuse_untold(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    if len(recipe.passed) != len(manifest.networks):
-        raise ConfigError(
-            f"bundle {manifest.id} has {len(manifest.networks)} network(s), passed has {len(recipe.passed)} share(s); "
-            "give one for each"
-        )
     if missing := sorted(_TRAINED - set(manifest.provenance)):
         raise BundleError(
             f"bundle {manifest.id} does not say how it was trained (it lacks {', '.join(missing)}); take one that "

@@ -198,13 +198,30 @@ def _prefilter(folder: Path, networks: Sequence[Network], weights: NDArray[np.fl
     tokenizers = tokenizers_of(folder, networks)
     texts = [each.text for each in rows.cleaned]
     codes = code_points(texts)
-    words = SmsTokenizer.from_file(folder / "tokenizer.json")
-    shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
-    edits = [each.edits for each in rows.cleaned]
-    abstains = np.array([prefilter_abstains(*each) for each in zip(shares, edits, strict=True)])
-    foreign = np.array(["foreign" in each for each in edits])
+    abstains, foreign = _exceptions(SmsTokenizer.from_file(folder / "tokenizer.json"), rows)
     readers = [NetworkReader(folder, *each) for each in zip(networks, tokenizers, strict=True)]
     return _Readings(rows, units_of(weights.astype(np.float32), texts, codes), abstains, foreign, readers, {})
+
+
+def _exceptions(words: SmsTokenizer, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Mark rows (n,) that the prefilter may not judge, by the characters of a lexicon, and those without Chinese."""
+    codes = code_points([each.text for each in rows.cleaned])
+    shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
+    edits = [each.edits for each in rows.cleaned]
+    abstains = [prefilter_abstains(*each) for each in zip(shares, edits, strict=True)]
+    return np.array(abstains, np.bool_), np.array(["foreign" in each for each in edits], np.bool_)
+
+
+def refuse_abstentions(words: SmsTokenizer, rows: Rows, passed: float) -> None:
+    """Raise InputError if the prefilter may not judge a larger share of ordinary `rows` than is `passed` on."""
+    abstains, foreign = _exceptions(words, rows)
+    traffic = is_traffic(rows)
+    if (share := float((abstains & ~foreign)[traffic].mean())) > passed:
+        raise InputError(
+            f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "
+            f"which are disguised or in unknown characters; the first share in passed is {passed:.2%}: raise it above "
+            f"{share:.2%}, or take such messages out of the corpus"
+        )
 
 
 def _plain(rows: Rows) -> NDArray[np.bool_]:
@@ -232,6 +249,7 @@ def fit_cascade(
     validation split.
     """
     rows = read_split(corpus, "calibration")
+    refuse_abstentions(SmsTokenizer.from_file(folder / "tokenizer.json"), rows, recipe.passed[0])
     readings = _prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
     rules = _settle_blocks(rules, readings, recipe, least)
@@ -336,18 +354,11 @@ def _settle_blocks(
 def _prefilter_thresholds(readings: _Readings, recipe: Classify | Calibrate) -> tuple[float, float]:
     """Return the prefilter's thresholds: a share of ordinary messages continues, next to no threat stops as lawful.
 
-    A message continues if any of its units does. Raises InputError if the prefilter may not judge a larger share of
-    ordinary messages than the first network shall read.
+    A message continues if any of its units does.
     """
     rows, units = readings.rows, readings.units
     flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
     abstains = readings.abstains & ~readings.foreign
-    if (share := float(abstains[traffic].mean())) > recipe.passed[0]:
-        raise InputError(
-            f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "
-            f"which are disguised or in unknown characters; the first share in passed is {recipe.passed[0]:.2%}: raise "
-            f"it above {share:.2%}, or take such messages out of the corpus"
-        )
     highest = np.maximum.reduceat(units.scores[0], units.starts)
     highest = np.where(readings.foreign, -np.inf, np.where(abstains, np.inf, highest))
     first = share_threshold(highest[traffic], recipe.passed[0])

@@ -272,8 +272,9 @@ def is_bundle(name: str) -> bool:
 
 
 def bundle_folder(name: str) -> Path:
-    """Return the folder of the bundle that `name` means."""
-    return default_path() if name == "bundle" else Path(name)
+    """Return the folder of the bundle that `name` means: "bundle", a bundle's folder, or that of a run which left one."""
+    folder = default_path() if name == "bundle" else Path(name)
+    return folder / "bundle" if (folder / "bundle").is_dir() else folder
 
 
 def refuse_other_labels(name: str) -> None:

@@ -9,6 +9,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units
 from jingyin.model.text import clean
+from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.data import Rows
 from jingyin.train.pack.calibrate import (
     _fit_rules,
@@ -18,6 +19,7 @@ from jingyin.train.pack.calibrate import (
     _served,
     _settle_blocks,
     _thresholds,
+    refuse_abstentions,
 )
 from jingyin.train.recipes import Classify
 
@@ -58,9 +60,14 @@ def test_a_share_that_opaque_messages_fill_stops_all_but_the_highest_score():
 
 
 def test_more_opaque_messages_than_the_first_network_is_to_read():
+    rows, words = readings().rows, SmsTokenizer.from_lexicon("好 1")
+    rows.cleaned[:OPAQUE] = [clean("龘靐齉爩")] * OPAQUE
     wanted = r"may not judge 10\.00% of the 400 ordinary .* first share in passed is 9\.00%: raise it above 10\.00%"
     with pytest.raises(InputError, match=wanted):
-        _prefilter_thresholds(readings(), recipe(0.09))
+        refuse_abstentions(words, rows, 0.09)
+    refuse_abstentions(words, rows, 0.1)
+    rows.cleaned[:OPAQUE] = [clean("hello")] * OPAQUE  # foreign messages are judged: they pass
+    refuse_abstentions(words, rows, 0.0)
 
 
 def test_foreign_messages_are_not_opaque():
