@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,24 +45,30 @@ class Finding:
     reason: str
 
 
-def audit(paths: Sequence[Path], out: Path) -> list[Finding]:
+def audit(paths: Sequence[Path], out: Path, *, tell: Callable[[str], object] = print) -> list[Finding]:
     """Write tasks.json and label_studio.xml for Label Studio, and audit.json without texts, to the folder `out`.
 
     Near-duplicates with different labels come first, then likely label errors. Rows without a label are left out.
-    Raises InputError.
+    `tell` gets a line for people if some labels are too rare to audit. Raises InputError.
     """
     rows = {where: row for where, row in _rows(paths) if row.get("label") is not None}
     counts = Counter(row["label"] for row in rows.values())
     few = [f"{label} ({counts[label]})" for label in LABELS if counts[label] < _FOLDS]
-    if few:
+    too_few = f"too few rows of {', '.join(few)}"
+    if len(few) > len(LABELS) - 2:
         raise InputError(
-            f"{', '.join(map(str, paths))}: too few rows of {', '.join(few)}; an audit judges each row by a model "
-            f"trained on the others and wants at least {_FOLDS} labelled rows of each of {', '.join(LABELS)}"
+            f"{', '.join(map(str, paths))}: {too_few}; an audit judges each row by a model trained on the others and "
+            f"wants at least {_FOLDS} labelled rows of each of two labels or more"
         )
+    if few:
+        tell(f"{too_few}: of these, only near-duplicates with another label are found; {_FOLDS} or more allow the rest")
     texts = [clean(row["text"]).text for row in rows.values()]
     findings = list(_contradictions(rows, texts))
     shown = {finding.where for finding in findings}
-    findings += [finding for finding in _suspects(rows, texts) if finding.where not in shown]
+    common = [i for i, row in enumerate(rows.values()) if counts[row["label"]] >= _FOLDS]
+    places = list(rows)
+    suspects = _suspects({places[i]: rows[places[i]] for i in common}, [texts[i] for i in common])
+    findings += [finding for finding in suspects if finding.where not in shown]
     out.mkdir(parents=True, exist_ok=True)
     tasks = []
     for finding in findings:
@@ -149,7 +155,9 @@ def out_of_fold(rows: Sequence[RawRow], texts: Sequence[str], labels: NDArray[np
         OneVsRestClassifier(model), grams, labels, groups=groups, method="predict_proba",
         cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0),
     )  # fmt: skip
-    return np.asarray(found, np.float64)
+    widened = np.zeros((len(rows), len(LABELS)))
+    widened[:, np.unique(labels)] = found
+    return widened
 
 
 def rank_within_class(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -131,7 +131,8 @@ def finetune(
     incumbent = read_bundle(bundle or default_path())
     refuse_other_labels(str(incumbent.path))
     rows, rejects = read_labelled(data, columns, out)
-    traffic, more = read_unlabelled(benign, benign_columns or columns, out)
+    threats = {clean(row.text).text for row in rows if is_flagged(row.label)}
+    traffic, more = read_unlabelled(benign, benign_columns or columns, out, threats)
     rejects += more
     _refuse(rows, traffic, rejects, strict)
     replay = corpus or default_replay()
@@ -177,7 +178,7 @@ def _run(
     rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[UnusableRow], incumbent: Bundle, replay: Path,
     seed: int, out: Path, tell: Callable[[str], object],
 ) -> FinetuneResult:  # fmt: skip
-    old_scorer, started = Scorer.load(incumbent.path, cache_bytes=0), time.monotonic()
+    old_scorer, started = Scorer.load(incumbent.path), time.monotonic()
     judged = verdicts(old_scorer, [row.text for row in rows])
     agreed = sum((verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(judged, rows, strict=True))
     tell(
@@ -343,7 +344,7 @@ promotion.json has the decision. For metrics by family run
 
 def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneResult:
     """Write report, tasks and decision."""
-    new_scorer, splits = Scorer.load(out / "bundle", cache_bytes=0), store.read(corpus)
+    new_scorer, splits = Scorer.load(out / "bundle"), store.read(corpus)
     own_rows = [row for split in SPLITS for row in splits[split] if row.source == OWN and not row.evasion]
     judged = [verdicts(scorer, [row.text for row in own_rows]) for scorer in (old_scorer, new_scorer)]
     trained = sum(row.source == OWN and not row.evasion for row in splits["train"])

@@ -6,7 +6,7 @@ A row that can't be used is left out, and listed with its fault and the remedy.
 import codecs
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,9 @@ _REMEDIES = {
     WRONG_WIDTH: "put texts with commas or line breaks in quotes",
 }
 
+
+_NOT_BENIGN = "take threats out of --benign: what stays there is learnt as ordinary"
+_KINDS = 12  # of faults, at most, that a summary names
 
 _NO_TEXT = "no text", "give it one, or drop it"
 """Also of a text of invisible characters alone: networks would learn from an empty message."""
@@ -78,7 +81,7 @@ def parse_meanings(words: Sequence[str]) -> dict[str, str]:
         old, sign, new = word.rpartition("=")
         if not sign or new not in KNOWN:
             raise ConfigError(f"--label-map {word!r} is not OLD=NEW with NEW one of {', '.join(KNOWN)}")
-        if meanings.setdefault(old, new) != new:
+        if meanings.setdefault(old := old.strip(), new) != new:
             raise ConfigError(f"--label-map gives {old!r} two meanings, {meanings[old]} and {new}; leave one out")
     return meanings
 
@@ -97,7 +100,8 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, list[Labelled]] = {}
     for raw in _raws(data, columns, columns.label, out):
-        label = columns.meanings.get(str(raw.label), str(raw.label))
+        label = str(raw.label).strip()
+        label = columns.meanings.get(label, label)
         if fault := _text_fault(raw) or _label_fault(raw.label, label):
             rejects.append(UnusableRow(raw.where, *fault))
             continue
@@ -120,28 +124,43 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     return labelled, rejects
 
 
-def read_unlabelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[list[str], list[UnusableRow]]:
-    """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`."""
+def read_unlabelled(
+    data: Sequence[str], columns: Columns, out: Path, threats: Set[str] = frozenset()
+) -> tuple[list[str], list[UnusableRow]]:
+    """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`.
+
+    `threats` are clean texts that are labelled as threats: traffic of such a text is rejected.
+    """
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, str] = {}
-    for raw in _raws(data, columns, None, out):
+    try:
+        raws = list(_raws(data, columns, None, out))
+    except (ConfigError, InputError) as error:  # readers name the options of labelled files
+        told = str(error).replace("--text-column", "--benign-column").replace("--encoding", "--benign-encoding")
+        raise type(error)(told) from None
+    for raw in raws:
         if fault := _text_fault(raw, "--benign-encoding"):
             rejects.append(UnusableRow(raw.where, *fault))
-        elif text := clean(str(raw.text)).text:
-            by_clean_text.setdefault(text, str(raw.text))
-        else:
+        elif not (text := clean(str(raw.text)).text):
             rejects.append(UnusableRow(raw.where, *_NO_TEXT))
+        elif text in threats:
+            rejects.append(UnusableRow(raw.where, "traffic that is labelled as a threat elsewhere", _NOT_BENIGN))
+        else:
+            by_clean_text.setdefault(text, str(raw.text))
     return list(by_clean_text.values()), rejects
 
 
 def summary(rejects: Sequence[UnusableRow]) -> Iterator[str]:
-    """Yield a line for each kind of fault: how many rows, the first of them, and what to do."""
+    """Yield a line for each kind of fault, the commonest first: how many rows, the first of them, and what to do."""
     first: dict[str, UnusableRow] = {}
     for each in rejects:
         first.setdefault(each.fault, each)
-    for fault, count in Counter(each.fault for each in rejects).most_common():
+    counts = Counter(each.fault for each in rejects).most_common()
+    for fault, count in counts[:_KINDS]:
         where, _, remedy = first[fault]
         yield f"{count:,} row(s): {fault} (first: {where}); {remedy}"
+    if others := sum(count for _, count in counts[_KINDS:]):
+        yield f"{others:,} row(s): {len(counts) - _KINDS:,} other faults; check that the right columns are named"
 
 
 def _agree(one: str, other: str) -> bool:
@@ -162,7 +181,7 @@ def _text_fault(raw: _Raw, option: str = "--encoding") -> tuple[str, str] | None
 
 
 def _label_fault(found: object, label: str) -> tuple[str, str] | None:
-    if found is None or found == "" or found != found:  # NaN
+    if found is None or not label or found != found:  # NaN
         return "no label", "give it one, or drop it"
     if label not in KNOWN:
         known, example = ", ".join(KNOWN), shlex.quote(f"{label[:40]}=LABEL")

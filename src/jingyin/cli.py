@@ -428,7 +428,10 @@ def evaluate(
     from jingyin.train.evaluate.evaluate import evaluate as judge
     from jingyin.train.evaluate.report import summary
 
-    typer.echo(summary(judge(bundle, data, out, against=against, traffic=traffic or (), training=train)))
+    evaluation = judge(bundle, data, out, against=against, traffic=traffic or (), training=train)
+    typer.echo(summary(evaluation))
+    for note in evaluation.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"report: {out / 'report.html'}")
 
 
@@ -467,8 +470,8 @@ def audit(
     from jingyin.train.audit import take_answers
 
     if answers is None:
-        counts = Counter(finding.kind for finding in find(data, out))
-        typer.echo(", ".join(f"{kind}: {count} rows" for kind, count in counts.items()))
+        counts = Counter(finding.kind for finding in find(data, out, tell=typer.echo))
+        typer.echo(", ".join(f"{kind}: {count} rows" for kind, count in counts.items()) or "nothing found")
         typer.echo(f"tasks: {out / 'tasks.json'}")
         return
     found, changed = take_answers(data, answers, out)

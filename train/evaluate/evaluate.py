@@ -138,9 +138,10 @@ def _on_traffic(
         kept_out = [name for name in sources if name in by_file or (seen and name not in seen.sources)]
         ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
         tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)
-        tables["frontier"][judged.system.name] = measures.frontier(
-            judged.system, judged.risks[threats], np.concatenate(ordinary)
-        )
+        if threats.any():
+            tables["frontier"][judged.system.name] = measures.frontier(
+                judged.system, judged.risks[threats], np.concatenate(ordinary)
+            )
     return tables
 
 
@@ -174,7 +175,11 @@ def _alone(system: System, text: str) -> Judged:
 
 def _notes(messages: Samples, seen: Seen | None, training: Path) -> list[str]:
     few = [each for each in RATES if messages.benign.sum() < rows_needed(each)]
-    notes = [f"recall where {each:.1%} of the benign are flagged needs {rows_needed(each)} benign rows" for each in few]
+    missing = [label for i, label in enumerate(LABELS) if i not in messages.labels]
+    notes = [f"no row to score has label {', '.join(missing)}: figures of these are left out"] * bool(missing)
+    notes += [
+        f"recall where {each:.1%} of the benign are flagged needs {rows_needed(each)} benign rows" for each in few
+    ]
     if not seen:
         notes.append(
             f"no n-gram baseline, and unseen cases are not shown apart: there is no {training.name} next to the data; "

@@ -76,9 +76,9 @@ def whole(judged: Judged, messages: Samples) -> Figures:
     if np.isfinite(judged.system.block):
         out["threats blocked"] = rate(judged.blocked[flagged], groups[flagged])
         out["benign messages blocked"] = rate(judged.blocked[benign], groups[benign])
-    targets = [target for target in RATES if benign.sum() >= rows_needed(target)]
+    targets = [target for target in RATES if flagged.any() and benign.sum() >= rows_needed(target)]
     sides = (judged.risks[benign], judged.risks[flagged])
-    found = recalls_at(sides, (groups[benign], groups[flagged]), targets)
+    found = recalls_at(sides, (groups[benign], groups[flagged]), targets) if targets else []
     out |= {
         f"threats found, {target:.1%} of the benign flagged": value
         for target, value in zip(targets, found, strict=True)
@@ -86,7 +86,9 @@ def whole(judged: Judged, messages: Samples) -> Figures:
     if judged.probabilities is not None:
         right = judged.predicted == messages.labels
         out["minimal pairs, both labels right"] = rate(all_right(paired, right))
-        out["macro-F1 of the labels"] = float(f1_score(messages.labels, judged.predicted, average="macro"))
+        out["macro-F1 of the labels"] = float(
+            f1_score(messages.labels, judged.predicted, average="macro", labels=np.unique(messages.labels))
+        )
         out["calibration error"] = expected_calibration_error(judged.probabilities, messages.labels)
     return {name: {"": value} for name, value in out.items()}
 

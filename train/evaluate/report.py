@@ -30,10 +30,15 @@ _ERRORS = {
 
 
 def write_report(out: Path, evaluation: Evaluation, wrong: Mapping[str, Sequence[str]]) -> None:
-    """Write report.html, summary.md and curve.png to the folder `out`; `wrong` gives the texts of the error lists."""
+    """Write report.html, summary.md and, if there are threats, curve.png to the folder `out`.
+
+    `wrong` gives the texts of the error lists.
+    """
     (out / "summary.md").write_text(summary(evaluation), encoding="utf-8")
-    draw_curve(out / "curve.png", evaluation.tables["frontier"])
-    picture = base64.b64encode((out / "curve.png").read_bytes()).decode("ascii")
+    picture = ""
+    if frontier := evaluation.tables.get("frontier"):
+        draw_curve(out / "curve.png", frontier)
+        picture = base64.b64encode((out / "curve.png").read_bytes()).decode("ascii")
     titles = yaml.safe_load(_text("tables.yaml"))["report"]
     tables = [(*titles[name], side_by_side(evaluation.tables[name])) for name in titles if name in evaluation.tables]
     errors = [

@@ -90,7 +90,7 @@ def read_messages(paths: Sequence[Path]) -> Samples:
     """Read `text`, `label` and, if there, `template`, `family`, `source`, `group`, `pair`, `case`, `writer`, `signs`.
 
     The rows are those of all `paths`. A pair without a group is a group. Raises InputError, with file and row, for a
-    missing text, a missing or unknown label or unknown signs, and if no row of a label is left to score.
+    missing text, a missing or unknown label or unknown signs.
     """
     numbered = [(f"{path}:{number}", path, row) for path in paths for number, row in enumerate(read_rows(path), 1)]
     scored = [item for item in numbered if not any(item[2].get(key) for key in NOT_SCORED)]
@@ -98,7 +98,6 @@ def read_messages(paths: Sequence[Path]) -> Samples:
         refuse_unlabelled(row, where)
         _refuse_signs(row, where)
     rows = [row for _, _, row in scored]
-    refuse_empty_class([row["label"] for row in rows], paths)
 
     def column(name: str) -> list[str]:
         return [str(row.get(name) or "") for row in rows]

@@ -148,7 +148,8 @@ def ngrams(training: Path) -> System:
     model.fit(hashed.transform([clean(row["text"]).text for row in rows]), label_indices(rows))
 
     def score(texts: Sequence[str]) -> Scores:
-        found = model.predict_proba(hashed.transform([clean(text).text for text in texts]))
+        found = np.zeros((len(texts), len(LABELS)))
+        found[:, model.classes_] = model.predict_proba(hashed.transform([clean(text).text for text in texts]))
         return found[:, FLAGGED_INDEX].sum(1), found
 
     return System("n-grams, linear", score, 0.5)

@@ -272,7 +272,7 @@ def is_bundle(name: str) -> bool:
 
 
 def bundle_folder(name: str) -> Path:
-    """Return the folder of the bundle that `name` means: "bundle", a bundle's folder, or that of a run which left one."""
+    """Return the folder of the bundle that `name` means: "bundle", its folder, or that of the run that made it."""
     folder = default_path() if name == "bundle" else Path(name)
     return folder / "bundle" if (folder / "bundle").is_dir() else folder
 

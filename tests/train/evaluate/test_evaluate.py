@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.evaluate import evaluate as evaluating
 from jingyin.train.evaluate.evaluate import behaviours, evaluate
-from jingyin.train.evaluate.report import side_by_side
+from jingyin.train.evaluate.report import side_by_side, summary
 from jingyin.train.evaluate.samples import read_messages
 from jingyin.train.evaluate.systems import keywords, open_bundle, served
 
@@ -212,8 +213,8 @@ def test_systems_stand_next_to_each_other_in_each_column():
 
 
 def test_the_command_passes_its_options_and_prints_the_summary(bundle, data, tmp_path, monkeypatch, capsys):
-    given = {}
-    monkeypatch.setattr(evaluating, "evaluate", lambda *args, **options: given.update(options, args=args))
+    given, told = {}, SimpleNamespace(notes=["no threats"])
+    monkeypatch.setattr(evaluating, "evaluate", lambda *args, **options: given.update(options, args=args) or told)
     monkeypatch.setattr("jingyin.train.evaluate.report.summary", lambda _: "| summary |")
     out = tmp_path / "out"
     words = ["evaluate", bundle, data, "--out", out, "--against", "old", "--traffic", "a", "--traffic", "b"]
@@ -223,7 +224,34 @@ def test_the_command_passes_its_options_and_prints_the_summary(bundle, data, tmp
     assert given == {
         "args": (bundle, [data], out), "against": Path("old"), "traffic": [Path("a"), Path("b")], "training": None
     }  # fmt: skip
-    assert capsys.readouterr().out == f"| summary |\nreport: {out / 'report.html'}\n"
+    assert capsys.readouterr().out == f"| summary |\nnote: no threats\nreport: {out / 'report.html'}\n"
+
+
+@pytest.mark.parametrize(
+    "labels", [("ordinary", "lawful_collection", "debt_threat"), ("ordinary", "lawful_collection")]
+)
+def test_labels_without_rows_are_named_and_their_figures_left_out(labels, bundle, data, tmp_path, monkeypatch):
+    rows = [row for row in map(json.loads, data.read_text("utf-8").splitlines()) if row["label"] in labels]
+    file = write(tmp_path / "test.jsonl", rows)
+    for name in ("NONSENSE", "EVERYDAY"):
+        monkeypatch.setattr(evaluating, name, 5)
+    monkeypatch.setattr("jingyin.train.evaluate.systems.TIMED", 2)
+    write(tmp_path / "train.jsonl", rows)
+    found = evaluate(bundle, [file], tmp_path / "out", training=tmp_path / "train.jsonl", changed=4)
+    threats = "debt_threat" in labels
+    missing = ["debt_threat"] * (not threats) + ["pay_to_stop", "other_threat"]
+    assert found.notes[0] == f"no row to score has label {', '.join(missing)}: figures of these are left out"
+    assert "NaN" not in (tmp_path / "out" / "evaluation.json").read_text("utf-8")
+    assert ("frontier" in found.tables) == (tmp_path / "out" / "curve.png").is_file() == threats
+    model = {name: row[""] for name, row in found.tables["systems"]["jingyin"].items()}
+    assert model["benign messages flagged"].rows == 320
+    assert ("threats found, 3.0% of the benign flagged" in model) == threats
+    assert model["macro-F1 of the labels"] > 0.9
+    assert (
+        summary(found)
+        .splitlines()[2]
+        .startswith("| threats at review | 100.0% |" if threats else "| threats at review | – |")
+    )
 
 
 # ---- what is refused

@@ -154,8 +154,6 @@ def test_parquet_and_json_lines_read_alike(tmp_path):
         ([{"label": "ordinary"}], r":1: no text; every row needs 'text'"),
         ([{"text": None, "label": "ordinary"}], r":1: no text"),
         ([*one_of_each(), {"text": "好", "label": "spam"}], r":6: unknown label 'spam'; known: ordinary, "),
-        (one_of_each()[:3], r"no row to score has label pay_to_stop, other_threat; add rows"),
-        (one_of_each(*[{"fragment": True}] * 5), r"no row to score has label ordinary, "),
         ([], r"holds no rows"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from tests.train.conftest import FILLER, PHRASES
@@ -249,14 +250,23 @@ def test_too_few(tmp_path, tiny_run):
 def test_few_own_messages_weigh_a_quarter_but_each_at_most_eight_times(tmp_path, bundle, replay):
     from jingyin.train.finetune_data import Labelled
 
-    weights = []
-    for count in (20, 700, 20_000):
+    weights, replayed = [], []
+    for count in (20, 700, 50_000):
         rows = [Labelled(f"第{i}条", "ordinary", "") for i in range(count)]
         path = run._corpus_recipe(rows, [], read_bundle(bundle), replay, tmp_path)
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert [each["kind"] for each in content["public"]] == ["own"]  # the public file is not here
         weights.append(content["public"][0]["weight"])
+        replayed.append((content["most_authored"]["train"], content["most_public"]["train"]))
     assert weights == [8.0, 2.72, 1.0]
+    assert replayed == [(2_000, 2_000), (2_000, 2_000), (35_000, 35_000)]  # as many of each kind as own ones
+
+
+@pytest.mark.parametrize(("messages", "epochs"), [(20_000, 1), (30_000, 1), (100_000, 0.3)])
+def test_an_epoch_shows_no_more_messages_than_a_run_has_time_for(messages, epochs, bundle, corpus, monkeypatch):
+    monkeypatch.setattr(run, "read_split", lambda *_: SimpleNamespace(messages=np.arange(messages)))
+    recipes = [run._classify(read_bundle(bundle), name, 64, corpus) for name in run.TRAINED]
+    assert [each["epochs"] for each in recipes] == pytest.approx([epochs, 2 * epochs, 4 * epochs])
 
 
 @pytest.mark.exhaustive

@@ -8,6 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.text import clean
 from jingyin.serve.archive.text_files import TOO_LONG
 from jingyin.train.finetune_data import (
     Columns,
@@ -145,8 +146,8 @@ def test_a_text_of_invisible_characters_is_no_text(tmp_path):
 
 
 def test_the_map_that_a_reject_names_is_quoted_for_a_shell(tmp_path):
-    _, (reject,) = read_labelled([str(csv(tmp_path, "吃面, ordinary"))], Columns(), OUT)
-    assert reject.remedy.startswith("say what it means with --label-map ' ordinary=LABEL', one of ordinary, ")
+    _, (reject,) = read_labelled([str(csv(tmp_path, "吃面,no crime"))], Columns(), OUT)
+    assert reject.remedy.startswith("say what it means with --label-map 'no crime=LABEL', one of ordinary, ")
 
 
 def test_columns_and_labels_of_another_scheme(tmp_path):
@@ -289,3 +290,39 @@ def test_traffic_needs_no_labels(tmp_path):
         ["吃面", "见面"], [UnusableRow(f"{path}: row 2", "no text", "give it one, or drop it")],
     )  # fmt: skip
     assert read_unlabelled([], Columns(), OUT) == ([], [])
+
+
+def test_traffic_that_is_labelled_as_a_threat_is_left_out(tmp_path):
+    path = jsonl(tmp_path, {"text": "吃面"}, {"text": "转 三百 给我"}, {"text": "转五百给我！"})
+    texts, rejects = read_unlabelled([str(path)], Columns(), OUT, {clean("转三百给我").text})
+    assert texts == ["吃面", "转五百给我！"]
+    (line,) = summary(rejects)
+    assert line == (
+        f"1 row(s): traffic that is labelled as a threat elsewhere (first: {path}: row 2); take threats out of "
+        "--benign: what stays there is learnt as ordinary"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-8", "name the coding with --benign-encoding"), ("gb18030", "name one of them with --benign-column")],
+)
+def test_what_is_wrong_with_traffic_names_the_options_of_traffic(tmp_path, encoding, message):
+    path = tmp_path / "traffic.csv"
+    path.write_bytes("短信,时间\n吃面,早上\n".encode("gb18030"))
+    with pytest.raises((ConfigError, InputError), match=message):
+        read_unlabelled([str(path)], Columns(encoding=encoding), OUT)
+
+
+def test_the_wrong_column_of_labels_is_told_in_a_dozen_lines(tmp_path):
+    path = csv(tmp_path, *(f"第{i}条,{i}" for i in range(500)))
+    *lines, last = summary(read_labelled([str(path)], Columns(), OUT)[1])
+    assert len(lines) == 12
+    assert last == "488 row(s): 488 other faults; check that the right columns are named"
+
+
+def test_space_around_a_label_does_not_count(tmp_path):
+    path = csv(tmp_path, "转三百, pay_to_stop ", "吃面,正常　", "见面, ")
+    found, (reject,) = read_labelled([str(path)], Columns(meanings=parse_meanings(["正常 =ordinary"])), OUT)
+    assert as_rows(found) == [("转三百", "pay_to_stop"), ("吃面", "ordinary")]
+    assert reject.fault == "no label"

@@ -159,6 +159,26 @@ def test_rows_without_labels_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "labels", [("ordinary", "lawful_collection", "debt_threat"), ("ordinary", "lawful_collection")]
+)
+def test_labels_without_rows_are_told_and_the_others_audited(labels, data, tmp_path):
+    rows = [row for row in read(data) if row["label"] in labels]
+    wrong = next(row for row in reversed(rows) if row["label"] == labels[-1])
+    wrong |= {"label": "ordinary", "pair": ""}
+    told: list[str] = []
+    rare = {"text": f"{rows[0]['text']}。", "label": "other_threat"}
+    found = audit([write(tmp_path / "rows.jsonl", [*rows, rare])], tmp_path / "out", tell=told.append)
+    assert [each.split(":")[0] for each in told] == [
+        f"too few rows of {'' if len(labels) == 3 else 'debt_threat (0), '}pay_to_stop (0), other_threat (1)"
+    ]
+    assert {each.suggestion for each in found if each.kind == "suspect"} <= set(labels)
+    assert f"{tmp_path / 'rows.jsonl'}:{rows.index(wrong) + 1}" in {each.where for each in found}
+    assert {each.label for each in found if each.kind == "contradiction"} >= {"other_threat"}
+    with pytest.raises(InputError, match=r"wants at least 5 labelled rows of each of two labels or more"):
+        audit([write(tmp_path / "one.jsonl", [row for row in rows if row["label"] == "ordinary"])], tmp_path / "out")
+
+
 def test_an_unknown_label_is_refused_with_its_place(tmp_path):
     pq.write_table(pa.table({"text": ["好", "坏"], "label": ["ordinary", "spam"]}), tmp_path / "rows.parquet")
     with pytest.raises(InputError, match=r"rows\.parquet:2: unknown label 'spam'"):
