@@ -17,6 +17,7 @@ No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can
 import atexit
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,11 @@ class Threshold(FrozenModel):
     false_positives: int
     sources: dict[str, tuple[int, int]] = {}
     least: float = 0.0
+
+
+def rows_needed(rate: float, confidence: float = 0.95) -> int:
+    """Return how many benign rows without a hit it takes to bound the rate by `rate`."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
 
 
 class Point(FrozenModel):

@@ -17,7 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle
+from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle, rows_needed
 from jingyin.model.cascade import (
     Decision,
     Read,
@@ -331,6 +331,8 @@ def _at_rate(manifest: Manifest, action: str, rate: float) -> Threshold:
     if not points:
         lowest = min((point.bound for point in manifest.curve), default=None)
         able = f"the lowest that it can is {lowest:.2g}" if lowest else "it holds no curve: calibrate it anew"
+        if lowest and rate > 0:
+            able += f"; a calibration needs at least {rows_needed(rate):,} messages of traffic to show {rate:g}"
         raise ConfigError(f"bundle {manifest.id} can't bound a {action} rate of {rate:g}; {able}")
     point = min(points, key=lambda each: each.risk)
     risk = max(point.risk, threshold.least)

@@ -21,7 +21,6 @@ from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax, with_risk
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores, units_of
 from jingyin.model.text import CleanString, CleanText, clean
-from jingyin.model.tokenizer import SmsTokenizer, default_lexicon
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.public import OWN, SOURCES
 from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
@@ -156,9 +155,7 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     start = start_from(recipe, encoder, train.cleaned)
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     if recipe.bundle:  # refused now rather than after the training
-        lexical = isinstance(start.vocabulary.tokenizer, SmsTokenizer)
-        words = start.vocabulary.tokenizer if lexical else SmsTokenizer.from_lexicon(default_lexicon())
-        refuse_abstentions(words, read_split(corpus, "calibration"), recipe.passed[0])
+        refuse_abstentions(start.vocabulary.tokenizer, read_split(corpus, "calibration"), recipe.passed[0])
     extra = train.take(np.arange(0))
     if recipe.traffic:
         bundle = context.run_of(recipe.traffic)
@@ -186,9 +183,8 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     model = model.with_signs(sign_head if signed is None else fit_sign_head(model, signed, encode, recipe.seed))
     if PartialState().is_main_process:
         save_classifier(model, start.vocabulary, out / "network")
-    results = {"loss": loss, **metrics(predict(model, ids), validation.labels)}
-    if recipe.way_back == "chosen":
-        results["way_back"] = share
+    chosen = {"way_back": share} if recipe.way_back == "chosen" else {}
+    results = {"loss": loss, **metrics(predict(model, ids), validation.labels), **chosen}
     if recipe.bundle and PartialState().is_main_process:
         pack({"model": out}, None, recipe, corpus, out, {**context.facts, "metrics": results})
     return results

@@ -145,7 +145,10 @@ def test_rates_choose_thresholds_from_the_curve(make_bundle: MakeBundle) -> None
     loose = Scorer.load(folder, review_rate=0.05, block_rate=0.01).bundle.manifest
     assert (loose.review.risk, loose.review.target, loose.review.bound) == (0.3, 0.05, 0.02)
     assert loose.block.risk == 0.6
-    with pytest.raises(ConfigError, match=r"can't bound a block rate of 0\.0001; the lowest that it can is 0\.003"):
+    wanted = (
+        r"block rate of 0\.0001; the lowest that it can is 0\.003; a calibration needs at least 29,956 messages of tr"
+    )
+    with pytest.raises(ConfigError, match=wanted):
         Scorer.load(folder, block_rate=1e-4)
     with pytest.raises(ConfigError, match="holds no curve"):
         Scorer.load(make_bundle(), review_rate=0.01)

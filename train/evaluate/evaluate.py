@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from jingyin.model.bundle import rows_needed
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus.everyday import everyday
@@ -21,7 +22,6 @@ from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.samples import Samples, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
 from jingyin.train.evaluate.systems import Judged, System
-from jingyin.train.pack.thresholds import rows_needed
 
 CHANGED = 300
 """Most threats, and most innocents, that are disguised and attacked; 0.9 of 300 is known to within 4 points."""

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 from sklearn.metrics import f1_score
 
-from jingyin.model.bundle import Bundle
+from jingyin.model.bundle import Bundle, rows_needed
 from jingyin.model.cascade import sign_confidence
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
@@ -23,7 +23,7 @@ from jingyin.train.evaluate.samples import Samples, length, pairs, parts, script
 from jingyin.train.evaluate.statistics import Bools, Estimate, Floats, Ints, Rate, rate, recall_at, recalls_at
 from jingyin.train.evaluate.systems import Judged, System
 from jingyin.train.pack.calibrate import sign_logits
-from jingyin.train.pack.thresholds import expected_calibration_error, rows_needed
+from jingyin.train.pack.thresholds import expected_calibration_error
 
 Value = Rate | Estimate | float
 Figures = dict[str, dict[str, Value]]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
+from jingyin.model.bundle import rows_needed
 from jingyin.model.errors import InputError
-from jingyin.train.pack.thresholds import rows_needed
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]

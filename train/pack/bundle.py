@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -11,7 +12,18 @@ from typing import Any, cast
 
 import numpy as np
 
-from jingyin.model.bundle import NETWORK_FILES, Bundle, Fusion, Golden, Manifest, Network, read_bundle, write_bundle
+from jingyin.model.bundle import (
+    NETWORK_FILES,
+    Bundle,
+    Fusion,
+    Golden,
+    Manifest,
+    Network,
+    Threshold,
+    read_bundle,
+    rows_needed,
+    write_bundle,
+)
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
@@ -145,9 +157,23 @@ def pack(
         "labels": LABELS, "provenance": facts,
         **fit_cascade(folder, [networks[file] for file in order], weights, recipe, corpus, least),
     }  # fmt: skip
+    for line in unsupported(parts):
+        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
     np.savez_compressed(folder / "prefilter.npz", weights=weights)
     write_card(folder / "card.md", parts)
     return write_bundle(folder, parts)
+
+
+def unsupported(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each target rate that the calibration rows of a manifest's parts are too few to show."""
+    for action in ("review", "block"):
+        threshold: Threshold = parts[action]
+        if threshold.rows < (wanted := rows_needed(threshold.target)):
+            yield (
+                f"{action}_rate {threshold.target:g} needs {wanted:,} ordinary calibration messages, there are "
+                f"{threshold.rows:,}: the threshold is above them all and shows {threshold.bound:.2g}; add traffic "
+                "or raise the rate"
+            )
 
 
 def _refuse_untold(bundle: Bundle) -> None:

@@ -58,7 +58,7 @@ from jingyin.model.prefilter import (
 )
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import CleanString
-from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer, default_lexicon
 from jingyin.serve.networks import NetworkReader, tokenizers_of
 from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import is_annotated
@@ -212,8 +212,12 @@ def _exceptions(words: SmsTokenizer, rows: Rows) -> tuple[NDArray[np.bool_], NDA
     return np.array(abstains, np.bool_), np.array(["foreign" in each for each in edits], np.bool_)
 
 
-def refuse_abstentions(words: SmsTokenizer, rows: Rows, passed: float) -> None:
-    """Raise InputError if the prefilter may not judge a larger share of ordinary `rows` than is `passed` on."""
+def refuse_abstentions(tokenizer: SmsTokenizer | PieceTokenizer, rows: Rows, passed: float) -> None:
+    """Raise InputError if the prefilter may not judge a larger share of ordinary `rows` than is `passed` on.
+
+    `tokenizer` is that of a network; where it reads pieces, the bundle has the default lexicon.
+    """
+    words = tokenizer if isinstance(tokenizer, SmsTokenizer) else SmsTokenizer.from_lexicon(default_lexicon())
     abstains, foreign = _exceptions(words, rows)
     traffic = is_traffic(rows)
     if (share := float((abstains & ~foreign)[traffic].mean())) > passed:

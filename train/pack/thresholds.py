@@ -1,6 +1,5 @@
 """Calibration: how steps of the cascade are fused, how far each reads, and thresholds with the evidence for them."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -92,11 +91,6 @@ def upper_bound(count: int, rows: int, confidence: float = 0.95) -> float:
     return 1.0 if count >= rows else float(beta.ppf(confidence, count + 1, rows - count))
 
 
-def rows_needed(rate: float, confidence: float = 0.95) -> int:
-    """Return how many benign rows without a hit it takes to bound the rate by `rate`."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
-
-
 _FEWEST = 300  # rows of a source that counts by itself; smaller ones count together as one
 _POINTS = 40
 
@@ -130,7 +124,7 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     fusion behind the risks, with its few weights, was fitted on these rows too.
 
     A target that the rows can't bound leads to the strictest threshold that they support: above every row. `bound` is
-    the upper bound of its rate.
+    the upper bound of its rate, and the bundle's maker warns (pack/bundle.py); Scorer.load refuses such a rate.
     """
     descending, rates, bounds = _alarms(risks, sources)
     allowed = max(0, int((np.maximum(rates, bounds) <= target).sum()) - 1)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from jingyin.train.pack.bundle import write_card
+from jingyin.model.bundle import Threshold
+from jingyin.train.pack.bundle import unsupported, write_card
 
 THRESHOLD = SimpleNamespace(
     risk=0.75, target=0.01, rows=400, false_positives=1, bound=0.009, least=0.5, sources={"nus": (1, 400)}
@@ -44,6 +45,15 @@ def test_the_card_names_the_fewest_real_messages_and_what_is_in_sample(tmp_path)
     found = card(tmp_path, {})
     assert "or, if these are fewer than 300, all of its\nordinary and lawful rows" in found
     assert "Fusion was fitted on the same\nsplit, so these bounds and the calibration error are in-sample" in found
+
+
+def test_a_rate_that_the_rows_cannot_show_is_told_with_the_number_that_can():
+    few = Threshold(risk=0.9, target=0.001, bound=0.0074, rows=400, false_positives=0)
+    (line,) = unsupported({"review": few.model_copy(update={"target": 0.01}), "block": few})
+    assert line == (
+        "block_rate 0.001 needs 2,995 ordinary calibration messages, there are 400: the threshold is above them all "
+        "and shows 0.0074; add traffic or raise the rate"
+    )
 
 
 def test_the_card_has_the_curve_sources_and_windows(tmp_path):

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import binom
 
+from jingyin.model.bundle import rows_needed
 from jingyin.model.cascade import with_risk
 from jingyin.model.errors import InputError
 from jingyin.train.pack.thresholds import (
@@ -14,7 +15,6 @@ from jingyin.train.pack.thresholds import (
     fit_fusion,
     highest_allowed,
     missed_of,
-    rows_needed,
     share_threshold,
     upper_bound,
 )
