@@ -243,6 +243,14 @@ def test_what_an_earlier_stage_will_not_leave_is_refused_before_it_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_earlier_stage_s_bundle_decides_on_traffic(write_recipe, tmp_path):
+    first = write_recipe("judge", epochs=1)
+    second = write_recipe("judged", traffic="stage:judge", misjudged=1.0, epochs=1, bundle=False)
+    run = train([first, second], tmp_path)
+    assert list((tmp_path / TEACHERS / "risks").iterdir())
+    assert "stage:judge" in json.loads((run / "_begun.json").read_text(encoding="utf-8"))
+
+
 def test_a_share_that_the_prefilter_cannot_keep_is_refused_before_training(write_recipe, corpus, tmp_path):
     splits = store.read(corpus)
     rows = [
