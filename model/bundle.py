@@ -35,7 +35,9 @@ from jingyin.model.errors import BundleError
 from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
+_READ_VERSIONS = (7, 8, FORMAT_VERSION)
+"""8 added `flagged_labels`, 9 `endings`."""
 FIRST_FLAGGED = ("debt_threat", "pay_to_stop")
 """The labels that a bundle flags if its manifest names none."""
 
@@ -177,13 +179,15 @@ class CascadeRules(FrozenModel):
     """The rules of the cascade: labels, exits of the prefilter, and networks in order.
 
     `discount` is subtracted from a window's log-odds of risk before they are compared with the whole's. `provisional`
-    computes log-odds from the prefilter's scores alone, for a message that no network has read yet.
+    computes log-odds from the prefilter's scores alone, for a message that no network has read yet. A doubted unit is
+    read again with each of `endings` in place of the marks at its end.
     """
 
     labels: tuple[str, ...]
     prefilter: Prefilter
     networks: tuple[Network, ...] = Field(min_length=1)
     discount: float
+    endings: tuple[str, ...] = ()
     provisional: Fusion
 
     @property
@@ -334,7 +338,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.get("format_version")
-        if version not in (7, FORMAT_VERSION):
+        if version not in _READ_VERSIONS:
             raise BundleError(
                 f"bundle {path.name} has format version {version!r}, this jingyin reads {FORMAT_VERSION}; make it "
                 "anew with `jingyin train configs/calibrate.yaml`, or install the jingyin that wrote it"

@@ -10,8 +10,9 @@ decides; from a window's log-odds `discount` is subtracted, because it lacks its
 
 Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit that
 several have read gets one risk from all of them (fusion; train/LOG.md): the weighted sum of their log-odds, a product
-of experts (Hinton 1999). And where they doubt, they err with the wording: such a unit is read again with other marks at
-its end, and the mean counts (test-time augmentation, Krizhevsky et al. 2012).
+of experts (Hinton 1999). Where they doubt, a mark at the end moves the log-odds by about 1, though it means next to
+nothing: such a unit is read again with other `endings`, and the mean counts (test-time augmentation, Krizhevsky et al.
+2012).
 """
 
 import time
@@ -39,9 +40,6 @@ TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
 
 DOUBTED = (-2.0, 2.5)
 """Log-odds of risk, discount included, between which a unit is read again."""
-
-ENDINGS = ("", "。", "!")
-"""Marks that take the place of a unit's last mark: they mean next to nothing, yet move log-odds by about 1."""
 
 Floats = NDArray[np.float64]
 
@@ -148,7 +146,8 @@ def cascade(
         settled |= {i for i in queues if out.odds[i] >= enough}
         todo = [queue[turn] for i, queue in queues.items() if len(queue) > turn and i not in settled]
         settled |= _turn(rules, units, todo, read, out, found, rooms, everyone, until)
-    _read_again(rules, units, read, out, found, rooms, until)
+    if rules.endings:
+        _read_again(rules, units, read, out, found, rooms, until)
     for i in unstopped:
         if np.isneginf(out.odds[i]):  # time was up before any network had read a word
             out.odds[i], out.probabilities[i] = provisional_odds(rules, units, i), shares[1]
@@ -223,7 +222,7 @@ def _read_again(
     rules: CascadeRules, units: Units, read: Read, out: Cascaded, found: dict[int, _Found],
     rooms: dict[int, list[int]], until: float | None,
 ) -> None:  # fmt: skip
-    """Let the mean over ENDINGS decide where all networks have read the riskiest unit and its risk is doubted.
+    """Let the mean over all endings decide where all networks have read the riskiest unit and its risk is doubted.
 
     If the mean leaves another unit of the message riskier, that one is read again too, as long as there is room.
     """
@@ -238,7 +237,7 @@ def _read_again(
                 break
             read_again.add(unit)
             readings = [odds]
-            for ending in ENDINGS:
+            for ending in rules.endings:
                 if until is not None and time.monotonic() >= until:
                     out.final[message] = False
                     break

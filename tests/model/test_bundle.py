@@ -150,12 +150,12 @@ def test_no_bundle_at_all(tmp_path):
     refuses(tmp_path / "file", f"{tmp_path / 'file'} {wanted}")
 
 
-@pytest.mark.parametrize("version", [0, 1, 6, 9, None, "8"])
+@pytest.mark.parametrize("version", [0, 1, 6, 10, None, "8"])
 def test_another_format_version(bundle, version):
     change_manifest(bundle, format_version=version)
     refuses(
         bundle,
-        f"bundle small has format version {version!r}, this jingyin reads 8; make it anew with `jingyin train "
+        f"bundle small has format version {version!r}, this jingyin reads 9; make it anew with `jingyin train "
         "configs/calibrate.yaml`, or install the jingyin that wrote it",
     )
 
@@ -170,7 +170,7 @@ def test_a_changed_manifest(bundle):
     [
         ("{", "JSONDecodeError"),
         ("[]", "AttributeError"),
-        ('{"format_version": 8}', "ValidationError"),
+        ('{"format_version": 9}', "ValidationError"),
         ("\xff", "JSON"),
     ],
 )
@@ -327,7 +327,7 @@ def test_a_bundle_that_flags_other_labels(bundle, monkeypatch):
     refuses(bundle, f"bundle {manifest.id} flags debt_threat, pay_to_stop, prize_scam, {now}: {then}")
 
 
-def test_a_bundle_of_format_7_is_read_as_one_of_format_8(bundle):
+def test_a_bundle_of_format_7_is_read_as_one_of_format_9(bundle):
     parts = {key: value for key, value in PARTS.items() if key not in ("discount", "provisional", "curve")}
     written = write_bundle(bundle, PARTS).model_dump(mode="json")
     old = {key: value for key, value in written.items() if key in parts or key in ("files", "id")} | {
@@ -340,7 +340,7 @@ def test_a_bundle_of_format_7_is_read_as_one_of_format_8(bundle):
     (bundle / "manifest.json").write_text(json.dumps(old), encoding="utf-8")
     found = read_bundle(bundle).manifest
     assert found.networks[0].fusion == Fusion(scores=(0.3, 0.0), weights=(0.6,), bias=-1.4)
-    assert (found.discount, found.curve, found.id) == (1.0, (), old["id"])
+    assert (found.discount, found.curve, found.endings, found.id) == (1.0, (), (), old["id"])
     change_manifest(bundle, passed=[0.3])
     refuses(bundle, "manifest.json of bundle small was changed after export; export the bundle anew")
 

@@ -21,7 +21,6 @@ from jingyin.model.bundle import (
 )
 from jingyin.model.cascade import (
     DOUBTED,
-    ENDINGS,
     FLAGGED_INDEX,
     TOKENS,
     WINDOWS,
@@ -54,7 +53,7 @@ def threshold(risk: float) -> Threshold:
 
 EXIT = PrefilterExit(threshold=0, probabilities=(1, 0, 0, 0, 0))
 MANIFEST = Manifest(
-    format_version=8, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
+    format_version=9, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
     prefilter=Prefilter(ordinary=EXIT, lawful=EXIT),
     networks=(
@@ -181,8 +180,10 @@ def test_only_what_does_not_pass_has_reasons(risk: float, wanted: tuple[Reason, 
 
 # ---- who reads a message
 
+ENDINGS = ("", "。", "!")
 RULES = MANIFEST.model_copy(
     update={
+        "endings": ENDINGS,
         "networks": tuple(
             Network(
                 file=file, vocabulary="lexicon", max_tokens=64, threshold=low, certain=high,

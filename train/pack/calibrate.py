@@ -149,6 +149,9 @@ Below 0.25 they cost blocked innocents. 1.5 found .06% more of the calibration s
 more pass in company (train/LOG.md).
 """
 
+ENDINGS = ("", "。", "!")
+"""Endings with which a doubted unit is read again, if the networks have learnt that they mean nothing."""
+
 
 @dataclass(frozen=True)
 class _Readings:
@@ -256,6 +259,7 @@ def fit_cascade(
     refuse_abstentions(SmsTokenizer.from_file(folder / "tokenizer.json"), rows, recipe.passed[0])
     readings = _prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
+    rules = rules.model_copy(update={"endings": _endings(rules, readings, recipe.review_rate)})
     rules = _settle_blocks(rules, readings, recipe, least)
     labels, traffic = rows.labels, is_traffic(rows)
     flagged = np.isin(labels, FLAGGED_INDEX) & _plain(rows)
@@ -277,7 +281,7 @@ def fit_cascade(
     return {
         "review": review, "block": block, "curve": curve, "loss": missed_counts,
         "prefilter": rules.prefilter, "networks": rules.networks, "discount": rules.discount,
-        "provisional": rules.provisional,
+        "endings": rules.endings, "provisional": rules.provisional,
         "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
         "signs": fit_signs(readings, read_split(corpus, "validation")),
         "calibration": Calibration(
@@ -395,20 +399,41 @@ def _discount(
     odds: NDArray[np.float64], owners: NDArray[np.int64], is_window: NDArray[np.bool_], traffic: NDArray[np.bool_],
     flagged: NDArray[np.bool_], rate: float,
 ) -> float:  # fmt: skip
-    """Return the one of DISCOUNTS that finds most threats, on average over false-alarm rates from 0 to `rate`.
+    """Return the one of DISCOUNTS that finds most threats."""
 
-    That is the largest partial area under the ROC curve (McClish 1989). Recall at `rate` itself depends on one or two
-    messages near it, and favours a discount of 0.25 or of 1 by chance.
-    """
-
-    def threats_found(discount: float) -> float:
+    def found(discount: float) -> float:
         risks = np.full(len(traffic), -np.inf)
         np.maximum.at(risks, owners, odds - discount * is_window)
-        alarms = np.sort(risks[traffic])[::-1][: int(rate * traffic.sum()) + 1]
-        threats = np.sort(risks[flagged])
-        return float((len(threats) - np.searchsorted(threats, alarms, side="right")).mean())
+        return _threats_found(risks, traffic, flagged, rate)
 
-    return max(DISCOUNTS, key=threats_found)  # the first of equals
+    return max(DISCOUNTS, key=found)  # the first of equals
+
+
+def _endings(rules: CascadeRules, readings: _Readings, rate: float) -> tuple[str, ...]:
+    """Return ENDINGS if reading again with them finds more threats, else none.
+
+    Networks that have not seen threats and innocents with the same marks take them for evidence.
+    """
+    flagged, traffic = np.isin(readings.rows.labels, FLAGGED_INDEX), is_traffic(readings.rows)
+
+    def found(endings: tuple[str, ...]) -> float:
+        served = _served(rules.model_copy(update={"endings": endings}), readings)
+        return _threats_found(served.odds, traffic, flagged, rate)
+
+    return max(((), ENDINGS), key=found)
+
+
+def _threats_found(
+    risks: NDArray[np.float64], traffic: NDArray[np.bool_], flagged: NDArray[np.bool_], rate: float
+) -> float:
+    """Return how many threats are found, on average over false-alarm rates from 0 to `rate`.
+
+    That is the partial area under the ROC curve (McClish 1989). Recall at `rate` itself depends on one or two messages
+    near it, and favours a discount of 0.25 or of 1 by chance.
+    """
+    alarms = np.sort(risks[traffic])[::-1][: int(rate * traffic.sum()) + 1]
+    threats = np.sort(risks[flagged])
+    return float((len(threats) - np.searchsorted(threats, alarms, side="right")).mean())
 
 
 def _served(rules: CascadeRules, readings: _Readings) -> Cascaded:

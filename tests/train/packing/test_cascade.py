@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jingyin.model.bundle import Fusion, Network
-from jingyin.model.cascade import ENDINGS, cascade, prefiltered
+from jingyin.model.cascade import cascade, prefiltered
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units
@@ -12,6 +12,8 @@ from jingyin.model.text import clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.data import Rows
 from jingyin.train.pack.calibrate import (
+    ENDINGS,
+    _endings,
     _fit_rules,
     _prefilter_thresholds,
     _Readings,
@@ -94,6 +96,21 @@ def test_rules_are_fitted_on_the_cascade_that_serves():
     assert np.array_equal(again.probabilities, _served(rules, given).probabilities)
     stopped = exits >= 0
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
+
+
+@pytest.mark.parametrize(("shift", "wanted"), [(2.0, ENDINGS), (-2.0, ())])
+def test_units_are_read_again_if_that_finds_more_threats(shift: float, wanted: tuple[str, ...]):
+    given = readings()
+    plain = NETWORK.model_copy(update={"fusion": Fusion(scores=(0, 0), weights=(1.0,), bias=0)})
+    rules = _fit_rules(given, [NETWORK], recipe(0.25)).model_copy(update={"networks": (plain,)})
+    for unit in range(2 * COUNT):
+        threat = unit >= 2 * ORDINARY
+        for ending in (None, *ENDINGS):  # the networks doubt all messages; other endings part them, or mix them up
+            odds = 0.0 if ending is None else shift if threat else -shift
+            logits = np.zeros(len(LABELS), np.float32)
+            logits[LABELS.index("debt_threat")] = 4 * odds + unit % 7 / 10
+            given.outputs[0, unit, ending] = logits, 3
+    assert _endings(rules, given, 0.05) == wanted
 
 
 def test_the_main_network_settles_what_only_blocked_messages_reach():
