@@ -27,7 +27,7 @@ from jingyin.serve.sms import Part, Segment
 CONNECT, TERMINATE, SUBMIT, DELIVER, FORWARD = 1, 2, 4, 5, 9
 _TWO, _THREE = (21, 0, 8), (32, 1, 20)
 """Layouts of the versions: width of a phone number, bytes of its type, bytes of Reserve or LinkID at the end."""
-_Made = tuple[list[Segment], int, str, list[str], Part | None]  # what codec.message takes
+_Made = tuple[list[Segment], int, str, list[str], Part | None, bool]  # what codec.message takes
 
 
 class Cmpp(Codec):
@@ -38,6 +38,7 @@ class Cmpp(Codec):
 
     header = struct.Struct(">3I")
     sequence = slice(8, 12)
+    account = slice(12, 18)
     own_sequence = b"\xff\xff\xff\xff"
     codings = CHINESE_CODINGS
     kinds: ClassVar = {
@@ -84,6 +85,7 @@ class Cmpp(Codec):
             raise UnreadableError
         return read_._replace(
             texts=list(dict.fromkeys((*read_.texts, *negotiated.texts))),
+            scheduled=read_.scheduled or negotiated.scheduled,
             destinations=[*read_.destinations, *(to for to in negotiated.destinations if to not in read_.destinations)],
         )
 
@@ -94,7 +96,8 @@ class Cmpp(Codec):
         fields.take(13 + width + kind)  # Registered_Delivery, Msg_level, Service_Id, Fee_UserType, Fee_terminal_Id
         fields.take(1)  # TP_pId
         flag, coding = fields.number(), fields.number()
-        fields.take(48)  # Msg_src, FeeType, FeeCode, ValId_Time, At_Time
+        fields.take(31)  # Msg_src, FeeType, FeeCode, ValId_Time
+        scheduled = bool(fields.text(17))  # At_Time
         source = fields.text(21)
         destinations = [fields.text(width) for _ in range(fields.number())]
         if not destinations:
@@ -102,7 +105,7 @@ class Cmpp(Codec):
         fields.take(kind)
         texts = contents(fields, fields.number(), reserved, flag)
         hint = None if all(headers(flag)) else Part(-1, total, number)
-        return texts, coding, source, destinations, hint
+        return texts, coding, source, destinations, hint, scheduled
 
     def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> _Made | None:
         width, kind, reserved = layout
@@ -114,7 +117,7 @@ class Cmpp(Codec):
         fields.take(kind)
         is_report = fields.number() == 1 and may_report
         texts = contents(fields, fields.number(), reserved, flag)
-        return None if is_report else (texts, coding, source, [destination], None)
+        return None if is_report else (texts, coding, source, [destination], None, False)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response; the width of its status depends on the version."""

@@ -64,7 +64,8 @@ class Message(NamedTuple):
     """A message, or with `part` one part of a longer one, with its addresses.
 
     `texts` are the contents that a peer might take as the text: one, unless fields contradict each other; `aliases` are
-    references besides the part's own, under which a peer might look for the other parts.
+    references besides the part's own, under which a peer might look for the other parts. `scheduled`: with a time of
+    delivery.
     """
 
     texts: list[Segment]
@@ -73,6 +74,7 @@ class Message(NamedTuple):
     source: str
     destinations: list[str]
     aliases: tuple[int, ...] = ()
+    scheduled: bool = False
 
 
 class Fields:
@@ -113,7 +115,8 @@ class Fields:
 class Codec:
     """One protocol; each session has an instance of its own, for the settings that its login fixes.
 
-    `header` begins with length and command; `sequence` is the place of the sequence number in it. `kinds` are the
+    `header` begins with length and command; `sequence` is the place of the sequence number in it, `account` that of the
+    client's name in a login. `kinds` are the
     requests of interest by command. `statuses` names the codes with which the proxy refuses: block, unreadable, command
     (one that is always refused), unbound (a message before the login), down (the gateway can't be reached), busy (the
     proxy is stopping). `codings` gives this protocol's meaning of a data_coding if it differs from SMPP.
@@ -121,6 +124,7 @@ class Codec:
 
     header: ClassVar[struct.Struct]
     sequence: ClassVar[slice]
+    account: ClassVar[slice]
     longest: ClassVar[int] = 1 << 14
     kinds: ClassVar[dict[int, FrameKind]]
     statuses: ClassVar[dict[str, int]]
@@ -216,8 +220,9 @@ def contents(fields: Fields, length: int, reserved: int, flag: int) -> list[Segm
 
 
 def message(
-    texts: Sequence[Segment], coding: int | str, source: str, destinations: Sequence[str], hint: Part | None = None
-) -> Message:
+    texts: Sequence[Segment], coding: int | str, source: str, destinations: Sequence[str], hint: Part | None = None,
+    scheduled: bool = False,
+) -> Message:  # fmt: skip
     """Return a message; it is a part if its header says so, or `hint` from other fields, which may have no reference.
 
     A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if peers may take it for
@@ -234,4 +239,4 @@ def message(
     if part and any(len(each.payload) > MAX_PART for each in texts):
         raise UnreadableError
     aliases = tuple({each.reference for each in parts if part} - {part and part.reference})
-    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations), aliases)
+    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations), aliases, scheduled)

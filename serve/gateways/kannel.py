@@ -55,10 +55,11 @@ HttpResponse = tuple[int, bytes]
 
 
 class SendsmsCall(NamedTuple):
-    """A sendsms call: its message, and the query that sends exactly that."""
+    """A sendsms call: its message, the query that sends exactly that, and the user who calls."""
 
     message: Message
     query: str
+    account: str
 
 
 def read_query(query: bytes) -> SendsmsCall:
@@ -80,10 +81,12 @@ def read_query(query: bytes) -> SendsmsCall:
     payload = text if is_sent_as_it_is else _convert(text, charset, coding)
     source = fields.get(b"from", b"").decode("latin-1")
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
-    read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""])
+    scheduled = b"deferred" in fields
+    read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
-    return SendsmsCall(read, "&".join(quoted))
+    account = fields.get(b"username") or fields.get(b"user", b"")
+    return SendsmsCall(read, "&".join(quoted), account.decode("latin-1"))
 
 
 def _unescape(data: bytes) -> bytes:
@@ -226,7 +229,9 @@ class KannelFilter:
             answer = Ruling("refuse", "unreadable")
             MESSAGES.labels(*answer).inc()
             return 400, str(error).encode()
-        part = self._joiner.add(call.message, "submit", self, hold=True) if call.message.part else None
+        part = None
+        if call.message.part:
+            part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
         answer = await part.answer if part else await self._judge(call.message)
         MESSAGES.labels(*answer).inc()
         if answer.action == "block":

@@ -4,11 +4,11 @@ Parts are held until their message is complete, at most `hold` seconds, and judg
 its parts. Forwarded parts are remembered, so that a later part, even one after the message was complete, is judged with
 them. Like a phone, this joins parts by reference, regardless of account, spelling of the number, coding or stated
 total; of the reference the low byte counts, because an SMSC may send on no more. If a part's number arrives more than
-once, each candidate is tried.
+once, each candidate is tried; one more than can be tried is refused, as it would hide the others.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,10 +20,11 @@ from jingyin.serve.gateways.codec import Message, digits
 from jingyin.serve.sms import MAX_PAYLOAD, Segment, readings
 
 MAX_BYTES = 64 << 20
-"""Bytes of all parts together; beyond that the oldest are forgotten."""
-_CANDIDATES = 8
-"""Parts kept for one number of one message, from one source and with one total: see _candidates."""
+"""Bytes of all parts together; beyond that the oldest of the account with the most are forgotten."""
+SCHEDULED_SECONDS = 31 * 86_400.0
+"""Least time to keep parts with a time of delivery, which may come together long after they were sent."""
 _COMBINATIONS = 16
+"""Ways to assemble a message that are read; also most parts of one number, source and total."""
 _FOR_EACH = 4
 """Readings asked about for each destination; the others are asked about for one only."""
 _LARGE = 8_192  # bytes; longer messages are read one at a time, so that others are served in between
@@ -31,6 +32,7 @@ _SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previou
 _OVERHEAD = 600  # bytes of a part besides its payload, about
 
 PartKey = tuple[str, str, int | str]
+Share = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
 Codings = Mapping[int | str, str]
 _Candidates = tuple[tuple["HeldPart", ...], ...]  # by number, those that the phone may take
 
@@ -52,6 +54,7 @@ class HeldPart:
     keys: list[PartKey]
     kin: tuple[str, int]
     owner: "Owner"
+    share: Share
     answer: "asyncio.Future[Ruling]"
     since: float
     timer: asyncio.TimerHandle | None = None
@@ -72,7 +75,7 @@ class HeldPart:
 class _Box:
     """The parts with one reference that one destination has received or is about to receive."""
 
-    touched: float = 0.0
+    touched: float = 0.0  # when the last part came
     parts: dict[int, list[HeldPart]] = field(default_factory=dict)  # by number, the oldest first
     whole: dict[tuple[str, int], float] = field(default_factory=dict)  # by kin, when the last whole message was over
 
@@ -97,17 +100,18 @@ class Joiner:
         self._codings = codings
         self.hold = hold
         self._remember = remember
-        self._boxes: OrderedDict[PartKey, _Box] = OrderedDict()  # the one touched longest ago first
-        self._bytes = 0
+        self._boxes: dict[PartKey, _Box] = {}
+        self._kept: dict[Share, OrderedDict[HeldPart, None]] = {}  # the oldest first
+        self._bytes: Counter[Share] = Counter()
         self._waiting: dict[HeldPart, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
         self._asked: dict[tuple[str, str, str], asyncio.Task[Ruling]] = {}
 
-    def add(self, message: Message, direction: str, owner: Owner, *, hold: bool) -> HeldPart:
+    def add(self, message: Message, direction: str, owner: Owner, account: str, *, hold: bool) -> HeldPart:
         """Add a part; its `answer` comes when the message is complete or after `hold` seconds, without `hold` at once.
 
-        `owner` may flush it.
+        `owner` may flush it, `account` is charged for its memory.
         """
         assert message.part is not None
         loop = asyncio.get_running_loop()
@@ -116,17 +120,22 @@ class Joiner:
         keyed = [source if each < 0 else each & 0xFF for each in references]  # -1: there is none
         keys = list(dict.fromkeys((direction, digits(to), each) for to in message.destinations for each in keyed))
         now = loop.time()
-        part = HeldPart(message, keys, (source, message.part.total), owner, loop.create_future(), now)
-        gone = (
-            each for key in keys if key in self._boxes for each in self._boxes[key].all() if each not in self._waiting
-        )
+        share = account, direction, message.scheduled
+        part = HeldPart(message, keys, (source, message.part.total), owner, share, loop.create_future(), now)
+        self._expire(now)
+        boxes = [self._boxes[key] for key in keys if key in self._boxes]
+        if any(sum(each.kin == part.kin for each in box.parts.get(part.number, ())) >= _COMBINATIONS for box in boxes):
+            part.answer.set_result(self._client.refusal("repeated_part"))
+            return part
+        gone = (each for box in boxes for each in box.all() if each not in self._waiting)
         # If parts of this message were forwarded, its sender waits for each answer: holding would gain nothing.
         hold = hold and all(each.since < now - _SAME_MESSAGE for each in gone)
         for key in keys:
             self._put(key, part, now)
+        self._kept.setdefault(share, OrderedDict())[part] = None
         self._waiting[part] = None
         HELD.inc()
-        self._expire(now)
+        self._make_room()
         if not hold:
             self._release(part)
             return part
@@ -139,10 +148,20 @@ class Joiner:
 
     def forget(self, part: HeldPart) -> None:
         """Forget a part that did not reach its receiver."""
+        kept = self._kept.get(part.share, OrderedDict())
+        if part not in kept:
+            return
+        del kept[part]
         for key in part.keys:
-            box = self._boxes.get(key)
-            if box and part in box.parts.get(part.number, ()):
-                self._drop(box, part)
+            box = self._boxes[key]
+            box.parts[part.number].remove(part)
+            if not box.parts[part.number]:
+                del box.parts[part.number]
+            if not box.parts:
+                del self._boxes[key]
+            self._bytes[part.share] -= part.size
+        if not kept:
+            del self._kept[part.share], self._bytes[part.share]
 
     def flush(self, owner: Owner) -> None:
         """Judge the waiting parts of this owner now."""
@@ -150,35 +169,26 @@ class Joiner:
             self._release(part)
 
     def _put(self, key: PartKey, part: HeldPart, now: float) -> None:
-        box = self._boxes.setdefault(key, _Box())
-        self._boxes.move_to_end(key)
-        kin = part.kin
+        box, kin = self._boxes.setdefault(key, _Box()), part.kin
         if len(box.parts) >= kin[1] and all(box.opener(kin, number) for number in range(1, kin[1] + 1)):
             box.whole[kin] = box.touched
         box.touched = now
-        same = box.parts.setdefault(part.number, [])
-        same.append(part)
-        self._bytes += part.size
-        _, *others = (each for each in same if each.kin == kin)
-        if len(others) >= _CANDIDATES:
-            self._drop(box, others[others[0] is box.opener(kin, part.number)])
-
-    def _drop(self, box: _Box, part: HeldPart) -> None:
-        box.parts[part.number].remove(part)
-        if not box.parts[part.number]:
-            del box.parts[part.number]
-        self._bytes -= part.size
+        box.parts.setdefault(part.number, []).append(part)
+        self._bytes[part.share] += part.size
 
     def _expire(self, now: float) -> None:
-        while self._boxes:
-            key, box = next(iter(self._boxes.items()))
-            if self._bytes <= MAX_BYTES and box.touched >= now - self._remember:
-                break
-            for part in box.all():
-                self._release(part)
-                self._bytes -= part.size
-            del self._boxes[key]
-        PART_BYTES.set(self._bytes)
+        for (_, _, scheduled), kept in list(self._kept.items()):
+            since = now - (max(self._remember, SCHEDULED_SECONDS) if scheduled else self._remember)
+            while kept and (oldest := next(iter(kept))).since < since:
+                self._release(oldest)
+                self.forget(oldest)
+
+    def _make_room(self) -> None:
+        while (size := self._bytes.total()) > MAX_BYTES:
+            oldest = next(iter(self._kept[max(self._bytes, key=self._bytes.__getitem__)]))
+            self._release(oldest)
+            self.forget(oldest)
+        PART_BYTES.set(size)
 
     def _release(self, part: HeldPart) -> None:
         """Judge a waiting part together with the others that have arrived."""
@@ -188,7 +198,8 @@ class Joiner:
         HELD.dec()
         if part.timer:
             part.timer.cancel()
-        self._spawn(self._settle(part, [(key[1], _candidates(self._boxes.get(key), part)) for key in part.keys]))
+        assembled = [(key[1], each) for key in part.keys for each in _candidates(self._boxes.get(key), part)]
+        self._spawn(self._settle(part, assembled))
 
     def _texts(self, candidates: _Candidates, arrived: HeldPart) -> Iterator[str]:
         """Yield the readings of the messages that the phone may assemble when this part arrives."""
@@ -248,11 +259,11 @@ class Joiner:
         task.add_done_callback(self._tasks.discard)
 
 
-def _candidates(box: _Box | None, part: HeldPart) -> _Candidates:
-    """Return the parts of a message: of each number those of the arrived part's kin first, then the others.
+def _candidates(box: _Box | None, part: HeldPart) -> tuple[_Candidates, _Candidates]:
+    """Return the parts of a message by number, those of the arrived part's kin alone, and those of all.
 
     Of the kin the newest comes first, then the opener, the very first, and the others, newest first. Of the arrived
-    part's number, only that part.
+    part's number, only that part. Alone, so that no other messages with this reference use up the combinations.
     """
 
     def order(number: int, same: list[HeldPart]) -> tuple[HeldPart, ...]:
@@ -261,8 +272,13 @@ def _candidates(box: _Box | None, part: HeldPart) -> _Candidates:
         first = (*kin[-1:], *filter(None, (opener,)), *kin[:1], *kin[::-1])
         return tuple(dict.fromkeys((*first, same[-1], same[0], *reversed(same))))[:_COMBINATIONS]
 
-    numbered = {**box.parts, part.number: [part]} if box else {part.number: [part]}
-    return tuple(tuple(same) if len(same) == 1 else order(number, same) for number, same in sorted(numbered.items()))
+    every = {**box.parts, part.number: [part]} if box else {part.number: [part]}
+    own = {n: [each for each in same if each.kin == part.kin] for n, same in every.items() if n <= part.kin[1]}
+    alone, together = (
+        tuple(tuple(same) if len(same) == 1 else order(n, same) for n, same in sorted(numbered.items()) if same)
+        for numbered in (own, every)
+    )
+    return alone, together
 
 
 def _choices(parts: tuple[HeldPart, ...]) -> Iterator[tuple[Segment, ...]]:

@@ -243,7 +243,7 @@ class _Flow:
             task = self._last = asyncio.create_task(self._judge(frame, message, self._last))
         else:
             hold = not self._one_at_a_time
-            part = settings.joiner.add(message, frame.kind.value, session, hold=hold)
+            part = settings.joiner.add(message, frame.kind.value, session, session.account, hold=hold)
             self._source.unanswered[frame.sequence][-1] = part
             task = asyncio.create_task(self._finish_part(frame, part))
         self._tasks.add(task)
@@ -300,6 +300,7 @@ class Session:
         self.flows: tuple[_Flow, ...] = ()
         self._login: asyncio.Future[None] | None = None
         self._login_sequence = b""
+        self.account = ""
 
     async def run(self) -> None:
         """Serve the client until one side ends."""
@@ -314,6 +315,7 @@ class Session:
     async def log_in(self, frame: Frame) -> None:
         """Wait for the answer to a login, before which nothing more is read. Raises TimeoutError."""
         self._login, self._login_sequence = asyncio.get_running_loop().create_future(), frame.sequence
+        self.account = frame.data[self.codec.account].partition(b"\0")[0].decode("latin-1").strip().lower()
         async with asyncio.timeout(LOGIN_SECONDS):
             await self._login
 

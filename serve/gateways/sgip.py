@@ -28,6 +28,7 @@ class Sgip(Codec):
 
     header = struct.Struct(">5I")
     sequence = slice(8, 20)
+    account = slice(21, 37)
     own_sequence = b"\xff" * 12
     codings = CHINESE_CODINGS
     kinds: ClassVar = {
@@ -44,14 +45,16 @@ class Sgip(Codec):
             source, destinations = first, [fields.text(21) for _ in range(fields.number())]
             if not destinations:
                 raise UnreadableError
-            fields.take(64)  # CorpId, ServiceType, fees, flags, times, ReportFlag
+            fields.take(47)  # CorpId, ServiceType, fees, flags, ExpireTime
+            scheduled = bool(fields.text(16))  # ScheduleTime
+            fields.take(1)  # ReportFlag
         else:
-            source, destinations = first, [fields.text(21)]
+            source, destinations, scheduled = first, [fields.text(21)], False
         fields.take(1)  # TP_pid
         flag, coding = fields.number(), fields.number()
         fields.take(frame.command == SUBMIT)  # MessageType
         texts = contents(fields, fields.number(4), 8, flag)
-        return message(texts, coding, source, destinations)
+        return message(texts, coding, source, destinations, scheduled=scheduled)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response."""

@@ -23,7 +23,7 @@ from jingyin.serve.sms import Part, Segment
 LOGIN, SUBMIT, DELIVER, FORWARD, EXIT = 1, 2, 3, 5, 6
 _TP_UDHI, _PK_TOTAL, _PK_NUMBER = 0x0002, 0x0009, 0x000A
 _FIXED_FEE, _NO_FIXED_FEE = 6, 0
-_Made = tuple[list[Segment], int, str, list[str], Part | None]  # what codec.message takes
+_Made = tuple[list[Segment], int, str, list[str], Part | None, bool]  # what codec.message takes
 
 
 class Smgp(Codec):
@@ -34,6 +34,7 @@ class Smgp(Codec):
 
     header = struct.Struct(">3I")
     sequence = slice(8, 12)
+    account = slice(12, 20)
     own_sequence = b"\xff\xff\xff\xff"
     codings = CHINESE_CODINGS
     kinds: ClassVar = {
@@ -71,7 +72,8 @@ class Smgp(Codec):
         fields.take(13)  # MsgType, NeedReport, Priority, ServiceID
         fields.take(8 + fee)  # FeeType, FeeCode, FixedFee
         coding = fields.number()
-        fields.take(34)  # ValidTime, AtTime
+        fields.take(17)  # ValidTime
+        scheduled = bool(fields.text(17))  # AtTime
         source = fields.text(21)
         fields.take(21)  # ChargeTermID
         destinations = [fields.text(21) for _ in range(fields.number())]
@@ -79,7 +81,7 @@ class Smgp(Codec):
             raise UnreadableError
         content = fields.take(fields.number())
         texts, hint = self._texts(content, fields)
-        return texts, coding, source, destinations, hint
+        return texts, coding, source, destinations, hint, scheduled
 
     def _deliver(self, fields: Fields) -> tuple[_Made, bool]:
         fields.take(10)  # MsgID
@@ -88,7 +90,7 @@ class Smgp(Codec):
         source, destination = fields.text(21), fields.text(21)
         content = fields.take(fields.number())
         texts, hint = self._texts(content, fields)
-        return (texts, coding, source, [destination], hint), is_report
+        return (texts, coding, source, [destination], hint, False), is_report
 
     def _texts(self, content: bytes, fields: Fields) -> tuple[list[Segment], Part | None]:
         """Read Reserve and the TLVs; return the content with and without a header, if it may have one, and the part."""

@@ -31,6 +31,7 @@ class Smpp(Codec):
 
     header = struct.Struct(">4I")
     sequence = slice(12, 16)
+    account = slice(16, 32)
     longest = 1 << 17  # a message_payload has at most 65,535 bytes
     own_sequence = b"\x7f\xff\xff\xff"
     kinds: ClassVar = {
@@ -58,13 +59,13 @@ class Smpp(Codec):
         source = _address(fields)
         destinations = _destinations(fields) if frame.command == SUBMIT_MULTI else [_address(fields)]
         esm_class = fields.number()
-        content = b""
+        content, scheduled = b"", False
         if frame.command == DATA_SM:
             fields.number()  # registered_delivery
             coding = fields.number()
         else:
             fields.take(2)  # protocol_id, priority_flag
-            _c_string(fields)
+            scheduled = bool(_c_string(fields))  # schedule_delivery_time
             _c_string(fields)
             fields.take(2)  # registered_delivery, replace_if_present_flag
             coding = fields.number()
@@ -78,7 +79,7 @@ class Smpp(Codec):
             return None
         contents = [content, *(value for tag, value in parameters if tag == _PAYLOAD)]
         texts = [segment(each, header=bool(esm_class & _UDHI)) for each in contents if each]
-        return message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters))
+        return message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters), scheduled)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return a header without a body, as the standard requires."""

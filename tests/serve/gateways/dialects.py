@@ -92,7 +92,7 @@ class SmppDialect(Dialect):
     def submit(
         self, content: str | bytes, sequence: int, *,
         to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
-        udhi: int = 0, tlvs: bytes = b"", size: int | None = None, command: int = 4, esm: int = 0,
+        udhi: int = 0, tlvs: bytes = b"", size: int | None = None, command: int = 4, esm: int = 0, at: bytes = b"",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
         if len(to) > 1 or command == 0x21:
@@ -100,7 +100,8 @@ class SmppDialect(Dialect):
             addresses = bytes([len(to)]) + b"".join(b"\1\1\1" + each.encode() + b"\0" for each in to)
         else:
             addresses = b"\1\1" + to[0].encode() + b"\0"
-        fields = bytes([udhi << 6 | esm, 0, 0, 0, 0, 0, 0, coding, 0, len(data) if size is None else size])
+        fields = bytes([udhi << 6 | esm, 0, 0]) + at + bytes([0, 0, 0, 0, coding, 0])
+        fields += bytes([len(data) if size is None else size])
         return self.frame(command, b"\0\0\0" + source.encode() + b"\0" + addresses + fields + data + tlvs, sequence)
 
     def deliver(
@@ -152,11 +153,20 @@ class CmppDialect(Dialect):
     def submit(
         self, content: str | bytes, sequence: int, *,
         to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
-        udhi: int = 0, pk: tuple[int, int] = (1, 1), size: int | None = None, tail: bytes = b"",
+        udhi: int = 0, pk: tuple[int, int] = (1, 1), size: int | None = None, tail: bytes = b"", at: bytes = b"",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
         body = bytes(8) + bytes([*pk, 1, 0]) + pad("TEST", 10) + b"\2" + self._typed([""]) + bytes([0, udhi, coding])
-        body += b"901234" + b"01" + pad("0", 6) + bytes(34) + pad(source, 21) + bytes([len(to)]) + self._typed(to)
+        body += (
+            b"901234"
+            + b"01"
+            + pad("0", 6)
+            + bytes(17)
+            + pad(at, 17)
+            + pad(source, 21)
+            + bytes([len(to)])
+            + self._typed(to)
+        )
         body += bytes([len(data) if size is None else size]) + data + self.reserve + tail
         return self.frame(4, body, sequence)
 
@@ -213,10 +223,10 @@ class SmgpDialect(Dialect):
     def submit(
         self, content: str | bytes, sequence: int, *,
         to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
-        udhi: int = 0, tlvs: bytes = b"", size: int | None = None, fixed_fee: bytes = b"0\0\0\0\0\0",
+        udhi: int = 0, tlvs: bytes = b"", size: int | None = None, fixed_fee: bytes = b"0\0\0\0\0\0", at: bytes = b"",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
-        body = b"\6\1\1" + pad("TEST", 10) + b"00" + pad("0", 6) + fixed_fee + bytes([coding]) + bytes(34)
+        body = b"\6\1\1" + pad("TEST", 10) + b"00" + pad("0", 6) + fixed_fee + bytes([coding, *bytes(17)]) + pad(at, 17)
         body += pad(source, 21) + bytes(21) + bytes([len(to)]) + b"".join(pad(each, 21) for each in to)
         body += bytes([len(data) if size is None else size]) + data + bytes(8)
         return self.frame(2, body + (tlv(2, bytes([udhi])) if udhi else b"") + tlvs, sequence)
@@ -265,12 +275,19 @@ class SgipDialect(Dialect):
     def submit(
         self, content: str | bytes, sequence: int, *,
         to: Sequence[str] = (PHONE,), source: str = SOURCE, coding: int = 8,
-        udhi: int = 0, size: int | None = None, tail: bytes = b"",
+        udhi: int = 0, size: int | None = None, tail: bytes = b"", at: bytes = b"",
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
         body = pad(source, 21) + b"0" * 21 + bytes([len(to)]) + b"".join(pad(each, 21) for each in to) + b"12345"
         body += (
-            pad("TEST", 10) + b"\1" + pad("0", 6) + pad("0", 6) + b"\0\2\0" + bytes(32) + bytes([1, 0, udhi, coding, 0])
+            pad("TEST", 10)
+            + b"\1"
+            + pad("0", 6)
+            + pad("0", 6)
+            + b"\0\2\0"
+            + bytes(16)
+            + pad(at, 16)
+            + bytes([1, 0, udhi, coding, 0])
         )
         body += (len(data) if size is None else size).to_bytes(4) + data + bytes(8) + tail
         return self.frame(3, body, sequence)

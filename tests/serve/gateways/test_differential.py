@@ -190,8 +190,8 @@ def deliver(count: int) -> None:
         nonlocal passed
         sequence = 2
         for _ in range(count):
-            world.joiner._boxes.clear()  # each sequence by itself
-            world.joiner._bytes = 0
+            for each in [part for kept in world.joiner._kept.values() for part in kept]:  # each sequence by itself
+                world.joiner.forget(each)
             peers = [world.peers[0], world.peers[1]]
             phone, refused = Phone(), set()
             world.gateway.received.clear()

@@ -116,7 +116,9 @@ def test_everything_else_is_passed_on_once() -> None:
 
 
 def test_sender_receivers_and_part() -> None:
-    read = read_query(b"from=100&to=200+%2B300%0A400&text=a&udh=%05%00%03%07%02%01").message
+    call = read_query(b"from=100&to=200+%2B300%0A400&text=a&udh=%05%00%03%07%02%01&username=u&deferred=60")
+    read = call.message
+    assert (call.account, read.scheduled) == ("u", True)
     assert (read.source, read.destinations, read.part) == ("100", ["200", "+300", "400"], (7, 2, 1))
 
 

@@ -130,6 +130,72 @@ def test_decoys_that_a_phone_drops_push_no_part_out(dialect: Dialect, decoy: str
     play(scenario, dialect, hold=0)
 
 
+def test_decoys_that_never_reach_the_phone_push_no_part_out(dialect: Dialect) -> None:
+    """The gateway may accept a part that it can't deliver; refused is the part after which not all could be tried."""
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        decoys = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1)) for i in range(16)]
+        answers = []
+        for data in (decoys[0], dialect.part(HALVES[0], 3, (7, 2, 1)), *decoys[1:]):
+            peer.send(data)
+            answers.append((await peer.answers(1))[3])
+        assert answers == [0] * 16 + [dialect.blocked]
+        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+        assert await peer.answers(1) == {4: dialect.blocked}
+
+    play(scenario, dialect, hold=0)
+
+
+def test_another_message_with_the_reference_does_not_use_up_the_combinations(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        others = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 3, 3)) for i in range(16)]
+        first = [dialect.part(each, 3, (7, 2, 1)) for each in (PLAIN, HALVES[0], PLAIN)]
+        for data in (*first, *others):
+            peer.send(data)
+            assert await peer.answers(1) == {3: 0}
+        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+        assert await peer.answers(1) == {4: dialect.blocked}
+
+    play(scenario, dialect, hold=0)
+
+
+@pytest.mark.parametrize(("at", "is_blocked"), [(b"261231000000032+", True), (b"", False)])
+def test_parts_with_a_time_of_delivery_are_remembered_longer(dialect: Dialect, at: bytes, is_blocked: bool) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1), at=at))
+        assert await peer.answers(1) == {2: 0}
+        await asyncio.sleep(0.1)
+        peer.send(dialect.part(PLAIN, 4, (8, 2, 1)))
+        assert await peer.answers(1) == {4: 0}
+        peer.send(dialect.part(HALVES[1], 3, (7, 2, 2)))
+        assert await peer.answers(1) == {3: dialect.blocked if is_blocked else 0}
+
+    play(scenario, dialect, hold=0, remember=0.05)
+
+
+def test_a_flood_of_parts_pushes_out_only_those_of_its_account(
+    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MAX_BYTES", 20_000)
+
+    async def scenario(world: World) -> None:
+        peer, flood = await world.bound(), await world.bound("other1")
+        for each in (peer, flood):
+            each.send(dialect.part(HALVES[0], 2, (7, 2, 1), to=(PHONE if each is peer else "13900000000",)))
+            assert await each.answers(1) == {2: 0}
+        flood.send(*(dialect.part(PLAIN, i, (i, 2, 1), to=("13911111111",)) for i in range(100, 200)))
+        assert set((await flood.answers(100)).values()) == {0}
+        peer.send(dialect.part(HALVES[1], 3, (7, 2, 2)))
+        assert await peer.answers(1) == {3: dialect.blocked}
+        flood.send(dialect.part(HALVES[1], 3, (7, 2, 2), to=("13900000000",)))
+        assert await flood.answers(1) == {3: 0}
+
+    play(scenario, dialect, hold=0)
+
+
 def elements(*parts: tuple[int, int, int]) -> bytes:
     """Return a header with a concatenation element for each part, of 16 bits if its reference is above 255."""
     made = [
@@ -385,11 +451,11 @@ def test_parts_are_forgotten_after_their_time() -> None:
     async def scenario() -> None:
         client = _Counting()
         joiner = Joiner(client, {}, hold=0.01, remember=0.05)  # type: ignore[arg-type]
-        await joiner.add(part(7, 2, 1), "submit", _Owner(), hold=True).answer
-        assert joiner._bytes == 602
+        await joiner.add(part(7, 2, 1), "submit", _Owner(), "a", hold=True).answer
+        assert joiner._bytes.total() == 602
         await asyncio.sleep(0.06)
-        await joiner.add(part(8, 2, 2), "submit", _Owner(), hold=False).answer
-        assert (joiner._bytes, len(joiner._boxes)) == (602, 1)
+        await joiner.add(part(8, 2, 2), "submit", _Owner(), "a", hold=False).answer
+        assert (joiner._bytes.total(), len(joiner._boxes)) == (602, 1)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -401,10 +467,11 @@ def test_memory_is_bounded_and_what_still_waits_is_judged(monkeypatch: pytest.Mo
         client = _Counting()
         joiner = Joiner(client, {}, hold=60, remember=60)  # type: ignore[arg-type]
         pieces = [
-            joiner.add(part(i, 2, 1, f"{i:02}".encode("utf-16-be")), "submit", _Owner(), hold=True) for i in range(100)
+            joiner.add(part(i, 2, 1, f"{i:02}".encode("utf-16-be")), "submit", _Owner(), "a", hold=True)
+            for i in range(100)
         ]
         await asyncio.gather(*(piece.answer for piece in pieces[:92]))
-        assert joiner._bytes <= 5_000
+        assert joiner._bytes.total() <= 5_000
         assert len(client.asked) == len(pieces) - len(joiner._waiting) == 92
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
@@ -414,16 +481,16 @@ def test_combinations_are_bounded_and_hold_the_first_and_the_newest() -> None:
     async def scenario() -> None:
         client = _Counting()
         joiner = Joiner(client, {}, hold=0, remember=60)  # type: ignore[arg-type]
-        for i in range(30):
+        for i in range(16):
             for number in (1, 2):
                 text = f"{i:02}{number}".encode("utf-16-be")
-                await joiner.add(part(7, 3, number, text), "submit", _Owner(), hold=False).answer
+                await joiner.add(part(7, 3, number, text), "submit", _Owner(), "a", hold=False).answer
         client.asked.clear()
-        await joiner.add(part(7, 3, 3), "submit", _Owner(), hold=False).answer
+        await joiner.add(part(7, 3, 3), "submit", _Owner(), "a", hold=False).answer
         assert len(client.asked) == 16
-        assert client.asked[0] == "291292早"
-        assert "291002早" in client.asked
-        assert joiner._bytes == 16 * 606 + 602
+        assert client.asked[0] == "151152早"
+        assert "151002早" in client.asked
+        assert joiner._bytes.total() == 32 * 606 + 602
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -434,7 +501,7 @@ def test_parts_with_two_texts_are_read_in_a_bounded_number_of_ways() -> None:
         joiner = Joiner(client, {}, hold=60, remember=60)  # type: ignore[arg-type]
         texts = [Segment("早".encode("utf-16-be")), Segment("晚".encode("utf-16-be"))]
         messages = [part(7, 40, number)._replace(texts=texts) for number in range(1, 41)]
-        held = [joiner.add(each, "submit", _Owner(), hold=True) for each in messages]
+        held = [joiner.add(each, "submit", _Owner(), "a", hold=True) for each in messages]
         await asyncio.gather(*(each.answer for each in held))
         assert client.asked[:2] == ["早" * 40, "晚" * 40]
         assert len(client.asked) == 16
@@ -466,9 +533,9 @@ def test_readings_of_a_part_to_many_people_are_asked_about_once() -> None:
         many = [f"1390000{i:04}" for i in range(100)]
         for i in range(8):
             message = part(7, 2, 1, f"{i}".encode("utf-16-be"))._replace(destinations=many)
-            await joiner.add(message, "submit", _Owner(), hold=False).answer
+            await joiner.add(message, "submit", _Owner(), "a", hold=False).answer
         client.asked.clear()
-        await joiner.add(part(7, 2, 2)._replace(destinations=many), "submit", _Owner(), hold=False).answer
+        await joiner.add(part(7, 2, 2)._replace(destinations=many), "submit", _Owner(), "a", hold=False).answer
         assert len(client.asked) == 4 * 100 + 4
         assert {*client.asked} == {f"{i}早" for i in range(8)}
 
@@ -482,7 +549,7 @@ def test_a_part_to_many_people_is_read_once() -> None:
         make, joiner._read = joiner._read, lambda candidate: read.append(1) or make(candidate)  # type: ignore[method-assign]
         many = [f"1390000{i:04}" for i in range(100)]
         for number in (1, 2):
-            await joiner.add(part(7, 2, number)._replace(destinations=many), "submit", _Owner(), hold=False).answer
+            await joiner.add(part(7, 2, number)._replace(destinations=many), "submit", _Owner(), "a", hold=False).answer
         assert len(read) == 2
         assert len(client.asked) == 200
 
