@@ -123,6 +123,7 @@ class _Pending:
     deadline: float
     turn: str
     left: int
+    counted: bool
     future: asyncio.Future[None]
 
 
@@ -197,12 +198,14 @@ class Batcher:
         sender: str = "",
         *,
         extra: bool = False,
+        count: bool = True,
     ) -> list[Outcome]:
         """Read the messages of one request until `deadline`, a time of the event loop; return the best reading of each.
 
         A client has a share of the queue, and each of its senders a turn of its own. Raises BusyError at once if the
         queue has no room for all messages, unless it is a single one that has had its first look. An `extra` text is
-        not a message of its own: it is neither cached nor counted, nor seen by the shadow.
+        not a message of its own: it is neither cached nor counted, nor seen by the shadow. Without `count` the caller
+        counts it.
         """
         outcomes: list[Outcome] = ["deadline"] * len(texts)
         turn = f"{client}\0{sender}"
@@ -211,7 +214,8 @@ class Batcher:
             waiting = self._singles
             outcomes = _each(self._deployment.scorer.first_look, texts)
             if is_final(outcomes[0]):
-                self._count(outcomes)
+                if count:
+                    self._count(outcomes)
                 return outcomes
             if waiting.ahead(turn) * self._pace > deadline - self._loop.time():
                 return outcomes  # it would wait in vain
@@ -220,7 +224,8 @@ class Batcher:
                 return outcomes
             raise BusyError("more messages of yours wait than your share of the queue holds; try again in a second")
         cleaned = [text if isinstance(look, str) else look.clean for text, look in zip(texts, outcomes, strict=True)]
-        pending = _Pending(cleaned, outcomes, deadline, turn, len(texts), self._loop.create_future())
+        counted, future = count and not extra, self._loop.create_future()
+        pending = _Pending(cleaned, outcomes, deadline, turn, len(texts), counted, future)
         timer = self._loop.call_at(deadline, self._resolve, pending)
         for i in range(len(texts)):
             waiting.put(_Item(pending, i, SLICE_SECONDS))
@@ -292,8 +297,7 @@ class Batcher:
                 if not pending.left:
                     self._resolve(pending)
         self._start()
-        if waiting is not self._extra:
-            self._count(outcomes)
+        self._count([each for item, each in zip(batch, outcomes, strict=True) if item.pending.counted])
 
     def _resolve(self, pending: _Pending) -> None:
         if not pending.future.done():

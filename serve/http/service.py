@@ -140,11 +140,14 @@ class Service:
         short = sum(len(segment.payload) for segment in segments) <= INLINE_BYTES
         loop = asyncio.get_running_loop()
         (message, text), *others = decode() if short else await loop.run_in_executor(self._decoding, decode)
-        (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, origin.sender or "")
+        sender, alone = origin.sender or "", not others
+        (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, sender, count=alone)
         for other, text in others:
             reading = await self._read_extra(text, origin)
             if reading and (isinstance(outcome, str) or reading.decision.risk > outcome.decision.risk):
                 message, outcome = other, reading
+        if not alone and not isinstance(outcome, str) and outcome.final:
+            self.deployment.count([outcome])
         return await self._judge(origin, message.text, outcome), message
 
     async def trial(self, text: str, key: str, sender: str | None, receiver: str | None, route: str | None) -> Answer:

@@ -14,8 +14,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from heapq import merge
 from importlib.resources import files
-from itertools import count
+from itertools import count, islice, takewhile
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple, Protocol
@@ -45,7 +46,7 @@ class Op(NamedTuple):
         tally    the count (float) of the last `seconds`, to which `value` (int) is then added
         mark     keep the key for `seconds`; if it is kept already, for at least `value` (float)
         marked   whether it is kept (0 or 1)
-        marks    pairs (key, seconds left) of kept keys that begin with `key`, longest first
+        marks    pairs (key, seconds left) of the LISTED keys that begin with `key`, two characters, and last longest
         shift    up to SLOTS values, newest first; then `value` (bytes), if any, becomes the newest for `seconds`
         unshift  forget `value` (bytes), the newest if there are several
         drop     forget a mark
@@ -89,7 +90,7 @@ class _Entry(NamedTuple):
 
 
 class Local:
-    """The state in this process, within `budget` bytes: the oldest keys of the most common lifetime make room.
+    """The state in this process, within `budget` bytes: the oldest of the most common keys make room.
 
     With `file` tables survive a restart: `save` writes them. Not thread-safe.
     """
@@ -103,7 +104,8 @@ class Local:
         self._clock = clock
         self._numbers = count()
         self._entries: dict[str, _Entry] = {}
-        self._by_lifetime: dict[float, OrderedDict[str, None]] = {}  # keys of one lifetime expire in this order
+        # Keys of one lifetime expire in this order; by their first two characters too, for `marks`.
+        self._alike: dict[tuple[str, float], OrderedDict[str, None]] = {}
         self._file = file
         self._tables = _read_tables(file) if file and file.exists() else {}
         self._changed = False
@@ -122,9 +124,9 @@ class Local:
         return [getattr(self, f"_{name}")(now, key, value, seconds) for name, key, value, seconds in ops]
 
     def expire(self, *, most: int = 1_000_000) -> None:
-        """Forget up to `most` expired keys of each lifetime."""
+        """Forget up to `most` expired keys of each kind."""
         now = self._clock()
-        for keys in self._by_lifetime.values():
+        for keys in self._alike.values():
             for _ in range(most):
                 if not keys or self._entries[first := next(iter(keys))].until > now:
                     break
@@ -149,16 +151,15 @@ class Local:
     def _set(self, key: str, value: Any, until: float, lifetime: float) -> None:  # noqa: ANN401
         self._forget(key)
         self._entries[key] = _Entry(value, until, lifetime)
-        self._by_lifetime.setdefault(lifetime, OrderedDict())[key] = None
+        self._alike.setdefault((key[:2], lifetime), OrderedDict())[key] = None
         self.used += _size(value)
         while self.used > self.budget:
-            commonest = max(self._by_lifetime, key=lambda lifetime: len(self._by_lifetime[lifetime]))
-            self._forget(next(iter(self._by_lifetime[commonest])))
+            self._forget(next(iter(max(self._alike.values(), key=len))))
 
     def _forget(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
             self.used -= _size(entry.value)
-            del self._by_lifetime[entry.lifetime][key]
+            del self._alike[key[:2], entry.lifetime][key]
 
     def _tally(self, now: float, key: str, amount: int, seconds: float) -> float:
         bucket, share = divmod(now / seconds, 1)
@@ -180,8 +181,12 @@ class Local:
         return int(self._get(now, key) is not None)
 
     def _marks(self, now: float, key: str, *_: object) -> list[tuple[str, float]]:
-        found = [(name, each.until - now) for name, each in self._entries.items() if name.startswith(key)]
-        return sorted((each for each in found if each[1] > 0), key=lambda each: -each[1])[:LISTED]
+        def left(name: str) -> float:
+            return self._entries[name].until - now
+
+        longest_first = [reversed(keys) for (kind, _), keys in self._alike.items() if kind == key]
+        found = takewhile(lambda name: left(name) > 0, merge(*longest_first, key=left, reverse=True))
+        return [(name, left(name)) for name in islice(found, LISTED)]
 
     def _shift(self, now: float, key: str, value: bytes, seconds: float) -> list[bytes]:
         slots = [f"{key}:{i}" for i in range(SLOTS)]

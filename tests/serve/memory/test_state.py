@@ -77,6 +77,18 @@ def test_in_memory() -> None:
     check(Local().run_now([op for op, _ in EVERY]))
 
 
+def test_of_many_marks_the_longest_are_listed_at_once() -> None:
+    local = Local(clock=Clock())
+    local.run_now([Op("mark", f"s:{i}", 20.0 * (i % 3), 10.0) for i in range(150_000)])
+    local.run_now([Op("mark", f"s:{i}", 20.0, 10.0) for i in range(0, 150_000, 3)])
+    start = time.process_time()
+    found = local.run_now([Op("marks", "s:")])[0]
+    assert time.process_time() - start < 0.02
+    assert [name for name, _ in found[:3]] == ["s:149997", "s:149994", "s:149991"]
+    assert len(found) == state.LISTED
+    assert {left for _, left in found} == {20}
+
+
 def test_behind_a_socket(tmp_path: Path) -> None:
     async def run() -> list[Any]:
         remote = Socket(tmp_path / "state")
