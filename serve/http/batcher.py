@@ -214,8 +214,7 @@ class Batcher:
             waiting = self._singles
             outcomes = _each(self._deployment.scorer.first_look, texts)
             if is_final(outcomes[0]):
-                if count:
-                    self._count(outcomes)
+                self._count(outcomes if count else [])
                 return outcomes
             if waiting.ahead(turn) * self._pace > deadline - self._loop.time():
                 return outcomes  # it would wait in vain

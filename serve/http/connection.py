@@ -19,7 +19,7 @@ READ_SECONDS = 10.0
 """Longest time for a request to arrive, and for a new connection to send any."""
 MAX_CONNECTIONS = 4_096
 
-# Renamed in place, at the same length. No line of JSON begins like this.
+# Renamed in place, at the same length.
 _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._bytes = self._rest = 0
         self._asking = False
+        self._before = b""  # the last bytes of the head so far
         self.arrival = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,17 +58,26 @@ class Connection(asyncio.Protocol):
         if not self._asking:
             if not self._bytes:
                 self._watch()
+                self._before = b""
             self._bytes += len(data)
         elif len(data) > self._rest:  # a head without end behind an early answer
             self._refuse("headers", "431 Request Header Fields Too Large")
             return
         else:
             self._rest -= len(data)
-        self._inner.data_received(_UPGRADE.sub(b"\r\nX-Other", data))
+        self._inner.data_received(data if self._asking else self._without_upgrade(data))
         if self._transport.is_closing():
             self._service.metrics.refused("malformed").inc()
         elif self._bytes > MAX_HEAD:  # a complete request has a task, which starts before this call
             self._loop.call_soon(self._check_head)
+
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """Rename the header in a head, not in a body that follows: a chunk may begin like it."""
+        seen = self._before + data
+        end = seen.find(b"\r\n\r\n")
+        head = len(data) if end < 0 else max(0, end - len(self._before))
+        self._before = seen[-3:]
+        return _UPGRADE.sub(b"\r\nX-Other", data[:head]) + data[head:]
 
     def begin(self, *, whole: bool, length: int) -> float:
         """Note that a head, or with `whole` the whole request, has arrived; return when its first byte did.

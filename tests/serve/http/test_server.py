@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.serve.http.http_fakes import SECRET, InThread, Process, post, read_all, receive
+from tests.serve.http.http_fakes import SECRET, FakeScorer, InThread, Process, post, read_all, receive
 
 from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
@@ -90,6 +90,19 @@ def test_an_offered_upgrade_is_ignored_and_the_body_read() -> None:
                 client.sendall(piece)
                 time.sleep(0.05)
             assert b'"action":"block"' in receive(client)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_chunk_of_a_body_that_looks_like_an_upgrade_stays_as_it_is(cut: int) -> None:
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [b'{"text":"', 'upgrade: 死"}'.encode(), b""]
+    request = head + b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in chunks)
+    scorer = FakeScorer(mark="upgrade")
+    with InThread(lambda *_: (scorer, None)) as server, server.connect() as client:
+        for piece in (request[: len(head) - cut], request[len(head) - cut :]):
+            client.sendall(piece)
+            time.sleep(0.05)
+        assert b'"action":"block"' in receive(client)
 
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
