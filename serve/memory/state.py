@@ -8,12 +8,14 @@ breaker to the latter two: if they don't answer within BUDGET_SECONDS, the messa
 
 import asyncio
 import base64
+import fcntl
 import json
 import marshal
+import os
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from heapq import merge
 from importlib.resources import files
 from itertools import count, islice, takewhile
@@ -83,6 +85,10 @@ def steady() -> float:
     return _BEGUN + time.monotonic()
 
 
+Table = dict[bytes, bytes]
+Tables = dict[str, Table]
+
+
 class _Entry(NamedTuple):
     value: Any
     until: float
@@ -92,7 +98,8 @@ class _Entry(NamedTuple):
 class Local:
     """The state in this process, within `budget` bytes: the oldest of the most common keys make room.
 
-    With `file` tables survive a restart: `save` writes them. Not thread-safe.
+    With `file` tables survive a restart, and services that share it see each other's; `save` writes counts, which only
+    later changes do otherwise. Not thread-safe.
     """
 
     def __init__(
@@ -107,8 +114,10 @@ class Local:
         # Keys of one lifetime expire in this order; by their first two characters too, for `marks`.
         self._alike: dict[tuple[str, float], OrderedDict[str, None]] = {}
         self._file = file
-        self._tables = _read_tables(file) if file and file.exists() else {}
-        self._changed = False
+        self._stamp: object = None  # of the file when it was read
+        self._tables: Tables = {}
+        self._added: Counter[tuple[str, bytes]] = Counter()  # to fields, not written yet
+        self._reread()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -133,16 +142,9 @@ class Local:
                 self._forget(first)
 
     def save(self) -> None:
-        """Write the tables to the file if they have changed."""
-        if not self._file or not self._changed:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._file.with_name(f".{self._file.name}.writing")
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps({name: _encoded(table) for name, table in self._tables.items()}), encoding="ascii")
-        draft.replace(self._file)
-        self._changed = False
+        """Write counts to the file."""
+        if self._added:
+            self._change("hits", lambda table: table)
 
     def _get(self, now: float, key: str) -> Any:  # noqa: ANN401  by kind of key
         entry = self._entries.get(key)
@@ -154,7 +156,8 @@ class Local:
         self._alike.setdefault((key[:2], lifetime), OrderedDict())[key] = None
         self.used += _size(value)
         while self.used > self.budget:
-            self._forget(next(iter(max(self._alike.values(), key=len))))
+            commonest = max(self._alike.values(), key=len)
+            self._forget(next(iter(commonest)))
 
     def _forget(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
@@ -208,43 +211,75 @@ class Local:
         self._forget(key)
 
     def _put(self, _: float, key: str, value: tuple[bytes, bytes], __: float) -> None:
-        self._replace(key, self._tables.get(key, {}) | dict([value]))
+        self._change(key, lambda table: table | dict([value]))
 
     def _fields(self, _: float, key: str, *__: object) -> list[bytes]:
+        with suppress(ConfigError):
+            self._reread()
         return list(self._tables.get(key, {}))
 
     def _field(self, _: float, key: str, value: bytes, __: float) -> bytes | None:
-        return self._tables.get(key, {}).get(value)
+        kept, added = self._tables.get(key, {}).get(value), self._added[key, value]
+        return b"%d" % (int(kept or 0) + added) if added else kept
 
     def _remove(self, _: float, key: str, value: bytes, __: float) -> None:
-        if value in (table := self._tables.get(key, {})):
-            self._replace(key, {field: kept for field, kept in table.items() if field != value})
-
-    def _replace(self, key: str, table: dict[bytes, bytes]) -> None:
-        """Replace a table, but keep it if it can't be saved."""
-        before, self._tables[key] = self._tables.get(key, {}), table
-        self._changed = True
-        try:
-            self.save()
-        except OSError:
-            self._tables[key] = before
-            raise
+        self._reread()
+        self._added.pop((key, value), None)
+        if value in self._tables.get(key, {}):
+            self._change(key, lambda table: {field: kept for field, kept in table.items() if field != value})
 
     def _add(self, _: float, key: str, value: bytes, __: float) -> None:
-        table = self._tables.setdefault(key, {})
-        table[value] = b"%d" % (int(table.get(value, b"0")) + 1)
-        self._changed = True  # saved when the state is closed, not at each message
+        self._added[key, value] += 1
+
+    def _reread(self) -> None:
+        """Read the tables from the file if it has changed; raises ConfigError if that fails."""
+        if self._file and self._file.exists() and (stamp := _stamp(self._file)) != self._stamp:
+            self._tables, self._stamp = _read_tables(self._file), stamp
+
+    def _change(self, key: str, change: Callable[[Table], Table]) -> None:
+        """Change a table, and the file; no table changes if it can't be written."""
+        with _locked(self._file) if self._file else nullcontext():
+            self._reread()
+            tables = self._tables | {key: change(self._tables.get(key, {}))}
+            for (name, field), added in self._added.items():
+                count = int(tables.get(name, {}).get(field, b"0")) + added
+                tables[name] = tables.get(name, {}) | {field: b"%d" % count}
+            if self._file:
+                draft = self._file.with_name(f".{self._file.name}.writing")
+                draft.unlink(missing_ok=True)
+                draft.touch(mode=0o600)
+                draft.write_text(json.dumps({name: _encoded(each) for name, each in tables.items()}), encoding="ascii")
+                draft.replace(self._file)
+                self._stamp = _stamp(self._file)
+            self._tables, self._added = tables, Counter()
 
 
 def _size(value: object) -> int:
     return _ENTRY_BYTES + (len(value[1]) if isinstance(value, tuple) else 0)
 
 
-def _encoded(table: dict[bytes, bytes]) -> dict[str, str]:
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Keep other services from changing the file; the lock is another, because each change replaces the file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _encoded(table: Table) -> dict[str, str]:
     return {field.decode(): base64.b64encode(value).decode() for field, value in table.items()}
 
 
-def _read_tables(file: Path) -> dict[str, dict[bytes, bytes]]:
+def _read_tables(file: Path) -> Tables:
     try:
         tables = json.loads(file.read_text(encoding="ascii"))
         return {

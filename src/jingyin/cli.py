@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 failure, 2 usage error, 3 finished with rejected rows. 
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -205,6 +206,7 @@ def serve(
     Flags override JINGYIN_SERVE_* in the environment, which override the YAML file.
     """
     flags = dict(locals())  # each has the name of its setting
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it ends the service until the supervisor handles it
     from jingyin.serve.http.process import run_server  # the extra `serve`
     from jingyin.serve.http.settings import load_settings
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,6 +12,7 @@ import pytest
 from jingyin import Scorer, __version__, cli
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.serve.http import process
 from jingyin.serve.terminal import render
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
@@ -242,6 +244,16 @@ def test_verdicts_come_as_messages_do():
         process.stdin.close()
         assert process.stdout.read() == b""
     assert process.returncode == 0
+
+
+def test_a_sighup_while_the_service_starts_does_not_end_it(jingyin, monkeypatch):
+    before, found = signal.getsignal(signal.SIGHUP), []
+    monkeypatch.setattr(process, "run_server", lambda *_, **__: found.append(signal.getsignal(signal.SIGHUP)))
+    try:
+        assert jingyin("serve")[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [signal.SIG_IGN]
 
 
 def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path):

@@ -213,6 +213,18 @@ def test_memory_is_bounded_and_the_oldest_go_first() -> None:
     assert local.run_now([Op("marked", f"s:{number}") for number in (0, 999)]) == [0, 1]
 
 
+def test_services_that_share_a_file_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    one, other = Local(file=tmp_path / "known.json"), Local(file=tmp_path / "known.json")
+    for local, name in ((one, b"x"), (other, b"y"), (one, b"z")):
+        local.run_now([Op("put", "known", (name, b"1"))])
+        local.run_now([Op("add", "hits", b"x")])
+    other.run_now([Op("remove", "known", b"z")])
+    assert [local.run_now([Op("fields", "known")]) for local in (one, other)] == [[[b"x", b"y"]]] * 2
+    for local in (one, other):
+        local.save()
+    assert Local(file=tmp_path / "known.json").run_now([Op("field", "hits", b"x")]) == [b"3"]
+
+
 def test_tables_survive_a_restart_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "below" / "known.json"
     first = Local(file=file)
