@@ -100,8 +100,9 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     """Decode the parts of one message in every way that a phone may: as declared, then in other plausible codings.
 
     `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15, so if the declared
-    coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so does UTF-8 that
-    gives some Chinese, as in the binary data of a WAP push. Raises as `reassemble` does.
+    coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so does one that
+    gives some Chinese, as in the binary data of a WAP push, where UTF-16 may begin at any byte. Raises as `reassemble`
+    does.
     """
     declared = coding if isinstance(coding, str) else coding_of(coding)
     first = reassemble(segments, declared)
@@ -110,8 +111,13 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
         for name in _OTHER_READINGS:
             other = reassemble(segments, name)
             is_plausible = other.text and _oddness(other.text) < min(_PLAUSIBLE, odd)
-            if is_plausible or (name == "utf8" and _SOME_CHINESE.search(other.text)):
+            if is_plausible or (_SOME_CHINESE.search(other.text) if name == "utf8" else _has_chinese(other.text)):
                 found.setdefault(other.text, other)
+        shifted = reassemble(segments, "latin1").text.encode("latin-1", "replace")[1:]
+        for codec in ("utf-16-be", "utf-16-le"):
+            text, undecodable = replaced(shifted.decode(codec, KEEP))
+            if _has_chinese(text):
+                found.setdefault(text, first._replace(text=text, undecodable=undecodable))
     return list(found.values())
 
 
@@ -133,6 +139,11 @@ def coding_of(data_coding: int) -> str:
 _OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
 _PLAUSIBLE = 0.34  # an extra byte must not hide a short message
 _SOME_CHINESE = re.compile("(?:[\u4e00-\u9fff].*?){3}", re.DOTALL)  # hardly an accident in UTF-8
+_LEVEL_1 = bytes(each for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF) for each in (row, cell))
+_COMMON = set(_LEVEL_1.decode("gb2312", "ignore"))
+_COMMON |= {chr(each) for each in range(0x4E00, 0xA000) if chr(each).translate(FOLD) in _COMMON}
+_RUN = re.compile(f"(?:[{''.join(_COMMON)}][ -~\u3000-\u303f\uff00-\uff5e]{{0,3}}){{3,}}")
+_NO_LETTERS = re.compile(rb"[^\0 -~]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -147,6 +158,11 @@ def _oddness(text: str) -> float:
     if len(usual) == len(text) and not _CONTROL.search(text):
         return 0.0
     return sum(map(_is_odd, text)) / max(1, len(text))
+
+
+def _has_chinese(text: str) -> bool:
+    """Return whether three common Chinese characters are in a row, other than pairs of letters read as UTF-16."""
+    return any(_NO_LETTERS.search(run.encode("utf-16-be")) for run in _RUN.findall(text))
 
 
 @cache

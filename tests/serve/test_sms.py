@@ -275,10 +275,20 @@ def test_what_is_declared_rightly_has_one_reading(text: str) -> None:
 
 
 @pytest.mark.parametrize("coding", [0, 4, 0xF5, "gbk"])
-def test_chinese_in_a_wap_push_is_read(coding: int | str) -> None:
-    text = "弄死你"
-    push = bytes.fromhex("01060403ae81ea02056a0045c60c03612e636e0001 03".replace(" ", "")) + text.encode() + b"\0\1\1"
-    assert any(text in each.text for each in readings([Segment(push)], coding))
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16-be", "utf-16-le", "gbk"])
+@pytest.mark.parametrize("before", [b"", b"a"])
+@pytest.mark.parametrize("text", ["弄死你", "弄、死 你", "不還錢"])
+def test_chinese_in_a_wap_push_is_read(text: str, before: bytes, codec: str, coding: int | str) -> None:
+    push = bytes.fromhex("01060403ae81ea02056a0045c60c03612e636e0001 03".replace(" ", "")) + before
+    parts = Segment(push, header(1, 2)), Segment(text.encode(codec) + b"\0\1\1", header(2, 2))
+    assert any(text in each.text for each in readings(parts, coding))
+
+
+def test_ascii_and_random_bytes_seldom_get_a_chinese_reading() -> None:
+    random, letters = Random(1), b"abcdefghijklmnopqrstuvwxyz     /.:?="
+    plain = [bytes(random.choices(letters, k=139)) + b"\0" for _ in range(300)]
+    assert {len(readings([Segment(each)], 4)) for each in plain} == {1}
+    assert sum(len(readings([Segment(random.randbytes(140))], 4)) > 1 for _ in range(300)) < 90
 
 
 @pytest.mark.parametrize("coding", [0, 1, 3, 15])
