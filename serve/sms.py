@@ -101,23 +101,24 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
 
     `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15, so if the declared
     coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so does one that
-    gives some Chinese, as in the binary data of a WAP push, where UTF-16 may begin at any byte. Raises as `reassemble`
-    does.
+    gives some Chinese, as in the binary data of a WAP push, where UTF-16 may begin at any byte; but no UTF-16 if that
+    was declared, because shifted Chinese looks like Chinese. Raises as `reassemble` does.
     """
     declared = coding if isinstance(coding, str) else coding_of(coding)
     first = reassemble(segments, declared)
     found = {first.text: first}
     if odd := _oddness(first.text):
-        for name in _OTHER_READINGS:
-            other = reassemble(segments, name)
-            is_plausible = other.text and _oddness(other.text) < min(_PLAUSIBLE, odd)
-            if is_plausible or (_SOME_CHINESE.search(other.text) if name == "utf8" else _has_chinese(other.text)):
-                found.setdefault(other.text, other)
-        shifted = reassemble(segments, "latin1").text.encode("latin-1", "replace")[1:]
-        for codec in ("utf-16-be", "utf-16-le"):
+        is_utf16 = declared.startswith("ucs2")
+        others = [(name, reassemble(segments, name)) for name in _OTHER_READINGS]
+        for codec in () if is_utf16 else ("utf-16-be", "utf-16-le"):
+            shifted = reassemble(segments, "latin1").text.encode("latin-1", "replace")[1:]
             text, undecodable = replaced(shifted.decode(codec, KEEP))
-            if _has_chinese(text):
-                found.setdefault(text, first._replace(text=text, undecodable=undecodable))
+            others.append((codec, first._replace(text=text, undecodable=undecodable)))
+        for name, other in others:
+            is_plausible = other.text and _oddness(other.text) < min(_PLAUSIBLE, odd)
+            some = _SOME_CHINESE.search(other.text) if name == "utf8" else not is_utf16 and _has_chinese(other.text)
+            if is_plausible or some:
+                found.setdefault(other.text, other)
     return list(found.values())
 
 

@@ -284,6 +284,11 @@ def test_chinese_in_a_wap_push_is_read(text: str, before: bytes, codec: str, cod
     assert any(text in each.text for each in readings(parts, coding))
 
 
+def test_an_odd_character_in_declared_utf16_adds_no_reading() -> None:
+    text = "您好，您尾号1234的卡于今晚支出三百元，余额五百，谢谢您的支持\u0e01"
+    assert [each.text for each in readings([Segment(text.encode("utf-16-be"))], 8)] == [text]
+
+
 def test_ascii_and_random_bytes_seldom_get_a_chinese_reading() -> None:
     random, letters = Random(1), b"abcdefghijklmnopqrstuvwxyz     /.:?="
     plain = [bytes(random.choices(letters, k=139)) + b"\0" for _ in range(300)]
