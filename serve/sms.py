@@ -67,11 +67,12 @@ def decode(payload: bytes, coding: str, udh: bytes | None = None) -> Decoded:
     return reassemble([Segment(payload, udh or b"")], coding)
 
 
-def reassemble(segments: Sequence[Segment], coding: str) -> Decoded:
+def reassemble(segments: Sequence[Segment], coding: str, *, apart: bool = False) -> Decoded:
     """Decode the parts of one message, given in any order, repeats allowed.
 
-    Neighbours are joined before decoding, because phones split characters. Parts with an unreadable header follow in
-    the order given. Raises InputError as `decode` does, and if the parts belong to different messages.
+    Neighbours are joined before decoding, because phones split characters, or with `apart` after it. Parts with an
+    unreadable header follow in the order given. Raises InputError as `decode` does, and if the parts belong to
+    different messages.
     """
     if coding not in CODINGS:
         raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
@@ -90,7 +91,7 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Decoded:
         runs[-1].append(segment)
         last = part.number
     runs += [[segment] for (part, _), segment in zip(headers, segments, strict=True) if part is None]
-    read = [_decode_run(run, coding) for run in runs]
+    read = [_decode_run(run, coding, apart=apart) for run in runs]
     partial = bool(parts) and {part.number for part in parts} != set(range(1, parts[0].total + 1))
     damaged = sum(fault for _, fault in headers)
     return Decoded(GAP.join(text for text, _ in read), sum(bad for _, bad in read), damaged, partial)
@@ -99,19 +100,24 @@ def reassemble(segments: Sequence[Segment], coding: str) -> Decoded:
 def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     """Decode the parts of one message in every way that a phone may: as declared, then in other plausible codings.
 
-    `coding` is a name of CODINGS or a data_coding. Gateways declare GBK as 0 and UTF-16 as 15, so if the declared
-    coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so does one that
-    gives some Chinese, as in the binary data of a WAP push, where UTF-16 may begin at any byte; but no UTF-16 if that
-    was declared, because shifted Chinese looks like Chinese. Raises as `reassemble` does.
+    `coding` is a name of CODINGS or a data_coding. Some phones decode each part by itself, so that a spare byte at its
+    end does not garble the next one, and some know no byte order mark. Gateways declare GBK as 0 and UTF-16 as 15, so
+    if the declared coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so
+    does one that gives some Chinese, as in the binary data of a WAP push, where UTF-16 may begin at any byte; but no
+    UTF-16 if that was declared, because shifted Chinese looks like Chinese. Raises as `reassemble` does.
     """
     declared = coding if isinstance(coding, str) else coding_of(coding)
     first = reassemble(segments, declared)
-    found = {first.text: first}
+    found = {each.text: each for each in (first, reassemble(segments, declared, apart=True))}
+    unmarked = [Segment(_MARKS.sub(b"", each.payload), each.udh) for each in segments]
+    if declared == "ucs2" and unmarked != list(segments):
+        found |= {each.text: each for each in (reassemble(unmarked, declared, apart=some) for some in (False, True))}
     if odd := _oddness(first.text):
         is_utf16 = declared.startswith("ucs2")
         others = [(name, reassemble(segments, name)) for name in _OTHER_READINGS]
+        others += [(name, reassemble(segments, name, apart=True)) for name in ("gbk", "ucs2") if len(segments) > 1]
+        shifted = reassemble(segments, "latin1").text.encode("latin-1", "replace")[1:]
         for codec in () if is_utf16 else ("utf-16-be", "utf-16-le"):
-            shifted = reassemble(segments, "latin1").text.encode("latin-1", "replace")[1:]
             text, undecodable = replaced(shifted.decode(codec, KEEP))
             others.append((codec, first._replace(text=text, undecodable=undecodable)))
         for name, other in others:
@@ -137,6 +143,7 @@ def coding_of(data_coding: int) -> str:
     return "latin1" if group == 0xF and data_coding & 4 else "gsm7"
 
 
+_MARKS = re.compile(rb"\A(?:\xff\xfe)+")
 _OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
 _PLAUSIBLE = 0.34  # an extra byte must not hide a short message
 _SOME_CHINESE = re.compile("(?:[\u4e00-\u9fff].*?){3}", re.DOTALL)  # hardly an accident in UTF-8
@@ -209,7 +216,10 @@ def _read_header(udh: bytes) -> tuple[list[Part], bool]:
 # ---- codings
 
 
-def _decode_run(run: Sequence[Segment], coding: str) -> tuple[str, int]:
+def _decode_run(run: Sequence[Segment], coding: str, *, apart: bool) -> tuple[str, int]:
+    if apart and len(run) > 1:
+        texts = [_decode_run([each], coding, apart=False) for each in run]
+        return "".join(text for text, _ in texts), sum(bad for _, bad in texts)
     if coding == "gsm7-packed":  # each part is padded to whole octets by itself
         return _decode_gsm7(b"".join(unpack(payload, len(udh)) for payload, udh in run))
     return CODINGS[coding](b"".join(payload for payload, _ in run))

@@ -262,6 +262,20 @@ def test_a_wrong_data_coding_hides_nothing(text: str, data_coding: int, codec: s
     assert text in read[1:]
 
 
+@pytest.mark.parametrize(("data_coding", "codec"), [(8, "utf-16-be"), (15, "gb18030"), (0, "gb18030")])
+def test_a_spare_byte_at_the_end_of_a_part_hides_nothing(data_coding: int, codec: str) -> None:
+    parts = [Segment("您好".encode(codec) + b"\x81", header(1, 2)), Segment("弄死你".encode(codec), header(2, 2))]
+    assert any(each.text.endswith("弄死你") for each in readings(parts, data_coding))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_byte_order_mark_that_lies_hides_nothing(count: int) -> None:
+    marked = b"\xff\xfe" * count + "弄死你".encode("utf-16-be")
+    assert "弄死你" in [each.text for each in readings([Segment(marked)], 8)]
+    parts = [Segment("您好".encode("utf-16-be"), header(1, 2)), Segment(marked, header(2, 2))]
+    assert "您好弄死你" in [each.text for each in readings(parts, 8)]
+
+
 @given(UNICODE)
 def test_the_first_reading_is_the_declared_one(text: str) -> None:
     segments = [Segment(text.encode("utf-16-be"))]
