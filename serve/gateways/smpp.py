@@ -26,7 +26,8 @@ _PAYLOAD, _REFERENCE, _TOTAL, _NUMBER = 0x0424, 0x020C, 0x020E, 0x020F
 class Smpp(Codec):
     """The commands and fields of the SMPP Protocol Specification v3.4.
 
-    replace_sm and broadcast_sm (of 5.0) are refused: the former names no coding, the latter no receiver.
+    replace_sm and broadcast_sm (of 5.0) are refused: the former names no coding, the latter no receiver. So are parts
+    to a distribution list: only the gateway knows which parts its members get.
     """
 
     header = struct.Struct(">4I")
@@ -57,7 +58,8 @@ class Smpp(Codec):
         fields = Fields(frame.data, self.header.size)
         _c_string(fields)
         source = _address(fields)
-        destinations = _destinations(fields) if frame.command == SUBMIT_MULTI else [_address(fields)]
+        is_multi = frame.command == SUBMIT_MULTI
+        destinations, to_list = _destinations(fields) if is_multi else ([_address(fields)], False)
         esm_class = fields.number()
         content, scheduled = b"", False
         if frame.command == DATA_SM:
@@ -79,7 +81,10 @@ class Smpp(Codec):
             return None
         contents = [content, *(value for tag, value in parameters if tag == _PAYLOAD)]
         texts = [segment(each, header=bool(esm_class & _UDHI)) for each in contents if each]
-        return message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters), scheduled)
+        read = message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters), scheduled)
+        if read.part and to_list:
+            raise UnreadableError
+        return read
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return a header without a body, as the standard requires."""
@@ -110,16 +115,18 @@ def _address(fields: Fields) -> str:
     return _c_string(fields)
 
 
-def _destinations(fields: Fields) -> list[str]:
-    addresses = []
+def _destinations(fields: Fields) -> tuple[list[str], bool]:
+    """Read the addresses, and whether one of them is the name of a distribution list."""
+    addresses, to_list = [], False
     for _ in range(fields.number()):
         flag = fields.number()
         if flag not in (1, 2):
             raise UnreadableError
-        addresses.append(_address(fields) if flag == 1 else _c_string(fields))  # or the name of a distribution list
+        addresses.append(_address(fields) if flag == 1 else _c_string(fields))
+        to_list |= flag == 2
     if not addresses:
         raise UnreadableError
-    return addresses
+    return addresses, to_list
 
 
 def _sar(parameters: list[tuple[int, bytes]]) -> Part | None:

@@ -29,7 +29,7 @@ def test_a_threat_cut_in_two_is_refused_whole(dialect: Dialect) -> None:
         assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
         peer.send(dialect.part(PLAIN, 5, (7, 2, 2)), dialect.part(PLAIN, 4, (7, 2, 1)))  # nothing of it is remembered
         assert await peer.answers(2) == {4: 0, 5: 0}
-        assert len(world.scoring.asked) == 2
+        assert len(world.scoring.asked) == 3  # the halves of a character also by themselves
 
     play(scenario, dialect, hold=20)
 
@@ -58,6 +58,17 @@ def test_the_second_half_is_refused_after_the_first_went_on(
         assert await two.answers(1) == {3: dialect.blocked}
 
     play(scenario, dialect, hold=0.02)
+
+
+def test_a_spare_byte_at_the_end_of_a_part_hides_no_threat_in_the_next(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.part(PLAIN + b"\x81", 2, (7, 2, 1)))
+        assert await peer.answers(1) == {2: 0}
+        peer.send(dialect.part(THREAT.encode("utf-16-be"), 3, (7, 2, 2)))
+        assert await peer.answers(1) == {3: dialect.blocked}
+
+    play(scenario, dialect, hold=0)
 
 
 @pytest.mark.parametrize("totals", [(2, 3), (3, 2)])

@@ -43,6 +43,15 @@ def test_a_message(data: bytes) -> None:
     assert read(data) == Message([Segment(UCS2)], 8, None, SOURCE, [PHONE])
 
 
+def test_parts_to_a_distribution_list_are_refused() -> None:
+    whole, part = (
+        data.replace(b"\1\1\1" + PHONE.encode() + b"\0", b"\2friends123456\0")
+        for data in (SMPP.submit("你好", 1, command=0x21), SMPP.part("你好", 1, (7, 2, 1), command=0x21))
+    )
+    assert read(whole) == Message([Segment(UCS2)], 8, None, SOURCE, ["friends123456"])
+    assert status(part) == "unreadable"
+
+
 def test_golden_frames() -> None:
     you = "您".encode("utf-16-be")
     part = Message([Segment(you, bytes.fromhex("0500032a0201"))], 8, Part(0x2A, 2, 1), "10690001", ["8613800000000"])
