@@ -176,6 +176,8 @@ def show(before: Path, after: Path, sets: Mapping[str, Sequence[MessageRow]], tr
         for kind, counted in (("threats", threats), ("innocents", ~threats)):
             if counted.any():
                 _line(f"{name} | {kind} flagged (blocked)", counted, [_actions(verdicts) for verdicts in judged])
+        if not threats.any():
+            continue
         risks = [np.array([each.risk for each in side])[threats] > at for side, at in zip(judged, least, strict=True)]
         cells = " | ".join(f"{side.mean():.1%}" for side in risks)
         print(f"| {name} | threats, where 1 in {RATE:,} of the traffic is flagged | {int(threats.sum())} | {cells} |")
