@@ -38,7 +38,7 @@ WINDOWS = 6
 TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
 """Most tokens of a message that each network reads; a unit that does not fit is left to the networks before it."""
 
-DOUBTED = (-2.0, 2.5)
+DOUBTED = (-1.0, 2.0)
 """Log-odds of risk, discount included, between which a unit is read again."""
 
 Floats = NDArray[np.float64]

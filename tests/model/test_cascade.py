@@ -332,11 +332,11 @@ def test_what_the_last_network_has_not_read_is_not_read_again():
 
 
 def test_the_next_riskiest_unit_is_read_again_when_the_mean_of_the_first_falls_below_it():
-    reader = FakeReader({0: -9.0, 1: 3.0, 2: 2.5}, ended={1: -5.0, 2: 2.5})
+    reader = FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, ended={1: -5.0, 2: 2.5})
     found = judged(reader, units([1, 1, 1], 2))
     assert {unit for _, unit, _ in reader.again} == {1, 2}
     assert (found.units[0], found.odds[0]) == (2, pytest.approx(1.5, abs=1e-5))
-    reader = FakeReader({0: -9.0, 1: 3.0, 2: 2.5}, ended={1: 3.0, 2: -5.0})
+    reader = FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, ended={1: 2.9, 2: -5.0})
     assert judged(reader, units([1, 1, 1], 2)).units[0] == 1
     assert {unit for _, unit, _ in reader.again} == {1}
 

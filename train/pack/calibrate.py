@@ -149,7 +149,7 @@ Below 0.25 they cost blocked innocents. 1.5 found .06% more of the calibration s
 more pass in company (train/LOG.md).
 """
 
-ENDINGS = ("", "。", "!")
+ENDINGS = ("。", "!")
 """Endings with which a doubted unit is read again, if the networks have learnt that they mean nothing."""
 
 
