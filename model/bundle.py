@@ -37,7 +37,7 @@ from jingyin.model.prefilter import BUCKETS
 
 FORMAT_VERSION = 9
 _READ_VERSIONS = (7, 8, FORMAT_VERSION)
-"""8 added `flagged_labels`, 9 `endings`."""
+"""8 added `curve`, `discount` and `provisional`, 9 `endings`."""
 FIRST_FLAGGED = ("debt_threat", "pay_to_stop")
 """The labels that a bundle flags if its manifest names none."""
 

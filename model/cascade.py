@@ -61,9 +61,10 @@ class Decision(NamedTuple):
 
 
 class Read(Protocol):
-    """Runs the network with index `network` on a unit of at most `room` tokens, `ended` with another mark if given.
+    """Runs the network with index `network` on a unit of at most `room` tokens.
 
-    Returns its outputs (labels + signs,) and the number of tokens, or None if the unit has more than `room`.
+    An `ending` takes the place of the marks at the unit's end (see `ended`). Returns its outputs (labels + signs,) and
+    the number of tokens, or None if the unit has more than `room`.
     """
 
     def __call__(

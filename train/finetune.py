@@ -387,7 +387,7 @@ def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> Finetu
 def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict]]) -> list[Count]:
     """Count both bundles' verdicts on rows: `by_bundle` holds them, before and after."""
     threats = [row.label in FLAGGED for row in rows]
-    # Of what is labelled only as not flagged, the incumbent may think that it is another threat.
+    # The incumbent may take a message labelled only as not flagged for another threat.
     benign = [row.label in BENIGN or row.family == SIDES[1] for row in rows]
     named = [row.family not in SIDES for row in rows]
     flags = [[each.action != "pass" for each in judged] for judged in by_bundle]

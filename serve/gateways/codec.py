@@ -116,10 +116,10 @@ class Codec:
     """One protocol; each session has an instance of its own, for the settings that its login fixes.
 
     `header` begins with length and command; `sequence` is the place of the sequence number in it, `account` that of the
-    client's name in a login. `kinds` are the
-    requests of interest by command. `statuses` names the codes with which the proxy refuses: block, unreadable, command
-    (one that is always refused), unbound (a message before the login), down (the gateway can't be reached), busy (the
-    proxy is stopping). `codings` gives this protocol's meaning of a data_coding if it differs from SMPP.
+    client's name in a login. `kinds` are the requests of interest by command. `statuses` names the codes with which the
+    proxy refuses: block, unreadable, command (one that is always refused), unbound (a message before the login), down
+    (the gateway can't be reached), busy (the proxy is stopping). `codings` gives this protocol's meaning of a
+    data_coding if it differs from SMPP.
     """
 
     header: ClassVar[struct.Struct]

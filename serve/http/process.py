@@ -107,7 +107,7 @@ class Supervisor(Multiprocess):
         self._numbers = count()
         self._address = address(settings, listener)
         self.served = self.told_to_stop = False
-        # systemd-tmpfiles, which clears /tmp of what is ten days old, leaves a locked folder alone.
+        # systemd-tmpfiles, which clears old files from /tmp, leaves a locked folder alone.
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         (folder / "metrics").mkdir()
         os.environ[FOLDER] = str(folder / "metrics")  # read when a worker imports prometheus_client
