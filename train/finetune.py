@@ -54,8 +54,9 @@ from jingyin.train.finetune_data import (
     read_unlabelled,
     summary,
 )  # fmt: skip
-from jingyin.train.pack.calibrate import is_traffic, read_shares
+from jingyin.train.pack.calibrate import read_shares
 from jingyin.train.pack.export import refuse_other_labels
+from jingyin.train.pack.readings import is_traffic
 from jingyin.train.pack.thresholds import rate_at
 from jingyin.train.pipeline import train
 from jingyin.train.promote import Promotion, default_config, promote

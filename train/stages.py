@@ -28,8 +28,8 @@ from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, start_fro
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack
-from jingyin.train.pack.calibrate import refuse_abstentions
 from jingyin.train.pack.export import bundle_folder, is_bundle
+from jingyin.train.pack.readings import refuse_abstentions
 from jingyin.train.recipes import Align, Calibrate, Classify
 from jingyin.train.runs import StageContext, StageResult, run_of, weights_sha256
 from jingyin.train.saved import Vocabulary, load_classifier, save_classifier, save_encoder

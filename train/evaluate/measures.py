@@ -22,7 +22,7 @@ from jingyin.train.evaluate.attacks import TRIES, Suite, edited, flagged_halves,
 from jingyin.train.evaluate.samples import Samples, length, pairs, parts, script
 from jingyin.train.evaluate.statistics import Bools, Estimate, Floats, Ints, Rate, rate, recall_at, recalls_at
 from jingyin.train.evaluate.systems import Judged, System
-from jingyin.train.pack.calibrate import sign_logits
+from jingyin.train.pack.signs import sign_logits
 from jingyin.train.pack.thresholds import expected_calibration_error
 
 Value = Rate | Estimate | float

@@ -31,8 +31,10 @@ from jingyin.model.tokenizer import default_lexicon
 from jingyin.serve.networks import open_session
 from jingyin.train.data import read_split
 from jingyin.train.encoder import encoder_of
-from jingyin.train.pack.calibrate import FEWEST_REAL, fit_cascade, prefilter_of
+from jingyin.train.pack.calibrate import fit_cascade
 from jingyin.train.pack.export import export_fp32, golden, quantize
+from jingyin.train.pack.prefilter import prefilter_of
+from jingyin.train.pack.readings import FEWEST_REAL
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
 

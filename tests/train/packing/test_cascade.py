@@ -16,13 +16,12 @@ from jingyin.train.pack.calibrate import (
     _endings,
     _fit_rules,
     _prefilter_thresholds,
-    _Readings,
     _risks,
     _served,
     _settle_blocks,
     _thresholds,
-    refuse_abstentions,
 )
+from jingyin.train.pack.readings import Readings, refuse_abstentions
 from jingyin.train.recipes import Classify
 
 ORDINARY, THREATS, OPAQUE = 400, 100, 40
@@ -33,7 +32,7 @@ NETWORK = Network(
 VERIFIER = NETWORK.model_copy(update={"file": "verifier.onnx"})
 
 
-def readings() -> _Readings:
+def readings() -> Readings:
     """Return readings of real ordinary messages, of which a tenth are opaque, and of threats, each with a window."""
     labels = np.array([LABELS.index("ordinary")] * ORDINARY + [LABELS.index("debt_threat")] * THREATS)
     rows = Rows(
@@ -49,7 +48,7 @@ def readings() -> _Readings:
     logits[:, LABELS.index("debt_threat")] = 4 * each + np.random.default_rng(0).normal(0, 1, 2 * COUNT)
     network = SimpleNamespace(network=NETWORK)
     outputs = {(0, unit, ending): (row, 3) for unit, row in enumerate(logits) for ending in (None, *ENDINGS)}
-    return _Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[arg-type]
+    return Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[arg-type]
 
 
 def recipe(passed: float) -> Classify:

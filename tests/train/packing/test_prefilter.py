@@ -16,7 +16,7 @@ from jingyin.model.prefilter import (
     unknown_shares,
     windows,
 )
-from jingyin.train.pack.calibrate import _matrix, train_prefilter, tune_prefilter
+from jingyin.train.pack.prefilter import _matrix, train_prefilter, tune_prefilter
 
 
 def scored(*scores: float) -> tuple[np.ndarray, list[str]]:

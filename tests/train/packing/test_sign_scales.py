@@ -13,7 +13,8 @@ from jingyin.model.prefilter import Units
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows, unlabelled
-from jingyin.train.pack.calibrate import _Readings, annotated, fit_signs, sign_logits
+from jingyin.train.pack.readings import Readings
+from jingyin.train.pack.signs import annotated, fit_signs, sign_logits
 
 CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 
@@ -30,11 +31,11 @@ def reader(by_text: dict[str, NDArray[np.float64]]) -> Any:
     return SimpleNamespace(network=network, read=lambda text, room: (outputs[text], 3))
 
 
-def readings(given: Rows, network: Any) -> _Readings:
+def readings(given: Rows, network: Any) -> Readings:
     whole = [(0, len(each.text)) for each in given.cleaned]
     index, nothing = np.arange(len(given)), np.zeros(len(given), np.bool_)
     units = Units(index, index, whole, np.zeros((2, len(given)), np.float32))
-    return _Readings(given, units, nothing, nothing, [network], {})
+    return Readings(given, units, nothing, nothing, [network], {})
 
 
 def fitted(sign: str, logits: list[float], there: list[bool]) -> dict[str, SignScale]:

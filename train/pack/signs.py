@@ -1,0 +1,97 @@
+"""Calibrates signs: how sure a sign's logit is (Platt 1999), and from which confidence verdicts give it as a reason."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from jingyin.model.bundle import Network, SignScale
+from jingyin.model.cascade import sign_confidence
+from jingyin.model.labels import LABELS
+from jingyin.model.signs import SIGN_IDS
+from jingyin.serve.networks import NetworkReader, tokenizers_of
+from jingyin.train.corpus.rows import is_annotated
+from jingyin.train.data import Rows, signs_of_rows
+from jingyin.train.pack.readings import Readings, plain
+
+SIGNED = "model.onnx"
+"""The network that has signs."""
+
+PRECISION = 0.9
+"""Target precision of a reason on held-out messages."""
+
+_FEWEST = 5  # messages that show a sign, for it to have a scale and a threshold of its own
+_CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
+"""Scale of a sign that too few held-out messages show."""
+
+
+def fit_signs(readings: Readings, validation: Rows) -> dict[str, SignScale]:
+    """Return the scale of each sign of the network that has signs; empty if none has.
+
+    Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split.
+    """
+    position = next((i for i, reader in enumerate(readings.networks) if reader.network.file == SIGNED), None)
+    if position is None:
+        return {}
+    chosen = np.flatnonzero(annotated(readings.rows) & plain(readings.rows))
+    outputs = [readings.read(position, int(readings.units.starts[i]), 1 << 30) for i in chosen]
+    logits = [output[0][len(LABELS) :] for output in outputs if output is not None]
+    if not logits or not len(logits[0]):
+        return {}
+    was_read = [i for i, output in zip(chosen.tolist(), outputs, strict=True) if output is not None]
+    held_out = validation.take(np.flatnonzero(annotated(validation)))
+    reader = readings.networks[position]
+    outputs = [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in held_out.cleaned]
+    logits += [output[0][len(LABELS) :] for output in outputs if output is not None]
+    held_out_read = held_out.take(np.array([i for i, output in enumerate(outputs) if output is not None], np.int64))
+    rows = readings.rows.take(np.array(was_read, np.int64))
+    targets = np.concatenate([signs_of_rows(part) for part in (rows, held_out_read) if len(part)])
+    table = np.array(logits, np.float64)
+    return {sign: _scale(table[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
+
+
+def annotated(rows: Rows) -> NDArray[np.bool_]:
+    """Return whether people annotated the signs of a row (n,)."""
+    return np.array([is_annotated(signs) for signs in rows.signs], np.bool_)
+
+
+def sign_logits(folder: Path, networks: Sequence[Network], rows: Rows) -> NDArray[np.float64] | None:
+    """Return the logits (n, signs) of the network that has signs on wholes, None if none has.
+
+    They are NaN for messages that it can't read.
+    """
+    for network, tokenizer in zip(networks, tokenizers_of(folder, networks), strict=True):
+        if network.file == SIGNED:
+            reader = NetworkReader(folder, network, tokenizer)
+            outputs = [reader.read(cleaned.text, network.max_tokens) for cleaned in rows.cleaned]
+            width = max((len(output[0]) for output in outputs if output), default=0) - len(LABELS)
+            unread = np.full(max(0, width), np.nan)
+            return np.array([output[0][-width:] if output else unread for output in outputs]) if width > 0 else None
+    return None
+
+
+def _scale(logits: NDArray[np.float64], has_sign: NDArray[np.bool_]) -> SignScale:
+    """Fit the scale of one sign on its logits (n,) and whether messages show it (n,)."""
+    if has_sign.sum() < _FEWEST or has_sign.all():
+        return _CAREFUL
+    model = LogisticRegression(C=1.0).fit(logits[:, None], has_sign)
+    scale = _CAREFUL.model_copy(
+        update={"slope": max(0.0, float(model.coef_[0, 0])), "bias": float(model.intercept_[0])}
+    )
+    confidence = sign_confidence(scale, logits)
+    order = np.argsort(-confidence, kind="stable")
+    precision = has_sign[order].cumsum() / np.arange(1, len(order) + 1)
+    parted = np.diff(confidence[order], append=-1.0) < 0  # a threshold can't separate equal ones
+    enough = np.flatnonzero((precision >= PRECISION) & parted)
+    if not len(enough):
+        return scale
+    last = int(enough[-1])
+    return scale.model_copy(
+        update={
+            "threshold": float(confidence[order[last]]),
+            "precision": float(precision[last]),
+            "found": int(has_sign[order[: last + 1]].sum()),
+        }
+    )
