@@ -340,8 +340,8 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
         version = content.get("format_version")
         if version not in _READ_VERSIONS:
             raise BundleError(
-                f"bundle {path.name} has format version {version!r}, this jingyin reads {FORMAT_VERSION}; make it "
-                "anew with `jingyin train configs/calibrate.yaml`, or install the jingyin that wrote it"
+                f"bundle {path.name} has format version {version!r}, this jingyin reads {_READ_VERSIONS[0]} to "
+                f"{FORMAT_VERSION}; install the jingyin that wrote it, or train it again"
             )
         whole = content.get("id") == manifest_id(content)
         return Manifest.model_validate(_of_format_7(content) if version == 7 else content), whole

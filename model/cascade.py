@@ -242,29 +242,26 @@ def _read_again(
                 if until is not None and time.monotonic() >= until:
                     out.final[message] = False
                     break
-                if (again := _outputs(rules, read, unit, ending, rooms[message])) is None:
+                if (again := _odds_ended(rules, units, read, unit, ending, rooms[message])) is None:
                     break
-                discount = 0.0 if unit == units.starts[message] else rules.discount
-                readings.append(_fused(rules, units, unit, again) - discount)
+                readings.append(again)
             found[unit] = _Found(float(np.mean(readings)), outputs)
         if read_again:
             _let_decide(rules, out, message, unit, found[unit])
 
 
-def _outputs(rules: CascadeRules, read: Read, unit: int, ending: str, rooms: list[int]) -> list[Floats] | None:
-    """Return the outputs of all networks for a unit with another ending, None if one has no room; takes the room."""
-    outputs = []
+def _odds_ended(
+    rules: CascadeRules, units: Units, read: Read, unit: int, ending: str, rooms: list[int]
+) -> float | None:
+    """Return a unit's log-odds of risk, read by all networks with another ending, None if one has no room for it."""
+    logits = []
     for number in range(len(rules.networks)):
         if (reading := read(number, unit, rooms[number], ending)) is None:
             return None
         rooms[number] -= reading[1]
-        outputs.append(np.asarray(reading[0], np.float64))
-    return outputs
-
-
-def _fused(rules: CascadeRules, units: Units, unit: int, outputs: Sequence[Floats]) -> float:
-    logits = [output[None, : len(rules.labels)] for output in outputs]
-    return float(fused_logit(rules.networks[-1].fusion, units.scores[:, [unit]], logits, rules.flagged)[0])
+        logits.append(np.asarray(reading[0][None, : len(rules.labels)], np.float64))
+    odds = fused_logit(rules.networks[-1].fusion, units.scores[:, [unit]], logits, rules.flagged)
+    return float(odds[0]) - (0.0 if unit in units.starts else rules.discount)
 
 
 def ended(text: CleanString, ending: str | None) -> CleanString:

@@ -10,6 +10,10 @@ senders.
 """
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class JingyinError(Exception):
@@ -26,6 +30,12 @@ class ConfigError(JingyinError):
 
 class InputError(JingyinError):
     """Data handed to jingyin can't be used as it is."""
+
+
+def faults_of(error: "ValidationError") -> str:
+    """Put pydantic's errors into words, each with its place, without the input, which pydantic quotes by default."""
+    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults)
 
 
 def need(what: str, extra: str, *packages: str) -> None:

@@ -75,12 +75,9 @@ SIGNS = (
 
 SIGN_IDS = tuple(sign.id for sign in SIGNS)
 
-_BY_ID = {sign.id: sign for sign in SIGNS}
+_NAMES = {"zh": {sign.id: sign.chinese for sign in SIGNS}, "en": {sign.id: sign.english for sign in SIGNS}}
 
 
 def name_of(sign: str, language: Language) -> str:
     """Return the name of a sign by its id, or the id itself if this version of jingyin does not know it."""
-    known = _BY_ID.get(sign)
-    if known is None:
-        return sign
-    return known.chinese if language == "zh" else known.english
+    return _NAMES[language].get(sign, sign)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 from tokenizers import Tokenizer, models
 
@@ -57,29 +58,29 @@ def compile_lexicon(lexicon: str) -> Tokenizer:
     return Tokenizer(models.Unigram(pieces, unk_id=UNKNOWN, byte_fallback=False))
 
 
-class SmsTokenizer:
-    """Clean text -> token ids.
-
-    A thin wrapper around a tokenizers.Tokenizer that adds START and END. Ids follow the lexicon's order, so a bundle's
-    encoder and its tokenizer.json belong together.
-    """
+class _Wrapper:
+    """A tokenizers.Tokenizer, to which the two below add START and END."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.backend = tokenizer
         self.size: int = tokenizer.get_vocab_size()
 
     @classmethod
-    def from_lexicon(cls, lexicon: str) -> "SmsTokenizer":
-        """Compile `lexicon`, the text of a file in jieba's userdict format."""
-        return cls(compile_lexicon(lexicon))
-
-    @classmethod
-    def from_file(cls, path: Path) -> "SmsTokenizer":
-        """Read a compiled tokenizer.json; raises BundleError if it can't be read."""
+    def from_file(cls, path: Path) -> Self:
+        """Read a tokenizer's JSON; raises BundleError if it can't be read."""
         try:
             return cls(Tokenizer.from_file(str(path)))
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path.name} can't be read as a tokenizer ({error}); export the bundle again") from None
+
+
+class SmsTokenizer(_Wrapper):
+    """Clean text -> ids of words, in the lexicon's order: a bundle's encoder and tokenizer.json belong together."""
+
+    @classmethod
+    def from_lexicon(cls, lexicon: str) -> Self:
+        """Compile `lexicon`, the text of a file in jieba's userdict format."""
+        return cls(compile_lexicon(lexicon))
 
     def encode(self, texts: Sequence[CleanString]) -> list[list[int]]:
         """Return the ids of each clean text, START first and END last, of any length."""
@@ -123,20 +124,8 @@ def spell(text: str) -> str:
     return text.translate(_SPELLED)
 
 
-class PieceTokenizer:
+class PieceTokenizer(_Wrapper):
     """Clean text -> ids of pieces, enclosed in START and END as words are."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.backend = tokenizer
-        self.size: int = tokenizer.get_vocab_size()
-
-    @classmethod
-    def from_file(cls, path: Path) -> "PieceTokenizer":
-        """Read a tokenizer's JSON; raises BundleError if it can't be read."""
-        try:
-            return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{path.name} can't be read as a tokenizer ({error}); export the bundle again") from None
 
     def encode(self, texts: Sequence[CleanString]) -> list[list[int]]:
         """Return the ids of each clean text, START first and END last, of any length."""

@@ -49,7 +49,7 @@ def render(
                 reason["spans"] = [asdict(span) for span in explanation.reasons.get(reason["sign"], ())]
         return _json(content)
     action = typer.style(f"{verdict.action:<6}", fg=_COLOURS[verdict.action], bold=True)
-    shown, spans = _printable(text), explanation.risk if explanation else ()
+    shown, spans = printable(text), explanation.risk if explanation else ()
     lines = [f"{action} {verdict.risk:5.1%}  {verdict.label:<17} {_highlight(shown, spans)}"]
     if spans:  # in red above, which a pipe does not show
         lines.append(f"{'':14}{_EVIDENCE[language]}{_words(spans, language)}")
@@ -63,7 +63,7 @@ def render(
 
 def _words(spans: Sequence[Span], language: Language) -> str:
     heaviest = sorted(spans, key=lambda span: -span.weight)[:_WORDS]
-    return _REASONS[language][2].join(_printable(span.text) for span in heaviest)
+    return _REASONS[language][2].join(printable(span.text) for span in heaviest)
 
 
 def _json(content: object) -> str:
@@ -89,6 +89,6 @@ def _highlight(text: str, spans: Sequence[Span]) -> str:
     return "".join(pieces) + text[at:]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace each control character by a blank, so that spans still fit: a message must not control the terminal."""
     return "".join(c if c.isprintable() else " " for c in text)

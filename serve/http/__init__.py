@@ -3,6 +3,7 @@
     process.py     the socket, and uvicorn's Multiprocess: workers, their reload, their end
     connection.py  limits of a connection that uvicorn lacks
     app.py         routes, and the layer around them: request id, key, errors, metrics
+    call.py        one call of a client, and its body
     schema.py      bodies of /v1/score; openapi.json describes all routes
     service.py     one request, from texts to answers;  batcher.py  the queue and the inference threads
     deployment.py  the bundle that answers, and its shadow

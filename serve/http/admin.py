@@ -4,7 +4,7 @@ No text is kept, so none is shown: messages appear only as counts, hashes and th
 """
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,13 +13,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from jingyin.model.errors import InputError, JingyinError
+from jingyin.serve.http.call import Call, read_body
 from jingyin.serve.http.schema import Address, explain_errors
 from jingyin.serve.memory.known import NewWording
 from jingyin.serve.memory.senders import SENDER
 from jingyin.serve.memory.state import Op
-
-if TYPE_CHECKING:
-    from jingyin.serve.http.app import Call
 
 MAX_BODY = 64 << 10
 """Most bytes of a body."""
@@ -51,11 +49,8 @@ async def _body(request: Request, kind: type[M]) -> M:
     """Read a body; raises InputError for a wrong one."""
     if not request.headers.get("content-type", "").lower().startswith("application/json"):
         raise InputError("send the body with Content-Type: application/json")  # which no other site's page can
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise InputError(f"the body is larger than {MAX_BODY} bytes")
+    if len(data := await read_body(request)) > MAX_BODY:
+        raise InputError(f"the body is larger than {MAX_BODY} bytes")
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

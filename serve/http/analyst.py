@@ -3,9 +3,10 @@
 import json
 import os
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from jingyin.model.errors import ConfigError, JingyinError
@@ -32,7 +33,7 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
         except (ValueError, KeyError, TypeError):
             message = error.reason
         raise JingyinError(f"{url} answers {error.code}: {message}") from None
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: no address of a host, or no JSON
         raise JingyinError(f"{url} can't be reached ({type(error).__name__}); is the service running there?") from None
 
 

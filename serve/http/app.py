@@ -12,7 +12,7 @@ import signal
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -32,7 +32,7 @@ from jingyin.model.signs import SIGNS
 from jingyin.serve.http import schema
 from jingyin.serve.http.admin import ADMIN_ROUTES
 from jingyin.serve.http.batcher import BusyError
-from jingyin.serve.http.connection import Connection
+from jingyin.serve.http.call import Call, RefusedError, read_body
 from jingyin.serve.http.deployment import Load
 from jingyin.serve.http.observe import error_site, log
 from jingyin.serve.http.service import MAX_EXPLAINED, Answer, Origin, Service
@@ -41,9 +41,6 @@ from jingyin.serve.memory.memory import make_memory
 
 MAX_TEXTS = 1_024
 """Most messages of a request."""
-MAX_BODY = 1 << 20
-"""Most bytes of a body."""
-
 REFUSAL_SECONDS = 0.05
 """How long a client beyond its share waits for the refusal: immediate retries would take the event loop from others."""
 
@@ -56,14 +53,6 @@ _BELOW = re.compile("(/admin/(?:known|senders))/.+")
 
 
 # ---- errors: every error response states the value received, the value expected and the remedy
-
-
-class RefusedError(JingyinError):
-    """A request that is refused with `status`."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
 
 
 _HEADERS = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
@@ -81,7 +70,7 @@ class JsonResponse(Response):
         self.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def error_response(call: "Call", status: int, error: str) -> Response:
+def error_response(call: Call, status: int, error: str) -> Response:
     """Return an error as JSON."""
     return JsonResponse({"error": error, "request_id": call.id}, status, _HEADERS.get(status, {}))
 
@@ -106,20 +95,6 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 # ---- around every route: request id, API key, admission, metrics, log
-
-
-@dataclass(slots=True)
-class Call:
-    """One request: `arrival` is a time of the event loop, `client` the key's name or the address, `body` in bytes."""
-
-    service: Service
-    id: str
-    arrival: float
-    client: str
-    key: str = ""
-    place: int = 0  # 1 if it counts among the requests under way
-    body: int = 0
-    connection: Connection | None = None
 
 
 class RequestMiddleware:
@@ -200,7 +175,9 @@ class RequestMiddleware:
         return None
 
     def _record(self, scope: Scope, call: Call, status: int, seconds: float) -> None:
-        route = _route(scope) if _route(scope) in _ROUTES else "other"
+        below = _BELOW.fullmatch(scope["path"])
+        path = below[1] if below else scope["path"]
+        route = path if path in _ROUTES else "other"
         self._service.metrics.requests(route, status).inc()
         self._service.metrics.seconds(route).observe(seconds)
         if route.startswith("/admin/") and scope["method"] != "GET":
@@ -209,44 +186,10 @@ class RequestMiddleware:
             log("request", request=call.id, route=route, status=status, seconds=round(seconds, 6))
 
 
-def _route(scope: Scope) -> str:
-    """Return the path of a request, without an id at its end."""
-    below = _BELOW.fullmatch(scope["path"])
-    return below[1] if below else str(scope["path"])
-
-
 _ID = re.compile(schema.REQUEST_ID.encode())
 
 
 # ---- routes
-
-
-async def read_body(request: Request) -> bytes:
-    """Read a JSON body.
-
-    Raises RefusedError if it has another type, is too large, or does not arrive in time (connection.py); BusyError if
-    the client's bodies under way take more than its share of memory.
-    """
-    call: Call = request.scope["jingyin"]
-    kind = request.headers.get("content-type", "application/json").lower()
-    if not kind.startswith(("application/json", "application/octet-stream")):
-        raise RefusedError(415, "the body must be JSON; send it with Content-Type: application/json")
-    chunks, more = [], True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise RefusedError(408, "the client went away, or took too long, before its body had arrived")
-        chunk = message.get("body", b"")
-        if call.body + len(chunk) > MAX_BODY:
-            raise RefusedError(413, f"the body is larger than {MAX_BODY} bytes; send fewer messages at a time")
-        if not call.service.bodies.take(call.client, len(chunk)):
-            raise BusyError("more bytes of yours are under way than your share; try again in a second")
-        call.body += len(chunk)
-        chunks.append(chunk)
-        more = message.get("more_body", False)
-    if call.connection:
-        call.connection.whole()
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def score(request: Request) -> Response:

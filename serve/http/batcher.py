@@ -279,11 +279,14 @@ class Batcher:
             slow = seconds > BATCH_SECONDS
             self._most = max(1.0, self._most / 2) if slow else min(MAX_BATCH, self._most * 1.25)
             self._pace += (seconds / len(batch) - self._pace) / 8
+        counted: list[Outcome] = []  # what was answered at its deadline is not
         for item, outcome in zip(batch, outcomes, strict=True):
             pending = item.pending
             if pending.future.done():
                 continue
             pending.outcomes[item.i] = outcome
+            if pending.counted:
+                counted.append(outcome)
             if not isinstance(outcome, str):
                 pending.texts[item.i] = outcome.clean  # cleaned once
             if not is_final(outcome) and looked:
@@ -296,7 +299,7 @@ class Batcher:
                 if not pending.left:
                     self._resolve(pending)
         self._start()
-        self._count([each for item, each in zip(batch, outcomes, strict=True) if item.pending.counted])
+        self._count(counted)
 
     def _resolve(self, pending: _Pending) -> None:
         if not pending.future.done():

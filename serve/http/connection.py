@@ -26,8 +26,8 @@ _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 class Connection(asyncio.Protocol):
     """Stands between transport and uvicorn; app.py finds it in the scope's state, and calls `begin`, `whole` and `end`.
 
-    `_bytes` counts the bytes of an incomplete head; `_asking` is True from the end of the head to that of the answer.
-    `_rest` is the number of bytes that may follow until the next head.
+    `_bytes` counts the bytes of an incomplete head; `_asking` is True from the end of the head to that of the answer,
+    or, if that came early, to the next head. `_rest` is the number of bytes that may follow until that one.
     """
 
     def __init__(self, *, app_state: dict[str, Any], **given: Any) -> None:  # noqa: ANN401  uvicorn's
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._bytes = self._rest = 0
-        self._asking = False
+        self._asking = self._early = False
         self._before = b""  # the last bytes of the head so far
         self.arrival = 0.0
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
             return
         else:
             self._rest -= len(data)
-        self._inner.data_received(data if self._asking else self._without_upgrade(data))
+        self._inner.data_received(data if self._asking and not self._early else self._without_upgrade(data))
         if self._transport.is_closing():
             self._service.metrics.refused("malformed").inc()
         elif self._bytes > MAX_HEAD:  # a complete request has a task, which starts before this call
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         """
         if not self._bytes:  # pipelined
             self._watch()
-        self._asking, self._bytes, self._rest = True, 0, length + MAX_REST
+        self._asking, self._early, self._bytes, self._rest = True, False, 0, length + MAX_REST
         if whole:
             self.whole()
         return self.arrival
@@ -102,7 +102,8 @@ class Connection(asyncio.Protocol):
 
         After an early answer the rest of the body is dropped, until the next request or the end of READ_SECONDS.
         """
-        self._asking = self._timer is not None
+        self._asking = self._early = self._timer is not None
+        self._before = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the end on to uvicorn."""

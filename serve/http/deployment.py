@@ -40,13 +40,14 @@ def warm(scorer: Scorer) -> None:
 class Deployment:
     """The scorer that answers and, if there is one, the shadow, which is counted and never answers.
 
-    `uncached` is the same scorer without its caches.
+    `uncached` is the same scorer without its cache of decisions.
     """
 
     def __init__(self, scorer: Scorer, shadow: Scorer | None, metrics: Metrics) -> None:
         self.scorer = scorer
         self.bundle_id = scorer.bundle.manifest.id
         self.uncached = scorer.without_memory()
+        self.uncached.readings = scorer.readings  # else a text would begin anew in each of its time slices
         self.shadow = shadow
         self._metrics = metrics
         self._waiting: queue.Queue[Sequence[Scored]] = queue.Queue(_SHADOW_WAITING)

@@ -67,7 +67,8 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callab
     """Serve until SIGTERM or SIGINT, then answer accepted requests and return; SIGHUP reloads the bundle.
 
     `reread` returns the current settings: SIGHUP applies those of memory. Raises BundleError for a broken bundle before
-    the socket opens, ConfigError if it can't be opened, JingyinError if no worker could start.
+    the socket opens, ConfigError if it can't be opened, JingyinError if a worker can't start, at first or in place of a
+    dead one.
     """
     take_over_logging()
     if settings.keys:
@@ -85,8 +86,8 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callab
         workers = Supervisor(settings, listener, load, Path(folder), reread)
         workers.run()
     log("ended")
-    if not workers.served and not workers.told_to_stop:
-        raise JingyinError("no worker could start; the lines above say why")
+    if not workers.told_to_stop:
+        raise JingyinError("a worker could not start; the lines above say why")
 
 
 class Supervisor(Multiprocess):
@@ -106,7 +107,7 @@ class Supervisor(Multiprocess):
         self._folder = folder
         self._numbers = count()
         self._address = address(settings, listener)
-        self.served = self.told_to_stop = False
+        self.told_to_stop = False
         # systemd-tmpfiles, which clears old files from /tmp, leaves a locked folder alone.
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         (folder / "metrics").mkdir()
@@ -131,13 +132,14 @@ class Supervisor(Multiprocess):
         """Start the workers, and log it when all of them serve."""
         super().init_processes()
         if all(process.wait_until_ready(START_SECONDS, self.should_exit) for process in self.processes):
-            self.served = True
             log("serving", address=self._address, keys=bool(self._settings.keys), workers=len(self.processes))
         self.config.app = self._worker("replaced")
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that died."""
         before = list(self.processes)
+        for process in before:
+            process.child_conn.close()  # the worker's end: were it open here too, its death would not end a ping
         super().keep_subprocess_alive()
         self._bury(before)
 

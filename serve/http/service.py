@@ -142,12 +142,17 @@ class Service:
         (message, text), *others = decode() if short else await loop.run_in_executor(self._decoding, decode)
         sender, alone = origin.sender or "", not others
         (outcome,) = await self.batcher.read([text], origin.deadline, origin.client, sender, count=alone)
+        all_read = not isinstance(outcome, str) and outcome.final
         for other, text in others:
             reading = await self._read_extra(text, origin)
+            all_read = all_read and reading is not None and reading.final
             if reading and (isinstance(outcome, str) or reading.decision.risk > outcome.decision.risk):
                 message, outcome = other, reading
-        if not alone and not isinstance(outcome, str) and outcome.final:
-            self.deployment.count([outcome])
+        if not alone and not isinstance(outcome, str):
+            if outcome.final and (all_read or outcome.decision.action == "block"):  # nothing is riskier than a block
+                self.deployment.count([outcome])
+            else:
+                outcome = outcome._replace(final=False)
         return await self._judge(origin, message.text, outcome), message
 
     async def trial(self, text: str, key: str, sender: str | None, receiver: str | None, route: str | None) -> Answer:

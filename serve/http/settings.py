@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from jingyin.model.errors import ConfigError
+from jingyin.model.errors import ConfigError, faults_of
 from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
 from jingyin.serve.memory.senders import SenderSettings
 
@@ -131,9 +131,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:  # noqa
     try:
         return Settings(**{**_from_file(config), **EnvSettingsSource(Settings)(), **given})
     except ValidationError as error:
-        errors = error.errors(include_input=False, include_url=False, include_context=False)
-        faults = "; ".join(": ".join(filter(None, (".".join(map(str, f["loc"])), f["msg"]))) for f in errors)
-        raise ConfigError(f"the settings of `jingyin serve` are wrong: {faults}") from None
+        raise ConfigError(f"the settings of `jingyin serve` are wrong: {faults_of(error)}") from None
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:

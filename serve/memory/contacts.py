@@ -45,10 +45,11 @@ def _form(kind: str, written: str) -> str | None:
         return f"link {_domain(written)}"
     if kind == "email":
         return f"email {written}"
-    if "*" in written or "x" in written.removesuffix("x"):
+    if kind == "number":
+        if not re.fullmatch(r"(?:qq|wx|vx|v)?[\d,.]+", written):
+            return f"handle {written}"
+    elif re.search("[*x]", written):  # sent masked
         return None
-    if kind == "number" and not re.fullmatch(r"(?:qq|wx|vx|v)?[\d,.]+", written):
-        return f"handle {written}"
     digits = re.sub(r"\D", "", written)
     if kind == "phone":
         digits = re.sub(r"^(?:00)?86(?=1\d{10}$)", "", digits)

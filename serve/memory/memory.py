@@ -148,9 +148,10 @@ class Memory:
         burst_ops = bursts.ask(text) if bursts and risk >= bursts.settings.risk else []
         ops = [*sender_ops, *burst_ops, *([Op("add", "hits", match.wording.id.encode())] if match else [])]
         passed = answer.action == "pass"
-        talks = sender and receiver and scored.final and answer.action != "block" and not match
-        if conversations and sender and receiver and talks:
-            ops.append(conversations.ask(conversations.slot(key, sender, receiver), text, keep=passed))
+        slot = None
+        if conversations and sender and receiver and scored.final and answer.action != "block" and not match:
+            slot = conversations.slot(key, sender, receiver)
+            ops.append(conversations.ask(slot, text, keep=passed))
         if not ops:
             return answer
         begun = perf_counter()
@@ -164,7 +165,7 @@ class Memory:
         if near is not None and not trial:
             self._metrics.near_duplicates.observe(near)
         held = self._hold(answer, suspect, near)
-        if not (conversations and talks):
+        if not conversations or slot is None:
             return await self._settle(marks, text, own_action, held, held, [], trial=trial)
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, held, joined, trial=trial) if joined else held
@@ -251,7 +252,7 @@ def share_secret(settings: "Settings", folder: Path) -> None:
     if settings.state != "memory" and settings.state_secret is None:
         raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
     file = settings.state_secret or (settings.known or state_folder() / "known.json").with_name("secret")
-    if settings.state_secret or file.exists():
+    if settings.state_secret or os.path.exists(file):  # of Path's methods, exists raises where the folder is closed
         secret = read_secret(file, make=False)
     elif (folder / SECRET).exists():
         return  # a reload, where nothing can be kept: the state is still that of the first secret

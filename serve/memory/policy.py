@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jingyin.model.errors import ConfigError
+from jingyin.model.errors import ConfigError, faults_of
 from jingyin.model.labels import Action
 
 _SIGNATURE = re.compile(r"[【\[]([^【】\[\]]{1,30})[】\]]")
@@ -121,8 +121,6 @@ def read_policy(file: Path) -> Policy:
     try:
         return Policy.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except ValidationError as error:
-        faults = error.errors(include_input=False, include_url=False, include_context=False)
-        listed = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
-        raise ConfigError(f"policy {file} is wrong: {listed}") from None
+        raise ConfigError(f"policy {file} is wrong: {faults_of(error)}") from None
     except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date such as 2024-99-99
         raise ConfigError(f"policy {file} can't be read as YAML ({type(error).__name__})") from None

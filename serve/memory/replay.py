@@ -1,13 +1,13 @@
 """Tries a policy, a list of wordings or a bundle on recorded messages, before it is switched on."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from jingyin.model.errors import InputError
+from jingyin.model.errors import InputError, faults_of
 from jingyin.model.labels import Action
 from jingyin.serve.http.observe import Metrics
 from jingyin.serve.http.service import Answer, Context, Origin
@@ -17,6 +17,8 @@ from jingyin.serve.memory.memory import Memory
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local
 from jingyin.serve.scorer import Scored, Scorer
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def _seconds(value: object) -> object:
@@ -45,16 +47,14 @@ class Replayed(NamedTuple):
     answer: Answer
 
 
-def read_lines(file: Path, kind: type[Recorded] | type[NewWording]) -> Iterable[Recorded | NewWording]:
+def read_lines(file: Path, kind: type[M]) -> Iterator[M]:
     """Yield the JSON lines of a file; raises an InputError that names an invalid line, never its content."""
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield kind.model_validate_json(line)
-            except (ValidationError, ValueError) as error:
-                faults = error.errors(include_input=False) if isinstance(error, ValidationError) else []
-                listed = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
-                raise InputError(f"line {number} of {file} can't be read: {listed or 'wrong time'}") from None
+            except ValidationError as error:
+                raise InputError(f"line {number} of {file} can't be read: {faults_of(error)}") from None
 
 
 async def replay(
@@ -68,14 +68,12 @@ async def replay(
         return next(scorer.scored([text]))
 
     for new in read_lines(wordings, NewWording) if wordings else ():
-        if isinstance(new, NewWording):
-            risk = (await read(new.text or new.template or "")).decision.risk
-            await memory.known.add(new, "replay", risk)
+        risk = (await read(new.text or new.template or "")).decision.risk
+        await memory.known.add(new, "replay", risk)
     for message in read_lines(traffic, Recorded):
-        if isinstance(message, Recorded):
-            now = now if message.time is None else message.time
-            scored = await read(message.text)
-            alone = scored.decision.action
-            origin = Origin(message.key, message.key, message.sender, message.receiver, float("inf"), message.route)
-            answer = await memory.judge(Context(origin, now, read), Answer(scored, alone, "scored"))
-            yield Replayed(message, message.action or alone, answer)
+        now = now if message.time is None else message.time
+        scored = await read(message.text)
+        alone = scored.decision.action
+        origin = Origin(message.key, message.key, message.sender, message.receiver, float("inf"), message.route)
+        answer = await memory.judge(Context(origin, now, read), Answer(scored, alone, "scored"))
+        yield Replayed(message, message.action or alone, answer)

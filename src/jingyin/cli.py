@@ -307,6 +307,7 @@ def policy_replay(
     from jingyin.serve.http.settings import load_settings
     from jingyin.serve.memory.replay import replay
     from jingyin.serve.scorer import Scorer
+    from jingyin.serve.terminal import printable
 
     counts: Counter[str] = Counter()
 
@@ -316,7 +317,7 @@ def policy_replay(
             name = f"rule {answer.more['rule']}" if "rule" in answer.more else "no rule"
             counts[f"{name}: {answer.action}"] += 1
             if was != answer.action:
-                typer.echo(f"{was} -> {answer.action}  {answer.reason}  {message.text}")
+                typer.echo(f"{was} -> {answer.action}  {answer.reason}  {printable(message.text)}")
 
     asyncio.run(run())
     for name, count in sorted(counts.items()):

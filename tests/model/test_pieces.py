@@ -1,11 +1,8 @@
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from jingyin.model.errors import BundleError
 from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import END, START, UNKNOWN, PieceTokenizer, spell
@@ -41,15 +38,3 @@ def test_typed_special_tokens_stay_text(tokenizer: PieceTokenizer, raw: str) -> 
     for text in (raw, f"[CLS]{raw}[PAD]"):
         (ids,) = tokenizer.encode([clean(text).text])
         assert not {0, START, END} & set(ids[1:-1])
-
-
-def test_survives_saving(tokenizer: PieceTokenizer, tmp_path: Path) -> None:
-    tokenizer.backend.save(str(tmp_path / "pieces.json"))
-    text = clean("你好,你").text
-    assert PieceTokenizer.from_file(tmp_path / "pieces.json").encode([text]) == tokenizer.encode([text])
-
-
-def test_damaged_file(tmp_path: Path) -> None:
-    (tmp_path / "pieces.json").write_text("{")
-    with pytest.raises(BundleError, match=r"pieces\.json can't be read as a tokenizer .*; export the bundle again"):
-        PieceTokenizer.from_file(tmp_path / "pieces.json")

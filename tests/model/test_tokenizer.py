@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 from jingyin.model.errors import BundleError
 from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import CleanString, clean
-from jingyin.model.tokenizer import (
-    END,
-    START,
-    SmsTokenizer,
-    default_lexicon,
-    parse_lexicon,
-)
+from jingyin.model.tokenizer import END, START, SmsTokenizer, default_lexicon, parse_lexicon
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # jieba 0.42.1 has invalid escapes and uses pkg_resources

@@ -7,6 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from tests.serve.test_scorer import without_stage
 from tests.toy_bundle import set_exits
 
 from jingyin import Scorer
@@ -16,10 +17,6 @@ from jingyin.serve.scorer import CHUNK
 from jingyin.train.corpus.perturb import FAMILIES, evade
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import fill_slots
-
-
-def without_stage(verdict: Verdict) -> dict[str, object]:
-    return {key: value for key, value in verdict.as_dict().items() if key != "stage"}
 
 
 def traffic(templates: int, seed: int) -> list[str]:
@@ -88,10 +85,8 @@ def test_what_was_read_before_a_fault_is_answered_in_order(
 
 @pytest.mark.exhaustive
 def test_an_interrupt_in_the_network_loses_no_answer_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer, messages = (
-        Scorer.load(prefilter=False),
-        [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 99)],
-    )  # some fold to one character
+    scorer = Scorer.load(prefilter=False)
+    messages = [f"{chr(0x4E00 + i)}好" for i in range(CHUNK + 99)]  # some fold to one character
     wanted = [without_stage(verdict) for verdict in scorer.score_many(messages)]
     fresh, runs = Scorer.load(prefilter=False), 0
     run = fresh._networks[0].run

@@ -45,6 +45,7 @@ class FakeScorer:
     def __init__(self, name: str = "fake", mark: str = "死") -> None:
         self.bundle = SimpleNamespace(manifest=SimpleNamespace(id=name))
         self.cache: Any = SimpleNamespace(cache_hits=1, cache_misses=2, used=3, budget=4)
+        self.readings: Any = None
         self.mark = mark
 
     def without_memory(self) -> "FakeScorer":

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from base64 import b64encode
 from dataclasses import asdict
 from typing import Any
@@ -177,6 +178,13 @@ def test_where_the_coding_gives_mojibake_the_riskiest_reading_counts() -> None:
         assert f'jingyin_messages_total{{action="{action}",stage="network"}} {count}.0' in metrics
 
 
+@pytest.mark.parametrize(("text", "action", "reason"), [("慢" * 300, "review", "deadline"), ("死", "block", "scored")])
+def test_a_reading_that_is_not_made_in_time_leaves_the_message_unread(text: str, action: str, reason: str) -> None:
+    body = {"payload": b64(text.encode("gbk")), "data_coding": 0, "deadline_ms": 150}
+    answer = ask(body, on_deadline="review").json()
+    assert (answer["action"], answer["reason"]) == (action, reason)
+
+
 def test_parts_are_reassembled_across_a_cut_character() -> None:
     data = "呼死你".encode("utf-16-be")
     parts = [
@@ -281,6 +289,22 @@ def test_at_the_deadline_the_best_reading_so_far_counts(text: str, on_deadline: 
     assert (body["action"], body["reason"], body["risk"]) == (action, "deadline", risk)
     assert 0.02 < taken < 0.29
     assert f'jingyin_unscored_total{{action="{action}",reason="deadline"}} 1.0' in metrics
+
+
+def test_a_message_is_counted_once_though_its_network_ends_after_the_deadline() -> None:
+    class Late(FakeScorer):
+        def scored(self, texts: Any, until: float) -> Any:
+            time.sleep(0.1)
+            return (self._scored(each.original, "network", final=True) for each in texts)
+
+    async def call(client: httpx.AsyncClient, service: Service) -> str:
+        assert (await client.post("/v1/score", json={"text": "死", "deadline_ms": 20})).json()["reason"] == "deadline"
+        await asyncio.sleep(0.2)
+        return service.metrics.render().decode()
+
+    metrics = run(call, load=lambda: (Late(), None))
+    assert 'jingyin_unscored_total{action="review",reason="deadline"} 1.0' in metrics
+    assert "jingyin_messages_total{" not in metrics
 
 
 def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Where the service asks memory: what a request hands over, and what becomes of the answer."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from tests.serve.http.http_fakes import SECRET, FakeScorer, run
 
 from jingyin import Scorer
 from jingyin.model.text import CleanString
+from jingyin.serve.http import batcher
 from jingyin.serve.http.service import Answer, Context, Service
+from jingyin.serve.networks import NetworkReader
 
 SENDER, RECEIVER = "机密发信人", "13900139000"
 BOTH = {"sender": SENDER, "receiver": RECEIVER}
@@ -64,6 +67,26 @@ def test_the_second_half_of_a_threat_gets_the_verdict_on_both() -> None:
     (first, second), _ = ask(*({"text": text, **BOTH} for text in "呼死"))
     assert (first["action"], first["reason"], first["risk"]) == ("pass", "scored", 0.25)
     assert (second["action"], second["reason"], second["risk"]) == ("block", "conversation", 0.75)
+
+
+def test_a_joined_text_resumes_where_its_time_slice_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, read = Scorer.load(), list[tuple[str, str]]()
+    run_network = NetworkReader.read
+
+    def counted(self: NetworkReader, text: CleanString, room: int) -> Any:
+        read.append((self.network.file, text))
+        return run_network(self, text, room)
+
+    async def call(_: httpx.AsyncClient, service: Service) -> None:
+        until = asyncio.get_running_loop().time() + 10
+        (outcome,) = await service.batcher.read(["不还钱就爆你通讯录。" * 20], until, extra=True)
+        assert not isinstance(outcome, str)
+        assert outcome.final
+
+    monkeypatch.setattr(batcher, "SLICE_SECONDS", 0.0001)
+    monkeypatch.setattr(NetworkReader, "read", counted)
+    run(call, load=lambda: (scorer, None))
+    assert len(read) == len(set(read)) > 1
 
 
 @pytest.mark.parametrize("other", [{}, {"sender": SENDER}, {"sender": RECEIVER, "receiver": SENDER}])

@@ -140,8 +140,19 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     server.folder.cleanup()
     assert server.process.returncode == 1
     assert '"event":"worker_failed","reason":"golden message 0 is off; export the bundle anew"' in log
-    assert log.endswith("JingyinError: no worker could start; the lines above say why\n")
+    assert log.endswith("JingyinError: a worker could not start; the lines above say why\n")
     assert '"event":"serving"' not in log
+
+
+def test_a_service_that_ends_because_no_worker_can_replace_a_dead_one_has_failed(tmp_path: Path) -> None:
+    with Process({"BROKEN": str(tmp_path / "broken")}) as server:
+        (tmp_path / "broken").touch()
+        (worker,) = workers(server)
+        os.kill(worker, signal.SIGSTOP)
+        sleep(1)  # until its parent waits for a sign of life
+        os.kill(worker, signal.SIGKILL)
+        assert server.process.wait(40) == 1
+    assert server.log.endswith("JingyinError: a worker could not start; the lines above say why\n")
 
 
 def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:

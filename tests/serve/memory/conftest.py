@@ -1,5 +1,7 @@
-"""A Valkey (or Redis) of the tests' own, on a Unix socket, and a memory that a test can drive without a service."""
+"""Runs the tests that are coroutines, and a Valkey (or Redis) of their own on a Unix socket."""
 
+import asyncio
+import inspect
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,15 @@ from pathlib import Path
 import pytest
 
 SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    given = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in given}))
+    return True
 
 
 class Valkey:

@@ -18,6 +18,8 @@ from jingyin.serve.memory.contacts import MOST, contacts, has_contact
         ("尾号6222****7890", []),
         ("手机138****5678", []),
         ("qq123456", ["number 123456"]),
+        ("加wx1234567", ["number 1234567"]),
+        ("vx888888x", ["handle vx888888x"]),
         ("号码12345", []),
         ("加wx: Abc_def-9", ["handle abc_def-9"]),
         ("微信号是laowang88", ["handle laowang88"]),

@@ -1,5 +1,3 @@
-import asyncio
-from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
@@ -16,10 +14,6 @@ HAN = [chr(c) for c in range(0x4E00, 0x9000)]
 WARNING = "您好，您在我司的借款已逾期三天，若今日下午六点前未处理，将通知您的通讯录联系人及单位，后果自负"
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
-
-
 class Talk(MemoryUser):
     """A gateway that keeps conversations; all of it is from a to b."""
 
@@ -32,74 +26,56 @@ class Talk(MemoryUser):
         return await self.reason(text, risk, **{"sender": "a", "receiver": "b", **options})
 
 
-def test_a_threat_in_parts_is_read_as_one() -> None:
-    async def test() -> None:
-        talk = Talk()
-        assert await talk.say("今天把钱转过来") == "pass scored"
-        answer = await talk.send("否则后果自负", sender="a", receiver="b")
-        assert (answer.action, answer.reason) == ("block", "conversation")
-        assert answer.scored
-        assert (answer.scored.decision.risk, answer.scored.clean.text) == (0.95, "否则后果自负")
-        assert talk.read == ["今天把钱转过来,否则后果自负"]
-
-    run(test)
+async def test_a_threat_in_parts_is_read_as_one() -> None:
+    talk = Talk()
+    assert await talk.say("今天把钱转过来") == "pass scored"
+    answer = await talk.send("否则后果自负", sender="a", receiver="b")
+    assert (answer.action, answer.reason) == ("block", "conversation")
+    assert answer.scored
+    assert (answer.scored.decision.risk, answer.scored.clean.text) == (0.95, "否则后果自负")
+    assert talk.read == ["今天把钱转过来,否则后果自负"]
 
 
-def test_what_is_raised_is_not_joined_again() -> None:
-    async def test() -> None:
-        talk = Talk()
-        await talk.say("今天把钱转过来")
-        assert await talk.say("否则后果自负") == "block conversation"
-        assert await talk.say("晚饭吃什么") == "pass scored"
-        assert talk.read[-1] == "今天把钱转过来,晚饭吃什么"
-
-    run(test)
+async def test_what_is_raised_is_not_joined_again() -> None:
+    talk = Talk()
+    await talk.say("今天把钱转过来")
+    assert await talk.say("否则后果自负") == "block conversation"
+    assert await talk.say("晚饭吃什么") == "pass scored"
+    assert talk.read[-1] == "今天把钱转过来,晚饭吃什么"
 
 
-def test_the_last_two_that_passed_are_joined_and_copies_once() -> None:
-    async def test() -> None:
-        talk = Talk()
-        for text in ("一。", "二", "三", "三", "四"):
-            await talk.say(text)
-        await talk.say("五", 0.6)
-        await talk.say("六", 0.95)
-        await talk.say("七")
-        assert talk.read == ["一。二", "一。二,三", "一。二,三", "二,三,四", "三,四,五", "三,四,七"]
-
-    run(test)
+async def test_the_last_two_that_passed_are_joined_and_copies_once() -> None:
+    talk = Talk()
+    for text in ("一。", "二", "三", "三", "四"):
+        await talk.say(text)
+    await talk.say("五", 0.6)
+    await talk.say("六", 0.95)
+    await talk.say("七")
+    assert talk.read == ["一。二", "一。二,三", "一。二,三", "二,三,四", "三,四,五", "三,四,七"]
 
 
-def test_other_people_directions_and_times_are_other_conversations() -> None:
-    async def test() -> None:
-        talk = Talk()
-        await talk.say("今天把钱转过来")
-        for other in ({"sender": "b", "receiver": "a"}, {"receiver": None}, {"sender": None}, {"key": "other"}):
-            assert await talk.say("否则后果自负", **other) == "pass scored"
-        talk.clock.now += 600
-        assert await talk.say("否则后果自负") == "pass scored"
-        assert talk.read == []
-
-    run(test)
+async def test_other_people_directions_and_times_are_other_conversations() -> None:
+    talk = Talk()
+    await talk.say("今天把钱转过来")
+    for other in ({"sender": "b", "receiver": "a"}, {"receiver": None}, {"sender": None}, {"key": "other"}):
+        assert await talk.say("否则后果自负", **other) == "pass scored"
+    talk.clock.now += 600
+    assert await talk.say("否则后果自负") == "pass scored"
+    assert talk.read == []
 
 
-def test_a_threat_in_parts_accuses_its_sender() -> None:
-    async def test() -> None:
-        talk = Talk(senders={})
-        await talk.say("今天把钱转过来")
-        await talk.say("否则后果自负", 0.2)
-        assert await talk.reason("你等着", 0.2, sender="a") == "review sender"
-
-    run(test)
+async def test_a_threat_in_parts_accuses_its_sender() -> None:
+    talk = Talk(senders={})
+    await talk.say("今天把钱转过来")
+    await talk.say("否则后果自负", 0.2)
+    assert await talk.reason("你等着", 0.2, sender="a") == "review sender"
 
 
-def test_what_is_held_for_its_sender_is_not_joined() -> None:
-    async def test() -> None:
-        talk = Talk(senders={})
-        await talk.say("爆你通讯录", 0.6)
-        assert await talk.say("今天把钱转过来", 0.2) == "review sender"
-        assert await talk.say("否则后果自负") == "pass scored"
-
-    run(test)
+async def test_what_is_held_for_its_sender_is_not_joined() -> None:
+    talk = Talk(senders={})
+    await talk.say("爆你通讯录", 0.6)
+    assert await talk.say("今天把钱转过来", 0.2) == "review sender"
+    assert await talk.say("否则后果自负") == "pass scored"
 
 
 # ---- bursts
@@ -119,59 +95,44 @@ def edited(text: str, rate: float, rng: Random) -> str:
     return "".join(rng.choice(kinds)(c) if rng.random() < rate else c for c in text)
 
 
-def test_the_eleventh_copy_is_held() -> None:
-    async def test() -> None:
-        bulk = Bulk()
-        answers = [await bulk.send(WARNING, 0.3) for _ in range(13)]
-        assert [each.more["near_duplicates"] for each in answers] == list(range(13))
-        assert [each.reason for each in answers] == ["scored"] * 11 + ["burst"] * 2
-        assert answers[-1].action == "review"
-        assert await bulk.reason(WARNING, 0.95) == "block scored"
-        assert "near_duplicates" not in (await bulk.send(WARNING, 0.19)).more
-
-    run(test)
+async def test_the_eleventh_copy_is_held() -> None:
+    bulk = Bulk()
+    answers = [await bulk.send(WARNING, 0.3) for _ in range(13)]
+    assert [each.more["near_duplicates"] for each in answers] == list(range(13))
+    assert [each.reason for each in answers] == ["scored"] * 11 + ["burst"] * 2
+    assert answers[-1].action == "review"
+    assert await bulk.reason(WARNING, 0.95) == "block scored"
+    assert "near_duplicates" not in (await bulk.send(WARNING, 0.19)).more
 
 
 @pytest.mark.parametrize(("rate", "most", "least"), [(0.0, 1.0, 1.0), (0.05, 1.0, 0.8), (0.3, 0.3, 0.0)])
-def test_copies_with_edits_are_counted_too(rate: float, most: float, least: float) -> None:
-    async def test() -> None:
-        rng, bulk = Random(5), Bulk()
-        for _ in range(60):
-            await bulk.send(edited(WARNING, rate, rng), 0.3)
-        held = [(await bulk.reason(edited(WARNING, rate, rng), 0.3)).endswith("burst") for _ in range(40)]
-        assert least <= sum(held) / 40 <= most
-
-    run(test)
+async def test_copies_with_edits_are_counted_too(rate: float, most: float, least: float) -> None:
+    rng, bulk = Random(5), Bulk()
+    for _ in range(60):
+        await bulk.send(edited(WARNING, rate, rng), 0.3)
+    held = [(await bulk.reason(edited(WARNING, rate, rng), 0.3)).endswith("burst") for _ in range(40)]
+    assert least <= sum(held) / 40 <= most
 
 
-def test_other_messages_are_not_counted_as_copies() -> None:
-    async def test() -> None:
-        rng, bulk = Random(6), Bulk()
-        for _ in range(500):
-            await bulk.send("".join(rng.choices(HAN, k=30)), 0.3)
-        assert (await bulk.send(WARNING, 0.3)).more["near_duplicates"] == 0
-
-    run(test)
+async def test_other_messages_are_not_counted_as_copies() -> None:
+    rng, bulk = Random(6), Bulk()
+    for _ in range(500):
+        await bulk.send("".join(rng.choices(HAN, k=30)), 0.3)
+    assert (await bulk.send(WARNING, 0.3)).more["near_duplicates"] == 0
 
 
-def test_a_burst_is_forgotten() -> None:
-    async def test() -> None:
-        bulk = Bulk(window_seconds=60.0)
-        for _ in range(20):
-            await bulk.send(WARNING, 0.3)
-        bulk.clock.now += 120
-        assert (await bulk.send(WARNING, 0.3)).more["near_duplicates"] == 0
-
-    run(test)
+async def test_a_burst_is_forgotten() -> None:
+    bulk = Bulk(window_seconds=60.0)
+    for _ in range(20):
+        await bulk.send(WARNING, 0.3)
+    bulk.clock.now += 120
+    assert (await bulk.send(WARNING, 0.3)).more["near_duplicates"] == 0
 
 
 @pytest.mark.parametrize("text", ["", "短", "短信"])
-def test_what_is_too_short_to_count(text: str) -> None:
-    async def test() -> None:
-        bulk = Bulk()
-        assert [await bulk.reason(text, 0.3) for _ in range(20)] == ["pass scored"] * 20
-
-    run(test)
+async def test_what_is_too_short_to_count(text: str) -> None:
+    bulk = Bulk()
+    assert [await bulk.reason(text, 0.3) for _ in range(20)] == ["pass scored"] * 20
 
 
 @pytest.mark.parametrize(

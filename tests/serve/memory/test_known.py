@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,6 @@ NOTICE_COPY = "【城市供水】您本期水费33.10元，户号7654321，请�
 SALT = Secret(KEY, encrypts=False).salt
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
-
-
 async def judge(gateway: MemoryUser, text: str, action: str, risk: float, **more: Any) -> str:
     field = "template" if "‹" in text else "text"
     return await gateway.memory.known.add(NewWording(action=action, **{field: text}, **more), "admin", risk)
@@ -40,72 +36,57 @@ def test_what_differs_within_500_characters_differs_and_what_comes_later_does_no
     assert hashes("好" * 500 + "坏", SALT) == hashes("好" * 500 + "了", SALT)
 
 
-def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        number = await judge(gateway, THREAT, "block", 0.4)
-        answer = await gateway.send(COPY, 0.5)
-        assert (answer.action, answer.reason, answer.more["known"]) == ("block", "known", number)
-        assert await gateway.reason(f"{COPY}收到请回", 0.5) == "block known"
-        assert await gateway.reason(COPY.replace("通知", "通 知").replace("联系", "聯係"), 0.5) == "block known"
-        assert await gateway.reason(COPY, 0.9) == "block known"
-        assert await gateway.reason("周末聚餐定在老地方", 0.4) == "pass scored"
-
-    run(test)
+async def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
+    gateway = MemoryUser()
+    number = await judge(gateway, THREAT, "block", 0.4)
+    answer = await gateway.send(COPY, 0.5)
+    assert (answer.action, answer.reason, answer.more["known"]) == ("block", "known", number)
+    assert await gateway.reason(f"{COPY}收到请回", 0.5) == "block known"
+    assert await gateway.reason(COPY.replace("通知", "通 知").replace("联系", "聯係"), 0.5) == "block known"
+    assert await gateway.reason(COPY, 0.9) == "block known"
+    assert await gateway.reason("周末聚餐定在老地方", 0.4) == "pass scored"
 
 
-def test_a_lawful_notice_of_the_same_words_is_none() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, THREAT, "block", 0.97)
-        assert await gateway.reason(LAWFUL, 0.02) == "pass scored"
-        assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
-        assert await gateway.reason(THREAT, 0.02) == "block known"  # word for word
-        assert await gateway.reason(f"有人收到“{THREAT}”吗", 0.02) == "pass scored"  # nor is who quotes it
-
-    run(test)
+async def test_a_lawful_notice_of_the_same_words_is_none() -> None:
+    gateway = MemoryUser()
+    await judge(gateway, THREAT, "block", 0.97)
+    assert await gateway.reason(LAWFUL, 0.02) == "pass scored"
+    assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
+    assert await gateway.reason(THREAT, 0.02) == "block known"  # word for word
+    assert await gateway.reason(f"有人收到“{THREAT}”吗", 0.02) == "pass scored"  # nor is who quotes it
 
 
 @pytest.mark.parametrize(
     ("word", "garbled"),
     [("处理", "触理"), ("联系人", "lxr"), ("逐一", "逐*一"), ("逐一通知", "竹以筒支"), ("逐一", "逐|一")],
 )
-def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, THREAT, "block", 0.97)
-        copy = COPY.replace(word, garbled)
-        assert copy != COPY
-        assert await gateway.reason(COPY, 0.02) == "pass scored"
-        assert await gateway.reason(copy, 0.02) == "block known"
-        assert await gateway.reason(f"有人收到“{copy}”吗", 0.02) == "pass scored"
-
-    run(test)
+async def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
+    gateway = MemoryUser()
+    await judge(gateway, THREAT, "block", 0.97)
+    copy = COPY.replace(word, garbled)
+    assert copy != COPY
+    assert await gateway.reason(COPY, 0.02) == "pass scored"
+    assert await gateway.reason(copy, 0.02) == "block known"
+    assert await gateway.reason(f"有人收到“{copy}”吗", 0.02) == "pass scored"
 
 
-def test_a_rare_character_stands_for_one_of_the_wording() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        threat = "明天上门泼油漆等着瞧"
-        await judge(gateway, threat, "block", 0.97)
-        assert await gateway.reason("明天上门泼油桼等着瞧", 0.02) == "block known"
-        assert await gateway.reason("明天上门泼油彩等着瞧", 0.02) == "pass scored"  # 彩 is in GB2312
-        assert await gateway.reason("明龘上门泼油桼等着桼", 0.02) == "block known"  # two triples of eight are left
-        assert await gateway.reason("明天去公园看花桼等着瞧", 0.02) == "pass scored"
-
-    run(test)
+async def test_a_rare_character_stands_for_one_of_the_wording() -> None:
+    gateway = MemoryUser()
+    threat = "明天上门泼油漆等着瞧"
+    await judge(gateway, threat, "block", 0.97)
+    assert await gateway.reason("明天上门泼油桼等着瞧", 0.02) == "block known"
+    assert await gateway.reason("明天上门泼油彩等着瞧", 0.02) == "pass scored"  # 彩 is in GB2312
+    assert await gateway.reason("明龘上门泼油桼等着桼", 0.02) == "block known"  # two triples of eight are left
+    assert await gateway.reason("明天去公园看花桼等着瞧", 0.02) == "pass scored"
 
 
-def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, THREAT, "block", 0.97)
-        around = "周末聚餐定在老地方大家记得准时"
-        assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐龘')}", 0.02) == "block known"
-        assert await gateway.reason(f"{around}到{THREAT.replace('逐一', '逐龘')}", 0.02) == "pass scored"
-        assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐*一')}", 0.02) == "pass scored"
-
-    run(test)
+async def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
+    gateway = MemoryUser()
+    await judge(gateway, THREAT, "block", 0.97)
+    around = "周末聚餐定在老地方大家记得准时"
+    assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐龘')}", 0.02) == "block known"
+    assert await gateway.reason(f"{around}到{THREAT.replace('逐一', '逐龘')}", 0.02) == "pass scored"
+    assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐*一')}", 0.02) == "pass scored"
 
 
 @pytest.mark.parametrize(
@@ -119,161 +100,125 @@ def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
         LAWFUL.replace("6点前不处理", "在苏GD9WT6的车里"),
     ],
 )
-def test_letters_and_marks_beside_other_words_are_not_garbling(text: str) -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, THREAT, "block", 0.97)
-        assert await gateway.reason(text, 0.02) == "pass scored"
-
-    run(test)
+async def test_letters_and_marks_beside_other_words_are_not_garbling(text: str) -> None:
+    gateway = MemoryUser()
+    await judge(gateway, THREAT, "block", 0.97)
+    assert await gateway.reason(text, 0.02) == "pass scored"
 
 
-def test_a_known_notice_that_was_garbled_does_not_pass() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, NOTICE, "pass", 0.95)
-        assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "铲龘违·约巾"), 0.95) == "block scored"
-
-    run(test)
+async def test_a_known_notice_that_was_garbled_does_not_pass() -> None:
+    gateway = MemoryUser()
+    await judge(gateway, NOTICE, "pass", 0.95)
+    assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "铲龘违·约巾"), 0.95) == "block scored"
 
 
-def test_company_that_lowers_the_risk_does_not_help() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        gateway.risks = {"^王强|^李小红|^你在": 0.95}
-        await judge(gateway, THREAT, "block", 0.97)
-        company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。"
-        assert await gateway.reason(company + COPY + company, 0.05) == "block known"
-        assert await gateway.reason(company, 0.05) == "pass scored"
-
-    run(test)
+async def test_company_that_lowers_the_risk_does_not_help() -> None:
+    gateway = MemoryUser()
+    gateway.risks = {"^王强|^李小红|^你在": 0.95}
+    await judge(gateway, THREAT, "block", 0.97)
+    company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。"
+    assert await gateway.reason(company + COPY + company, 0.05) == "block known"
+    assert await gateway.reason(company, 0.05) == "pass scored"
 
 
-def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, NOTICE, "pass", 0.95)
-        assert await gateway.reason(NOTICE_COPY, 0.95) == "pass known"
-        for threat in ("不给两百爆你通讯录", "不交就上你家"):
-            assert await gateway.reason(NOTICE_COPY + threat, 0.95) == "block scored"
-            assert await gateway.reason(threat + NOTICE_COPY, 0.95) == "block scored"
-        assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "砸你家玻璃"), 0.95) == "block scored"
-
-    run(test)
+async def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
+    gateway = MemoryUser()
+    await judge(gateway, NOTICE, "pass", 0.95)
+    assert await gateway.reason(NOTICE_COPY, 0.95) == "pass known"
+    for threat in ("不给两百爆你通讯录", "不交就上你家"):
+        assert await gateway.reason(NOTICE_COPY + threat, 0.95) == "block scored"
+        assert await gateway.reason(threat + NOTICE_COPY, 0.95) == "block scored"
+    assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "砸你家玻璃"), 0.95) == "block scored"
 
 
-def test_what_stands_behind_the_500th_character_is_not_explained() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        notice = "".join(chr(0x4E00 + 7 * i) for i in range(600))
-        await judge(gateway, notice[:500], "pass", 0.95)
-        assert await gateway.reason(notice[:500], 0.95) == "pass known"
-        assert await gateway.reason(notice[:500] + "不交就上你家", 0.95) == "block scored"
-
-    run(test)
+async def test_what_stands_behind_the_500th_character_is_not_explained() -> None:
+    gateway = MemoryUser()
+    notice = "".join(chr(0x4E00 + 7 * i) for i in range(600))
+    await judge(gateway, notice[:500], "pass", 0.95)
+    assert await gateway.reason(notice[:500], 0.95) == "pass known"
+    assert await gateway.reason(notice[:500] + "不交就上你家", 0.95) == "block scored"
 
 
-def test_a_template_leaves_room_in_its_slots() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        await judge(gateway, "【百货】‹…›您好，您的订单‹number›已发货，预计‹datetime›送达，请保持电话畅通", "pass", 0.6)
-        text = "【百货】王某您好，您的订单88123456已发货，预计5月3日送达，请保持电话畅通"
-        assert await gateway.reason(text, 0.6) == "pass known"
-        assert await gateway.reason(text.replace("王某", "不还钱就爆你通讯录"), 0.95) == "block scored"
-
-    run(test)
+async def test_a_template_leaves_room_in_its_slots() -> None:
+    gateway = MemoryUser()
+    await judge(gateway, "【百货】‹…›您好，您的订单‹number›已发货，预计‹datetime›送达，请保持电话畅通", "pass", 0.6)
+    text = "【百货】王某您好，您的订单88123456已发货，预计5月3日送达，请保持电话畅通"
+    assert await gateway.reason(text, 0.6) == "pass known"
+    assert await gateway.reason(text.replace("王某", "不还钱就爆你通讯录"), 0.95) == "block scored"
 
 
-def test_the_list_has_hits_and_forgets() -> None:
-    async def test() -> None:
-        clock = Clock()
-        gateway = MemoryUser(Local(clock=clock))
-        known = gateway.memory.known
-        first = await judge(gateway, THREAT, "block", 0.97, note="案 7", seconds=60.0)
-        second = await judge(gateway, NOTICE, "pass", 0.6, seconds=120.0)
-        for _ in range(3):
-            await gateway.send(COPY, 0.95)
-        listed = {each["id"]: each for each in await known.list()}
-        assert listed[first] == {
-            "id": first, "action": "block", "note": "案 7", "by": "admin", "since": 600_000_000, "until": 600_000_060,
-            "hits": 3,
-        }  # fmt: skip
-        clock.now += 60
-        assert [each["id"] for each in await known.list()] == [second]
-        assert await gateway.reason(COPY, 0.4) == "pass scored"
-        assert [await known.remove(number) for number in (first, second)] == [False, True]
-        assert await known.list() == []
-
-    run(test)
+async def test_the_list_has_hits_and_forgets() -> None:
+    clock = Clock()
+    gateway = MemoryUser(Local(clock=clock))
+    known = gateway.memory.known
+    first = await judge(gateway, THREAT, "block", 0.97, note="案 7", seconds=60.0)
+    second = await judge(gateway, NOTICE, "pass", 0.6, seconds=120.0)
+    for _ in range(3):
+        await gateway.send(COPY, 0.95)
+    listed = {each["id"]: each for each in await known.list()}
+    assert listed[first] == {
+        "id": first, "action": "block", "note": "案 7", "by": "admin", "since": 600_000_000, "until": 600_000_060,
+        "hits": 3,
+    }  # fmt: skip
+    clock.now += 60
+    assert [each["id"] for each in await known.list()] == [second]
+    assert await gateway.reason(COPY, 0.4) == "pass scored"
+    assert [await known.remove(number) for number in (first, second)] == [False, True]
+    assert await known.list() == []
 
 
-def test_a_clock_that_was_ahead_brings_wordings_back() -> None:
-    async def test() -> None:
-        clock = Clock()
-        gateway = MemoryUser(Local(clock=clock))
-        await judge(gateway, THREAT, "block", 0.97, seconds=60.0)
-        reasons = []
-        for step in (29 * 86_400, -29 * 86_400, 31 * 86_400, -31 * 86_400):
-            clock.now += step
-            await gateway.memory.known.refresh()
-            reasons.append(await gateway.reason(COPY, 0.96))
-        assert reasons == ["block scored", "block known", "block scored", "block scored"]
-        assert await gateway.state.run([Op("fields", "known")]) == [[]]
-
-    run(test)
-
-
-def test_every_worker_and_machine_learns_of_it() -> None:
-    async def test() -> None:
-        here, there = MemoryUser(), MemoryUser()
-        there.memory.known = Known(here.state, here.secret)
-        number = await judge(here, THREAT, "block", 0.4)
-        assert await there.reason(COPY, 0.4) == "pass scored"
-        await there.memory.known.refresh()
-        assert await there.reason(COPY, 0.5) == "block known"
-        await there.memory.known.remove(number)
-        await here.memory.known.refresh()
-        assert await here.reason(COPY, 0.4) == "pass scored"
-
-    run(test)
-
-
-def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
-    async def test() -> None:
-        file = tmp_path / "known.json"
-        await judge(MemoryUser(Local(file=file)), THREAT, "block", 0.4)
-        assert "\\u" not in file.read_text(encoding="ascii")
-        again = MemoryUser(Local(file=file))
-        await again.memory.known.refresh()
-        assert await again.reason(COPY, 0.5) == "block known"
-        assert await again.reason(COPY.replace("处理", "触理"), 0.02) == "block known"
-
-    run(test)
-
-
-def test_wordings_of_earlier_versions_have_no_sounds() -> None:
-    async def test() -> None:
-        gateway = MemoryUser()
-        content = json.dumps(["block", "", "admin", 0, 10**10, 0.4, hashes(clean(THREAT).text, gateway.secret.salt)])
-        await gateway.state.run([Op("put", "known", (b"a", gateway.secret.seal(content)))])
+async def test_a_clock_that_was_ahead_brings_wordings_back() -> None:
+    clock = Clock()
+    gateway = MemoryUser(Local(clock=clock))
+    await judge(gateway, THREAT, "block", 0.97, seconds=60.0)
+    reasons = []
+    for step in (29 * 86_400, -29 * 86_400, 31 * 86_400, -31 * 86_400):
+        clock.now += step
         await gateway.memory.known.refresh()
-        assert await gateway.reason(COPY, 0.5) == "block known"
-        assert await gateway.reason(COPY.replace("处理", "触理"), 0.02) == "pass scored"
-        assert await gateway.reason(COPY.replace("逐一", "逐*一"), 0.02) == "block known"
+        reasons.append(await gateway.reason(COPY, 0.96))
+    assert reasons == ["block scored", "block known", "block scored", "block scored"]
+    assert await gateway.state.run([Op("fields", "known")]) == [[]]
 
-    run(test)
+
+async def test_every_worker_and_machine_learns_of_it() -> None:
+    here, there = MemoryUser(), MemoryUser()
+    there.memory.known = Known(here.state, here.secret)
+    number = await judge(here, THREAT, "block", 0.4)
+    assert await there.reason(COPY, 0.4) == "pass scored"
+    await there.memory.known.refresh()
+    assert await there.reason(COPY, 0.5) == "block known"
+    await there.memory.known.remove(number)
+    await here.memory.known.refresh()
+    assert await here.reason(COPY, 0.4) == "pass scored"
+
+
+async def test_wordings_survive_a_restart_without_their_text(tmp_path: Path) -> None:
+    file = tmp_path / "known.json"
+    await judge(MemoryUser(Local(file=file)), THREAT, "block", 0.4)
+    assert "\\u" not in file.read_text(encoding="ascii")
+    again = MemoryUser(Local(file=file))
+    await again.memory.known.refresh()
+    assert await again.reason(COPY, 0.5) == "block known"
+    assert await again.reason(COPY.replace("处理", "触理"), 0.02) == "block known"
+
+
+async def test_wordings_of_earlier_versions_have_no_sounds() -> None:
+    gateway = MemoryUser()
+    content = json.dumps(["block", "", "admin", 0, 10**10, 0.4, hashes(clean(THREAT).text, gateway.secret.salt)])
+    await gateway.state.run([Op("put", "known", (b"a", gateway.secret.seal(content)))])
+    await gateway.memory.known.refresh()
+    assert await gateway.reason(COPY, 0.5) == "block known"
+    assert await gateway.reason(COPY.replace("处理", "触理"), 0.02) == "pass scored"
+    assert await gateway.reason(COPY.replace("逐一", "逐*一"), 0.02) == "block known"
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [({}, "one of text and template"), ({"text": "a", "template": "b"}, "one of"), ({"text": "还钱 13812345678"}, "8")],
 )
-def test_what_is_no_wording(given: dict[str, str], words: str) -> None:
-    async def test() -> None:
-        with pytest.raises(InputError, match=words):
-            await MemoryUser().memory.known.add(NewWording(action="block", **given), "admin", 0.5)
-
-    run(test)
+async def test_what_is_no_wording(given: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        await MemoryUser().memory.known.add(NewWording(action="block", **given), "admin", 0.5)
 
 
 def test_of_equal_wordings_eight_are_looked_up_by_one_triple() -> None:
@@ -295,27 +240,26 @@ def test_a_message_holds_itself_and_what_it_is_part_of(text: str, more: str) -> 
         assert match.share == 1.0
 
 
-def test_an_index_that_takes_longer_to_build_does_not_replace_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        secret, state = Secret(KEY, encrypts=False), Local()
-        ours, theirs = Known(state, secret), Known(state, secret)
-        await theirs.add(NewWording(action="block", text=THREAT), "admin", 0.9)
-        begun, go_on = asyncio.Event(), asyncio.Event()
+async def test_an_index_that_takes_longer_to_build_does_not_replace_a_newer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret, state = Secret(KEY, encrypts=False), Local()
+    ours, theirs = Known(state, secret), Known(state, secret)
+    await theirs.add(NewWording(action="block", text=THREAT), "admin", 0.9)
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
-        async def slowly(make: Callable[..., Index], *given: Any) -> Index:
-            monkeypatch.undo()  # the next is quick
-            index = make(*given)
-            begun.set()
-            await go_on.wait()
-            return index
+    async def slowly(make: Callable[..., Index], *given: Any) -> Index:
+        monkeypatch.undo()  # the next is quick
+        index = make(*given)
+        begun.set()
+        await go_on.wait()
+        return index
 
-        monkeypatch.setattr(asyncio, "to_thread", slowly)
-        refreshing = asyncio.create_task(ours.refresh())
-        await begun.wait()
-        await ours.add(NewWording(action="pass", text=NOTICE), "admin", 0.1)
-        go_on.set()
-        await refreshing
-        await ours.refresh()
-        assert {each.action for each in ours.index.wordings} == {"block", "pass"}
-
-    run(test)
+    monkeypatch.setattr(asyncio, "to_thread", slowly)
+    refreshing = asyncio.create_task(ours.refresh())
+    await begun.wait()
+    await ours.add(NewWording(action="pass", text=NOTICE), "admin", 0.1)
+    go_on.set()
+    await refreshing
+    await ours.refresh()
+    assert {each.action for each in ours.index.wordings} == {"block", "pass"}

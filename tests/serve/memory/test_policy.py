@@ -1,7 +1,4 @@
-import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.serve.memory.gateway import MemoryUser
@@ -19,10 +16,6 @@ rules:
 """
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "policy.yaml"
@@ -30,55 +23,42 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_first_rule_that_a_message_meets_decides(file: Path) -> None:
-    async def test() -> None:
-        gateway = MemoryUser(policy=file)
-        code = "【某某银行】验证码1234"
-        assert await gateway.reason(code, 0.95, key="otp", sender="106901") == "pass policy"
-        assert await gateway.reason(code, 0.95, key="other", sender="106901") == "block scored"
-        assert await gateway.reason("你好", 0.85, sender="106901") == "block policy"
-        assert await gateway.reason("你好", 0.4, sender="106551") == "review policy"
-        assert await gateway.reason("你好", 0.4, sender="1065512") == "pass scored"
-        assert await gateway.reason("你好", 0.25, sender="106901") == "pass scored"
-        assert await gateway.reason("你好", 0.25, route="abroad") == "review policy"
-        assert await gateway.reason("你好", 0.95, route="abroad") == "block scored"
-        assert await gateway.reason("你好", 0.0, sender="+1555") == "block policy"
-        assert (await gateway.send("你好", 0.85, sender="106901")).more == {"rule": "marketing"}
-
-    run(test)
+async def test_the_first_rule_that_a_message_meets_decides(file: Path) -> None:
+    gateway = MemoryUser(policy=file)
+    code = "【某某银行】验证码1234"
+    assert await gateway.reason(code, 0.95, key="otp", sender="106901") == "pass policy"
+    assert await gateway.reason(code, 0.95, key="other", sender="106901") == "block scored"
+    assert await gateway.reason("你好", 0.85, sender="106901") == "block policy"
+    assert await gateway.reason("你好", 0.4, sender="106551") == "review policy"
+    assert await gateway.reason("你好", 0.4, sender="1065512") == "pass scored"
+    assert await gateway.reason("你好", 0.25, sender="106901") == "pass scored"
+    assert await gateway.reason("你好", 0.25, route="abroad") == "review policy"
+    assert await gateway.reason("你好", 0.95, route="abroad") == "block scored"
+    assert await gateway.reason("你好", 0.0, sender="+1555") == "block policy"
+    assert (await gateway.send("你好", 0.85, sender="106901")).more == {"rule": "marketing"}
 
 
-def test_a_higher_threshold_for_block_leaves_a_message_to_people(tmp_path: Path) -> None:
+async def test_a_higher_threshold_for_block_leaves_a_message_to_people(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text("rules: [{name: rarely, block: 0.99}]")
-
-    async def test() -> None:
-        gateway = MemoryUser(policy=file)
-        found = [await gateway.reason("你好", risk) for risk in (0.995, 0.95, 0.6, 0.1)]
-        assert found == ["block scored", "review policy", "review scored", "pass scored"]
-
-    run(test)
+    gateway = MemoryUser(policy=file)
+    found = [await gateway.reason("你好", risk) for risk in (0.995, 0.95, 0.6, 0.1)]
+    assert found == ["block scored", "review policy", "review scored", "pass scored"]
 
 
-def test_a_rule_for_what_is_late(file: Path) -> None:
-    async def test() -> None:
-        gateway = MemoryUser(policy=file)
-        assert await gateway.reason("你好", sender="106901", final=False) == "review policy"
-        assert await gateway.reason("你好", sender="1", final=False) == "pass deadline"
-
-    run(test)
+async def test_a_rule_for_what_is_late(file: Path) -> None:
+    gateway = MemoryUser(policy=file)
+    assert await gateway.reason("你好", sender="106901", final=False) == "review policy"
+    assert await gateway.reason("你好", sender="1", final=False) == "pass deadline"
 
 
-def test_rules_are_counted_those_of_a_dry_run_too(file: Path) -> None:
-    async def test() -> None:
-        gateway = MemoryUser(policy=file)
-        await gateway.send("你好", sender="106901")
-        found = gateway.metrics.render().decode()
-        assert 'jingyin_policy_total{action="block",rule="trial"} 1.0' in found
-        assert 'jingyin_policy_total{action="pass",rule="marketing"} 1.0' in found
-        assert "abroad" not in found
-
-    run(test)
+async def test_rules_are_counted_those_of_a_dry_run_too(file: Path) -> None:
+    gateway = MemoryUser(policy=file)
+    await gateway.send("你好", sender="106901")
+    found = gateway.metrics.render().decode()
+    assert 'jingyin_policy_total{action="block",rule="trial"} 1.0' in found
+    assert 'jingyin_policy_total{action="pass",rule="marketing"} 1.0' in found
+    assert "abroad" not in found
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from tests.serve.http.http_fakes import Process, until
 from typer.testing import CliRunner
 
 from jingyin.cli import app
-from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.errors import ConfigError, InputError, JingyinError
+from jingyin.serve.http.analyst import ask
 from jingyin.serve.memory.replay import Recorded, read_lines
 
 THREAT = "不还钱就爆你通讯录，今晚六点前把三千块转过来"
@@ -36,7 +37,7 @@ def test_replay_counts_by_rule_and_shows_what_changes(policy: Path, tmp_path: Pa
         {"text": THREAT, "sender": "106901", "time": "2026-01-01T10:00:00"},
         {"text": THREAT, "sender": "5", "time": 1.8e9},
         {"text": "明天下午三点老地方见，记得带伞", "action": "pass"},
-        {"text": "周末聚餐改到城东的火锅店，大家六点到", "action": "block"},
+        {"text": "周末聚餐改到\x1b城东的火锅店，大家六点到", "action": "block"},
     ]
     traffic.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in lines), encoding="utf-8")
     known.write_text(json.dumps({"text": lines[2]["text"], "action": "review"}) + "\n")
@@ -44,7 +45,7 @@ def test_replay_counts_by_rule_and_shows_what_changes(policy: Path, tmp_path: Pa
     assert found.output.splitlines() == [
         f"block -> pass  policy  {THREAT}",
         f"pass -> review  known  {lines[2]['text']}",
-        f"block -> review  policy  {lines[3]['text']}",
+        f"block -> review  policy  {lines[3]['text']}".replace("\x1b", " "),  # which a terminal would obey
         "        1  rule friends: pass",
         "        1  rule rest: block",
         "        2  rule rest: review",
@@ -57,6 +58,15 @@ def test_a_wrong_line_is_named_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 2 of .* text: Input should be a valid string") as told:
         list(read_lines(file, Recorded))
     assert "机密" not in str(told.value)
+    file.write_bytes('{"text": "机密"}'.encode("gbk"))
+    with pytest.raises(InputError, match=r"line 1 of .* can't be read: Invalid JSON"):
+        list(read_lines(file, Recorded))
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a b", "http://127.0.0.1:1"])
+def test_a_service_that_is_not_there_is_one_sentence(url: str) -> None:
+    with pytest.raises(JingyinError, match=r"can't be reached \("):
+        ask(url, "GET", "/admin/known")
 
 
 def test_known_wordings_from_the_command_line(tmp_path: Path) -> None:

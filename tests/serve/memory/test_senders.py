@@ -1,5 +1,3 @@
-import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -23,121 +21,90 @@ class SampledUser(MemoryUser):
         self.memory.suspects = Suspects(SenderSettings(**settings), self.secret, lambda: 0.0 if sampled else 1.0)
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
+async def test_what_follows_a_flagged_message_is_held_for_a_day() -> None:
+    user = SampledUser()
+    assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
+    assert await user.reason(THREAT, 0.6, sender="a") == "review scored"
+    assert await user.reason(MILD, 0.05, sender="a") == "review sender"
+    assert await user.reason(MILD, 0.04, sender="a") == "pass scored"
+    assert await user.reason(MILD, 0.2, sender="b") == "pass scored"
+    assert await user.reason(MILD, 0.2) == "pass scored"
+    user.clock.now += DAY - 1
+    assert await user.reason(MILD, 0.05, sender="a") == "review sender"
+    user.clock.now += 1
+    assert await user.reason(MILD, 0.05, sender="a") == "pass scored"
 
 
-def test_what_follows_a_flagged_message_is_held_for_a_day() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
-        assert await user.reason(THREAT, 0.6, sender="a") == "review scored"
-        assert await user.reason(MILD, 0.05, sender="a") == "review sender"
-        assert await user.reason(MILD, 0.04, sender="a") == "pass scored"
-        assert await user.reason(MILD, 0.2, sender="b") == "pass scored"
-        assert await user.reason(MILD, 0.2) == "pass scored"
-        user.clock.now += DAY - 1
-        assert await user.reason(MILD, 0.05, sender="a") == "review sender"
-        user.clock.now += 1
-        assert await user.reason(MILD, 0.05, sender="a") == "pass scored"
-
-    run(test)
+async def test_an_edited_copy_of_a_flagged_message_is_held_at_any_risk() -> None:
+    user = SampledUser()
+    await user.send(THREAT, 0.6, sender="a")
+    edited = f"麻烦看一下，{THREAT}，谢谢"
+    assert await user.reason(edited, 0.0, sender="b") == "pass scored"
+    assert await user.reason(edited, 0.0, sender="a") == "review sender"
+    assert await user.reason(NOTICE, 0.0, sender="a") == "pass scored"
+    user.clock.now += DAY
+    assert await user.reason(edited, 0.0, sender="a") == "pass scored"
 
 
-def test_an_edited_copy_of_a_flagged_message_is_held_at_any_risk() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        await user.send(THREAT, 0.6, sender="a")
-        edited = f"麻烦看一下，{THREAT}，谢谢"
-        assert await user.reason(edited, 0.0, sender="b") == "pass scored"
-        assert await user.reason(edited, 0.0, sender="a") == "review sender"
-        assert await user.reason(NOTICE, 0.0, sender="a") == "pass scored"
-        user.clock.now += DAY
-        assert await user.reason(edited, 0.0, sender="a") == "pass scored"
-
-    run(test)
-
-
-def test_after_three_strikes_all_of_a_sender_is_held_unless_it_sends_much() -> None:
-    async def test() -> None:
-        for sends_much in (False, True):
-            user = SampledUser(sampled=sends_much)
-            for _ in range(3):
-                assert await user.reason(MILD, 0.0, sender="a") == "pass scored"
-                await user.send(THREAT, 0.95, sender="a")
-            assert await user.reason(MILD, 0.0, sender="a") == ("pass scored" if sends_much else "review sender")
-            assert await user.reason(MILD, 0.0, sender="b") == "pass scored"
-
-    run(test)
-
-
-def test_a_second_blocked_message_doubles_the_time() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        for _ in range(2):
+async def test_after_three_strikes_all_of_a_sender_is_held_unless_it_sends_much() -> None:
+    for sends_much in (False, True):
+        user = SampledUser(sampled=sends_much)
+        for _ in range(3):
+            assert await user.reason(MILD, 0.0, sender="a") == "pass scored"
             await user.send(THREAT, 0.95, sender="a")
-        user.clock.now += 2 * DAY - 1
-        assert await user.reason(MILD, 0.05, sender="a") == "review sender"
-        user.clock.now += 2
-        assert await user.reason(MILD, 0.05, sender="a") == "pass scored"
-
-    run(test)
+        assert await user.reason(MILD, 0.0, sender="a") == ("pass scored" if sends_much else "review sender")
+        assert await user.reason(MILD, 0.0, sender="b") == "pass scored"
 
 
-def test_what_a_sender_is_held_for_does_not_prolong_it() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        await user.send(THREAT, 0.6, sender="a")
-        for _ in range(23):
-            user.clock.now += 3_600
-            assert await user.reason(MILD, 0.2, sender="a") == "review sender"
+async def test_a_second_blocked_message_doubles_the_time() -> None:
+    user = SampledUser()
+    for _ in range(2):
+        await user.send(THREAT, 0.95, sender="a")
+    user.clock.now += 2 * DAY - 1
+    assert await user.reason(MILD, 0.05, sender="a") == "review sender"
+    user.clock.now += 2
+    assert await user.reason(MILD, 0.05, sender="a") == "pass scored"
+
+
+async def test_what_a_sender_is_held_for_does_not_prolong_it() -> None:
+    user = SampledUser()
+    await user.send(THREAT, 0.6, sender="a")
+    for _ in range(23):
         user.clock.now += 3_600
-        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
-
-    run(test)
-
-
-def test_one_stolen_account_does_not_silence_a_bank() -> None:
-    async def test() -> None:
-        user = SampledUser(sampled=True)
-        for _ in range(600 // SAMPLE):
-            await user.send(NOTICE, sender="95588")
-        await user.send(THREAT, 0.95, sender="95588")
-        assert await user.reason(MILD, 0.2, sender="95588") == "pass scored"
-        await user.send(THREAT, 0.95, sender="95588")
-        assert await user.reason(MILD, 0.2, sender="95588") == "review sender"
-
-    run(test)
+        assert await user.reason(MILD, 0.2, sender="a") == "review sender"
+    user.clock.now += 3_600
+    assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
 
 
-def test_a_message_that_is_held_does_not_speak_for_its_contact() -> None:
-    async def test() -> None:
-        user = SampledUser(sampled=True)
-        await user.send("不还钱就加微信 laowang_88", 0.95)
-        for _ in range(20):
-            assert await user.reason("加微信 laowang_88", 0.2) == "review contact"
-        await user.send("加微信 laowang_88", 0.0)
-        assert await user.reason("加微信 laowang_88", 0.2) == "pass scored"
-
-    run(test)
+async def test_one_stolen_account_does_not_silence_a_bank() -> None:
+    user = SampledUser(sampled=True)
+    for _ in range(600 // SAMPLE):
+        await user.send(NOTICE, sender="95588")
+    await user.send(THREAT, 0.95, sender="95588")
+    assert await user.reason(MILD, 0.2, sender="95588") == "pass scored"
+    await user.send(THREAT, 0.95, sender="95588")
+    assert await user.reason(MILD, 0.2, sender="95588") == "review sender"
 
 
-def test_keys_do_not_share_their_senders() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        await user.send(THREAT, 0.95, sender="a", key="one")
-        assert await user.reason(MILD, 0.2, sender="a", key="other") == "pass scored"
+async def test_a_message_that_is_held_does_not_speak_for_its_contact() -> None:
+    user = SampledUser(sampled=True)
+    await user.send("不还钱就加微信 laowang_88", 0.95)
+    for _ in range(20):
+        assert await user.reason("加微信 laowang_88", 0.2) == "review contact"
+    await user.send("加微信 laowang_88", 0.0)
+    assert await user.reason("加微信 laowang_88", 0.2) == "pass scored"
 
-    run(test)
+
+async def test_keys_do_not_share_their_senders() -> None:
+    user = SampledUser()
+    await user.send(THREAT, 0.95, sender="a", key="one")
+    assert await user.reason(MILD, 0.2, sender="a", key="other") == "pass scored"
 
 
-def test_a_message_that_was_not_read_in_time_accuses_nobody() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        assert await user.reason(NOTICE, sender="a", final=False, on_deadline="block") == "block deadline"
-        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
-
-    run(test)
+async def test_a_message_that_was_not_read_in_time_accuses_nobody() -> None:
+    user = SampledUser()
+    assert await user.reason(NOTICE, sender="a", final=False, on_deadline="block") == "block deadline"
+    assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
 
 
 @pytest.mark.parametrize(
@@ -150,38 +117,29 @@ def test_a_message_that_was_not_read_in_time_accuses_nobody() -> None:
         ("看 https://pay.evil-site.com/x?a=1", "http://www.evil-site.com"),
     ],
 )
-def test_a_contact_gives_away_whoever_rewords(first: str, second: str) -> None:
-    async def test() -> None:
-        user = SampledUser()
-        await user.send(f"不还钱就{first}", 0.6, sender="a")
-        assert await user.reason(f"最后一次{second}", 0.1, sender="b") == "review contact"
-        assert await user.reason(f"最后一次{second}", 0.04, sender="b") == "pass scored"
-
-    run(test)
+async def test_a_contact_gives_away_whoever_rewords(first: str, second: str) -> None:
+    user = SampledUser()
+    await user.send(f"不还钱就{first}", 0.6, sender="a")
+    assert await user.reason(f"最后一次{second}", 0.1, sender="b") == "review contact"
+    assert await user.reason(f"最后一次{second}", 0.04, sender="b") == "pass scored"
 
 
-def test_a_hotline_is_everybodys() -> None:
-    async def test() -> None:
-        user = SampledUser(sampled=True)
-        await user.send("请致电 021-12345678", sender="bank")
-        await user.send("不还钱就打 021-12345678", 0.6, sender="a")
-        assert await user.reason("打 021-12345678", 0.3, sender="b") == "pass scored"
-
-    run(test)
+async def test_a_hotline_is_everybodys() -> None:
+    user = SampledUser(sampled=True)
+    await user.send("请致电 021-12345678", sender="bank")
+    await user.send("不还钱就打 021-12345678", 0.6, sender="a")
+    assert await user.reason("打 021-12345678", 0.3, sender="b") == "pass scored"
 
 
-def test_an_admin_can_clear_a_sender() -> None:
-    async def test() -> None:
-        user = SampledUser()
-        await user.send(THREAT, 0.6, sender="a")
-        suspects = user.memory.suspects
-        assert suspects
-        ((mark, left),) = (await user.state.run([Op("marks", "s:")]))[0]
-        assert (mark, left) == (suspects.sender("gw", "a"), DAY)
-        await user.state.run([Op("drop", mark)])
-        assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
-
-    run(test)
+async def test_an_admin_can_clear_a_sender() -> None:
+    user = SampledUser()
+    await user.send(THREAT, 0.6, sender="a")
+    suspects = user.memory.suspects
+    assert suspects
+    ((mark, left),) = (await user.state.run([Op("marks", "s:")]))[0]
+    assert (mark, left) == (suspects.sender("gw", "a"), DAY)
+    await user.state.run([Op("drop", mark)])
+    assert await user.reason(MILD, 0.2, sender="a") == "pass scored"
 
 
 def test_marks_hold_no_identifier() -> None:

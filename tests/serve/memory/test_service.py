@@ -20,7 +20,7 @@ from tests.serve.processes import children
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
-from jingyin.serve.memory.memory import Memory
+from jingyin.serve.memory.memory import Memory, shared_state
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Guarded, Local, Op
 
@@ -182,20 +182,17 @@ class Gone:
         raise ConnectionRefusedError
 
 
-def test_a_state_that_is_away_is_reported_before_a_message_needs_it() -> None:
-    async def tend() -> list[tuple[str, str]]:
-        events: list[tuple[str, str]] = []
-        guarded = Guarded(Gone(), Local(), lambda *event: events.append(event))
-        secret = Secret(bytes(32), encrypts=True)
-        memory = Memory(load_settings(), SimpleNamespace(), secret, guarded, Gone())  # type: ignore[arg-type]
-        memory.tend()
-        async with asyncio.timeout(10):
-            while not events:
-                await asyncio.sleep(0.01)
-        await memory.close()
-        return events
-
-    assert asyncio.run(tend()) == [("away", "ConnectionRefusedError")]
+async def test_a_state_that_is_away_is_reported_before_a_message_needs_it() -> None:
+    events: list[tuple[str, str]] = []
+    guarded = Guarded(Gone(), Local(), lambda *event: events.append(event))
+    secret = Secret(bytes(32), encrypts=True)
+    memory = Memory(load_settings(), SimpleNamespace(), secret, guarded, Gone())  # type: ignore[arg-type]
+    memory.tend()
+    async with asyncio.timeout(10):
+        while not events:
+            await asyncio.sleep(0.01)
+    await memory.close()
+    assert events == [("away", "ConnectionRefusedError")]
 
 
 class Slow:
@@ -206,17 +203,14 @@ class Slow:
         return Local().run_now(ops)
 
 
-def test_a_late_step_is_named() -> None:
-    async def send() -> list[tuple[str, str]]:
-        events: list[tuple[str, str]] = []
-        gateway = MemoryUser(Guarded(Slow(), Local(), lambda *event: events.append(event)), senders={})
-        assert gateway.memory.suspects
-        gateway.memory.suspects._chance = lambda: 0.0
-        await gateway.send("你好", sender="a")
-        await gateway.memory.close()
-        return events
-
-    assert asyncio.run(send()) == [("late", "look_up"), ("late", "report")]
+async def test_a_late_step_is_named() -> None:
+    events: list[tuple[str, str]] = []
+    gateway = MemoryUser(Guarded(Slow(), Local(), lambda *event: events.append(event)), senders={})
+    assert gateway.memory.suspects
+    gateway.memory.suspects._chance = lambda: 0.0
+    await gateway.send("你好", sender="a")
+    await gateway.memory.close()
+    assert events == [("late", "look_up"), ("late", "report")]
 
 
 def test_a_server_needs_a_secret(tmp_path: Path) -> None:
@@ -227,6 +221,21 @@ def test_a_server_needs_a_secret(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("abcd")
     with pytest.raises(ConfigError, match="has 2 bytes"):
         run_server(load_settings(port=0, state="redis://x", state_secret=tmp_path / "short"), load=lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_without_a_folder_for_its_state_a_service_makes_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stat(self: Path, **_: Any) -> os.stat_result:
+        if self.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(self))
+        return os.stat(self)
+
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "closed"))
+    monkeypatch.setattr(Path, "stat", stat)
+    with shared_state(load_settings(), tmp_path):
+        assert len((tmp_path / "secret").read_text()) == 64
+    assert '"event":"known_not_kept"' in capfd.readouterr().err
 
 
 @pytest.mark.exhaustive
