@@ -4,8 +4,8 @@ from importlib.util import find_spec
 
 from jingyin.model.errors import ConfigError
 
-if find_spec("torch") is None or find_spec("transformers") is None:
+if _missing := [name for name in ("torch", "transformers", "pyarrow", "pypinyin") if find_spec(name) is None]:
     raise ConfigError(
-        "jingyin.train needs torch and transformers; install them with: pip install 'jingyin[train]' "
+        f"jingyin.train needs {', '.join(_missing)}; install all with: pip install 'jingyin[train]' "
         "(in a clone: pip install -e '.[train]')"
     )

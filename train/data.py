@@ -9,15 +9,16 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import CleanText, clean
-from jingyin.train.corpus.rows import UNKNOWN, sign_targets
-from jingyin.train.corpus.store import SPLITS
+from jingyin.train.corpus.public import OWN, SOURCES
+from jingyin.train.corpus.rows import UNKNOWN, is_annotated, sign_targets
+from jingyin.train.corpus.store import SPLITS, read_table
 
 Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 """Clean texts -> token ids, start and end tokens included, bounded in length."""
@@ -43,6 +44,33 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.cleaned)
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which rows (n,) have a flagged label."""
+        return np.isin(self.labels, FLAGGED_INDEX)
+
+    @property
+    def first(self) -> NDArray[np.bool_]:
+        """Which rows (n,) are the first of their message: the message as it stands, before its copies."""
+        first = np.zeros(len(self), np.bool_)
+        first[np.unique(self.messages, return_index=True)[1]] = True
+        return first
+
+    @property
+    def real(self) -> NDArray[np.bool_]:
+        """Which rows (n,) are of real traffic, neither written nor picked by hand."""
+        return np.array([source in SOURCES for source in self.sources], np.bool_)
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """Which rows (n,) are the user's own labelled messages."""
+        return np.array([source == OWN for source in self.sources], np.bool_)
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Which rows (n,) have signs that people annotated."""
+        return np.array([is_annotated(signs) for signs in self.signs], np.bool_)
 
     def take(self, index: NDArray[np.int64]) -> "Rows":
         """Return the rows at `index`, in that order."""
@@ -72,23 +100,27 @@ class Rows:
 
 
 def read_split(corpus: Path, split: str) -> Rows:
-    """Read one of SPLITS of a corpus folder; raises InputError when it is missing or has an unknown label.
+    """Read one of SPLITS of a corpus folder; raises InputError when it can't be read or has an unknown label.
 
     Rows are cached: all stages of a run share them. Callers must not change them in place.
     """
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
+    path = split_file(corpus, split)
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def split_file(corpus: Path, split: str) -> Path:
+    """Return the file of one of SPLITS in a corpus folder; raises InputError when it is missing."""
     path = corpus / f"{split}.parquet"
     if not path.is_file():
         raise InputError(
             f"{corpus} has no {split}.parquet; make the folder with `jingyin corpus build RECIPE {corpus}`"
         )
-    return _read(path, path.stat().st_mtime_ns)
+    return path
 
 
 @lru_cache(maxsize=len(SPLITS))
 def _read(path: Path, _changed: int) -> Rows:
-    table = pq.read_table(path).to_pydict()
+    table = read_table(path).to_pydict()
     unknown = sorted(set(table["label"]) - set(LABELS))
     if unknown:
         raise InputError(f"{path} holds labels {unknown}; known are {list(LABELS)}")
@@ -96,7 +128,7 @@ def _read(path: Path, _changed: int) -> Rows:
     return Rows(
         [clean(text) for text in table["text"]],
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
-        np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"])),  # mean 1 in every split
+        np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"] or [1])),  # mean 1 in every split
         np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
         *(table[name] for name in ("family", "source", "case", "signs", "evasion")),
     )
@@ -128,10 +160,10 @@ def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
 def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
     """Return the training loop's input: `ids`, `target`, `weight`, `message` of each row, and whether it is `plain`."""
     plain = [evasion in ("", "restyled") for evasion in rows.evasions]  # nobody's punctuation is the right one
-    return Dataset.from_dict(
-        {"ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages}
-        | {"plain": plain}
-    )
+    return Dataset.from_dict({
+        "ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages,
+        "plain": plain,
+    })  # fmt: skip
 
 
 # Unlabelled pieces of messages, for a teacher to label.

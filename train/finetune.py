@@ -130,7 +130,7 @@ def finetune(
     bundle of other labels, BundleError for a bundle that can't be trained further.
     """
     incumbent = read_bundle(bundle or default_path())
-    refuse_other_labels(str(incumbent.path))
+    refuse_other_labels(str(incumbent.path.resolve()))
     rows, rejects = read_labelled(data, columns, out)
     threats = {clean(row.text).text for row in rows if is_flagged(row.label)}
     traffic, more = read_unlabelled(benign, benign_columns or columns, out, threats)
@@ -295,14 +295,17 @@ def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str,
     """Return the recipe that makes the bundle, with at least the incumbent's rates and shares that networks read.
 
     A quarter of the rates and half of the shares measured on real messages here replace them if higher; if authored
-    messages, which are harder, must stand in for traffic, the full measured values do.
+    messages, which are harder, must stand in for traffic, the full values measured on these do. Own messages don't
+    count then: many are false alarms of the incumbent, which the new bundle is not to repeat.
     """
     manifest = incumbent.manifest
     calibration = read_split(corpus, "calibration")
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
+    real = "authored" not in ordinary.sources
+    if not real:
+        ordinary = ordinary.take(np.flatnonzero(np.array(ordinary.sources) == "authored"))
     texts = [message.original for message in ordinary.cleaned]
     risks = np.array([verdict.risk for verdict in verdicts(old_scorer, texts)])
-    real = "authored" not in ordinary.sources
     rates = [
         min(0.999, max(threshold.target, rate_at(risks, ordinary.sources, threshold.risk) / (4 if real else 1)))
         for threshold in (manifest.review, manifest.block)
@@ -402,7 +405,7 @@ def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict
         Count(name, what, sum(counted), *(sum(np.logical_and(judged, counted).tolist()) for judged in decisions))
         for what, counted, decisions in kinds
         if any(counted)
-    ]  # fmt: skip
+    ]
 
 
 def _pooled(splits: Mapping[str, Sequence[Row]]) -> int:

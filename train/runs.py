@@ -52,10 +52,6 @@ class StageContext(Generic[R]):
     out: Path
     facts: dict[str, object]
 
-    def run_of(self, name: str) -> str:
-        """Resolve `name` among the run folders, as the function does."""
-        return run_of(name, self.out)
-
 
 def run_of(name: str, out: Path) -> str:
     """Return the folder in `out` of a "stage:NAME", or `name` itself; raises ConfigError if that stage has not run."""

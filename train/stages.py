@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores, units_of
 from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.serve.scorer import Scorer
-from jingyin.train.corpus.public import OWN, SOURCES
 from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
 from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, start_from, with_own_pieces
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
@@ -90,12 +90,9 @@ def teacher_probabilities(teachers: Sequence[str], texts: Sequence[CleanText], c
 
 
 def _logits(name: str, texts: Sequence[CleanText], cache: Path) -> NDArray[np.float32]:
-    reader = read_bundle(bundle_folder(name)).manifest.id if is_bundle(name) else weights_sha256({name: name})[name]
-
-    def compute(part: Sequence[CleanText]) -> NDArray[np.float32]:
-        return _of_bundle(name, part) if is_bundle(name) else _of_run(Path(name), part)
-
-    return _once(reader, texts, cache, compute)
+    if is_bundle(name):
+        return _once(read_bundle(bundle_folder(name)).manifest.id, texts, cache, partial(_of_bundle, name))
+    return _once(weights_sha256({name: name})[name], texts, cache, partial(_of_run, Path(name)))
 
 
 def _once(
@@ -148,7 +145,7 @@ STANDARD_MESSAGES = 512
 def run_classify(context: StageContext[Classify]) -> StageResult:
     """Train a classifier, leave it in the run folder, with a bundle of it if the recipe wants one; returns metrics."""
     recipe, corpus, out = context.recipe, context.corpus, context.folder
-    encoder, teachers = context.run_of(recipe.encoder), [context.run_of(name) for name in recipe.teachers]
+    encoder, teachers = run_of(recipe.encoder, context.out), [run_of(name, context.out) for name in recipe.teachers]
     torch.manual_seed(recipe.seed)
     train = read_split(corpus, "train").drawn(recipe.rows, recipe.seed)
     signed = annotated_messages(train) if recipe.signs else None
@@ -158,7 +155,7 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
         refuse_abstentions(start.vocabulary.tokenizer, read_split(corpus, "calibration"), recipe.passed[0])
     extra = train.take(np.arange(0))
     if recipe.traffic:
-        bundle = context.run_of(recipe.traffic)
+        bundle = run_of(recipe.traffic, context.out)
         extra = windows_read(bundle, train)
         if recipe.misjudged:
             extra = extra.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, context.out / TEACHERS))
@@ -201,14 +198,12 @@ def way_back(model: SmsClassifier, initial: dict[str, Tensor], ids: Sequence[Seq
     held-out messages say little, and by chance they mostly favour no change.
     """
     trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    flagged = np.isin(rows.labels, FLAGGED_INDEX)
-    is_own = np.array([source == OWN for source in rows.sources])
-    kinds = [part for part in (is_own, ~is_own) if part.any()]
+    kinds = [part for part in (rows.own, ~rows.own) if part.any()]
     losses = []
     for share in WAYS_BACK:
         go_back(model, initial, share)
         risks = risk_logit(predict(model, ids))
-        losses.append(np.logaddexp(0, np.where(flagged, -risks, risks)))
+        losses.append(np.logaddexp(0, np.where(rows.flagged, -risks, risks)))
         model.load_state_dict(trained)
     best = min(losses, key=lambda loss: sum(loss[part].mean() for part in kinds))
 
@@ -233,9 +228,8 @@ def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
     loaded = read_bundle(bundle_folder(bundle))
     scores = prefilter_scores(loaded.prefilter_weights, code_points([each.text for each in rows.cleaned]))
     passes = scores[0] >= loaded.manifest.prefilter.ordinary.threshold
-    written = np.array([source not in SOURCES for source in rows.sources])
     drawn = np.random.default_rng(seed).random(int(rows.messages.max()) + 1)[rows.messages] < _OTHERS
-    return np.asarray(written | passes | drawn)
+    return np.asarray(~rows.real | passes | drawn)
 
 
 def windows_read(bundle: str, rows: Rows) -> Rows:
@@ -245,11 +239,8 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     decides, a benign message is one all of whose units are (multiple-instance learning, Dietterich et al. 1997).
     Windows of authored ordinary messages are left out: a warning's quotation alone is a threat.
     """
-    lawful = LABELS.index("lawful_collection")
-    real = np.array([source in SOURCES for source in rows.sources]) & (rows.labels == LABELS.index("ordinary"))
-    first = np.zeros(len(rows), np.bool_)
-    first[np.unique(rows.messages, return_index=True)[1]] = True
-    chosen = rows.take(np.flatnonzero(first & (real | (rows.labels == lawful))))
+    ordinary, lawful = (rows.labels == LABELS.index(label) for label in ("ordinary", "lawful_collection"))
+    chosen = rows.take(np.flatnonzero(rows.first & (rows.real & ordinary | lawful)))
     loaded = read_bundle(bundle_folder(bundle))
     texts = [message.text for message in chosen.cleaned]
     units = units_of(loaded.prefilter_weights.astype(np.float32), texts, code_points(texts))
@@ -284,8 +275,7 @@ def misjudged(bundle: str, rows: Rows, share: float, seed: int, cache: Path) -> 
         return np.array([verdict.risk for verdict in verdicts], np.float32)
 
     risks = _once(read_bundle(bundle_folder(bundle)).manifest.id, candidates.cleaned, cache / "risks", risks_of)
-    flagged = np.isin(candidates.labels, FLAGGED_INDEX)
-    wrong = np.flatnonzero(np.where(flagged, risks < _DOUBTED[1], risks >= _DOUBTED[0]))
+    wrong = np.flatnonzero(np.where(candidates.flagged, risks < _DOUBTED[1], risks >= _DOUBTED[0]))
     return replace(candidates.take(wrong), messages=np.arange(len(wrong)))
 
 
@@ -306,9 +296,8 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
     only as flagged or not has that side's risk, distributed by the teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
-    is_own = np.array([source == OWN for source in rows.sources])
-    side_only = is_own & np.array([family in SIDES for family in rows.families])
-    read = side_only | ~(is_own | np.array([source in SOURCES for source in rows.sources]))
+    side_only = rows.own & np.array([family in SIDES for family in rows.families])
+    read = side_only | ~(rows.own | rows.real)
     if not teachers or not read.any():
         return rows, target
     numbers, first = np.unique(rows.messages[read], return_index=True)
@@ -321,7 +310,7 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
     teacher_targets, same = probabilities[message], rows.labels[read] == plain.labels[message]
     # A teacher on the other side of the label would teach its mistake. Copies whose company or quotation changes the
     # label keep that label.
-    flagged = np.isin(rows.labels[read], FLAGGED_INDEX)
+    flagged = rows.flagged[read]
     agrees = (teacher_targets[:, FLAGGED_INDEX].sum(1) >= 0.5) == flagged
     share = (recipe.distillation_weight * (same & agrees))[:, None]
     mixed = (1 - share) * target[read] + share * teacher_targets
@@ -329,8 +318,7 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
     odds = np.log(1 / max(recipe.label_smoothing, 1e-3) - 1)
     mixed[sided] = with_risk(np.log(np.maximum(teacher_targets[sided], 1e-6)), np.where(flagged[sided], odds, -odds))
     target[read] = mixed
-    sure = probabilities[np.arange(len(plain)), plain.labels] >= _SURE
-    sure &= np.array([source != OWN for source in plain.sources])
+    sure = (probabilities[np.arange(len(plain)), plain.labels] >= _SURE) & ~plain.own
     left_out = numbers[sure & (np.random.default_rng(recipe.seed).random(len(plain)) >= recipe.sure)]
     shown = np.flatnonzero(~np.isin(rows.messages, left_out))
     target = np.concatenate([target[shown], probabilities[len(plain) :]]).astype(np.float32)
@@ -356,7 +344,7 @@ def run_calibrate(context: StageContext[Calibrate]) -> StageResult:
     recipe = context.recipe
     if not PartialState().is_main_process:
         return {}
-    runs: dict[str, Path] = {name: Path(context.run_of(run)) for name, run in (recipe.networks or {}).items()}
+    runs: dict[str, Path] = {name: Path(run_of(run, context.out)) for name, run in (recipe.networks or {}).items()}
     manifest = pack(runs, source_of(recipe, context.out), recipe, context.corpus, context.folder, context.facts)
     return {"ece": manifest.calibration.ece_after}
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jingyin import Scorer
 from jingyin.model.bundle import default_path, read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
-from jingyin.model.labels import LABELS
+from jingyin.model.labels import BENIGN, FLAGGED, LABELS
 from jingyin.train import pipeline
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
@@ -64,6 +64,24 @@ def test_an_empty_split_is_refused_before_training(split, corpus, write_recipe, 
     with pytest.raises(InputError, match=rf"{split}\.parquet has no rows, and stage classify reads it; give the split"):
         train([recipe], tmp_path / "runs")
     assert not (tmp_path / "runs" / "empty").exists()
+
+
+@pytest.mark.parametrize(("left", "lacking"), [(FLAGGED, "ordinary or lawful_collection"), (BENIGN, "debt_threat or")])
+def test_a_calibration_split_of_one_side_is_refused_before_training(left, lacking, corpus, write_recipe, tmp_path):
+    splits = store.read(corpus)
+    splits["calibration"] = [row for row in splits["calibration"] if row.label in left]
+    store.write(splits, {}, "", tmp_path / "corpus")
+    with pytest.raises(InputError, match=rf"calibration\.parquet has no message labelled {lacking}"):
+        train([write_recipe("one_side", corpus=str(tmp_path / "corpus"))], tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_without_the_splits_is_refused_before_any_work(write_recipe, tmp_path):
+    (tmp_path / "empty").mkdir()
+    recipes = [write_recipe("first"), write_recipe("bare_corpus", corpus=str(tmp_path / "empty"))]
+    with pytest.raises(InputError, match=r"empty has no train\.parquet; make the folder with `jingyin corpus build"):
+        train(recipes, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_recipes_that_would_share_a_run_folder_are_refused(write_recipe, tmp_path):
@@ -140,7 +158,7 @@ def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, mo
     student = write_recipe("pupil", teachers=["stage:mentor"], epochs=1, bundle=False)
     train([teacher, student], tmp_path)
     (tmp_path / "pupil" / "metrics.json").unlink()
-    monkeypatch.setattr("jingyin.train.stages._of_run", None)
+    monkeypatch.setattr("jingyin.train.stages._of_run", lambda *_: pytest.fail("the teacher was asked again"))
     train([teacher, student], tmp_path)
     assert metrics(tmp_path / "pupil")["macro_f1"] > 0
 
@@ -222,6 +240,10 @@ def test_shares_for_other_networks_than_the_bundle_has(tiny_run, corpus, tmp_pat
     [
         ({"stage": "calibrate", "bundle": "stage:first", "passed": [0.5, 0.1]}, r"has 1 network\(s\), passed has 2 sh"),
         ({"stage": "calibrate", "passed": [0.5]}, r"has 3 network\(s\), passed has 1 share\(s\)"),
+        (
+            {"stage": "calibrate", "networks": {"tiny": "stage:first", "model": "stage:first"}, "passed": [0.5]},
+            r"has 2 network\(s\), passed has 1 share\(s\)",
+        ),
         (
             {"stage": "calibrate", "bundle": "stage:first", "networks": {"tiny": "stage:first"}, "passed": [0.5]},
             r"has 2 network\(s\), passed has 1 share\(s\)",
@@ -365,6 +387,7 @@ def test_fresh_replaces_a_run_folder_and_nothing_else(write_recipe, tmp_path):
         ({"corpus": "nowhere"}, ConfigError, "corpus 'nowhere' is neither a folder nor a recipe next to it"),
         ({"encoder": "stage:align"}, ConfigError, "stage:align has left nothing in .*; run its recipe first"),
         ({"teachers": ["stage:t"]}, ConfigError, "stage:t has left nothing in "),
+        ({"teachers": ["runs/typo"]}, ConfigError, "runs/typo holds no network; name the run folder of a classify"),
         ({"layers": 5}, ConfigError, "layers is 5; this encoder has 1 to 4"),
     ],
 )

@@ -14,10 +14,7 @@ from rich.progress import track
 
 from jingyin.model.errors import InputError
 from jingyin.model.text import clean
-from jingyin.train.corpus import public as readers
-from jingyin.train.corpus import rows as authored
-from jingyin.train.corpus import rows as signs
-from jingyin.train.corpus import store
+from jingyin.train.corpus import public, rows, store
 from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, nonsense, quoted_copy, restyled
@@ -66,9 +63,9 @@ def build(config_path: Path, out: Path) -> str:
     """
     recipe = load_recipe(config_path)
     store.refuse_other_folder(out)
-    records = [*(each for path in recipe.authored for each in authored.load(path)), *_public(recipe.public)]
+    records = [*(each for path in recipe.authored for each in rows.load(path)), *_public(recipe.public)]
     distinct, groups = group_records(records, recipe.similarity)
-    splits = _rows(distinct, groups, recipe)
+    splits = _rows_by_split(distinct, groups, recipe)
     fingerprint = store.fingerprint(splits)
     sources = [source.kind for source in recipe.public]
     page = card(splits, sources, recipe.evasion.families, fingerprint)
@@ -92,11 +89,8 @@ def source_key(config_path: Path) -> str:
     for path in recipe.authored:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    for table in (
-        signs.ANNOTATED,
-        signs.OF_FAMILIES,
-        *sorted(_HERE.joinpath("tables").iterdir(), key=lambda each: each.name),
-    ):
+    tables = sorted(_HERE.joinpath("tables").iterdir(), key=lambda each: each.name)
+    for table in (rows.ANNOTATED, rows.OF_FAMILIES, *tables):
         digest.update(table.read_bytes())
     for source in recipe.public:
         for file in sorted(source.path.rglob("*")) if source.path.is_dir() else [source.path]:
@@ -139,7 +133,7 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
 
 def _public(sources: Sequence[Public]) -> Iterator[Record]:
     for source in sources:
-        records = list(_track(readers.read(source.kind, source.path), f"reading {source.kind}"))
+        records = list(_track(public.read(source.kind, source.path), f"reading {source.kind}"))
         if not records:
             raise InputError(f"{source.path} holds no usable message of kind {source.kind}; check path and kind")
         if KINDS[source.kind].label:  # the user's own labels count
@@ -148,7 +142,7 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
         yield from sorted(records, key=lambda record: _hash(record.text))[: source.limit]
 
 
-def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
+def _rows_by_split(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
     records, placed = _sampled(records, _placed(records, groups, recipe), recipe)
     of_split = {
@@ -170,10 +164,7 @@ def _rows(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe
 def _neighbours(records: Iterable[Record], seed: int) -> Neighbours:
     """Return the texts that may accompany the messages of a split, slots filled."""
     rng = Random(seed)
-    return neighbours(
-        replace(record, text=fill_slots(record.text, rng)) if record.source == "authored" else record
-        for record in records
-    )
+    return neighbours(replace(record, text=_filled(record, rng)) for record in records)
 
 
 def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> list[tuple[str, str]]:
@@ -242,7 +233,7 @@ def _variants(
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
-    plain = [fill_slots(record.text, rng) if record.source == "authored" else record.text for _ in range(draws)]
+    plain = [_filled(record, rng) for _ in range(draws)]
     texts = [(text, "") for text in dict.fromkeys(plain)]
     if split == "train":
         texts += _copies(record, [text for text, _ in texts], recipe, company, rng)
@@ -277,7 +268,7 @@ def _copies(
     if record.source == "authored" and rng.random() < recipe.framed:
         yield quoted_copy(record.text, rng), "framed"
     copies = recipe.restyled if record.source == "authored" else recipe.restyled / 2
-    in_styles = [restyled(_filled(record, rng), rng) for _ in range(int(copies + rng.random()))]
+    in_styles = [restyled(_filled(record, rng, redact=True), rng) for _ in range(int(copies + rng.random()))]
     yield from [(text, "restyled") for text in in_styles]
     # A sender does several: some copies with a head or tail, or in company, are restyled or disguised too.
     texts = [*plain, *in_styles, *(text for text, _ in disguised)]
@@ -287,8 +278,11 @@ def _copies(
     yield from _in_company(record, texts, int(copies + rng.random()), company, rng)
 
 
-def _filled(record: Record, rng: Random) -> str:
-    return fill_slots(anonymous(record.text, rng), rng) if record.source == "authored" else record.text
+def _filled(record: Record, rng: Random, *, redact: bool = False) -> str:
+    """Return a message with its slots, which only authored ones have, filled, or some names redacted."""
+    if record.source != "authored":
+        return record.text
+    return fill_slots(anonymous(record.text, rng) if redact else record.text, rng)
 
 
 def _in_company(

@@ -18,7 +18,7 @@ from operator import ne
 from random import Random
 
 from jingyin.model.errors import ConfigError
-from jingyin.train.corpus.slots import SLOT, fill_slots, lines, substitutes, table, words
+from jingyin.train.corpus.slots import SLOT, alternatives, fill_slots, lines, substitutes, table, words
 
 _HAN = "\u4e00-\u9fff"
 _INVISIBLE = ("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad")
@@ -94,14 +94,13 @@ def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Ran
 
 @cache
 def _threat_pattern() -> re.Pattern[str]:
-    return re.compile("|".join(sorted(set(words("threats")), key=lambda word: (-len(word), word))))
+    return re.compile(alternatives(words("threats")))
 
 
 @cache
 def _word_pattern() -> re.Pattern[str]:
-    known = {key for name in ("slang", "emoji") for key in substitutes(name) if len(key) > 1}
-    alternatives = "|".join(sorted(known, key=lambda word: (-len(word), word)))
-    return re.compile(f"(?P<known>{alternatives})|(?P<han>[{_HAN}]{{1,3}})|(?P<plain>[0-9A-Za-z]+)")
+    known = alternatives(key for name in ("slang", "emoji") for key in substitutes(name) if len(key) > 1)
+    return re.compile(f"(?P<known>{known})|(?P<han>[{_HAN}]{{1,3}})|(?P<plain>[0-9A-Za-z]+)")
 
 
 # ---- disguises of a word; each returns the word unchanged if it has none for it

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ Raw = dict[str, str]
 _DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
 
 
+_SUFFIXES = (".jsonl", ".jsonl.gz")  # of JSON lines, which stand in for a source's own files
 _LONGEST = 400  # characters of a message; six SMS parts hold that many
 _SENTENCE_END = re.compile("[。！？!?；;…]")
 
@@ -253,8 +255,8 @@ def read_raw(kind: str, path: Path) -> Iterator[Raw]:
     """
     source = KINDS[kind]
     try:
-        yield from _json_lines(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else source.raws(path)
-    except (OSError, EOFError) as error:
+        yield from _json_lines(path) if path.name.endswith(_SUFFIXES) else source.raws(path)
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} can't be read ({error}); check the path and the file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it, say with iconv") from error
@@ -266,7 +268,7 @@ def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
     text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
     label = source.label or raw.get("label", "")
     if label not in LABELS:
-        raise InputError(f"{where}: unknown label {label!r}; every row needs one of {', '.join(LABELS)}")
+        raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
     if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
         return None
     text = text if kind == OWN else _cut(text)
@@ -295,8 +297,6 @@ def _cut(text: str) -> str:
 
 PUBLIC = tuple(kind for kind, source in SOURCES.items() if source.label)
 """Kinds of public corpora."""
-
-_SUFFIXES = (".jsonl", ".jsonl.gz")  # by which `read` recognises such a file
 
 
 def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import chain
 from math import ceil
 
-from jingyin.train.corpus.slots import SLOT, words
+from jingyin.train.corpus.slots import SLOT, alternatives, words
 
 SIMILAR = 0.5
 """Jaccard of character 4-grams from which two messages are near-duplicates, as in configs/default/corpus.yaml."""
@@ -130,7 +130,7 @@ def series(texts: Sequence[str]) -> list[list[int]]:
 @cache
 def _name() -> re.Pattern[str]:
     """Return a pattern of a family name with a given name, or as people are addressed: 老王, 王总, 王姐."""
-    family, given = _any_of("surnames"), _any_of("given")
+    family, given = alternatives(words("surnames")), alternatives(words("given"))
     titles = "先生|女士|总|哥|姐|叔|姨|老板|经理|老师|主任|队|家|某"
     return re.compile(f"[老小阿](?:{family})|(?:{family})(?:{given}|{titles})")
 
@@ -139,11 +139,5 @@ def _name() -> re.Pattern[str]:
 def _place() -> re.Pattern[str]:
     """Return a pattern of the places in the tables, and of two characters followed by a kind of place."""
     kinds = "省|市|区|县|镇|乡|村|路|街|小区|小学|中学|大学|幼儿园"
-    return re.compile(
-        f"(?:{_any_of('cities', 'districts', 'villages')})[市区县镇乡村]?|[\u4e00-\u9fff]{{2}}(?:{kinds})"
-    )
-
-
-def _any_of(*names: str) -> str:
-    """Return a pattern of all entries of some tables, longer ones first."""
-    return "|".join(sorted({word for name in names for word in words(name)}, key=lambda word: (-len(word), word)))
+    places = alternatives([*words("cities"), *words("districts"), *words("villages")])
+    return re.compile(f"(?:{places})[市区县镇乡村]?|[\u4e00-\u9fff]{{2}}(?:{kinds})")

@@ -5,7 +5,7 @@ label away. Numbers are random digits in the forms of real messages.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from random import Random
@@ -41,6 +41,11 @@ def substitutes(name: str) -> dict[str, tuple[str, ...]]:
     for key, *instead in table(name):
         mapping[key] = mapping.get(key, ()) + tuple(instead)
     return mapping
+
+
+def alternatives(entries: Iterable[str]) -> str:
+    """Return a pattern of any of the entries, longer ones first."""
+    return "|".join(sorted(set(entries), key=lambda entry: (-len(entry), entry)))
 
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -217,7 +222,7 @@ _WORDS: dict[str, _Draw] = {
     "QQ": SLOTS["qq"],
 }
 _TAG = re.compile(f"<({'|'.join(_TAGS)})>")
-_WORD = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
+_WORD = re.compile(alternatives(_WORDS))
 # A lone x after a Latin letter may be the end of a word; runs of x are digits wherever they stand.
 _RUN = re.compile(r"(?<![A-Za-z])[xX](?![A-Za-z])|[xX]{2,}")
 

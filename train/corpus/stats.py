@@ -58,7 +58,7 @@ def message_tables(messages: Iterable[CorpusMessage]) -> str:
         _cross("voice", ((m.voice, m.label) for m in messages)),
         _cross("writer", ((m.writer or "none", m.label) for m in messages)),
         _cross("case", ((m.case, m.label) for m in messages if m.case)),
-        _table(("label", "family", "messages"), [(*key, str(families[key])) for key in order]),
+        markdown_table(("label", "family", "messages"), [(*key, str(families[key])) for key in order]),
         f"People read the signs of {len(annotated)} of {len(messages)} messages:",
         _cross("sign", ((sign, m.label) for m in annotated for sign in shown(m.signs) or ("none",))),
     ]
@@ -73,7 +73,7 @@ def _lengths(messages: Sequence[CorpusMessage]) -> str:
         free = sum(OBVIOUS.search(text) is None for text in texts)
         share = f"{free / len(texts):.0%}" if texts and label in FLAGGED else ""
         rows.append((label, str(len(texts)), *([f"{length:.0f}" for length in lengths] or [""] * 3), share))
-    return _table(("label", "messages", "p10 length", "median", "p90", "without obvious word"), rows)
+    return markdown_table(("label", "messages", "p10 length", "median", "p90", "without obvious word"), rows)
 
 
 def _cross(what: str, pairs: Iterable[tuple[str, str]]) -> str:
@@ -81,11 +81,11 @@ def _cross(what: str, pairs: Iterable[tuple[str, str]]) -> str:
     counts = Counter(pairs)
     names = sorted({name for name, _ in counts})
     cells = [[counts[name, label] for label in LABELS] for name in names]
-    return _table(
+    return markdown_table(
         (what, *LABELS, "all"), [(n, *map(str, row), str(sum(row))) for n, row in zip(names, cells, strict=True)]
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))

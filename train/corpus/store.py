@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from jingyin.model.bundle import FrozenModel
 from jingyin.model.errors import ConfigError, InputError
@@ -101,17 +101,18 @@ def write(splits: Mapping[str, Sequence[Row]], recipe: Mapping[str, object], car
 
 def read(folder: Path) -> dict[str, list[Row]]:
     """Return the rows of each split; raises InputError for a file that is missing, damaged or not a split."""
-    splits = {}
-    for split in SPLITS:
-        path = folder / f"{split}.parquet"
-        try:
-            table = pq.read_table(path, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path} can't be read as Parquet; build the corpus again") from error
-        if not table.schema.equals(SCHEMA):
-            raise InputError(f"{path} has other columns than {SCHEMA.names}; build the corpus again")
-        splits[split] = [Row(**row) for row in table.to_pylist()]
-    return splits
+    return {split: [Row(**row) for row in read_table(folder / f"{split}.parquet").to_pylist()] for split in SPLITS}
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a split, or some of its columns; raises InputError for a file that is missing, damaged or not a split."""
+    try:
+        schema, table = pq.read_schema(path), pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read as Parquet; build the corpus again") from error
+    if not schema.equals(SCHEMA):
+        raise InputError(f"{path} has other columns than {SCHEMA.names}; build the corpus again")
+    return table
 
 
 # The recipe, in YAML, that a corpus is built from.
@@ -137,6 +138,15 @@ class Splits(FrozenModel):
         return self
 
 
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the path of a file or folder, from the working directory")
+    return path
+
+
+_Existing = Annotated[Path, AfterValidator(_there)]
+
+
 class Public(FrozenModel):
     """A public corpus to add: its kind (public.KINDS), path, weight of each message, how many, its splits.
 
@@ -144,7 +154,7 @@ class Public(FrozenModel):
     """
 
     kind: str
-    path: Path
+    path: _Existing
     weight: float = Field(1.0, gt=0, le=10)
     limit: int | None = Field(None, ge=1)
     splits: Splits | None = None
@@ -155,13 +165,6 @@ class Public(FrozenModel):
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
         return kind
-
-    @field_validator("path")
-    @classmethod
-    def _there(cls, path: Path) -> Path:
-        if not path.exists():
-            raise ValueError(f"{path} does not exist; give the path of the files as published")
-        return path
 
 
 class Evasion(FrozenModel):
@@ -203,7 +206,7 @@ class CorpusRecipe(FrozenModel):
     """
 
     seed: int = 0
-    authored: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(default_factory=default_folders)
+    authored: Annotated[tuple[_Existing, ...], BeforeValidator(_several)] = Field(default_factory=default_folders)
     public: tuple[Public, ...] = ()
     draws: int = Field(2, ge=1, le=20)
     similarity: float = Field(0.5, ge=0.4, le=1)
@@ -232,9 +235,6 @@ class CorpusRecipe(FrozenModel):
         return public
 
 
-_RECIPE: TypeAdapter[CorpusRecipe] = TypeAdapter(CorpusRecipe)
-
-
 def load_recipe(path: Path) -> CorpusRecipe:
     """Read a recipe; raises ConfigError that lists all of its errors."""
-    return read_yaml(path, _RECIPE)
+    return read_yaml(path, CorpusRecipe.model_validate)

@@ -93,24 +93,20 @@ def affixes() -> list[tuple[str, str, bool]]:
 # Marks: the same words in other punctuation.
 
 _ANY_MARK, _LAST_MARKS = re.compile(r"[，。！、；,.!;~～…]+(?!\d)"), re.compile(r"[。！!.~～…\s]*$")
-_MARKS: dict[str, Callable[[str], str]] = {
-    "nothing at the end": lambda text: _LAST_MARKS.sub("", text, count=1),
-    "。 at the end": lambda text: _LAST_MARKS.sub("。", text, count=1),
-    "！ at the end": lambda text: _LAST_MARKS.sub("！", text, count=1),
-    "…… at the end": lambda text: _LAST_MARKS.sub("……", text, count=1),
-    "！ for all marks": lambda text: _ANY_MARK.sub("！", text),
-    "spaces for all marks": lambda text: _ANY_MARK.sub(" ", text),
-    "no marks": lambda text: _ANY_MARK.sub("", text),
+_MARKS: dict[str, Callable[[str, Random], str]] = {
+    "nothing at the end": lambda text, rng: _LAST_MARKS.sub("", text, count=1),
+    "。 at the end": lambda text, rng: _LAST_MARKS.sub("。", text, count=1),
+    "！ at the end": lambda text, rng: _LAST_MARKS.sub("！", text, count=1),
+    "…… at the end": lambda text, rng: _LAST_MARKS.sub("……", text, count=1),
+    "！ for all marks": lambda text, rng: _ANY_MARK.sub("！", text),
+    "spaces for all marks": lambda text, rng: _ANY_MARK.sub(" ", text),
+    "no marks": lambda text, rng: _ANY_MARK.sub("", text),
 }
 
 
 def repunctuated(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages in other punctuation."""
-    return [Suite.of(name, rows, messages, partial(_marked, name)) for name in _MARKS]
-
-
-def _marked(name: str, text: str, rng: Random) -> str:
-    return _MARKS[name](text)
+    return [Suite.of(name, rows, messages, change) for name, change in _MARKS.items()]
 
 
 # Company: other messages before or behind, drawn from the benign rows of the same data, and kinds held out.
@@ -124,17 +120,8 @@ LONG = (("chat", 900, "around"), ("ads", 900, "around"))
 """Long messages: more than ten windows, the one that counts in the middle."""
 
 
-def in_company(messages: Samples, rows: Sequence[int]) -> list[Suite]:
-    """Return messages in each kind, amount and place of company."""
-    return _company(messages, rows, _COMPANY)
-
-
-def long_messages(messages: Samples, rows: Sequence[int]) -> list[Suite]:
-    """Return messages in the middle of 900 other characters."""
-    return _company(messages, rows, LONG)
-
-
-def _company(messages: Samples, rows: Sequence[int], kinds: Sequence[tuple[str, int, str]]) -> list[Suite]:
+def in_company(messages: Samples, rows: Sequence[int], kinds: Sequence[tuple[str, int, str]] = _COMPANY) -> list[Suite]:
+    """Return messages in each of `kinds`, a kind, an amount and a place of company."""
     company = neighbours(
         Row(messages.texts[i], LABELS[messages.labels[i]], messages.families[i], "", messages.sources[i], "", "", "", 1)
         for i in np.flatnonzero(messages.benign).tolist()
@@ -177,7 +164,7 @@ def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Su
     plain, unseen = drawn(np.ones(len(messages), np.bool_)), drawn(new)
     suites_by_attack = {
         "company": in_company(messages, unseen),
-        "long messages": long_messages(messages, unseen),
+        "long messages": in_company(messages, unseen, LONG),
         "heads and tails": heads_and_tails(messages, plain),
         "punctuation": repunctuated(messages, plain),
         "disguises": disguised(messages, plain),

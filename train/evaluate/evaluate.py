@@ -60,14 +60,14 @@ def evaluate(
         raise InputError(f"{training} is not a file; name a training split, or leave --train out")
     training = training or data[0].parent / "train.parquet"
     seen = samples.seen_in(training)
+    linear = [systems.ngrams(training)] if seen else []
     seen_texts = samples.texts_in(training) if seen and traffic else set()
     traffic_texts = samples.read_traffic(traffic, seen_texts, set(messages.sources))
     with _CONSOLE.status(f"scoring {len(messages)} messages"):
         bundles = [systems.served(scorer, name).judge(messages.texts) for name, scorer in scorers.items()]
         model = bundles[0]
-        baselines = [systems.keywords().judge(messages.texts)]
-        if seen:
-            baselines.insert(0, systems.ngrams(training).judge(messages.texts).matched(model, messages.benign))
+        baselines = [each.judge(messages.texts).matched(model, messages.benign) for each in linear]
+        baselines.append(systems.keywords().judge(messages.texts))
     kinds = samples.seen_unseen(messages, seen)
     new = samples.unseen_rows(messages, kinds)
     lists = behaviours()

@@ -17,7 +17,6 @@ from jingyin.model.labels import LABELS
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.corpus.rows import is_annotated, sign_targets
-from jingyin.train.data import unlabelled
 from jingyin.train.evaluate.attacks import TRIES, Suite, edited, flagged_halves, greedy_tries
 from jingyin.train.evaluate.samples import Samples, length, pairs, parts, script
 from jingyin.train.evaluate.statistics import Bools, Estimate, Floats, Ints, Rate, rate, recall_at, recalls_at
@@ -253,8 +252,7 @@ def signs(bundle: Bundle, judged: Judged, messages: Samples) -> tuple[Figures, s
     annotated = messages.take(rows)
     columns = [SIGN_IDS.index(name) for name in scales]
     targets = np.stack([sign_targets(each) for each in annotated.signs])[:, columns] > 0
-    cleaned = unlabelled([clean(text) for text in annotated.texts])
-    logits = sign_logits(bundle.path, bundle.manifest.networks, cleaned)
+    logits = sign_logits(bundle.path, bundle.manifest.networks, [clean(text) for text in annotated.texts])
     if logits is None:
         raise BundleError(f"bundle {bundle.manifest.id} names signs, and no network of it has any; export it again")
     claimed = np.stack([sign_confidence(s, logits[:, i]) >= s.threshold for i, s in enumerate(scales.values())], axis=1)

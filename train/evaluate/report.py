@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from jingyin.model.labels import BENIGN, FLAGGED
+from jingyin.train.corpus.stats import markdown_table
 from jingyin.train.evaluate.measures import SHOWN, Evaluation, Figures, Value, number
 from jingyin.train.evaluate.statistics import Estimate, Rate
 
@@ -123,11 +124,7 @@ def summary(evaluation: Evaluation) -> str:
         figures = [rows.get(row, {}) for rows in tables.get(table, {}).values()][: len(bundles)]
         if any(figures):
             second.append([title, *(" / ".join(_plain(cells.get(column)) for column in columns) for cells in figures)])
-    return f"{_markdown(['', *systems], first)}\n\n{_markdown(['', *bundles], second)}\n"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+    return f"{markdown_table(['', *systems], first)}\n\n{markdown_table(['', *bundles], second)}\n"
 
 
 def _plain(value: Value | None) -> str:

@@ -1,8 +1,8 @@
 """Labelled messages to judge on, from JSON lines or Parquet, and the subsets that are reported separately."""
 
 import gzip
-import hashlib
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
@@ -15,12 +15,16 @@ import pyarrow.parquet as pq
 
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
+from jingyin.model.files import file_sha256
 from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import UNKNOWN, unknown_ids
 from jingyin.train.evaluate.statistics import Bools, Ints
+
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
+"""Endings of the names of files that are read."""
 
 NOT_SCORED = ("fragment", "borderline")
 """Columns that exclude a row from the figures if true."""
@@ -115,7 +119,7 @@ def read_messages(paths: Sequence[Path]) -> Samples:
         signs=[row.get("signs") or UNKNOWN for row in rows],
         where=[where for where, _, _ in scored],
         left_out=len(numbered) - len(scored),
-        files={str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
+        files={str(path): file_sha256(path) for path in paths},
     )
 
 
@@ -129,7 +133,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[RawRow]:
 
     Of a Parquet file, which may be a training split of 700,000 rows, only `columns` are read.
     """
-    if not path.name.endswith((".parquet", ".jsonl", ".jsonl.gz")):
+    if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path} is neither .parquet nor .jsonl; convert it, one message a row with text and label")
     rows: list[RawRow]
     try:
@@ -139,7 +143,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[RawRow]:
             rows = pq.read_table(path, columns=read_columns, partitioning=None).to_pylist()
         else:
             rows = list(_lines(path))
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{path} can't be read ({type(error).__name__}); check the path and the file") from None
     if not rows:
         raise InputError(f"{path} holds no rows; wanted one message a row with text and label")

@@ -18,7 +18,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS, Verdict
 from jingyin.model.text import clean
 from jingyin.serve.scorer import Scorer
-from jingyin.train.evaluate.samples import label_indices, read_rows
+from jingyin.train.evaluate.samples import label_indices, read_rows, refuse_unlabelled
 from jingyin.train.evaluate.statistics import Bools, Ints, threshold_at
 
 _PART = 64  # messages
@@ -136,7 +136,10 @@ _LEARNT = 100_000  # rows that the n-gram model learns from: with them it takes 
 
 
 def ngrams(training: Path) -> System:
-    """Return a linear model over hashed character 1-4-grams of the clean text, trained here on drawn rows."""
+    """Return a linear model over hashed character 1-4-grams of the clean text, trained here on drawn rows.
+
+    Raises InputError for a row without text or label, and for rows of a single label.
+    """
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -144,6 +147,10 @@ def ngrams(training: Path) -> System:
     hashed = HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=1 << 18, alternate_sign=False)
     model = OneVsRestClassifier(LogisticRegression(C=20.0, solver="liblinear"))
     rows = read_rows(training, ("text", "label"))
+    for number, row in enumerate(rows, 1):
+        refuse_unlabelled(row, f"{training}:{number}")
+    if len({row["label"] for row in rows}) == 1:
+        raise InputError(f"all rows of {training} are {rows[0]['label']}; name a training split with several labels")
     rows = Random(0).sample(rows, min(_LEARNT, len(rows)))
     model.fit(hashed.transform([clean(row["text"]).text for row in rows]), label_indices(rows))
 

@@ -5,6 +5,7 @@ included.
 """
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from jingyin.model.cascade import (
 from jingyin.model.labels import LABELS
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.data import Rows, read_split
-from jingyin.train.pack.readings import Readings, is_traffic, plain, read_by_prefilter, refuse_abstentions
+from jingyin.train.pack.readings import Readings, is_traffic, read_by_prefilter, refuse_abstentions
 from jingyin.train.pack.signs import fit_signs
 from jingyin.train.pack.thresholds import (
     choose_threshold,
@@ -78,12 +79,12 @@ def fit_cascade(
     rules = rules.model_copy(update={"endings": _endings(rules, readings, recipe.review_rate)})
     rules = _settle_blocks(rules, readings, recipe, least)
     labels, traffic = rows.labels, is_traffic(rows)
-    flagged = np.isin(labels, FLAGGED_INDEX) & plain(rows)
+    flagged = rows.flagged & rows.first
     served = _served(rules, readings)
     risks = _risks(served)
     cases = np.array([bool(case) for case in rows.cases])
     unseen = flagged & cases if (flagged & cases).any() else flagged
-    curve = false_alarm_curve(risks[traffic], _sources(rows, traffic), risks[unseen])
+    curve = false_alarm_curve(risks[traffic], list(compress(rows.sources, traffic)), risks[unseen])
     review, block = _thresholds(recipe, rows, risks, least)
     full = _full(rules, readings)
     main = _main_depth(rules.networks)
@@ -110,7 +111,7 @@ def fit_cascade(
 def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify | Calibrate) -> CascadeRules:
     """Fit the prefilter's thresholds, then all networks' fusions, the discount, and how far each network reads."""
     rows, units = readings.rows, readings.units
-    flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
+    flagged, traffic = rows.flagged, is_traffic(rows)
     first, second = _prefilter_thresholds(readings, recipe)
     uniform = (1 / len(LABELS),) * len(LABELS)
     wholes = units.starts
@@ -130,11 +131,11 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
     drawn = ~thin | (np.cumsum(thin) % _THINNED == 0)
     readings.read_all([*wholes[drawn].tolist(), *windows])
     times = np.where(thin, float(_THINNED), 1.0)
-    fusions = [_fusion(readings, depth, flagged, traffic, times) for depth in range(1, len(networks) + 1)]
+    fusions = [_fusion(readings, depth, times) for depth in range(1, len(networks) + 1)]
     units_read = np.array([*wholes[continues[wholes]].tolist(), *windows])
     odds = [_odds(readings, fusion, units_read) for fusion in fusions]  # (u,) at each depth
     owners, is_window = units.owners[units_read], ~np.isin(units_read, wholes)
-    discount = _discount(odds[-1], owners, is_window, traffic, flagged, recipe.review_rate)
+    discount = _discount(rows, odds[-1], owners, is_window, recipe.review_rate)
     fitted: list[Network] = []
     reached = np.ones(len(units_read), np.bool_)
     for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
@@ -149,9 +150,10 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
         reached &= reads_on(continue_from, None, odds[i] - discount * is_window)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
     full = _full(rules, readings)
-    means = [_mean(full, exits, rows.labels, label) for label in (_ORDINARY, _LAWFUL)]
-    ordinary_exit = rules.prefilter.ordinary.model_copy(update={"probabilities": means[0]})
-    lawful_exit = rules.prefilter.lawful.model_copy(update={"probabilities": means[1]})
+    ordinary_exit, lawful_exit = (
+        PrefilterExit(threshold=threshold, probabilities=_mean(full, exits, rows.labels, label))
+        for threshold, label in ((first, _ORDINARY), (second, _LAWFUL))
+    )
     return rules.model_copy(update={"prefilter": Prefilter(ordinary=ordinary_exit, lawful=lawful_exit)})
 
 
@@ -181,28 +183,26 @@ def _prefilter_thresholds(readings: Readings, recipe: Classify | Calibrate) -> t
     A message continues if any of its units does.
     """
     rows, units = readings.rows, readings.units
-    flagged, traffic = np.isin(rows.labels, FLAGGED_INDEX), is_traffic(rows)
     abstains = readings.abstains & ~readings.foreign
     highest = np.maximum.reduceat(units.scores[0], units.starts)
     highest = np.where(readings.foreign, -np.inf, np.where(abstains, np.inf, highest))
-    first = share_threshold(highest[traffic], recipe.passed[0])
+    first = share_threshold(highest[is_traffic(rows)], recipe.passed[0])
     second = np.where(units.scores[0] >= first, units.scores[1], -np.inf)
-    threats = np.maximum.reduceat(second, units.starts)[flagged & (highest >= first)]
+    threats = np.maximum.reduceat(second, units.starts)[rows.flagged & (highest >= first)]
     threats = threats[np.isfinite(threats)]
     # A text that the second score itself takes for a threat, above 0, is never stopped as lawful.
     low = share_threshold(threats, 1 - recipe.lawful_loss) if len(threats) else float(units.scores[1].min())
     return first, min(0.0, low)
 
 
-def _fusion(
-    readings: Readings, depth: int, flagged: NDArray[np.bool_], traffic: NDArray[np.bool_], times: NDArray[np.float64]
-) -> Fusion:
+def _fusion(readings: Readings, depth: int, times: NDArray[np.float64]) -> Fusion:
     """Fit the fusion of the first `depth` networks on the wholes that they read, each of which counts `times`."""
     wholes = readings.units.starts
     logits = readings.logits(depth, wholes.tolist())
     is_read = ~np.isnan(np.sum(logits, axis=(0, 2)))
     scores = readings.units.scores[:, wholes[is_read]]
-    return fit_fusion(scores, [each[is_read] for each in logits], flagged[is_read], traffic[is_read], times[is_read])
+    flagged, traffic = readings.rows.flagged[is_read], is_traffic(readings.rows)[is_read]
+    return fit_fusion(scores, [each[is_read] for each in logits], flagged, traffic, times[is_read])
 
 
 def _odds(readings: Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -212,15 +212,14 @@ def _odds(readings: Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArr
 
 
 def _discount(
-    odds: NDArray[np.float64], owners: NDArray[np.int64], is_window: NDArray[np.bool_], traffic: NDArray[np.bool_],
-    flagged: NDArray[np.bool_], rate: float,
-) -> float:  # fmt: skip
+    rows: Rows, odds: NDArray[np.float64], owners: NDArray[np.int64], is_window: NDArray[np.bool_], rate: float
+) -> float:
     """Return the one of DISCOUNTS that finds most threats."""
 
     def found(discount: float) -> float:
-        risks = np.full(len(traffic), -np.inf)
+        risks = np.full(len(rows), -np.inf)
         np.maximum.at(risks, owners, odds - discount * is_window)
-        return _threats_found(risks, traffic, flagged, rate)
+        return _threats_found(rows, risks, rate)
 
     return max(DISCOUNTS, key=found)  # the first of equals
 
@@ -230,25 +229,22 @@ def _endings(rules: CascadeRules, readings: Readings, rate: float) -> tuple[str,
 
     Networks that have not seen threats and innocents with the same marks take them for evidence.
     """
-    flagged, traffic = np.isin(readings.rows.labels, FLAGGED_INDEX), is_traffic(readings.rows)
 
     def found(endings: tuple[str, ...]) -> float:
         served = _served(rules.model_copy(update={"endings": endings}), readings)
-        return _threats_found(served.odds, traffic, flagged, rate)
+        return _threats_found(readings.rows, served.odds, rate)
 
     return max(((), ENDINGS), key=found)
 
 
-def _threats_found(
-    risks: NDArray[np.float64], traffic: NDArray[np.bool_], flagged: NDArray[np.bool_], rate: float
-) -> float:
+def _threats_found(rows: Rows, risks: NDArray[np.float64], rate: float) -> float:
     """Return how many threats are found, on average over false-alarm rates from 0 to `rate`.
 
     That is the partial area under the ROC curve (McClish 1989). Recall at `rate` itself depends on one or two messages
     near it, and favours a discount of 0.25 or of 1 by chance.
     """
-    alarms = np.sort(risks[traffic])[::-1][: int(rate * traffic.sum()) + 1]
-    threats = np.sort(risks[flagged])
+    traffic, threats = risks[is_traffic(rows)], np.sort(risks[rows.flagged])
+    alarms = np.sort(traffic)[::-1][: int(rate * len(traffic)) + 1]
     return float((len(threats) - np.searchsorted(threats, alarms, side="right")).mean())
 
 
@@ -286,18 +282,14 @@ def _mean(
     return tuple(map(float, mean))
 
 
-def _sources(rows: Rows, chosen: NDArray[np.bool_]) -> list[str]:
-    return [source for source, keep in zip(rows.sources, chosen, strict=True) if keep]
-
-
 def _thresholds(
     recipe: Classify | Calibrate, rows: Rows, risks: NDArray[np.float64], least: tuple[float, float]
 ) -> tuple[Threshold, Threshold]:
     """Return the thresholds of review and block; block is also bounded on lawful messages, each template once."""
     traffic = is_traffic(rows)
-    sources = _sources(rows, traffic)
+    sources = list(compress(rows.sources, traffic))
     lawful = np.full(int(rows.messages.max()) + 1, -1.0)
-    chosen = (rows.labels == _LAWFUL) & plain(rows)
+    chosen = (rows.labels == _LAWFUL) & rows.first
     np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
     review = choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
     lowest = max(review.risk, least[1], highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))

@@ -393,9 +393,10 @@ def export_transformers(bundle: Path, out: Path) -> None:
     """
     if out.exists():
         raise ConfigError(f"{out} exists; name a new folder, or remove it first")
-    refuse_other_labels(str(bundle))
+    folder_of_bundle = str(bundle.resolve())  # "bundle" alone would mean the package's
+    refuse_other_labels(folder_of_bundle)
     manifest = read_bundle(bundle).manifest
-    classifier, vocabulary = classifier_of_bundle(str(bundle))
+    classifier, vocabulary = classifier_of_bundle(folder_of_bundle)
     card = files("jingyin.train").joinpath("templates/transformers.md").read_text(encoding="utf-8")
     with atomic_folder(out) as folder:
         save_classifier(classifier, vocabulary, folder)

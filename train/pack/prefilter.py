@@ -26,7 +26,7 @@ def prefilter_of(train: Rows, seed: int, initial: NDArray[np.floating[Any]] | No
     trained on that rest alone, separate the lawful from threats.
     """
     order = np.random.default_rng(seed).permutation(len(train))
-    order[np.unique(train.messages, return_index=True)[1]] = -1  # first in their message: as they stand
+    order[train.first] = -1
     ranked = np.lexsort((order, train.messages))
     starts = np.flatnonzero(np.diff(train.messages[ranked], prepend=-1))
     rank = np.arange(len(train)) - np.repeat(starts, np.diff(starts, append=len(train)))

@@ -20,7 +20,6 @@ from jingyin.model.prefilter import Units, code_points, known_characters, prefil
 from jingyin.model.text import CleanString
 from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer, default_lexicon
 from jingyin.serve.networks import NetworkReader, tokenizers_of
-from jingyin.train.corpus.public import SOURCES
 from jingyin.train.data import Rows
 
 FEWEST_REAL = 300
@@ -107,15 +106,8 @@ def refuse_abstentions(tokenizer: SmsTokenizer | PieceTokenizer, rows: Rows, pas
         )
 
 
-def plain(rows: Rows) -> NDArray[np.bool_]:
-    """Mark the first row of each message: the message as it stands, before its copies in company."""
-    is_first = np.zeros(len(rows), np.bool_)
-    is_first[np.unique(rows.messages, return_index=True)[1]] = True
-    return is_first
-
-
 def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     """Mark the rows that represent ordinary traffic: real messages where there are enough, else all benign rows."""
     benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN])
-    real = benign & np.array([source in SOURCES for source in rows.sources])
+    real = benign & rows.real
     return real if real.sum() >= FEWEST_REAL else benign

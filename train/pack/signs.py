@@ -11,10 +11,10 @@ from jingyin.model.bundle import Network, SignScale
 from jingyin.model.cascade import sign_confidence
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import SIGN_IDS
+from jingyin.model.text import CleanText
 from jingyin.serve.networks import NetworkReader, tokenizers_of
-from jingyin.train.corpus.rows import is_annotated
 from jingyin.train.data import Rows, signs_of_rows
-from jingyin.train.pack.readings import Readings, plain
+from jingyin.train.pack.readings import Readings
 
 SIGNED = "model.onnx"
 """The network that has signs."""
@@ -35,37 +35,27 @@ def fit_signs(readings: Readings, validation: Rows) -> dict[str, SignScale]:
     position = next((i for i, reader in enumerate(readings.networks) if reader.network.file == SIGNED), None)
     if position is None:
         return {}
-    chosen = np.flatnonzero(annotated(readings.rows) & plain(readings.rows))
+    chosen = np.flatnonzero(readings.rows.annotated & readings.rows.first)
     outputs = [readings.read(position, int(readings.units.starts[i]), 1 << 30) for i in chosen]
-    logits = [output[0][len(LABELS) :] for output in outputs if output is not None]
-    if not logits or not len(logits[0]):
+    if all(output is None or len(output[0]) == len(LABELS) for output in outputs):
         return {}
-    was_read = [i for i, output in zip(chosen.tolist(), outputs, strict=True) if output is not None]
-    held_out = validation.take(np.flatnonzero(annotated(validation)))
+    held_out = validation.take(np.flatnonzero(validation.annotated))
     reader = readings.networks[position]
-    outputs = [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in held_out.cleaned]
-    logits += [output[0][len(LABELS) :] for output in outputs if output is not None]
-    held_out_read = held_out.take(np.array([i for i, output in enumerate(outputs) if output is not None], np.int64))
-    rows = readings.rows.take(np.array(was_read, np.int64))
-    targets = np.concatenate([signs_of_rows(part) for part in (rows, held_out_read) if len(part)])
-    table = np.array(logits, np.float64)
-    return {sign: _scale(table[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
+    outputs += [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in held_out.cleaned]
+    targets = signs_of_rows(readings.rows.take(chosen).and_(held_out))[[output is not None for output in outputs]]
+    logits = np.array([output[0][len(LABELS) :] for output in outputs if output is not None], np.float64)
+    return {sign: _scale(logits[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
 
 
-def annotated(rows: Rows) -> NDArray[np.bool_]:
-    """Return whether people annotated the signs of a row (n,)."""
-    return np.array([is_annotated(signs) for signs in rows.signs], np.bool_)
-
-
-def sign_logits(folder: Path, networks: Sequence[Network], rows: Rows) -> NDArray[np.float64] | None:
-    """Return the logits (n, signs) of the network that has signs on wholes, None if none has.
+def sign_logits(folder: Path, networks: Sequence[Network], texts: Sequence[CleanText]) -> NDArray[np.float64] | None:
+    """Return the logits (n, signs) of the network that has signs on whole messages, None if none has.
 
     They are NaN for messages that it can't read.
     """
     for network, tokenizer in zip(networks, tokenizers_of(folder, networks), strict=True):
         if network.file == SIGNED:
             reader = NetworkReader(folder, network, tokenizer)
-            outputs = [reader.read(cleaned.text, network.max_tokens) for cleaned in rows.cleaned]
+            outputs = [reader.read(text.text, network.max_tokens) for text in texts]
             width = max((len(output[0]) for output in outputs if output), default=0) - len(LABELS)
             unread = np.full(max(0, width), np.nan)
             return np.array([output[0][-width:] if output else unread for output in outputs]) if width > 0 else None

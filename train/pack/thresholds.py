@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,9 @@ def expected_calibration_error(probabilities: Floats, labels: NDArray[np.int64],
     return float(sum(len(p) * abs(confidence[p].mean() - right[p].mean()) for p in parts) / len(labels))
 
 
-def upper_bound(count: int, rows: int, confidence: float = 0.95) -> float:
-    """Return the one-sided upper bound of a rate (Clopper & Pearson 1934)."""
-    return 1.0 if count >= rows else float(beta.ppf(confidence, count + 1, rows - count))
+def upper_bound(count: int, rows: int) -> float:
+    """Return the one-sided 95% upper bound of a rate (Clopper & Pearson 1934)."""
+    return 1.0 if count >= rows else float(beta.ppf(_CONFIDENCE, count + 1, rows - count))
 
 
 _FEWEST = 300  # rows of a source that counts by itself; smaller ones count together as one
@@ -103,12 +104,12 @@ def false_alarm_curve(risks: Floats, sources: Sequence[str], threats: Floats) ->
     descending, rates, bounds = _alarms(risks, sources)
     last = int((rates <= _HIGHEST_RATE).sum())
     ranks = np.unique(np.geomspace(1, max(1, last), _POINTS).astype(int)) - 1
-    points = {}
+    points = []
     for risk in sorted({_above(descending, rank) for rank in ranks.tolist()}):
         count = int((risks >= risk).sum())
         recall = float((threats >= risk).mean()) if len(threats) else 0.0
-        points[risk] = Point(risk=risk, rate=float(rates[count]), bound=float(bounds[count]), recall=recall)
-    return tuple(points.values())
+        points.append(Point(risk=risk, rate=float(rates[count]), bound=float(bounds[count]), recall=recall))
+    return tuple(points)
 
 
 def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least: float = 0.0) -> Threshold:
@@ -132,21 +133,12 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     if 0 < allowed < len(descending) and 0 < lowest < descending[allowed - 1] < 1:
         lowest = float(expit((logit(lowest) + logit(descending[allowed - 1])) / 2))
     risk = max(least, lowest)
-    reached = risks >= risk
-    counts: dict[str, tuple[int, int]] = {}
-    for source, flagged in zip(sources, reached, strict=True):
-        count, total = counts.get(source, (0, 0))
-        counts[source] = (count + int(flagged), total + 1)
-    count = int(reached.sum())
+    flagged = Counter(compress(sources, risks >= risk))
+    count = flagged.total()
     return Threshold(
-        risk=risk,
-        target=target,
-        bound=float(bounds[count]),
-        rows=len(risks),
-        false_positives=count,
-        sources=dict(sorted(counts.items())),
-        least=least,
-    )
+        risk=risk, target=target, bound=float(bounds[count]), rows=len(risks), false_positives=count, least=least,
+        sources={source: (flagged[source], rows) for source, rows in sorted(Counter(sources).items())},
+    )  # fmt: skip
 
 
 def rate_at(risks: Floats, sources: Sequence[str], risk: float) -> float:

@@ -1,1 +1,1 @@
-"""Makes the committed tables of jingyin.model: traditional to simplified, parts and sounds of characters, lexicon."""
+"""Makes two tables of jingyin.model: traditional to simplified characters, and characters that sound alike."""

@@ -360,6 +360,12 @@ def test_a_kind_that_comes_twice_is_refused(corpus, tmp_path):
         load_recipe(corpus)
 
 
+def test_a_recipe_with_missing_messages(tmp_path):
+    (tmp_path / "r.yaml").write_text(f"authored: {tmp_path}/typo.jsonl\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"typo\.jsonl does not exist; give the path of a file or folder"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 def test_the_card_names_the_families_of_the_recipe(corpus, tmp_path):
     corpus.write_text(f"{corpus.read_text()}evasion: {{families: [{TRAINING[1]}]}}\n")
     build(corpus, tmp_path / "out")

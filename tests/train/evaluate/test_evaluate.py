@@ -279,6 +279,23 @@ def test_a_training_split_that_is_not_there_is_refused(bundle, data, tmp_path):
         evaluate(bundle, [data], tmp_path / "out", training=tmp_path / "typo.parquet")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("ordinary", "spam"), r"train\.jsonl:2: unknown label 'spam'"),
+        (("ordinary", None), r"train\.jsonl:2: no label"),
+        (("ordinary", "ordinary"), r"all rows of .*train\.jsonl are ordinary; name a training split with several"),
+    ],
+)
+def test_a_training_split_that_teaches_no_baseline_is_refused_before_the_work(
+    labels, message, bundle, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluating.systems, "verdicts", lambda *_: pytest.fail("messages were scored"))
+    training = write(tmp_path / "train.jsonl", [{"text": "好", "label": label} for label in labels])
+    with pytest.raises(InputError, match=message):
+        evaluate(bundle, [data], tmp_path / "out", training=training)
+
+
 def test_the_curve_is_of_all_threats_if_none_is_unseen(bundle, data):
     messages = read_messages([data])
     judged = served(open_bundle(bundle)).judge(messages.texts)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -11,15 +12,16 @@ from tests.train.conftest import FILLER, PHRASES
 
 from jingyin import Scorer
 from jingyin.cli import main
-from jingyin.model.bundle import read_bundle
+from jingyin.model.bundle import read_bundle, write_bundle
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.model.labels import FLAGGED
+from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train import finetune as run
 from jingyin.train.corpus import store
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.corpus.store import Row
 from jingyin.train.finetune import FinetuneResult, finetune
 from jingyin.train.finetune_data import Columns
+from jingyin.train.pack.thresholds import rate_at
 from jingyin.train.promote import Promotion, load_config
 
 # A kind of threat that the made-up corpus does not hold, and innocents like it.
@@ -82,12 +84,24 @@ def judged(folder: Path, incumbent: Path, traffic: int) -> Promotion:
 
 
 @pytest.fixture(scope="module")
+def incumbent(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy bundle with thresholds as a real one has; its own flag whatever the prefilter doesn't stop."""
+    folder = shutil.copytree(tiny_run / "bundle", tmp_path_factory.mktemp("incumbent") / "bundle")
+    manifest = read_bundle(folder).manifest
+    parts = {name: getattr(manifest, name) for name in type(manifest).model_fields}
+    parts["review"] = manifest.review.model_copy(update={"risk": 0.5})
+    parts["block"] = manifest.block.model_copy(update={"risk": 0.9, "least": 0.5})
+    write_bundle(folder, parts)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def finetuned(
-    tiny_run: Path, replay: Path, data: Path, traffic: Path, tmp_path_factory: pytest.TempPathFactory
+    incumbent: Path, replay: Path, data: Path, traffic: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The run folder that `jingyin finetune` leaves."""
     out = tmp_path_factory.mktemp("finetuned") / "run"
-    command = ["finetune", str(data), "--out", str(out), "--bundle", str(tiny_run / "bundle"), "--text-column", "sms"]
+    command = ["finetune", str(data), "--out", str(out), "--bundle", str(incumbent), "--text-column", "sms"]
     command += ["--label-column", "spam", "--label-map", "1=flagged", "--label-map", "0=not_flagged"]
     command += ["--benign", str(traffic), "--benign-column", "body", "--benign-encoding", "gb18030"]
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +114,7 @@ def finetuned(
     return out
 
 
-def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, tiny_run):
+def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, incumbent):
     counts = {
         (each["source"], each["what"]): each for each in json.loads((finetuned / "finetune.json").read_text())["counts"]
     }
@@ -111,18 +125,21 @@ def test_what_was_labelled_is_learnt_and_what_was_known_is_kept(finetuned, tiny_
     )
     assert trained["after"] >= 0.98 * trained["rows"]
     assert own["after"] >= own["before"]
-    # Where the toy's threshold lies depends on the CPU's rounding: of 30 innocents 0 or 12 are still flagged.
-    innocents = counts["own messages trained on", "ordinary and lawful flagged"]
-    assert innocents["before"] > 0.5 * innocents["rows"] > innocents["after"]
     innocents = counts["own messages", "ordinary and lawful flagged"]
-    assert innocents["before"] > 0.5 * innocents["rows"]
-    assert innocents["after"] < innocents["before"]
+    assert innocents["before"] > 0.5 * innocents["rows"] > innocents["after"]
     assert known["after"] >= 0.9 * known["before"]
-    ordinary = counts["own traffic", "ordinary and lawful flagged"]
-    assert ordinary["after"] < ordinary["before"]
+    assert counts["own traffic", "ordinary and lawful flagged"]["after"] <= 1
     scorer = Scorer.load(finetuned / "bundle")
     assert scorer.score("想让手机安静，转三百到这个号，不转接着打").label == "pay_to_stop"
-    assert scorer.bundle.manifest.id != read_bundle(tiny_run / "bundle").manifest.id
+    assert scorer.bundle.manifest.id != read_bundle(incumbent).manifest.id
+
+
+def test_own_false_alarms_license_no_others(finetuned, incumbent):
+    rows = store.read(finetuned / "corpus")["calibration"]
+    texts = [row.text for row in rows if row.source == "authored" and row.label in BENIGN]
+    risks = np.array([verdict.risk for verdict in Scorer.load(incumbent).score_many(texts)])
+    recipe = yaml.safe_load((finetuned / "recipes" / "cascade.yaml").read_text(encoding="utf-8"))
+    assert recipe["review_rate"] == max(0.2, rate_at(risks, ["authored"] * len(texts), 0.5))
 
 
 def test_near_duplicates_stay_on_one_side(finetuned):
@@ -136,11 +153,11 @@ def test_near_duplicates_stay_on_one_side(finetuned):
     assert {row.evasion for split, row in rows if split == "train"} > {""}
 
 
-def test_the_run_tells_how_it_was_made(finetuned, tiny_run):
+def test_the_run_tells_how_it_was_made(finetuned, incumbent):
     manifest, report = read_bundle(finetuned / "bundle").manifest, (finetuned / "report.md").read_text(encoding="utf-8")
     facts = json.loads((finetuned / "finetune.json").read_text(encoding="utf-8"))
     assert set(manifest.provenance["training_rows"]) == {"own", "authored", "jsonl"}
-    assert manifest.provenance["bundles"][str(tiny_run / "bundle")] == read_bundle(tiny_run / "bundle").manifest.id
+    assert manifest.provenance["bundles"][str(incumbent)] == read_bundle(incumbent).manifest.id
     assert manifest.provenance["command"].startswith("jingyin finetune ")
     assert f"Bundle `{manifest.id}` against" in report
     assert "| own messages | threats flagged |" in report
@@ -173,10 +190,10 @@ def test_what_is_labelled_as_not_flagged_counts_whatever_the_bundle_takes_it_for
     assert run._counts("own", rows, [before, after]) == [run.Count("own", "ordinary and lawful flagged", 2, 2, 0)]
 
 
-def test_a_finished_run_is_kept(finetuned, tiny_run, data, traffic, replay):
+def test_a_finished_run_is_kept(finetuned, incumbent, data, traffic, replay):
     told: list[str] = []
     given = {"benign": [str(traffic)], "benign_columns": Columns("body", encoding="gb18030"), "corpus": replay}
-    given["bundle"] = tiny_run / "bundle"
+    given["bundle"] = incumbent
     report = finetune([str(data)], finetuned, COLUMNS, **given, tell=told.append)
     assert told == [f"{finetuned}: finished before, kept; --fresh replaces it"]
     assert isinstance(report, FinetuneResult)

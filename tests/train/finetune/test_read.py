@@ -83,9 +83,12 @@ def test_answers_of_label_studio(tmp_path):
     tasks[1] = {"data": {"text": "没人看过"}, "annotations": []}
     path = tmp_path / "export.json"
     path.write_text(json.dumps(tasks), encoding="utf-8")
-    found = read(path)
+    found, rejects = read_labelled([str(path)], Columns(), OUT)
     assert as_rows(found) == ROWS[:2]
     assert found[0].where == f"{path}: task 3"
+    assert [tuple(each) for each in rejects] == [
+        (f"{path}: task 1", "a message with several labels", "decide which is right")
+    ]
     path.write_text(json.dumps([{"text": "no task"}]), encoding="utf-8")
     with pytest.raises(InputError, match=r"export\.json is no Label Studio export"):
         read(path)

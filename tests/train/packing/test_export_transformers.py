@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -66,6 +68,13 @@ def test_the_card_says_to_clean_first(exported):
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage: zh\n")
     assert "clean first" in card
+
+
+def test_a_folder_named_bundle_is_not_taken_for_the_packages(exported, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_run)
+    export_transformers(Path("bundle"), tmp_path / "out")
+    name = "model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (exported / name).read_bytes()
 
 
 def test_an_existing_folder_is_left_alone(tiny_run, tmp_path):

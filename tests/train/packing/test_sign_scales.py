@@ -14,7 +14,7 @@ from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
 from jingyin.train.data import Rows, unlabelled
 from jingyin.train.pack.readings import Readings
-from jingyin.train.pack.signs import annotated, fit_signs, sign_logits
+from jingyin.train.pack.signs import fit_signs, sign_logits
 
 CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 
@@ -49,7 +49,7 @@ def fitted(sign: str, logits: list[float], there: list[bool]) -> dict[str, SignS
 
 
 def test_only_what_people_read_is_annotated():
-    assert annotated(rows(["joke", "-", "joke,?", "?", "!joke,?"])).tolist() == [True, True, False, False, False]
+    assert rows(["joke", "-", "joke,?", "?", "!joke,?"]).annotated.tolist() == [True, True, False, False, False]
 
 
 def test_golden_scale():
@@ -88,7 +88,7 @@ def test_too_few_of_either_kind_leave_the_careful_scale(there):
 
 
 def test_logits_are_those_of_the_network_that_has_signs(signed_bundle, bundle):
-    given = unlabelled([clean("明天曝光"), clean("轰炸全村"), clean("吃饭")])
+    given = [clean("明天曝光"), clean("轰炸全村"), clean("吃饭")]
     signs = ["exposure", "flooding", "demand_money", "false_police"]
     read = read_bundle(signed_bundle)
     assert list(read.manifest.signs) == signs

@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 import sys
@@ -143,6 +144,22 @@ def test_times_and_the_like_come_back_as_text(tmp_path):
     assert read(tmp_path / "out/rows.jsonl") == [{"text": "好", "label": "debt_threat", "at": "2025-01-02 00:00:00"}]
 
 
+def test_half_an_emoji_is_replaced_and_packed_files_of_a_folder_are_read(tmp_path):
+    rows = [{"text": f"第{i}条\ud83d", "label": "ordinary" if i % 2 else "debt_threat"} for i in range(12)]
+    rows.append({"text": "第0条\ud83d", "label": "pay_to_stop"})
+    (tmp_path / "data").mkdir()
+    with gzip.open(tmp_path / "data" / "rows.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    findings = audit([tmp_path / "data"], tmp_path / "out", tell=lambda line: None)
+    assert {finding.kind for finding in findings} >= {"contradiction"}
+    tasks = json.loads((tmp_path / "out" / "tasks.json").read_text("utf-8"))
+    assert all(task["data"]["text"].endswith("条\ufffd") for task in tasks)
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps([answer({"data": {"text": "第3条\ufffd"}}, "lawful_collection")]), encoding="utf-8")
+    assert take_answers([tmp_path / "data"], export, tmp_path / "out")[1] == 1
+    assert read(tmp_path / "out" / "rows.jsonl")[3] == {"text": "第3条\ufffd", "label": "lawful_collection"}
+
+
 def test_rank_within_class_takes_turns_between_classes():
     labels = np.array([0, 0, 0, 1])
     probabilities = np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [0.6, 0.4]])
@@ -157,6 +174,18 @@ def test_rows_without_labels_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"too few rows of ordinary \(0\), lawful_collection \(0\), .* at least 5"):
         audit([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_of_one_group_is_not_audited(data, tmp_path):
+    rows = [row for row in read(data) if row["label"] in ("ordinary", "lawful_collection", "debt_threat")]
+    rows = [{**row, "group": "g" if row["label"] == "debt_threat" else ""} for row in rows]
+    told: list[str] = []
+    findings = audit([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out", tell=told.append)
+    assert "debt_threat (60 of one group)" in told[0]
+    assert "debt_threat" not in {finding.label for finding in findings if finding.kind == "suspect"}
+    path = write(tmp_path / "two.jsonl", [row for row in rows if row["label"] != "ordinary"])
+    with pytest.raises(InputError, match=r"too few rows of .*debt_threat \(60 of one group\)"):
+        audit([path], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
