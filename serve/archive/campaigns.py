@@ -195,11 +195,7 @@ class _Gathering:
                 reasons = [[reason.sign for reason in decision.reasons] for decision in result.decisions]
             else:
                 indices, cleaned = flagged, result
-                batch = block.batch.take(pa.array(flagged))
-                labels = [LABELS.index(label) for label in batch.column("jingyin_label").to_pylist()]
-                risks = fit(batch.column("jingyin_risk"), pa.float64())
-                stored = batch.column("jingyin_reasons").to_pylist()
-                reasons = [json.loads(signs) if isinstance(signs, str) else signs for signs in stored]
+                labels, risks, reasons = _stored(block.batch.take(pa.array(flagged)), sources[number].path)
             chosen = block.batch.take(pa.array(indices))
             numbers = block.numbers[indices]
             ids = _texts(chosen, self._named["id-column"])
@@ -244,6 +240,17 @@ class _Gathering:
         # An empty field of CSV is a missing time.
         rejected = [i for i, text in zip(bad, shown, strict=True) if text]
         return found, [Reject(int(numbers[i]), BAD_TIME, ids[i].as_py() or "") for i in rejected]
+
+
+def _stored(batch: pa.RecordBatch, path: Path) -> tuple[list[int], pa.Array, pa.Array]:
+    """Return labels, risks and reasons of verdicts; raises InputError if relabel can't have written them."""
+    try:
+        labels = [LABELS.index(label) for label in batch.column("jingyin_label").to_pylist()]
+        reasons = [json.loads(each) if isinstance(each, str) else each for each in batch["jingyin_reasons"].to_pylist()]
+        return labels, fit(batch["jingyin_risk"], pa.float64()), pa.array(reasons, ROWS.field("reasons").type)
+    except (ValueError, TypeError, pa.ArrowException) as error:  # whose message could quote the data
+        raise InputError(f"{path} has verdicts that `jingyin relabel` did not write ({type(error).__name__}); relabel"
+                         " it again, or leave out jingyin_bundle to have its rows scored") from None  # fmt: skip
 
 
 def _texts(rows: pa.RecordBatch, column: str | None) -> pa.Array:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -67,6 +67,7 @@ class Shards:
 
     def __init__(self, run: Run, sources: Sequence[InputFile], suffix: str, schema: pa.Schema, *, strict: bool) -> None:
         self._out, self._sources, self._suffix, self._schema, self._strict = run.folder, sources, suffix, schema, strict
+        self._starts = [0, *accumulate(source.path.stat().st_size for source in sources)]
         self.done: list[Shard] = []
         while (marker := self._marker(len(self.done), "json")).is_file():
             self.done.append(Shard(**json.loads(marker.read_text(encoding="utf-8"))))
@@ -144,8 +145,8 @@ class Shards:
         self.done.append(shard)
 
     def _share(self, item: ScoredBlock) -> float:
-        sizes = [source.path.stat().st_size for source in self._sources]
-        return (sum(sizes[: item.source]) + item.block.share * sizes[item.source]) / sum(sizes)
+        start, end = self._starts[item.source : item.source + 2]
+        return (start + item.block.share * (end - start)) / self._starts[-1]
 
     def _marker(self, number: int, kind: str) -> Path:
         return self._out / f"_part-{number:05d}.{kind}"

@@ -407,6 +407,7 @@ def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, Verdic
             await asyncio.sleep(0)  # the loop closes them in its next round
         log("ended")
 
+    sys.setswitchinterval(0.0005)  # a thread that decodes a long message gives way to the event loop ten times sooner
     try:
         asyncio.run(main())
     except (JingyinError, OSError) as error:
@@ -420,9 +421,10 @@ async def listen(
     """Listen; raises ConfigError if the address is unavailable. The port is logged."""
     try:
         server = await asyncio.start_server(accept, host, port, backlog=512)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        fault = error.strerror if isinstance(error, OSError) else "no such port"
         raise ConfigError(
-            f"can't listen on {host}:{port}: {error.strerror}; choose another, or stop the program that uses it"
+            f"can't listen on {host}:{port}: {fault}; choose another, or stop the program that uses it"
         ) from None
     log("serving", host=host, port=server.sockets[0].getsockname()[1])
     return server

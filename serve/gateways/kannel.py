@@ -10,7 +10,6 @@ form that needs no charset, so that Kannel can't read another text. An ambiguous
 import argparse
 import asyncio
 import re
-from collections.abc import Mapping
 from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
@@ -29,9 +28,9 @@ from jingyin.serve.gateways.client import (
     log,
     run,
 )
-from jingyin.serve.gateways.codec import Message, digits, message
+from jingyin.serve.gateways.codec import Message, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
-from jingyin.serve.sms import Segment, readings
+from jingyin.serve.sms import MAX_PAYLOAD, Segment
 
 SMSBOX_SECONDS = 30.0
 READ_SECONDS = 60.0
@@ -79,6 +78,8 @@ def read_query(query: bytes) -> SendsmsCall:
     charset = fields.pop(b"charset", b"").decode("latin-1")
     is_sent_as_it_is = coding == 1 or (coding == 2 and not charset and (udh or len(text) % 2 == 0))
     payload = text if is_sent_as_it_is else _convert(text, charset, coding)
+    if len(payload) > MAX_PAYLOAD:
+        raise InputError(f"the text has {len(payload)} bytes, at most {MAX_PAYLOAD} are wanted; send several messages")
     source = fields.get(b"from", b"").decode("latin-1")
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     scheduled = b"deferred" in fields
@@ -130,9 +131,9 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
-    def __init__(self, smsbox: Http, client: VerdictClient, joiner: Joiner, codings: Mapping[int | str, str]) -> None:
-        self._smsbox, self._client, self._joiner, self._codings = smsbox, client, joiner, codings
-        self.places = asyncio.Semaphore(64)
+    def __init__(self, smsbox: Http, joiner: Joiner) -> None:
+        self._smsbox, self._joiner = smsbox, joiner
+        self.places, self.reading = asyncio.Semaphore(64), asyncio.Lock()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
         self._draining = False
@@ -232,16 +233,11 @@ class KannelFilter:
         part = None
         if call.message.part:
             part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
-        answer = await part.answer if part else await self._judge(call.message)
+        answer = await (part.answer if part else self._joiner.judge(call.message, self))
         MESSAGES.labels(*answer).inc()
         if answer.action == "block":
             return 403, b"Blocked"
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
-
-    async def _judge(self, message: Message) -> Ruling:
-        coding = self._codings.get(message.coding, message.coding)
-        texts = [read.text for each in message.texts for read in readings([each], coding)]
-        return await self._client.ask(texts, digits(message.source), map(digits, message.destinations), self.places)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
         """Return smsbox's answer."""
@@ -262,9 +258,8 @@ def _phrase(status: int) -> bytes:
 
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
-    codings: dict[int | str, str] = dict(options.coding)
-    joiner = Joiner(client, codings, hold=options.hold, remember=options.remember)
-    started = KannelFilter(Http(options.smsbox), client, joiner, codings)
+    joiner = Joiner(client, dict(options.coding), hold=options.hold, remember=options.remember)
+    started = KannelFilter(Http(options.smsbox), joiner)
     await started.listen(options.host, options.port)
     return started
 

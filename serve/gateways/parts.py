@@ -1,4 +1,4 @@
-"""Joins the parts of long messages, so that each is judged together with the others that have arrived.
+"""Judges messages, and joins the parts of long ones, so that each is judged together with the others that have arrived.
 
 Parts are held until their message is complete, at most `hold` seconds, and judged together: a threat is refused in all
 its parts. Forwarded parts are remembered, so that a later part, even one after the message was complete, is judged with
@@ -8,12 +8,13 @@ once, each candidate is tried; one more than can be tried is refused, as it woul
 """
 
 import asyncio
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, groupby, islice, product
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from jingyin.serve.gateways.client import HELD, PART_BYTES, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message, digits
@@ -27,10 +28,12 @@ _COMBINATIONS = 16
 """Ways to assemble a message that are read; also most parts of one number, source and total."""
 _FOR_EACH = 4
 """Readings asked about for each destination; the others are asked about for one only."""
-_LARGE = 8_192  # bytes; longer messages are read one at a time, so that others are served in between
+_LARGE = 8_192  # bytes; longer messages are read in a thread
+_PAUSE = 0.005  # seconds of reading after which the event loop does other work
 _SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previous message with the same reference
 _OVERHEAD = 600  # bytes of a part besides its payload, about
 
+T = TypeVar("T")
 PartKey = tuple[str, str, int | str]
 Share = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
 Codings = Mapping[int | str, str]
@@ -38,32 +41,29 @@ _Candidates = tuple[tuple["HeldPart", ...], ...]  # by number, those that the ph
 
 
 class Owner(Protocol):
-    """A session; `places` bound its questions, see client.SESSION_QUESTIONS."""
+    """A session; `places` bound its questions, see client.SESSION_QUESTIONS, and `reading` its messages being read."""
 
     places: asyncio.Semaphore
+    reading: asyncio.Lock
 
 
 @dataclass(eq=False)
 class HeldPart:
     """A received part of the messages `keys`, for each of its destinations; it waits, or was forwarded.
 
-    `kin` is source and total, by which many phones tell messages with one reference apart.
+    `number` is its number in the message, from 1, `kin` source and total, by which many phones tell messages with one
+    reference apart.
     """
 
     message: Message
+    number: int
     keys: list[PartKey]
     kin: tuple[str, int]
-    owner: "Owner"
+    owner: Owner
     share: Share
-    answer: "asyncio.Future[Ruling]"
+    answer: asyncio.Future[Ruling]
     since: float
     timer: asyncio.TimerHandle | None = None
-
-    @property
-    def number(self) -> int:
-        """Return its number in the message, from 1."""
-        assert self.message.part is not None
-        return self.message.part.number
 
     @property
     def size(self) -> int:
@@ -88,12 +88,11 @@ class _Box:
         return [part for same in self.parts.values() for part in same]
 
     def is_whole(self, part: HeldPart) -> bool:
-        assert part.message.part is not None
-        return all(number in self.parts for number in range(1, part.message.part.total + 1))
+        return all(number in self.parts for number in range(1, part.kin[1] + 1))
 
 
 class Joiner:
-    """The long messages of all sessions that may get more parts; use it on the event loop only."""
+    """Judges the messages of all sessions, and keeps long ones that may get more parts; for the event loop only."""
 
     def __init__(self, client: VerdictClient, codings: Codings, *, hold: float, remember: float) -> None:
         self._client = client
@@ -105,8 +104,19 @@ class Joiner:
         self._bytes: Counter[Share] = Counter()
         self._waiting: dict[HeldPart, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reading = asyncio.Lock()
-        self._asked: dict[tuple[str, str, str], asyncio.Task[Ruling]] = {}
+        self._short, self._long = asyncio.Lock(), asyncio.Lock()
+        self._paused = 0.0
+        self._shared: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def judge(self, message: Message, owner: Owner) -> Ruling:
+        """Judge a message that is no part of a longer one."""
+        coding = self._codings.get(message.coding, message.coding)
+        size = sum(len(each.payload) for each in message.texts)
+        texts = await self._in_turn(
+            owner, size, lambda: [read.text for each in message.texts for read in readings([each], coding)]
+        )
+        receivers = [digits(each) for each in message.destinations]
+        return await self._client.ask(texts, digits(message.source), receivers, owner.places)
 
     def add(self, message: Message, direction: str, owner: Owner, account: str, *, hold: bool) -> HeldPart:
         """Add a part; its `answer` comes when the message is complete or after `hold` seconds, without `hold` at once.
@@ -121,7 +131,8 @@ class Joiner:
         keys = list(dict.fromkeys((direction, digits(to), each) for to in message.destinations for each in keyed))
         now = loop.time()
         share = account, direction, message.scheduled
-        part = HeldPart(message, keys, (source, message.part.total), owner, share, loop.create_future(), now)
+        kin, number = (source, message.part.total), message.part.number
+        part = HeldPart(message, number, keys, kin, owner, share, loop.create_future(), now)
         self._expire(now)
         boxes = [self._boxes[key] for key in keys if key in self._boxes]
         if any(sum(each.kin == part.kin for each in box.parts.get(part.number, ())) >= _COMBINATIONS for box in boxes):
@@ -139,9 +150,8 @@ class Joiner:
         if not hold:
             self._release(part)
             return part
-        part.timer = loop.call_later(self.hold, self._release, part)
-        boxes = [self._boxes[key] for key in keys if key in self._boxes]
-        for other in {each: None for box in boxes for each in box.all() if each in self._waiting}:
+        part.timer = loop.call_later(self.hold, self._time_out, part)
+        for other in self._together(part):
             if all(box.is_whole(other) for box in map(self._boxes.get, other.keys) if box):
                 self._release(other)
         return part
@@ -162,6 +172,12 @@ class Joiner:
             self._bytes[part.share] -= part.size
         if not kept:
             del self._kept[part.share], self._bytes[part.share]
+
+    async def pause(self) -> None:
+        """Let the event loop do other work, if the last time is _PAUSE ago."""
+        if time.monotonic() - self._paused > _PAUSE:
+            await asyncio.sleep(0)
+            self._paused = time.monotonic()
 
     def flush(self, owner: Owner) -> None:
         """Judge the waiting parts of this owner now."""
@@ -189,6 +205,15 @@ class Joiner:
             self._release(oldest)
             self.forget(oldest)
         PART_BYTES.set(size)
+
+    def _together(self, part: HeldPart) -> list[HeldPart]:
+        """Return the waiting parts that may be of one message with this one, which is among them."""
+        boxes = (self._boxes[key] for key in part.keys if key in self._boxes)
+        return list({each: None for box in boxes for each in box.all() if each in self._waiting})
+
+    def _time_out(self, part: HeldPart) -> None:
+        for other in self._together(part):  # else those that came later would be judged without it, if it is refused
+            self._release(other)
 
     def _release(self, part: HeldPart) -> None:
         """Judge a waiting part together with the others that have arrived."""
@@ -224,34 +249,52 @@ class Joiner:
     async def _settle(self, part: HeldPart, assembled: list[tuple[str, _Candidates]]) -> None:
         read: dict[_Candidates, list[str]] = {}
         for candidates in dict.fromkeys(candidates for _, candidates in assembled):
-            async with self._reading if _size(candidates) > _LARGE else nullcontext():
-                texts = read[candidates] = []
-                for text in self._texts(candidates, part):
-                    texts.append(text)
-                    await asyncio.sleep(0)
+            arrived = part if _size(candidates) > MAX_PAYLOAD else None  # else it makes no difference to _fitting
+            read[candidates] = await self._once((candidates, arrived), partial(self._read_all, candidates, part))
         source, _ = part.kin
         first = {text: to for to, candidates in reversed(assembled) for text in read[candidates]}
-        questions = {
-            (text, source, to): None
+        questions = dict.fromkeys(
+            (text, to)
             for to, candidates in assembled
             for i, text in enumerate(read[candidates])
             if i < _FOR_EACH or first[text] == to
-        }
-        answers = await asyncio.gather(*(self._ask(question, part.owner.places) for question in questions))
-        answer = max(answers, key=lambda each: each.severity)
+        )
+        answers = (
+            self._once((text, source, to), partial(self._client.ask, [text], source, [to], part.owner.places))
+            for text, to in questions
+        )
+        answer = max(await asyncio.gather(*answers), key=lambda each: each.severity)
         if answer.action == "block":
             self.forget(part)
         if not part.answer.done():  # its session may have ended
             part.answer.set_result(answer)
 
-    def _ask(self, question: tuple[str, str, str], places: asyncio.Semaphore) -> "asyncio.Task[Ruling]":
-        """Ask once for the parts that are judged together."""
-        if question not in self._asked:
-            text, sender, receiver = question
-            task = asyncio.create_task(self._client.ask([text], sender, [receiver], places))
-            self._asked[question] = task
-            task.add_done_callback(lambda _: self._asked.pop(question))
-        return self._asked[question]
+    async def _in_turn(self, owner: Owner, size: int, read: Callable[[], T]) -> T:
+        """Read a message of `size` bytes; nonsense takes a millisecond for a short one, half a second for 64 KiB.
+
+        Sessions take turns with one message each, and long messages are read in a thread. Otherwise a flood would keep
+        the event loop busy until the answers about other sessions' messages came too late, and these passed unread.
+        """
+        if size > _LARGE:
+            async with owner.reading, self._long:
+                return await asyncio.to_thread(read)
+        async with owner.reading, self._short:
+            done = read()
+            await self.pause()
+            return done
+
+    async def _read_all(self, candidates: _Candidates, part: HeldPart) -> list[str]:
+        texts, following = [], partial(next, self._texts(candidates, part), None)
+        while (text := await self._in_turn(part.owner, _size(candidates), following)) is not None:
+            texts.append(text)
+        return texts
+
+    def _once(self, key: Hashable, work: Callable[[], Coroutine[object, object, T]]) -> "asyncio.Task[T]":
+        """Do for parts that are judged together what is the same for all of them."""
+        if key not in self._shared:
+            self._shared[key] = asyncio.create_task(work())
+            self._shared[key].add_done_callback(lambda _: self._shared.pop(key))
+        return self._shared[key]
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -272,13 +315,20 @@ def _candidates(box: _Box | None, part: HeldPart) -> tuple[_Candidates, _Candida
         first = (*kin[-1:], *filter(None, (opener,)), *kin[:1], *kin[::-1])
         return tuple(dict.fromkeys((*first, same[-1], same[0], *reversed(same))))[:_COMBINATIONS]
 
+    def chosen(numbered: dict[int, list[HeldPart]]) -> _Candidates:
+        candidates: list[tuple[HeldPart, ...]] = []
+        combinations = 1
+        for number, same in sorted(numbered.items(), reverse=True):
+            if len(same) > 1 and combinations < _COMBINATIONS:
+                candidates.append(order(number, same))
+            elif same:  # of lower numbers only the first is tried: product() begins with the last factor
+                candidates.append((next((each for each in reversed(same) if each.kin == part.kin), same[-1]),))
+            combinations *= len(candidates[-1]) if same else 1
+        return tuple(reversed(candidates))
+
     every = {**box.parts, part.number: [part]} if box else {part.number: [part]}
     own = {n: [each for each in same if each.kin == part.kin] for n, same in every.items() if n <= part.kin[1]}
-    alone, together = (
-        tuple(tuple(same) if len(same) == 1 else order(n, same) for n, same in sorted(numbered.items()) if same)
-        for numbered in (own, every)
-    )
-    return alone, together
+    return chosen(own), chosen(every)
 
 
 def _choices(parts: tuple[HeldPart, ...]) -> Iterator[tuple[Segment, ...]]:

@@ -29,18 +29,8 @@ from jingyin.serve.gateways.client import (
     log,
     run,
 )
-from jingyin.serve.gateways.codec import (
-    RESPONSE,
-    Codec,
-    Frame,
-    FrameError,
-    FrameKind,
-    Message,
-    UnreadableError,
-    digits,
-)
+from jingyin.serve.gateways.codec import RESPONSE, Codec, Frame, FrameError, FrameKind, Message, UnreadableError
 from jingyin.serve.gateways.parts import HeldPart, Joiner
-from jingyin.serve.sms import readings
 
 LOGIN_SECONDS = 10.0
 """Longest wait for the first frame, before which the gateway is not called, for a login, and for the answer to it."""
@@ -70,7 +60,6 @@ class ProxySettings:
     gateway: tuple[str, int]
     client: VerdictClient
     joiner: Joiner
-    codings: Mapping[int | str, str]
     judged: frozenset[FrameKind]
     statuses: Mapping[str, int]
     back: bool = False  # the client is the gateway, which connects to the SP
@@ -83,7 +72,6 @@ class _Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, codec: Codec) -> None:
         self._reader, self._writer, self._codec = reader, writer, codec
         self._data = bytearray()
-        self._begun = 0.0  # when the first byte of an incomplete frame arrived
         self.unanswered: OrderedDict[bytes, list[HeldPart | None]] = OrderedDict()  # by sequence number
 
     async def read(self) -> Frame | None:
@@ -91,20 +79,20 @@ class _Peer:
 
         Raises FrameError, and TimeoutError if the frame is incomplete after READ_SECONDS.
         """
+        end = None
         while (length := self._codec.cut(self._data)) is None or len(self._data) < length:
-            async with asyncio.timeout_at(self._begun + READ_SECONDS if self._data else None):
-                try:
+            if self._data and end is None:
+                end = asyncio.get_running_loop().time() + READ_SECONDS
+            try:
+                async with asyncio.timeout_at(end):
                     more = await self._reader.read(1 << 16)
-                except ConnectionError:
-                    return None
+            except ConnectionError:
+                return None
             if not more:
                 return None
-            if not self._data:
-                self._begun = asyncio.get_running_loop().time()
             self._data += more
         data = bytes(self._data[:length])
         del self._data[:length]
-        self._begun = asyncio.get_running_loop().time()
         return self._codec.frame(data)
 
     def asked(self, sequence: bytes) -> None:
@@ -188,6 +176,7 @@ class _Flow:
                     await self._session.log_in(frame)
             await self._sink.flushed()
             await self._source.flushed()
+            await self._settings.joiner.pause()
             while self._tasks and (self._bytes > SESSION_BYTES or self._settings.waiting_bytes > TOTAL_BYTES):
                 self._progress.clear()
                 await self._progress.wait()
@@ -260,10 +249,7 @@ class _Flow:
         self._progress.set()
 
     async def _judge(self, frame: Frame, message: Message, before: asyncio.Task[None] | None) -> None:
-        coding = self._settings.codings.get(message.coding, message.coding)
-        texts = [read.text for each in message.texts for read in readings([each], coding)]
-        receivers = [digits(each) for each in message.destinations]
-        answer = await self._settings.client.ask(texts, digits(message.source), receivers, self._session.places)
+        answer = await self._settings.joiner.judge(message, self._session)
         if before is not None and not before.done():
             await asyncio.wait((before,))
         self._finish(frame, answer)
@@ -272,7 +258,7 @@ class _Flow:
         loop = asyncio.get_running_loop()
         start = loop.time()
         answer = await part.answer
-        if loop.time() - start >= self._settings.joiner.hold and [*self._source.unanswered] == [frame.sequence]:
+        if loop.time() - start >= self._settings.joiner.hold and self._source.unanswered.keys() == {frame.sequence}:
             self._one_at_a_time = True  # the client waits for each answer before the next part: holding is useless
         self._finish(frame, answer)
 
@@ -293,7 +279,7 @@ class Session:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: ProxySettings) -> None:
         self.settings, self.codec = settings, settings.codec()
-        self.places = asyncio.Semaphore(SESSION_QUESTIONS)
+        self.places, self.reading = asyncio.Semaphore(SESSION_QUESTIONS), asyncio.Lock()
         self.bound = self.draining = self.closing = False
         self._client = _Peer(reader, writer, self.codec)
         self._gateway: _Peer | None = None
@@ -469,8 +455,7 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
 
 def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> ProxySettings:
     """Return the settings given by the options. Raises ConfigError for a status that no response can have."""
-    codings = codec.codings | dict(options.coding)
-    joiner = Joiner(client, codings, hold=options.hold, remember=options.remember)
+    joiner = Joiner(client, codec.codings | dict(options.coding), hold=options.hold, remember=options.remember)
     statuses = codec.statuses | ({} if options.block_status is None else {"block": options.block_status})
     try:
         codec().refuse(codec().frame(codec().close()), statuses["block"])
@@ -478,7 +463,7 @@ def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictCli
         raise ConfigError(
             f"--block-status {statuses['block']} does not fit into a response; choose a code that the protocol has"
         ) from None
-    return ProxySettings(codec, options.gateway, client, joiner, codings, frozenset(JUDGED[options.judge]), statuses)
+    return ProxySettings(codec, options.gateway, client, joiner, frozenset(JUDGED[options.judge]), statuses)
 
 
 async def start(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> Proxy:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from datetime import timedelta
@@ -6,6 +7,7 @@ from random import Random
 
 import pytest
 from tests.serve.archive.campaigns_helpers import Run, members, rows, table, write
+from tests.serve.archive.relabel_helpers import Here
 
 from jingyin.model.errors import ConfigError, InputError
 
@@ -124,6 +126,19 @@ def test_no_side_file_and_no_error_quotes_a_message(tmp_path: Path, run: Run) ->
     run(tmp_path / "in.jsonl", tmp_path / "out")
     side = [file for file in (tmp_path / "out").iterdir() if file.name.startswith("_")]
     assert all("机密" not in file.read_text(encoding="utf-8") for file in side)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"jingyin_label": "机密"}, {"jingyin_risk": "机密"}, {"jingyin_reasons": "机密"}, {"jingyin_label": None}],
+)
+def test_verdicts_that_were_changed_since(tmp_path: Path, run: Run, here: Here, changed: dict) -> None:
+    here(write(tmp_path / "in.jsonl", [{"text": "再不还钱就上门"}] * 2), tmp_path / "out.jsonl")
+    (part,) = (tmp_path / "out.jsonl").glob("part-*")
+    edited = [json.loads(line) | changed for line in part.read_text(encoding="utf-8").splitlines()]
+    with pytest.raises(InputError, match=r"edited.jsonl has verdicts that `jingyin relabel` did not write") as error:
+        run(write(tmp_path / "edited.jsonl", edited), tmp_path / "campaigns")
+    assert "机密" not in str(error.value)
 
 
 def test_spark_names_all_that_is_missing() -> None:

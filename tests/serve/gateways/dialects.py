@@ -157,41 +157,21 @@ class CmppDialect(Dialect):
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
         body = bytes(8) + bytes([*pk, 1, 0]) + pad("TEST", 10) + b"\2" + self._typed([""]) + bytes([0, udhi, coding])
-        body += (
-            b"901234"
-            + b"01"
-            + pad("0", 6)
-            + bytes(17)
-            + pad(at, 17)
-            + pad(source, 21)
-            + bytes([len(to)])
-            + self._typed(to)
-        )
+        body += b"90123401" + pad("0", 6) + bytes(17) + pad(at, 17)
+        body += pad(source, 21) + bytes([len(to)]) + self._typed(to)
         body += bytes([len(data) if size is None else size]) + data + self.reserve + tail
         return self.frame(4, body, sequence)
 
     def deliver(
-        self,
-        content: str | bytes,
-        sequence: int,
-        *,
-        coding: int = 8,
-        udhi: int = 0,
-        report: int = 0,
-        source: str = PHONE,
-    ) -> bytes:
+        self, content: str | bytes, sequence: int, *,
+        coding: int = 8, udhi: int = 0, report: int = 0, source: str = PHONE,
+    ) -> bytes:  # fmt: skip
         data = ucs2(content)
         body = bytes(8) + pad(SOURCE, 21) + pad("TEST", 10) + bytes([0, udhi, coding]) + self._typed([source])
         return self.frame(5, body + bytes([report, len(data)]) + data + self.reserve, sequence)
 
     def report(self, sequence: int) -> bytes:
-        body = (
-            bytes(8)
-            + pad("DELIVRD", 7)
-            + b"26010509082601050909"
-            + pad(PHONE, self.number)
-            + "死".encode("utf-16-be") * 2
-        )
+        body = bytes(8) + b"DELIVRD26010509082601050909" + pad(PHONE, self.number) + "死".encode("utf-16-be") * 2
         return self.deliver(body, sequence, coding=0, report=1)
 
     def answer(self, request: bytes, status: int = 0) -> bytes:
@@ -232,15 +212,9 @@ class SmgpDialect(Dialect):
         return self.frame(2, body + (tlv(2, bytes([udhi])) if udhi else b"") + tlvs, sequence)
 
     def deliver(
-        self,
-        content: str | bytes,
-        sequence: int,
-        *,
-        coding: int = 8,
-        udhi: int = 0,
-        report: int = 0,
-        source: str = PHONE,
-    ) -> bytes:
+        self, content: str | bytes, sequence: int, *,
+        coding: int = 8, udhi: int = 0, report: int = 0, source: str = PHONE,
+    ) -> bytes:  # fmt: skip
         data = ucs2(content)
         body = bytes(10) + bytes([report, coding]) + b"20260105090807" + pad(source, 21) + pad(SOURCE, 21)
         body += bytes([len(data)]) + data + bytes(8)
@@ -279,16 +253,8 @@ class SgipDialect(Dialect):
     ) -> bytes:  # fmt: skip
         data = ucs2(content)
         body = pad(source, 21) + b"0" * 21 + bytes([len(to)]) + b"".join(pad(each, 21) for each in to) + b"12345"
-        body += (
-            pad("TEST", 10)
-            + b"\1"
-            + pad("0", 6)
-            + pad("0", 6)
-            + b"\0\2\0"
-            + bytes(16)
-            + pad(at, 16)
-            + bytes([1, 0, udhi, coding, 0])
-        )
+        body += pad("TEST", 10) + b"\1" + pad("0", 6) * 2 + b"\0\2\0" + bytes(16) + pad(at, 16)
+        body += bytes([1, 0, udhi, coding, 0])
         body += (len(data) if size is None else size).to_bytes(4) + data + bytes(8) + tail
         return self.frame(3, body, sequence)
 

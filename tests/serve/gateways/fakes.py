@@ -18,6 +18,11 @@ HALVES = THREAT.encode("utf-16-be")[:-3], THREAT.encode("utf-16-be")[-3:]
 """Cut within the 死 that makes it a threat."""
 
 
+def counted(action: str, reason: str) -> float:
+    """Return how many messages have been counted with this action and reason."""
+    return client.REGISTRY.get_sample_value("jingyin_gateway_messages_total", {"action": action, "reason": reason}) or 0
+
+
 async def read(reader: asyncio.StreamReader, seconds: float = 20) -> bytes:
     """Read one frame; b"" at the end of the stream."""
     try:

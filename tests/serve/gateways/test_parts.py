@@ -330,11 +330,9 @@ def test_a_part_that_never_comes_is_done_without(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
         start = time.monotonic()
-        peer.send(
-            dialect.part(HALVES[0], 2, (7, 3, 1)),
-            dialect.part(HALVES[1], 3, (7, 3, 2)),
-            dialect.part(PLAIN, 4, (8, 3, 1)),
-        )
+        peer.send(dialect.part(HALVES[0], 2, (7, 3, 1)))
+        await asyncio.sleep(0.05)
+        peer.send(dialect.part(HALVES[1], 3, (7, 3, 2)), dialect.part(PLAIN, 4, (8, 3, 1)))
         assert await peer.answers(3) == {2: dialect.blocked, 3: dialect.blocked, 4: 0}
         assert time.monotonic() - start >= 0.2
 
@@ -451,7 +449,7 @@ class _Counting:
 
 class _Owner:
     def __init__(self) -> None:
-        self.places = asyncio.Semaphore()
+        self.places, self.reading = asyncio.Semaphore(), asyncio.Lock()
 
 
 def part(reference: int, total: int, number: int, payload: bytes = PLAIN) -> Message:

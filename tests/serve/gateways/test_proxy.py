@@ -2,16 +2,18 @@
 
 import argparse
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
-from tests.serve.gateways.dialects import ALL, RESPONSE, Dialect
-from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, play
+from tests.serve.gateways.dialects import ALL, RESPONSE, SMPP, Dialect, tlv
+from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, counted, play
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.gateways import proxy
+from jingyin.serve.gateways import parts, proxy
 from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY
+from jingyin.serve.sms import Decoded, Segment
 
 
 @pytest.fixture(params=ALL, ids=lambda dialect: dialect.name)
@@ -24,10 +26,6 @@ def _silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     yield
     log = "".join(capfd.readouterr())
     assert not any(secret in log for secret in ("死", "\\u6b7b", "Traceback", "13800000000", "10690001", "secret7"))
-
-
-def counted(action: str, reason: str) -> float:
-    return REGISTRY.get_sample_value("jingyin_gateway_messages_total", {"action": action, "reason": reason}) or 0.0
 
 
 def ended(by: str) -> float:
@@ -556,6 +554,22 @@ def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatc
     assert ended("slow") == before + 1
 
 
+def test_a_frame_gets_its_time_even_after_a_wait_for_others(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "READ_SECONDS", 0.2)
+
+    async def run() -> None:
+        reader, data = asyncio.StreamReader(), dialect.submit(GREETING, 2)
+        peer = proxy._Peer(reader, None, dialect.codec())  # type: ignore[arg-type]
+        reader.feed_data(data + data[:30])
+        frames = [await peer.read()]
+        await asyncio.sleep(0.3)
+        asyncio.get_running_loop().call_later(0.05, reader.feed_data, data[30:])
+        frames.append(await peer.read())
+        assert [frame.data for frame in frames if frame] == [data, data]
+
+    asyncio.run(run())
+
+
 def test_a_message_cut_short_is_refused_whatever_is_set(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -637,6 +651,32 @@ def test_a_flood_of_one_session_leaves_room_for_another(dialect: Dialect) -> Non
         assert asyncio.get_running_loop().time() - start < 0.2  # all of the flood takes half a second
 
     play(scenario, dialect)
+
+
+@pytest.mark.parametrize(("size", "count", "seconds"), [(10_000, 4, 0.5), (100, 400, 0.005)])
+def test_messages_that_take_long_to_read_hold_up_nobody_else(
+    size: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nonsense takes up to half a second; if that delayed the answers about others, they would pass unread."""
+    read = parts.readings
+
+    def slow(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
+        if len(segments[0].payload) >= size:
+            time.sleep(seconds)
+        return read(segments, coding)
+
+    monkeypatch.setattr(parts, "readings", slow)
+
+    async def scenario(world: World) -> None:
+        flooding, other = await world.bound(), await world.bound()
+        start = time.monotonic()
+        flooding.send(*(SMPP.submit(b"", i, tlvs=tlv(0x424, b"\x65\xe9" * (size // 2))) for i in range(2, count + 2)))
+        await asyncio.sleep(0.1)
+        other.send(SMPP.submit(THREAT, 2))
+        assert await other.answers(1) == {2: SMPP.blocked}
+        assert time.monotonic() - start < 1  # all of the flood takes two seconds
+
+    play(scenario, SMPP)
 
 
 @pytest.mark.parametrize("faulty", ["_take", "_is_own"])
