@@ -27,8 +27,9 @@ from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
 from jingyin.serve.memory.known import COMPANY, Index, KnownAction, Wording, hashes, holds, log_odds
+from jingyin.serve.memory.remote import Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.state import Local, Op, Socket, State, ValkeyState, listening
+from jingyin.serve.memory.state import Local, Op, State
 from jingyin.train.corpus.perturb import TRAINING, evade
 from jingyin.train.corpus.rows import default_folders, load
 from jingyin.train.corpus.slots import SLOT, fill_slots

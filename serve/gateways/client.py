@@ -1,33 +1,24 @@
-"""Asks jingyin about messages, for every filter; also the filters' common options, log and metrics.
+"""Asks jingyin about messages, for every filter; also the filters' log and metrics.
 
 Over HTTP, not in this process: a network would block the sessions' event loop for milliseconds; cache, reload, shadow,
 memory and metrics of one service then serve all gateways; and a filter keeps working when jingyin does not.
 """
 
-import argparse
 import asyncio
 import json
-import os
 import re
-import signal
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from importlib.util import find_spec
+from collections.abc import Iterable
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from jingyin.model.errors import ConfigError, JingyinError
-from jingyin.serve.sms import CODINGS
+import httptools
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-_missing = [name for name in ("httptools", "prometheus_client") if not find_spec(name)]
-if _missing:
-    raise ConfigError(f"the filters for gateways need {', '.join(_missing)}; run: pip install 'jingyin[gateways]'")
-
-import httptools  # noqa: E402
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server  # noqa: E402
+from jingyin.model.errors import ConfigError
 
 REGISTRY = CollectorRegistry()
 MESSAGES = Counter(
@@ -327,104 +318,3 @@ class _StatusError(Exception):
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, _StatusError) else type(error).__name__
-
-
-# ---- programs
-
-
-class Filter(Protocol):
-    """A started filter, which is listening."""
-
-    async def drain(self) -> None:
-        """Stop without losing an accepted message."""
-
-
-def address(text: str) -> tuple[str, int]:
-    """Read HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
-        raise argparse.ArgumentTypeError("HOST:PORT is wanted, say 10.0.0.5:2775")
-    return host.strip("[]"), int(port)
-
-
-def _coding(text: str) -> tuple[int, str]:
-    number, _, name = text.partition("=")
-    if not (number.isdigit() and int(number) < 256 and name in CODINGS):
-        raise argparse.ArgumentTypeError(f"NUMBER=NAME is wanted, say 0=gbk; names are {', '.join(CODINGS)}")
-    return int(number), name
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Prints a description as it is written, and defaults other than None, False and []."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default else action.help
-
-
-def add_options(parser: argparse.ArgumentParser, port: int) -> None:
-    """Add the options that all filters have."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=port, help="port to listen on")
-    parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="URL of the service")
-    parser.add_argument("--uds", help="Unix socket of the service, instead of its URL")
-    parser.add_argument("--seconds", type=float, default=0.2, help="longest wait for a verdict, in seconds")
-    parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
-    parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
-    parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
-    parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
-    parser.add_argument(
-        "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
-        help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",
-    )  # fmt: skip
-    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="address for Prometheus metrics")
-
-
-def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:
-    """Run a filter until SIGTERM; the key, if jingyin wants one, comes from JINGYIN_KEY.
-
-    Exits with code 2 and one sentence if it can't listen, or jingyin does not answer.
-    """
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        key = os.environ.get("JINGYIN_KEY", "")
-        headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
-        client = VerdictClient(
-            Http(options.jingyin, options.uds, headers),
-            seconds=options.seconds, on_failure=options.on_failure, dry_run=options.dry_run,
-        )  # fmt: skip
-        try:
-            await client.check()
-            if options.metrics:
-                start_http_server(options.metrics[1], options.metrics[0], REGISTRY)
-            started = await start(options, client)
-            await stop.wait()
-            await started.drain()
-        finally:
-            client.close()
-            await asyncio.sleep(0)  # the loop closes them in its next round
-        log("ended")
-
-    sys.setswitchinterval(0.0005)  # a thread that decodes a long message gives way to the event loop ten times sooner
-    try:
-        asyncio.run(main())
-    except (JingyinError, OSError) as error:
-        print(f"jingyin: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
-
-
-async def listen(
-    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None], host: str, port: int
-) -> asyncio.Server:
-    """Listen; raises ConfigError if the address is unavailable. The port is logged."""
-    try:
-        server = await asyncio.start_server(accept, host, port, backlog=512)
-    except (OSError, OverflowError) as error:
-        fault = error.strerror if isinstance(error, OSError) else "no such port"
-        raise ConfigError(
-            f"can't listen on {host}:{port}: {fault}; choose another, or stop the program that uses it"
-        ) from None
-    log("serving", host=host, port=server.sockets[0].getsockname()[1])
-    return server

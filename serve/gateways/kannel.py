@@ -16,20 +16,10 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways.client import (
-    MESSAGES,
-    SESSIONS,
-    HelpFormatter,
-    Http,
-    Ruling,
-    VerdictClient,
-    add_options,
-    listen,
-    log,
-    run,
-)
+from jingyin.serve.gateways.client import MESSAGES, SESSIONS, Http, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import Message, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
+from jingyin.serve.gateways.program import HelpFormatter, add_options, listen, run
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
 
 SMSBOX_SECONDS = 30.0

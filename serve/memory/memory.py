@@ -24,9 +24,10 @@ from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
 from jingyin.serve.memory.known import COMPANY, Known, Match, holds
 from jingyin.serve.memory.policy import MessageSource, Policy, read_policy
+from jingyin.serve.memory.remote import Guarded, Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.memory.senders import Suspects
-from jingyin.serve.memory.state import Guarded, Local, Op, Socket, State, ValkeyState, listening
+from jingyin.serve.memory.state import Local, Op, State
 
 if TYPE_CHECKING:
     from jingyin.serve.http.observe import Metrics

@@ -11,6 +11,7 @@ from tests.serve.gateways.dialects import RESPONSE, Dialect
 
 from jingyin.serve.gateways import client, proxy
 from jingyin.serve.gateways.parts import Joiner
+from jingyin.serve.gateways.session import ProxySettings
 
 THREAT, GREETING = "不给钱就弄死你", "妈，今晚回家吃饭"
 """What is blocked, for the 死 in it, and what passes."""
@@ -132,7 +133,7 @@ class World:
     scoring: Scoring
     client: client.VerdictClient
     proxy: proxy.Proxy
-    settings: proxy.ProxySettings
+    settings: ProxySettings
     port: int
 
     def __init__(self) -> None:

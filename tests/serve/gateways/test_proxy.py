@@ -11,7 +11,7 @@ from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, counted, p
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.gateways import parts, proxy
+from jingyin.serve.gateways import parts, proxy, session
 from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY
 from jingyin.serve.sms import Decoded, Segment
 
@@ -237,7 +237,7 @@ def test_a_login_by_the_gateway_leaves_the_clients_own_as_it_is(dialect: Dialect
 
 
 def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.2)
+    monkeypatch.setattr(session, "LOGIN_SECONDS", 0.2)
 
     async def scenario(world: World) -> None:
         world.gateway.answer = lambda data: b""
@@ -250,7 +250,7 @@ def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeyp
 
 
 def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr(session, "LOGIN_SECONDS", 0.1)
 
     async def scenario(world: World) -> None:
         peer = await world.connect()
@@ -264,7 +264,7 @@ def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.Mo
 def test_a_stranger_does_not_keep_a_connection(
     dialect: Dialect, logs_in: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxy, "LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr(session, "LOGIN_SECONDS", 0.1)
 
     async def scenario(world: World) -> None:
         login = dialect.command["login"]
@@ -534,7 +534,7 @@ def test_half_a_frame_goes_nowhere(dialect: Dialect) -> None:
 
 
 def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(session, "READ_SECONDS", 0.3)
 
     async def scenario(world: World) -> None:
         peer, other = await world.bound(), await world.bound()
@@ -555,11 +555,11 @@ def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatc
 
 
 def test_a_frame_gets_its_time_even_after_a_wait_for_others(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(session, "READ_SECONDS", 0.2)
 
     async def run() -> None:
         reader, data = asyncio.StreamReader(), dialect.submit(GREETING, 2)
-        peer = proxy._Peer(reader, None, dialect.codec())  # type: ignore[arg-type]
+        peer = session._Peer(reader, None, dialect.codec())  # type: ignore[arg-type]
         reader.feed_data(data + data[:30])
         frames = [await peer.read()]
         await asyncio.sleep(0.3)
@@ -600,7 +600,7 @@ def test_a_client_that_does_not_read_holds_up_itself_alone(dialect: Dialect) -> 
 def test_a_peer_that_does_not_read_is_disconnected(
     dialect: Dialect, side: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(proxy, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(session, "WRITE_SECONDS", 0.3)
 
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -621,7 +621,7 @@ def test_a_peer_that_does_not_read_is_disconnected(
 
 
 def test_a_deluge_without_waiting_for_answers(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "SESSION_BYTES", 20_000)
+    monkeypatch.setattr(session, "SESSION_BYTES", 20_000)
     most = 0
 
     async def scenario(world: World) -> None:
@@ -688,7 +688,7 @@ def test_a_fault_of_the_proxy_is_blamed_on_no_peer(
 
     async def scenario(world: World) -> None:
         peer = await world.bound()
-        monkeypatch.setattr(proxy._Flow, faulty, fail)
+        monkeypatch.setattr(session._Flow, faulty, fail)
         peer.send(dialect.submit(GREETING, 2))
         world.gateway.writers[0].write(dialect.alive(9))
         while await peer.read():

@@ -26,7 +26,7 @@ from jingyin.serve.http.app import create_app
 from jingyin.serve.http.process import bind, server_config
 from jingyin.serve.http.service import Service
 from jingyin.serve.http.settings import load_settings
-from jingyin.serve.memory import state
+from jingyin.serve.memory import remote
 from jingyin.serve.scorer import Scored
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def load(*_: object) -> tuple[FakeScorer, None]:
     """
     time.sleep(float(os.environ.get("SLOW", 0)))
     if "PATIENT" in os.environ:
-        state.BUDGET_SECONDS, state.PATIENCE_SECONDS = 5.0, 10.0
+        remote.BUDGET_SECONDS, remote.PATIENCE_SECONDS = 5.0, 10.0
     if Path(os.environ.get("BROKEN", "/none")).exists():
         if word := Path(os.environ["BROKEN"]).read_text():
             raise RuntimeError(word)
