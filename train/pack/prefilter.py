@@ -74,8 +74,9 @@ def tune_prefilter(
     Logistic regression with weights regularised towards `weights` instead of 0: features that `texts` lack keep theirs.
     Each text counts `times` (n,), which may be a fraction; both sides have equal weight.
     """
-    matrix = _matrix(texts)
-    initial = weights.astype(np.float64)
+    matrix, tuned = _matrix(texts), weights.astype(np.float64)
+    used = np.append(np.unique(matrix.indices), BUCKETS - 1)  # the bias is last
+    matrix, initial = matrix[:, used[:-1]], tuned[used]
     signs = np.where(flagged, 1.0, -1.0)
     of_side = [max(1e-9, float(times[side].sum())) for side in (flagged, ~flagged)]
     share = 0.5 * times / np.where(flagged, *of_side)
@@ -86,8 +87,9 @@ def tune_prefilter(
         value = float((share * np.logaddexp(0, -margins)).sum() + _TUNING_PENALTY * (change[:-1] ** 2).sum())
         return value, np.append(matrix.T @ slope, slope.sum()) + 2 * _TUNING_PENALTY * np.append(change[:-1], 0)
 
-    change = minimize(loss, np.zeros(BUCKETS), jac=True, method="L-BFGS-B", options={"maxiter": _TUNING_STEPS}).x
-    return np.asarray(initial + change, np.float16)
+    options = {"maxiter": _TUNING_STEPS}
+    tuned[used] += minimize(loss, np.zeros(len(used)), jac=True, method="L-BFGS-B", options=options).x
+    return np.asarray(tuned, np.float16)
 
 
 def _matrix(texts: Sequence[str]) -> csr_matrix:

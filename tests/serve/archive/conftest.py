@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,21 @@ from tests.serve.archive import campaigns_helpers
 from tests.serve.archive.campaigns_helpers import Run
 from tests.serve.archive.relabel_helpers import Here, rows
 
+from jingyin.model.bundle import read_bundle
+from jingyin.serve.archive import campaigns as gather
 from jingyin.serve.archive import readers, text_files
 from jingyin.serve.archive import relabel as job
 from jingyin.serve.archive.campaigns import CampaignResult, campaigns
 from jingyin.serve.archive.relabel import RelabelResult, relabel
+
+READ = cache(read_bundle)
+
+
+@pytest.fixture(autouse=True)
+def _bundles_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the 35 MB of the default bundle once, and not in each of some 200 runs."""
+    for module in (job, gather):
+        monkeypatch.setattr(module, "read_bundle", READ)
 
 
 @pytest.fixture

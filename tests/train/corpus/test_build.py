@@ -21,7 +21,7 @@ HAN = "春夏秋冬风花雪月山水云天地人日星河海石木火土金草�
 
 
 def sentence(rng: Random) -> str:
-    return "".join(rng.choice(HAN) for _ in range(rng.randint(10, 30)))
+    return "".join(rng.choices(HAN, k=rng.randint(10, 30)))
 
 
 def row(text: str, label: str = "ordinary", **more: str) -> dict[str, str]:

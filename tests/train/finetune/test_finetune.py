@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from tests.train.conftest import FILLER, PHRASES
+from tests.train.conftest import FILLER, PHRASES, few_checkpoints
 
 from jingyin import Scorer
 from jingyin.cli import main
@@ -104,7 +104,7 @@ def finetuned(
     command = ["finetune", str(data), "--out", str(out), "--bundle", str(incumbent), "--text-column", "sms"]
     command += ["--label-column", "spam", "--label-map", "1=flagged", "--label-map", "0=not_flagged"]
     command += ["--benign", str(traffic), "--benign-column", "body", "--benign-encoding", "gb18030"]
-    with pytest.MonkeyPatch.context() as patch:
+    with few_checkpoints(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["jingyin", *command])
         patch.setattr(run, "default_replay", lambda: replay)
         patch.setattr(run, "decide", judged)
