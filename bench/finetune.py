@@ -12,7 +12,8 @@ command resumes. Nothing that is counted was trained on, "own rows" apart.
 cases       half of the rows of half of the cases, and 5,000 messages of the traffic, are fine-tuned on
 traffic     5,000 messages of the traffic are
 innocents   200 of the innocents that the bundle flags are, and 5,000 messages of the traffic; none of another's case
-families    ROWS train nothing; 50, 200 and 500 threats of the families, and as many innocents, are fine-tuned on
+families    ROWS train nothing; 50, 200 and 500 threats of the families, as many innocents, and 5,000 messages of the
+            traffic are fine-tuned on
 """
 
 import argparse
@@ -129,9 +130,9 @@ def families(options: argparse.Namespace, rows: list[MessageRow], traffic: list[
     for size in SIZES:
         rng = Random(f"{size} {options.seed}")
         run = options.out / f"run-{size}"
-        _finetuned(options, run, [*rng.sample(new, size), *rng.sample(innocents, size)], [], replay)
+        _finetuned(options, run, [*rng.sample(new, size), *rng.sample(innocents, size)], traffic[:5_000], replay)
         print(f"\n{size} threats of the new families:\n")
-        show(bundle, run / "bundle", sets, traffic)
+        show(bundle, run / "bundle", sets, traffic[5_000:])
 
 
 def _plain(rows: Sequence[Row], *, new: bool) -> list[MessageRow]:
