@@ -30,6 +30,7 @@ CHUNK = 512
 WORKER_CACHE_BYTES = 32 << 20
 """A worker's cache, to bound the memory of many workers; half the default loses no hits on templated traffic."""
 _ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
+_GRACE_SECONDS = 1.0
 _ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
 
 
@@ -99,9 +100,7 @@ def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], proce
             break
     else:
         return
-    # Forking a process that holds onnxruntime's threads can hang; a spawned one loads the bundle itself.
-    context = multiprocessing.get_context("spawn")
-    with unbroken(_ADVICE), ProcessPoolExecutor(processes, context, initializer=follow_parent) as pool:
+    with unbroken(_ADVICE), process_pool(processes) as pool:
         submitted = ((error, pool.submit(_score, scorer.arguments, chunk)) for chunk, error in stream)
         for error, verdicts in in_order(submitted, 2 * processes):
             yield from verdicts
@@ -125,7 +124,34 @@ def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[t
         yield item, future.result()
 
 
-def follow_parent() -> None:
+def process_pool(processes: int) -> ProcessPoolExecutor:
+    """Return a pool of processes that end with this one; if one is killed, what waits for it gets BrokenProcessPool.
+
+    Forking a process that holds onnxruntime's or Arrow's threads can hang; spawned ones load the bundle themselves.
+    """
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    threading.Thread(target=_watch, args=[pool], daemon=True).start()
+    return pool
+
+
+def _watch(pool: ProcessPoolExecutor) -> None:
+    """Break a pool whose worker was killed in the middle of a result.
+
+    The executor would wait for the rest for ever: this process itself holds the pipe open, and the other workers wait
+    for the dead one's lock on it. There is no public way to tell it.
+    """
+    while (workers := pool._processes) is not None:
+        if any(worker.exitcode for worker in list(workers.values())):
+            time.sleep(_GRACE_SECONDS)  # in which it mostly notices by itself
+            for worker in list(workers.values()):
+                worker.kill()
+            if (results := pool._result_queue) is not None:
+                results._writer.close()  # type: ignore[attr-defined]
+            return
+        time.sleep(_GRACE_SECONDS)
+
+
+def _follow_parent() -> None:
     """Leave interrupts to this worker's parent, and end with it: otherwise a worker would wait on its queue forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and shuts down
 

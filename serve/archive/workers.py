@@ -15,7 +15,7 @@ import pyarrow as pa
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import ConfigError
 from jingyin.serve.archive.decisions import Packed, decide_packed
-from jingyin.serve.pool import ScorerArguments, follow_parent, in_order, unbroken
+from jingyin.serve.pool import ScorerArguments, in_order, process_pool, unbroken
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,13 +60,11 @@ def workers(processes: int | None, rows: int, bundle: Bundle) -> Iterator[Worker
     if count == 1:
         yield Workers(None, 0, arguments)
         return
-    # Forking a process that holds onnxruntime's or Arrow's threads can hang.
-    context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(count, context, initializer=follow_parent)
+    pool = process_pool(count)
     with unbroken("run the same command again, with fewer --processes: it resumes"):
         try:
-            # An interrupt is for this process alone, also before `follow_parent` says so: workers inherit the mask.
+            # An interrupt is for this process alone, also before a worker says so: workers inherit the mask.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
                 for _ in range(count):

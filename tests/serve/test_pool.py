@@ -1,7 +1,9 @@
 """Processes that score for one parent, and end with it."""
 
+import gc
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ import time
 from collections import deque
 from itertools import repeat
 from multiprocessing import active_children
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,20 @@ def test_a_bundle_that_is_gone_is_said(signed_bundle: Path, tmp_path: Path) -> N
 def test_a_short_stream_starts_no_process(signed: Scorer) -> None:
     assert len(list(signed.score_many(["你好"] * 600, processes=2))) == 600
     assert not active_children()
+
+
+def dies_while_it_answers() -> None:
+    """Leave half a result in the pipe, and its lock taken."""
+    (results,) = (each for each in gc.get_objects() if isinstance(each, SimpleQueue))
+    results._wlock.acquire()
+    os.write(results._writer.fileno(), struct.pack("!i", 1_000) + b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_killed_while_it_answers_is_said_too() -> None:
+    with pytest.raises(JingyinError, match="a scoring process was killed"), pool.unbroken(""):  # noqa: SIM117
+        with pool.process_pool(2) as processes:
+            processes.submit(dies_while_it_answers).result(60)
 
 
 @pytest.mark.usefixtures("at_once")
