@@ -66,6 +66,4 @@ def test_edits_are_counted_by_kind(raw: str, wanted: dict[str, int]) -> None:
 
 
 def test_no_character_becomes_more_than_four() -> None:
-    assigned = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) not in ("Cn", "Co")]
-    assert max(len(chr(code).translate(FOLD)) for code in assigned) == 4
-    assert max(len(chr(code).translate(FOLD)) for code in range(0, sys.maxunicode, 101)) <= 4  # unassigned ones too
+    assert max(len(chr(code).translate(FOLD)) for code in range(sys.maxunicode + 1)) == 4
