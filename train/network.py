@@ -115,12 +115,23 @@ class SmsClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
         """Do nothing: the encoder begins as BertModel makes it, and the head at zero."""
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: object
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        spans: Tensor | None = None,
+        **_: object,
     ) -> SmsOutput:
-        """Return logits for ids (batch, length), with `labels` (batch,) also a loss; the mask is 1 for tokens."""
+        """Return logits (batch, labels) for ids (batch, length), with `labels` (batch,) also a loss.
+
+        The mask is 1 for tokens. With `spans` (batch, units, 2), the first token of each unit and the one after its
+        last, the logits are (batch, units, labels): the head reads the mean of a unit's states, which have seen the
+        whole message ("late chunking", Günther et al. 2024, arXiv 2409.04701).
+        """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = all_states(self.encoder, input_ids, mask)
-        logits = self.head(self.dropout((mean_of(states[-1], mask) - self.mean) / self.sd))
+        pooled = mean_of(states[-1], mask) if spans is None else means_of_spans(states[-1], spans)
+        logits = self.head(self.dropout((pooled - self.mean) / self.sd))
         signs = None if self.sign_head is None else self.sign_head(sign_states(states), input_ids, mask)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SmsOutput(loss=loss, logits=logits, sign_logits=signs)
@@ -180,6 +191,14 @@ def all_states(encoder: BertModel, input_ids: Tensor, attention_mask: Tensor) ->
 def mean_pool(encoder: BertModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the mean of an encoder's last hidden states over the tokens that `attention_mask` keeps."""
     return mean_of(encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask)
+
+
+def means_of_spans(states: Tensor, spans: Tensor) -> Tensor:
+    """Return the means (batch, units, hidden) of states (batch, length, hidden) over spans (batch, units, 2)."""
+    positions = torch.arange(states.shape[1], device=states.device)
+    inside = (positions >= spans[..., :1]) & (positions < spans[..., 1:])
+    weights = inside / inside.sum(-1, keepdim=True).clamp_min(1)
+    return weights.to(states.dtype) @ states
 
 
 def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:

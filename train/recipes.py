@@ -131,6 +131,10 @@ class Classify(_Training, _TargetRates):
     misjudged: float = Field(default=0.0, ge=0, le=1)
     """Share of the training messages' copies that the bundle of `traffic` reads, with all messages as they stand; those
     that it misjudges are shown as messages of their own (stages.misjudged)."""
+    windows: float = Field(default=0.0, ge=0)
+    """Weight of the mean loss of a message's windows, read in their context, next to that of the whole."""
+    pairs: float = Field(default=0.0, ge=0)
+    """Weight of the loss of pairs (loop.pair_loss): minimal pairs, and threats handed on and reported."""
     margin: float = Field(default=0.0, ge=0)
     """Weight of the margin loss (loop.margin_loss)."""
     way_back: Annotated[float, Field(ge=0, lt=1)] | Literal["chosen"] = 0.0

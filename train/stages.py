@@ -23,8 +23,10 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores, units_of
 from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.serve.scorer import Scorer
+from jingyin.train.corpus.company import FRAMES
+from jingyin.train.corpus.public import QUOTED
 from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
-from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, start_from, with_own_pieces
+from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, spans_of_tokens, start_from, with_own_pieces
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack
@@ -156,7 +158,8 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     extra = train.take(np.arange(0))
     if recipe.traffic:
         bundle = run_of(recipe.traffic, context.out)
-        extra = windows_read(bundle, train)
+        if not recipe.windows:  # else every message's windows are read in their context
+            extra = windows_read(bundle, train)
         if recipe.misjudged:
             extra = extra.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, context.out / TEACHERS))
         train = train.take(np.flatnonzero(_read_by(bundle, train, recipe.seed)))
@@ -168,7 +171,9 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
             part.requires_grad_(False)
     initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    rows = examples(train, encode, target)
+    rows = examples(
+        train, encode, target, spans_of_tokens(start.vocabulary, recipe.max_tokens) if recipe.windows else None
+    )
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     loss = fit(model, rows, out, Schedule.of(recipe), margin_loss(recipe.margin) if recipe.margin else cross_entropy)
@@ -251,7 +256,9 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     windows = chosen.take(units.owners[chosen_units])
     window_texts = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in chosen_units.tolist()]
     cleaned = [clean(CleanString(text)) for text in window_texts]
-    return replace(windows, cleaned=cleaned, messages=np.arange(len(chosen_units)))
+    wholes = np.array([(0, len(each.text)) for each in cleaned], np.int64).reshape(-1, 2)
+    nothing = np.full(len(cleaned), -1)
+    return replace(windows, cleaned=cleaned, messages=np.arange(len(chosen_units)), places=wholes, beside=nothing)
 
 
 _DOUBTED = (0.3, 0.85)  # risks from which a benign message, and below which a threat, counts as misjudged
@@ -291,13 +298,17 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
     """Return the rows to train on and their targets: labels, mixed for authored messages with teachers' probabilities.
 
     Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
-    message is. A message on whose side, flagged or not, they are wrong has its label alone. Clauses of messages have
+    message is. A message on whose side, flagged or not, they are wrong has its label alone, and so have framed copies
+    and quoted messages. Clauses of messages have
     the teachers' probabilities alone. A message of the user's own has its label, and no teacher reads it; one labelled
     only as flagged or not has that side's risk, distributed by the teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     side_only = rows.own & np.array([family in SIDES for family in rows.families])
-    read = side_only | ~(rows.own | rows.real)
+    # A framed copy has its label alone: the marks around it are what earlier bundles went by.
+    framed = np.array([evasion.removeprefix("company:") in FRAMES for evasion in rows.evasions])
+    quoted = np.array([source == QUOTED for source in rows.sources])
+    read = side_only | ~(rows.own | rows.real | framed | quoted)
     if not teachers or not read.any():
         return rows, target
     numbers, first = np.unique(rows.messages[read], return_index=True)

@@ -13,9 +13,22 @@ from rich.console import Console
 from rich.progress import track
 
 from jingyin.model.errors import InputError
+from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
 from jingyin.train.corpus import public, rows, store
-from jingyin.train.corpus.company import Neighbours, label_in, neighbours, training_company
+from jingyin.train.corpus.company import (
+    FRAMES,
+    Neighbours,
+    Placed,
+    framed,
+    frames_of,
+    label_beside,
+    label_in,
+    neighbours,
+    training_company,
+    twin_frames,
+)
+from jingyin.train.corpus.edits import EDITS
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, nonsense, quoted_copy, restyled
 from jingyin.train.corpus.public import KINDS, OWN, is_excluded
@@ -49,6 +62,7 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
 
 
 _HERE = files("jingyin.train.corpus")
+_FEWER_FRAMED = 5  # times fewer framed copies of a public message than of an authored one
 _AFFIXED = 2  # copies per message: there are hundreds of heads and tails, and an epoch shows one variant
 _T = TypeVar("_T")
 _CONSOLE = Console(stderr=True)
@@ -73,7 +87,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 11
+CORPUS_VERSION = 12
 """Raised whenever the same recipe and files would make a different corpus."""
 
 
@@ -90,7 +104,7 @@ def source_key(config_path: Path) -> str:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     tables = sorted(_HERE.joinpath("tables").iterdir(), key=lambda each: each.name)
-    for table in (rows.ANNOTATED, rows.OF_FAMILIES, *tables):
+    for table in (rows.ANNOTATED, rows.OF_FAMILIES, EDITS, *tables):
         digest.update(table.read_bytes())
     for source in recipe.public:
         for file in sorted(source.path.rglob("*")) if source.path.is_dir() else [source.path]:
@@ -132,14 +146,20 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
 
 
 def _public(sources: Sequence[Public]) -> Iterator[Record]:
+    edited: dict[str, Record] = {}  # by group, which they share with their message
     for source in sources:
-        records = list(_track(public.read(source.kind, source.path), f"reading {source.kind}"))
+        read = list(_track(public.read(source.kind, source.path), f"reading {source.kind}"))
+        records = [record for record in read if record.source != "authored"]
+        edited |= {record.group: record for record in read if record.source == "authored"}
         if not records:
             raise InputError(f"{source.path} holds no usable message of kind {source.kind}; check path and kind")
         if KINDS[source.kind].label:  # the user's own labels count
             records = [record for record in records if not is_excluded(record.text)]
         # A sample by hash changes little when the file does.
-        yield from sorted(records, key=lambda record: _hash(record.text))[: source.limit]
+        for record in sorted(records, key=lambda record: _hash(record.text))[: source.limit]:
+            yield record
+            if record.group in edited:
+                yield edited.pop(record.group)
 
 
 def _rows_by_split(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
@@ -234,48 +254,65 @@ def _variants(
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
     plain = [_filled(record, rng) for _ in range(draws)]
-    texts = [(text, "") for text in dict.fromkeys(plain)]
+    texts: list[tuple[Placed, str]] = [(_whole(text), "") for text in dict.fromkeys(plain)]
     if split == "train":
-        texts += _copies(record, [text for text, _ in texts], recipe, company, rng)
+        texts += _copies(record, [placed.text for placed, _ in texts], recipe, company, rng)
     elif split == "calibration" and recipe.company and record.source == "authored":
         texts += _in_company(record, plain, 1, company, rng)
-    for text, evasion in texts:
+        texts += _in_frames(record, plain, recipe.reported, split, rng)
+    for placed, evasion in texts:
         kind = evasion.removeprefix("company:") if evasion.startswith("company:") else ""
         yield Row(
-            text=text,
+            text=placed.text,
             label=label_in(record.label, kind),
             family=record.family,
             voice=record.voice,
             source=record.source,
             group=group,
-            template=record.text,
+            # A framed copy is a message of its own: an epoch shows both sides of its pair.
+            template=placed.text if kind in FRAMES else record.text,
             evasion=evasion,
             weight=weight,
-            pair=record.group if record.source == "authored" else "",
+            pair=f"{group}:frames" if kind in FRAMES else _pair(record),
             case=record.case,
             writer=record.writer,
             signs=at_least(record.signs) if kind else record.signs,
+            start=placed.start,
+            end=placed.end,
+            beside="ordinary" if evasion == "dressed" else label_beside(kind) if kind else "",
         )
 
 
 def _copies(
     record: Record, plain: Sequence[str], recipe: CorpusRecipe, company: Neighbours, rng: Random
-) -> Iterator[tuple[str, str]]:
-    """Yield copies of a training message and their kinds: disguised, quoted, restyled, with affixes, in company."""
+) -> Iterator[tuple[Placed, str]]:
+    """Yield copies of a training message and their kinds: disguised, quoted, restyled, with affixes, in other text."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
     disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
-    yield from disguised
+    yield from [(_whole(text), family) for text, family in disguised]
     if record.source == "authored" and rng.random() < recipe.framed:
-        yield quoted_copy(record.text, rng), "framed"
+        yield _whole(quoted_copy(record.text, rng)), "framed"
     copies = recipe.restyled if record.source == "authored" else recipe.restyled / 2
     in_styles = [restyled(_filled(record, rng, redact=True), rng) for _ in range(int(copies + rng.random()))]
-    yield from [(text, "restyled") for text in in_styles]
+    yield from [(_whole(text), "restyled") for text in in_styles]
     # A sender does several: some copies with a head or tail, or in company, are restyled or disguised too.
     texts = [*plain, *in_styles, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
-        yield from [(affix(rng.choice(texts), rng), "dressed") for _ in range(_AFFIXED)]
+        for text in rng.choices(texts, k=_AFFIXED):
+            head, tail = affix(rng)
+            yield Placed(head + text + tail, len(head), len(head) + len(text)), "dressed"
     copies = recipe.company if record.source == "authored" else recipe.company / 2
     yield from _in_company(record, texts, int(copies + rng.random()), company, rng)
+    share = recipe.reported if record.source in ("authored", "quoted") else recipe.reported / _FEWER_FRAMED
+    yield from _in_frames(record, [*plain, *in_styles], share, "train", rng)
+
+
+def _pair(record: Record) -> str:
+    return record.group if record.source == "authored" or record.group.startswith("edited ") else ""
+
+
+def _whole(text: str) -> Placed:
+    return Placed(text, 0, len(text))
 
 
 def _filled(record: Record, rng: Random, *, redact: bool = False) -> str:
@@ -287,10 +324,27 @@ def _filled(record: Record, rng: Random, *, redact: bool = False) -> str:
 
 def _in_company(
     record: Record, texts: Sequence[str], copies: int, company: Neighbours, rng: Random
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[Placed, str]]:
     for _ in range(copies):
         if found := training_company(rng.choice(texts), record.label, rng, company):
             yield found[0], f"company:{found[1]}"
+
+
+def _in_frames(
+    record: Record, texts: Sequence[str], share: float, split: str, rng: Random
+) -> Iterator[tuple[Placed, str]]:
+    """Yield, of a `share` of messages, a threat handed on and the same one reported, or an innocent in any frame."""
+    if rng.random() >= share:
+        return
+    text = rng.choice(texts)
+    if record.label in FLAGGED:
+        frames = dict(zip(("passed_on", "report"), twin_frames(split, rng), strict=True))
+    else:
+        # A lawful reminder among words that press for a debt would be something between the two.
+        kind = rng.choice(("innocent", "innocent", "report") if record.label == "lawful_collection" else FRAMES)
+        frames = {kind: rng.choice(frames_of(split)[kind])[0]}
+    for kind, frame in frames.items():
+        yield framed(text, frame, rng), f"company:{kind}"
 
 
 def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:

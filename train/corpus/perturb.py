@@ -277,12 +277,12 @@ def entries(name: str) -> tuple[str, ...]:
     return tuple(line.replace("|", "\n") for line in lines(name))
 
 
-def affix(text: str, rng: Random) -> str:
-    """Return `text` with a training head, a training tail or both; the same seed gives the same."""
+def affix(rng: Random) -> tuple[str, str]:
+    """Return a training head and a training tail, of which one may be empty; the same seed gives the same."""
     head, tail = rng.choice(entries("heads")), rng.choice(entries("tails"))
     if rng.random() < _BOTH:
-        return head + text + tail
-    return head + text if rng.random() < 0.5 else text + tail
+        return head, tail
+    return (head, "") if rng.random() < 0.5 else ("", tail)
 
 
 # Quoted copies: a message as people may forward it, in quotation marks, redacted, or among harmless phrases.

@@ -22,6 +22,7 @@ from typing import IO, BinaryIO, cast
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import atomic_file
 from jingyin.model.labels import LABELS
+from jingyin.train.corpus.edits import edited
 from jingyin.train.corpus.rows import Record
 from jingyin.train.corpus.slots import fill_digits, fill_stars, fill_tags, fill_words, words
 
@@ -221,6 +222,14 @@ SOURCES: dict[str, Source] = {
         "CC BY 4.0",
         vetted=True,
     ),
+    "varied": Source("random messages of 58 further kinds", "docs/data.md lists them", "see docs/data.md", vetted=True),
+    "mined": Source(
+        "the messages of these kinds that the bundle before found riskiest",
+        "docs/data.md",
+        "see docs/data.md",
+        vetted=True,
+    ),
+    "strange": Source("messages of 11 further kinds, kept out", "docs/data.md", "see docs/data.md", vetted=True),
     "jsonl": Source("your own JSON lines", "", "yours", label=None),
     "csv": Source("your own CSV", "", "yours", label=None, raws=_csv_rows),
 }
@@ -232,20 +241,25 @@ A source without its own reader is read from JSON lines, each with a `text`.
 """
 
 OWN = "own"
-KINDS = {**SOURCES, OWN: Source("your own labelled messages", "", "yours", label=None)}
-"""The kinds that a corpus recipe may name: SOURCES, and the user's own messages, picked and labelled."""
+QUOTED = "quoted"
+KINDS = {
+    **SOURCES,
+    OWN: Source("your own labelled messages", "", "yours", label=None),
+    QUOTED: Source("real messages that news, judgments, lenders and victims quote", "", "not published", label=None),
+}
+"""The kinds that a corpus recipe may name: SOURCES, the user's own messages, picked and labelled, and quoted ones."""
 
 
 def read(kind: str, path: Path) -> Iterator[Record]:
     """Yield the records of the source `kind` at `path`: its published files, or JSON lines converted from them.
 
-    Messages for which the source's label is doubtful are left out. Raises InputError with the file, for an unknown
-    label also with the number of the message.
+    Behind a message of which rows/edits.jsonl makes a threat follows that threat. Messages for which the source's label
+    is doubtful are left out. Raises InputError with the file, for an unknown label also with the number of the message.
     """
     source = KINDS[kind]
     for number, raw in enumerate(read_raw(kind, path), 1):
         if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
-            yield record
+            yield from edited(record, raw["text"], fingerprint(raw["text"])) if source.label else (record,)
 
 
 def read_raw(kind: str, path: Path) -> Iterator[Raw]:

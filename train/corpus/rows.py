@@ -5,6 +5,7 @@
                   find label errors among them
     cases/        written from real cases, described without their words; one file per family of cases
     field/        as people write: short and rough, or in complete sentences
+    hints/        pairs of a threat that only hints at demand or harm and an innocent of the same build
     reworded/     threats disguised as innocent messages, in dialect, in half a sentence, and innocents in the same form
     traffic/      ordinary messages of kinds that a network confidently misjudged
 
@@ -218,7 +219,7 @@ def _of_families() -> dict[str, str]:
     return {family: ",".join([*signs, UNKNOWN]) for family, *signs in rows}
 
 
-FOLDERS = ("authored", "adversarial", "cases", "field", "reworded", "traffic")
+FOLDERS = ("authored", "adversarial", "cases", "field", "hints", "reworded", "traffic")
 """The folders of authored messages that come with the package."""
 _SHOWN = 20
 

@@ -35,7 +35,8 @@ class Row:
     of its disguise, "framed", "restyled", "dressed", "company:KIND" or ""; a `group` is never in two splits; `weight`
     is that of a message of its source: each epoch shows one of a message's rows, with the whole weight; `pair` is the
     id of its minimal pair or ""; `case` the case it was written from or ""; `writer` its author; `signs` its signs, in
-    the form of rows.py.
+    the form of rows.py. The message itself stands in `text` from `start` to `end`, and the text next to it has the
+    label `beside`; "" means that all of the text is the message.
     """
 
     text: str
@@ -51,9 +52,13 @@ class Row:
     case: str = ""
     writer: str = ""
     signs: str = "?"
+    start: int = 0
+    end: int = 0
+    beside: str = ""
 
 
-SCHEMA = pa.schema([(f.name, pa.float64() if f.type is float else pa.string()) for f in fields(Row)])
+_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64()}
+SCHEMA = pa.schema([(f.name, _TYPES[f.type]) for f in fields(Row)])  # type: ignore[index]
 """Arrow schema of every split's file."""
 
 
@@ -197,7 +202,8 @@ class CorpusRecipe(FrozenModel):
     `framed` is the share of the authored training messages that get a quoted copy (perturb.py); `dressed` that
     of all training messages that get two with a head or a tail. `restyled` and `company` are how many copies in other
     punctuation (perturb.py) and in company (company.py) an authored training message gets on average, a public one
-    half as many.
+    half as many. `reported` is the share of the authored threats that get a copy handed on to its victim and one that
+    is reported, a pair; other messages get one in any frame, public ones a fifth as often.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
     `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own, jsonl,
@@ -216,6 +222,7 @@ class CorpusRecipe(FrozenModel):
     dressed: Share = 0.0
     restyled: float = Field(0.0, ge=0, le=10)
     company: float = Field(0.0, ge=0, le=10)
+    reported: Share = 0.0
     nonsense: int = Field(0, ge=0)
     everyday: int = Field(0, ge=0)
     test_writers: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 
 from jingyin.model.labels import LABELS
-from jingyin.train.corpus.company import CHARACTERS, Neighbours, neighbours, with_company
+from jingyin.train.corpus.company import CHARACTERS, Neighbours, framed, frames_of, neighbours, with_company
 from jingyin.train.corpus.company import HELD_OUT as HELD_OUT_COMPANY
 from jingyin.train.corpus.perturb import FAMILIES, HELD_OUT, entries, evade
 from jingyin.train.corpus.store import Row
@@ -136,7 +136,7 @@ def in_company(messages: Samples, rows: Sequence[int], kinds: Sequence[tuple[str
 
 
 def _accompany(kind: str, amount: int, place: str, company: Neighbours, text: str, rng: Random) -> str:
-    return with_company(text, kind, amount, place, rng, company)
+    return with_company(text, kind, amount, place, rng, company).text
 
 
 def quoted(messages: Samples, among: Bools, count: int) -> list[str]:
@@ -144,11 +144,29 @@ def quoted(messages: Samples, among: Bools, count: int) -> list[str]:
 
     A report is benign, whatever it quotes.
     """
-    reports = neighbours(())
+    reports = neighbours(())["quoted"]
     rows = sample_evenly(messages, messages.flagged & among, count)
-    return [
-        with_company(messages.texts[i], "quoted", 1, "around", Random(f"{_SEED}|quoted|{i}"), reports) for i in rows
-    ]
+    return [Random(f"{_SEED}|quoted|{i}").choice(reports).replace("{}", messages.texts[i]) for i in rows]
+
+
+# Frames of the test split, each threat in each kind of marks: the frame alone says whether its reader is pressed.
+
+FRAME_MARKS = {"“”": "“”", "「」": "「」", "straight": '""', "none": ""}
+"""Name of the marks in tables -> the marks."""
+
+
+def in_frames(messages: Samples, rows: Sequence[int]) -> list[Suite]:
+    """Return messages handed on to their victim, and the same ones reported, in each of FRAME_MARKS."""
+    frames = frames_of("test")
+    suites = []
+    for kind in ("passed_on", "report"):
+        for name, marks in FRAME_MARKS.items():
+
+            def change(text: str, rng: Random, kind: str = kind, marks: str = marks) -> str:
+                return framed(text, rng.choice(frames[kind])[0], rng, marks).text
+
+            suites.append(Suite.of(f"{kind}, marks {name}", rows, messages, change))
+    return [suite for suite in suites if suite.texts]
 
 
 def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Suite]], list[int]]:
@@ -164,6 +182,7 @@ def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Su
     plain, unseen = drawn(np.ones(len(messages), np.bool_)), drawn(new)
     suites_by_attack = {
         "company": in_company(messages, unseen),
+        "frames": in_frames(messages, unseen),
         "long messages": in_company(messages, unseen, LONG),
         "heads and tails": heads_and_tails(messages, plain),
         "punctuation": repunctuated(messages, plain),

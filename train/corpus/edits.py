@@ -1,0 +1,69 @@
+"""Threats made out of real messages by changing a few characters, kept without the messages.
+
+Real register on both sides, and no word tells them apart: a message and its edit are a minimal pair. A line of
+rows/edits.jsonl has the `id` of a message (public.fingerprint), the `label` of the result, and `edits`, ranges
+[start, end) of the message with their replacements. Edits apply where the corpus that holds the message is built in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jingyin.model.errors import InputError
+from jingyin.model.labels import FLAGGED
+from jingyin.train.corpus.rows import Record
+
+EDITS = Path(str(files("jingyin.train").joinpath("rows/edits.jsonl")))
+
+_Range = Annotated[int, Field(ge=0)]
+
+
+class _Edit(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    label: str
+    edits: list[tuple[_Range, _Range, Annotated[str, Field(max_length=40)]]]
+
+
+def edited(record: Record, text: str, identity: str) -> Iterator[Record]:
+    """Yield a public record, and its edit if there is one; `text` is the message as published, `identity` its id.
+
+    The two have one group, so that they stay on one side of a split. The edit counts as authored.
+    """
+    edit = _edits().get(identity)
+    if edit is None or any(end > len(text) or start > end for start, end, _ in edit.edits):
+        yield record
+        return
+    changed = text
+    for start, end, replacement in sorted(edit.edits, reverse=True):
+        changed = changed[:start] + replacement + changed[end:]
+    group = f"edited {identity}"
+    yield replace(record, group=group)
+    if not {"{", "}"} & set(changed):  # which would be slots of an authored message
+        yield replace(
+            record, text=" ".join(changed.split()), label=edit.label, family="edited", source="authored",
+            group=group, writer="edits",
+        )  # fmt: skip
+
+
+@cache
+def _edits() -> dict[str, _Edit]:
+    found: dict[str, _Edit] = {}
+    for number, line in enumerate(EDITS.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            edit = _Edit.model_validate_json(line)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            raise InputError(f"{EDITS.name}:{number}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        if edit.label not in FLAGGED:
+            raise InputError(
+                f"{EDITS.name}:{number}: label {edit.label[:40]!r}; an edit makes one of {', '.join(FLAGGED)}"
+            )
+        found[edit.id] = edit
+    return found
