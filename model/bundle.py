@@ -2,13 +2,14 @@
 
     manifest.json   format version, id, labels, thresholds with evidence, cascade, provenance, sha256 of every file
     prefilter.npz   weights of the prefilter for hashed pairs and triples of characters and of sounds
-    tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) int64 to logits (1, labels)
-    model.onnx      float32, to which model.onnx may append those of signs. The first reads the messages that the
-    verifier.onnx   prefilter lets through, the others those the previous one is unsure of; the manifest lists them
+    tiny.onnx       the networks of the cascade in int8, each from input_ids (1, length) and spans (units, 2) int64 to
+    model.onnx      logits (units, labels) float32, to which model.onnx may append those of signs. The first reads the
+    verifier.onnx   messages that the prefilter lets through, the others those the previous one is unsure of; the
+                    manifest lists them
     lexicon.txt     the vocabulary of tiny and model, in jieba's userdict format
     tokenizer.json  the same, compiled
     pieces.json     the tokenizer of a network whose vocabulary is the pretrained encoder's pieces
-    golden.json     token ids, and the logits that they must give
+    golden.json     token ids of whole messages, and the logits that they must give
     card.md         its data, its quality and its known failures
 
 No pickle anywhere: a bundle from a stranger can give wrong verdicts, but it can't run code.
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,9 @@ from jingyin.model.errors import BundleError
 from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
-FORMAT_VERSION = 9
-_READ_VERSIONS = (7, 8, FORMAT_VERSION)
-"""8 added `curve`, `discount` and `provisional`, 9 `endings`."""
+FORMAT_VERSION = 10
+_READ_VERSIONS = (9, FORMAT_VERSION)
+"""Networks of 10 read units in their context, those of 9 each by itself (model/windows.py)."""
 FIRST_FLAGGED = ("debt_threat", "pay_to_stop")
 """The labels that a bundle flags if its manifest names none."""
 
@@ -120,8 +121,8 @@ class Fusion(FrozenModel):
 class Network(FrozenModel):
     """A network of the cascade: its file, its input, and how its risk is fused with those before it.
 
-    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`; once a
-    message reaches `certain`, no further window of it is read. None means no bound.
+    The next network reads a message whose log-odds of risk here are at least `threshold` and below `certain`. None
+    means no bound.
     """
 
     file: str
@@ -179,8 +180,8 @@ class CascadeRules(FrozenModel):
     """The rules of the cascade: labels, exits of the prefilter, and networks in order.
 
     `discount` is subtracted from a window's log-odds of risk before they are compared with the whole's. `provisional`
-    computes log-odds from the prefilter's scores alone, for a message that no network has read yet. A doubted unit is
-    read again with each of `endings` in place of the marks at its end.
+    computes log-odds from the prefilter's scores alone, for a message that no network has read yet. A doubted message
+    is read again with each of `endings` in place of the marks at its end.
     """
 
     labels: tuple[str, ...]
@@ -341,24 +342,15 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
         if version not in _READ_VERSIONS:
             raise BundleError(
                 f"bundle {path.name} has format version {version!r}, this jingyin reads {_READ_VERSIONS[0]} to "
-                f"{FORMAT_VERSION}; install the jingyin that wrote it, or train it again"
+                f"{FORMAT_VERSION}; install the jingyin that wrote it, or make another: jingyin finetune MESSAGES, or "
+                "jingyin train RECIPE..."
             )
         whole = content.get("id") == manifest_id(content)
-        return Manifest.model_validate(_of_format_7(content) if version == 7 else content), whole
+        return Manifest.model_validate(content), whole
     except (ValidationError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise BundleError(
             f"manifest.json of bundle {path.name} can't be read ({type(error).__name__}); export it anew"
         ) from None
-
-
-def _of_format_7(content: dict[str, Any]) -> dict[str, Any]:
-    """Convert the manifest of a bundle of format 7, which had no windows and fused only the first score."""
-    for network in content["networks"]:
-        network["fusion"]["scores"] = (network["fusion"].pop("score"), 0.0)
-    for action in ("review", "block"):
-        content[action]["sources"] = content[action].pop("families", {})
-    provisional = {"scores": (0.2, 0.5), "weights": (), "bias": -2.5}
-    return {**content, "discount": 1.0, "provisional": provisional}
 
 
 def write_bundle(path: Path, parts: Mapping[str, object]) -> Manifest:

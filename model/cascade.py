@@ -4,19 +4,18 @@ Scorer, calibration and evaluation call `cascade`, each with its own reader, so 
 that is served.
 
 The units of a message are the whole and its windows of one and of two sentences: harmless text around a threat dilutes
-it in the whole, but not in a window of its own. The prefilter scores every unit. Networks read the whole, then the
-riskiest windows, until one of them is certain or no remaining unit could make the action stronger. The riskiest unit
-decides; from a window's log-odds `discount` is subtracted, because it lacks its context.
+it in the whole, but not in a window. The prefilter scores every unit. If one of them passes, networks read the message,
+once each, until its risk lies outside of a network's bounds; each reading gives the outputs of all units, which have
+read their context (model/spans.py). The riskiest unit decides; from a window's log-odds `discount` is subtracted.
 
-Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit that
-several have read gets one risk from all of them (fusion; train/LOG.md): the weighted sum of their log-odds, a product
-of experts (Hinton 1999). Where they doubt, a mark at the end moves the log-odds by about 1, though it means next to
-nothing: such a unit is read again with other `endings`, and the mean counts (test-time augmentation, Krizhevsky et al.
-2012).
+Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit gets one
+risk from all that have read it (fusion; train/LOG.md): the weighted sum of their log-odds, a product of experts (Hinton
+1999). Where they doubt, a mark at the end moves the log-odds by about 1, though it means next to nothing: such a
+message is read again with other `endings`, and the mean counts (test-time augmentation, Krizhevsky et al. 2012).
 """
 
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,14 +31,8 @@ FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 
 OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
 
-WINDOWS = 6
-"""Most windows of a message that networks read besides the whole."""
-
-TOKENS = {"tiny.onnx": 1024, "model.onnx": 320, "verifier.onnx": 160}
-"""Most tokens of a message that each network reads; a unit that does not fit is left to the networks before it."""
-
 DOUBTED = (-1.0, 2.0)
-"""Log-odds of risk, discount included, between which a unit is read again."""
+"""Log-odds of risk, discount included, between which a message is read again."""
 
 Floats = NDArray[np.float64]
 
@@ -61,29 +54,19 @@ class Decision(NamedTuple):
 
 
 class Read(Protocol):
-    """Runs the network with index `network` on a unit of at most `room` tokens.
+    """Runs the network with index `network` on a message, with `ending` in place of the marks at its end if given.
 
-    An `ending` takes the place of the marks at the unit's end (see `ended`). Returns its outputs (labels + signs,) and
-    the number of tokens, or None if the unit has more than `room`.
+    Returns its outputs (units, labels + signs), NaN for units of a long message that it does not read.
     """
 
-    def __call__(
-        self, network: int, unit: int, room: int, ending: str | None = None
-    ) -> tuple[NDArray[np.float32], int] | None:
-        """Read one unit."""
-
-
-class _Found(NamedTuple):
-    """The log-odds of a unit's risk, discounted for a window, and the outputs of the networks that read it."""
-
-    odds: float
-    outputs: list[Floats]
+    def __call__(self, network: int, message: int, ending: str | None = None) -> NDArray[np.float32]:
+        """Read one message."""
 
 
 class Cascaded(NamedTuple):
     """The cascade's results for n messages.
 
-    `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
+    `depth` (n,) counts the networks that have read a message; `odds` (n,) are log-odds of the risk,
     `probabilities` (n, labels); `units` (n,) are the units that decided, `signs` (n,) their sign logits, empty if no
     network with signs read them. `final` (n,) is False if time ran out before everything was read.
     """
@@ -98,175 +81,107 @@ class Cascaded(NamedTuple):
 
 def prefiltered(
     rules: CascadeRules, units: Units, abstains: NDArray[np.bool_], foreign: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return which units (u,) continue to networks, and for each message (n,) its exit: 0 ordinary, 1 lawful, -1 none.
+) -> NDArray[np.int64]:
+    """Return for each message (n,) its exit: 0 ordinary, 1 lawful, -1 if one of its units continues to the networks.
 
     The prefilter `abstains` from some messages (n,); `foreign` ones (n,) contain nothing to judge and are ordinary.
     """
     ordinary = units.scores[0] < rules.prefilter.ordinary.threshold
     continues = ~ordinary & (units.scores[1] >= rules.prefilter.lawful.threshold)
-    continues = (continues | abstains[units.owners]) & ~foreign[units.owners]
-    goes = np.logical_or.reduceat(continues, units.starts)
-    return continues, np.where(goes, -1, np.where(ordinary[units.starts] | foreign, 0, 1))
+    goes = (np.logical_or.reduceat(continues, units.starts) | abstains) & ~foreign
+    return np.where(goes, -1, np.where(ordinary[units.starts] | foreign, 0, 1))
 
 
 def cascade(
     rules: CascadeRules,
     units: Units,
-    continues: NDArray[np.bool_],
     exits: NDArray[np.int64],
     read: Read,
     *,
     everyone: bool = False,
-    enough: float = np.inf,
     until: float | None = None,
 ) -> Cascaded:
-    """Run the networks on the units that `continues` (u,) marks, except of messages with an exit in `exits` (n,).
+    """Run the networks on the messages without an exit in `exits` (n,), the result of `prefiltered`.
 
-    Both are results of `prefiltered`. With `everyone` all networks read the wholes, and windows only of wholes that are
-    too long. Once a message's log-odds of risk reach `enough`, no further unit of it is read. After `until`, by
-    time.monotonic(), no network starts to read: the readings so far decide.
+    With `everyone` all networks read them. After `until`, by time.monotonic(), no network starts to read: the readings
+    so far decide.
     """
-    wholes, count = units.starts, len(units.starts)
-    shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
-    # A whole that stops while a window continues counts as stopped; one that continues counts once it is read.
-    stopped = shares[np.where(units.scores[0, wholes] < rules.prefilter.ordinary.threshold, 0, 1)]
-    rows = np.where((exits >= 0)[:, None], shares[exits], stopped)
-    odds = np.where(continues[wholes], -np.inf, risk_logit(rows, rules.flagged))
-    out = Cascaded(
-        np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_)
-    )
-    unstopped = np.flatnonzero(exits < 0).tolist()
-    rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in unstopped}
-    found: dict[int, _Found] = {}
-    todo = [int(wholes[i]) for i in unstopped if continues[wholes[i]]]
-    settled = _turn(rules, units, todo, read, out, found, rooms, everyone, until)
-    unread = [i for i in unstopped if continues[wholes[i]] and not out.depth[i]]
-    queues = riskiest_windows(rules, units, continues & (not everyone), unstopped, unread)
-    for turn in range(WINDOWS):
-        settled |= {i for i in queues if out.odds[i] >= enough}
-        todo = [queue[turn] for i, queue in queues.items() if len(queue) > turn and i not in settled]
-        settled |= _turn(rules, units, todo, read, out, found, rooms, everyone, until)
+    starts, count, width = units.starts, len(units.starts), len(rules.labels)
+    discounts = np.full(len(units.owners), rules.discount)
+    discounts[starts] = 0.0
+    odds, level = np.full(len(units.owners), -np.inf), np.zeros(len(units.owners), np.int64)  # of units; networks read
+    outputs: list[Floats] = []  # of each network (units, labels + signs)
+    depth, final = np.zeros(count, np.int64), np.ones(count, np.bool_)
+    todo = np.flatnonzero(exits < 0)
+    for number, network in enumerate(rules.networks):
+        found: dict[int, NDArray[np.float32]] = {}
+        for message in todo.tolist():  # in a row, so that a network's weights are loaded from memory once
+            if until is not None and time.monotonic() >= until:
+                final[message] = False
+            else:
+                found[message] = read(number, message)
+        if not found:
+            break
+        todo = np.array(list(found))
+        own = np.concatenate([np.arange(starts[message], units.end(message)) for message in found])
+        rows = np.concatenate(list(found.values()))
+        outputs.append(np.full((len(odds), rows.shape[1]), np.nan))
+        outputs[number][own] = rows
+        risks = fused_logit(
+            network.fusion, units.scores[:, own], [each[own, :width] for each in outputs], rules.flagged
+        )
+        is_read = ~np.isnan(risks)
+        odds[own[is_read]], level[own[is_read]] = (risks - discounts[own])[is_read], number + 1
+        depth[todo] = number + 1
+        highest = np.maximum.reduceat(odds, starts)[todo]
+        todo = todo[reads_on(network.threshold, network.certain, highest) | everyone]
     if rules.endings:
-        _read_again(rules, units, read, out, found, rooms, until)
-    for i in unstopped:
-        if np.isneginf(out.odds[i]):  # time was up before any network had read a word
-            out.odds[i], out.probabilities[i] = provisional_odds(rules, units, i), shares[1]
-    out.probabilities[:] = with_risk(out.probabilities, out.odds, rules.flagged)
+        _read_again(rules, units, read, np.flatnonzero(depth == len(rules.networks)), odds, discounts, final, until)
+    shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
+    logits = shares[np.where(exits >= 0, exits, 1)]
+    out = Cascaded(depth, risk_logit(logits, rules.flagged), logits, starts.copy(), [np.empty(0)] * count, final)
+    for message in np.flatnonzero(exits < 0).tolist():
+        if not depth[message]:  # time was up before any network had read a word
+            out.odds[message] = provisional_odds(rules, units, message)
+            continue
+        unit = int(starts[message] + odds[starts[message] : units.end(message)].argmax())
+        readings = [each[unit] for each in outputs[: level[unit]]]
+        weights = rules.networks[len(readings) - 1].fusion.weights
+        out.units[message], out.odds[message] = unit, odds[unit]
+        logits[message] = sum(weight * each[:width] for weight, each in zip(weights, readings, strict=True))
+        out.signs[message] = next((each[width:] for each in readings if len(each) > width), np.empty(0))
+    out.probabilities[:] = with_risk(logits, out.odds, rules.flagged)
     return out
 
 
-def riskiest_windows(
-    rules: CascadeRules, units: Units, continues: NDArray[np.bool_], messages: Iterable[int],
-    unread: Container[int] = (),
-) -> dict[int, list[int]]:  # fmt: skip
-    """Return for each message at most WINDOWS windows for the networks, riskiest first by the prefilter's scores.
-
-    Only windows that `continues` (u,) marks count, or all if the message is in `unread`, because its whole is too long.
-    """
-    risks = fused_logit(rules.provisional, units.scores, [], rules.flagged)
-
-    def chosen(message: int) -> list[int]:
-        windows = range(int(units.starts[message]) + 1, units.end(message))
-        return sorted((i for i in windows if message in unread or continues[i]), key=lambda i: -risks[i])[:WINDOWS]
-
-    return {int(message): chosen(int(message)) for message in messages}
-
-
-def _turn(
-    rules: CascadeRules, units: Units, todo: list[int], read: Read, out: Cascaded, found: dict[int, _Found],
-    rooms: dict[int, list[int]], everyone: bool, until: float | None,
-) -> set[int]:  # fmt: skip
-    """Run the networks in order on `todo`, at most one unit of each message; return messages settled by certainty.
-
-    A network reads all of its units in a row, so that its weights are loaded from memory once.
-    """
-    width, settled = len(rules.labels), set()
-    outputs_by_unit: dict[int, list[Floats]] = {unit: [] for unit in todo}
-    odds: dict[int, float] = {}
-    for number, network in enumerate(rules.networks):
-        answered = []
-        for unit in todo:
-            message = int(units.owners[unit])
-            if until is not None and time.monotonic() >= until:
-                out.final[message] = False
-            elif (reading := read(number, unit, rooms[message][number])) is not None:
-                outputs_by_unit[unit].append(np.asarray(reading[0], np.float64))
-                rooms[message][number] -= reading[1]
-                answered.append(unit)
-        if not answered:
-            break
-        logits = [np.array([outputs_by_unit[unit][i][:width] for unit in answered]) for i in range(number + 1)]
-        discounts = np.where(units.starts[units.owners[answered]] == answered, 0.0, rules.discount)
-        risks = fused_logit(network.fusion, units.scores[:, answered], logits, rules.flagged) - discounts
-        odds.update(zip(answered, risks.tolist(), strict=True))
-        if not everyone and network.certain is not None:
-            settled |= {int(units.owners[unit]) for unit in answered if odds[unit] >= network.certain}
-        goes = reads_on(network.threshold, network.certain, risks) | everyone
-        todo = [unit for unit, goes_on in zip(answered, goes, strict=True) if goes_on]
-    for unit, risk in odds.items():
-        message, found[unit] = int(units.owners[unit]), _Found(risk, outputs_by_unit[unit])
-        out.depth[message] = max(out.depth[message], len(found[unit].outputs))
-        if risk > out.odds[message]:
-            _let_decide(rules, out, message, unit, found[unit])
-    return settled
-
-
-def _let_decide(rules: CascadeRules, out: Cascaded, message: int, unit: int, found: _Found) -> None:
-    width, weights = len(rules.labels), rules.networks[len(found.outputs) - 1].fusion.weights
-    out.odds[message], out.units[message] = found.odds, unit
-    out.probabilities[message] = sum(w * output[:width] for w, output in zip(weights, found.outputs, strict=True))
-    out.signs[message] = next((output[width:] for output in found.outputs if len(output) > width), np.empty(0))
-
-
 def _read_again(
-    rules: CascadeRules, units: Units, read: Read, out: Cascaded, found: dict[int, _Found],
-    rooms: dict[int, list[int]], until: float | None,
+    rules: CascadeRules, units: Units, read: Read, messages: NDArray[np.int64], odds: Floats, discounts: Floats,
+    final: NDArray[np.bool_], until: float | None,
 ) -> None:  # fmt: skip
-    """Let the mean over all endings decide where all networks have read the riskiest unit and its risk is doubted.
-
-    If the mean leaves another unit of the message riskier, that one is read again too, as long as there is room.
-    """
-    by_message: dict[int, list[int]] = {}
-    for unit in found:
-        by_message.setdefault(int(units.owners[unit]), []).append(unit)
-    for message, own in by_message.items():
-        read_again = set[int]()
-        while (unit := max(own, key=lambda each: found[each].odds)) not in read_again:
-            odds, outputs = found[unit]
-            if len(outputs) < len(rules.networks) or not DOUBTED[0] < odds < DOUBTED[1]:
+    """Put the means over all endings into the log-odds (units,) of `messages` that all networks read and doubt."""
+    for message in messages.tolist():
+        own = slice(int(units.starts[message]), units.end(message))
+        if not DOUBTED[0] < odds[own].max() < DOUBTED[1]:
+            continue
+        readings = [odds[own]]
+        for ending in rules.endings:
+            if until is not None and time.monotonic() >= until:
+                final[message] = False
                 break
-            read_again.add(unit)
-            readings = [odds]
-            for ending in rules.endings:
-                if until is not None and time.monotonic() >= until:
-                    out.final[message] = False
-                    break
-                if (again := _odds_ended(rules, units, read, unit, ending, rooms[message])) is None:
-                    break
-                readings.append(again)
-            found[unit] = _Found(float(np.mean(readings)), outputs)
-        if read_again:
-            _let_decide(rules, out, message, unit, found[unit])
+            logits = [read(number, message, ending)[:, : len(rules.labels)] for number in range(len(rules.networks))]
+            again = fused_logit(rules.networks[-1].fusion, units.scores[:, own], logits, rules.flagged) - discounts[own]
+            readings.append(np.where(np.isnan(again), odds[own], again))
+        odds[own] = np.mean(readings, 0)
 
 
-def _odds_ended(
-    rules: CascadeRules, units: Units, read: Read, unit: int, ending: str, rooms: list[int]
-) -> float | None:
-    """Return a unit's log-odds of risk, read by all networks with another ending, None if one has no room for it."""
-    logits = []
-    for number in range(len(rules.networks)):
-        if (reading := read(number, unit, rooms[number], ending)) is None:
-            return None
-        rooms[number] -= reading[1]
-        logits.append(np.asarray(reading[0][None, : len(rules.labels)], np.float64))
-    odds = fused_logit(rules.networks[-1].fusion, units.scores[:, [unit]], logits, rules.flagged)
-    return float(odds[0]) - (0.0 if unit in units.starts else rules.discount)
-
-
-def ended(text: CleanString, ending: str | None) -> CleanString:
-    """Return a clean text with `ending` in place of the marks at its end, or unchanged if it is None."""
-    return text if ending is None else CleanString(text.rstrip("。!. ") + ending)
+def ended(
+    text: CleanString, ranges: Sequence[tuple[int, int]], ending: str | None
+) -> tuple[CleanString, Sequence[tuple[int, int]]]:
+    """Return a clean text with `ending`, if any, in place of the marks at its end, and the ranges of its units."""
+    if ending is None:
+        return text, ranges
+    other = CleanString(text.rstrip("。!. ") + ending)
+    return other, [(start, len(other) if end == len(text) else end) for start, end in ranges]
 
 
 def provisional_odds(rules: CascadeRules, units: Units, message: int) -> float:

@@ -17,7 +17,7 @@ takes longer than everything else before the networks.
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -39,9 +39,6 @@ _DISGUISE_EDITS = 2
 _SHORTEST = 4  # characters of a window
 # A sentence of at most 40 characters; else up to the last comma or space of the first 40, or these 40.
 _SENTENCE = re.compile(r"[^。!?;]{0,40}[。!?;]+|[^。!?;]{1,40}$|[^。!?;]{0,39}[, ]|[^。!?;]{40}")
-# A quotation with words before it in its sentence (收到“…”) stays in one window with them, up to this length: alone, a
-# threat that a victim or a warning quotes is a threat. A message that is a quotation throughout is cut as ever.
-_QUOTATION = re.compile(r"""(?<=[^。!?;,\s])(?:“[^”]{1,160}”|「[^」]{1,160}」|『[^』]{1,160}』|"[^"]{1,160}")""")
 
 
 def _sounds() -> NDArray[np.int64]:
@@ -114,16 +111,18 @@ class Units(NamedTuple):
         return int(self.starts[message + 1]) if message + 1 < len(self.starts) else len(self.owners)
 
 
-def windows(text: str) -> list[tuple[int, int]]:
+Windows = Callable[[str], list[tuple[int, int]]]
+
+
+def windows(text: str, keep: Callable[[int], bool] | None = None) -> list[tuple[int, int]]:
     """Return the ranges of the windows of a clean text: its sentences, then each two adjacent ones.
 
-    A sentence ends with its mark; if that takes more than 40 characters, at a comma or a space, or else after 40; but
-    not inside a quotation. Windows as long as the text, or shorter than four characters, are left out.
+    A sentence ends with its mark; if that takes more than 40 characters, at a comma or a space, or else after 40.
+    Windows as long as the text, or shorter than four characters, are left out.
     """
     ends = [match.end() for match in _SENTENCE.finditer(text)]
-    if len(ends) > 1:
-        for quotation in _QUOTATION.finditer(text):
-            ends = [end for end in ends if not quotation.start() < end < quotation.end()]
+    if keep is not None and len(ends) > 1:
+        ends = [end for end in ends if keep(end)]
     if len(ends) < 2:
         return []
     starts = [0, *ends[:-1]]
@@ -131,7 +130,7 @@ def windows(text: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in (*zip(starts, ends, strict=True), *both) if end - start >= _SHORTEST]
 
 
-def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -> Units:
+def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes, cut: Windows = windows) -> Units:
     """Return clean `texts` (n,), of code points `codes`, as units with their scores by `weights` (2, BUCKETS).
 
     Windows cost next to nothing: weights are looked up once for each character, and cumulative sums make the rest.
@@ -139,7 +138,7 @@ def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -
     ranges: list[tuple[int, int]] = []
     counts = []
     for text in texts:
-        units_of_text = [(0, len(text)), *windows(text)]
+        units_of_text = [(0, len(text)), *cut(text)]
         ranges += units_of_text
         counts.append(len(units_of_text))
     sizes = np.array(counts, np.int64)

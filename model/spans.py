@@ -5,6 +5,7 @@ chunking", Günther et al. 2024). Training and serving find the tokens of a unit
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,3 +24,33 @@ def spans_of(ranges: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int
     # Pieces may begin with an empty token, which overlaps nothing.
     whole = (first >= last) | ((first <= np.searchsorted(ends, 0, side="right")) & (last >= len(starts)))
     return np.where(whole[:, None], (0, len(offsets)), np.stack([first + 1, last + 1], 1))
+
+
+class Pass(NamedTuple):
+    """A part of a long message that a network reads at once: its tokens from `start` to `end`, and the units in it.
+
+    `units` (n,) are indices, `spans` (n, 2) lie within the pass, to which START is added before and END after it.
+    """
+
+    start: int
+    end: int
+    units: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+
+def passes_of(spans: NDArray[np.int64], tokens: int, most: int) -> list[Pass]:
+    """Return overlapping passes of `most` tokens over a message of more `tokens`, both with START and END.
+
+    A unit of `spans` (units, 2) is in the pass whose middle is closest to its own, and the whole in none.
+    """
+    size = most - 2
+    overlap = size // 3
+    count = -(-(tokens - 2 - overlap) // (size - overlap))
+    starts = np.linspace(1, tokens - 1 - size, count).astype(np.int64)
+    nearest = np.abs(spans.mean(1)[:, None] - (starts + size / 2)).argmin(1)
+    nearest[spans[:, 0] == 0] = -1
+    owned = [np.flatnonzero(nearest == i) for i in range(count)]
+    return [
+        Pass(start, start + size, own, np.clip(spans[own] - start, 0, size) + 1)
+        for start, own in zip(starts.tolist(), owned, strict=True)
+    ]

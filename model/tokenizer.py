@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from tokenizers import Tokenizer, models
 
@@ -58,6 +58,13 @@ def compile_lexicon(lexicon: str) -> Tokenizer:
     return Tokenizer(models.Unigram(pieces, unk_id=UNKNOWN, byte_fallback=False))
 
 
+class Encoded(NamedTuple):
+    """The tokens of a clean text, START first and END last: ids, and their ranges in the text; (0, 0) of those two."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
 class _Wrapper:
     """A tokenizers.Tokenizer, to which the two below add START and END."""
 
@@ -85,6 +92,13 @@ class SmsTokenizer(_Wrapper):
     def encode(self, texts: Sequence[CleanString]) -> list[list[int]]:
         """Return the ids of each clean text, START first and END last, of any length."""
         return [[START, *encoding.ids, END] for encoding in self.backend.encode_batch_fast(texts)]
+
+    def encode_with_offsets(self, texts: Sequence[CleanString]) -> list[Encoded]:
+        """Return the tokens of each clean text with their places."""
+        return [
+            Encoded([START, *each.ids, END], [(0, 0), *each.offsets, (0, 0)])
+            for each in self.backend.encode_batch(texts)
+        ]
 
     def segment(self, text: CleanString) -> list[str]:
         """Return the words of a clean text, as jieba.lcut would."""
@@ -131,3 +145,17 @@ class PieceTokenizer(_Wrapper):
         """Return the ids of each clean text, START first and END last, of any length."""
         found = self.backend.encode_batch_fast([spell(text) for text in texts], add_special_tokens=False)
         return [[START, *encoding.ids, END] for encoding in found]
+
+    def encode_with_offsets(self, texts: Sequence[CleanString]) -> list[Encoded]:
+        """Return the tokens of each clean text with their places; all of a placeholder's have its place."""
+        found = self.backend.encode_batch([spell(text) for text in texts], add_special_tokens=False)
+        return [
+            Encoded([START, *each.ids, END], [(0, 0), *_as_typed(text, each.offsets), (0, 0)])
+            for text, each in zip(texts, found, strict=True)
+        ]
+
+
+def _as_typed(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges in `text` of ranges in `spell(text)`."""
+    places = [i for i, character in enumerate(text) for _ in MEANINGS.get(character, character)]
+    return [(places[start], places[end - 1] + 1) for start, end in offsets]  # no token is empty

@@ -9,14 +9,18 @@ from numpy.typing import NDArray
 
 from jingyin.model.bundle import GOLDEN_TOLERANCE, PIECES, Bundle, Network
 from jingyin.model.errors import BundleError
+from jingyin.model.spans import passes_of, spans_of
 from jingyin.model.text import CleanString
-from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer
+from jingyin.model.tokenizer import END, START, PieceTokenizer, SmsTokenizer
 
 Tokenizer = SmsTokenizer | PieceTokenizer
 
+TOKENS = {"tiny.onnx": 1024, "model.onnx": 384, "verifier.onnx": 192}
+"""Most tokens of a message that each network reads, in passes of at most its `max_tokens`."""
+
 
 class NetworkReader:
-    """One network of a bundle with its tokenizer: clean text -> outputs, one text at a time.
+    """One network of a bundle with its tokenizer: clean text -> outputs of its units, one text at a time.
 
     Dynamic int8 takes its activation scales from the whole batch, so a verdict would depend on the other messages of
     its batch; and on a CPU batching short messages gains nothing. Hence batches of one, without padding.
@@ -26,9 +30,40 @@ class NetworkReader:
         self.network = network
         self.tokenizer = tokenizer
         self._session = open_session(path / network.file, threads)
+        self.in_context = any(each.name == "spans" for each in self._session.get_inputs())
 
-    def read(self, text: CleanString, room: int) -> tuple[NDArray[np.float32], int] | None:
-        """Return the outputs (labels + signs,) for a clean text, and the number of its tokens.
+    def read(
+        self, text: CleanString, ranges: Sequence[tuple[int, int]], scores: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the outputs (units, labels + signs) for the units `ranges` of a clean text, the whole first.
+
+        A text of more tokens than the network reads at once is read in passes, those with the highest `scores` (units,)
+        first, as far as TOKENS allows; the whole's outputs are the mean over passes, those of units beyond are NaN.
+        """
+        most = self.network.max_tokens
+        if not self.in_context:  # a network of a bundle of format 9
+            apart = self.tokenizer.encode([CleanString(text[start:end]) for start, end in ranges])
+            return np.concatenate([self.run(ids[:most]) for ids in apart])
+        ((ids, offsets),) = self.tokenizer.encode_with_offsets([text])
+        spans = spans_of(ranges, offsets)
+        if len(ids) <= most:
+            return self.run(ids, spans)
+        passes = passes_of(spans, len(ids), most)
+        passes.sort(key=lambda each: -scores[each.units].max(initial=-np.inf))
+        read = passes[: max(1, TOKENS[self.network.file] // most)]
+        found = [
+            self.run([START, *ids[each.start : each.end], END], np.concatenate([[(0, most)], each.spans]))
+            for each in read
+        ]
+        whole = np.mean([each[0] for each in found], 0)
+        outputs = np.full((len(spans), len(whole)), np.nan, np.float32)
+        outputs[spans[:, 0] == 0] = whole
+        for each, rows in zip(read, found, strict=True):
+            outputs[each.units] = rows[1:]
+        return outputs
+
+    def read_unit(self, text: CleanString, room: int) -> tuple[NDArray[np.float32], int] | None:
+        """Return the outputs (labels + signs,) for a text, and the number of its tokens (model/windows.py).
 
         None for one of more tokens than `room`, or than the network reads at once.
         """
@@ -37,9 +72,12 @@ class NetworkReader:
             return None
         return self.run(ids)[0], len(ids)
 
-    def run(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Return the outputs (1, labels + signs) for the ids of one window."""
-        (outputs,) = self._session.run(None, {"input_ids": np.array([ids], np.int64)})
+    def run(self, ids: Sequence[int], spans: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Return the outputs (units, labels + signs) for token ids and `spans` (units, 2), by default of the whole."""
+        inputs = {"input_ids": np.array([ids], np.int64)}
+        if self.in_context:
+            inputs["spans"] = np.array([(0, len(ids))], np.int64) if spans is None else spans
+        (outputs,) = self._session.run(None, inputs)
         return np.asarray(outputs, np.float32)
 
     def check(self, bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,11 @@ from jingyin.model.prefilter import (
     prefilter_abstains,
     units_of,
     unknown_shares,
+    windows,
 )
 from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.model.windows import ReadUnit, cascade_apart, continuing, windows_apart
 from jingyin.serve.explain import LEAST_RISK, Explanation, explain
 from jingyin.serve.networks import NetworkReader, open_networks
 from jingyin.serve.pool import CHUNK, ScorerArguments, chunks, score_in_processes
@@ -85,8 +87,11 @@ class Cache(Generic[V]):
             return value
 
     def put(self, key: str, value: V) -> None:
-        """Remember `value`, forgetting the least recently used entries if the budget is exceeded."""
-        size = sys.getsizeof(key) + _ENTRY_BYTES
+        """Remember `value`, forgetting the least recently used entries if the budget is exceeded.
+
+        Every value that a key is ever given has the same size.
+        """
+        size = _size(key, value)
         if size > self.budget:
             return
         with self._lock:
@@ -94,7 +99,11 @@ class Cache(Generic[V]):
                 self.used += size
             self._entries[key] = value
             while self.used > self.budget:
-                self.used -= sys.getsizeof(self._entries.popitem(last=False)[0]) + _ENTRY_BYTES
+                self.used -= _size(*self._entries.popitem(last=False))
+
+
+def _size(key: str, value: object) -> int:
+    return sys.getsizeof(key) + _ENTRY_BYTES + int(getattr(value, "nbytes", 0))
 
 
 # tokenizers' own threads fight with ours and warn after a fork; one message is too short to share out.
@@ -122,8 +131,9 @@ class Scorer:
         self.bundle = bundle
         self.arguments = arguments
         self.cache: Cache[tuple[Decision, float]] = Cache(arguments.cache_bytes)
-        self.readings: Cache[tuple[NDArray[np.float32], int]] = Cache(arguments.cache_bytes // 4)
+        self.readings: Cache[Any] = Cache(arguments.cache_bytes // 4)
         self._networks = networks
+        self._in_context = bundle.manifest.format_version > 9
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
         manifest = bundle.manifest
@@ -197,7 +207,7 @@ class Scorer:
             return Scored(cleaned, *cached, from_cache=True, final=True)
         units, shares, abstains, foreign = self._prefilter([cleaned])
         share = float(shares[0])
-        _, exits = prefiltered(self.bundle.manifest, units, abstains, foreign)
+        exits = prefiltered(self.bundle.manifest, units, abstains, foreign)
         if exits[0] >= 0:
             self.cache.put(key, (self._exits[exits[0]], share))
             return Scored(cleaned, self._exits[exits[0]], share, from_cache=False, final=True)
@@ -270,12 +280,16 @@ class Scorer:
         """Yield for each clean text its decision, its share of unknown characters, and whether that is final."""
         manifest = self.bundle.manifest
         units, shares, abstains, foreign = self._prefilter(cleaned)
-        continues, exits = prefiltered(manifest, units, abstains, foreign)
-        cascaded = None
-        if (exits < 0).any():
-            every, enough = not self.arguments.prefilter, log_odds(manifest.block.risk)
-            read = self._reader(cleaned, units)
-            cascaded = cascade(manifest, units, continues, exits, read, everyone=every, enough=enough, until=until)
+        exits = prefiltered(manifest, units, abstains, foreign)
+        cascaded, every = None, not self.arguments.prefilter
+        if (exits < 0).any() and not self._in_context:
+            continues, enough = continuing(manifest, units, abstains, foreign), log_odds(manifest.block.risk)
+            read = self._unit_reader(cleaned, units)
+            cascaded = cascade_apart(
+                manifest, units, continues, exits, read, everyone=every, enough=enough, until=until
+            )
+        elif (exits < 0).any():
+            cascaded = cascade(manifest, units, exits, self._reader(cleaned, units), everyone=every, until=until)
         for i, (exit_, share) in enumerate(zip(exits.tolist(), shares.tolist(), strict=True)):
             if cascaded is None or exit_ >= 0:
                 yield self._exits[exit_], share, True
@@ -297,23 +311,40 @@ class Scorer:
         edits = [each.edits for each in cleaned]
         abstains = np.array([every or prefilter_abstains(*each) for each in zip(shares.tolist(), edits, strict=True)])
         foreign = np.array([not every and "foreign" in each for each in edits])
-        return units_of(self.bundle.prefilter_weights, texts, codes), shares, abstains, foreign
+        cut = windows if self._in_context else windows_apart
+        return units_of(self.bundle.prefilter_weights, texts, codes, cut), shares, abstains, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
-        """Return a reader that runs the networks on units of clean texts, and remembers their outputs.
+        """Return a reader that runs the networks on clean texts, and remembers their outputs.
 
         So a message that ran out of time resumes where it stopped when it is scored again.
         """
+
+        def read(network: int, message: int, ending: str | None = None) -> NDArray[np.float32]:
+            own = slice(int(units.starts[message]), units.end(message))
+            text, ranges = ended(cleaned[message].text, units.ranges[own], ending)
+            key = f"{network}{text}"
+            outputs: NDArray[np.float32] | None = self.readings.get(key)
+            if outputs is None:
+                outputs = self._networks[network].read(text, ranges, units.scores[:, own].sum(0))
+                self.readings.put(key, outputs)
+            return outputs
+
+        return read
+
+    def _unit_reader(self, cleaned: Sequence[CleanText], units: Units) -> ReadUnit:
+        """Return the same for a bundle of format 9."""
 
         def read(
             network: int, unit: int, room: int, ending: str | None = None
         ) -> tuple[NDArray[np.float32], int] | None:
             start, end = units.ranges[unit]
-            text = ended(CleanString(cleaned[units.owners[unit]].text[start:end]), ending)
+            text, _ = ended(CleanString(cleaned[units.owners[unit]].text[start:end]), [], ending)
             key = f"{network}{text}"
-            if (remembered := self.readings.get(key)) is not None:
+            remembered: tuple[NDArray[np.float32], int] | None = self.readings.get(key)
+            if remembered is not None:
                 return remembered if remembered[1] <= room else None
-            if (outputs := self._networks[network].read(text, room)) is not None:
+            if (outputs := self._networks[network].read_unit(text, room)) is not None:
                 self.readings.put(key, outputs)
             return outputs
 

@@ -144,7 +144,7 @@ AutoModelForSequenceClassification.register(SmsConfig, SmsClassifier)
 
 
 class ExportedClassifier(nn.Module):
-    """The same network for inference on one unpadded message: the standardisation is part of the head."""
+    """The same network for inference on the units of one message: the standardisation is part of the head."""
 
     def __init__(self, classifier: SmsClassifier) -> None:
         super().__init__()
@@ -155,14 +155,18 @@ class ExportedClassifier(nn.Module):
             self.head.weight.copy_(head.weight / classifier.sd)
             self.head.bias.copy_(head.bias - head.weight @ (classifier.mean / classifier.sd))
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Return logits (batch, labels + signs) of ids (batch, length), all of one length."""
-        mask = torch.ones_like(input_ids)
-        states = all_states(self.encoder, input_ids, mask)
-        logits: Tensor = self.head(states[-1].mean(1))
-        if self.sign_head is None:
+    def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
+        """Return logits (units, labels + signs) of ids (1, length) for `spans` (units, 2), first token and one past."""
+        states = all_states(self.encoder, input_ids, torch.ones_like(input_ids))
+        places = torch.arange(input_ids.shape[1])
+        within = (places >= spans[:, :1]) & (places < spans[:, 1:])  # (units, length)
+        logits: Tensor = self.head(within.float() @ states[-1][0] / within.sum(1, keepdim=True))
+        if (head := self.sign_head) is None:
             return logits
-        return torch.cat([logits, self.sign_head(sign_states(states), input_ids, mask)], 1)
+        read = sign_states(states)[0]
+        attention = head.query(read).masked_fill(~within.unsqueeze(-1), -torch.inf).softmax(1)
+        signs = (attention * head.value(read)).sum(1) + within.float() @ head.words(input_ids[0])
+        return torch.cat([logits, signs], 1)
 
 
 def new_sign_head(encoder: BertModel, signs: int) -> SignHead:

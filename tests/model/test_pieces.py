@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
+from jingyin import Scorer
 from jingyin.model.masks import PLACEHOLDERS
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import END, START, UNKNOWN, PieceTokenizer, spell
@@ -31,6 +32,24 @@ def test_start_and_end_stand_around_the_pieces(tokenizer: PieceTokenizer) -> Non
 
 def test_a_placeholder_is_read_as_its_words(tokenizer: PieceTokenizer) -> None:
     assert tokenizer.encode([clean("https://a.cn").text]) == [[START, 9, END]]
+
+
+def test_tokens_have_places_in_the_clean_text(tokenizer: PieceTokenizer) -> None:
+    ((ids, offsets),) = tokenizer.encode_with_offsets([clean("你好https://a.cn你").text])  # the link is one character
+    assert ids == [START, 6, 9, 4, END]
+    assert offsets == [(0, 0), (0, 2), (2, 3), (3, 4), (0, 0)]
+
+
+@given(st.text(max_size=30))
+def test_places_are_in_order_and_ids_those_without_places(scorer: Scorer, raw: str) -> None:
+    text = clean(raw).text
+    for network in scorer._networks:
+        ((ids, offsets),) = network.tokenizer.encode_with_offsets([text])
+        assert [ids] == network.tokenizer.encode([text])
+        assert offsets[0] == offsets[-1] == (0, 0)
+        starts, ends = zip(*offsets[1:-1], strict=True) if len(ids) > 2 else ((), ())
+        assert all(0 <= start < end <= len(text) for start, end in offsets[1:-1])
+        assert (list(starts), list(ends)) == (sorted(starts), sorted(ends))
 
 
 @given(st.text(max_size=30))

@@ -30,7 +30,6 @@ from jingyin.model.cascade import (
     log_odds,
     prefiltered,
     reads_on,
-    riskiest_windows,
     softmax,
 )
 from jingyin.model.labels import LABELS
@@ -51,15 +50,11 @@ from jingyin.train.recipes import Calibrate, Classify
 
 _ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
 _THINNED = 10
-DISCOUNTS = (0.5, 0.25, 0.75, 1.0)
-"""Candidate discounts of a window against the whole, the usual first.
-
-Below 0.25 they cost blocked innocents. 1.5 found .06% more of the calibration split's threats, and let up to 5 points
-more pass in company (train/LOG.md).
-"""
+DISCOUNTS = (0.5, 0.0, 0.25, 0.75, 1.0)
+"""Candidate discounts of a window against the whole, the usual first."""
 
 ENDINGS = ("。", "!")
-"""Endings with which a doubted unit is read again, if the networks have learnt that they mean nothing."""
+"""Endings with which a doubted message is read again, if the networks have learnt that they mean nothing."""
 
 
 def fit_cascade(
@@ -93,7 +88,7 @@ def fit_cascade(
     missed_counts = {"in corpus": missed_of(missed, caught & ~cases)}
     if (caught & cases).any():
         missed_counts["on unseen situations"] = missed_of(missed, caught & cases)
-    last = readings.logits(len(networks), readings.units.starts.tolist())[-1]
+    last = readings.logits(len(networks), readings.units.starts)[-1]
     has_last = ~np.isnan(last[:, 0])
     return {
         "review": review, "block": block, "curve": curve, "loss": missed_counts,
@@ -123,31 +118,28 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
             lawful=PrefilterExit(threshold=second, probabilities=uniform),
         ),
     )  # fmt: skip
-    continues, exits = prefiltered(rules, units, readings.abstains, readings.foreign)
-    unstopped = np.flatnonzero(exits < 0).tolist()
-    windows = [unit for queue in riskiest_windows(rules, units, continues, unstopped).values() for unit in queue]
+    exits = prefiltered(rules, units, readings.abstains, readings.foreign)
     # Traffic that is stopped has no part in any threshold: a tenth of it stands for all.
     thin = traffic & (exits >= 0)
-    drawn = ~thin | (np.cumsum(thin) % _THINNED == 0)
-    readings.read_all([*wholes[drawn].tolist(), *windows])
+    readings.read_all(np.flatnonzero(~thin | (np.cumsum(thin) % _THINNED == 0)).tolist())
     times = np.where(thin, float(_THINNED), 1.0)
     fusions = [_fusion(readings, depth, times) for depth in range(1, len(networks) + 1)]
-    units_read = np.array([*wholes[continues[wholes]].tolist(), *windows])
-    odds = [_odds(readings, fusion, units_read) for fusion in fusions]  # (u,) at each depth
-    owners, is_window = units.owners[units_read], ~np.isin(units_read, wholes)
+    read = np.flatnonzero((exits < 0)[units.owners])  # units
+    odds = [_odds(readings, fusion, read) for fusion in fusions]  # (read,) at each depth
+    owners, is_window = units.owners[read], ~np.isin(read, wholes)
     discount = _discount(rows, odds[-1], owners, is_window, recipe.review_rate)
     fitted: list[Network] = []
-    reached = np.ones(len(units_read), np.bool_)
+    reached = exits < 0
     for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
         risks = np.full(len(rows), -np.inf)
-        np.maximum.at(risks, owners[reached], (odds[i] - discount * is_window)[reached])
+        np.maximum.at(risks, owners, odds[i] - discount * is_window)
         continue_from = None
-        ordinary = traffic & np.isfinite(risks)
+        ordinary = traffic & reached
         if i + 1 < len(networks) and ordinary.any():
             share = min(1.0, recipe.passed[i + 1] * traffic.sum() / ordinary.sum())
             continue_from = share_threshold(risks[ordinary], share)
         fitted.append(network.model_copy(update={"fusion": fusion, "threshold": continue_from, "certain": None}))
-        reached &= reads_on(continue_from, None, odds[i] - discount * is_window)
+        reached &= reads_on(continue_from, None, risks)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
     full = _full(rules, readings)
     ordinary_exit, lawful_exit = (
@@ -198,7 +190,7 @@ def _prefilter_thresholds(readings: Readings, recipe: Classify | Calibrate) -> t
 def _fusion(readings: Readings, depth: int, times: NDArray[np.float64]) -> Fusion:
     """Fit the fusion of the first `depth` networks on the wholes that they read, each of which counts `times`."""
     wholes = readings.units.starts
-    logits = readings.logits(depth, wholes.tolist())
+    logits = readings.logits(depth, wholes)
     is_read = ~np.isnan(np.sum(logits, axis=(0, 2)))
     scores = readings.units.scores[:, wholes[is_read]]
     flagged, traffic = readings.rows.flagged[is_read], is_traffic(readings.rows)[is_read]
@@ -206,8 +198,8 @@ def _fusion(readings: Readings, depth: int, times: NDArray[np.float64]) -> Fusio
 
 
 def _odds(readings: Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the log-odds of the risk (u,) of units, -inf for units too long to read."""
-    logits = readings.logits(len(fusion.weights), units.tolist())
+    """Return the log-odds of the risk (u,) of units, -inf for those that a network does not read."""
+    logits = readings.logits(len(fusion.weights), units)
     return np.nan_to_num(fused_logit(fusion, readings.units.scores[:, units], logits), nan=-np.inf)
 
 
@@ -250,8 +242,8 @@ def _threats_found(rows: Rows, risks: NDArray[np.float64], rate: float) -> float
 
 def _served(rules: CascadeRules, readings: Readings) -> Cascaded:
     """Return the cascade's results on the rows, as served."""
-    continues, exits = prefiltered(rules, readings.units, readings.abstains, readings.foreign)
-    return cascade(rules, readings.units, continues, exits, readings.read)
+    exits = prefiltered(rules, readings.units, readings.abstains, readings.foreign)
+    return cascade(rules, readings.units, exits, readings.read)
 
 
 def _risks(served: Cascaded) -> NDArray[np.float64]:
@@ -261,7 +253,7 @@ def _risks(served: Cascaded) -> NDArray[np.float64]:
 def _full(rules: CascadeRules, readings: Readings) -> NDArray[np.float64]:
     """Return the probabilities (n, labels) by which all networks together judge the wholes; NaN where one is unread."""
     wholes = readings.units.starts
-    logits = readings.logits(len(rules.networks), wholes.tolist())
+    logits = readings.logits(len(rules.networks), wholes)
     return fuse(rules.networks[-1].fusion, readings.units.scores[:, wholes], logits)
 
 

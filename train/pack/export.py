@@ -35,7 +35,7 @@ _OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
 
 
 def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
-    """Return the graph: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
+    """Return the graph: input_ids (batch, length), spans (units, 2) int64 -> logits (batch * units, labels + signs).
 
     Raises ConfigError for an encoder other than a plain BERT with GELU.
     """
@@ -54,23 +54,36 @@ def classifier_graph(classifier: ExportedClassifier) -> onnx.ModelProto:
     states = [graph.norm(graph.node("Add", words, positions), embeddings.LayerNorm)]
     for layer in cast(Iterable[BertLayer], classifier.encoder.encoder.layer):
         states.append(_graph_layer(graph, states[-1], layer, config.num_attention_heads))
-    pooled = graph.node("ReduceMean", states[-1], graph.constant(np.array([1])), keepdims=0)
-    head = classifier.head
-    logits = graph.node("Gemm", pooled, graph.constant(head.weight), graph.constant(head.bias), transB=1)
+    within = _within(graph, length, config.max_position_embeddings)
+    sums = graph.node("MatMul", within, states[-1])
+    pooled = graph.node("Div", sums, graph.node("ReduceSum", within, graph.constant(np.array([1])), keepdims=1))
+    logits = graph.dense(pooled, classifier.head)
     if classifier.sign_head is None:
-        return graph.model(logits, head.out_features)
+        return graph.model(logits, classifier.head.out_features)
     read = [states[i] for i in state_indices(config.num_hidden_layers)]
-    signs = _signs(graph, graph.node("Concat", *read, axis=-1), classifier.sign_head)
-    return graph.model(graph.node("Concat", logits, signs, axis=-1), head.out_features + classifier.sign_head.signs)
+    signs = _signs(graph, graph.node("Concat", *read, axis=-1), within, classifier.sign_head)
+    labels = classifier.head.out_features + classifier.sign_head.signs
+    return graph.model(graph.node("Concat", logits, signs, axis=-1), labels)
 
 
-def _signs(graph: "_Graph", states: str, head: SignHead) -> str:
-    """Add a sign head, as SignHead.forward computes it without a mask; returns its logits (batch, signs)."""
+def _within(graph: "_Graph", length: str, positions: int) -> str:
+    """Add a matrix (units, length) of 1 for the tokens in a unit's span, and 0 for others."""
+    places = graph.node("Slice", graph.constant(np.arange(positions)), graph.constant(np.array([0])), length)
+    start, end = graph.nodes("Split", 2, "spans", axis=1, num_outputs=2)
+    after, before = graph.node("GreaterOrEqual", places, start), graph.node("Less", places, end)
+    return graph.node("Cast", graph.node("And", after, before), to=TensorProto.FLOAT)
+
+
+def _signs(graph: "_Graph", states: str, within: str, head: SignHead) -> str:
+    """Add a sign head, as ExportedClassifier computes it; returns its logits (batch, units, signs)."""
     query = graph.node("MatMul", states, graph.constant(head.query.weight.T))
-    attention = graph.node("Softmax", query, axis=1)
-    found = graph.node("Mul", attention, graph.dense(states, head.value))
+    # Softmax within each span: exponentials of its tokens weigh their values. Trained queries stay within 20 of 0.
+    bounds = (graph.constant(np.array(bound, np.float32)) for bound in (-60, 60))
+    powers = graph.node("Exp", graph.node("Clip", query, *bounds))
+    weighed = graph.node("MatMul", within, graph.node("Mul", powers, graph.dense(states, head.value)))
+    found = graph.node("Div", weighed, graph.node("MatMul", within, powers))
     words = graph.node("Gather", graph.constant(head.words.weight), "input_ids")
-    return graph.node("ReduceSum", graph.node("Add", found, words), graph.constant(np.array([1])), keepdims=0)
+    return graph.node("Add", found, graph.node("MatMul", within, words))
 
 
 def _graph_layer(graph: "_Graph", hidden: str, layer: BertLayer, heads: int) -> str:
@@ -121,10 +134,14 @@ class _Graph:
         return self.node("LayerNormalization", hidden, scale, shift, axis=-1, epsilon=layer.eps)
 
     def model(self, logits: str, labels: int) -> onnx.ModelProto:
-        self._nodes.append(helper.make_node("Identity", [logits], ["logits"]))
-        given = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
-        wanted = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", labels])
-        graph = helper.make_graph(self._nodes, "jingyin", [given], [wanted], self._constants)
+        rows = self.constant(np.array([-1, labels]))
+        self._nodes.append(helper.make_node("Reshape", [logits, rows], ["logits"]))
+        inputs = [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"]),
+            helper.make_tensor_value_info("spans", TensorProto.INT64, ["units", 2]),
+        ]
+        wanted = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", labels])
+        graph = helper.make_graph(self._nodes, "jingyin", inputs, [wanted], self._constants)
         model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=9)
         # No shape is computed and no constant is left to fold; the quantiser warns otherwise.
         helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
@@ -139,17 +156,23 @@ epochs at the end of its fine-tuning (0.969)."""
 
 
 def export_fp32(classifier: SmsClassifier, path: Path, samples: Sequence[list[int]]) -> None:
-    """Write the classifier as ONNX: input_ids (batch, length) int64 -> logits (batch, labels + signs) float32.
+    """Write the classifier as ONNX; see `classifier_graph`.
 
-    Raises BundleError if it differs from torch by more than FP32_TOLERANCE on `samples`, lists of token ids.
+    Raises BundleError if it differs from torch by more than FP32_TOLERANCE on `samples`, lists of token ids, and on
+    their halves as units.
     """
     exported = ExportedClassifier(classifier).eval()
     onnx.save(classifier_graph(exported), str(path))
     session = open_session(path)
-    with torch.no_grad():
-        wanted = np.concatenate([exported(torch.tensor([ids])).numpy() for ids in samples])
-    distance = float(np.abs(run(session, samples) - wanted).max())
-    if distance > FP32_TOLERANCE:
+    distance = 0.0
+    for ids in samples:
+        middle, end = len(ids) // 2, len(ids)
+        spans = np.array([(0, end), (0, middle), (middle, end)])
+        with torch.no_grad():
+            wanted = exported(torch.tensor([ids]), torch.tensor(spans)).numpy()
+        (found,) = session.run(None, {"input_ids": np.array([ids], np.int64), "spans": spans})
+        distance = float(np.maximum(distance, np.abs(np.asarray(found) - wanted).max()))
+    if not distance <= FP32_TOLERANCE:
         raise BundleError(
             f"the exported network differs from torch by {distance:.2g}, wanted at most {FP32_TOLERANCE:g}; "
             "try another version of torch or onnxruntime"
@@ -162,8 +185,10 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
     Raises BundleError below MIN_AGREEMENT. Weights take 7 bits (reduce_range), since CPUs without VNNI saturate on 8:
     this keeps verdicts alike between machines (onnxruntime issues 14642, 5849).
     """
+    # The head's inputs are of several units, which would share a scale: it stays as it is.
+    head = next(node for node in onnx.load(str(fp32)).graph.node if node.op_type == "MatMul" and "Div" in node.input[0])
     quantize_dynamic(
-        fp32, int8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+        fp32, int8, nodes_to_exclude=[head.name], weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
         op_types_to_quantize=["MatMul", "Gather"],
         # Shape inference knows nothing of onnxruntime's own operators.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
@@ -220,7 +245,7 @@ def _second_moments(
     extended = onnx.ModelProto.FromString(model.SerializeToString())
     extended.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = ort.InferenceSession(extended.SerializeToString(), providers=["CPUExecutionProvider"])
-    seen = [session.run(names, {"input_ids": np.array([ids], np.int64)}) for ids in samples]
+    seen = [session.run(names, _whole(ids)) for ids in samples]
     vectors = (np.concatenate([each[0] for each in states]) for states in zip(*seen, strict=True))
     return {name: each.T @ each / len(each) for name, each in zip(names, vectors, strict=True)}
 
@@ -244,9 +269,13 @@ def _compensated(steps: NDArray[np.float32], moments: NDArray[np.float32]) -> ND
 
 
 def run(session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Return the logits (n, labels + signs) of messages, one at a time as the scorer runs them."""
-    rows: list[Any] = [session.run(None, {"input_ids": np.array([ids], np.int64)})[0] for ids in messages]
+    """Return the logits (n, labels + signs) of whole messages, one at a time as the scorer runs them."""
+    rows: list[Any] = [session.run(None, _whole(ids))[0] for ids in messages]
     return np.concatenate(rows)
+
+
+def _whole(ids: Sequence[int]) -> dict[str, NDArray[np.int64]]:
+    return {"input_ids": np.array([ids], np.int64), "spans": np.array([(0, len(ids))], np.int64)}
 
 
 def golden(file: Path, session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> list[Golden]:
@@ -329,8 +358,7 @@ def dequantised(file: Path) -> SmsClassifier:
         state |= {f"encoder.layer.{i}.{name}": value for name, value in _weights_of_layer(values).items()}
     model.encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     with torch.no_grad():
-        # The quantiser turns the head's Gemm into a product, whose weights are stored transposed.
-        model.head.weight.copy_(torch.tensor(head if len(head) == len(bias) else head.T)[: len(LABELS)])
+        model.head.weight.copy_(torch.tensor(head.T)[: len(LABELS)])
         model.head.bias.copy_(torch.tensor(bias)[: len(LABELS)])
     model.eval()  # type: ignore[no-untyped-call]
     return model
@@ -379,7 +407,7 @@ def _constants(graph: onnx.GraphProto) -> list[NDArray[np.float32]]:
         if name != stem:
             zero, scale = stored[f"{stem}_zero_point"], stored[f"{stem}_scale"]
             constants[number] = ((value.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
-        elif value.dtype == np.float32 and not name.endswith(("_scale", "_zero_point")):
+        elif value.dtype == np.float32 and value.ndim and not name.endswith(("_scale", "_zero_point")):
             constants[number] = value
     ordered = [constants[number] for number in sorted(constants)]
     ordered[0], ordered[1] = ordered[1], ordered[0]  # the graph names the positions first

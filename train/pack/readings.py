@@ -17,7 +17,6 @@ from jingyin.model.cascade import ended
 from jingyin.model.errors import InputError
 from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.prefilter import Units, code_points, known_characters, prefilter_abstains, units_of, unknown_shares
-from jingyin.model.text import CleanString
 from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer, default_lexicon
 from jingyin.serve.networks import NetworkReader, tokenizers_of
 from jingyin.train.data import Rows
@@ -28,45 +27,41 @@ FEWEST_REAL = 300
 
 @dataclass(frozen=True)
 class Readings:
-    """Outputs of all networks for n rows as u units, by unit; NaN (labels + signs,) where unread.
-
-    Networks read the wholes, and the windows of each message that the prefilter finds riskiest.
-    """
+    """Outputs of all networks for n rows as u units: (units, labels + signs) by network, row and ending."""
 
     rows: Rows
     units: Units
     abstains: NDArray[np.bool_]
     foreign: NDArray[np.bool_]
     networks: Sequence[NetworkReader]
-    outputs: dict[tuple[int, int, str | None], tuple[NDArray[np.float32], int] | None]
+    outputs: dict[tuple[int, int, str | None], NDArray[np.float32]]
 
-    def read(
-        self, network: int, unit: int, room: int, ending: str | None = None
-    ) -> tuple[NDArray[np.float32], int] | None:
-        """Look up a network's output for a unit, as `cascade` asks for it; compute it if missing."""
-        key = (network, unit, ending)
+    def read(self, network: int, message: int, ending: str | None = None) -> NDArray[np.float32]:
+        """Look up a network's outputs for a row, as `cascade` asks for them; compute them if missing."""
+        key = (network, message, ending)
         if key not in self.outputs:
-            start, end = self.units.ranges[unit]
-            text = ended(CleanString(self.rows.cleaned[self.units.owners[unit]].text[start:end]), ending)
-            self.outputs[key] = self.networks[network].read(text, self.networks[network].network.max_tokens)
-        output = self.outputs[key]
-        return output if output is not None and output[1] <= room else None
+            own = slice(int(self.units.starts[message]), self.units.end(message))
+            text, ranges = ended(self.rows.cleaned[message].text, self.units.ranges[own], ending)
+            self.outputs[key] = self.networks[network].read(text, ranges, self.units.scores[:, own].sum(0))
+        return self.outputs[key]
 
-    def read_all(self, units: Sequence[int]) -> None:
-        """Let every network read units on all cores: a session runs outside the interpreter's lock."""
+    def read_all(self, messages: Sequence[int]) -> None:
+        """Let every network read rows on all cores: a session runs outside the interpreter's lock."""
         for number, reader in enumerate(self.networks):
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-                read = pool.map(lambda unit, number=number: self.read(number, unit, 1 << 30), units)
-                deque(tqdm(read, desc=reader.network.file, total=len(units), unit=" texts", disable=None), maxlen=0)
+                read = pool.map(lambda message, number=number: self.read(number, message), messages)
+                bar = tqdm(read, desc=reader.network.file, total=len(messages), unit=" texts", disable=None)
+                deque(bar, maxlen=0)
 
-    def logits(self, depth: int, units: Sequence[int]) -> list[NDArray[np.float64]]:
-        """Return the logits (u, labels) of the first `depth` networks for units, NaN where unread."""
-        unread = (np.full(len(LABELS), np.nan, np.float32), 0)
-        outputs = [
-            [(self.outputs.get((number, unit, None)) or unread)[0][: len(LABELS)] for unit in units]
-            for number in range(depth)
-        ]
-        return [np.array(rows, np.float64).reshape(-1, len(LABELS)) for rows in outputs]
+    def logits(self, depth: int, units: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+        """Return the logits (n, labels) of the first `depth` networks for `units` (n,), NaN where unread."""
+        found = [np.full((len(units), len(LABELS)), np.nan) for _ in range(depth)]
+        owners = self.units.owners[units]
+        for i, (message, place) in enumerate(np.stack([owners, units - self.units.starts[owners]], 1).tolist()):
+            for number, rows in enumerate(found):
+                if (outputs := self.outputs.get((number, message, None))) is not None:
+                    rows[i] = outputs[place, : len(LABELS)]
+        return found
 
 
 def read_by_prefilter(

@@ -36,30 +36,30 @@ def fit_signs(readings: Readings, validation: Rows) -> dict[str, SignScale]:
     if position is None:
         return {}
     chosen = np.flatnonzero(readings.rows.annotated & readings.rows.first)
-    outputs = [readings.read(position, int(readings.units.starts[i]), 1 << 30) for i in chosen]
-    if all(output is None or len(output[0]) == len(LABELS) for output in outputs):
+    outputs = [readings.read(position, int(i))[0] for i in chosen]
+    if all(len(output) == len(LABELS) for output in outputs):
         return {}
     held_out = validation.take(np.flatnonzero(validation.annotated))
-    reader = readings.networks[position]
-    outputs += [reader.read(cleaned.text, reader.network.max_tokens) for cleaned in held_out.cleaned]
-    targets = signs_of_rows(readings.rows.take(chosen).and_(held_out))[[output is not None for output in outputs]]
-    logits = np.array([output[0][len(LABELS) :] for output in outputs if output is not None], np.float64)
+    outputs += [read_whole(readings.networks[position], cleaned) for cleaned in held_out.cleaned]
+    targets = signs_of_rows(readings.rows.take(chosen).and_(held_out))
+    logits = np.array(outputs, np.float64)[:, len(LABELS) :]
     return {sign: _scale(logits[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
 
 
 def sign_logits(folder: Path, networks: Sequence[Network], texts: Sequence[CleanText]) -> NDArray[np.float64] | None:
-    """Return the logits (n, signs) of the network that has signs on whole messages, None if none has.
-
-    They are NaN for messages that it can't read.
-    """
+    """Return the logits (n, signs) of the network that has signs on whole messages, None if none has."""
     for network, tokenizer in zip(networks, tokenizers_of(folder, networks), strict=True):
         if network.file == SIGNED:
             reader = NetworkReader(folder, network, tokenizer)
-            outputs = [reader.read(text.text, network.max_tokens) for text in texts]
-            width = max((len(output[0]) for output in outputs if output), default=0) - len(LABELS)
-            unread = np.full(max(0, width), np.nan)
-            return np.array([output[0][-width:] if output else unread for output in outputs]) if width > 0 else None
+            outputs = np.array([read_whole(reader, text) for text in texts], np.float64).reshape(len(texts), -1)
+            return outputs[:, len(LABELS) :] if outputs.shape[1] > len(LABELS) else None
     return None
+
+
+def read_whole(reader: NetworkReader, cleaned: CleanText) -> NDArray[np.float32]:
+    """Return a network's outputs (labels + signs,) for a whole message."""
+    outputs: NDArray[np.float32] = reader.read(cleaned.text, [(0, len(cleaned.text))], np.zeros(1, np.float32))[0]
+    return outputs
 
 
 def _scale(logits: NDArray[np.float64], has_sign: NDArray[np.bool_]) -> SignScale:
