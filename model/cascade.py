@@ -47,8 +47,8 @@ Floats = NDArray[np.float64]
 class Decision(NamedTuple):
     """The part of a verdict that depends on the clean text alone; `stage` is the one that answered first.
 
-    `window` is the range of the clean text that decided, None for the whole. Messages with the same clean text share
-    one Decision: don't mutate it.
+    `window` is the range of the clean text that decided, None for the whole; `disagreement`, 0 to 1, is how far the
+    networks that read it lie apart in its risk. Messages with the same clean text share one Decision: don't mutate it.
     """
 
     label: str
@@ -58,6 +58,7 @@ class Decision(NamedTuple):
     stage: Stage
     reasons: tuple[Reason, ...] = ()
     window: tuple[int, int] | None = None
+    disagreement: float = 0.0
 
 
 class Read(Protocol):
@@ -85,7 +86,8 @@ class Cascaded(NamedTuple):
 
     `depth` (n,) counts the networks that have read any unit of a message; `odds` (n,) are log-odds of the risk,
     `probabilities` (n, labels); `units` (n,) are the units that decided, `signs` (n,) their sign logits, empty if no
-    network with signs read them. `final` (n,) is False if time ran out before everything was read.
+    network with signs read them. `final` (n,) is False if time ran out before everything was read. `disagreement` (n,)
+    is the largest difference between the risks that two networks give to the deciding unit, 0 to 1.
     """
 
     depth: NDArray[np.int64]
@@ -94,6 +96,7 @@ class Cascaded(NamedTuple):
     units: NDArray[np.int64]
     signs: list[Floats]
     final: NDArray[np.bool_]
+    disagreement: Floats
 
 
 def prefiltered(
@@ -134,8 +137,9 @@ def cascade(
     rows = np.where((exits >= 0)[:, None], shares[exits], stopped)
     odds = np.where(continues[wholes], -np.inf, risk_logit(rows, rules.flagged))
     out = Cascaded(
-        np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_)
-    )
+        np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_),
+        np.zeros(count),
+    )  # fmt: skip
     unstopped = np.flatnonzero(exits < 0).tolist()
     rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in unstopped}
     found: dict[int, _Found] = {}
@@ -216,6 +220,8 @@ def _let_decide(rules: CascadeRules, out: Cascaded, message: int, unit: int, fou
     width, weights = len(rules.labels), rules.networks[len(found.outputs) - 1].fusion.weights
     out.odds[message], out.units[message] = found.odds, unit
     out.probabilities[message] = sum(w * output[:width] for w, output in zip(weights, found.outputs, strict=True))
+    risks = _sigmoid(risk_logit([output[:width] for output in found.outputs], rules.flagged))
+    out.disagreement[message] = risks.max() - risks.min()
     out.signs[message] = next((output[width:] for output in found.outputs if len(output) > width), np.empty(0))
 
 
@@ -281,6 +287,10 @@ def log_odds(risk: float) -> float:
     return float(np.log(risk) - np.log1p(-risk)) if 0 < risk < 1 else float(np.copysign(np.inf, risk - 0.5))
 
 
+def _sigmoid(odds: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -700, 700))))
+
+
 def softmax(logits: ArrayLike) -> Floats:
     """Return probabilities along the last axis."""
     array = np.asarray(logits, np.float64)
@@ -322,7 +332,7 @@ def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGG
     """Return probabilities (n, labels) in the proportions of `logits`, whose risk has the log-odds `risk` (n,)."""
     array = np.asarray(logits, np.float64)
     inside, outside = list(flagged), [i for i in range(array.shape[-1]) if i not in flagged]
-    share = 1 / (1 + np.exp(-np.clip(np.asarray(risk, np.float64), -700, 700)))
+    share = _sigmoid(np.asarray(risk, np.float64))
     out = np.empty_like(array)
     out[..., inside] = softmax(array[..., inside]) * share[..., None]
     out[..., outside] = softmax(array[..., outside]) * (1 - share)[..., None]
@@ -346,6 +356,7 @@ def decide(
     stage: Stage,
     signs: ArrayLike = (),
     window: tuple[int, int] | None = None,
+    disagreement: float = 0.0,
 ) -> Decision:
     """Return the decision for probabilities (labels,) by the manifest's thresholds.
 
@@ -356,7 +367,8 @@ def decide(
     risk = round(sum(named[label] for label in FLAGGED), _DIGITS)
     action: Action = "pass" if risk < manifest.review.risk else "block" if risk >= manifest.block.risk else "review"
     reasons = reasons_of(manifest, signs) if action != "pass" else ()
-    return Decision(max(named, key=named.__getitem__), named, risk, action, stage, reasons, window)
+    label, apart = max(named, key=named.__getitem__), round(disagreement, _DIGITS)
+    return Decision(label, named, risk, action, stage, reasons, window, apart)
 
 
 def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
@@ -372,4 +384,4 @@ def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
 
 def sign_confidence(scale: SignScale, logits: ArrayLike) -> Floats:
     """Return the confidence (n,) that messages show a sign, by its logits (n,)."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(scale.slope * np.asarray(logits, np.float64) + scale.bias, -700, 700))))
+    return _sigmoid(scale.slope * np.asarray(logits, np.float64) + scale.bias)

@@ -55,9 +55,9 @@ class Job:
             "inputs": self.inputs, "bundle": self.bundle.manifest.id, **facts,
             "versions": {name: version(name) for name in ("jingyin", *packages)},
         }  # fmt: skip
-        with explain_disk_errors(self.folder), system_memory():
-            with Run.open(self.folder, begun, done=DONE, fresh=fresh) as run:
-                yield run
+        opened = Run.open(self.folder, begun, done=DONE, fresh=fresh)
+        with explain_disk_errors(self.folder), system_memory(), opened as run:
+            yield run
 
     def write(
         self, shards: Shards, score: Score, limit: Callable[[int], int], *, processes: int | None, progress: bool
