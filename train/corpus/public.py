@@ -231,9 +231,16 @@ All messages of a source with a single label are ordinary in the sense of the gu
 A source without its own reader is read from JSON lines, each with a `text`.
 """
 
-OWN = "own"
-KINDS = {**SOURCES, OWN: Source("your own labelled messages", "", "yours", label=None)}
-"""The kinds that a corpus recipe may name: SOURCES, and the user's own messages, picked and labelled."""
+OWN, CASES, MINED = "own", "cases", "mined"
+USERS = (OWN, CASES)
+"""Kinds of the user's own labelled messages: from files, and decided in the review queue."""
+KINDS = {
+    **SOURCES,
+    OWN: Source("your own labelled messages", "", "yours", label=None),
+    CASES: Source("cases that your analysts decided", "", "yours", label=None),
+    MINED: Source("your own messages of low risk, drawn by jingyin mine", "", "yours", label=None),
+}
+"""The kinds that a corpus recipe may name: SOURCES, and the user's own messages, which were picked."""
 
 
 def read(kind: str, path: Path) -> Iterator[Record]:
@@ -271,7 +278,7 @@ def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
         raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
     if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
         return None
-    text = text if kind == OWN else _cut(text)
+    text = text if kind in USERS else _cut(text)
     rng = Random(text)
     return Record(
         text=source.fill(text, rng),
