@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle
-from jingyin.model.cascade import log_odds
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import atomic_file
 from jingyin.model.text import clean
@@ -35,7 +34,7 @@ from jingyin.serve.archive.job import Job
 from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
 from jingyin.serve.archive.shards import ScoredBlock, Shards, check_tasks, counted, reject_lines, sweep
 from jingyin.serve.archive.workers import Workers
-from jingyin.serve.archive.writers import as_json, rows_of
+from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, rows_of
 from jingyin.serve.label_studio import task, with_signs
 from jingyin.serve.pool import ScorerArguments, scorer_of
 
@@ -107,8 +106,10 @@ def mine(
     out, tasks = Path(out), Path(label_studio) if label_studio else None
     folder, second = out.with_suffix(".run"), out.with_name(f"{out.stem}-ordinary.jsonl")
     check_tasks(tasks, folder)
-    if out.suffix != ".jsonl" or out.is_dir() or not out.resolve().parent.is_dir():
-        raise ConfigError(f"--out {out} must name a file .jsonl in a folder that exists: the picks are JSON lines")
+    if FORMATS.get(out.suffix, "json") != "json" or out.suffix in CODECS:
+        raise ConfigError(f"the picks are JSON lines, and can't be written as {out.suffix}; name an output .jsonl")
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise ConfigError(f"--out {out} must name a file in a folder that exists")
     if keep < 1 or ordinary < 0:
         raise ConfigError(f"--keep must be at least 1 and --ordinary at least 0, got {keep} and {ordinary}")
     how = ReadOptions(text_column, id_column, encoding, delimiter)
@@ -200,8 +201,7 @@ def _chosen(
     places = np.sort(np.unique(table["jingyin_key"].to_numpy(), return_index=True)[1])
     table = table.take(pa.array(places))
     keys, risks = table["jingyin_key"].to_numpy(), table["risk"].to_numpy()
-    odds = np.array([log_odds(min(max(risk, 1e-12), 1 - 1e-12)) for risk in risks])
-    bounds = [log_odds(min(at.risk, 1 - 1e-12)) for at in (bundle.manifest.review, bundle.manifest.block)]
+    odds, bounds = _odds(risks), _odds(np.array([bundle.manifest.review.risk, bundle.manifest.block.risk]))
     apart, is_read = table["disagreement"].to_numpy(), table["jingyin_read"].to_numpy()
     scores = {"riskiest": risks, "threshold": -np.abs(odds[:, None] - bounds).min(1), "disagreement": apart}
     ranked = {rule: _best(score, is_read, keep) for rule, score in scores.items()}
@@ -224,6 +224,11 @@ def _chosen(
             used.add(group_of[i])
             drawn.append(int(places[i]))
     return {int(places[i]): rule for i, rule in picks.items()}, sorted(drawn)
+
+
+def _odds(risks: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(risks, 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def _best(scores: NDArray[np.float64], wanted: NDArray[np.bool_], keep: int) -> list[int]:

@@ -149,8 +149,10 @@ def test_no_origin_gives_more_than_its_share() -> None:
 @pytest.mark.parametrize(
     ("out", "options", "error", "words"),
     [
-        ("mined.parquet", {}, ConfigError, r"must name a file \.jsonl"),
-        ("no/mined.jsonl", {}, ConfigError, "in a folder that exists"),
+        ("mined.parquet", {}, ConfigError, r"can't be written as \.parquet; name an output \.jsonl"),
+        ("mined.jsonl.gz", {}, ConfigError, r"can't be written as \.gz; name an output \.jsonl"),
+        ("no/mined.jsonl", {}, ConfigError, "must name a file in a folder that exists"),
+        (".", {}, ConfigError, "must name a file in a folder that exists"),
         ("mined.jsonl", {"keep": 0}, ConfigError, "--keep must be at least 1"),
         ("mined.jsonl", {"sender": "from"}, ConfigError, "there is no column 'from' for --sender; there are: text, s"),
         ("in.jsonl", {}, ConfigError, "input and output are both"),
