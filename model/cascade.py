@@ -40,8 +40,8 @@ Floats = NDArray[np.float64]
 class Decision(NamedTuple):
     """The part of a verdict that depends on the clean text alone; `stage` is the one that answered first.
 
-    `window` is the range of the clean text that decided, None for the whole. Messages with the same clean text share
-    one Decision: don't mutate it.
+    `window` is the range of the clean text that decided, None for the whole; `disagreement`, 0 to 1, is how far the
+    networks that read it lie apart in its risk. Messages with the same clean text share one Decision: don't mutate it.
     """
 
     label: str
@@ -51,6 +51,7 @@ class Decision(NamedTuple):
     stage: Stage
     reasons: tuple[Reason, ...] = ()
     window: tuple[int, int] | None = None
+    disagreement: float = 0.0
 
 
 class Read(Protocol):
@@ -68,7 +69,8 @@ class Cascaded(NamedTuple):
 
     `depth` (n,) counts the networks that have read a message; `odds` (n,) are log-odds of the risk,
     `probabilities` (n, labels); `units` (n,) are the units that decided, `signs` (n,) their sign logits, empty if no
-    network with signs read them. `final` (n,) is False if time ran out before everything was read.
+    network with signs read them. `final` (n,) is False if time ran out before everything was read. `disagreement` (n,)
+    is the largest difference between the risks that two networks give to the deciding unit, 0 to 1.
     """
 
     depth: NDArray[np.int64]
@@ -77,6 +79,7 @@ class Cascaded(NamedTuple):
     units: NDArray[np.int64]
     signs: list[Floats]
     final: NDArray[np.bool_]
+    disagreement: Floats
 
 
 def prefiltered(
@@ -139,7 +142,9 @@ def cascade(
         _read_again(rules, units, read, np.flatnonzero(depth == len(rules.networks)), odds, discounts, final, until)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
     logits = shares[np.where(exits >= 0, exits, 1)]
-    out = Cascaded(depth, risk_logit(logits, rules.flagged), logits, starts.copy(), [np.empty(0)] * count, final)
+    out = Cascaded(
+        depth, risk_logit(logits, rules.flagged), logits, starts.copy(), [np.empty(0)] * count, final, np.zeros(count)
+    )
     for message in np.flatnonzero(exits < 0).tolist():
         if not depth[message]:  # time was up before any network had read a word
             out.odds[message] = provisional_odds(rules, units, message)
@@ -149,6 +154,8 @@ def cascade(
         weights = rules.networks[len(readings) - 1].fusion.weights
         out.units[message], out.odds[message] = unit, odds[unit]
         logits[message] = sum(weight * each[:width] for weight, each in zip(weights, readings, strict=True))
+        risks = _sigmoid(risk_logit([each[:width] for each in readings], rules.flagged))
+        out.disagreement[message] = risks.max() - risks.min()
         out.signs[message] = next((each[width:] for each in readings if len(each) > width), np.empty(0))
     out.probabilities[:] = with_risk(logits, out.odds, rules.flagged)
     return out
@@ -196,6 +203,10 @@ def log_odds(risk: float) -> float:
     return float(np.log(risk) - np.log1p(-risk)) if 0 < risk < 1 else float(np.copysign(np.inf, risk - 0.5))
 
 
+def _sigmoid(odds: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -700, 700))))
+
+
 def softmax(logits: ArrayLike) -> Floats:
     """Return probabilities along the last axis."""
     array = np.asarray(logits, np.float64)
@@ -237,7 +248,7 @@ def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGG
     """Return probabilities (n, labels) in the proportions of `logits`, whose risk has the log-odds `risk` (n,)."""
     array = np.asarray(logits, np.float64)
     inside, outside = list(flagged), [i for i in range(array.shape[-1]) if i not in flagged]
-    share = 1 / (1 + np.exp(-np.clip(np.asarray(risk, np.float64), -700, 700)))
+    share = _sigmoid(np.asarray(risk, np.float64))
     out = np.empty_like(array)
     out[..., inside] = softmax(array[..., inside]) * share[..., None]
     out[..., outside] = softmax(array[..., outside]) * (1 - share)[..., None]
@@ -261,6 +272,7 @@ def decide(
     stage: Stage,
     signs: ArrayLike = (),
     window: tuple[int, int] | None = None,
+    disagreement: float = 0.0,
 ) -> Decision:
     """Return the decision for probabilities (labels,) by the manifest's thresholds.
 
@@ -271,7 +283,8 @@ def decide(
     risk = round(sum(named[label] for label in FLAGGED), _DIGITS)
     action: Action = "pass" if risk < manifest.review.risk else "block" if risk >= manifest.block.risk else "review"
     reasons = reasons_of(manifest, signs) if action != "pass" else ()
-    return Decision(max(named, key=named.__getitem__), named, risk, action, stage, reasons, window)
+    label, apart = max(named, key=named.__getitem__), round(disagreement, _DIGITS)
+    return Decision(label, named, risk, action, stage, reasons, window, apart)
 
 
 def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
@@ -287,4 +300,4 @@ def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:
 
 def sign_confidence(scale: SignScale, logits: ArrayLike) -> Floats:
     """Return the confidence (n,) that messages show a sign, by its logits (n,)."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(scale.slope * np.asarray(logits, np.float64) + scale.bias, -700, 700))))
+    return _sigmoid(scale.slope * np.asarray(logits, np.float64) + scale.bias)

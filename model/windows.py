@@ -96,8 +96,9 @@ def cascade_apart(
     rows = np.where((exits >= 0)[:, None], shares[exits], stopped)
     odds = np.where(continues[wholes], -np.inf, risk_logit(rows, rules.flagged))
     out = Cascaded(
-        np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_)
-    )
+        np.zeros(count, np.int64), odds, rows, wholes.copy(), [np.empty(0)] * count, np.ones(count, np.bool_),
+        np.zeros(count),
+    )  # fmt: skip
     unstopped = np.flatnonzero(exits < 0).tolist()
     rooms = {i: [TOKENS.get(network.file, 0) for network in rules.networks] for i in unstopped}
     found: dict[int, _Found] = {}

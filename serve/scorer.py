@@ -228,7 +228,7 @@ class Scorer:
 
     def verdict(self, scored: Scored) -> Verdict:
         """Return the verdict on a scored message."""
-        label, probabilities, risk, action, stage, reasons, _ = scored.decision
+        label, probabilities, risk, action, stage, reasons, *_ = scored.decision
         stage = "cache" if scored.from_cache else stage
         edits = scored.clean.edits
         return Verdict(label, dict(probabilities), risk, action, stage, edits, self.bundle.manifest.id, reasons)
@@ -297,7 +297,8 @@ class Scorer:
                 unit = int(cascaded.units[i])
                 stage: Stage = "network" if cascaded.depth[i] else "prefilter"
                 window = units.ranges[unit] if unit != units.starts[i] else None
-                decision = decide(manifest, cascaded.probabilities[i], stage, cascaded.signs[i], window)
+                found = cascaded.probabilities[i], stage, cascaded.signs[i], window, float(cascaded.disagreement[i])
+                decision = decide(manifest, *found)
                 yield decision, share, bool(cascaded.final[i])
 
     def _prefilter(

@@ -17,7 +17,7 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import windows
 from jingyin.model.text import CleanText, clean
-from jingyin.train.corpus.public import OWN, SOURCES
+from jingyin.train.corpus.public import MINED, SOURCES, USERS
 from jingyin.train.corpus.rows import UNKNOWN, is_annotated, sign_targets
 from jingyin.train.corpus.store import SPLITS, read_table
 
@@ -69,12 +69,12 @@ class Rows:
     @property
     def real(self) -> NDArray[np.bool_]:
         """Which rows (n,) are of real traffic, neither written nor picked by hand."""
-        return np.array([source in SOURCES for source in self.sources], np.bool_)
+        return np.array([source in SOURCES or source == MINED for source in self.sources], np.bool_)
 
     @property
     def own(self) -> NDArray[np.bool_]:
         """Which rows (n,) are the user's own labelled messages."""
-        return np.array([source == OWN for source in self.sources], np.bool_)
+        return np.array([source in USERS for source in self.sources], np.bool_)
 
     @property
     def annotated(self) -> NDArray[np.bool_]:

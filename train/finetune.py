@@ -3,7 +3,8 @@
 It writes a corpus recipe (the user's own messages, and a sample of the default bundle's training data as a replay) and
 a recipe for each stage of the default bundle, starting from the incumbent's networks; the stages do the rest.
 
-own.jsonl, traffic.jsonl   messages that could be used; rejected.jsonl says why the others could not
+own.jsonl, cases.jsonl, mined.jsonl, traffic.jsonl   messages that could be used, by origin
+rejected.jsonl             why the others could not
 corpus.yaml, corpus/       the recipe, and the data for training, calibration and test
 recipes/                   those of the stages; their outputs are in verifier/, model/, tiny/ and cascade/
 bundle/                    the result
@@ -39,7 +40,7 @@ from jingyin.serve.memory.known import FEWEST as SHORTEST
 from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
-from jingyin.train.corpus.public import OWN, SOURCES
+from jingyin.train.corpus.public import CASES, MINED, OWN, SOURCES, USERS
 from jingyin.train.corpus.store import SPLITS, Row
 from jingyin.train.data import SIDES, read_split
 from jingyin.train.evaluate.systems import verdicts
@@ -48,6 +49,7 @@ from jingyin.train.finetune_data import (
     Columns,
     Labelled,
     UnusableRow,
+    count_once,
     is_dataset,
     is_flagged,
     read_labelled,
@@ -131,7 +133,10 @@ def finetune(
     """
     incumbent = read_bundle(bundle or default_path())
     refuse_other_labels(str(incumbent.path.resolve()))
-    rows, rejects = read_labelled(data, columns, out)
+    labelled, rejects = read_labelled(data, columns, out)
+    rows = count_once(labelled)
+    if copies := len(labelled) - len(rows):
+        tell(f"{copies:,} near-copies of cases count once")
     threats = {clean(row.text).text for row in rows if is_flagged(row.label)}
     traffic, more = read_unlabelled(benign, benign_columns or columns, out, threats)
     rejects += more
@@ -180,11 +185,14 @@ def _run(
     seed: int, out: Path, tell: Callable[[str], object],
 ) -> FinetuneResult:  # fmt: skip
     old_scorer, started = Scorer.load(incumbent.path), time.monotonic()
-    judged = verdicts(old_scorer, [row.text for row in rows])
-    agreed = sum((verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(judged, rows, strict=True))
+    decided = [row for row in rows if row.source != MINED]
+    judged = verdicts(old_scorer, [row.text for row in decided])
+    agreed = sum(
+        (verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(judged, decided, strict=True)
+    )
     tell(
-        f"{len(rows):,} labelled messages, of which the bundle judges {agreed:,} as they are labelled; "
-        f"{len(traffic):,} messages of traffic"
+        f"{len(decided):,} labelled messages, of which the bundle judges {agreed:,} as they are labelled; "
+        f"{len(rows) - len(decided):,} mined ordinary ones; {len(traffic):,} messages of traffic"
     )
     for line in summary(rejects):
         tell(f"left out: {line}")
@@ -224,25 +232,31 @@ def _corpus_recipe(
     half_labelled = [row.text for row in rows if row.label in SIDES]
     scorer = Scorer.load(incumbent.path, prefilter=False, cache_bytes=0)
     guessed = dict(zip(half_labelled, verdicts(scorer, half_labelled), strict=True))
-    labelled = (
-        {"text": row.text, "family": row.label, "label": _full_label(row.label, guessed.get(row.text))} for row in rows
-    )
     content = yaml.safe_load(replay.read_text(encoding="utf-8"))
     public = [each for each in content.get("public", []) if Path(each["path"]).exists()]
     mine: list[dict[str, Any]] = []
-    learnt = math.ceil(0.7 * len(rows))
+    decided = sum(row.source in USERS for row in rows)
+    learnt = math.ceil(0.7 * decided)
     replayed = [max(learnt, most["train"]) for most in (MOST_AUTHORED, MOST_PUBLIC)]
-    if rows:
-        _write_rows(out / "own.jsonl", labelled)
+    if decided:
         wanted = OWN_SHARE / (1 - OWN_SHARE) * sum(replayed) / learnt
         splits = {"train": 0.7, "validation": 0.06, "calibration": 0.06, "test": 0.18}
         weight = min(MOST_WEIGHT, max(1.0, round(wanted, 2)))
-        mine.append({"kind": OWN, "path": str(out / "own.jsonl"), "weight": weight, "splits": splits})
+        of_kind = {"weight": weight, "splits": splits}
+        mine += [{"kind": kind, **of_kind} for kind in USERS if any(row.source == kind for row in rows)]
     if traffic:
         ordinary = ({"text": text, "label": LABELS[0], "family": "traffic"} for text in traffic)
         _write_rows(out / "traffic.jsonl", ordinary)
         splits = {"train": 0.5, "validation": 0.02, "calibration": 0.24, "test": 0.24}
         mine.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
+    if decided < len(rows):  # after the traffic, of which near-copies of theirs must stay
+        mine.append({"kind": MINED, "limit": MOST_TRAFFIC, "splits": {"train": 1.0}})
+    for source in (source for source in mine if source["kind"] != TRAFFIC):
+        source["path"] = str(out / f"{source['kind']}.jsonl")
+        _write_rows(out / f"{source['kind']}.jsonl", (
+            {"text": row.text, "family": row.label, "label": _full_label(row.label, guessed.get(row.text))}
+            for row in rows if row.source == source["kind"]
+        ))  # fmt: skip
     path = out / "corpus.yaml"
     generated = {name: min(count, content.get(name, 0)) for name, count in GENERATED.items()}
     most = {
@@ -256,7 +270,8 @@ def _corpus_recipe(
 def _placed(corpus: Path) -> str:
     """Return a sentence on how many of the user's labelled messages are trained on, and how many are the test."""
     splits = store.read(corpus)
-    sides = [[r.label in FLAGGED for r in splits[at] if r.source == OWN and not r.evasion] for at in ("train", "test")]
+    own = ([row for row in splits[at] if row.source in USERS and not row.evasion] for at in ("train", "test"))
+    sides = [[row.label in FLAGGED for row in rows] for rows in own]
     learnt, test = (f"{len(side):,} of your messages ({sum(side):,} threats)" for side in sides)
     return f"{learnt} are trained on, {test} are the test; near-copies of one message stay together"
 
@@ -326,7 +341,7 @@ def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str,
 
 
 _TRAINED_ON = "own messages trained on"
-_SOURCES = {OWN: "own messages", TRAFFIC: "own traffic"}
+_SOURCES = {OWN: "own messages", CASES: "decided cases", TRAFFIC: "own traffic"}
 _REPORT = """# Fine-tuning report
 
 Bundle `{after}` against `{before}`. Only the first rows were trained on. Flagged means reviewed or blocked.
@@ -349,9 +364,9 @@ promotion.json has the decision. For metrics by family run
 def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneResult:
     """Write report, tasks and decision."""
     new_scorer, splits = Scorer.load(out / "bundle"), store.read(corpus)
-    own_rows = [row for split in SPLITS for row in splits[split] if row.source == OWN and not row.evasion]
+    own_rows = [row for split in SPLITS for row in splits[split] if row.source in USERS and not row.evasion]
     judged = [verdicts(scorer, [row.text for row in own_rows]) for scorer in (old_scorer, new_scorer)]
-    trained = sum(row.source == OWN and not row.evasion for row in splits["train"])
+    trained = sum(row.source in USERS and not row.evasion for row in splits["train"])
     counts = _counts(_TRAINED_ON, own_rows[:trained], [side[:trained] for side in judged])
     held_out = [verdicts(scorer, [row.text for row in splits["test"]]) for scorer in (old_scorer, new_scorer)]
     for source in dict.fromkeys([*_SOURCES, ""]):

@@ -19,7 +19,9 @@ from jingyin.serve.archive.readers import blocks, find, open_sources
 from jingyin.serve.archive.text_files import MALFORMED_CSV, TOO_LONG, WRONG_WIDTH
 from jingyin.serve.encodings import replaced
 from jingyin.serve.label_studio import read_choices
+from jingyin.train.corpus.public import CASES, MINED, OWN
 from jingyin.train.corpus.rows import LONGEST
+from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.data import SIDES
 
 KNOWN = (*LABELS, *SIDES)
@@ -36,6 +38,7 @@ _REMEDIES = {
 }
 
 
+_PICKED = "a message that `jingyin mine` picked or drew", "give its file without --benign: it is no random traffic"
 _NOT_BENIGN = "take threats out of --benign: what stays there is learnt as ordinary"
 _KINDS = 12  # of faults, at most, that a summary names
 
@@ -44,11 +47,15 @@ _NO_TEXT = "no text", "give it one, or drop it"
 
 
 class Labelled(NamedTuple):
-    """A message of the user's; `label` is one of KNOWN, `where` names its file and row."""
+    """A message of the user's; `label` is one of KNOWN, `where` names its file and row.
+
+    `source` is "cases" if analysts decided it in the review queue, "mined" if `jingyin mine` drew it, else "own".
+    """
 
     text: str
     label: str
     where: str
+    source: str = OWN
 
 
 class UnusableRow(NamedTuple):
@@ -74,6 +81,8 @@ class _Raw(NamedTuple):
     text: object
     label: object
     fault: str = ""
+    source: str = OWN
+    picked: bool = False
 
 
 def parse_meanings(words: Sequence[str]) -> dict[str, str]:
@@ -97,7 +106,8 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     """Return each message of files, folders and globs once, and the rejected rows; none may lie in the folder `out`.
 
     Messages are the same if their clean texts are, because a network sees nothing else. A full label wins over flagged
-    or not_flagged; a message with contradicting labels is left out. Raises ConfigError for missing columns.
+    or not_flagged, and any over that of a mined message, which nobody gave; a message with contradicting labels is left
+    out. Raises ConfigError for missing columns.
     """
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, list[Labelled]] = {}
@@ -107,13 +117,14 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
         if fault := _text_fault(raw) or _label_fault(raw.label, label):
             rejects.append(UnusableRow(raw.where, *fault))
             continue
-        row = Labelled(str(raw.text), label, raw.where)
+        row = Labelled(str(raw.text), label, raw.where, raw.source)
         if not (text := clean(row.text).text):
             rejects.append(UnusableRow(raw.where, *_NO_TEXT))
             continue
         by_clean_text.setdefault(text, []).append(row)
     labelled: list[Labelled] = []
-    for rows in by_clean_text.values():
+    for same in by_clean_text.values():
+        rows = [row for row in same if row.source != MINED] or same
         first, best = rows[0], next((row for row in rows if row.label not in SIDES), rows[0])
         if all(_agree(best.label, row.label) for row in rows):
             labelled.append(best)
@@ -126,12 +137,23 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     return labelled, rejects
 
 
+def count_once(rows: Sequence[Labelled]) -> list[Labelled]:
+    """Leave out later near-copies of a case, and cases that are near-copies of an earlier row of the same label."""
+    dropped: set[int] = set()
+    if any(row.source == CASES for row in rows):
+        for i, j, _ in similar_pairs([clean(row.text).text for row in rows], SIMILAR, dropped):
+            if rows[i].label == rows[j].label and CASES in (rows[i].source, rows[j].source):
+                dropped.add(j)
+    return [row for i, row in enumerate(rows) if i not in dropped]
+
+
 def read_unlabelled(
     data: Sequence[str], columns: Columns, out: Path, threats: Set[str] = frozenset()
 ) -> tuple[list[str], list[UnusableRow]]:
     """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`.
 
-    `threats` are clean texts that are labelled as threats: traffic of such a text is rejected.
+    `threats` are clean texts that are labelled as threats: traffic of such a text is rejected, and so are messages that
+    `jingyin mine` wrote: thresholds are set on traffic, and need a random share of it.
     """
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, str] = {}
@@ -145,6 +167,8 @@ def read_unlabelled(
             rejects.append(UnusableRow(raw.where, *fault))
         elif not (text := clean(str(raw.text)).text):
             rejects.append(UnusableRow(raw.where, *_NO_TEXT))
+        elif raw.picked or raw.source == MINED:
+            rejects.append(UnusableRow(raw.where, *_PICKED))
         elif text in threats:
             rejects.append(UnusableRow(raw.where, "traffic that is labelled as a threat elsewhere", _NOT_BENIGN))
         else:
@@ -224,15 +248,19 @@ def _answers(path: Path, column: str) -> Iterator[_Raw]:
 
 def _file_rows(path: Path, columns: Columns, label: str | None) -> Iterator[_Raw]:
     # JSON labels as text: in a column typed by its first rows, later labels of another type would be lost.
-    names = (columns.text, label) if label else (columns.text,)
+    names = tuple(dict.fromkeys((columns.text, *([label] if label else []), "source", "why")))
     sources = open_sources([path], ReadOptions(columns.text, encoding=columns.encoding, strict=True, columns=names))
     _refuse_missing(path, label, sources[0].names, "--label-column")
     for _, block in blocks(sources):
         for row, reason, *_ in block.rejects:
             yield _Raw(f"{path}: row {row}", None, None, reason)
-        labels = block.batch.column(label).to_pylist() if label else [None] * len(block.numbers)
-        for row, text, value in zip(block.numbers, block.texts.to_pylist(), labels, strict=True):
-            yield _Raw(f"{path}: row {row}", text, value)
+        texts, nothing, given = block.texts.to_pylist(), [None] * len(block.numbers), block.batch.schema.names
+        labels, origins, whys = (
+            block.batch.column(name).to_pylist() if name in given else nothing for name in (label, "source", "why")
+        )
+        for row, text, value, origin, why in zip(block.numbers, texts, labels, origins, whys, strict=True):
+            source = origin if origin in (CASES, MINED) else OWN
+            yield _Raw(f"{path}: row {row}", text, value, source=source, picked=bool(why))
 
 
 def _refuse_missing(path: Path, column: str | None, names: Iterable[str], option: str) -> None:

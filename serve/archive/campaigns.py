@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.model.files import Run
 from jingyin.model.labels import LABELS
 from jingyin.model.signs import Language
 from jingyin.serve.archive.blocks import Block, InputFile, ReadOptions, Reject, fit
 from jingyin.serve.archive.campaign_tables import FINAL, LabelCounts, take_answers, tasks_of, write_report, write_tables
 from jingyin.serve.archive.changes import write_tasks
 from jingyin.serve.archive.decisions import Chosen, Cleaned, choose, clean_packed
-from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
-from jingyin.serve.archive.shards import (
-    DONE,
-    ScoredBlock,
-    Shards,
-    check_output,
-    counted,
-    explain_disk_errors,
-    reject_lines,
-    sweep,
-)
+from jingyin.serve.archive.job import Job
+from jingyin.serve.archive.readers import blocks
+from jingyin.serve.archive.shards import ScoredBlock, Shards, check_tasks, counted, reject_lines, sweep
 from jingyin.serve.archive.times import TIME, check_form, check_time, read_times
-from jingyin.serve.archive.workers import Work, Workers, system_memory, workers
+from jingyin.serve.archive.workers import Work, Workers
 
 SHARD_ROWS = 1 << 18
 """Rows read for each part, and the most work that an interruption loses."""
@@ -116,50 +105,45 @@ def campaigns(
     JingyinError if another run is writing to `output` or it can't be written.
     """
     out, tasks = Path(output), Path(label_studio) if label_studio else None
-    check_output(out, tasks)
+    check_tasks(tasks, out)
     if min_rows < 1:
         raise ConfigError(f"--min-rows must be at least 1, got {min_rows}")
     if time_format and not time:
         raise ConfigError("a time format needs a column of times: --time COLUMN")
     if tasks and answers and tasks.resolve() == Path(answers).resolve():
         raise ConfigError(f"--label-studio would replace the answers in {answers}; name another file")
-    files = find(inputs, out, tasks)
-    loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
-    if unknown := set(loaded.manifest.labels) - set(LABELS):
-        raise ConfigError(
-            f"bundle {loaded.manifest.id} has labels that this jingyin does not know: {', '.join(sorted(unknown))}; "
-            "campaigns need the jingyin that wrote it, or a bundle of known labels"
-        )
     named_columns = {"id-column": id_column, "sender": sender, "receiver": receiver, "time": time}
     columns = tuple(dict.fromkeys([text_column, *(each for each in named_columns.values() if each), *VERDICT]))
-    sources = open_sources(files, ReadOptions(text_column, id_column, encoding, delimiter, columns=columns))
-    _check_columns(sources, named_columns, time_format)
+    how = ReadOptions(text_column, id_column, encoding, delimiter, columns=columns)
+    job = Job.open(inputs, out, how, bundle, tasks)
+    manifest = job.bundle.manifest
+    if unknown := set(manifest.labels) - set(LABELS):
+        raise ConfigError(
+            f"bundle {manifest.id} has labels that this jingyin does not know: {', '.join(sorted(unknown))}; "
+            "campaigns need the jingyin that wrote it, or a bundle of known labels"
+        )
+    _check_columns(job.sources, named_columns, time_format)
     facts = {
-        "inputs": fingerprint(files), "bundle": loaded.manifest.id, "encoding": encoding, "delimiter": delimiter,
-        "all rows": every, "fewest rows": min_rows,
+        "encoding": encoding, "delimiter": delimiter, "all rows": every, "fewest rows": min_rows,
         "columns": [text_column, id_column, sender, receiver, time, time_format],
-        "versions": {name: version(name) for name in ("jingyin", "duckdb", "numpy", "onnxruntime", "pyarrow")},
     }  # fmt: skip
-    with explain_disk_errors(out), system_memory(), Run.open(out, facts, done=DONE, fresh=fresh) as run:
+    with job.run(facts, "duckdb", "numpy", "onnxruntime", "pyarrow", fresh=fresh) as run:
         if run.result is None:
             sweep(out, *FINAL)
-            shards = Shards(run, sources, ".parquet", ROWS, strict=False)
-            gathered = _Gathering(named_columns, time_format, loaded.manifest.id, every=every)
-            with workers(processes, sum(source.rows for source in sources), loaded) as pool:
-                shards.write(partial(gathered.score, sources, pool), lambda _: SHARD_ROWS, progress=progress)
+            shards = Shards(run, job.sources, ".parquet", ROWS, strict=False)
+            gathered = _Gathering(named_columns, time_format, manifest.id, every=every)
+            job.write(shards, partial(gathered.score, job.sources), lambda _: SHARD_ROWS, processes=processes,
+                      progress=progress)  # fmt: skip
             if not shards.total("rows"):
                 raise InputError("the input holds no rows that can be scored; there is nothing to group")
-            if fingerprint(files) != facts["inputs"]:
-                raise InputError("an input was changed while it was read; run again with --fresh")
-            shards.finish()
             run.finish({
                 **{kind: shards.total(kind) for kind in ("rows", "reused", "stale", "replaced")},
-                **write_tables(out, shards.parts, files, min_rows), "rejects": shards.rejects,
-                "bundle": loaded.manifest.id, "signs": len(loaded.manifest.signs),
+                **write_tables(out, shards.parts, job.files, min_rows), "rejects": shards.rejects,
+                "bundle": manifest.id, "signs": len(manifest.signs),
             })  # fmt: skip
         write_report(out, run.result, every=every, language=language)
         sweep(out, "part-*", "_part-*")  # after the result is written: until then resuming needs them
-        written = write_tasks(tasks, tasks_of(out, loaded.manifest.id)) if tasks else 0
+        written = write_tasks(tasks, tasks_of(out, manifest.id)) if tasks else 0
         taken = take_answers(Path(answers), out) if answers else None
         return CampaignResult(**run.result, tasks=written, answers=taken)
 

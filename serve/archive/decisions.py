@@ -86,6 +86,26 @@ def choose(arguments: ScorerArguments, texts: Packed, *, every: bool) -> Chosen:
     )
 
 
+def sift(arguments: ScorerArguments, texts: Packed, *, share: float) -> Chosen:
+    """Score texts and choose those that networks read, and of the others a `share` drawn by hash, each clean text once.
+
+    A message is drawn if its key is below `share` of 2^64, so that the same messages are drawn from any input.
+    """
+    found = list(scorer_of(arguments).scored(_unpack(texts)))
+    cleaned = _cleaned([each.clean for each in found])
+    first = np.unique(cleaned.keys, return_index=True)[1]
+    read = np.array([each.decision.stage == "network" for each in found], np.bool_)
+    kept = np.sort(first[read[first] | is_drawn(cleaned.keys[first], share)])
+    indices = kept.tolist()
+    part = Cleaned([cleaned.texts[i] for i in indices], cleaned.keys[kept], [cleaned.disguises[i] for i in indices])
+    return Chosen(kept.astype(np.int32), [found[i].decision for i in indices], part)
+
+
+def is_drawn(keys: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Mark the keys (n,) of a random share, 0 to 1, of all texts."""
+    return np.asarray(keys <= min(share * 2.0**64, 2.0**64 - 2048), np.bool_)
+
+
 def clean_packed(arguments: ScorerArguments, texts: Packed) -> Cleaned:
     """Clean texts whose verdicts are known."""
     return _cleaned([clean(text) for text in _unpack(texts)])

@@ -3,32 +3,21 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
-from jingyin.model.files import Run
 from jingyin.serve.archive.blocks import Block, ReadOptions
 from jingyin.serve.archive.changes import Changes, review
 from jingyin.serve.archive.columns import FIELDS, NAMES, array_of, decision_columns
 from jingyin.serve.archive.decisions import decide_packed
-from jingyin.serve.archive.readers import blocks, find, fingerprint, open_sources
-from jingyin.serve.archive.shards import (
-    DONE,
-    ScoredBlock,
-    Shards,
-    check_output,
-    counted,
-    explain_disk_errors,
-    reject_lines,
-    sweep,
-)
-from jingyin.serve.archive.workers import system_memory, workers
+from jingyin.serve.archive.job import Job
+from jingyin.serve.archive.readers import blocks
+from jingyin.serve.archive.shards import ScoredBlock, Shards, check_tasks, counted, reject_lines, sweep
+from jingyin.serve.archive.workers import Workers
 from jingyin.serve.archive.writers import FileKind, kind_of, suffix_of, writer
 
 FIRST_ROWS, MOST_ROWS = 1 << 12, 1 << 19
@@ -99,45 +88,41 @@ def relabel(
     """
     out, tasks = Path(output), Path(label_studio) if label_studio else None
     kind_of(out)
-    check_output(out, tasks)
+    check_tasks(tasks, out)
     if sample is not None and (tasks is None or sample < 1):
         raise ConfigError(f"--sample needs --label-studio FILE and must be at least 1, got {sample}")
     if errors not in ("replace", "strict"):
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
-    files = find(inputs, out, tasks)
-    loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     how = ReadOptions(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
-    sources = open_sources(files, how)
+    job = Job.open(inputs, out, how, bundle, tasks)
     older = compare if compare in NAMES else None
-    schema = _schema(out, sources[0].schema, compare, older)
+    schema = _schema(out, job.sources[0].schema, compare, older)
     facts = {
-        "inputs": fingerprint(files), "bundle": loaded.manifest.id, "text column": text_column, "id column": id_column,
-        "encoding": encoding, "delimiter": delimiter, "errors": errors, "rejected rows": keep_rejected,
-        "verdict to compare": older, "output format": suffix_of(out),
-        "versions": {name: version(name) for name in ("jingyin", "onnxruntime", "pyarrow", "tokenizers")},
+        "text column": text_column, "id column": id_column, "encoding": encoding, "delimiter": delimiter,
+        "errors": errors, "rejected rows": keep_rejected, "verdict to compare": older, "output format": suffix_of(out),
     }  # fmt: skip
-    with explain_disk_errors(out), system_memory(), Run.open(out, facts, done=DONE, fresh=fresh) as run:
+    manifest = job.bundle.manifest
+
+    def score(pool: Workers, source: int, row: int) -> Iterator[ScoredBlock]:
+        stream = ((item, decide_packed, item[1].texts) for item in blocks(job.sources, source, row))
+        for (number, block), decisions in pool.map(stream):
+            verdicts = decision_columns(decisions, manifest.id)
+            yield ScoredBlock(number, block, _rows(block, verdicts, schema, older))
+
+    with job.run(facts, "onnxruntime", "pyarrow", "tokenizers", fresh=fresh) as run:
         resumed = 0
         if run.result is None:
-            shards = Shards(run, sources, suffix_of(out), schema, strict=strict)
+            shards = Shards(run, job.sources, suffix_of(out), schema, strict=strict)
             resumed = shards.resumed
-            with workers(processes, sum(source.rows for source in sources), loaded) as pool:
-
-                def score(source: int, row: int) -> Iterator[ScoredBlock]:
-                    stream = ((item, decide_packed, item[1].texts) for item in blocks(sources, source, row))
-                    for (number, block), decisions in pool.map(stream):
-                        verdicts = decision_columns(decisions, loaded.manifest.id)
-                        yield ScoredBlock(number, block, _rows(block, verdicts, schema, older))
-
-                shards.write(score, lambda number: min(FIRST_ROWS << number, MOST_ROWS), progress=progress)
+            job.write(
+                shards, score, lambda number: min(FIRST_ROWS << number, MOST_ROWS), processes=processes,
+                progress=progress,
+            )  # fmt: skip
             if not shards.done:
                 raise InputError("the input holds no rows; there is nothing to relabel")
-            if fingerprint(files) != facts["inputs"]:
-                raise InputError("an input was changed while it was read; run again with --fresh")
-            shards.finish()
             run.finish({
                 **{kind: shards.total(kind) for kind in ("rows", "replaced")}, "rejects": shards.rejects,
-                "bundle": loaded.manifest.id, "signs": len(loaded.manifest.signs),
+                "bundle": manifest.id, "signs": len(manifest.signs),
             })  # fmt: skip
         result = run.result
         if strict and result["rejects"]:
@@ -145,7 +130,7 @@ def relabel(
                              "asked for; see _rejects.csv in the output")  # fmt: skip
         sweep(out, "_part-*")
         column = OLDER + older if older else compare
-        changes, written = review(out, how, column, label_map or {}, tasks, sample, loaded.manifest.id)
+        changes, written = review(out, how, column, label_map or {}, tasks, sample, manifest.id)
         return RelabelResult(**result, changes=changes, tasks=written, resumed=resumed)
 
 

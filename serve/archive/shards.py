@@ -172,10 +172,14 @@ def check_finished(folder: Path) -> None:
         raise InputError(f"{folder} holds a run that isn't finished; repeat its command to finish it")
 
 
-def check_output(out: Path, tasks: Path | None) -> None:
-    """Raise ConfigError if the output is a file, or the task file can't be written or would lie in the output."""
+def check_output(out: Path) -> None:
+    """Raise ConfigError if the folder of a run is a file."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"output {out} is a file; a folder is wanted")
+
+
+def check_tasks(tasks: Path | None, out: Path) -> None:
+    """Raise ConfigError if the file for Label Studio can't be written, or would lie in the folder `out`."""
     if tasks and (not tasks.resolve().parent.is_dir() or out.resolve() in tasks.resolve().parents):
         raise ConfigError(f"the file for Label Studio, {tasks}, must lie in a folder that exists, not in the output")
     if tasks and tasks.is_dir():

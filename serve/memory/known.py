@@ -1,14 +1,17 @@
 """Known wordings: one human judgement decides on near-copies at once, on every machine.
 
 A wording is kept as hashes of the triples of its clean text, of characters and of sounds, so that numbers, links and
-disguises that the normaliser undoes make no difference. The actions match differently:
+disguises that the normaliser undoes make no difference. Short numbers and Chinese numerals count as numbers. The
+actions match differently:
 
-    block, review   BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model
+    block, review   PASS_SHARE of the wording is in the message, and only short slots of the message are outside the
+                    wording: then the analyst's word beats the risk. Or
+                    BLOCK_SHARE of the wording's triples are in the message, with little around them, and the model
                     finds the message about as suspicious as the wording: a lawful notice may share most of its words
                     with a threat, but its risk differs. If more surrounds the matching part, that part is judged alone.
                     Garbled copies need GARBLED_SHARE, at any risk: garbling lowers the risk, and lawful notices aren't.
     pass            PASS_SHARE of the wording is in the message, and only short slots of the message are outside the
-                    wording, so that a threat appended to a known notice does not pass.
+                    wording, at its ends too, so that a threat appended to a known notice does not pass.
 
 Triples rather than pairs: at the same share of near-copies found they hit a third fewer of the lawful twins of threats.
 The words that carry a wording's risk (by explanations) separate near-copies from lawful twins no better than the fall
@@ -28,7 +31,7 @@ from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from importlib.resources import files
 from itertools import chain, islice
-from string import ascii_lowercase, digits
+from string import ascii_lowercase
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -51,7 +54,7 @@ BLOCK_SHARE, GARBLED_SHARE, PASS_SHARE = 0.65, 0.4, 0.9
 LEAST_RISK, FALL = 0.5, 1.25
 """Lowest risk of a near-copy of a threat, and how far its log-odds may fall below the wording's.
 
-Neither applies to a message that holds the whole wording.
+Neither applies to a message that explains the wording (see Match).
 """
 AROUND, COMPANY = 5, 16
 """Most characters before or after the wording in a near-copy; number from which the matching part is read alone.
@@ -59,7 +62,10 @@ AROUND, COMPANY = 5, 16
 A garbled copy with rare characters, which may be at its ends, may have any number below COMPANY around it.
 """
 LONGEST_SLOT, COVERED = 3, 0.85
-"""Most characters in a row of a message that a `pass` wording may leave unexplained; share that it must explain."""
+"""Most characters in a row of a message that a wording may leave unexplained; share that it must explain.
+
+Behind a wording to block as many as AROUND may stand (，谢谢配合): a report that quotes it has words before it.
+"""
 
 KEPT_SECONDS = 30 * 86_400
 """How long an expired wording is kept: it is back once a clock that was ahead is set right."""
@@ -67,10 +73,10 @@ KEPT_SECONDS = 30 * 86_400
 _TRIPLE = np.dtype("<u8")  # four units of UTF-16; the salt's low zeros drop the fourth
 _ANCHORS, _OWNERS = 24, 8  # triples that a wording is looked up by; wordings that one triple leads to
 _MET = 0.25  # share of a wording's anchors that a message must contain to be compared with it
-# A number may be a price in one copy and a debt in another.
-_ONE_MASK = str.maketrans(
-    {c: PLACEHOLDERS["number"] for kind, c in PLACEHOLDERS.items() if kind not in ("link", "email")}
-)
+# A number may be a price in one copy and a debt in another. A lone numeral counts only before a unit: 逐一 is a word.
+_NUMERALS = "零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟"
+_DIGITS = r"\d" + "".join(c for kind, c in PLACEHOLDERS.items() if kind not in ("link", "email"))
+_NUMBER = re.compile(f"[{_DIGITS}{_NUMERALS}]{{2,}}|[{_DIGITS}]|[{_NUMERALS}](?=[年月日号天周点时分小元块个人次遍])")
 _SLOT = re.compile("‹([^‹›]*)›")
 # A pattern of kinds, one byte for each unit of UTF-16: "w" in the wording, "r" rare Han, "d" digits, "g" letters, marks
 # and what sounds like the wording, "." all else. Letters with digits are codes. Common characters between garbled ones
@@ -112,8 +118,8 @@ class Wording(NamedTuple):
 class Match(NamedTuple):
     """A wording that a message holds, `share` of it, in `part` of the clean text.
 
-    At most `around` characters of the text are before or after that part. `explains`: only short slots of the text are
-    outside the wording; `whole`: nothing is, and no triple of the wording is missing; `garbled`: see the module.
+    At most `around` characters of the text are before or after that part. `explains`: nearly all of the wording is in
+    the text, and only short slots of the text are outside it; `garbled`: see the module.
     """
 
     wording: Wording
@@ -121,7 +127,6 @@ class Match(NamedTuple):
     part: CleanString
     around: int
     explains: bool
-    whole: bool
     garbled: bool
 
 
@@ -176,7 +181,7 @@ def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Return for each unit of UTF-16 the first one that sounds like it, itself if none does, and its kind."""
     sounds, kinds = np.arange(1 << 16, dtype="<u2"), np.full(1 << 16, ord("."), np.uint8)
     kinds[[ord(each) for each in f"{ascii_lowercase}#$*+<=>@\\^_`{{|}}"]] = ord("g")
-    kinds[[ord(each) for each in digits]] = ord("d")
+    kinds[ord(PLACEHOLDERS["number"])] = ord("d")
     kinds[0x3400:0xA000] = ord("r")
     kinds[[ord(each) for each in set(default_lexicon()) if "\u3400" <= each < "\ua000"]] = ord(".")
     syllables = files("jingyin.model").joinpath("tables/sounds.txt").read_text(encoding="utf-8")
@@ -192,7 +197,7 @@ _SOUNDS, _KINDS = _tables()
 def hashes(text: str, salt: np.uint64, *, sounds: bool = False) -> list[int]:
     """Return the hashes (32 bits) of the triples of clean `text` in order: one for each character but the last two.
 
-    With `sounds`, characters of one toneless syllable are equal.
+    A number is one character. With `sounds`, characters of one toneless syllable are equal.
     """
     data = _units(text)
     if sounds:
@@ -205,7 +210,16 @@ def hashes(text: str, salt: np.uint64, *, sounds: bool = False) -> list[int]:
 
 
 def _units(text: str) -> bytes:
-    return text[:CHARACTERS].translate(_ONE_MASK).encode("utf-16-le", "surrogatepass")
+    return _NUMBER.sub(PLACEHOLDERS["number"], text[:CHARACTERS]).encode("utf-16-le", "surrogatepass")
+
+
+def _starts(units: NDArray[np.uint16]) -> list[int]:
+    """Return where each unit of a text with numbers of one character, and the end, lies in the `units` of the text."""
+    at, starts = 0, list[int]()
+    for match in _NUMBER.finditer("".join(map(chr, units))):
+        starts += range(at, match.start() + 1)
+        at = match.end()
+    return [*starts, *range(at, len(units) + 1)]
 
 
 def _kinds(text: str) -> NDArray[np.uint8]:
@@ -227,7 +241,11 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int], so
     gaps = np.diff(np.concatenate([[-1], places, [len(covered)]])) - 1
     gaps[-1] += max(0, len(text) - CHARACTERS)
     around = int(max(gaps[0], gaps[-1]))
-    explains = share >= PASS_SHARE and gaps.max() <= LONGEST_SLOT and covered.mean() >= COVERED
+    inside = covered[places[0] : places[-1] + 1]
+    passes = around <= LONGEST_SLOT and covered.mean() >= COVERED
+    blocks = gaps[0] <= LONGEST_SLOT and gaps[-1] <= AROUND and inside.mean() >= COVERED
+    explains = share >= PASS_SHARE and gaps[1:-1].max(initial=0) <= LONGEST_SLOT
+    explains &= bool(passes if wording.action == "pass" else blocks)
     kinds = _kinds(text)
     kinds[_covered(sounds, wording.sounds)] = ord("g")
     kinds[covered] = ord("w")
@@ -236,9 +254,10 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int], so
     broken = int((rare[:-2] | rare[1:-1] | rare[2:]).sum()) / len(wording.triples)
     odd = around < COMPANY if rare.any() else around <= AROUND and _GARBLED.search(kinds.tobytes()) is not None
     garbled = odd and share >= GARBLED_SHARE * (1 - broken)
-    data = text.encode("utf-16-le", "surrogatepass")[2 * places[0] : 2 * places[-1] + 2]
-    part = CleanString(data.decode("utf-16-le", "ignore"))
-    return Match(wording, share, part, around, bool(explains), share == 1 and not gaps.any(), garbled)
+    data = text[:CHARACTERS].encode("utf-16-le", "surrogatepass")
+    starts = _starts(np.frombuffer(data, "<u2"))
+    part = data[2 * starts[places[0]] : 2 * starts[places[-1] + 1]].decode("utf-16-le", "ignore")
+    return Match(wording, share, CleanString(part), around, explains, garbled)
 
 
 def log_odds(risk: float) -> float:
@@ -249,9 +268,9 @@ def log_odds(risk: float) -> float:
 
 def holds(match: Match, risk: float | None, *, alone: bool = False) -> bool:
     """Whether a match decides on a message of this risk (None: not scored); `alone`: the risk is that of its part."""
-    if match.wording.action == "pass":
+    if match.wording.action == "pass" or match.explains:
         return match.explains
-    if match.whole or match.garbled:
+    if match.garbled:
         return True
     if risk is None or (match.around > AROUND and not alone) or log_odds(risk) <= match.wording.odds - FALL:
         return False

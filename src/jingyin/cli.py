@@ -178,6 +178,43 @@ def campaigns(
 
 
 @app.command()
+def mine(
+    inputs: InputsArgument,
+    out: Annotated[Path, Option(help="File for the picks (.jsonl); OUT-ordinary.jsonl gets the ordinary ones.")],
+    keep: Annotated[int, Option(min=1, help="Most messages to pick.")] = 200,
+    ordinary: Annotated[int, Option(min=0, help="Most messages to draw as ordinary.")] = 5_000,
+    text_column: TextOption = "text",
+    id_column: IdOption = None,
+    sender: Annotated[str | None, Option(help="Column of senders: none gives over a tenth of the picks.")] = None,
+    decided: Annotated[
+        list[str] | None, Option(help="Messages decided earlier, whose near-copies are left out; repeatable.")
+    ] = None,
+    bundle: BundleOption = None,
+    encoding: EncodingOption = None,
+    delimiter: DelimiterOption = ",",
+    label_studio: Annotated[Path | None, Option(help="File for labelling tasks, one per pick.")] = None,
+    fresh: FreshOption = False,
+    processes: ProcessesOption = None,
+    json: Annotated[bool, Option("--json", help="Print the report as a JSON object.")] = False,
+) -> None:
+    """Pick the messages of an archive that are worth labelling.
+
+    Repeat the command to resume it. Exit code 3: finished with rejected rows.
+    """
+    from jingyin.serve.archive import mine as archive  # the extra `batch`
+
+    result = archive.mine(
+        inputs, out, keep=keep, ordinary=ordinary, text_column=text_column, id_column=id_column, sender=sender,
+        decided=decided or [], bundle=bundle, encoding=encoding, delimiter=delimiter, label_studio=label_studio,
+        fresh=fresh, processes=processes, progress=True,
+    )  # fmt: skip
+    for line in archive.lines(result, out, as_json=json):
+        typer.echo(line)
+    if result.rejects:
+        raise typer.Exit(3)
+
+
+@app.command()
 def serve(
     config: Annotated[Path | None, Option(help="Settings (YAML); see configs/serve.yaml.")] = None,
     host: Annotated[str | None, Option(help="Default: 127.0.0.1.")] = None,

@@ -244,6 +244,19 @@ def test_the_riskiest_unit_decides_and_windows_count_less():
     assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-1)))
 
 
+def test_networks_disagree_by_the_risks_that_they_give_to_the_deciding_unit():
+    class Quarrel(FakeReader):
+        def __call__(self, network: int, unit: int, room: int, ending: str | None = None) -> tuple[np.ndarray, int]:
+            self.odds = {0: 1.0, 1: -8.0} if network else {0: -1.0, 1: -8.0}
+            outputs = super().__call__(network, unit, room, ending)
+            assert outputs is not None
+            return outputs
+
+    found = judged(Quarrel({}), units([1, 1], 1))
+    assert found.disagreement[0] == pytest.approx(1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(1)), abs=1e-6)
+    assert judged(FakeReader({0: 1.0}), units([1], 0)).disagreement[0] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_riskiest_windows_by_the_prefilter_are_read_six_at_most():
     reader = FakeReader(dict.fromkeys(range(10), -1.5))
     judged(reader, units([1, *range(1, 10)], 9))

@@ -298,3 +298,11 @@ def test_no_thread_is_left_by_loading(tmp_path: Path) -> None:
     Scorer.load()
     assert threading.active_count() == before
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def test_a_decision_says_how_far_the_networks_disagree(fresh: Scorer, signed: Scorer) -> None:
+    threat, ordinary = "有人出钱让我每天拨你的号，想清静就转两百到这个微信", "明天下午三点老地方见，记得带伞"
+    read, stopped = (each.decision for each in fresh.scored([threat, ordinary]))
+    assert 0 < read.disagreement < 1
+    assert (stopped.stage, stopped.disagreement) == ("prefilter", 0)
+    assert next(signed.scored(["曝光全村"])).decision.disagreement == 0  # a single network

@@ -31,7 +31,7 @@ from jingyin.train.corpus.company import (
 from jingyin.train.corpus.edits import EDITS
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, nonsense, quoted_copy, restyled
-from jingyin.train.corpus.public import KINDS, OWN, is_excluded
+from jingyin.train.corpus.public import KINDS, MINED, USERS, is_excluded
 from jingyin.train.corpus.rows import Record, at_least, is_annotated
 from jingyin.train.corpus.similar import Groups, pairs_across, similar_pairs
 from jingyin.train.corpus.slots import SLOT, fill_slots
@@ -131,9 +131,9 @@ def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Re
     dropped: set[int] = set()
     with _CONSOLE.status("comparing"):
         for i, j, _ in similar_pairs(texts, similarity, dropped, groups):
-            if (records[i].source == OWN) != (records[j].source == OWN):
-                dropped.add(j if records[i].source == OWN else i)
-            elif records[j].source in ("authored", OWN):
+            if (records[i].source in USERS) != (records[j].source in USERS):
+                dropped.add(j if records[i].source in USERS else i)
+            elif records[j].source in ("authored", *USERS):
                 groups.union((i, j))
             else:
                 dropped.add(j)
@@ -194,9 +194,9 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
     invented = {group for record, group in zip(records, groups, strict=True) if record.source == "authored"}
     # Near-copies that are much of a label are trained on: held out, they would leave next to nothing of it to learn.
-    own = Counter((g, record.label) for record, g in zip(records, groups, strict=True) if record.source == OWN)
+    own = Counter((g, record.label) for record, g in zip(records, groups, strict=True) if record.source in USERS)
     of_label = Counter(label for _, label in own.elements())
-    held_out = 1 - shares.get(OWN, recipe.splits).train
+    held_out = 1 - next((shares[kind] for kind in USERS if kind in shares), recipe.splits).train
     learnt = {group for (group, label), count in own.items() if count > max(1, held_out * of_label[label])}
     keys: dict[int, str] = {}
     placed = []
@@ -218,7 +218,7 @@ def _sampled(
     left = {(split, kind): most.get(split, len(records)) for kind, most in wanted for split in SPLITS}
     indices = []
     for i in sorted(range(len(records)), key=lambda i: _hash(records[i].text)):
-        if records[i].source not in (OWN, "jsonl", "csv"):
+        if records[i].source not in (*USERS, MINED, "jsonl", "csv"):
             kind = (placed[i][1], records[i].source == "authored")
             left[kind] -= 1
             if left[kind] < 0:

@@ -223,7 +223,7 @@ SOURCES: dict[str, Source] = {
         vetted=True,
     ),
     "varied": Source("random messages of 58 further kinds", "docs/data.md lists them", "see docs/data.md", vetted=True),
-    "mined": Source(
+    "suspicious": Source(
         "the messages of these kinds that the bundle before found riskiest",
         "docs/data.md",
         "see docs/data.md",
@@ -240,14 +240,17 @@ All messages of a source with a single label are ordinary in the sense of the gu
 A source without its own reader is read from JSON lines, each with a `text`.
 """
 
-OWN = "own"
-QUOTED = "quoted"
+OWN, CASES, MINED, QUOTED = "own", "cases", "mined", "quoted"
+USERS = (OWN, CASES)
+"""Kinds of the user's own labelled messages: from files, and decided in the review queue."""
 KINDS = {
     **SOURCES,
     OWN: Source("your own labelled messages", "", "yours", label=None),
+    CASES: Source("cases that your analysts decided", "", "yours", label=None),
+    MINED: Source("your own messages of low risk, drawn by jingyin mine", "", "yours", label=None),
     QUOTED: Source("real messages that news, judgments, lenders and victims quote", "", "not published", label=None),
 }
-"""The kinds that a corpus recipe may name: SOURCES, the user's own messages, picked and labelled, and quoted ones."""
+"""The kinds that a corpus recipe may name: SOURCES, the user's own messages, and quoted ones, which were picked."""
 
 
 def read(kind: str, path: Path) -> Iterator[Record]:
@@ -285,7 +288,7 @@ def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
         raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
     if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
         return None
-    text = text if kind == OWN else _cut(text)
+    text = text if kind in USERS else _cut(text)
     rng = Random(text)
     return Record(
         text=source.fill(text, rng),

@@ -206,8 +206,8 @@ class CorpusRecipe(FrozenModel):
     is reported, a pair; other messages get one in any frame, public ones a fifth as often.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
-    `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own, jsonl,
-    csv) come on top.
+    `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own,
+    cases, mined, jsonl, csv) come on top.
     `splits` are the shares of the groups, `case_splits` those of groups with a message written from a real case.
     Messages by the `test_writers` are test only, and so are messages grouped with them.
     """

@@ -277,11 +277,14 @@ def _mean(
 def _thresholds(
     recipe: Classify | Calibrate, rows: Rows, risks: NDArray[np.float64], least: tuple[float, float]
 ) -> tuple[Threshold, Threshold]:
-    """Return the thresholds of review and block; block is also bounded on lawful messages, each template once."""
+    """Return the thresholds of review and block; block is also bounded on lawful messages, each template once.
+
+    The user's own labelled messages have no say: they were picked because a bundle judges them wrong.
+    """
     traffic = is_traffic(rows)
     sources = list(compress(rows.sources, traffic))
     lawful = np.full(int(rows.messages.max()) + 1, -1.0)
-    chosen = (rows.labels == _LAWFUL) & rows.first
+    chosen = (rows.labels == _LAWFUL) & rows.first & ~rows.own
     np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
     review = choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
     lowest = max(review.risk, least[1], highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))

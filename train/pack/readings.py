@@ -19,6 +19,7 @@ from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.prefilter import Units, code_points, known_characters, prefilter_abstains, units_of, unknown_shares
 from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer, default_lexicon
 from jingyin.serve.networks import NetworkReader, tokenizers_of
+from jingyin.train.corpus.public import MINED
 from jingyin.train.data import Rows
 
 FEWEST_REAL = 300
@@ -102,7 +103,11 @@ def refuse_abstentions(tokenizer: SmsTokenizer | PieceTokenizer, rows: Rows, pas
 
 
 def is_traffic(rows: Rows) -> NDArray[np.bool_]:
-    """Mark the rows that represent ordinary traffic: real messages where there are enough, else all benign rows."""
-    benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN])
+    """Mark the rows that represent ordinary traffic: real messages where there are enough, else all benign rows.
+
+    Messages that were picked represent none: false alarms of an earlier bundle, or what it finds harmless.
+    """
+    picked = rows.own | np.array([source == MINED for source in rows.sources], np.bool_)
+    benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN]) & ~picked
     real = benign & rows.real
     return real if real.sum() >= FEWEST_REAL else benign

@@ -14,9 +14,8 @@ from tests.serve.archive.campaigns_helpers import Run
 from tests.serve.archive.relabel_helpers import Here, rows
 
 from jingyin.model.bundle import read_bundle
-from jingyin.serve.archive import campaigns as gather
-from jingyin.serve.archive import readers, text_files
-from jingyin.serve.archive import relabel as job
+from jingyin.serve.archive import job, readers, text_files
+from jingyin.serve.archive import relabel as relabelling
 from jingyin.serve.archive.campaigns import CampaignResult, campaigns
 from jingyin.serve.archive.relabel import RelabelResult, relabel
 
@@ -26,8 +25,7 @@ READ = cache(read_bundle)
 @pytest.fixture(autouse=True)
 def _bundles_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check the 35 MB of the default bundle once, and not in each of some 200 runs."""
-    for module in (job, gather):
-        monkeypatch.setattr(module, "read_bundle", READ)
+    monkeypatch.setattr(job, "read_bundle", READ)
 
 
 @pytest.fixture
@@ -49,8 +47,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and parts of 20 rows."""
     for module in (readers, text_files):
         monkeypatch.setattr(module, "ROWS", 20)
-    monkeypatch.setattr(job, "FIRST_ROWS", 20)
-    monkeypatch.setattr(job, "MOST_ROWS", 20)
+    monkeypatch.setattr(relabelling, "FIRST_ROWS", 20)
+    monkeypatch.setattr(relabelling, "MOST_ROWS", 20)
 
 
 @pytest.fixture

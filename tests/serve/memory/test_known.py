@@ -56,6 +56,52 @@ async def test_a_lawful_notice_of_the_same_words_is_none() -> None:
     assert await gateway.reason(f"有人收到“{THREAT}”吗", 0.02) == "pass scored"  # nor is who quotes it
 
 
+ESTATE = "【小区物业】您家本期物业费还没有交，请在25日前到服务中心交清，否则派人上门堵锁眼"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("25日", "28日"), "known"),
+        (("25日", "二十八日"), "known"),
+        (("25日", "5日"), "known"),
+        (("25日", "三号"), "known"),
+        (("锁眼", "锁眼，谢谢配合"), "known"),
+        (("锁眼", "锁眼，谢谢您配合"), "scored"),
+        (("请在", "请务必在"), "known"),
+        (("请在", "请您务必在"), "known"),
+        (("请在", "请您务必要在"), "scored"),
+        (("【小", "收到【小"), "known"),
+        (("【小", "有人收到【小"), "scored"),
+        (("派人上门堵锁眼", "将按合同计收滞纳金"), "scored"),
+    ],
+)
+@pytest.mark.parametrize(("action", "other"), [("block", "pass"), ("review", "pass"), ("pass", "block")])
+async def test_an_analysts_word_beats_the_risk(change: tuple[str, str], reason: str, action: str, other: str) -> None:
+    gateway = MemoryUser()
+    await judge(gateway, ESTATE, action, 0.5)
+    copy = ESTATE.replace(*change)
+    assert copy != ESTATE
+    if action == "pass" and "谢谢配合" in copy:  # five characters behind a notice may be a threat
+        reason = "scored"
+    found = await gateway.reason(copy, 0.95 if other == "block" else 0.02)
+    assert found == f"{action if reason == 'known' else other} {reason}"
+
+
+async def test_numerals_within_words_are_no_numbers() -> None:
+    first, second = ("".join(["今晚六点", word, "通知你全家"]) for word in ("逐一", "逐二"))
+    assert set(hashes(first, SALT)) != set(hashes(second, SALT))
+    assert hashes("欠款三千二百元今晚8点前", SALT) == hashes("欠款1元今晚十点前", SALT)
+
+
+async def test_a_part_behind_numbers_is_cut_where_it_lies() -> None:
+    gateway = MemoryUser()
+    await judge(gateway, THREAT, "block", 0.97)
+    company = "😀二十八日上午三点聚餐定在老地方，大家记得准时，别忘了带伞12把。"
+    (match,) = gateway.memory.known.index.find(clean(company + COPY + company).text)
+    assert match.part == clean(COPY).text[clean(COPY).text.index("你在") :]
+
+
 @pytest.mark.parametrize(
     ("word", "garbled"),
     [("处理", "触理"), ("联系人", "lxr"), ("逐一", "逐*一"), ("逐一通知", "竹以筒支"), ("逐一", "逐|一")],

@@ -17,10 +17,14 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train import finetune as run
 from jingyin.train.corpus import store
+from jingyin.train.corpus.build import build
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.corpus.store import Row
+from jingyin.train.data import read_split
 from jingyin.train.finetune import FinetuneResult, finetune
-from jingyin.train.finetune_data import Columns
+from jingyin.train.finetune_data import Columns, Labelled
+from jingyin.train.pack import calibrate
+from jingyin.train.pack.readings import is_traffic
 from jingyin.train.pack.thresholds import rate_at
 from jingyin.train.promote import Promotion, load_config
 
@@ -269,9 +273,43 @@ def test_too_few(tmp_path, tiny_run):
         finetune([str(tmp_path / "few.csv")], tmp_path / "run", Columns(), bundle=tiny_run / "bundle")
 
 
-def test_few_own_messages_weigh_a_quarter_but_each_at_most_eight_times(tmp_path, bundle, replay):
-    from jingyin.train.finetune_data import Labelled
+def test_the_corpus_keeps_origins_apart_and_mined_messages_train_alone(tmp_path, bundle, replay):
+    rows = [Labelled(f"{a}，{b}", "pay_to_stop", "", "cases") for a in THREATS for b in MENACES]
+    rows += [Labelled(f"{a}，{b}", "ordinary", "", "own") for a in INNOCENT for b in ENDS]
+    mined = [f"{place}{what}" for place in "东西南北" for what in ("门的花开了", "街新来一家面馆", "湖有灯会")]
+    rows += [Labelled(text, "ordinary", "", "mined") for text in mined]
+    path = run._corpus_recipe(rows, TRAFFIC, read_bundle(bundle), replay, tmp_path)
+    kinds = [each["kind"] for each in yaml.safe_load(path.read_text(encoding="utf-8"))["public"]]
+    assert kinds == ["own", "cases", "jsonl", "mined"]
+    build(path, tmp_path / "corpus")
+    splits = store.read(tmp_path / "corpus")
+    of_split = {split: Counter(row.source for row in found if not row.evasion) for split, found in splits.items()}
+    assert [split for split in store.SPLITS if of_split[split]["mined"]] == ["train"]
+    assert sum(counts["cases"] for counts in of_split.values()) == 25
+    assert of_split["test"]["jsonl"] > 0
+    weights = {row.source: row.weight for row in splits["train"]}
+    assert weights["cases"] == weights["own"] > weights["mined"] == weights["jsonl"] == 1.0
 
+
+def test_no_picked_message_sets_a_threshold(tmp_path, bundle, replay):
+    rows = [Labelled(f"{a}，{b}", "lawful_collection", "", "cases") for a in INNOCENT for b in (*ENDS, *MENACES)]
+    path = run._corpus_recipe(rows, [], read_bundle(bundle), replay, tmp_path)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["public"][0]["splits"] = {"train": 0.5, "calibration": 0.5}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    build(path, tmp_path / "corpus")
+    calibration = read_split(tmp_path / "corpus", "calibration")
+    assert calibration.own.sum() > 5
+    assert not (is_traffic(calibration) & calibration.own).any()
+    assert is_traffic(calibration).any()
+    risks = np.where(calibration.own, 0.99, 0.01)
+    recipe = SimpleNamespace(review_rate=0.2, block_rate=0.2, lawful_rate=0.01)
+    review, block = calibrate._thresholds(recipe, calibration, risks, (0.0, 0.0))
+    assert review.risk <= 0.02
+    assert block.risk <= 0.02
+
+
+def test_few_own_messages_weigh_a_quarter_but_each_at_most_eight_times(tmp_path, bundle, replay):
     weights, replayed = [], []
     for count in (20, 700, 50_000):
         rows = [Labelled(f"第{i}条", "ordinary", "") for i in range(count)]

@@ -14,6 +14,7 @@ from jingyin.train.finetune_data import (
     Columns,
     Labelled,
     UnusableRow,
+    count_once,
     is_flagged,
     parse_meanings,
     read_labelled,
@@ -146,6 +147,41 @@ def test_a_text_of_invisible_characters_is_no_text(tmp_path):
     assert (as_rows(found), reject.fault) == ([("吃面", "ordinary")], "no text")
     texts, (reject,) = read_unlabelled([str(path)], Columns(), OUT)
     assert (texts, reject.fault) == (["吃面"], "no text")
+
+
+CASE = "不给三百，你店里的电话就别想停"
+
+
+def test_rows_say_where_they_come_from_and_near_copies_of_a_case_count_once(tmp_path):
+    path = jsonl(
+        tmp_path,
+        {"text": CASE, "label": "pay_to_stop", "count": 900, "decided": "2026-12-01T00:00:00Z", "source": "cases"},
+        {"text": f"{CASE}哦", "label": "pay_to_stop", "count": 1, "source": "cases"},
+        {"text": CASE.replace("三", "五"), "label": "pay_to_stop"},
+        {"text": f"有人收到{CASE}吗", "label": "ordinary", "count": 2, "source": "cases"},
+        {"text": "吃面", "label": "ordinary", "source": "mined"},
+        {"text": "见面", "label": "ordinary", "source": "elsewhere"},
+    )
+    found, rejects = read_labelled([str(path)], Columns(), OUT)
+    assert not rejects
+    assert [(row.text, row.source) for row in count_once(found)] == [
+        (CASE, "cases"), (f"有人收到{CASE}吗", "cases"), ("吃面", "mined"), ("见面", "own"),
+    ]  # fmt: skip
+    alike = [row for row in found if row.source != "cases"]
+    assert count_once(alike) == alike
+
+
+def test_a_label_that_somebody_gave_beats_that_of_a_mined_message(tmp_path):
+    rows = {"text": CASE, "label": "ordinary", "source": "mined"}, {"text": CASE, "label": "pay_to_stop"}
+    found, rejects = read_labelled([str(jsonl(tmp_path, *rows))], Columns(), OUT)
+    assert (as_rows(found), rejects) == ([(CASE, "pay_to_stop")], [])
+
+
+def test_mined_messages_are_no_traffic(tmp_path):
+    rows = [{"text": "吃面", "source": "mined"}, {"text": "见面", "why": "riskiest"}, {"text": "再会", "source": "web"}]
+    texts, rejects = read_unlabelled([str(jsonl(tmp_path, *rows))], Columns(), OUT)
+    assert texts == ["再会"]
+    assert [each.fault for each in rejects] == ["a message that `jingyin mine` picked or drew"] * 2
 
 
 def test_the_map_that_a_reject_names_is_quoted_for_a_shell(tmp_path):
