@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.spans import spans_of
-from jingyin.model.text import CleanString, CleanText
+from jingyin.model.text import CleanText
 from jingyin.model.tokenizer import (
     END,
     PAD,
@@ -267,24 +267,10 @@ def spans_of_tokens(vocabulary: Vocabulary, max_tokens: int) -> ReadSpans:
     def read_spans(
         cleaned: Sequence[CleanText], ranges: Sequence[Sequence[tuple[int, int]]]
     ) -> list[NDArray[np.int64]]:
-        found = offsets_of(vocabulary.tokenizer, [each.text for each in cleaned])
+        found = vocabulary.tokenizer.encode_with_offsets([each.text for each in cleaned])
         return [
             spans_of(of_text, offsets if len(offsets) <= max_tokens else [*offsets[: max_tokens - 1], (0, 0)])
-            for of_text, offsets in zip(ranges, found, strict=True)
+            for of_text, (_, offsets) in zip(ranges, found, strict=True)
         ]
 
     return read_spans
-
-
-def offsets_of(tokenizer: SmsTokenizer | PieceTokenizer, texts: Sequence[CleanString]) -> list[list[tuple[int, int]]]:
-    """Return the ranges of all tokens of clean texts in them, (0, 0) for START and END."""
-    if isinstance(tokenizer, SmsTokenizer):
-        return [[(0, 0), *each.offsets, (0, 0)] for each in tokenizer.backend.encode_batch(texts)]
-    found = []
-    for text, encoding in zip(
-        texts, tokenizer.backend.encode_batch([spell(text) for text in texts], add_special_tokens=False), strict=True
-    ):
-        origin = [i for i, character in enumerate(text) for _ in spell(character)]  # of each spelled character
-        moved = [(origin[a], origin[b - 1] + 1) if b > a else (0, 0) for a, b in encoding.offsets]
-        found.append([(0, 0), *moved, (0, 0)])
-    return found

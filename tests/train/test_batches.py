@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.loop import Schedule, _plan, one_variant_each, pad, token_batches
+from jingyin.train.loop import Schedule, _plan, _side_by_side, one_variant_each, pad, pair_loss, token_batches
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=60), st.integers(0, 5))
@@ -27,7 +27,7 @@ def test_a_plain_row_comes_in_half_of_the_cases_and_all_rows_take_turns():
 def test_messages_are_shown_their_times_an_epoch():
     messages, times, plain = np.array([0, 0, 1, 2, 2, 2]), np.array([1, 1, 1, 3, 3, 3]), np.ones(6, np.bool_)
     schedule = Schedule(epochs=2, tokens=64, learning_rate=1e-4, warmup=0.0, precision="bf16", seed=1)
-    plan, last = _plan([[2, 5, 3]] * 6, messages, plain, times, schedule)
+    plan, last = _plan([[2, 5, 3]] * 6, messages, plain, times, [""] * 6, schedule)
     for part in (plan[:last], plan[last:]):
         assert np.bincount(messages[[row for batch in part for row in batch]]).tolist() == [1, 1, 3]
 
@@ -68,3 +68,25 @@ def test_the_same_seed_gives_the_same_batches():
     assert first == again
     assert first != other
     assert sum(map(len, other)) == pytest.approx(500)
+
+
+def test_the_rows_of_a_pair_share_a_batch():
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(3, 60, 400)
+    pairs = [f"pair {row // 2}" if row < 200 else "" for row in range(400)]
+    padded, order = _side_by_side(lengths, rng.permutation(400), pairs)
+    assert sorted(order.tolist()) == list(range(400))
+    batches = token_batches(padded, order, 600, rng)
+    together = sum(2 * pair in batch and 2 * pair + 1 in batch for batch in batches for pair in range(100))
+    assert together >= 85  # a batch may end between the two
+    assert all(padded[row] == max(lengths[row], lengths[row ^ 1]) for row in range(200))
+
+
+def test_pair_loss_is_the_softplus_of_what_lacks_to_the_margin():
+    logits = torch.zeros(5, 5)
+    logits[0, 3] = 50.0  # a threat, surely flagged
+    target = torch.eye(5)[[3, 0, 3, 0, 0]]
+    assert float(pair_loss(logits, target, ["a", "a", "", "", ""])) == pytest.approx(0, abs=1e-6)
+    alike = float(pair_loss(logits, target, ["", "", "b", "b", "b"]))
+    assert alike == pytest.approx(2 * float(torch.nn.functional.softplus(torch.tensor(4.0))))
+    assert float(pair_loss(logits, target, ["", "c", "", "c", ""])) == 0.0  # two innocents

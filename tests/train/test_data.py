@@ -2,10 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from jingyin.model.labels import LABELS
+from jingyin.model.prefilter import windows
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
+from jingyin.model.tokenizer import default_lexicon
 from jingyin.train.corpus import store
-from jingyin.train.data import Rows, read_split, signs_of_rows, unlabelled
+from jingyin.train.data import Rows, examples, read_split, signs_of_rows, unlabelled
+from jingyin.train.encoder import encoder_of, spans_of_tokens
+from jingyin.train.saved import Vocabulary
 
 
 def signed(*signs: str) -> Rows:
@@ -45,3 +50,24 @@ def test_drawn_rows_keep_their_order_so_that_a_message_comes_before_its_copies()
     assert drawn.messages.tolist() == sorted(drawn.messages.tolist())
     assert set(drawn.messages) == set(np.random.default_rng(1).permutation(100)[:30])
     assert plain.drawn(None, seed=1) is plain
+
+
+def test_windows_know_whether_they_are_part_of_the_message(tmp_path):
+    head, message = "【某行】账单已出。请按时还款。", "再不还钱就去你家。等着瞧吧你。"
+    row = store.Row(
+        head + message, "debt_threat", "f", "plain", "authored", "g", "t", "company:lawful", 1.0,
+        start=len(head), end=len(head + message), beside="lawful_collection",
+    )  # fmt: skip
+    plain = store.Row("给钱！", "pay_to_stop", "f", "plain", "authored", "g", "u", "", 1.0)
+    store.write({split: [row, plain] for split in store.SPLITS}, {}, "", tmp_path / "out")
+    rows = read_split(tmp_path / "out", "train")
+    text = rows.cleaned[0].text
+    assert text[slice(*rows.places[0])] == "再不还钱就去你家。等着瞧吧你。"
+    assert rows.beside.tolist() == [LABELS.index("lawful_collection"), -1]
+    words = Vocabulary.of_lexicon(default_lexicon())
+    found = examples(rows, encoder_of(words, 192), np.zeros((2, 5), np.float32), spans_of_tokens(words, 192))
+    parts = [text[start:end] for start, end in windows(text)]
+    assert [part for part, inside in zip(parts, found["inside"][0], strict=True) if not inside] == [
+        part for part in parts if part in "【某行】账单已出。请按时还款。"
+    ]
+    assert (len(found["spans"][0]), found["spans"][1], found["inside"][1]) == (2 * len(parts), [], [])

@@ -34,6 +34,16 @@ def test_signs_have_outputs_of_their_own_and_change_no_label(trained):
         trained.sign_head = head
 
 
+def test_a_unit_is_the_mean_of_its_states_and_the_whole_span_is_the_message(trained):
+    with torch.no_grad():
+        states = trained.encoder(input_ids=IDS, attention_mask=MASK).last_hidden_state[0]
+        units = trained(IDS, MASK, spans=torch.tensor([[[0, 5], [1, 3], [0, 0]]])).logits[0]
+        wanted = trained.head((states[1:3].mean(0) - trained.mean) / trained.sd)
+        torch.testing.assert_close(units[0], trained(IDS, MASK).logits[0])
+        torch.testing.assert_close(units[1], wanted)
+        assert units[2].isfinite().all()  # padding
+
+
 def test_an_untrained_sign_head_finds_each_sign_as_likely_as_not(trained):
     head = new_sign_head(trained.encoder, 3)
     torch.nn.init.zeros_(head.value.bias)

@@ -9,7 +9,9 @@ import numpy as np
 
 from jingyin.model.labels import FLAGGED, LABELS
 from jingyin.train.corpus import store
+from jingyin.train.corpus.public import SOURCES
 from jingyin.train.corpus.rows import Record, default_folders, is_annotated, load, shown
+from jingyin.train.corpus.surface import surface_rows
 
 OBVIOUS = re.compile(
     "呼死你|轰炸|通讯录|曝光|举报|法院|起诉|立案|坐牢|通缉|上门|催收|诈骗|死|杀|砍|公安|警察|裸|视频|攻击"
@@ -40,6 +42,11 @@ def corpus_tables(splits: Mapping[str, Sequence[store.Row]]) -> str:
         "Undisguised rows of cases:",
         _cross("cases", ((split, row.label) for split, row in rows if row.case and not row.evasion)),
         _cross("evasion", ((row.evasion or "none", row.label) for _, row in rows)),
+        "Surface of the training rows, share of texts (surface.py):",
+        markdown_table(
+            ("feature", "authored threats", "authored innocents", "real traffic", "quoted threats", ""),
+            surface_rows(splits.get("train", ()), frozenset(SOURCES)),
+        ),
         "Messages, each counted once:",
         message_tables(plain.values()),
     )

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.labels import FLAGGED
 from jingyin.train.corpus import rows as signs
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build, group_records, source_key
@@ -201,17 +202,37 @@ def test_training_messages_stand_in_company_of_messages_of_the_training_split(co
     copies = [r for r in splits["train"] if r.evasion]
     plain = [r for r in splits["train"] if not r.evasion]
     assert not [r for split in ("validation", "test") for r in splits[split] if r.evasion]
-    assert {r.evasion for r in copies} == {"company:lawful", "company:chat", "company:report"}
+    assert {r.evasion for r in copies} == {"company:lawful", "company:chat"}
     labels = {r.template: r.label for r in plain}
     for r in copies:
         kind = r.evasion.removeprefix("company:")
         assert r.label == label_in(labels[r.template], kind)
         assert r.signs == "?"
-        assert any(text in r.text for text in (each.text for each in plain if each.template == r.template))
+        assert r.text[r.start : r.end] in [each.text for each in plain if each.template == r.template]
+        assert r.beside == {"lawful": "lawful_collection", "chat": "ordinary"}[kind]
     by_source = Counter(r.source for r in copies)
     messages = Counter({r.template: r.source for r in plain}.values())
     assert by_source["nus"] / messages["nus"] == pytest.approx(2 / 3, abs=0.35)  # of ads and service there are none
     assert by_source["authored"] / messages["authored"] == pytest.approx(1.1, abs=0.35)
+
+
+def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus, tmp_path):
+    corpus.write_text(corpus.read_text() + "reported: 1\nevasion: {share: 0}\n")
+    build(corpus, tmp_path / "out")
+    train = store.read(tmp_path / "out")["train"]
+    framed = [r for r in train if r.evasion]
+    by_pair: dict[str, list[store.Row]] = {}
+    for r in framed:
+        assert (r.template, r.beside) == (r.text, "")  # a message of its own, with one label
+        by_pair.setdefault(r.pair, []).append(r)
+    threats = {r.group for r in train if r.label in FLAGGED and not r.evasion}
+    assert {pair.removesuffix(":frames") for pair in by_pair} > threats
+    for rows in by_pair.values():
+        if rows[0].group in threats:
+            kinds = {r.evasion: r.label for r in rows}
+            assert kinds["company:report"] == "ordinary"
+            assert kinds["company:passed_on"] in FLAGGED
+    assert all(r.label not in FLAGGED for r in framed if r.group not in threats)
 
 
 def test_an_authored_calibration_message_comes_once_more_in_company_of_its_own_split(corpus, tmp_path):

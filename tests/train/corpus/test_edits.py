@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jingyin.model.errors import InputError
+from jingyin.train.corpus import edits, public
+
+TEXT = "楼下的灯坏了  快去交钱修"
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Edits of the one message TEXT, written by the function that the fixture gives."""
+    path = tmp_path / "edits.jsonl"
+    monkeypatch.setattr(edits, "EDITS", path)
+    edits._edits.cache_clear()
+    yield lambda **row: path.write_text(json.dumps(row), encoding="utf-8")
+    edits._edits.cache_clear()
+
+
+def traffic(tmp_path: Path) -> Path:
+    path = tmp_path / "traffic.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (TEXT, "早啊")), encoding="utf-8")
+    return path
+
+
+def test_a_message_and_the_threat_made_of_it_are_a_pair(tmp_path, table):
+    table(id=public.fingerprint(TEXT), label="pay_to_stop", edits=[[0, 2, "你家"], [4, 6, "我拔了"]])
+    message, threat, other = public.read("waimai", traffic(tmp_path))
+    assert (message.text, message.label, message.source) == ("楼下的灯坏了 快去交钱修", "ordinary", "waimai")
+    assert (threat.text, threat.label, threat.source) == ("你家的灯我拔了 快去交钱修", "pay_to_stop", "authored")
+    assert message.group == threat.group == f"edited {public.fingerprint(TEXT)}"
+    assert (other.text, other.group) == ("早啊", "")
+
+
+@pytest.mark.parametrize("change", [[3, 99, "走"], [3, 2, "走"]])
+def test_an_edit_beyond_the_message_is_left_out(tmp_path, table, change):
+    table(id=public.fingerprint(TEXT), label="pay_to_stop", edits=[change])
+    assert [record.label for record in public.read("waimai", traffic(tmp_path))] == ["ordinary", "ordinary"]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"id": "x", "label": "pay_to_stop", "edits": []}, "edits.jsonl:1: id"),
+        ({"id": "0" * 16, "label": "ordinary", "edits": []}, "edits.jsonl:1: label 'ordinary'"),
+        ({"id": "0" * 16, "label": "pay_to_stop", "edits": [[0, 0, "长" * 41]]}, "edits.jsonl:1: edits.0.2"),
+    ],
+)
+def test_a_faulty_edit_is_named_by_its_line(tmp_path, table, row, fault):
+    table(**row)
+    with pytest.raises(InputError, match=fault):
+        list(public.read("waimai", traffic(tmp_path)))
