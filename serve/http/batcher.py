@@ -105,9 +105,11 @@ class Gate:
     def _next_round(self) -> None:
         self._passed.clear()
         for client, waiting in list(self._waiting.items()):
-            for _ in range(min(TURNS, len(waiting))):
-                waiting.popleft().set_result(None)
-                self._passed[client] += 1
+            while waiting and self._passed[client] < TURNS:
+                turn = waiting.popleft()
+                if not turn.done():  # a cancelled request waits no more
+                    turn.set_result(None)
+                    self._passed[client] += 1
             if not waiting:
                 del self._waiting[client]
         if self._passed:

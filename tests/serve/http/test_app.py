@@ -408,6 +408,19 @@ def test_single_messages_go_before_batches_and_clients_take_turns() -> None:
     assert done[-1] == "batch"
 
 
+def test_a_request_cancelled_while_it_waits_for_its_turn_holds_up_no_other() -> None:
+    async def turns() -> int:
+        gate = batcher.Gate()
+        waiting = [asyncio.create_task(gate.turn("a")) for _ in range(3 * batcher.TURNS)]
+        await asyncio.sleep(0)
+        for each in waiting[batcher.TURNS : batcher.TURNS + 2]:
+            each.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
+        return sum(result is None for result in results)
+
+    assert asyncio.run(turns()) == 3 * batcher.TURNS - 2
+
+
 def test_what_cache_or_prefilter_decides_waits_for_nobody() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, httpx.Response, str]:
         slow = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 9_000}))
