@@ -13,6 +13,7 @@ import pyarrow as pa
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run
+from jingyin.model.labels import ACTIONS, LABELS
 from jingyin.serve.archive.blocks import Block, ReadOptions
 from jingyin.serve.archive.changes import Changes, review
 from jingyin.serve.archive.columns import FIELDS, NAMES, array_of, decision_columns
@@ -104,6 +105,8 @@ def relabel(
         raise ConfigError(f"--sample needs --label-studio FILE and must be at least 1, got {sample}")
     if errors not in ("replace", "strict"):
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
+    if unknown := sorted(set((label_map or {}).values()) - {*LABELS, *ACTIONS}):
+        raise ConfigError(f"--label-map gives {', '.join(unknown)}; known labels: {', '.join(LABELS)}")
     files = find(inputs, out, tasks)
     loaded = read_bundle(Path(bundle) if bundle is not None else default_path())
     how = ReadOptions(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
