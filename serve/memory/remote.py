@@ -77,24 +77,26 @@ def listening(local: Local, path: Path) -> Iterator[None]:
 
 
 class Socket:
-    """Sends operations to the process that is `listening` at `path`; one call at a time."""
+    """Sends operations to the process that is `listening` at `path`; calls that overlap take turns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self, ops: Sequence[Op]) -> list[Any]:
         """Return a result for each operation; raises OSError or IncompleteReadError when nobody listens."""
-        streams, self._streams = self._streams, None  # a cancelled call leaves none: its answer may still come
-        reader, writer = streams or await asyncio.open_unix_connection(self._path)
-        try:
-            writer.write(_frame([tuple(op) for op in ops]))
-            found: list[Any] = marshal.loads(await _read_frame(reader))
-        except BaseException:
-            writer.close()
-            raise
-        self._streams = reader, writer
-        return found
+        async with self._lock:
+            streams, self._streams = self._streams, None  # a cancelled call leaves none: its answer may still come
+            reader, writer = streams or await asyncio.open_unix_connection(self._path)
+            try:
+                writer.write(_frame([tuple(op) for op in ops]))
+                found: list[Any] = marshal.loads(await _read_frame(reader))
+            except BaseException:
+                writer.close()
+                raise
+            self._streams = reader, writer
+            return found
 
     def close(self) -> None:
         """Close the connection."""
