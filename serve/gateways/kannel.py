@@ -225,8 +225,8 @@ class KannelFilter:
             part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
         answer = await (part.answer if part else self._joiner.judge(call.message, self))
         MESSAGES.labels(*answer).inc()
-        if answer.action == "block":
-            return 403, b"Blocked"
+        if answer.refused:
+            return (403, b"Blocked") if answer.action == "block" else (503, b"Temporal failure, try again later.")
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:

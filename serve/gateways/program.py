@@ -11,7 +11,7 @@ from typing import Protocol
 from prometheus_client import start_http_server
 
 from jingyin.model.errors import ConfigError, JingyinError
-from jingyin.serve.gateways.client import REGISTRY, Http, VerdictClient, log
+from jingyin.serve.gateways.client import REGISTRY, SECONDS_TO_WAIT, Http, VerdictClient, log
 from jingyin.serve.sms import CODINGS
 
 
@@ -33,7 +33,7 @@ def address(text: str) -> tuple[str, int]:
 def _wait(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds <= 60:  # with 0 no verdict would come in time, and every message would pass
-        raise argparse.ArgumentTypeError("more than 0 and at most 60 seconds are wanted, say 0.2")
+        raise argparse.ArgumentTypeError("more than 0 and at most 60 seconds are wanted, say 3")
     return seconds
 
 
@@ -57,8 +57,12 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--port", type=int, default=port, help="port to listen on")
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="URL of the service")
     parser.add_argument("--uds", help="Unix socket of the service, instead of its URL")
-    parser.add_argument("--seconds", type=_wait, default=0.2, help="longest wait for a verdict, in seconds")
+    parser.add_argument("--seconds", type=_wait, default=SECONDS_TO_WAIT, help="longest wait for a verdict, in seconds")
     parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
+    parser.add_argument(
+        "--unread", choices=("refuse", "forward"), default="refuse",
+        help="what to do with a risky message that was not read in full: refuse it with a temporary error, or forward it",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
     parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
@@ -83,7 +87,7 @@ def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, Verdic
         headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
         client = VerdictClient(
             Http(options.jingyin, options.uds, headers),
-            seconds=options.seconds, on_failure=options.on_failure, dry_run=options.dry_run,
+            seconds=options.seconds, on_failure=options.on_failure, unread=options.unread, dry_run=options.dry_run,
         )  # fmt: skip
         try:
             await client.check()

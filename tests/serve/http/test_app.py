@@ -493,11 +493,32 @@ def test_the_shadow_is_counted_and_never_answers() -> None:
     assert 'jingyin_bundle_info{id="shadow",role="shadow"} 1.0' in metrics
 
 
+def test_risky_messages_go_before_others_which_still_get_their_turns() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> list[str]:
+        done: list[str] = []
+
+        async def read(text: str, sender: str) -> None:
+            await service.batcher.read([text], asyncio.get_running_loop().time() + 5, "", sender)
+            done.append(text[0])
+
+        busy = [asyncio.create_task(read("忙" + "慢" * 20, f"{i}")) for i in range(batcher.THREADS)]
+        await asyncio.sleep(0.01)
+        others = [asyncio.create_task(read("好" + "慢" * 3, f"o{i}")) for i in range(4)]
+        await asyncio.sleep(0)
+        risky = [asyncio.create_task(read("死" + "慢" * 3, f"r{i}")) for i in range(12)]
+        await asyncio.gather(*busy, *others, *risky)
+        return [each for each in done if each != "忙"]
+
+    done = run(call)
+    assert done.index("好") <= 4 * 2  # one in OTHERS, of two threads
+    assert done[:10].count("死") >= 6
+
+
 def test_messages_answered_without_a_thread_wait_no_longer() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
         def waiting() -> int:
             lanes = (*service.batcher._lanes, service.batcher._extra, service.batcher._batches)
-            return sum(len(items) for lane in lanes for items in lane._waiting.values())
+            return sum(len(heap) for lane in lanes for heap in (*lane._risky.values(), *lane._others.values()))
 
         slow = [client.post("/v1/score", json={"text": "慢" * 200, "deadline_ms": 1_000}) for _ in range(6)]
         tasks = [asyncio.create_task(each) for each in slow]
