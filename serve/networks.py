@@ -81,7 +81,7 @@ class NetworkReader:
         return np.asarray(outputs, np.float32)
 
     def check(self, bundle: Bundle) -> None:
-        """Raise BundleError unless this machine reproduces the logits of the golden messages, of which there are some."""
+        """Raise BundleError unless this machine reproduces the logits of its golden messages; it needs some."""
         own = [(number, golden) for number, golden in enumerate(bundle.golden) if golden.file == self.network.file]
         if not own:
             raise BundleError(

@@ -66,6 +66,10 @@ def log(event: str, **fields: object) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
+class AwayError(ConfigError):
+    """jingyin does not answer, perhaps not yet."""
+
+
 class Ruling(NamedTuple):
     """The action for a message and the reason.
 
@@ -233,12 +237,13 @@ class VerdictClient:
         self._answered = self._rest_until = 0.0
 
     async def check(self) -> None:
-        """Ask once. Raises ConfigError if there is no verdict."""
+        """Ask once. Raises ConfigError if there is no verdict, AwayError if there is no answer or no room."""
         try:
             async with asyncio.timeout(10):
                 await self._question("在吗", "", "")
         except Exception as error:
-            raise ConfigError(
+            away = isinstance(error, OSError) or str(error) == "status 503"  # a timeout is an OSError
+            raise (AwayError if away else ConfigError)(
                 f"jingyin gives no verdict at {self._http.name} ({_reason(error)}); "
                 "start `jingyin serve`, or name its address with --jingyin or --uds and its key in JINGYIN_KEY"
             ) from None

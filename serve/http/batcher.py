@@ -164,10 +164,10 @@ class _Turns:
     def drop(self, pending: _Pending) -> None:
         """Forget the messages of a request that was answered without them."""
         for senders in (self._risky, self._others):
-            if heap := senders.pop(pending.turn, None):
-                if kept := [entry for entry in heap if entry[2].pending is not pending]:
-                    heapify(kept)
-                    senders[pending.turn] = kept
+            kept = [entry for entry in senders.pop(pending.turn, ()) if entry[2].pending is not pending]
+            if kept:
+                heapify(kept)
+                senders[pending.turn] = kept
 
     def ahead(self, turn: str, risk: float) -> int:
         """Estimate how many messages go before a new one."""
