@@ -62,7 +62,10 @@ _ENTRY_BYTES = 800
 
 
 class Cache(Generic[V]):
-    """A least-recently-used map from text to value within a budget of bytes; safe to share between threads."""
+    """A least-recently-used map from text to value within a budget of bytes; safe to share between threads.
+
+    A miss is counted by `put`, not by `get`: a message that networks read in several time slices looks more than once.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -79,9 +82,7 @@ class Cache(Generic[V]):
         """Return the value of `key`, now the most recently used, or None."""
         with self._lock:
             value = self._entries.get(key)
-            if value is None:
-                self.cache_misses += 1
-            else:
+            if value is not None:
                 self.cache_hits += 1
                 self._entries.move_to_end(key)
             return value
@@ -92,9 +93,10 @@ class Cache(Generic[V]):
         Every value that a key is ever given has the same size.
         """
         size = _size(key, value)
-        if size > self.budget:
-            return
         with self._lock:
+            self.cache_misses += 1
+            if size > self.budget:
+                return
             if key not in self._entries:
                 self.used += size
             self._entries[key] = value

@@ -10,6 +10,7 @@ form that needs no charset, so that Kannel can't read another text. An ambiguous
 import argparse
 import asyncio
 import re
+from collections.abc import Collection
 from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
@@ -121,8 +122,9 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
-    def __init__(self, smsbox: Http, joiner: Joiner) -> None:
-        self._smsbox, self._joiner = smsbox, joiner
+    def __init__(self, smsbox: Http, joiner: Joiner, paths: Collection[bytes] = ()) -> None:
+        """Paths but .../sendsms and `paths` are refused: sendota, say, takes texts in parameters of its own."""
+        self._smsbox, self._joiner, self._paths = smsbox, joiner, frozenset(paths)
         self.places, self.reading = asyncio.Semaphore(64), asyncio.Lock()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
@@ -215,6 +217,9 @@ class KannelFilter:
         try:
             if not _PATH.fullmatch(path) or re.search(rb"[\0\t\r\n ]", query):
                 raise InputError("a path that begins with / is wanted, and %XX for white space")
+            if not path.endswith(b"/sendsms") and path not in self._paths:
+                MESSAGES.labels("refuse", "path").inc()
+                return 403, b"only sendsms is passed on"
             call = read_query(query)
         except InputError as error:
             answer = Ruling("refuse", "unreadable")
@@ -225,8 +230,8 @@ class KannelFilter:
             part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
         answer = await (part.answer if part else self._joiner.judge(call.message, self))
         MESSAGES.labels(*answer).inc()
-        if answer.action == "block":
-            return 403, b"Blocked"
+        if answer.refused:
+            return (403, b"Blocked") if answer.action == "block" else (503, b"Temporal failure, try again later.")
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
@@ -249,7 +254,7 @@ def _phrase(status: int) -> bytes:
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
     joiner = Joiner(client, dict(options.coding), hold=options.hold, remember=options.remember)
-    started = KannelFilter(Http(options.smsbox), joiner)
+    started = KannelFilter(Http(options.smsbox), joiner, [path.encode() for path in options.path])
     await started.listen(options.host, options.port)
     return started
 
@@ -260,6 +265,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=HelpFormatter)
     add_options(parser, 13_014)
     parser.add_argument("--smsbox", default="http://127.0.0.1:13013", help="URL of smsbox")
+    parser.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        help="path of smsbox besides .../sendsms that is passed on, and judged as if it were sendsms; repeatable",
+    )
     run(parser.parse_args(), start)
 
 

@@ -264,7 +264,7 @@ class Joiner:
             for text, to in questions
         )
         answer = max(await asyncio.gather(*answers), key=lambda each: each.severity)
-        if answer.action == "block":
+        if answer.refused:
             self.forget(part)
         if not part.answer.done():  # its session may have ended
             part.answer.set_result(answer)

@@ -132,7 +132,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            refusal = self._refusal(scope, call)
+            refusal = self._refusal(scope, call) or self._page_refusal(scope)
             if refusal and refusal[0] == 503:
                 await asyncio.sleep(REFUSAL_SECONDS)
             elif call.place:
@@ -148,6 +148,23 @@ class RequestMiddleware:
             service.requests.give(call.client, call.place)
             service.bodies.give(call.client, call.body)
             self._record(scope, call, status, loop_time() - arrival)
+
+    def _page_refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the refusal of what a page of another site may have sent.
+
+        The browser names its origin. A page whose name was made to resolve to a loopback address names itself as the
+        host: names with a dot are refused there if there are no keys.
+        """
+        headers = {name: value for name, value in scope["headers"] if name in (b"origin", b"host")}
+        host = headers.get(b"host", b"").lower()
+        if b"origin" in headers and headers[b"origin"].lower().partition(b"://")[2] != host:
+            return 403, "the Origin is another site; ask from the service's own page, or without Origin"
+        settings = self._service.settings
+        name = host.partition(b":")[0]
+        rebound = b"." in name and not _LOCAL.fullmatch(name)
+        if rebound and not (settings.is_public or settings.uds or settings.keys):
+            return 403, "the Host is a domain; ask this loopback address by number or as localhost, or set keys"
+        return None
 
     def _refusal(self, scope: Scope, call: Call) -> tuple[int, str] | None:
         """Return status and message of a refusal, or None; set the id (if a valid one was sent), client and place."""
@@ -187,6 +204,7 @@ class RequestMiddleware:
 
 
 _ID = re.compile(schema.REQUEST_ID.encode())
+_LOCAL = re.compile(rb"[0-9.]+|(?:.+\.)?localhost\.?")
 
 
 # ---- routes
@@ -250,6 +268,8 @@ async def metrics(request: Request) -> Response:
 
 async def reload(request: Request) -> Response:
     """Have the workers replaced one after another, as by SIGHUP; the log and /metrics show the outcome."""
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):  # which no page can send
+        raise RefusedError(415, "send the request with Content-Type: application/json")
     if parent := multiprocessing.parent_process():
         os.kill(parent.pid or 0, signal.SIGHUP)
     return JsonResponse({"reload": "begun", "bundle": request.scope["jingyin"].service.deployment.bundle_id}, 202)

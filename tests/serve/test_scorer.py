@@ -163,6 +163,13 @@ def test_the_second_time_comes_from_the_cache(fresh: Scorer) -> None:
     assert (fresh.cache.cache_hits, fresh.cache.cache_misses) == (1, 1)
 
 
+def test_a_message_read_in_several_time_slices_missed_the_cache_once(fresh: Scorer) -> None:
+    assert not fresh.first_look(THREAT).final
+    assert not next(fresh.scored([THREAT], until=0.0)).final
+    assert next(fresh.scored([THREAT])).final
+    assert (fresh.cache.cache_hits, fresh.cache.cache_misses) == (0, 1)
+
+
 def test_messages_that_differ_in_masked_numbers_share_an_entry(fresh: Scorer) -> None:
     fresh.score("您的验证码是482913，请勿告诉他人")
     assert fresh.score("您的验证码是771204，请勿告诉他人").stage == "cache"
