@@ -196,14 +196,19 @@ _End = asyncio.Future[None]
 class VerdictClient:
     """Asks for verdicts; make it on the running event loop.
 
-    `seconds` bounds the wait for a verdict, `on_failure` ("pass" or "block") is the action for a message without one.
-    In a dry run nothing is blocked.
+    `seconds` bounds the wait for a verdict, `on_failure` ("pass" or "block") is the action for a message without one,
+    `on_unread` ("pass", "review" or "block") the least action for one that was not read in full. In a dry run nothing
+    is blocked.
     """
 
-    def __init__(self, http: Http, *, seconds: float = 0.2, on_failure: str = "pass", dry_run: bool = False) -> None:
+    def __init__(
+        self, http: Http, *, seconds: float = 0.2, on_failure: str = "pass", on_unread: str = "block",
+        dry_run: bool = False,
+    ) -> None:  # fmt: skip
         self._http = http
         self._seconds = seconds
         self._on_failure = on_failure
+        self._on_unread = on_unread
         self._block = "would_block" if dry_run else "block"
         self._places = asyncio.Semaphore(_QUESTIONS)
         self._ends: dict[_Pair, _End] = {}
@@ -232,6 +237,11 @@ class VerdictClient:
     def failure(self, reason: str) -> Ruling:
         """Return the answer for a message that can't be judged."""
         return Ruling(self._block if self._on_failure == "block" else "pass", reason)
+
+    def doubted(self, answer: Ruling, reason: str) -> Ruling:
+        """Return at least the answer for a message that was not read in full."""
+        action = self._block if self._on_unread == "block" else self._on_unread
+        return max(answer, Ruling(action, reason), key=lambda each: each.severity)
 
     async def ask(
         self, texts: Iterable[str], sender: str, receivers: Iterable[str], places: asyncio.Semaphore
@@ -309,7 +319,8 @@ class VerdictClient:
         action, reason = verdict["action"], verdict["reason"]
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
-        return Ruling(self._block if action == "block" else action, reason)
+        ruling = Ruling(self._block if action == "block" else action, reason)
+        return self.doubted(ruling, "unread") if verdict.get("edits", {}).get("unread") else ruling
 
 
 class _StatusError(Exception):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
-from tests.serve.gateways.fakes import GREETING, THREAT, World, play
+from tests.serve.gateways.fakes import GREETING, THREAT, World, counted, play
 from tests.serve.gateways.golden import GOLDEN
 
 from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError
@@ -224,6 +224,18 @@ def test_64_kilobytes() -> None:
         assert world.gateway.received[1:] == [large]
 
     play(scenario, SMPP)
+
+
+@pytest.mark.parametrize(("on_unread", "status"), [("block", 0x45), ("review", 0), ("pass", 0)])
+def test_a_message_that_was_not_read_in_full_is_never_forwarded_in_silence(on_unread: str, status: int) -> None:
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
+        peer, before = await world.bound(), counted(on_unread, "unread")
+        peer.send(SMPP.submit(GREETING, 2))
+        assert await peer.answers(1) == {2: status}
+        assert counted(on_unread, "unread") == before + 1
+
+    play(scenario, SMPP, on_unread=on_unread)
 
 
 def test_a_frame_is_read_with_its_kind() -> None:
