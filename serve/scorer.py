@@ -372,8 +372,8 @@ def _riskiest(whole: CleanText, pieces: list[Scored]) -> Scored:
     """Return a message with the decision on the riskiest of its pieces."""
     if len(pieces) == 1:
         return pieces[0]
-    every = {"from_cache": all(each.from_cache for each in pieces), "final": all(each.final for each in pieces)}
-    return max(pieces, key=_risk)._replace(clean=whole, **every)
+    from_cache, final = all(each.from_cache for each in pieces), all(each.final for each in pieces)
+    return max(pieces, key=_risk)._replace(clean=whole, from_cache=from_cache, final=final)
 
 
 def _at_rate(manifest: Manifest, action: str, rate: float) -> Threshold:

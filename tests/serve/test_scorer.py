@@ -60,7 +60,7 @@ def test_a_threat_anywhere_in_a_long_message_is_found(scorer: Scorer, at: int, l
     assert verdict.action in ("review", "block")
     assert verdict.edits.get("unread", 0) == unread
     assert scorer.first_look(text).decision.action != "pass"
-    assert list(scorer.score_many([text, FILLER[:length]]))[0].risk == verdict.risk > 0.5
+    assert next(scorer.score_many([text, FILLER[:length]])).risk == verdict.risk > 0.5
     spans = scorer.explain(text)
     assert [span.text for span in spans] == [text[span.start : span.end] for span in spans]
     assert any(at <= span.start < at + len(THREAT) for span in spans)
