@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from jingyin.model.errors import InputError
 from jingyin.serve.gateways.client import MESSAGES, SESSIONS, Http, Ruling, VerdictClient, log
-from jingyin.serve.gateways.codec import Message, message
+from jingyin.serve.gateways.codec import Message, Parsed, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.gateways.program import HelpFormatter, add_options, listen, run
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
@@ -73,11 +73,11 @@ def read_query(query: bytes) -> SendsmsCall:
     source = fields.get(b"from", b"").decode("latin-1")
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     scheduled = b"deferred" in fields
-    read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
+    parsed = Parsed([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
     account = fields.get(b"username") or fields.get(b"user", b"")
-    return SendsmsCall(read, "&".join(quoted), account.decode("latin-1"))
+    return SendsmsCall(message(parsed), "&".join(quoted), account.decode("latin-1"))
 
 
 def _unescape(data: bytes) -> bytes:
