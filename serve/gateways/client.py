@@ -38,6 +38,7 @@ ENDED = Counter("jingyin_gateway_sessions_ended", "Sessions by what ended them."
 ENDED.labels("unreachable")  # so that alarms see it at 0 before it rises
 HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of their message.", registry=REGISTRY)
 PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Bytes of parts that wait or are remembered.", registry=REGISTRY)
+FORGOTTEN = Counter("jingyin_gateway_parts_forgotten", "Parts forgotten early for lack of memory.", registry=REGISTRY)
 
 MOST_FAILURES, REST_SECONDS = 10, 1.0
 """After this many failures, and REST_SECONDS without any answer, jingyin is asked only once in REST_SECONDS: waiting

@@ -10,13 +10,15 @@ form that needs no charset, so that Kannel can't read another text. An ambiguous
 import argparse
 import asyncio
 import re
+from dataclasses import dataclass, field
 from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways.client import MESSAGES, SESSIONS, Http, Ruling, VerdictClient, log
+from jingyin.serve.gateways.client import MESSAGES, SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import Message, Parsed, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.gateways.program import HelpFormatter, add_options, listen, run
@@ -118,12 +120,20 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
         ) from None
 
 
+@dataclass(eq=False)
+class _Application:
+    """The owner of a user's messages: applications take turns."""
+
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSION_QUESTIONS))
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
     def __init__(self, smsbox: Http, joiner: Joiner) -> None:
         self._smsbox, self._joiner = smsbox, joiner
-        self.places, self.reading = asyncio.Semaphore(64), asyncio.Lock()
+        self._applications: WeakValueDictionary[str, _Application] = WeakValueDictionary()  # those with open calls
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
         self._draining = False
@@ -137,7 +147,7 @@ class KannelFilter:
         """Stop after answering the calls received."""
         self._server.close()
         self._draining = True
-        self._joiner.flush(self)
+        self._joiner.flush()
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._busy and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
@@ -220,10 +230,10 @@ class KannelFilter:
             answer = Ruling("refuse", "unreadable")
             MESSAGES.labels(*answer).inc()
             return 400, str(error).encode()
-        part = None
+        part, application = None, self._applications.setdefault(call.account, _Application())
         if call.message.part:
-            part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
-        answer = await (part.answer if part else self._joiner.judge(call.message, self))
+            part = self._joiner.add(call.message, "submit", application, call.account, hold=True)
+        answer = await (part.answer if part else self._joiner.judge(call.message, application))
         MESSAGES.labels(*answer).inc()
         if answer.action == "block":
             return 403, b"Blocked"
@@ -248,7 +258,9 @@ def _phrase(status: int) -> bytes:
 
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
-    joiner = Joiner(client, dict(options.coding), hold=options.hold, remember=options.remember)
+    joiner = Joiner(
+        client, dict(options.coding), hold=options.hold, remember=options.remember, most=options.part_memory << 20
+    )
     started = KannelFilter(Http(options.smsbox), joiner)
     await started.listen(options.host, options.port)
     return started

@@ -12,6 +12,7 @@ from prometheus_client import start_http_server
 
 from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.serve.gateways.client import REGISTRY, Http, VerdictClient, log
+from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS
 from jingyin.serve.sms import CODINGS
 
 
@@ -65,7 +66,8 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
-    parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
+    parser.add_argument("--remember", type=float, default=PHONE_SECONDS, help="seconds to keep forwarded parts")
+    parser.add_argument("--part-memory", type=int, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
         help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",
