@@ -10,7 +10,7 @@
     ksc5601       SMPP data_coding 14, and 0x84 on Android
     ucs2-le, utf8, big5, shift-jis  under any data_coding that a gateway uses for them
 
-Elements of a user data header, and who reads them how. Bytes are hexadecimal; `nn` is number, `tt` total, `rr` reference.
+Elements of a user data header, and who reads them how, in hexadecimal; `nn` is number, `tt` total, `rr` reference:
 
     element           3GPP TS 23.040       Kannel (bearerbox)    Android (SmsHeader)
     00 03 rr tt nn    a part; the last     a part; the first     a part; the last that is valid

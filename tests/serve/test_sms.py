@@ -215,7 +215,8 @@ def test_a_damaged_header_among_parts_still_gets_its_text_read() -> None:
 def test_an_unknown_coding_lists_the_known() -> None:
     with pytest.raises(
         InputError,
-        match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk, ksc5601, jis, euc-jp, shift-jis, big5, ucs2-le, utf8$",
+        match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk, ksc5601, jis, euc-jp, "
+        r"shift-jis, big5, ucs2-le, utf8$",
     ):
         decode(b"secret", "utf7")
 
