@@ -26,7 +26,7 @@ from jingyin.serve.gateways.client import FORGOTTEN, HELD, PART_BYTES, Ruling, V
 from jingyin.serve.gateways.codec import Message, digits
 from jingyin.serve.sms import MAX_PAYLOAD, PUSH_PORT, Segment, readings
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 128 << 20
 """Bytes of all parts together; beyond that the oldest of the account with the most are forgotten."""
 SCHEDULED_SECONDS = 31 * 86_400.0
 """Least time to keep parts with a time of delivery, which may come together long after they were sent."""
@@ -47,7 +47,7 @@ _MAX_LOST = 50_000  # keys of forgotten parts
 _LARGE = 8_192  # bytes; longer messages are read in a thread
 _PAUSE = 0.005  # seconds of reading after which the event loop does other work
 _SAME_MESSAGE = 10.0  # seconds; parts forwarded earlier may belong to a previous message with the same reference
-_OVERHEAD, _PER_RECEIVER = 600, 300  # bytes of a part besides its payload, about
+_OVERHEAD, _PER_RECEIVER = 1_200, 500  # bytes of a part besides its payload, as tracemalloc measures them
 
 T = TypeVar("T")
 PartKey = tuple[str, str, int | str]
@@ -63,7 +63,7 @@ class Owner(Protocol):
     reading: asyncio.Lock
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class HeldPart:
     """A received part of the messages `keys`, for each of its destinations; it waits, or was forwarded.
 
@@ -88,7 +88,7 @@ class HeldPart:
         return _OVERHEAD + _PER_RECEIVER * len(self.keys) + sum(len(each.payload) for each in self.message.texts)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Box:
     """The parts with one reference that one destination has received or is about to receive.
 

@@ -188,7 +188,7 @@ def test_parts_with_a_time_of_delivery_are_remembered_longer(dialect: Dialect, a
 
 def test_a_flood_pushes_out_only_parts_of_its_account_and_what_it_pushed_out_is_doubted(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
-        world.joiner._most = 30_000
+        world.joiner._most = 60_000
         peer, flood = await world.bound(), await world.bound("other1")
         forgotten = FORGOTTEN._value.get()
         for each in (peer, flood):
@@ -524,10 +524,10 @@ def test_parts_are_forgotten_after_their_time() -> None:
         client = _Counting()
         joiner = Joiner(client, {}, hold=0.01, remember=0.05)  # type: ignore[arg-type]
         await joiner.add(part(7, 2, 1), "submit", _Owner(), "a", hold=True).answer
-        assert joiner._bytes.total() == 902
+        assert joiner._bytes.total() == 1_702
         await asyncio.sleep(0.06)
         await joiner.add(part(8, 2, 2), "submit", _Owner(), "a", hold=False).answer
-        assert (joiner._bytes.total(), len(joiner._boxes)) == (902, 1)
+        assert (joiner._bytes.total(), len(joiner._boxes)) == (1_702, 1)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -535,13 +535,13 @@ def test_parts_are_forgotten_after_their_time() -> None:
 def test_memory_is_bounded_and_what_still_waits_is_judged() -> None:
     async def scenario() -> None:
         client = _Counting()
-        joiner = Joiner(client, {}, hold=60, remember=60, most=8_000)  # type: ignore[arg-type]
+        joiner = Joiner(client, {}, hold=60, remember=60, most=14_000)  # type: ignore[arg-type]
         pieces = [
             joiner.add(part(i, 2, 1, f"{i:02}".encode("utf-16-be")), "submit", _Owner(), "a", hold=True)
             for i in range(100)
         ]
         await asyncio.gather(*(piece.answer for piece in pieces[:92]))
-        assert joiner._bytes.total() <= 8_000
+        assert joiner._bytes.total() <= 14_000
         assert len(client.asked) == len(pieces) - len(joiner._waiting) == 92
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
