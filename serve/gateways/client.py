@@ -38,6 +38,7 @@ ENDED = Counter("jingyin_gateway_sessions_ended", "Sessions by what ended them."
 ENDED.labels("unreachable")  # so that alarms see it at 0 before it rises
 HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of their message.", registry=REGISTRY)
 PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Bytes of parts that wait or are remembered.", registry=REGISTRY)
+FORGOTTEN = Counter("jingyin_gateway_parts_forgotten", "Parts forgotten early for lack of memory.", registry=REGISTRY)
 
 SECONDS_TO_WAIT = 3.0
 """Longest wait for a verdict, by default. A gateway can wait, and a message that is not read in time is a way past the
@@ -217,8 +218,8 @@ class VerdictClient:
     """Asks for verdicts; make it on the running event loop.
 
     `seconds` bounds the wait for a verdict; the service gets two thirds of it. `on_failure` ("pass" or "block") is the
-    action for a message without one, `unread` ("refuse" or "forward") what happens to a risky one that the service did
-    not read in full. In a dry run nothing is blocked.
+    action for a message without one, `unread` ("refuse" or "forward") what happens to one that was not read in full. In
+    a dry run nothing is blocked.
     """
 
     def __init__(
@@ -259,6 +260,10 @@ class VerdictClient:
     def failure(self, reason: str) -> Ruling:
         """Return the answer for a message that can't be judged."""
         return Ruling(self._block if self._on_failure == "block" else "pass", reason)
+
+    def unread(self, answer: Ruling, reason: str) -> Ruling:
+        """Return at least the answer for a message that was not read in full."""
+        return max(answer, Ruling(self._unread, reason), key=lambda each: each.severity)
 
     async def ask(
         self, texts: Iterable[str], sender: str, receivers: Iterable[str], places: asyncio.Semaphore
@@ -342,12 +347,13 @@ class VerdictClient:
         action, reason = verdict["action"], verdict["reason"]
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
-        if action == "block":
-            return Ruling(self._block, reason)
+        ruling = Ruling(self._block if action == "block" else action, reason)
+        if verdict.get("edits", {}).get("unread"):
+            ruling = self.unread(ruling, "unread")
         risk = verdict.get("risk", 0.0)  # null: not even the prefilter has read it
         if reason == "deadline" and (action == "review" or risk is None or risk >= RISKY):
-            return Ruling(self._unread, reason)
-        return Ruling(action, reason)
+            ruling = self.unread(ruling, reason)
+        return ruling
 
 
 class _StatusError(Exception):

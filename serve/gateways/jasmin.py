@@ -65,8 +65,9 @@ try:
         with urlopen(Request(url, json.dumps(asked).encode(), headers), timeout=seconds) as answer:
             verdict = json.load(answer)
             risk = verdict.get("risk", 0.0)  # as in client.py
-            unread = verdict.get("reason") == "deadline" and verdict["action"] != "block"
-            unread = unread and (verdict["action"] == "review" or risk is None or risk >= 0.1)
+            late = verdict.get("reason") == "deadline"
+            late = late and (verdict["action"] == "review" or risk is None or risk >= 0.1)
+            unread = (late or verdict.get("edits", {}).get("unread")) and verdict["action"] != "block"
             found.append("refuse" if unread else verdict["action"])
     action = "block" if "block" in found else "refuse" if "refuse" in found else "pass"
 except Exception:  # a filter must not lose messages by its own fault

@@ -11,14 +11,16 @@ import argparse
 import asyncio
 import re
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways.client import MESSAGES, SESSIONS, Http, Ruling, VerdictClient, log
-from jingyin.serve.gateways.codec import Message, message
+from jingyin.serve.gateways.client import MESSAGES, SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
+from jingyin.serve.gateways.codec import Message, Parsed, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.gateways.program import HelpFormatter, add_options, listen, run
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
@@ -74,11 +76,11 @@ def read_query(query: bytes) -> SendsmsCall:
     source = fields.get(b"from", b"").decode("latin-1")
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     scheduled = b"deferred" in fields
-    read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
+    parsed = Parsed([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
     account = fields.get(b"username") or fields.get(b"user", b"")
-    return SendsmsCall(read, "&".join(quoted), account.decode("latin-1"))
+    return SendsmsCall(message(parsed), "&".join(quoted), account.decode("latin-1"))
 
 
 def _unescape(data: bytes) -> bytes:
@@ -119,13 +121,21 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
         ) from None
 
 
+@dataclass(eq=False)
+class _Application:
+    """The owner of a user's messages: applications take turns."""
+
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSION_QUESTIONS))
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
     def __init__(self, smsbox: Http, joiner: Joiner, paths: Collection[bytes] = ()) -> None:
         """Paths but .../sendsms and `paths` are refused: sendota, say, takes texts in parameters of its own."""
         self._smsbox, self._joiner, self._paths = smsbox, joiner, frozenset(paths)
-        self.places, self.reading = asyncio.Semaphore(64), asyncio.Lock()
+        self._applications: WeakValueDictionary[str, _Application] = WeakValueDictionary()  # those with open calls
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
         self._draining = False
@@ -139,7 +149,7 @@ class KannelFilter:
         """Stop after answering the calls received."""
         self._server.close()
         self._draining = True
-        self._joiner.flush(self)
+        self._joiner.flush()
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._busy and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
@@ -225,10 +235,10 @@ class KannelFilter:
             answer = Ruling("refuse", "unreadable")
             MESSAGES.labels(*answer).inc()
             return 400, str(error).encode()
-        part = None
+        part, application = None, self._applications.setdefault(call.account, _Application())
         if call.message.part:
-            part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
-        answer = await (part.answer if part else self._joiner.judge(call.message, self))
+            part = self._joiner.add(call.message, "submit", application, call.account, hold=True)
+        answer = await (part.answer if part else self._joiner.judge(call.message, application))
         MESSAGES.labels(*answer).inc()
         if answer.refused:
             return (403, b"Blocked") if answer.action == "block" else (503, b"Temporal failure, try again later.")
@@ -253,7 +263,9 @@ def _phrase(status: int) -> bytes:
 
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
-    joiner = Joiner(client, dict(options.coding), hold=options.hold, remember=options.remember)
+    joiner = Joiner(
+        client, dict(options.coding), hold=options.hold, remember=options.remember, most=options.part_memory << 20
+    )
     started = KannelFilter(Http(options.smsbox), joiner, [path.encode() for path in options.path])
     await started.listen(options.host, options.port)
     return started

@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 
 from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.serve.gateways.client import REGISTRY, SECONDS_TO_WAIT, AwayError, Http, VerdictClient, log
+from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS
 from jingyin.serve.sms import CODINGS
 
 START_SECONDS = 30.0
@@ -76,11 +77,12 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
     parser.add_argument(
         "--unread", choices=("refuse", "forward"), default="refuse",
-        help="a risky message that was not read in full: temporary error, or forward",
+        help="a message that was not read in full: refuse it with the protocol's temporary error, or forward it",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=seconds(0), default=0.5, help="longest wait for the other parts, in seconds")
-    parser.add_argument("--remember", type=seconds(0), default=86_400, help="seconds to keep forwarded parts")
+    parser.add_argument("--remember", type=seconds(0), default=PHONE_SECONDS, help="seconds to keep forwarded parts")
+    parser.add_argument("--part-memory", type=int, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
         help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",

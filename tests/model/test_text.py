@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from jingyin.model import text as text_module
 from jingyin.model.errors import InputError
+from jingyin.model.fold import FOLD
 from jingyin.model.masks import PLACEHOLDERS, amount_value, bucket, readable
 from jingyin.model.prefilter import is_disguised
-from jingyin.model.text import MAX_CHARACTERS, CleanString, CleanText, clean
+from jingyin.model.text import MAX_CHARACTERS, READ_CHARACTERS, CleanString, CleanText, clean
 
 # Everything a message may hold, with the characters that the steps care about drawn often.
 MESSAGES = st.text(
@@ -290,6 +291,22 @@ def test_of_a_hundred_thousand_characters_both_ends_are_kept() -> None:
     assert cleaned.edits["cut"] == 100_002 - MAX_CHARACTERS
     assert cleaned.offsets[-1] == (100_001, 100_002)
     assert len(cleaned.offsets) == len(cleaned.text)
+    assert cleaned.edits["unread"] == 100_002 - READ_CHARACTERS
+
+
+@given(st.text("今天ﷺ㍿\u200b a。", min_size=1, max_size=40), st.integers(0, 1_500))
+def test_pieces_cover_a_long_message_and_none_is_cut(part: str, times: int) -> None:
+    cleaned = clean(part * times)
+    if "cut" not in cleaned.edits:
+        assert cleaned.pieces == [cleaned]
+        return
+    assert all("cut" not in each.edits for each in cleaned.pieces)
+    read = set[int]()
+    for each in cleaned.pieces:
+        assert cleaned.original.startswith(each.original, each.start)
+        read |= set(range(each.start, each.start + len(each.original)))
+    unread = sum(len(character.translate(FOLD)) for i, character in enumerate(cleaned.original) if i not in read)
+    assert 0 <= cleaned.edits.get("unread", 0) - unread <= 40  # a character that folds to many is read whole
 
 
 @pytest.mark.parametrize("character", "呼口哈呢[(^:~ 乎一百万元1a@.x*#+¥/著佢冇花呗ﷺ㍿㎯呗😊?,。")

@@ -174,7 +174,7 @@ def play(
         world.client = client.VerdictClient(
             http, seconds=seconds, on_failure=on_failure, unread=unread, dry_run=dry_run
         )
-        given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, **options}
+        given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, "part_memory": 64, **options}
         world.settings = proxy.settings(
             dialect.codec,
             argparse.Namespace(gateway=("127.0.0.1", gateway), hold=hold, remember=remember, **given),

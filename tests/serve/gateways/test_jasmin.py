@@ -145,10 +145,16 @@ def test_parameters_that_the_client_numbers_itself_are_judged(
     assert intercept(first) == statuses
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"action":"review","reason":"deadline","risk":0.7}',
+        b'{"action":"pass","reason":"scored","risk":0.01,"edits":{"cut":28000,"unread":10000}}',
+    ],
+)
 @pytest.mark.parametrize(("unread", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
-def test_what_was_not_read_in_full(monkeypatch: pytest.MonkeyPatch, unread: str, statuses: Any) -> None:
+def test_what_was_not_read_in_full(monkeypatch: pytest.MonkeyPatch, answer: bytes, unread: str, statuses: Any) -> None:
     monkeypatch.setenv("JINGYIN_UNREAD", unread)
-    answer = b'{"action":"review","reason":"deadline","risk":0.7}'
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answer))
     assert intercept(pdu(THREAT, 8)) == statuses
 

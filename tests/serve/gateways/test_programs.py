@@ -165,7 +165,7 @@ def test_a_wrong_key_does_not_start(
         (["--smsc", "nowhere"], "HOST:PORT is wanted"),
         (["--smsc", "host:0"], "HOST:PORT is wanted"),
         ([], "--smsc"),
-        (["--smsc", "host:1", "--coding", "0=big5"], "NUMBER=NAME is wanted"),
+        (["--smsc", "host:1", "--coding", "0=utf7"], "NUMBER=NAME is wanted"),
         (["--smsc", "host:1", "--block-status", "-1"], "--block-status -1 does not fit into a response"),
         (["--smsc", "host:2775", "--host", "203.0.113.1"], "can't listen on 203.0.113.1:2775"),
         (["--smsc", "host:1", "--block-status", "0"], "--block-status 0 accepts a message"),

@@ -279,7 +279,8 @@ def test_a_stranger_does_not_keep_a_connection(
 
 @pytest.mark.parametrize("status", [-1, 256, 1 << 32])
 def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> None:
-    given = argparse.Namespace(gateway=("", 1), hold=1, remember=1, judge="submit", coding=[], block_status=status)
+    fields = {"gateway": ("", 1), "hold": 1, "remember": 1, "part_memory": 1, "judge": "submit", "coding": []}
+    given = argparse.Namespace(**fields, block_status=status)
     if status == 256 and dialect.name in ("smpp", "smgp"):
         assert proxy.settings(dialect.codec, given, None).statuses["block"] == 256  # type: ignore[arg-type]
         return
