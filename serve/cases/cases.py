@@ -229,8 +229,8 @@ class Cases:
             named["reporter"] = message.receiver or f"\n{message.key}"
         wanted = {kind: self._hash(kind, name) for kind, name in named.items() if name}
         where = PARTIES.c.case == case.id
-        pairs = sa.or_(*(sa.and_(PARTIES.c.kind == kind, PARTIES.c.hash == hash_) for kind, hash_ in wanted.items()))
-        known = set(connection.scalars(sa.select(PARTIES.c.kind).where(where, pairs))) if wanted else set()
+        pairs = [sa.and_(PARTIES.c.kind == kind, PARTIES.c.hash == hash_) for kind, hash_ in wanted.items()]
+        known = set(connection.scalars(sa.select(PARTIES.c.kind).where(where, sa.or_(sa.false(), *pairs))))
         counts = {"sender": case.senders, "receiver": case.receivers, "reporter": case.reports}
         new = {kind for kind in wanted.keys() - known if counts[kind] < PARTIES_COUNTED}
         if new:

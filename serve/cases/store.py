@@ -44,18 +44,19 @@ CASES = Table(
     Index("cases_by_last", "state", "last"),
     Index("cases_by_decision", "decided"),
 )  # fmt: skip
-_CASE = ForeignKey("cases.id", ondelete="CASCADE")
 SKETCHES = Table(
     "sketches", metadata, Column("hash", BigInteger, primary_key=True),
-    Column("case", String(16), _CASE.copy(), primary_key=True, index=True), sqlite_with_rowid=False,
+    Column("case", String(16), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True, index=True),
+    sqlite_with_rowid=False,
 )  # fmt: skip
 PARTIES = Table(
-    "parties", metadata, Column("case", String(16), _CASE.copy(), primary_key=True),
-    Column("kind", String(8), primary_key=True), Column("hash", BigInteger, primary_key=True), sqlite_with_rowid=False,
+    "parties", metadata, Column("case", String(16), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(8), primary_key=True), Column("hash", BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
 )  # fmt: skip
 """Hashes of the senders, receivers and reporters of a case."""
 TEXTS = Table(
-    "texts", metadata, Column("case", String(16), _CASE.copy(), primary_key=True),
+    "texts", metadata, Column("case", String(16), ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True),
     Column("hash", BigInteger, primary_key=True), Column("number", Integer, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
 )  # fmt: skip

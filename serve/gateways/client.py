@@ -50,7 +50,9 @@ SESSION_QUESTIONS = 16
 _KEEP_SECONDS = 2.0  # shorter than in any server, which must not close a connection while a question is sent
 _MAX_ANSWER = 1 << 20
 _REASON = re.compile("[a-z_]{1,20}")
-_SEVERITY = ("pass", "review", "would_block", "block")
+_SEVERITY = ("pass", "review", "hold", "would_block", "block")
+REFUSED = {"block": "block", "hold": "busy"}
+"""Actions of messages that are not forwarded, and the status that says so, see Codec.statuses."""
 
 
 def log(event: str, **fields: object) -> None:
@@ -60,7 +62,7 @@ def log(event: str, **fields: object) -> None:
 
 
 class Ruling(NamedTuple):
-    """The action for a message (pass, review, block, or would_block in a dry run) and the reason."""
+    """The action for a message (pass, review, hold, block, or would_block in a dry run) and the reason."""
 
     action: str
     reason: str
@@ -197,14 +199,18 @@ class VerdictClient:
     """Asks for verdicts; make it on the running event loop.
 
     `seconds` bounds the wait for a verdict, `on_failure` ("pass" or "block") is the action for a message without one.
-    In a dry run nothing is blocked.
+    With `review` "refuse" a message with action review is refused for now. In a dry run nothing is refused.
     """
 
-    def __init__(self, http: Http, *, seconds: float = 0.2, on_failure: str = "pass", dry_run: bool = False) -> None:
+    def __init__(
+        self, http: Http, *, seconds: float = 0.2, on_failure: str = "pass", dry_run: bool = False,
+        review: str = "forward",
+    ) -> None:  # fmt: skip
         self._http = http
         self._seconds = seconds
         self._on_failure = on_failure
         self._block = "would_block" if dry_run else "block"
+        self._review = "hold" if review == "refuse" and not dry_run else "review"
         self._places = asyncio.Semaphore(_QUESTIONS)
         self._ends: dict[_Pair, _End] = {}
         self._failures = 0
@@ -309,7 +315,7 @@ class VerdictClient:
         action, reason = verdict["action"], verdict["reason"]
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
-        return Ruling(self._block if action == "block" else action, reason)
+        return Ruling({"block": self._block, "review": self._review}.get(action, action), reason)
 
 
 class _StatusError(Exception):

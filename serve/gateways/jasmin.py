@@ -52,9 +52,13 @@ try:
             Request(url, json.dumps(asked).encode(), headers), timeout=float(os.environ.get("JINGYIN_SECONDS", "0.2"))
         ) as answer:
             found.append(json.load(answer)["action"])
-    action = "block" if "block" in found else "pass"
+    held = "review" in found and os.environ.get("JINGYIN_REVIEW") == "refuse"
+    action = "block" if "block" in found else "hold" if held else "pass"
 except Exception:  # a filter must not lose messages by its own fault
     action = "block" if "block" in found else action
 if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL
     http_status = 403
+if action == "hold" and not os.environ.get("JINGYIN_DRY_RUN"):
+    smpp_status = 0x58  # ESME_RTHROTTLED
+    http_status = 503

@@ -227,6 +227,8 @@ class KannelFilter:
         MESSAGES.labels(*answer).inc()
         if answer.action == "block":
             return 403, b"Blocked"
+        if answer.action == "hold":
+            return 503, b"Held for review; try again later"
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:

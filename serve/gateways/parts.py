@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain, groupby, islice, product
 from typing import Any, Protocol, TypeVar
 
-from jingyin.serve.gateways.client import HELD, PART_BYTES, Ruling, VerdictClient
+from jingyin.serve.gateways.client import HELD, PART_BYTES, REFUSED, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message, digits
 from jingyin.serve.sms import MAX_PAYLOAD, Segment, readings
 
@@ -264,7 +264,7 @@ class Joiner:
             for text, to in questions
         )
         answer = max(await asyncio.gather(*answers), key=lambda each: each.severity)
-        if answer.action == "block":
+        if answer.action in REFUSED:
             self.forget(part)
         if not part.answer.done():  # its session may have ended
             part.answer.set_result(answer)

@@ -59,6 +59,10 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--uds", help="Unix socket of the service, instead of its URL")
     parser.add_argument("--seconds", type=_wait, default=0.2, help="longest wait for a verdict, in seconds")
     parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
+    parser.add_argument(
+        "--review", choices=("forward", "refuse"), default="forward",
+        help="messages with action review: forward them, or refuse them for now with the protocol's temporary error",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
     parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
@@ -83,7 +87,7 @@ def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, Verdic
         headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
         client = VerdictClient(
             Http(options.jingyin, options.uds, headers),
-            seconds=options.seconds, on_failure=options.on_failure, dry_run=options.dry_run,
+            seconds=options.seconds, on_failure=options.on_failure, dry_run=options.dry_run, review=options.review,
         )  # fmt: skip
         try:
             await client.check()

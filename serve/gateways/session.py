@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jingyin.serve.gateways.client import ENDED, MESSAGES, SESSION_QUESTIONS, Ruling, VerdictClient, log
+from jingyin.serve.gateways.client import ENDED, MESSAGES, REFUSED, SESSION_QUESTIONS, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import RESPONSE, Codec, Frame, FrameError, FrameKind, Message, UnreadableError
 from jingyin.serve.gateways.parts import HeldPart, Joiner
 
@@ -244,10 +244,10 @@ class _Flow:
             self._one_at_a_time = True  # the client waits for each answer before the next part: holding is useless
         self._finish(frame, answer)
 
-    def _finish(self, frame: Frame, answer: Ruling, status: str = "block") -> None:
-        if answer.action == "block":
+    def _finish(self, frame: Frame, answer: Ruling, status: str = "") -> None:
+        if answer.action in REFUSED:
             self._source.answered(frame.sequence)
-            return self._refuse(frame, answer, status)
+            return self._refuse(frame, answer, status or REFUSED[answer.action])
         MESSAGES.labels(*answer).inc()
         return self._sink.write(frame.data)
 

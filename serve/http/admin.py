@@ -111,7 +111,8 @@ async def overview(request: Request) -> Response:
         if sample.name.endswith("_total")
     ]
     senders = [{"id": mark.removeprefix(SENDER), "seconds": round(left)} for mark, left in marks]
-    return JSONResponse({"counts": counts, "senders": senders, "bundle": service.deployment.bundle_id})
+    found = {"counts": counts, "senders": senders, "bundle": service.deployment.bundle_id}
+    return JSONResponse({**found, "cases": service.cases is not None})
 
 
 async def trial(request: Request) -> Response:
