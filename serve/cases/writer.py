@@ -85,12 +85,15 @@ class Writer:
 
     def put(self, message: Message) -> None:
         """Queue a message; what finds no room is counted, and fails if anyone waits for it."""
+        if self._away and message.kept:
+            return message.kept.set_exception(StoreError("the database of cases can't be used now; try again later"))
         try:
             self._queue.put_nowait(message)
         except Full:
             self._dropped("queue", 1)
             if message.kept:
                 message.kept.set_exception(StoreError("too many messages wait for the database of cases; try again"))
+        return None
 
     def _dropped(self, what: str, number: int) -> None:
         self._metrics.cases_dropped(what).inc(number)
@@ -117,9 +120,11 @@ class Writer:
         end = time.monotonic() + BATCH_SECONDS
         while len(batch) < BATCH and not (batch and batch[-1].kept):
             try:
-                batch.append(self._queue.get(timeout=max(0.0, end - time.monotonic())))
+                message = self._queue.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
                 break
+            if not message.kept or message.kept.set_running_or_notify_cancel():  # else nobody waits any more
+                batch.append(message)
         return batch
 
     def _attempt(self, work: Callable[[], None], batch: list[Message]) -> bool:

@@ -160,7 +160,7 @@ Scenario = Callable[[World], Awaitable[None]]
 
 def play(
     scenario: Scenario, dialect: Dialect, *, jingyin: int | None = None, hold: float = 0.3, remember: float = 3_600,
-    seconds: float = 20, on_failure: str = "pass", dry_run: bool = False, key: str = "", **options: Any,
+    seconds: float = 20, on_failure: str = "pass", dry_run: bool = False, key: str = "", review: str = "forward", **options: Any,
 ) -> None:  # fmt: skip
     """Run a scenario; `jingyin` is the port of a service, by default of a fake one."""
 
@@ -170,7 +170,9 @@ def play(
         scoring, gateway = await world.scoring.start(), await world.gateway.start()
         headers = f"Authorization: Bearer {key}\r\n" if key else ""
         http = client.Http(f"http://127.0.0.1:{scoring if jingyin is None else jingyin}", None, headers)
-        world.client = client.VerdictClient(http, seconds=seconds, on_failure=on_failure, dry_run=dry_run)
+        world.client = client.VerdictClient(
+            http, seconds=seconds, on_failure=on_failure, dry_run=dry_run, review=review
+        )
         given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, **options}
         world.settings = proxy.settings(
             dialect.codec,
