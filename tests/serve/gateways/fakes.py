@@ -160,7 +160,8 @@ Scenario = Callable[[World], Awaitable[None]]
 
 def play(
     scenario: Scenario, dialect: Dialect, *, jingyin: int | None = None, hold: float = 0.3, remember: float = 3_600,
-    seconds: float = 20, on_failure: str = "pass", dry_run: bool = False, key: str = "", review: str = "forward", **options: Any,
+    seconds: float = 20, on_failure: str = "pass", dry_run: bool = False, key: str = "", review: str = "forward",
+    **options: Any,
 ) -> None:  # fmt: skip
     """Run a scenario; `jingyin` is the port of a service, by default of a fake one."""
 
