@@ -48,6 +48,34 @@ Decision = Literal["threat", "innocent"]
 LABELS_OF: dict[str, tuple[str, ...]] = {"threat": (*FLAGGED, "other_threat"), "innocent": (*BENIGN, "other_threat")}
 
 
+# Statements for each message, built once: SQLAlchemy takes longer to build one than SQLite to run it.
+_NUMBER: sa.BindParameter[str] = sa.bindparam("number")
+_SHARED = sa.func.count().label("shared")
+_NEAR = (
+    sa.select(SKETCHES.c.case, _SHARED)
+    .where(SKETCHES.c.hash.in_(sa.bindparam("sketch", expanding=True)))
+    .group_by(SKETCHES.c.case)
+    .having(sa.bindparam("least") <= _SHARED)
+    .subquery()
+)
+_JOINS = sa.or_(
+    CASES.c.state == "open", CASES.c.decided > sa.bindparam("since"), CASES.c.decision == sa.bindparam("agreed")
+)
+_FIND = (
+    sa.select(CASES)
+    .join(_NEAR, _NEAR.c.case == CASES.c.id)
+    .where(_JOINS, _NEAR.c.shared >= SHARED * CASES.c.hashes)
+    .order_by(_NEAR.c.shared.desc(), CASES.c.state.desc(), CASES.c.harm.desc())
+    .limit(1)
+)
+_CASE = sa.select(CASES).where(CASES.c.id == _NUMBER)
+_UPDATE, _INSERT = CASES.update().where(CASES.c.id == _NUMBER), CASES.insert()
+_MET = sa.select(PARTIES.c.kind, PARTIES.c.hash).where(
+    PARTIES.c.case == _NUMBER, PARTIES.c.hash.in_(sa.bindparam("hashes", expanding=True))
+)
+_TEXTS = sa.select(TEXTS.c.hash).where(TEXTS.c.case == _NUMBER)
+
+
 class Message(NamedTuple):
     """A message, or with `report` a subscriber's report of one; `kept` gets the result once it is written.
 
@@ -160,25 +188,22 @@ class Cases:
         found = message if riskier else case
         routes = [message.route] if message.route else []
         reasons = ["reported", *(["wrongly_blocked"] * (message.report == "wrongly_blocked"))] if message.report else []
-        connection.execute(
-            CASES.update()
-            .where(CASES.c.id == case.id)
-            .values(
-                count=messages + (not message.report or not messages),
-                senders=case.senders + new["sender"],
-                receivers=case.receivers + new["receiver"],
-                reports=case.reports + new["reporter"],
-                first=min(case.first, message.sent or message.time),
-                last=max(case.last, message.time),
-                risk=found.risk,
-                label=found.label,
-                action=found.action,
-                reasons=_joined(_lines(case.reasons), [*message.reasons, *reasons], 20),
-                routes=_joined(_lines(case.routes), routes, 20),
-                weight=total,
-                harm=total + math.log2(max(found.risk, LEAST_RISK)),
-            )
-        )
+        values = {
+            "count": messages + (not message.report or not messages),
+            "senders": case.senders + new["sender"],
+            "receivers": case.receivers + new["receiver"],
+            "reports": case.reports + new["reporter"],
+            "first": min(case.first, message.sent or message.time),
+            "last": max(case.last, message.time),
+            "risk": found.risk,
+            "label": found.label,
+            "action": found.action,
+            "reasons": _joined(_lines(case.reasons), [*message.reasons, *reasons], 20),
+            "routes": _joined(_lines(case.routes), routes, 20),
+            "weight": total,
+            "harm": total + math.log2(max(found.risk, LEAST_RISK)),
+        }
+        connection.execute(_UPDATE, {"number": case.id, **values})
         return self._add_text(connection, case.id, message)
 
     def _sketch(self, text: str) -> list[int]:
@@ -191,36 +216,23 @@ class Cases:
 
     def _find(self, connection: sa.Connection, message: Message, sketch: list[int]) -> "sa.Row[Any] | None":
         """Return the case that a message joins: the most similar one."""
-        shared = sa.func.count().label("shared")
         agreed = {"unwanted": "threat", "wrongly_blocked": "innocent"}.get(message.report or "", "")
-        joins = sa.or_(CASES.c.state == "open", CASES.c.decided > message.time - GRACE, CASES.c.decision == agreed)
-        near = (
-            sa.select(SKETCHES.c.case, shared)
-            .where(SKETCHES.c.hash.in_(sketch))
-            .group_by(SKETCHES.c.case)
-            .having(shared >= SHARED * len(sketch))
-            .subquery()
-        )
-        found = (
-            sa.select(CASES)
-            .join(near, near.c.case == CASES.c.id)
-            .where(joins, near.c.shared >= SHARED * CASES.c.hashes)
-            .order_by(near.c.shared.desc(), CASES.c.state.desc(), CASES.c.harm.desc())
-            .limit(1)
-        )
-        return connection.execute(found).first()
+        values = {"sketch": sketch, "least": SHARED * len(sketch), "since": message.time - GRACE, "agreed": agreed}
+        return connection.execute(_FIND, values).first()
 
     def _open(self, connection: sa.Connection, message: Message, sketch: list[int]) -> "sa.Row[Any]":
         number = secrets.token_hex(8)
+        values = dict.fromkeys(("version", "count", "senders", "receivers", "reports"), 0)
         connection.execute(
-            CASES.insert().values(
-                id=number, state="open", version=0, count=0, senders=0, receivers=0, reports=0, first=message.time,
-                last=message.time, risk=message.risk, label=message.label, action=message.action, reasons="",
-                routes="", hashes=len(sketch), weight=-math.inf, harm=-math.inf,
-            )
+            _INSERT,
+            {
+                **values, "id": number, "state": "open", "first": message.time, "last": message.time,
+                "risk": message.risk, "label": message.label, "action": message.action, "reasons": "", "routes": "",
+                "hashes": len(sketch), "weight": -math.inf, "harm": -math.inf,
+            },
         )  # fmt: skip
         connection.execute(SKETCHES.insert(), [{"hash": each, "case": number} for each in sketch])
-        return connection.execute(sa.select(CASES).where(CASES.c.id == number)).one()
+        return connection.execute(_CASE, {"number": number}).one()
 
     def _meet(self, connection: sa.Connection, case: "sa.Row[Any]", message: Message) -> dict[str, int]:
         """Note sender and receiver, or the reporter; return 1 for each that is new to the case, else 0."""
@@ -228,9 +240,8 @@ class Cases:
         if message.report:  # without a receiver, all reports of one key are one reporter's
             named["reporter"] = message.receiver or f"\n{message.key}"
         wanted = {kind: self._hash(kind, name) for kind, name in named.items() if name}
-        where = PARTIES.c.case == case.id
-        pairs = [sa.and_(PARTIES.c.kind == kind, PARTIES.c.hash == hash_) for kind, hash_ in wanted.items()]
-        known = set(connection.scalars(sa.select(PARTIES.c.kind).where(where, sa.or_(sa.false(), *pairs))))
+        met = connection.execute(_MET, {"number": case.id, "hashes": list(wanted.values())})
+        known = {kind for kind, hash_ in met if wanted.get(kind) == hash_}
         counts = {"sender": case.senders, "receiver": case.receivers, "reporter": case.reports}
         new = {kind for kind in wanted.keys() - known if counts[kind] < PARTIES_COUNTED}
         if new:
@@ -241,9 +252,7 @@ class Cases:
     def _add_text(self, connection: sa.Connection, case: str, message: Message) -> bool:
         """Keep a text, if it is new and there is room; return whether it is kept."""
         hash_ = self._hash("text", message.clean)
-        kept = dict(tuple(row) for row in connection.execute(
-            sa.select(TEXTS.c.hash, TEXTS.c.number).where(TEXTS.c.case == case)
-        ))  # fmt: skip
+        kept = list(connection.scalars(_TEXTS, {"number": case}))
         if hash_ in kept or len(kept) >= self._settings.texts:
             return hash_ in kept
         names = ("text", "key", "route", "action", "label", "risk", "reasons")
