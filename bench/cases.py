@@ -1,6 +1,6 @@
 """The review queue with many cases: writing, listing, opening again.
 
-python bench/cases.py [CASES]     100,000 by default, half a minute for 10,000
+python bench/cases.py [CASES]     100,000 by default, a minute for 25,000
 """
 
 import random
