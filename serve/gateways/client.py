@@ -218,20 +218,21 @@ class VerdictClient:
     """Asks for verdicts; make it on the running event loop.
 
     `seconds` bounds the wait for a verdict; the service gets two thirds of it. `on_failure` ("pass" or "block") is the
-    action for a message without one, `unread` ("refuse" or "forward") what happens to one that was not read in full. In
-    a dry run nothing is blocked.
+    action for a message without one. `review` and `unread` ("refuse" or "forward") say what happens to messages with
+    action review, and to those that were not read in full. In a dry run nothing is refused.
     """
 
     def __init__(
-        self, http: Http, *, seconds: float = SECONDS_TO_WAIT, on_failure: str = "pass", unread: str = "refuse",
-        dry_run: bool = False,
+        self, http: Http, *, seconds: float = SECONDS_TO_WAIT, on_failure: str = "pass", review: str = "forward",
+        unread: str = "refuse", dry_run: bool = False,
     ) -> None:  # fmt: skip
         self._http = http
         self._seconds = seconds
         self._deadline = seconds * 2 / 3
         self._on_failure = on_failure
         self._block = "would_block" if dry_run else "block"
-        self._unread = {"forward": "review", "refuse": "would_block" if dry_run else "refuse"}[unread]
+        doubted = {"forward": "review", "refuse": "would_block" if dry_run else "refuse"}
+        self._review, self._unread = doubted[review], doubted[unread]
         self._places = asyncio.Semaphore(_QUESTIONS)
         self._ends: dict[_Pair, _End] = {}
         self._failures = 0
@@ -347,7 +348,7 @@ class VerdictClient:
         action, reason = verdict["action"], verdict["reason"]
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
-        ruling = Ruling(self._block if action == "block" else action, reason)
+        ruling = Ruling({"block": self._block, "review": self._review}.get(action, action), reason)
         if verdict.get("edits", {}).get("unread"):
             ruling = self.unread(ruling, "unread")
         risk = verdict.get("risk", 0.0)  # null: not even the prefilter has read it

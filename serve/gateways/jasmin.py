@@ -67,14 +67,17 @@ try:
             risk = verdict.get("risk", 0.0)  # as in client.py
             late = verdict.get("reason") == "deadline"
             late = late and (verdict["action"] == "review" or risk is None or risk >= 0.1)
-            unread = (late or verdict.get("edits", {}).get("unread")) and verdict["action"] != "block"
-            found.append("refuse" if unread else verdict["action"])
-    action = "block" if "block" in found else "refuse" if "refuse" in found else "pass"
+            found.append(verdict["action"])
+            if late or verdict.get("edits", {}).get("unread"):
+                found.append("unread")
+    refused = "review" in found and os.environ.get("JINGYIN_REVIEW") == "refuse"
+    refused = refused or ("unread" in found and os.environ.get("JINGYIN_UNREAD") != "forward")
+    action = "block" if "block" in found else "refuse" if refused else "pass"
 except Exception:  # a filter must not lose messages by its own fault
     action = "block" if "block" in found else action
 if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL
     http_status = 403
-elif action == "refuse" and not (os.environ.get("JINGYIN_DRY_RUN") or os.environ.get("JINGYIN_UNREAD") == "forward"):
-    smpp_status = 0x58  # ESME_RTHROTTLED: not read in full, so the client may send it again
+elif action == "refuse" and not os.environ.get("JINGYIN_DRY_RUN"):
+    smpp_status = 0x58  # ESME_RTHROTTLED: the client may send it again
     http_status = 503

@@ -76,8 +76,12 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--seconds", type=_wait, default=SECONDS_TO_WAIT, help="longest wait for a verdict, in seconds")
     parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
     parser.add_argument(
+        "--review", choices=("forward", "refuse"), default="forward",
+        help="a message with action review: forward it, or refuse it with the protocol's temporary error",
+    )  # fmt: skip
+    parser.add_argument(
         "--unread", choices=("refuse", "forward"), default="refuse",
-        help="a message that was not read in full: refuse it with the protocol's temporary error, or forward it",
+        help="a message that was not read in full: the same",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=seconds(0), default=0.5, help="longest wait for the other parts, in seconds")
@@ -104,7 +108,8 @@ def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, Verdic
         headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
         client = VerdictClient(
             Http(options.jingyin, options.uds, headers),
-            seconds=options.seconds, on_failure=options.on_failure, unread=options.unread, dry_run=options.dry_run,
+            seconds=options.seconds, on_failure=options.on_failure, review=options.review, unread=options.unread,
+            dry_run=options.dry_run,
         )  # fmt: skip
         try:
             if options.metrics:

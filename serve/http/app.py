@@ -46,9 +46,9 @@ REFUSAL_SECONDS = 0.05
 
 OPEN = {"/", "/admin/", "/healthz", "/readyz", "/openapi.json"}
 """Paths that need no key, even if there are keys; on a private address /metrics needs none either."""
-_ADMIN = {"/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial"}
-_ROUTES = OPEN | _ADMIN | {"/v1/score", "/metrics"}
-_BELOW = re.compile("(/admin/(?:known|senders))/.+")
+_ADMIN = {"/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial", "/admin/cases"}
+_ROUTES = OPEN | _ADMIN | {"/v1/score", "/v1/report", "/metrics"}
+_BELOW = re.compile("(/admin/(?:known|senders|cases))/.+")
 """Paths that end in an id, which metrics and logs leave out."""
 
 
@@ -89,6 +89,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer the router's errors: no such route, another method."""
     assert isinstance(error, HTTPException)
     words = _WORDS.get(error.status_code, "the request can't be answered")
+    if request.url.path.startswith(("/admin/cases", "/v1/report")) and not request.scope["jingyin"].service.cases:
+        words = "the review queue is off; turn it on with the setting cases"
     response = error_response(request.scope["jingyin"], error.status_code, words)
     response.headers.update(error.headers or {})
     return response
@@ -322,7 +324,13 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
 
     `shared` is the folder of memory.shared_state; without it the application remembers by itself.
     """
-    service = Service(settings, load, partial(make_memory, settings, shared))
+    make_cases, case_routes = None, list[Route]()
+    if settings.cases:  # else SQLAlchemy would take a quarter of a second of each worker's start, and 20 MB
+        from jingyin.serve.cases.writer import make_writer
+        from jingyin.serve.http.cases import CASE_ROUTES
+
+        make_cases, case_routes = partial(make_writer, settings, settings.cases, shared), CASE_ROUTES
+    service = Service(settings, load, partial(make_memory, settings, shared), make_cases)
     routes = [
         Route("/v1/score", score, methods=["POST"]),
         Route("/admin/reload", reload, methods=["POST"]),
@@ -332,6 +340,7 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
         Route("/openapi.json", Response(OPENAPI, media_type="application/json"), methods=["GET"]),
         Route("/admin/", page_response(ADMIN_PAGE), methods=["GET"]),
         *ADMIN_ROUTES,
+        *case_routes,
     ]
     if settings.page:
         routes.append(Route("/", page_response(PAGE), methods=["GET"]))

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from jingyin.model.errors import ConfigError, faults_of
+from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
 from jingyin.serve.memory.senders import SenderSettings
 
@@ -86,6 +87,8 @@ class Settings(BaseSettings):
     """File of the known wordings of a state in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
     policy: Path | None = None
     """File of rules by sender, signature, route and key; see serve/memory/policy.py."""
+    cases: CaseSettings | None = None
+    """Keep messages with action review for analysts, and take subscribers' reports; off by default."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None

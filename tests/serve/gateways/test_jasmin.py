@@ -159,6 +159,14 @@ def test_what_was_not_read_in_full(monkeypatch: pytest.MonkeyPatch, answer: byte
     assert intercept(pdu(THREAT, 8)) == statuses
 
 
+@pytest.mark.parametrize(("review", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
+def test_what_is_to_be_reviewed(monkeypatch: pytest.MonkeyPatch, review: str, statuses: Any) -> None:
+    monkeypatch.setenv("JINGYIN_REVIEW", review)
+    answer = b'{"action":"review","reason":"scored","risk":0.7}'
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answer))
+    assert intercept(pdu(THREAT, 8)) == statuses
+
+
 @pytest.mark.usefixtures("_jingyin")
 def test_a_dry_run_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JINGYIN_DRY_RUN", "1")

@@ -56,6 +56,21 @@ def test_a_refusal_has_the_configured_status(dialect: Dialect) -> None:
     play(scenario, dialect, block_status=99)
 
 
+@pytest.mark.parametrize(("review", "dry_run"), [("refuse", False), ("refuse", True), ("forward", False)])
+def test_what_is_to_be_reviewed_is_refused_for_now_on_request(dialect: Dialect, review: str, dry_run: bool) -> None:
+    action = "review" if review == "forward" else "would_block" if dry_run else "refuse"
+
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": "review", "reason": "scored"}
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 9))
+        assert await peer.answers(1) == {9: dialect.busy if action == "refuse" else 0}
+
+    before = counted(action, "scored")
+    play(scenario, dialect, review=review, dry_run=dry_run)
+    assert counted(action, "scored") == before + 1
+
+
 def test_sender_and_receivers_come_with_each_question(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
