@@ -161,8 +161,7 @@ Scenario = Callable[[World], Awaitable[None]]
 def play(
     scenario: Scenario, dialect: Dialect, *, jingyin: int | None = None, hold: float = 0.3, remember: float = 3_600,
     seconds: float = 20, on_failure: str = "pass", review: str = "forward", unread: str = "refuse",
-    dry_run: bool = False, key: str = "",
-    **options: Any,
+    dry_run: bool = False, key: str = "", **options: Any,
 ) -> None:  # fmt: skip
     """Run a scenario; `jingyin` is the port of a service, by default of a fake one."""
 
