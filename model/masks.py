@@ -136,7 +136,7 @@ _VALUE = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _UNITS = {"百": 100, "千": 1_000, "万": 10_000, "w": 10_000, "k": 1_000, "佰": 100, "仟": 1_000, "亿": 10**8}
 _DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
     c: i for i, c in enumerate("〇壹贰叁肆伍陆柒捌玖")
-} | {str(i): i for i in range(10)} | {"两": 2, "俩": 2, "仨": 3, "几": 3, "数": 3, "半": 0}  # fmt: skip
+} | {str(i): i for i in range(10)} | {"两": 2, "俩": 2, "仨": 3, "几": 3, "数": 3}  # fmt: skip
 
 
 def mask(text: str, edits: dict[str, int]) -> Iterator[Edit]:
@@ -196,16 +196,20 @@ def amount_value(written: str) -> float:
 def _chinese_value(written: str) -> float:
     total, section, digit, unit = 0.0, 0.0, 0.0, 1
     for character in written:
-        if character == "半" and digit:  # 两个半k
-            digit += 0.5
+        if character == "半":  # 半千, 两个半k; after a unit half of that: 一千半
+            digit = digit + 0.5 if digit or unit < 100 else 5
         elif character in _DIGITS:
             digit = _DIGITS[character]
             unit = unit if digit else 1  # 一百零五 is 105, 一百五 is 150
         elif character in "十拾":
             section, digit, unit = section + (digit or 1) * 10, 0, 10
         elif character in ("万", "亿", "w", "k"):
-            unit = _UNITS[character]
-            total, section, digit = (total + section + digit or 1) * unit, 0.0, 0
+            unit, counted = _UNITS[character], section + digit
+            if counted and total >= unit:  # 一亿三千万: the 万 multiplies what follows the 亿
+                total += counted * unit
+            else:
+                total = (total + counted or 1) * unit
+            section, digit = 0.0, 0
         elif character in _UNITS:
             unit = _UNITS[character]
             section, digit = section + (digit or 1) * unit, 0

@@ -17,8 +17,9 @@ The steps, each a function from text to a list of edits, run in this order:
 Steps 2 and 6 to 8 are in model/disguises.py. If one of the last three changed something, or new decoration appeared,
 steps 2 to 8 run again until nothing changes, 32 times at most: one step's output may be another's input.
 
-Only the two ends of a message longer than MAX_CHARACTERS are read. The edits of a message without any Chinese say
-`foreign` (model/foreign.py).
+The clean text of a message longer than MAX_CHARACTERS holds only its two ends; `pieces` hold all of it, up to
+READ_CHARACTERS. The edits say `cut` and `unread` then, and `foreign` of a message without any Chinese
+(model/foreign.py).
 
 Placeholders are private-use characters. Step 1 drops private use from the input, so nobody can type one. The text of a
 CleanText is a CleanString, which `clean` returns as it is: the type marks clean text, as markupsafe.Markup marks
@@ -26,9 +27,11 @@ escaped text, so cleaning is idempotent without trusting its input.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import TypeVar
 
 from jingyin.model.disguises import close_parts, reassemble, spell_out, to_mandarin, undecorate
@@ -38,7 +41,11 @@ from jingyin.model.foreign import is_foreign
 from jingyin.model.masks import Edit, mask
 
 MAX_CHARACTERS = 2_000
-"""Of a longer message, once folded, both ends of half this length are read."""
+"""Of a longer message, once folded, the clean text holds both ends of half this length."""
+READ_CHARACTERS = 20_000
+"""Of a longer message, once folded, both ends of half this length are read in pieces; the rest is unread."""
+_PIECE, _OVERLAP = 1_800, 200
+"""Folded characters of a piece, and of those that it shares with the next one, so that no sentence is cut in both."""
 
 T = TypeVar("T")
 _Step = Callable[[str, dict[str, int]], list[Edit]]
@@ -52,11 +59,30 @@ class CleanString(str):
 
 @dataclass  # frozen, it would take three times as long to make
 class CleanText:
-    """A cleaned message: its clean `text`, the `original`, and `edits`, the number of changes by kind."""
+    """A cleaned message: its clean `text`, the `original`, and `edits`, the number of changes by kind.
+
+    `start` is the place of `original` in the message that it is a piece of.
+    """
 
     text: CleanString
     original: str
     edits: dict[str, int]
+    start: int = 0
+
+    @cached_property
+    def pieces(self) -> list["CleanText"]:
+        """The overlapping pieces in which a message longer than MAX_CHARACTERS is read; else the message alone.
+
+        They cover all but the `unread` characters in the middle.
+        """
+        if "cut" not in self.edits:
+            return [self]
+        ends = list(accumulate(len(character.translate(FOLD)) for character in self.original))
+        half, size = READ_CHARACTERS // 2, ends[-1]
+        spans = [(0, size)] if size <= READ_CHARACTERS else [(0, half), (size - half, size)]
+        starts = ((at, end) for start, end in spans for at in range(start, end - _OVERLAP, _PIECE - _OVERLAP))
+        ranges = [(bisect_right(ends, at), bisect_left(ends, min(at + _PIECE, end)) + 1) for at, end in starts]
+        return [replace(clean(self.original[first:last]), start=first) for first, last in ranges]
 
     @cached_property
     def offsets(self) -> list[tuple[int, int]]:
@@ -127,12 +153,14 @@ def _unmasked(text: str, edits: dict[str, int]) -> str:
     folded = text.translate(FOLD)
     if len(folded) > MAX_CHARACTERS:
         edits["cut"] = len(folded) - MAX_CHARACTERS
+        if len(folded) > READ_CHARACTERS:
+            edits["unread"] = len(folded) - READ_CHARACTERS
         folded = "".join(_shortened(folded))
     return _run(folded, edits)
 
 
 def _shortened(folded: Sequence[T]) -> Sequence[T]:
-    """Cut a long message to its two ends, where threats stand, so that its time is bounded."""
+    """Cut a long message to its two ends, so that the time of cleaning is bounded."""
     if len(folded) <= MAX_CHARACTERS:
         return folded
     return [*folded[: MAX_CHARACTERS // 2], *folded[-MAX_CHARACTERS // 2 :]]

@@ -63,7 +63,8 @@ def explain(
 
     def span(start: int, end: int, weight: float) -> Span:
         begin, stop = cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
-        return Span(begin, stop, cleaned.original[begin:stop], round(weight, 4))
+        place = cleaned.start
+        return Span(place + begin, place + stop, cleaned.original[begin:stop], round(weight, 4))
 
     whole = outputs((0, 0))
     outputs_without: dict[Range, NDArray[np.float64]] = {}

@@ -1,7 +1,7 @@
 """The scorer, message -> verdict, behind every way into jingyin.
 
 A message is cleaned, then looked up in the cache, then judged by the prefilter, then by the networks of the cascade,
-one after another (model/cascade.py).
+one after another (model/cascade.py). A message too long for that is scored in pieces, and the riskiest decides.
 """
 
 import copy
@@ -62,7 +62,10 @@ _ENTRY_BYTES = 800
 
 
 class Cache(Generic[V]):
-    """A least-recently-used map from text to value within a budget of bytes; safe to share between threads."""
+    """A least-recently-used map from text to value within a budget of bytes; safe to share between threads.
+
+    A miss is counted by `put`, not by `get`: a message that networks read in several time slices looks more than once.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -79,9 +82,7 @@ class Cache(Generic[V]):
         """Return the value of `key`, now the most recently used, or None."""
         with self._lock:
             value = self._entries.get(key)
-            if value is None:
-                self.cache_misses += 1
-            else:
+            if value is not None:
                 self.cache_hits += 1
                 self._entries.move_to_end(key)
             return value
@@ -92,9 +93,10 @@ class Cache(Generic[V]):
         Every value that a key is ever given has the same size.
         """
         size = _size(key, value)
-        if size > self.budget:
-            return
         with self._lock:
+            self.cache_misses += 1
+            if size > self.budget:
+                return
             if key not in self._entries:
                 self.used += size
             self._entries[key] = value
@@ -202,6 +204,9 @@ class Scorer:
         Else the risk comes from the prefilter's scores alone, and the action is at most `review`.
         """
         cleaned = _cleaned(text)
+        return _riskiest(cleaned, [self._first_look(piece) for piece in cleaned.pieces])
+
+    def _first_look(self, cleaned: CleanText) -> Scored:
         key = _cache_key(cleaned)
         if (cached := self.cache.get(key)) is not None:
             return Scored(cleaned, *cached, from_cache=True, final=True)
@@ -253,7 +258,7 @@ class Scorer:
 
         A bundle whose networks all read pieces gives no evidence: the words are those of the lexicon.
         """
-        (scored,) = self._score([text])
+        scored = max(self._read(_cleaned(text).pieces, None), key=_risk)
         readers = {each.network.file: each for each in self._networks if each.network.vocabulary == "lexicon"}
         reader = readers.get("model.onnx") or next(reversed(readers.values()), None)
         if scored.decision.risk < LEAST_RISK or reader is None:
@@ -262,6 +267,12 @@ class Scorer:
 
     def _score(self, texts: Sequence[str | CleanText], until: float | None = None) -> Iterator[Scored]:
         cleaned = [_cleaned(text) for text in texts]
+        read = self._read([piece for each in cleaned for piece in each.pieces], until)
+        for each in cleaned:
+            yield _riskiest(each, [next(read) for _ in each.pieces])
+
+    def _read(self, cleaned: Sequence[CleanText], until: float | None) -> Iterator[Scored]:
+        """Score clean texts as they are, each the whole message or a piece of one."""
         keys = [_cache_key(message) for message in cleaned]
         cached = [self.cache.get(key) for key in keys]
         new = {key: message for key, message, entry in zip(keys, cleaned, cached, strict=True) if entry is None}
@@ -354,6 +365,18 @@ class Scorer:
 
 def _cleaned(text: str | CleanText) -> CleanText:
     return text if isinstance(text, CleanText) else clean(text)
+
+
+def _risk(scored: Scored) -> float:
+    return scored.decision.risk
+
+
+def _riskiest(whole: CleanText, pieces: list[Scored]) -> Scored:
+    """Return a message with the decision on the riskiest of its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    from_cache, final = all(each.from_cache for each in pieces), all(each.final for each in pieces)
+    return max(pieces, key=_risk)._replace(clean=whole, from_cache=from_cache, final=final)
 
 
 def _at_rate(manifest: Manifest, action: str, rate: float) -> Threshold:

@@ -6,7 +6,26 @@
     latin1        SMPP data_coding 3
     ucs2          big-endian UCS-2 or UTF-16, or little-endian after its byte order mark (data_coding 8, msg_fmt 8)
     gbk           CMPP msg_fmt 15
-    ucs2-le, utf8 under any data_coding that a gateway uses for them
+    jis, euc-jp   SMPP data_coding 5 and 10, 13: JIS X 0208 with or without escape sequences, EUC-JP
+    ksc5601       SMPP data_coding 14, and 0x84 on Android
+    ucs2-le, utf8, big5, shift-jis  under any data_coding that a gateway uses for them
+
+Elements of a user data header, and who reads them how, in hexadecimal; `nn` is number, `tt` total, `rr` reference:
+
+    element           3GPP TS 23.040       Kannel (bearerbox)    Android (SmsHeader)
+    00 03 rr tt nn    a part; the last     a part; the first     a part; the last that is valid
+    08 04 rr rr tt nn element counts       element counts        element counts
+    00 05 rr tt nn xx ignored              a part, xx skipped    a part, xx begins the next element
+    00 09 rr tt nn    damaged              a part                a part
+    nn 0, or above tt ignored              no part at all        ignored
+    01, 04, 05, 24,   as long as the       as long as the        2, 2, 4, 1, 1 bytes, whatever the stated length
+    25                stated length        stated length
+    others            as stated            as stated             as stated; may end beyond the header
+
+Android decodes each part by itself, removes a byte order mark from each, shows nothing of binary data (codings 4 to 7,
+0xF4) but what is sent to a port (2948: WAP push), and ignores a header that was not announced; some gateways remove it.
+It joins parts of equal sender, reference and total, keeps the first of equal number, and waits 7 days, earlier 30.
+Kannel joins bytes, and waits half an hour. tests/serve/phone.py holds these facts as code and bytes.
 
 Payload and header come from the sender of the message, so nothing in them is an error: undecodable bytes are counted
 and the rest is scored. If they were refused, senders could evade the filter. Codings come from the gateway; an unknown
@@ -78,7 +97,7 @@ def reassemble(segments: Sequence[Segment], coding: str, *, apart: bool = False)
         raise InputError(f"the coding is unknown; known are {', '.join(CODINGS)}")
     if (size := sum(len(segment.payload) for segment in segments)) > MAX_PAYLOAD:
         raise InputError(f"the payload has {size} bytes, at most {MAX_PAYLOAD} were wanted; send one message at a time")
-    headers = [(parts[-1] if parts else None, fault) for parts, fault in (_read_header(each.udh) for each in segments)]
+    headers = [(parts[-1] if parts else None, fault) for parts, fault in (read_header(each.udh) for each in segments)]
     numbered = {(part.number, s.payload): (part, s) for (part, _), s in zip(headers, segments, strict=True) if part}
     parts = [part for part, _ in numbered.values()]
     if len({(part.reference, part.total) for part in parts}) > 1:
@@ -100,24 +119,31 @@ def reassemble(segments: Sequence[Segment], coding: str, *, apart: bool = False)
 def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     """Decode the parts of one message in every way that a phone may: as declared, then in other plausible codings.
 
-    `coding` is a name of CODINGS or a data_coding. Some phones decode each part by itself, so that a spare byte at its
-    end does not garble the next one, and some know no byte order mark. Gateways declare GBK as 0 and UTF-16 as 15, so
-    if the declared coding gives implausible text, each other coding that gives Chinese or ASCII text adds a reading; so
-    does one that gives some Chinese, as in the binary data of a WAP push, where UTF-16 may begin at any byte; but no
-    UTF-16 if that was declared, because shifted Chinese looks like Chinese. Raises as `reassemble` does.
+    `coding` is a name of CODINGS or a data_coding, which may have several names. Some phones decode each part by
+    itself, so that a spare byte at its end does not garble the next one, and some know no byte order mark. Gateways
+    declare GBK as 0 and UTF-16 as 15, so if the declared coding gives implausible text, each other coding that gives
+    Chinese or ASCII text adds a reading; so does one that gives some Chinese, as in the binary data of a WAP push,
+    where UTF-16 may begin at any byte; but no UTF-16 if that was declared, because shifted Chinese looks like Chinese.
+    Numeric entities (&#26377;) are resolved in one more reading. Raises as `reassemble` does.
     """
-    declared = coding if isinstance(coding, str) else coding_of(coding)
+    declared, *more = [coding] if isinstance(coding, str) else SEVERAL.get(coding) or [coding_of(coding)]
     first = reassemble(segments, declared)
-    found = {each.text: each for each in (first, reassemble(segments, declared, apart=True))}
+    always = [reassemble(segments, name, apart=apart) for name in (declared, *more) for apart in (False, True)]
+    found = {each.text: each for each in (first, *always)}
     unmarked = [Segment(_MARKS.sub(b"", each.payload), each.udh) for each in segments]
     if declared == "ucs2" and unmarked != list(segments):
         found |= {each.text: each for each in (reassemble(unmarked, declared, apart=some) for some in (False, True))}
+    if declared != "latin1" and any(PUSH_PORT in each.udh for each in segments):  # binary whatever the coding
+        found |= {each.text: each for each in readings(segments, "latin1")[1:]}
     if odd := _oddness(first.text):
         is_utf16 = declared.startswith("ucs2")
         others = [(name, reassemble(segments, name)) for name in _OTHER_READINGS]
         others += [(name, reassemble(segments, name, apart=True)) for name in ("gbk", "ucs2") if len(segments) > 1]
-        shifted = reassemble(segments, "latin1").text.encode("latin-1", "replace")[1:]
-        for codec in () if is_utf16 else ("utf-16-be", "utf-16-le"):
+        data = reassemble(segments, "latin1").text.encode("latin-1", "replace")
+        codecs_of = [] if is_utf16 else [(each, data[1:]) for each in ("utf-16-be", "utf-16-le")]
+        if _TOKENS.search(data):
+            codecs_of += [(each, _strings(data, each)) for each in ("utf-8", "gb18030", "big5")]
+        for codec, shifted in codecs_of:
             text, undecodable = replaced(shifted.decode(codec, KEEP))
             others.append((codec, first._replace(text=text, undecodable=undecodable)))
         for name, other in others:
@@ -125,6 +151,9 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
             some = _SOME_CHINESE.search(other.text) if name == "utf8" else not is_utf16 and _has_chinese(other.text)
             if is_plausible or some:
                 found.setdefault(other.text, other)
+    for each in [each for each in found.values() if "&#" in each.text]:
+        text = _ENTITY.sub(lambda m: _character(int(m[2], 16 if m[1] else 10)) or m[0], each.text)
+        found.setdefault(text, each._replace(text=text))
     return list(found.values())
 
 
@@ -133,6 +162,8 @@ def coding_of(data_coding: int) -> str:
 
     0x10 and more are coding groups of GSM 03.38, used by flash messages (0x18); binary data is read as latin1.
     """
+    if data_coding in SEVERAL:
+        return SEVERAL[data_coding][0]
     if data_coding < 0x10:
         return {0: "gsm7", 1: "ascii", 8: "ucs2", 9: "ucs2", 15: "gbk"}.get(data_coding, "latin1")
     group = data_coding >> 4
@@ -143,8 +174,19 @@ def coding_of(data_coding: int) -> str:
     return "latin1" if group == 0xF and data_coding & 4 else "gsm7"
 
 
+SEVERAL: dict[int, tuple[str, ...]] = {
+    5: ("jis", "shift-jis", "euc-jp", "gbk"),
+    10: ("jis", "shift-jis", "euc-jp", "gbk", "ucs2"),
+    13: ("euc-jp", "jis", "shift-jis", "gbk"),
+    **dict.fromkeys((14, 0x84), ("ksc5601", "gbk")),
+}
+"""Rare data_codings that gateways and phones take for different codings; each is read in all of them."""
+
+PUSH_PORT = b"\x05\x04\x0b\x84"
+"""The beginning of a header's element that sends a message to port 2948, as a WAP push."""
+
 _MARKS = re.compile(rb"\A(?:\xff\xfe)+")
-_OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8")
+_OTHER_READINGS = ("gbk", "ucs2", "ucs2-le", "utf8", "big5")
 _PLAUSIBLE = 0.34  # an extra byte must not hide a short message
 _SOME_CHINESE = re.compile("(?:[\u4e00-\u9fff].*?){3}", re.DOTALL)  # hardly an accident in UTF-8
 _LEVEL_1 = bytes(each for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF) for each in (row, cell))
@@ -153,6 +195,11 @@ _COMMON |= {chr(each) for each in range(0x4E00, 0xA000) if chr(each).translate(F
 _RUN = re.compile(f"(?:[{''.join(_COMMON)}][ -~\u3000-\u303f\uff00-\uff5e]{{0,3}}){{3,}}")
 _NO_LETTERS = re.compile(rb"[^\0 -~]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_ENTITY = re.compile("&#([xX]?)([0-9a-fA-F]{1,7});")
+# WBXML, the form of a WAP push: 03 begins a string that a NUL ends, 02 a character as a multi-byte integer.
+_TOKENS = re.compile(rb"\x02[\x81\x82][\x80-\xff][\x00-\x7f]|\x03[^\x00]+\x00\x03")  # Chinese, or two strings in a row
+_CHARACTER_TOKEN = re.compile(rb"\x02([\x80-\xff]{1,3}[\x00-\x7f])")
+_CONTROL_BYTES = bytes(set(range(0x20)) - set(b"\n\r"))
 
 
 def _oddness(text: str) -> float:
@@ -182,35 +229,48 @@ def _is_odd(character: str) -> bool:
     return not character.encode("gb2312", "ignore") or bool(_CONTROL.match(character))
 
 
-def read_parts(udh: bytes) -> list[Part]:
-    """Return the parts of concatenated messages that a header names, none if it can't be read.
+def _strings(data: bytes, codec: str) -> bytes:
+    """Return WBXML without its control bytes, and with its character tokens written in `codec`."""
 
-    By the standard only the last one counts.
-    """
-    return _read_header(udh)[0]
+    def character(token: re.Match[bytes]) -> bytes:
+        value = 0
+        for byte in token[1]:
+            value = value << 7 | byte & 0x7F
+        return _character(value).encode(codec, "ignore") or token[0]
+
+    return _CHARACTER_TOKEN.sub(character, data).translate(None, _CONTROL_BYTES)
+
+
+def _character(value: int) -> str:
+    return chr(value) if 0x20 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else ""
 
 
 # ---- user data header (3GPP TS 23.040, 9.2.3.24)
 
 
-def _read_header(udh: bytes) -> tuple[list[Part], bool]:
-    """Return the parts and whether the header is damaged; elements other than concatenation are skipped.
+def read_header(udh: bytes) -> tuple[list[Part], bool]:
+    """Return the parts of concatenated messages that anybody may find in a header, and whether it is damaged.
 
-    These are 0x00 (8-bit reference) and 0x08 (16-bit); by the standard, impossible numbers are ignored.
+    By the standard the last part counts. Stated lengths and Android's may lead to different elements.
     """
     if not udh:
         return [], False
     if udh[0] != len(udh) - 1:
         return [], True
-    at, parts = 1, []
-    while at < len(udh):
-        element = udh[at + 2 : at + 2 + udh[at + 1]] if at + 1 < len(udh) else b""
-        if at + 2 > len(udh) or len(element) != udh[at + 1]:
-            return [], True
-        if (udh[at], len(element)) in ((0x00, 3), (0x08, 4)) and 1 <= element[-1] <= element[-2]:
-            parts.append(Part(int.from_bytes(element[:-2]), element[-2], element[-1]))
-        at += 2 + len(element)
-    return parts, False
+    found = dict[Part, None]()
+    for lengths in (_ANDROID, {**_ANDROID, 0x01: 2}, {}):
+        at = 1
+        while at + 1 < len(udh):
+            size = {0x00: 3, 0x08: 4}.get(udh[at], 0)
+            data = udh[at + 2 : at + 2 + size]
+            if size and len(data) == size and 1 <= data[-1] <= data[-2]:
+                found[Part(int.from_bytes(data[:-2]), data[-2], data[-1])] = None
+            at += 2 + lengths.get(udh[at], udh[at + 1])
+    return list(found), at != len(udh)
+
+
+_ANDROID = {0x00: 3, 0x08: 4, 0x04: 2, 0x05: 4, 0x24: 1, 0x25: 1}
+"""Elements that Android reads in a length of its own; newer versions also 0x01."""
 
 
 # ---- codings
@@ -257,6 +317,12 @@ def _decode_ucs2(payload: bytes) -> tuple[str, int]:
     return replaced(payload.decode(codec, KEEP).removeprefix("\ufeff"))
 
 
+def _decode_jis(payload: bytes) -> tuple[str, int]:
+    if b"\x1b" in payload:
+        return replaced(payload.decode("iso2022_jp_2", KEEP))
+    return replaced(bytes(byte | 0x80 for byte in payload).decode("euc_jp", KEEP))
+
+
 def _decoder(codec: str) -> Callable[[bytes], tuple[str, int]]:
     return lambda payload: replaced(payload.decode(codec, KEEP))
 
@@ -268,6 +334,11 @@ CODINGS: dict[str, Callable[[bytes], tuple[str, int]]] = {
     "latin1": _decoder("latin-1"),
     "ucs2": _decode_ucs2,
     "gbk": _decoder("gb18030"),  # GBK and its successor's four-byte characters, which phones send as GBK
+    "ksc5601": _decoder("cp949"),  # KS C 5601 and Windows' additions to it
+    "jis": _decode_jis,
+    "euc-jp": _decoder("euc_jp"),
+    "shift-jis": _decoder("cp932"),
+    "big5": _decoder("big5hkscs"),
     "ucs2-le": _decoder("utf-16-le"),
     "utf8": _decoder("utf-8"),
 }

@@ -4,7 +4,11 @@ from importlib.util import find_spec
 
 from jingyin.model.errors import ConfigError
 
-if _missing := [name for name in ("torch", "transformers", "pyarrow", "pypinyin") if find_spec(name) is None]:
+_PACKAGES = (
+    "torch", "transformers", "accelerate", "cleanlab", "datasets", "jieba", "jinja2", "markupsafe", "matplotlib",
+    "onnx", "pyarrow", "pypinyin", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "tqdm",
+)  # fmt: skip
+if _missing := [name for name in _PACKAGES if find_spec(name) is None]:
     raise ConfigError(
         f"jingyin.train needs {', '.join(_missing)}; install all with: pip install 'jingyin[train]' "
         "(in a clone: pip install -e '.[train]')"

@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.errors import InputError
 from jingyin.model.files import atomic_file
-from jingyin.model.labels import ACTIONS, LABELS
 from jingyin.serve.archive.blocks import ReadOptions, fit
 from jingyin.serve.archive.readers import blocks, open_sources
 from jingyin.serve.archive.writers import as_json, rows_of
@@ -97,11 +96,8 @@ def review(
 ) -> tuple[dict[str, Any], int]:
     """Compare a finished output with its column of older labels, and write tasks; return changes and number of tasks.
 
-    `meanings` maps older labels to ours. Raises ConfigError for a meaning that isn't a label, InputError for a column
-    of other values.
+    `meanings` maps older labels to ours. Raises InputError for a column of other values.
     """
-    if unknown := sorted(set(meanings.values()) - {*LABELS, *ACTIONS}):
-        raise ConfigError(f"--label-map gives {', '.join(unknown)}; known labels: {', '.join(LABELS)}")
     if compare is None and tasks is None:
         return {}, 0
     against = "jingyin_action" if compare is not None and compare.endswith("jingyin_action") else "jingyin_label"

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.labels import ACTIONS, LABELS
 from jingyin.serve.archive.blocks import Block, ReadOptions
 from jingyin.serve.archive.changes import Changes, review
 from jingyin.serve.archive.columns import FIELDS, NAMES, array_of, decision_columns
@@ -93,6 +94,8 @@ def relabel(
         raise ConfigError(f"--sample needs --label-studio FILE and must be at least 1, got {sample}")
     if errors not in ("replace", "strict"):
         raise ConfigError(f"errors {errors!r} is unknown; known are replace and strict")
+    if unknown := sorted(set((label_map or {}).values()) - {*LABELS, *ACTIONS}):
+        raise ConfigError(f"--label-map gives {', '.join(unknown)}; known labels: {', '.join(LABELS)}")
     how = ReadOptions(text_column, id_column, encoding, delimiter, errors == "strict", keep_rejected)
     job = Job.open(inputs, out, how, bundle, tasks)
     older = compare if compare in NAMES else None

@@ -38,7 +38,15 @@ ENDED = Counter("jingyin_gateway_sessions_ended", "Sessions by what ended them."
 ENDED.labels("unreachable")  # so that alarms see it at 0 before it rises
 HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of their message.", registry=REGISTRY)
 PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Bytes of parts that wait or are remembered.", registry=REGISTRY)
+FORGOTTEN = Counter("jingyin_gateway_parts_forgotten", "Parts forgotten early for lack of memory.", registry=REGISTRY)
 
+SECONDS_TO_WAIT = 3.0
+"""Longest wait for a verdict, by default. A gateway can wait, and a message that is not read in time is a way past the
+filter: 60 different threats at once take two cores a second."""
+RISKY = 0.1
+"""Risk of a message not read in full from which it counts as unread; ordinary ones that networks read have .06 to .9,
+blatant threats .2 and more by the prefilter alone."""
+_RETRY_SECONDS = 0.05  # after a refusal for want of room
 MOST_FAILURES, REST_SECONDS = 10, 1.0
 """After this many failures, and REST_SECONDS without any answer, jingyin is asked only once in REST_SECONDS: waiting
 for a hung one would slow down every client. Any answer, even a refusal, ends this, so no sender can cause it by making
@@ -50,7 +58,7 @@ SESSION_QUESTIONS = 16
 _KEEP_SECONDS = 2.0  # shorter than in any server, which must not close a connection while a question is sent
 _MAX_ANSWER = 1 << 20
 _REASON = re.compile("[a-z_]{1,20}")
-_SEVERITY = ("pass", "review", "would_block", "block")
+_SEVERITY = ("pass", "review", "would_block", "refuse", "block")
 
 
 def log(event: str, **fields: object) -> None:
@@ -59,8 +67,16 @@ def log(event: str, **fields: object) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
+class AwayError(ConfigError):
+    """jingyin does not answer, perhaps not yet."""
+
+
 class Ruling(NamedTuple):
-    """The action for a message (pass, review, block, or would_block in a dry run) and the reason."""
+    """The action for a message and the reason.
+
+    Actions are pass, review, block, refuse (with a temporary error, after which the client may send it again), and
+    would_block in a dry run.
+    """
 
     action: str
     reason: str
@@ -69,6 +85,11 @@ class Ruling(NamedTuple):
     def severity(self) -> tuple[int, bool]:
         """A sort key; among equal actions, answers without a verdict sort highest, so that they are counted."""
         return _SEVERITY.index(self.action), self.reason != "scored"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the message is not forwarded."""
+        return self.action in ("block", "refuse")
 
 
 # ---- HTTP/1.1
@@ -196,27 +217,35 @@ _End = asyncio.Future[None]
 class VerdictClient:
     """Asks for verdicts; make it on the running event loop.
 
-    `seconds` bounds the wait for a verdict, `on_failure` ("pass" or "block") is the action for a message without one.
-    In a dry run nothing is blocked.
+    `seconds` bounds the wait for a verdict; the service gets two thirds of it. `on_failure` ("pass" or "block") is the
+    action for a message without one. `review` and `unread` ("refuse" or "forward") say what happens to messages with
+    action review, and to those that were not read in full. In a dry run nothing is refused.
     """
 
-    def __init__(self, http: Http, *, seconds: float = 0.2, on_failure: str = "pass", dry_run: bool = False) -> None:
+    def __init__(
+        self, http: Http, *, seconds: float = SECONDS_TO_WAIT, on_failure: str = "pass", review: str = "forward",
+        unread: str = "refuse", dry_run: bool = False,
+    ) -> None:  # fmt: skip
         self._http = http
         self._seconds = seconds
+        self._deadline = seconds * 2 / 3
         self._on_failure = on_failure
         self._block = "would_block" if dry_run else "block"
+        doubted = {"forward": "review", "refuse": "would_block" if dry_run else "refuse"}
+        self._review, self._unread = doubted[review], doubted[unread]
         self._places = asyncio.Semaphore(_QUESTIONS)
         self._ends: dict[_Pair, _End] = {}
         self._failures = 0
         self._answered = self._rest_until = 0.0
 
     async def check(self) -> None:
-        """Ask once. Raises ConfigError if there is no verdict."""
+        """Ask once. Raises ConfigError if there is no verdict, AwayError if there is no answer or no room."""
         try:
             async with asyncio.timeout(10):
                 await self._question("在吗", "", "")
         except Exception as error:
-            raise ConfigError(
+            away = isinstance(error, OSError) or str(error) == "status 503"  # a timeout is an OSError
+            raise (AwayError if away else ConfigError)(
                 f"jingyin gives no verdict at {self._http.name} ({_reason(error)}); "
                 "start `jingyin serve`, or name its address with --jingyin or --uds and its key in JINGYIN_KEY"
             ) from None
@@ -232,6 +261,10 @@ class VerdictClient:
     def failure(self, reason: str) -> Ruling:
         """Return the answer for a message that can't be judged."""
         return Ruling(self._block if self._on_failure == "block" else "pass", reason)
+
+    def unread(self, answer: Ruling, reason: str) -> Ruling:
+        """Return at least the answer for a message that was not read in full."""
+        return max(answer, Ruling(self._unread, reason), key=lambda each: each.severity)
 
     async def ask(
         self, texts: Iterable[str], sender: str, receivers: Iterable[str], places: asyncio.Semaphore
@@ -297,19 +330,31 @@ class VerdictClient:
         return answer
 
     async def _question(self, text: str, sender: str, receiver: str) -> Ruling:
-        question: dict[str, object] = {"text": text, "reasons": False}
+        deadline = max(1, round(self._deadline * 1000))
+        question: dict[str, object] = {"text": text, "reasons": False, "deadline_ms": deadline}
         if sender or receiver:
             question |= {"sender": sender[:256], "receiver": receiver[:256]}
         body = json.dumps(question, ensure_ascii=False).encode(errors="replace")
-        status, answer = await self._http.request("POST", "/v1/score", body, again=True)
-        self._answered = time.monotonic()
+        until = time.monotonic() + self._deadline
+        while True:
+            status, answer = await self._http.request("POST", "/v1/score", body, again=True)
+            self._answered = time.monotonic()
+            if status != 503 or self._answered > until:
+                break
+            await asyncio.sleep(_RETRY_SECONDS)
         if status != 200:
             raise _StatusError(f"status {status}")
         verdict = json.loads(answer)
         action, reason = verdict["action"], verdict["reason"]
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
-        return Ruling(self._block if action == "block" else action, reason)
+        ruling = Ruling({"block": self._block, "review": self._review}.get(action, action), reason)
+        if verdict.get("edits", {}).get("unread"):
+            ruling = self.unread(ruling, "unread")
+        risk = verdict.get("risk", 0.0)  # null: not even the prefilter has read it
+        if reason == "deadline" and (action == "review" or risk is None or risk >= RISKY):
+            ruling = self.unread(ruling, reason)
+        return ruling
 
 
 class _StatusError(Exception):

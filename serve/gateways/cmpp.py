@@ -16,18 +16,18 @@ from jingyin.serve.gateways.codec import (
     Frame,
     FrameKind,
     Message,
+    Parsed,
     UnreadableError,
     contents,
     headers,
     message,
 )
 from jingyin.serve.gateways.proxy import main
-from jingyin.serve.sms import Part, Segment
+from jingyin.serve.sms import Part
 
 CONNECT, TERMINATE, SUBMIT, DELIVER, FORWARD = 1, 2, 4, 5, 9
 _TWO, _THREE = (21, 0, 8), (32, 1, 20)
 """Layouts of the versions: width of a phone number, bytes of its type, bytes of Reserve or LinkID at the end."""
-_Made = tuple[list[Segment], int, str, list[str], Part | None, bool]  # what codec.message takes
 
 
 class Cmpp(Codec):
@@ -64,32 +64,34 @@ class Cmpp(Codec):
         return frame
 
     def read(self, frame: Frame) -> Message | None:
-        """Read the message in the layout of the session, or in the other if only that fits the length of the frame."""
+        """Read the message in the layout of the session; if that does not fit the frame, in the other too."""
         if frame.command == FORWARD:
             raise UnreadableError("command")
         may_report = frame.kind is FrameKind.DELIVER  # unless a client sends a message under this command
         read = partial(self._deliver, may_report=may_report) if frame.command == DELIVER else self._submit
-        fits: dict[tuple[int, int, int], tuple[_Made | None, int]] = {}
-        for layout in (self._layout, _TWO, _THREE):
+        fitting: list[Parsed | None] = []
+        for layout in (self._layout, _TWO if self._layout is _THREE else _THREE):
             fields = Fields(frame.data, self.header.size)
             with suppress(UnreadableError):
-                fits[layout] = read(fields, layout), fields.left
-        whole = [made for made, left in fits.values() if not left]
-        if not whole and self._layout not in fits:
+                parsed = read(fields, layout)
+                if layout is self._layout or not fields.left:  # the gateway may take its own with bytes behind it
+                    fitting.append(parsed)
+                if not fields.left:
+                    break
+        if not fitting:
             raise UnreadableError
-        made, as_negotiated = (whole or [None])[0], fits.get(self._layout, (None, 0))[0]
-        read_, negotiated = made and message(*made), as_negotiated and message(*as_negotiated)
-        if read_ is None or negotiated is None:
-            return read_ if whole else negotiated
-        if read_.part != negotiated.part:
+        own, other = (each and message(each) for each in (fitting[0], fitting[-1]))
+        if own is None or other is None or len(fitting) == 1:
+            return other
+        if own.part != other.part:
             raise UnreadableError
-        return read_._replace(
-            texts=list(dict.fromkeys((*read_.texts, *negotiated.texts))),
-            scheduled=read_.scheduled or negotiated.scheduled,
-            destinations=[*read_.destinations, *(to for to in negotiated.destinations if to not in read_.destinations)],
+        return own._replace(
+            texts=list(dict.fromkeys((*other.texts, *own.texts))),
+            scheduled=own.scheduled or other.scheduled,
+            destinations=list(dict.fromkeys((*other.destinations, *own.destinations))),
         )
 
-    def _submit(self, fields: Fields, layout: tuple[int, int, int]) -> _Made:
+    def _submit(self, fields: Fields, layout: tuple[int, int, int]) -> Parsed:
         width, kind, reserved = layout
         fields.take(8)  # Msg_Id
         total, number = fields.number(), fields.number()
@@ -105,9 +107,9 @@ class Cmpp(Codec):
         fields.take(kind)
         texts = contents(fields, fields.number(), reserved, flag)
         hint = None if all(headers(flag)) else Part(-1, total, number)
-        return texts, coding, source, destinations, hint, scheduled
+        return Parsed(texts, coding, source, destinations, hint, scheduled)
 
-    def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> _Made | None:
+    def _deliver(self, fields: Fields, layout: tuple[int, int, int], *, may_report: bool) -> Parsed | None:
         width, kind, reserved = layout
         fields.take(8)  # Msg_Id
         destination = fields.text(21)
@@ -117,7 +119,7 @@ class Cmpp(Codec):
         fields.take(kind)
         is_report = fields.number() == 1 and may_report
         texts = contents(fields, fields.number(), reserved, flag)
-        return None if is_report else (texts, coding, source, [destination], None, False)
+        return None if is_report else Parsed(texts, coding, source, [destination])
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response; the width of its status depends on the version."""

@@ -10,14 +10,14 @@ from enum import Enum
 from typing import ClassVar, NamedTuple
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import Part, Segment, coding_of, decode, read_parts
+from jingyin.serve.sms import SEVERAL, Part, Segment, coding_of, read_header
 
 RESPONSE = 0x80000000
 """Added to a request's command, gives that of its response."""
 
 CHINESE_CODINGS: dict[int | str, str] = {
-    **dict.fromkeys((number for number in range(256) if coding_of(number) != "ucs2"), "gbk"),
-    **dict.fromkeys((10, 11), "ucs2"),
+    **dict.fromkeys((each for each in range(256) if coding_of(each) != "ucs2" and each not in SEVERAL), "gbk"),
+    11: "ucs2",
 }
 """Codings that mean something else in CMPP, SMGP and SGIP than in SMPP: single bytes are ASCII, or GBK.
 
@@ -60,12 +60,26 @@ class Frame(NamedTuple):
     data: bytes
 
 
+class Parsed(NamedTuple):
+    """The fields of a frame with a message; see `message`.
+
+    `texts` are the contents that a peer might take as the text, `hint` is the part that fields other than a header
+    name, which may have no reference. `scheduled`: with a time of delivery.
+    """
+
+    texts: Sequence[Segment]
+    coding: int | str
+    source: str
+    destinations: Sequence[str]
+    hint: Part | None = None
+    scheduled: bool = False
+
+
 class Message(NamedTuple):
     """A message, or with `part` one part of a longer one, with its addresses.
 
-    `texts` are the contents that a peer might take as the text: one, unless fields contradict each other; `aliases` are
-    references besides the part's own, under which a peer might look for the other parts. `scheduled`: with a time of
-    delivery.
+    `texts` and `scheduled` are as in Parsed; `aliases` are references besides the part's own, under which a peer might
+    look for the other parts. `lone`: some peer may take the part for a whole message.
     """
 
     texts: list[Segment]
@@ -75,6 +89,7 @@ class Message(NamedTuple):
     destinations: list[str]
     aliases: tuple[int, ...] = ()
     scheduled: bool = False
+    lone: bool = False
 
 
 class Fields:
@@ -175,28 +190,30 @@ class Codec:
 
 
 def digits(address: str) -> str:
-    """Return a phone number without +, 00 and 86, and other addresses unchanged.
+    """Return a phone number without +, 00 and 86, and what follows its digits; other addresses unchanged.
 
-    So all spellings of a number are equal.
+    So all spellings of a number are equal. Letters behind it fill a field in BCD (F), or are pauses (P, W).
     """
-    number = re.sub(r"[\s().-]", "", address)
-    if not re.fullmatch(r"\+?[0-9]+", number):
+    match = re.fullmatch(r"\+?([0-9]+)[a-fA-FpPwWtTnN*#,;]*", re.sub(r"[\s().-]", "", address))
+    if not match:
         return address
-    number = number.lstrip("+0")
+    number = match[1].lstrip("0")
     return number[2:].lstrip("0") if number.startswith("86") and len(number) >= 12 else number
 
 
-def segment(content: bytes, *, header: bool) -> Segment:
-    """Split content into user data header and text.
+def segments(content: bytes, announced: Sequence[bool]) -> list[Segment]:
+    """Split content into user data header and text, in every way that a peer may.
 
-    A header longer than the content counts as text, so that it hides nothing. A concatenation header counts even if it
-    was not announced, because some receivers remove it.
+    `announced` are the answers of peers to whether there is a header. One that begins with a concatenation element
+    counts even if it was not announced, because some receivers remove it, but not all. A header longer than the content
+    counts as text, so that it hides nothing.
     """
-    unannounced = content[:3] == b"\x05\x00\x03" or content[:3] == b"\x06\x08\x04"
-    length = content[0] + 1 if content and (header or unannounced) else 0
-    if length > len(content) or (unannounced and not header and not read_parts(content[:length])):
-        return Segment(content)
-    return Segment(content[length:], content[:length])
+    length = content[0] + 1 if content else 0
+    whole, split = Segment(content), Segment(content[length:], content[:length])
+    if not 0 < length <= len(content):
+        return [whole]
+    is_guessed = content.startswith((b"\x05\x00\x03", b"\x06\x08\x04"))
+    return [each for each, counts in ((whole, not all(announced)), (split, is_guessed or any(announced))) if counts]
 
 
 def headers(*flags: int) -> list[bool]:
@@ -216,27 +233,31 @@ def contents(fields: Fields, length: int, reserved: int, flag: int) -> list[Segm
     rest = fields.data[fields.at : fields.at + max(length, 255)]
     fields.take(reserved)
     texts = [content, content + rest] if fields.left else [content]
-    return [segment(each, header=header) for each in texts for header in headers(flag)]
+    return [each for text in texts for each in segments(text, headers(flag))]
 
 
-def message(
-    texts: Sequence[Segment], coding: int | str, source: str, destinations: Sequence[str], hint: Part | None = None,
-    scheduled: bool = False,
-) -> Message:  # fmt: skip
-    """Return a message; it is a part if its header says so, or `hint` from other fields, which may have no reference.
+def message(parsed: Parsed) -> Message:
+    """Return a message; it is a part if a header of it says so to anybody, or other fields.
 
     A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if peers may take it for
     different parts, or if a part is longer than any that fits into a short message.
     """
-    texts = [*texts, *(Segment(udh + payload) for payload, udh in texts if decode(b"", "ascii", udh).damaged)]
-    named = [read_parts(each.udh) for each in texts]
+    texts, named = list(parsed.texts), []
+    for payload, udh in parsed.texts:
+        parts, damaged = read_header(udh)
+        named.append(parts)
+        if damaged:
+            texts.append(Segment(udh + payload))
+            named.append([])
     parts = [part for each in named for part in reversed(each)]
-    if hint is not None and 1 <= hint.number <= hint.total > 1:
-        parts.append(hint)
-    if len({(part.total, part.number) for part in parts}) > 1 or (any(named) and not all(named)):
+    if parsed.hint is not None and 1 <= parsed.hint.number <= parsed.hint.total > 1:
+        parts.append(parsed.hint)
+    if len({(part.total, part.number) for part in parts}) > 1:
         raise UnreadableError
     part = parts[0] if parts and parts[0].total > 1 else None
     if part and any(len(each.payload) > MAX_PART for each in texts):
         raise UnreadableError
     aliases = tuple({each.reference for each in parts if part} - {part and part.reference})
-    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations), aliases, scheduled)
+    lone = part is not None and any(named) and not all(named)
+    _, coding, source, destinations, _, scheduled = parsed
+    return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations), aliases, scheduled, lone)

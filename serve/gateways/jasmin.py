@@ -20,7 +20,8 @@ try:
             "PICTOGRAM": 9, "DATA_8BIT": 0xF4,
         }  # fmt: skip
         coding = numbers.get(getattr(getattr(coding, "msgCoding", coding), "name", ""), 0)
-    question: dict[str, object] = {"data_coding": coding, "reasons": False}
+    seconds = float(os.environ.get("JINGYIN_SECONDS", "1"))
+    question: dict[str, object] = {"data_coding": coding, "reasons": False, "deadline_ms": round(seconds * 2000 / 3)}
     for name, parameter in (("sender", "source_addr"), ("receiver", "destination_addr")):
         number = routable.pdu.params.get(parameter) or b""  # type: ignore[name-defined]  # noqa: F821
         question[name] = (number.decode("latin-1") if isinstance(number, bytes) else str(number))[:256]
@@ -43,18 +44,40 @@ try:
         }
         if asked not in questions:
             questions.append(asked)
+    pdu = routable.pdu  # type: ignore[name-defined]  # noqa: F821
+    while pdu is not None:  # parameters that the client named by number: Jasmin sends them too
+        for tag, *_, value in getattr(pdu, "custom_tlvs", None) or ():
+            raw = value if isinstance(value, bytes) else str(value).encode(errors="replace")
+            if tag == 0x0424 and (pdu.params.get("short_message") or pdu.params.get("message_payload")):
+                found.append("block")  # a second text beside the first, of which the SMSC chooses one
+            contents = [raw]
+            if len(raw) % 2 == 0 and all(byte in b"0123456789abcdefABCDEF" for byte in raw):
+                contents.append(bytes.fromhex(raw.decode()))  # octets come as text or in hex
+            for content in contents:  # no comprehension, which would not see the names
+                asked = {**question, "payload": b64encode(content).decode(), "udh": ""}
+                questions.append(asked)
+        pdu = getattr(pdu, "nextPdu", None)
     headers = {"Content-Type": "application/json"}
     if os.environ.get("JINGYIN_KEY"):
         headers["Authorization"] = "Bearer " + os.environ["JINGYIN_KEY"]
     url = os.environ.get("JINGYIN_URL", "http://127.0.0.1:8080") + "/v1/score"
     for asked in questions:
-        with urlopen(
-            Request(url, json.dumps(asked).encode(), headers), timeout=float(os.environ.get("JINGYIN_SECONDS", "0.2"))
-        ) as answer:
-            found.append(json.load(answer)["action"])
-    action = "block" if "block" in found else "pass"
+        with urlopen(Request(url, json.dumps(asked).encode(), headers), timeout=seconds) as answer:
+            verdict = json.load(answer)
+            risk = verdict.get("risk", 0.0)  # as in client.py
+            late = verdict.get("reason") == "deadline"
+            late = late and (verdict["action"] == "review" or risk is None or risk >= 0.1)
+            found.append(verdict["action"])
+            if late or verdict.get("edits", {}).get("unread"):
+                found.append("unread")
+    refused = "review" in found and os.environ.get("JINGYIN_REVIEW") == "refuse"
+    refused = refused or ("unread" in found and os.environ.get("JINGYIN_UNREAD") != "forward")
+    action = "block" if "block" in found else "refuse" if refused else "pass"
 except Exception:  # a filter must not lose messages by its own fault
     action = "block" if "block" in found else action
 if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL
     http_status = 403
+elif action == "refuse" and not os.environ.get("JINGYIN_DRY_RUN"):
+    smpp_status = 0x58  # ESME_RTHROTTLED: the client may send it again
+    http_status = 503

@@ -10,14 +10,17 @@ form that needs no charset, so that Kannel can't read another text. An ambiguous
 import argparse
 import asyncio
 import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways.client import MESSAGES, SESSIONS, Http, Ruling, VerdictClient, log
-from jingyin.serve.gateways.codec import Message, message
+from jingyin.serve.gateways.client import MESSAGES, SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
+from jingyin.serve.gateways.codec import Message, Parsed, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
 from jingyin.serve.gateways.program import HelpFormatter, add_options, listen, run
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
@@ -73,11 +76,11 @@ def read_query(query: bytes) -> SendsmsCall:
     source = fields.get(b"from", b"").decode("latin-1")
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     scheduled = b"deferred" in fields
-    read = message([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
+    parsed = Parsed([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
     account = fields.get(b"username") or fields.get(b"user", b"")
-    return SendsmsCall(read, "&".join(quoted), account.decode("latin-1"))
+    return SendsmsCall(message(parsed), "&".join(quoted), account.decode("latin-1"))
 
 
 def _unescape(data: bytes) -> bytes:
@@ -118,12 +121,21 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
         ) from None
 
 
+@dataclass(eq=False)
+class _Application:
+    """The owner of a user's messages: applications take turns."""
+
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSION_QUESTIONS))
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
-    def __init__(self, smsbox: Http, joiner: Joiner) -> None:
-        self._smsbox, self._joiner = smsbox, joiner
-        self.places, self.reading = asyncio.Semaphore(64), asyncio.Lock()
+    def __init__(self, smsbox: Http, joiner: Joiner, paths: Collection[bytes] = ()) -> None:
+        """Paths but .../sendsms and `paths` are refused: sendota, say, takes texts in parameters of its own."""
+        self._smsbox, self._joiner, self._paths = smsbox, joiner, frozenset(paths)
+        self._applications: WeakValueDictionary[str, _Application] = WeakValueDictionary()  # those with open calls
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
         self._draining = False
@@ -137,7 +149,7 @@ class KannelFilter:
         """Stop after answering the calls received."""
         self._server.close()
         self._draining = True
-        self._joiner.flush(self)
+        self._joiner.flush()
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._busy and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
@@ -215,18 +227,21 @@ class KannelFilter:
         try:
             if not _PATH.fullmatch(path) or re.search(rb"[\0\t\r\n ]", query):
                 raise InputError("a path that begins with / is wanted, and %XX for white space")
+            if not path.endswith(b"/sendsms") and path not in self._paths:
+                MESSAGES.labels("refuse", "path").inc()
+                return 403, b"only sendsms is passed on"
             call = read_query(query)
         except InputError as error:
             answer = Ruling("refuse", "unreadable")
             MESSAGES.labels(*answer).inc()
             return 400, str(error).encode()
-        part = None
+        part, application = None, self._applications.setdefault(call.account, _Application())
         if call.message.part:
-            part = self._joiner.add(call.message, "submit", self, call.account, hold=True)
-        answer = await (part.answer if part else self._joiner.judge(call.message, self))
+            part = self._joiner.add(call.message, "submit", application, call.account, hold=True)
+        answer = await (part.answer if part else self._joiner.judge(call.message, application))
         MESSAGES.labels(*answer).inc()
-        if answer.action == "block":
-            return 403, b"Blocked"
+        if answer.refused:
+            return (403, b"Blocked") if answer.action == "block" else (503, b"Temporal failure, try again later.")
         return await self._pass_on(f"{path.decode()}?{call.query}", part)
 
     async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
@@ -248,8 +263,10 @@ def _phrase(status: int) -> bytes:
 
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
-    joiner = Joiner(client, dict(options.coding), hold=options.hold, remember=options.remember)
-    started = KannelFilter(Http(options.smsbox), joiner)
+    joiner = Joiner(
+        client, dict(options.coding), hold=options.hold, remember=options.remember, most=options.part_memory << 20
+    )
+    started = KannelFilter(Http(options.smsbox), joiner, [path.encode() for path in options.path])
     await started.listen(options.host, options.port)
     return started
 
@@ -260,6 +277,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=HelpFormatter)
     add_options(parser, 13_014)
     parser.add_argument("--smsbox", default="http://127.0.0.1:13013", help="URL of smsbox")
+    parser.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        help="path of smsbox besides .../sendsms that is passed on, and judged as if it were sendsms; repeatable",
+    )
     run(parser.parse_args(), start)
 
 

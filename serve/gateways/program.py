@@ -6,13 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 from prometheus_client import start_http_server
 
 from jingyin.model.errors import ConfigError, JingyinError
-from jingyin.serve.gateways.client import REGISTRY, Http, VerdictClient, log
+from jingyin.serve.gateways.client import REGISTRY, SECONDS_TO_WAIT, AwayError, Http, VerdictClient, log
+from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS
 from jingyin.serve.sms import CODINGS
+
+START_SECONDS = 30.0
+"""How long a filter that forwards messages without a verdict waits for the service before it starts without."""
 
 
 class Filter(Protocol):
@@ -33,8 +38,19 @@ def address(text: str) -> tuple[str, int]:
 def _wait(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds <= 60:  # with 0 no verdict would come in time, and every message would pass
-        raise argparse.ArgumentTypeError("more than 0 and at most 60 seconds are wanted, say 0.2")
+        raise argparse.ArgumentTypeError("more than 0 and at most 60 seconds are wanted, say 3")
     return seconds
+
+
+def seconds(least: float) -> Callable[[str], float]:
+    """Return a reader of seconds from `least` up."""
+
+    def read(text: str) -> float:
+        if not (number := float(text)) >= least:
+            raise argparse.ArgumentTypeError(f"at least {least:g} seconds are wanted, got {text}")
+        return number
+
+    return read
 
 
 def _coding(text: str) -> tuple[int, str]:
@@ -57,11 +73,20 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--port", type=int, default=port, help="port to listen on")
     parser.add_argument("--jingyin", default="http://127.0.0.1:8080", help="URL of the service")
     parser.add_argument("--uds", help="Unix socket of the service, instead of its URL")
-    parser.add_argument("--seconds", type=_wait, default=0.2, help="longest wait for a verdict, in seconds")
+    parser.add_argument("--seconds", type=_wait, default=SECONDS_TO_WAIT, help="longest wait for a verdict, in seconds")
     parser.add_argument("--on-failure", choices=("pass", "block"), default="pass", help="action without a verdict")
+    parser.add_argument(
+        "--review", choices=("forward", "refuse"), default="forward",
+        help="a message with action review: forward it, or refuse it with the protocol's temporary error",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unread", choices=("refuse", "forward"), default="refuse",
+        help="a message that was not read in full: the same",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
-    parser.add_argument("--hold", type=float, default=0.5, help="longest wait for the other parts, in seconds")
-    parser.add_argument("--remember", type=float, default=86_400, help="seconds to keep forwarded parts")
+    parser.add_argument("--hold", type=seconds(0), default=0.5, help="longest wait for the other parts, in seconds")
+    parser.add_argument("--remember", type=seconds(0), default=PHONE_SECONDS, help="seconds to keep forwarded parts")
+    parser.add_argument("--part-memory", type=int, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
         help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",
@@ -72,26 +97,27 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
 def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:
     """Run a filter until SIGTERM; the key, if jingyin wants one, comes from JINGYIN_KEY.
 
-    Exits with code 2 and one sentence if it can't listen, or jingyin does not answer.
+    Exits with code 2 and one sentence if it can't listen, or jingyin answers without a verdict.
     """
 
     async def main() -> None:
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a filter has nothing to reload
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         key = os.environ.get("JINGYIN_KEY", "")
         headers = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
         client = VerdictClient(
             Http(options.jingyin, options.uds, headers),
-            seconds=options.seconds, on_failure=options.on_failure, dry_run=options.dry_run,
+            seconds=options.seconds, on_failure=options.on_failure, review=options.review, unread=options.unread,
+            dry_run=options.dry_run,
         )  # fmt: skip
         try:
-            await client.check()
             if options.metrics:
                 start_http_server(options.metrics[1], options.metrics[0], REGISTRY)
-            started = await start(options, client)
-            await stop.wait()
-            await started.drain()
+            if await _wait_for_jingyin(client, options.on_failure, stop):
+                started = await start(options, client)
+                await stop.wait()
+                await started.drain()
         finally:
             client.close()
             await asyncio.sleep(0)  # the loop closes them in its next round
@@ -103,6 +129,30 @@ def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, Verdic
     except (JingyinError, OSError) as error:
         print(f"jingyin: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+
+
+async def _wait_for_jingyin(client: VerdictClient, on_failure: str, stop: asyncio.Event) -> bool:
+    """Wait until the service answers, with on_failure "pass" at most START_SECONDS; return False if told to stop.
+
+    Raises ConfigError if it answers without a verdict.
+    """
+    end = asyncio.get_running_loop().time() + START_SECONDS
+    waited = False
+    while True:
+        try:
+            await client.check()
+            return True
+        except AwayError as error:
+            if not waited:
+                log("waits_for_jingyin", error=str(error))
+            waited = True
+        if on_failure == "pass" and asyncio.get_running_loop().time() >= end:
+            log("starts_without_jingyin")
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await stop.wait()
+            return False
 
 
 async def listen(

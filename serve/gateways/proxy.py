@@ -90,8 +90,15 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
 
 def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> ProxySettings:
     """Return the settings given by the options. Raises ConfigError for a status that no response can have."""
-    joiner = Joiner(client, codec.codings | dict(options.coding), hold=options.hold, remember=options.remember)
+    joiner = Joiner(
+        client, codec.codings | dict(options.coding),
+        hold=options.hold, remember=options.remember, most=options.part_memory << 20,
+    )  # fmt: skip
     statuses = codec.statuses | ({} if options.block_status is None else {"block": options.block_status})
+    if statuses["block"] in (0, codec.statuses["busy"]):
+        raise ConfigError(
+            f"--block-status {statuses['block']} accepts a message, or asks for it again; choose a code that refuses it"
+        )
     try:
         codec().refuse(codec().frame(codec().close()), statuses["block"])
     except (OverflowError, ValueError, struct.error):

@@ -245,9 +245,9 @@ class _Flow:
         self._finish(frame, answer)
 
     def _finish(self, frame: Frame, answer: Ruling, status: str = "block") -> None:
-        if answer.action == "block":
+        if answer.refused:
             self._source.answered(frame.sequence)
-            return self._refuse(frame, answer, status)
+            return self._refuse(frame, answer, status if answer.action == "block" else "busy")
         MESSAGES.labels(*answer).inc()
         return self._sink.write(frame.data)
 

@@ -14,6 +14,7 @@ from jingyin.serve.gateways.codec import (
     Frame,
     FrameKind,
     Message,
+    Parsed,
     UnreadableError,
     contents,
     message,
@@ -54,7 +55,7 @@ class Sgip(Codec):
         flag, coding = fields.number(), fields.number()
         fields.take(frame.command == SUBMIT)  # MessageType
         texts = contents(fields, fields.number(4), 8, flag)
-        return message(texts, coding, source, destinations, scheduled=scheduled)
+        return message(Parsed(texts, coding, source, destinations, scheduled=scheduled))
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response."""

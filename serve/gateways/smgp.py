@@ -12,10 +12,11 @@ from jingyin.serve.gateways.codec import (
     Frame,
     FrameKind,
     Message,
+    Parsed,
     UnreadableError,
     headers,
     message,
-    segment,
+    segments,
 )
 from jingyin.serve.gateways.proxy import main
 from jingyin.serve.sms import Part, Segment
@@ -23,7 +24,6 @@ from jingyin.serve.sms import Part, Segment
 LOGIN, SUBMIT, DELIVER, FORWARD, EXIT = 1, 2, 3, 5, 6
 _TP_UDHI, _PK_TOTAL, _PK_NUMBER = 0x0002, 0x0009, 0x000A
 _FIXED_FEE, _NO_FIXED_FEE = 6, 0
-_Made = tuple[list[Segment], int, str, list[str], Part | None, bool]  # what codec.message takes
 
 
 class Smgp(Codec):
@@ -58,17 +58,17 @@ class Smgp(Codec):
         if frame.command == FORWARD:
             raise UnreadableError("command")
         if frame.command == DELIVER:
-            made, is_report = self._deliver(Fields(frame.data, self.header.size))
-            return None if is_report and frame.kind is FrameKind.DELIVER else message(*made)
+            parsed, is_report = self._deliver(Fields(frame.data, self.header.size))
+            return None if is_report and frame.kind is FrameKind.DELIVER else message(parsed)
         fits = []
         for fee in (_FIXED_FEE, _NO_FIXED_FEE):
             with suppress(UnreadableError):
                 fits.append(self._submit(Fields(frame.data, self.header.size), fee))
         if len(fits) != 1:  # both fit only on purpose, and not every gateway goes by the version in Login
             raise UnreadableError
-        return message(*fits[0])
+        return message(fits[0])
 
-    def _submit(self, fields: Fields, fee: int) -> _Made:
+    def _submit(self, fields: Fields, fee: int) -> Parsed:
         fields.take(13)  # MsgType, NeedReport, Priority, ServiceID
         fields.take(8 + fee)  # FeeType, FeeCode, FixedFee
         coding = fields.number()
@@ -81,16 +81,16 @@ class Smgp(Codec):
             raise UnreadableError
         content = fields.take(fields.number())
         texts, hint = self._texts(content, fields)
-        return texts, coding, source, destinations, hint, scheduled
+        return Parsed(texts, coding, source, destinations, hint, scheduled)
 
-    def _deliver(self, fields: Fields) -> tuple[_Made, bool]:
+    def _deliver(self, fields: Fields) -> tuple[Parsed, bool]:
         fields.take(10)  # MsgID
         is_report, coding = fields.number() == 1, fields.number()
         fields.take(14)  # RecvTime
         source, destination = fields.text(21), fields.text(21)
         content = fields.take(fields.number())
         texts, hint = self._texts(content, fields)
-        return (texts, coding, source, [destination], hint, False), is_report
+        return Parsed(texts, coding, source, [destination], hint), is_report
 
     def _texts(self, content: bytes, fields: Fields) -> tuple[list[Segment], Part | None]:
         """Read Reserve and the TLVs; return the content with and without a header, if it may have one, and the part."""
@@ -107,8 +107,7 @@ class Smgp(Codec):
             if any(len(each) > 1 or len(min(each)) != 1 for each in numbers):
                 raise UnreadableError
             total, number = (min(each)[0] for each in numbers)
-        texts = [segment(content, header=header) for header in announced]
-        return texts, None if all(announced) else Part(-1, total, number)
+        return segments(content, announced), None if all(announced) else Part(-1, total, number)
 
     def refuse(self, frame: Frame, status: int) -> bytes:
         """Return the response."""

@@ -10,9 +10,10 @@ from jingyin.serve.gateways.codec import (
     Frame,
     FrameKind,
     Message,
+    Parsed,
     UnreadableError,
     message,
-    segment,
+    segments,
 )
 from jingyin.serve.gateways.proxy import main
 from jingyin.serve.sms import Part, Segment
@@ -20,6 +21,7 @@ from jingyin.serve.sms import Part, Segment
 SUBMIT_SM, DELIVER_SM, UNBIND, REPLACE_SM, SUBMIT_MULTI, DATA_SM, BROADCAST_SM = 4, 5, 6, 7, 0x21, 0x103, 0x111
 _UDHI = 0x40
 _MESSAGE_TYPE, _RECEIPT, _NOTIFICATION = 0x3C, 0x04, 0x20
+_PORT, _PUSH = 0x020B, 2948  # destination_port, and that of a WAP push
 _PAYLOAD, _REFERENCE, _TOTAL, _NUMBER = 0x0424, 0x020C, 0x020E, 0x020F
 
 
@@ -80,8 +82,11 @@ class Smpp(Codec):
         if frame.kind is FrameKind.DELIVER and esm_class & _MESSAGE_TYPE in (_RECEIPT, _NOTIFICATION):
             return None
         contents = [content, *(value for tag, value in parameters if tag == _PAYLOAD)]
-        texts = [segment(each, header=bool(esm_class & _UDHI)) for each in contents if each]
-        read = message(texts or [Segment(b"")], coding, source, destinations, _sar(parameters), scheduled)
+        texts = [text for each in contents for text in segments(each, [bool(esm_class & _UDHI)]) if each]
+        if any(tag == _PORT and int.from_bytes(value) == _PUSH for tag, value in parameters):
+            coding = 4  # binary, whatever it says
+        parsed = Parsed(texts or [Segment(b"")], coding, source, destinations, _sar(parameters), scheduled)
+        read = message(parsed)
         if read.part and to_list:
             raise UnreadableError
         return read

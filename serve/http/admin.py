@@ -45,7 +45,7 @@ M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 
 
-async def _body(request: Request, kind: type[M]) -> M:
+async def body_as(request: Request, kind: type[M]) -> M:
     """Read a body; raises InputError for a wrong one."""
     if not request.headers.get("content-type", "").lower().startswith("application/json"):
         raise InputError("send the body with Content-Type: application/json")  # which no other site's page can
@@ -57,7 +57,7 @@ async def _body(request: Request, kind: type[M]) -> M:
         raise explain_errors(error, skip=0) from None
 
 
-async def _of_state(work: Awaitable[R]) -> R:
+async def of_state(work: Awaitable[R]) -> R:
     """Wait for the state; raises AwayError if it can't be reached."""
     try:
         return await work
@@ -72,17 +72,17 @@ async def known(request: Request) -> Response:
     call: Call = request.scope["jingyin"]
     memory = call.service.memory
     if request.method == "GET":
-        return JSONResponse({"known": await _of_state(memory.known.list())})
-    new = await _body(request, NewWording)
+        return JSONResponse({"known": await of_state(memory.known.list())})
+    new = await body_as(request, NewWording)
     read = await call.service.trial(new.text or new.template or "", "", None, None, None)
     risk = read.scored.decision.risk if read.scored else 0.5
-    return JSONResponse({"id": await _of_state(memory.known.add(new, call.key, risk))})
+    return JSONResponse({"id": await of_state(memory.known.add(new, call.key, risk))})
 
 
 async def forget(request: Request) -> Response:
     """Remove a known wording."""
     call: Call = request.scope["jingyin"]
-    if await _of_state(call.service.memory.known.remove(request.path_params["id"])):
+    if await of_state(call.service.memory.known.remove(request.path_params["id"])):
         return JSONResponse({"removed": request.path_params["id"]})
     return JSONResponse({"error": "there is no known wording with this id", "request_id": call.id}, 404)
 
@@ -91,7 +91,7 @@ async def clear(request: Request) -> Response:
     """Clear a sender of suspicion, by the hash that `overview` and `trial` give."""
     call: Call = request.scope["jingyin"]
     sender = SENDER + request.path_params["id"]
-    marked, _ = await _of_state(call.service.memory.known.state.run([Op("marked", sender), Op("drop", sender)]))
+    marked, _ = await of_state(call.service.memory.known.state.run([Op("marked", sender), Op("drop", sender)]))
     if marked:
         return JSONResponse({"cleared": request.path_params["id"]})
     return JSONResponse({"error": "no sender with this id is under suspicion", "request_id": call.id}, 404)
@@ -101,7 +101,7 @@ async def overview(request: Request) -> Response:
     """Return messages by reason and action since the start, and the senders under suspicion."""
     call: Call = request.scope["jingyin"]
     service = call.service
-    (marks,) = await _of_state(service.memory.known.state.run([Op("marks", SENDER)]))
+    (marks,) = await of_state(service.memory.known.state.run([Op("marks", SENDER)]))
     families = text_string_to_metric_families(service.metrics.render().decode())
     counts = [
         {**sample.labels, "messages": round(sample.value)}
@@ -111,13 +111,14 @@ async def overview(request: Request) -> Response:
         if sample.name.endswith("_total")
     ]
     senders = [{"id": mark.removeprefix(SENDER), "seconds": round(left)} for mark, left in marks]
-    return JSONResponse({"counts": counts, "senders": senders, "bundle": service.deployment.bundle_id})
+    found = {"counts": counts, "senders": senders, "bundle": service.deployment.bundle_id}
+    return JSONResponse({**found, "cases": service.cases is not None})
 
 
 async def trial(request: Request) -> Response:
     """Return the verdict that a message would get now, and the reason; nothing is counted or kept."""
     call: Call = request.scope["jingyin"]
-    asked = await _body(request, Trial)
+    asked = await body_as(request, Trial)
     answer = await call.service.trial(asked.text, asked.key, asked.sender, asked.receiver, asked.route)
     result = call.service.result(answer)
     if asked.sender and (suspects := call.service.memory.suspects):

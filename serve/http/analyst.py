@@ -1,4 +1,4 @@
-"""`jingyin known`: manages the known wordings of a running service over HTTP."""
+"""`jingyin known` and `jingyin cases`: call a running service over HTTP."""
 
 import json
 import os
@@ -17,7 +17,15 @@ ACTION_OF = {**dict.fromkeys(BENIGN, "pass"), **dict.fromkeys(FLAGGED, "block")}
 
 
 def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  by path
-    """Return a service's JSON answer; its admin key is in JINGYIN_KEY. Raises JingyinError with its error message."""
+    """Return a service's JSON answer; its key is in JINGYIN_KEY. Raises JingyinError with its error message."""
+    try:
+        return json.loads(ask_text(url, method, path, body))
+    except ValueError:
+        raise JingyinError(f"{url} gives no JSON; is jingyin running there?") from None
+
+
+def ask_text(url: str, method: str, path: str, body: object = None) -> str:
+    """Return a service's answer as text; raises JingyinError as `ask` does."""
     headers = {"content-type": "application/json"}
     if key := os.environ.get("JINGYIN_KEY"):
         headers["authorization"] = f"Bearer {key}"
@@ -26,7 +34,7 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
     data = None if body is None else json.dumps(body).encode()
     try:
         with urlopen(Request(url.rstrip("/") + path, data, headers, method=method), timeout=30) as answer:
-            return json.load(answer)
+            return str(answer.read().decode())
     except HTTPError as error:
         try:
             message = json.load(error)["error"]

@@ -46,9 +46,9 @@ REFUSAL_SECONDS = 0.05
 
 OPEN = {"/", "/admin/", "/healthz", "/readyz", "/openapi.json"}
 """Paths that need no key, even if there are keys; on a private address /metrics needs none either."""
-_ADMIN = {"/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial"}
-_ROUTES = OPEN | _ADMIN | {"/v1/score", "/metrics"}
-_BELOW = re.compile("(/admin/(?:known|senders))/.+")
+_ADMIN = {"/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial", "/admin/cases"}
+_ROUTES = OPEN | _ADMIN | {"/v1/score", "/v1/report", "/metrics"}
+_BELOW = re.compile("(/admin/(?:known|senders|cases))/.+")
 """Paths that end in an id, which metrics and logs leave out."""
 
 
@@ -89,6 +89,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer the router's errors: no such route, another method."""
     assert isinstance(error, HTTPException)
     words = _WORDS.get(error.status_code, "the request can't be answered")
+    if request.url.path.startswith(("/admin/cases", "/v1/report")) and not request.scope["jingyin"].service.cases:
+        words = "the review queue is off; turn it on with the setting cases"
     response = error_response(request.scope["jingyin"], error.status_code, words)
     response.headers.update(error.headers or {})
     return response
@@ -132,7 +134,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            refusal = self._refusal(scope, call)
+            refusal = self._refusal(scope, call) or self._page_refusal(scope)
             if refusal and refusal[0] == 503:
                 await asyncio.sleep(REFUSAL_SECONDS)
             elif call.place:
@@ -148,6 +150,23 @@ class RequestMiddleware:
             service.requests.give(call.client, call.place)
             service.bodies.give(call.client, call.body)
             self._record(scope, call, status, loop_time() - arrival)
+
+    def _page_refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the refusal of what a page of another site may have sent.
+
+        The browser names its origin. A page whose name was made to resolve to a loopback address names itself as the
+        host: names with a dot are refused there if there are no keys.
+        """
+        headers = {name: value for name, value in scope["headers"] if name in (b"origin", b"host")}
+        host = headers.get(b"host", b"").lower()
+        if b"origin" in headers and headers[b"origin"].lower().partition(b"://")[2] != host:
+            return 403, "the Origin is another site; ask from the service's own page, or without Origin"
+        settings = self._service.settings
+        name = host.partition(b":")[0]
+        rebound = b"." in name and not _LOCAL.fullmatch(name)
+        if rebound and not (settings.is_public or settings.uds or settings.keys):
+            return 403, "the Host is a domain; ask this loopback address by number or as localhost, or set keys"
+        return None
 
     def _refusal(self, scope: Scope, call: Call) -> tuple[int, str] | None:
         """Return status and message of a refusal, or None; set the id (if a valid one was sent), client and place."""
@@ -187,6 +206,7 @@ class RequestMiddleware:
 
 
 _ID = re.compile(schema.REQUEST_ID.encode())
+_LOCAL = re.compile(rb"[0-9.]+|(?:.+\.)?localhost\.?")
 
 
 # ---- routes
@@ -250,6 +270,8 @@ async def metrics(request: Request) -> Response:
 
 async def reload(request: Request) -> Response:
     """Have the workers replaced one after another, as by SIGHUP; the log and /metrics show the outcome."""
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):  # which no page can send
+        raise RefusedError(415, "send the request with Content-Type: application/json")
     if parent := multiprocessing.parent_process():
         os.kill(parent.pid or 0, signal.SIGHUP)
     return JsonResponse({"reload": "begun", "bundle": request.scope["jingyin"].service.deployment.bundle_id}, 202)
@@ -302,7 +324,13 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
 
     `shared` is the folder of memory.shared_state; without it the application remembers by itself.
     """
-    service = Service(settings, load, partial(make_memory, settings, shared))
+    make_cases, case_routes = None, list[Route]()
+    if settings.cases:  # else SQLAlchemy would take a quarter of a second of each worker's start, and 20 MB
+        from jingyin.serve.cases.writer import make_writer
+        from jingyin.serve.http.cases import CASE_ROUTES
+
+        make_cases, case_routes = partial(make_writer, settings, settings.cases, shared), CASE_ROUTES
+    service = Service(settings, load, partial(make_memory, settings, shared), make_cases)
     routes = [
         Route("/v1/score", score, methods=["POST"]),
         Route("/admin/reload", reload, methods=["POST"]),
@@ -312,6 +340,7 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
         Route("/openapi.json", Response(OPENAPI, media_type="application/json"), methods=["GET"]),
         Route("/admin/", page_response(ADMIN_PAGE), methods=["GET"]),
         *ADMIN_ROUTES,
+        *case_routes,
     ]
     if settings.page:
         routes.append(Route("/", page_response(PAGE), methods=["GET"]))

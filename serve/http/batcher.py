@@ -2,8 +2,9 @@
 
 Cache and prefilter read a single message at once, on the event loop: that takes less than handing it over. A message
 for a network waits for a thread, with that first look as its answer if the deadline comes first. Long messages and
-batches get their first look from a thread, before the networks; single messages go before batches, and senders take
-turns: a sender of costly messages delays only its own.
+batches get their first look from a thread, before the networks; single messages go before batches, messages that are
+more likely threats than not before others, and senders take turns, each with its riskiest message first: a sender of
+costly messages delays only its own, and in a burst of threats time is spent on these.
 
 A thread stays with a batch for a time slice. A message that takes longer keeps its readings so far and resumes in a
 lane of its own, which takes turns with that of new messages: threats, which networks read for 10 to 50 ms, wait for
@@ -17,6 +18,8 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic, perf_counter
@@ -46,6 +49,10 @@ TURNS = 4
 SLICE_SECONDS = 0.004
 """How long a thread stays with one batch before others get their turn; four times as long for a message that resumes,
 so that most threats end with their second slice."""
+RISKY = 0.5
+"""Risk, by the prefilter or the networks so far, from which a message goes before others."""
+OTHERS = 4
+"""One message in so many is one of the others, so that a flood of threats does not hold them up for ever."""
 CHARACTERS = 16_000
 """Characters of a batch, about: cleaning them takes 5 ms."""
 HANDOVER_SECONDS = 0.002
@@ -105,9 +112,11 @@ class Gate:
     def _next_round(self) -> None:
         self._passed.clear()
         for client, waiting in list(self._waiting.items()):
-            for _ in range(min(TURNS, len(waiting))):
-                waiting.popleft().set_result(None)
-                self._passed[client] += 1
+            while waiting and self._passed[client] < TURNS:
+                turn = waiting.popleft()
+                if not turn.done():  # a cancelled request waits no more
+                    turn.set_result(None)
+                    self._passed[client] += 1
             if not waiting:
                 del self._waiting[client]
         if self._passed:
@@ -135,41 +144,56 @@ class _Item(NamedTuple):
     seconds: float
 
 
+_Heap = list[tuple[float, int, _Item]]
+"""A sender's messages by descending risk, then by arrival."""
+
+
 class _Turns:
-    """Waiting messages; the senders of all clients take turns."""
+    """Waiting messages, in two classes: risky ones, and others. In each the senders of all clients take turns."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[_Item]] = {}
+        self._risky: dict[str, _Heap] = {}
+        self._others: dict[str, _Heap] = {}
+        self._numbers = count()
+        self._taken = 0
 
     def put(self, item: _Item) -> None:
-        self._waiting.setdefault(item.pending.turn, deque()).append(item)
+        risk = _risk(item.pending.outcomes[item.i])
+        heappush(self._of(risk).setdefault(item.pending.turn, []), (-risk, next(self._numbers), item))
 
     def drop(self, pending: _Pending) -> None:
         """Forget the messages of a request that was answered without them."""
-        kept = deque(item for item in self._waiting.get(pending.turn, ()) if item.pending is not pending)
-        if kept:
-            self._waiting[pending.turn] = kept
-        else:
-            self._waiting.pop(pending.turn, None)
+        for senders in (self._risky, self._others):
+            kept = [entry for entry in senders.pop(pending.turn, ()) if entry[2].pending is not pending]
+            if kept:
+                heapify(kept)
+                senders[pending.turn] = kept
 
-    def ahead(self, turn: str) -> int:
+    def ahead(self, turn: str, risk: float) -> int:
         """Estimate how many messages go before a new one."""
-        return len(self._waiting.get(turn, ())) * len(self._waiting)
+        senders = self._of(risk)
+        return len(senders.get(turn, ())) * len(senders)
 
     def take(self, most: int) -> list[_Item]:
         """Return the next messages: at least one, up to `most` messages and about CHARACTERS."""
         batch: list[_Item] = []
         characters = 0
-        while self._waiting and len(batch) < most and characters <= CHARACTERS:
-            turn = next(iter(self._waiting))
-            waiting = self._waiting.pop(turn)
-            item = waiting.popleft()
+        while (self._risky or self._others) and len(batch) < most and characters <= CHARACTERS:
+            self._taken += 1
+            is_others_turn = not self._risky or (self._others and self._taken % OTHERS == 0)
+            senders = self._others if is_others_turn else self._risky
+            turn = next(iter(senders))
+            waiting = senders.pop(turn)
+            item = heappop(waiting)[2]
             if waiting:
-                self._waiting[turn] = waiting  # behind the others
+                senders[turn] = waiting  # behind the others
             if not item.pending.future.done():  # skip messages already answered
                 batch.append(item)
                 characters += _length(item.pending.texts[item.i])
         return batch
+
+    def _of(self, risk: float) -> dict[str, _Heap]:
+        return self._risky if risk >= RISKY else self._others
 
 
 class Batcher:
@@ -216,7 +240,7 @@ class Batcher:
             if is_final(outcomes[0]):
                 self._count(outcomes if count else [])
                 return outcomes
-            if waiting.ahead(turn) * self._pace > deadline - self._loop.time():
+            if waiting.ahead(turn, _risk(outcomes[0])) * self._pace > deadline - self._loop.time():
                 return outcomes  # it would wait in vain
         if not self._shares.take(client, len(texts)):
             if waiting is self._singles:
@@ -326,6 +350,10 @@ class Batcher:
 
 def _length(text: str | CleanText) -> int:
     return len(text if isinstance(text, str) else text.text)
+
+
+def _risk(outcome: Outcome) -> float:
+    return 0.0 if isinstance(outcome, str) else outcome.decision.risk
 
 
 def is_final(outcome: Outcome) -> bool:

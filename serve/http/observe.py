@@ -131,6 +131,12 @@ class Metrics:
             "state_events", "Late answers of the state, by step; when it was away, and back.", "event", "step"
         )
         self.state_away = self.gauge("state_away", "Workers that use memory of their own, because the state is away.")
+        self.cases_dropped = self.counter(
+            "cases_dropped", "Messages and cases that the review queue lost or forgot.", "what"
+        )
+        self.cases_dropped("queue")  # so that alarms see it at 0 before it rises
+        self.cases_waiting = self.gauge("cases_waiting", "Messages that wait to be written to their case.")
+        self.cases_away = self.gauge("cases_away", "Workers whose database of cases can't be used.")
         self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")
         self.replaced = Counter(
             "jingyin_workers_replaced", "Workers that took a dead one's place.", registry=self.registry

@@ -83,6 +83,10 @@ def run_server(settings: Settings, load: LoadFrom = load_scorers, reread: Callab
         shared_state(settings, Path(folder)),
         listening(settings) as listener,
     ):
+        if settings.cases:
+            from jingyin.serve.cases.writer import check_cases
+
+            check_cases(settings, Path(folder))
         workers = Supervisor(settings, listener, load, Path(folder), reread)
         workers.run()
     log("ended")

@@ -22,7 +22,10 @@ from jingyin.model.errors import InputError
 from jingyin.serve.encodings import replaced
 from jingyin.serve.sms import CODINGS, Segment
 
-Coding = Literal["gsm7", "gsm7-packed", "ascii", "latin1", "ucs2", "gbk", "ucs2-le", "utf8"]
+Coding = Literal[
+    "gsm7", "gsm7-packed", "ascii", "latin1", "ucs2", "gbk", "ksc5601", "jis", "euc-jp", "shift-jis", "big5",
+    "ucs2-le", "utf8",
+]  # fmt: skip
 if set(get_args(Coding)) != set(CODINGS):
     raise ImportError("schema.Coding and sms.CODINGS differ")
 

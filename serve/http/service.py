@@ -21,6 +21,7 @@ from jingyin.serve.scorer import Scored
 from jingyin.serve.sms import Decoded, Segment, readings
 
 if TYPE_CHECKING:
+    from jingyin.serve.cases.writer import Writer
     from jingyin.serve.memory.memory import Memory
 
 MAX_EXPLAINED = 16
@@ -78,7 +79,10 @@ class Context(NamedTuple):
 class Service:
     """The parts of a running service, one for each worker."""
 
-    def __init__(self, settings: Settings, load: Load, make_memory: Callable[[Metrics], "Memory"]) -> None:
+    def __init__(
+        self, settings: Settings, load: Load, make_memory: Callable[[Metrics], "Memory"],
+        make_writer: "Callable[[Metrics], Writer] | None" = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.metrics = Metrics()
         self.requests = Shares(settings.max_requests)
@@ -87,13 +91,16 @@ class Service:
         self.connections = 0
         self.draining = False
         self._load = load
-        self._make_memory = make_memory
+        self._make_memory, self._make_writer = make_memory, make_writer
 
     def start(self) -> None:
         """Load the bundle and start the threads; needs the running event loop. Raises BundleError or ConfigError."""
         self.keys = Keys(self.settings.keys) if self.settings.keys else None
         self.deployment = Deployment(*self._load(), self.metrics)
         self.memory = self._make_memory(self.metrics)
+        self.cases = self._make_writer(self.metrics) if self._make_writer else None
+        if self.cases:
+            self.cases.start()
         self.batcher = Batcher(self.deployment, self.metrics, self.settings.queue)
         self._evidence = ThreadPoolExecutor(1, thread_name_prefix="jingyin-evidence")
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="jingyin-decoding")
@@ -104,6 +111,8 @@ class Service:
         """End the threads; every request must have been answered."""
         self._timer.cancel()
         self.batcher.close()
+        if self.cases:
+            self.cases.close()
         self._evidence.shutdown(wait=True, cancel_futures=True)
         self._decoding.shutdown(wait=True)
 
@@ -193,6 +202,8 @@ class Service:
             self.metrics.unscored(answer.reason, judged.action).inc()
         if self.settings.dry_run:
             self.metrics.dry_run(judged.action).inc()
+        if self.cases:
+            self.cases.offer(origin, text, judged)
         return judged
 
     def result(self, answer: Answer) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from jingyin.model.errors import ConfigError, faults_of
+from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
 from jingyin.serve.memory.senders import SenderSettings
 
 PREFIX = "JINGYIN_SERVE_"
-REMEMBERED = ("state", "state_secret", "senders", "conversations", "burst", "policy")
+REMEMBERED = ("state", "state_secret", "senders", "on_memory_timeout", "conversations", "burst", "policy")
 """Settings that SIGHUP reads again."""
 
 TargetRate = Annotated[float, Field(gt=0, lt=1)]
@@ -76,6 +77,8 @@ class Settings(BaseSettings):
     """32 bytes in hex, the same on all machines that share a state; with memory made next to the known wordings."""
     senders: SenderSettings | None = None
     """Review suspicious messages from senders of flagged ones, or with their contacts; off by default."""
+    on_memory_timeout: Literal["pass", "review"] = "pass"
+    """The least action for a message of the risk of `senders` whose look-up in the state was late."""
     conversations: ConversationSettings | None = None
     """Also score the last messages from one sender to one receiver as one text; off by default."""
     burst: BurstSettings | None = None
@@ -84,6 +87,8 @@ class Settings(BaseSettings):
     """File of the known wordings of a state in memory; by default in $STATE_DIRECTORY or ~/.local/state/jingyin."""
     policy: Path | None = None
     """File of rules by sender, signature, route and key; see serve/memory/policy.py."""
+    cases: CaseSettings | None = None
+    """Keep messages with action review for analysts, and take subscribers' reports; off by default."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None

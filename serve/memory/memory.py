@@ -58,6 +58,7 @@ class Memory:
         self.policy = read_policy(settings.policy) if settings.policy else Policy(rules=())
         self._bursts = Bursts(settings.burst, secret) if settings.burst else None
         self._conversations = Conversations(settings.conversations, secret) if settings.conversations else None
+        self._on_timeout = settings.on_memory_timeout
         self._refreshing: asyncio.Task[None] | None = None
         self._metrics = metrics
 
@@ -156,11 +157,17 @@ class Memory:
         if not ops:
             return answer
         begun = perf_counter()
-        results = await self._run([_READING[op.name](op) for op in ops] if trial else ops, "look_up")
+        asked, late = [_READING[op.name](op) for op in ops] if trial else ops, False
+        if isinstance(self.state, Guarded):
+            results, late = await self.state.ask(asked, "look_up")
+        else:
+            results = await self.state.run(asked)
         self._metrics.state_seconds.observe(perf_counter() - begun)
         suspect = None
         if suspects and answer.action == own_action == "pass" and not match:
             suspect = suspects.suspicious(marks, text, risk, results[: len(sender_ops)])
+            if late and not suspect and self._on_timeout == "review" and risk >= suspects.risk:
+                suspect = "memory_timeout"
         of_burst = results[len(sender_ops) : len(sender_ops) + len(burst_ops)]
         near = bursts.near_copies(of_burst) if burst_ops and bursts else None
         if near is not None and not trial:
@@ -170,8 +177,9 @@ class Memory:
             return await self._settle(marks, text, own_action, held, held, [], trial=trial)
         joined = conversations.joined(text, results[-1])
         judged = await self._behind(context, held, joined, trial=trial) if joined else held
-        # A message that does not pass after all is not joined with later ones.
-        undone = [Op("unshift", ops[-1].key, ops[-1].value)] if passed and judged.action != "pass" else []
+        # A message that its conversation raised is not joined with later ones. One held for its sender is: filters
+        # forward it, and an offender's threat in pieces would else be forwarded in all of them.
+        undone = [Op("unshift", ops[-1].key, ops[-1].value)] if passed and judged is not held else []
         return await self._settle(marks, text, own_action, held, judged, undone, trial=trial)
 
     def _hold(self, answer: "Answer", suspect: str | None, near: int | None) -> "Answer":

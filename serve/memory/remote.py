@@ -20,6 +20,8 @@ from jingyin.serve.memory.state import LISTED, SLOTS, Local, Op, State
 
 BUDGET_SECONDS = 0.005
 """Longest wait for the state; then a message continues with local memory."""
+REMEMBER_SECONDS = 0.02
+"""Longest wait until a flagged message is remembered."""
 PATIENCE_SECONDS = 0.1
 """If a call fails or takes longer, the state is away. Until then only the waiting messages continue without it."""
 RETRY_SECONDS = 0.5
@@ -77,24 +79,26 @@ def listening(local: Local, path: Path) -> Iterator[None]:
 
 
 class Socket:
-    """Sends operations to the process that is `listening` at `path`; one call at a time."""
+    """Sends operations to the process that is `listening` at `path`; calls that overlap take turns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self, ops: Sequence[Op]) -> list[Any]:
         """Return a result for each operation; raises OSError or IncompleteReadError when nobody listens."""
-        streams, self._streams = self._streams, None  # a cancelled call leaves none: its answer may still come
-        reader, writer = streams or await asyncio.open_unix_connection(self._path)
-        try:
-            writer.write(_frame([tuple(op) for op in ops]))
-            found: list[Any] = marshal.loads(await _read_frame(reader))
-        except BaseException:
-            writer.close()
-            raise
-        self._streams = reader, writer
-        return found
+        async with self._lock:
+            streams, self._streams = self._streams, None  # a cancelled call leaves none: its answer may still come
+            reader, writer = streams or await asyncio.open_unix_connection(self._path)
+            try:
+                writer.write(_frame([tuple(op) for op in ops]))
+                found: list[Any] = marshal.loads(await _read_frame(reader))
+            except BaseException:
+                writer.close()
+                raise
+            self._streams = reader, writer
+            return found
 
     def close(self) -> None:
         """Close the connection."""
@@ -185,25 +189,34 @@ class Guarded:
         self._calling = False
 
     async def run(self, ops: Sequence[Op], step: str = "look_up") -> list[Any]:
-        """Return a result for each operation, within BUDGET_SECONDS; `step` is the caller's."""
+        """Return a result for each operation, as `ask` does."""
+        return (await self.ask(ops, step))[0]
+
+    async def ask(self, ops: Sequence[Op], step: str) -> tuple[list[Any], bool]:
+        """Return a result for each operation within BUDGET_SECONDS, and whether they are late: of `local` alone.
+
+        Operations that remember a flagged message get REMEMBER_SECONDS, so that its answer does not go out before the
+        sender's next message can be recognised. `step` is the caller's.
+        """
         if self.away:
-            return self.local.run_now(ops)
+            return self.local.run_now(ops), False
+        flagged = any(op.name == "mark" for op in ops)
         # Stored here too, so that a late look-up knows at least what this process has flagged.
-        local_results = self.local.run_now(ops) if any(op.name == "mark" for op in ops) else None
+        local_results = self.local.run_now(ops) if flagged else None
         future: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ops, future))
         if not self._calling:
             self._calling = True
             self._start(self._call())
         try:
-            async with asyncio.timeout(BUDGET_SECONDS):
+            async with asyncio.timeout(REMEMBER_SECONDS if flagged else BUDGET_SECONDS):
                 results = await future
         except TimeoutError:
             self._observe("late", step)
-            results = None
+            return self.local.run_now(ops) if local_results is None else local_results, True
         if results is not None:
-            return results
-        return self.local.run_now(ops) if local_results is None else local_results
+            return results, False
+        return self.local.run_now(ops) if local_results is None else local_results, False
 
     async def close(self) -> None:
         """Cancel running tasks."""

@@ -51,6 +51,7 @@ class Suspects:
     def __init__(self, settings: SenderSettings, secret: Secret, chance: Callable[[], float] = random.random) -> None:
         """`chance` gives numbers from 0 to 1, for the sample."""
         self._settings = settings
+        self.risk = settings.risk
         self._secret = secret
         self._chance = chance
 
@@ -88,7 +89,7 @@ class Suspects:
 
     def suspicious(self, marks: Sequence[str], text: str, risk: float, results: Sequence[Any]) -> str | None:
         """Return "sender" or "contact" if a message that passes is to be held, given the results of `ask`."""
-        enough = risk >= self._settings.risk
+        enough = risk >= self.risk
         for i, mark in enumerate(marks):
             marked, flagged, others = results[3 * i : 3 * i + 3]
             is_sender = mark.startswith(SENDER)

@@ -29,6 +29,8 @@ corpus = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, c
 app.add_typer(corpus, name="corpus")
 known = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage the known wordings of a running service.")
 app.add_typer(known, name="known")
+cases = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Use the review queue of a running service.")
+app.add_typer(cases, name="cases")
 policy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and replay a policy.")
 app.add_typer(policy, name="policy")
 
@@ -303,6 +305,39 @@ def known_remove(
     from jingyin.serve.http.analyst import ask
 
     ask(url, "DELETE", f"/admin/known/{number}")
+
+
+@cases.command("report")
+def cases_report(
+    inputs: InputsArgument,
+    kind: Annotated[str, Option(help="unwanted or wrongly_blocked, for rows without a kind.")] = "unwanted",
+    text_column: TextOption = "text",
+    encoding: EncodingOption = None,
+    url: Annotated[str, Option(help="Address of the service; set its key in JINGYIN_KEY.")] = "http://127.0.0.1:8080",
+) -> None:
+    """Send subscribers' reports: rows with a text, and optionally sender, receiver, time and kind.
+
+    Exit code 3: finished, but rows without a text were left out.
+    """
+    from jingyin.serve.cases.report import report_files  # the extra `batch`
+
+    sent, left_out = map(sum, zip(*report_files(url, inputs, text_column, kind, encoding), strict=True))
+    typer.echo(f"{sent} reports sent, {left_out} rows without a text left out")
+    if left_out:
+        raise typer.Exit(3)
+
+
+@cases.command("export")
+def cases_export(
+    since: Annotated[str, Option(help="Only decisions since this time: ISO 8601, or Unix seconds.")] = "0",
+    url: UrlOption = "http://127.0.0.1:8080",
+) -> None:
+    """Print the decisions as JSON lines, which `jingyin finetune` reads."""
+    from urllib.parse import quote
+
+    from jingyin.serve.http.analyst import ask_text
+
+    typer.echo(ask_text(url, "GET", f"/admin/cases/export?since={quote(since)}"), nl=False)
 
 
 @policy.command("check")

@@ -284,6 +284,17 @@ def test_golden_messages_are_checked_on_this_machine(copy):
         Scorer.load(copy)
 
 
+def test_a_network_without_a_golden_message_is_refused(copy):
+    parts = parts_of(copy)
+    golden = json.loads((copy / "golden.json").read_text(encoding="utf-8"))
+    file = parts["networks"][0]["file"]
+    kept = [message for message in golden if message["file"] != file]
+    (copy / "golden.json").write_text(json.dumps(kept), encoding="utf-8")
+    manifest = write_bundle(copy, parts)
+    with pytest.raises(BundleError, match=rf"^bundle {manifest.id} has no golden message for {re.escape(file)}, so"):
+        Scorer.load(copy)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from jingyin.model import text as text_module
 from jingyin.model.errors import InputError
+from jingyin.model.fold import FOLD
 from jingyin.model.masks import PLACEHOLDERS, amount_value, bucket, readable
 from jingyin.model.prefilter import is_disguised
-from jingyin.model.text import MAX_CHARACTERS, CleanString, CleanText, clean
+from jingyin.model.text import MAX_CHARACTERS, READ_CHARACTERS, CleanString, CleanText, clean
 
 # Everything a message may hold, with the characters that the steps care about drawn often.
 MESSAGES = st.text(
@@ -242,7 +243,9 @@ def test_masks(raw: str, wanted: str) -> None:
     [("1,783.52元", 1783.52), ("3.5万", 35000), ("两百块", 200), ("一千二", 1200), ("八万", 80000), ("2万8", 28000),
      ("一个w", 10000), ("十四个w", 140000), ("6.5个w", 65000), ("两个半k", 2500), ("二十k", 20000), ("三w", 30000),
      ("3万5千", 35000), ("2万3千5百元", 23500), ("3万2百", 30200), ("2百万", 2e6),
-     ("十二块", 12), ("三万五", 35000), ("一百零五元", 105)],
+     ("十二块", 12), ("三万五", 35000), ("一百零五元", 105),
+     ("一亿三千万元", 1.3e8), ("两亿零五百万", 2.05e8), ("1亿3千万元", 1.3e8), ("一万亿", 1e12), ("三千万亿元", 3e15),
+     ("三万五千亿", 3.5e12), ("一亿万", 1e12), ("半千元", 500), ("半百块", 50), ("一千半", 1500), ("三万半", 35000)],
 )  # fmt: skip
 def test_amount_value(written: str, value: float) -> None:
     assert amount_value(written) == value
@@ -288,6 +291,22 @@ def test_of_a_hundred_thousand_characters_both_ends_are_kept() -> None:
     assert cleaned.edits["cut"] == 100_002 - MAX_CHARACTERS
     assert cleaned.offsets[-1] == (100_001, 100_002)
     assert len(cleaned.offsets) == len(cleaned.text)
+    assert cleaned.edits["unread"] == 100_002 - READ_CHARACTERS
+
+
+@given(st.text("今天ﷺ㍿\u200b a。", min_size=1, max_size=40), st.integers(0, 1_500))
+def test_pieces_cover_a_long_message_and_none_is_cut(part: str, times: int) -> None:
+    cleaned = clean(part * times)
+    if "cut" not in cleaned.edits:
+        assert cleaned.pieces == [cleaned]
+        return
+    assert all("cut" not in each.edits for each in cleaned.pieces)
+    read = set[int]()
+    for each in cleaned.pieces:
+        assert cleaned.original.startswith(each.original, each.start)
+        read |= set(range(each.start, each.start + len(each.original)))
+    unread = sum(len(character.translate(FOLD)) for i, character in enumerate(cleaned.original) if i not in read)
+    assert 0 <= cleaned.edits.get("unread", 0) - unread <= 40  # a character that folds to many is read whole
 
 
 @pytest.mark.parametrize("character", "呼口哈呢[(^:~ 乎一百万元1a@.x*#+¥/著佢冇花呗ﷺ㍿㎯呗😊?,。")

@@ -221,6 +221,14 @@ def test_errors_are_a_sentence_without_message_or_traceback(jingyin, monkeypatch
     assert jingyin("score", THREAT) == (code, "", f"jingyin: {error}\n")
 
 
+def test_a_partial_install_of_training_says_which_packages_it_lacks():
+    code = "import sys; sys.modules.update(jieba=None, accelerate=None); import jingyin.train.runs"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith(
+        "jingyin.model.errors.ConfigError: jingyin.train needs accelerate, jieba; install all with: pip install"
+    )
+
+
 def test_verbs_of_training_need_their_extra():
     code = "import sys; sys.modules['torch'] = None; from jingyin.cli import main; main()"
     done = subprocess.run(

@@ -20,7 +20,8 @@ from jingyin.model.bundle import Point
 from jingyin.model.cascade import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.model.text import clean
-from jingyin.serve.networks import TOKENS, NetworkReader
+from jingyin.model.windows import TOKENS
+from jingyin.serve.networks import NetworkReader
 from jingyin.serve.scorer import CHUNK, Cache
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
@@ -46,6 +47,31 @@ def test_flags_a_threat_and_passes_chat(scorer: Scorer) -> None:
     assert scorer.score(THREAT).label == "pay_to_stop"
     assert scorer.score(THREAT).action in ("review", "block")
     assert scorer.score("明天下午三点老地方见，记得带伞").action == "pass"
+
+
+FILLER = "今天天气不错，我们去公园散步，" * 3_000
+
+
+@pytest.mark.parametrize(
+    ("at", "length", "unread"),
+    [(1_000, 2_022, 0), (1_790, 3_000, 0), (9_000, 20_000, 0), (9_900, 40_000, 20_000), (30_500, 40_000, 20_000)],
+)
+def test_a_threat_anywhere_in_a_long_message_is_found(scorer: Scorer, at: int, length: int, unread: int) -> None:
+    text = (FILLER[:at] + THREAT + FILLER)[:length]
+    verdict = scorer.score(text)
+    assert verdict.action in ("review", "block")
+    assert verdict.edits.get("unread", 0) == unread
+    assert scorer.first_look(text).decision.action != "pass"
+    assert next(scorer.score_many([text, FILLER[:length]])).risk == verdict.risk > 0.5
+    spans = scorer.explain(text)
+    assert [span.text for span in spans] == [text[span.start : span.end] for span in spans]
+    assert any(at <= span.start < at + len(THREAT) for span in spans)
+
+
+def test_a_text_beyond_the_bound_is_named_unread(scorer: Scorer) -> None:
+    text = FILLER[:20_000] + THREAT + FILLER[:20_000]
+    verdict = scorer.score(text)
+    assert (verdict.action, verdict.edits["unread"]) == ("pass", 20_000 + len(THREAT))
 
 
 @given(st.text(max_size=80))
@@ -161,6 +187,13 @@ def test_the_second_time_comes_from_the_cache(fresh: Scorer) -> None:
     assert second.stage == "cache"
     assert without_stage(first) == without_stage(second)
     assert (fresh.cache.cache_hits, fresh.cache.cache_misses) == (1, 1)
+
+
+def test_a_message_read_in_several_time_slices_missed_the_cache_once(fresh: Scorer) -> None:
+    assert not fresh.first_look(THREAT).final
+    assert not next(fresh.scored([THREAT], until=0.0)).final
+    assert next(fresh.scored([THREAT])).final
+    assert (fresh.cache.cache_hits, fresh.cache.cache_misses) == (0, 1)
 
 
 def test_messages_that_differ_in_masked_numbers_share_an_entry(fresh: Scorer) -> None:

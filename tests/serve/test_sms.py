@@ -14,7 +14,7 @@ from jingyin.serve.sms import (
     Segment,
     coding_of,
     decode,
-    read_parts,
+    read_header,
     readings,
     reassemble,
     unpack,
@@ -189,14 +189,18 @@ def test_two_different_parts_of_one_number_are_both_read() -> None:
         ("0400", None, 1),  # shorter than it says
         ("040003A70201", None, 1),  # longer than it says
         ("050003A702", None, 1),  # truncated
-        ("050009A70201", None, 1),  # an element longer than the header
+        ("050009A70201", Part(0xA7, 2, 1), 1),  # an element longer than the header: a part to Kannel and Android
+        ("070005A702017000", Part(0xA7, 2, 1), 0),  # an element longer than it should be
+        ("08080600A702017000", Part(0xA7, 2, 1), 0),
+        ("080101000003A70201", Part(0xA7, 2, 1), 0),  # as long as it says, and 2 bytes to newer Androids
+        ("070003A702017005", Part(0xA7, 2, 1), 1),  # damaged after it: a part to Android all the same
         ("0100", None, 1),  # an element without a length
         ("FF", None, 1),
         ("", None, 0),
     ],
 )
 def test_headers(udh: str, part: Part | list[Part] | None, damaged: int) -> None:
-    assert read_parts(bytes.fromhex(udh)) == (part if isinstance(part, list) else [part] if part else [])
+    assert read_header(bytes.fromhex(udh))[0] == (part if isinstance(part, list) else [part] if part else [])
     assert decode(b"text", "ascii", bytes.fromhex(udh)).damaged == damaged
 
 
@@ -211,7 +215,8 @@ def test_a_damaged_header_among_parts_still_gets_its_text_read() -> None:
 def test_an_unknown_coding_lists_the_known() -> None:
     with pytest.raises(
         InputError,
-        match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk, ucs2-le, utf8$",
+        match=r"^the coding is unknown; known are gsm7, gsm7-packed, ascii, latin1, ucs2, gbk, ksc5601, jis, euc-jp, "
+        r"shift-jis, big5, ucs2-le, utf8$",
     ):
         decode(b"secret", "utf7")
 
@@ -296,6 +301,60 @@ def test_chinese_in_a_wap_push_is_read(text: str, before: bytes, codec: str, cod
     push = bytes.fromhex("01060403ae81ea02056a0045c60c03612e636e0001 03".replace(" ", "")) + before
     parts = Segment(push, header(1, 2)), Segment(text.encode(codec) + b"\0\1\1", header(2, 2))
     assert any(text in each.text for each in readings(parts, coding))
+
+
+@pytest.mark.parametrize("traditional", [False, True])
+@pytest.mark.parametrize(
+    ("data_coding", "codec"),
+    [(0x84, "euc_kr"), (14, "euc_kr"), (5, "iso2022_jp"), (5, "cp932"), (10, "iso2022_jp"), (13, "euc_jp"),
+     (14, "gbk"), (13, "gbk"), (10, "utf-16-be")],
+)  # fmt: skip
+def test_rare_data_codings_are_read_in_each_of_their_meanings(data_coding: int, codec: str, traditional: bool) -> None:
+    text = "今夜不還錢弄死" if traditional else "今夜不弄死"  # characters that Japan and Korea have too
+    parts = [Segment(text[:3].encode(codec), header(1, 2)), Segment(text[3:].encode(codec), header(2, 2))]
+    assert text in [each.text for each in readings([Segment(text.encode(codec))], data_coding)]
+    assert text in [each.text for each in readings(parts, data_coding)]
+
+
+def test_jis_without_escape_sequences_is_read() -> None:
+    raw = bytes(byte & 0x7F for byte in "今夜不還錢弄死".encode("euc_jp"))
+    assert readings([Segment(raw)], 5)[0].text == "今夜不還錢弄死"
+
+
+def tokens(text: str) -> bytes:
+    """Write characters as WBXML does: 02 and a multi-byte integer."""
+    points = [ord(each) for each in text]
+    return b"".join(bytes((2, 0x80 | each >> 14, 0x80 | each >> 7 & 0x7F, each & 0x7F)) for each in points)
+
+
+PUSH = bytes.fromhex("01060403ae81ea02056a0045c60c03612e636e0001")
+BODIES = {
+    "big5": b"\3" + "不還錢弄死你全家".encode("big5") + b"\0\1\1",
+    "entities": b"<indication>" + "".join(f"&#{ord(c)};" for c in "不還錢弄死你全家").encode() + b"</indication>",
+    "hexadecimal entities": "".join(f"&#x{ord(c):X};" for c in "不還錢弄死你全家").encode(),
+    "tokens": tokens("不還錢弄死你全家") + b"\1\1",
+    "tokens and strings": b"\3" + "不還錢".encode() + b"\0" + tokens("弄死") + b"\3" + "你全家".encode() + b"\0\1\1",
+    "tokens and big5": b"\3"
+    + "不還錢".encode("big5")
+    + b"\0"
+    + tokens("弄死")
+    + b"\3"
+    + "你全家".encode("big5")
+    + b"\0",
+    "many strings": b"".join(b"\3" + each.encode("gbk") + b"\0" for each in "不還錢弄死你全家"),
+}
+
+
+@pytest.mark.parametrize("coding", [4, 0, 0xF5, 8])
+@pytest.mark.parametrize("form", BODIES)
+def test_a_wap_push_is_read_in_every_form(form: str, coding: int) -> None:
+    ports = bytes.fromhex("0605040b8423f0") if coding == 8 else b""  # under UCS-2 only the port tells
+    text = [each.text for each in readings([Segment(PUSH + BODIES[form], ports)], coding)]
+    assert any("不還錢弄死你全家" in each for each in text), text
+
+
+def test_an_entity_that_is_no_character_stays() -> None:
+    assert [each.text for each in readings([Segment(b"a&#0;b&#xD800;c&#9999999;&#38;")], 1)][-1].endswith(";&")
 
 
 def test_an_odd_character_in_declared_utf16_adds_no_reading() -> None:

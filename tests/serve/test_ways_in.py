@@ -30,6 +30,7 @@ MESSAGES = [
     "😀😀😀",
     "line\nbreak\ttab",
     "今天天气不错，" * 100 + "不给两百这电话就一直响",
+    "今天天气不错，" * 300 + "不给两百这电话就一直响" + "今天天气不错，" * 300,
     "明天下午三点老地方见，记得带伞",
 ]
 FIELDS = ("label", "risk", "action", "probabilities", "bundle")

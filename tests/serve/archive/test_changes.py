@@ -11,7 +11,7 @@ from jingyin import Scorer
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.archive import relabel as job
 from jingyin.serve.archive.changes import MAX_FAMILIES, REST, Changes, Ranked
-from jingyin.serve.archive.relabel import lines
+from jingyin.serve.archive.relabel import lines, relabel
 from jingyin.serve.archive.shards import ProgressLine
 
 CHAT = "明天下午三点老地方见，记得带伞"
@@ -122,8 +122,12 @@ def test_a_label_map_says_what_older_labels_mean(labelled: Path, tmp_path: Path,
     changes = here(labelled, tmp_path / "out.parquet", compare="label", label_map=meanings).changes
     assert changes["table"]["pay_to_stop"] == {"ordinary": 1, "pay_to_stop": 2}
     assert changes["moved"] == 2
+
+
+def test_a_label_map_without_such_a_label_is_refused_before_a_row_is_scored(labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--label-map gives fraud; known labels: ordinary, "):
-        here(labelled, tmp_path / "out.parquet", compare="label", label_map={"spam": "fraud"})
+        relabel([labelled], tmp_path / "out.parquet", compare="label", label_map={"spam": "fraud"})
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_a_finished_output_is_looked_through_without_scoring(

@@ -171,7 +171,9 @@ def test_a_number_of_processes_below_one(archive: Path, tmp_path: Path) -> None:
 
 
 def test_few_rows_start_no_process(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jingyin.serve.archive.workers.ProcessPoolExecutor", None)
+    monkeypatch.setattr("jingyin.serve.archive.workers.process_pool", None)
+    with pytest.raises(TypeError, match="not callable"):
+        relabel([archive], tmp_path / "two.parquet", processes=2)
     assert relabel([archive], tmp_path / "out.parquet").rows == 150
     assert relabel([archive], tmp_path / "b.csv").rows == 150
 

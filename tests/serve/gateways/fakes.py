@@ -99,7 +99,7 @@ class Scoring:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self._before: dict[tuple[str, str], str] = {}
-        self.answer: dict[str, str] | None = None
+        self.answer: dict[str, Any] | None = None
         self.block = "死"
 
     async def start(self) -> int:
@@ -160,7 +160,8 @@ Scenario = Callable[[World], Awaitable[None]]
 
 def play(
     scenario: Scenario, dialect: Dialect, *, jingyin: int | None = None, hold: float = 0.3, remember: float = 3_600,
-    seconds: float = 20, on_failure: str = "pass", dry_run: bool = False, key: str = "", **options: Any,
+    seconds: float = 20, on_failure: str = "pass", review: str = "forward", unread: str = "refuse",
+    dry_run: bool = False, key: str = "", **options: Any,
 ) -> None:  # fmt: skip
     """Run a scenario; `jingyin` is the port of a service, by default of a fake one."""
 
@@ -170,8 +171,10 @@ def play(
         scoring, gateway = await world.scoring.start(), await world.gateway.start()
         headers = f"Authorization: Bearer {key}\r\n" if key else ""
         http = client.Http(f"http://127.0.0.1:{scoring if jingyin is None else jingyin}", None, headers)
-        world.client = client.VerdictClient(http, seconds=seconds, on_failure=on_failure, dry_run=dry_run)
-        given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, **options}
+        world.client = client.VerdictClient(
+            http, seconds=seconds, on_failure=on_failure, review=review, unread=unread, dry_run=dry_run
+        )
+        given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, "part_memory": 64, **options}
         world.settings = proxy.settings(
             dialect.codec,
             argparse.Namespace(gateway=("127.0.0.1", gateway), hold=hold, remember=remember, **given),

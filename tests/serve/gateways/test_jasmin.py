@@ -120,6 +120,53 @@ def test_trouble_with_one_field_does_not_undo_the_verdict_on_the_other(monkeypat
     assert answers == []
 
 
+def custom(tag: int, value: object, short: bytes = b"") -> SimpleNamespace:
+    made = pdu(short, 8)
+    made.custom_tlvs = [(tag, None, "OctetString", value)]
+    return made
+
+
+@pytest.mark.usefixtures("_jingyin")
+@pytest.mark.parametrize(
+    ("first", "statuses"),
+    [
+        (custom(0x0424, THREAT), BLOCKED),
+        (custom(0x0424, THREAT.hex()), BLOCKED),
+        (custom(0x1403, "呼死你".encode("gbk")), BLOCKED),
+        (custom(0x0424, "你好".encode("utf-16-be"), "你好".encode("utf-16-be")), BLOCKED),  # two texts
+        (custom(0x0424, "你好".encode("utf-16-be")), (None, None)),
+        (custom(0x3000, 5, "你好".encode("utf-16-be")), (None, None)),
+        (pdu("你好".encode("utf-16-be"), 8, following=custom(0x0424, THREAT)), BLOCKED),
+    ],
+)
+def test_parameters_that_the_client_numbers_itself_are_judged(
+    first: Any, statuses: tuple[int | None, int | None]
+) -> None:
+    assert intercept(first) == statuses
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"action":"review","reason":"deadline","risk":0.7}',
+        b'{"action":"pass","reason":"scored","risk":0.01,"edits":{"cut":28000,"unread":10000}}',
+    ],
+)
+@pytest.mark.parametrize(("unread", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
+def test_what_was_not_read_in_full(monkeypatch: pytest.MonkeyPatch, answer: bytes, unread: str, statuses: Any) -> None:
+    monkeypatch.setenv("JINGYIN_UNREAD", unread)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answer))
+    assert intercept(pdu(THREAT, 8)) == statuses
+
+
+@pytest.mark.parametrize(("review", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
+def test_what_is_to_be_reviewed(monkeypatch: pytest.MonkeyPatch, review: str, statuses: Any) -> None:
+    monkeypatch.setenv("JINGYIN_REVIEW", review)
+    answer = b'{"action":"review","reason":"scored","risk":0.7}'
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answer))
+    assert intercept(pdu(THREAT, 8)) == statuses
+
+
 @pytest.mark.usefixtures("_jingyin")
 def test_a_dry_run_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JINGYIN_DRY_RUN", "1")

@@ -361,6 +361,7 @@ def test_a_dry_run_blocks_nothing() -> None:
         (b"POST /sendsms?text=a HTTP/1.1", 405), (b"GET /x HTTP/1.1\r\nContent-Length: 3", 400),
         (b"GET /x HTTP/1.1\r\nTransfer-Encoding: chunked", 400), (b"GET /" + b"a" * 70_000 + b" HTTP/1.1", 431),
         (b"HEAD /sendsms?text=" + threat(0) + b" HTTP/1.1", 403),
+        (b"GET /cgi-bin/sendota?text=a HTTP/1.1", 403), (b"GET /cgi-bin/sendota?type=settings&text=%3C HTTP/1.1", 403),
         (b"GET /sendsms?text=" + threat(0) + b" HTTP/1.1\r\nContent-Length: 0", 403),
     ],
 )  # fmt: skip

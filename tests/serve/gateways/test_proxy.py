@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from tests.serve.gateways.dialects import ALL, RESPONSE, SMPP, Dialect, tlv
-from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, counted, play
+from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Peer, World, counted, play
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways import parts, proxy, session
-from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY
+from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY, SECONDS_TO_WAIT
 from jingyin.serve.sms import Decoded, Segment
 
 
@@ -54,6 +54,21 @@ def test_a_refusal_has_the_configured_status(dialect: Dialect) -> None:
         assert dialect.read(await peer.read()) == (dialect.command["submit"] | RESPONSE, 99, 9)
 
     play(scenario, dialect, block_status=99)
+
+
+@pytest.mark.parametrize(("review", "dry_run"), [("refuse", False), ("refuse", True), ("forward", False)])
+def test_what_is_to_be_reviewed_is_refused_for_now_on_request(dialect: Dialect, review: str, dry_run: bool) -> None:
+    action = "review" if review == "forward" else "would_block" if dry_run else "refuse"
+
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": "review", "reason": "scored"}
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 9))
+        assert await peer.answers(1) == {9: dialect.busy if action == "refuse" else 0}
+
+    before = counted(action, "scored")
+    play(scenario, dialect, review=review, dry_run=dry_run)
+    assert counted(action, "scored") == before + 1
 
 
 def test_sender_and_receivers_come_with_each_question(dialect: Dialect) -> None:
@@ -279,7 +294,8 @@ def test_a_stranger_does_not_keep_a_connection(
 
 @pytest.mark.parametrize("status", [-1, 256, 1 << 32])
 def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> None:
-    given = argparse.Namespace(gateway=("", 1), hold=1, remember=1, judge="submit", coding=[], block_status=status)
+    fields = {"gateway": ("", 1), "hold": 1, "remember": 1, "part_memory": 1, "judge": "submit", "coding": []}
+    given = argparse.Namespace(**fields, block_status=status)
     if status == 256 and dialect.name in ("smpp", "smgp"):
         assert proxy.settings(dialect.codec, given, None).statuses["block"] == 256  # type: ignore[arg-type]
         return
@@ -720,3 +736,50 @@ def test_nonsense_from_the_gateway_ends_the_session(dialect: Dialect) -> None:
         assert await peer.read() == b""
 
     play(scenario, dialect)
+
+
+# ---- not read in full
+
+
+@pytest.mark.parametrize(
+    ("action", "risk", "refused"),
+    [("pass", 0.09, False), ("pass", 0.1, True), ("pass", None, True), ("review", 0.7, True)],
+)
+def test_what_was_not_read_in_full_and_is_risky_is_refused_for_now(
+    dialect: Dialect, action: str, risk: float | None, refused: bool
+) -> None:
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": action, "reason": "deadline", "risk": risk}
+        peer = await world.bound()
+        peer.send(
+            dialect.submit(GREETING, 3), *(dialect.part(half, 4 + i, (7, 2, 1 + i)) for i, half in enumerate(HALVES))
+        )
+        assert set((await peer.answers(3)).values()) == {dialect.busy if refused else 0}
+        assert len(world.gateway.submitted()) == (0 if refused else 3)
+
+    before = counted("refuse", "deadline")
+    play(scenario, dialect)
+    assert counted("refuse", "deadline") - before == 3 * refused
+
+
+def test_what_was_not_read_in_full_is_forwarded_by_setting_or_in_a_dry_run(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": "pass", "reason": "deadline", "risk": 0.5}
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 3))
+        assert await peer.answers(1) == {3: 0}
+
+    before = counted("review", "deadline"), counted("would_block", "deadline")
+    play(scenario, dialect, unread="forward")
+    play(scenario, dialect, dry_run=True)
+    assert (counted("review", "deadline"), counted("would_block", "deadline")) == (before[0] + 1, before[1] + 1)
+
+
+def test_the_service_gets_a_deadline_of_two_thirds_of_the_wait(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.bound()
+        peer.send(dialect.submit(GREETING, 3))
+        await peer.answers(1)
+        assert [each["deadline_ms"] for each in world.scoring.asked] == [2_000]
+
+    play(scenario, dialect, seconds=SECONDS_TO_WAIT)

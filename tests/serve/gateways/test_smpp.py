@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
-from tests.serve.gateways.fakes import GREETING, THREAT, World, play
+from tests.serve.gateways.fakes import GREETING, THREAT, World, counted, play
 from tests.serve.gateways.golden import GOLDEN
 
-from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError
+from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError, digits
 from jingyin.serve.gateways.smpp import Smpp
 from jingyin.serve.sms import Part, Segment
 
@@ -91,14 +91,44 @@ def test_several_destinations() -> None:
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), Part(-1, 3, 1), Segment(UCS2)),
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20C, b"\1\2") + tlv(0x20E, b"\3")), None, Segment(UCS2)),
         (SMPP.submit(b"\xf0" + UCS2, 1, udhi=1), None, Segment(b"\xf0" + UCS2)),
-        (SMPP.submit(udh(7, 3, 2) + UCS2, 1), Part(7, 3, 2), Segment(UCS2, udh(7, 3, 2))),
-        (SMPP.submit(udh(7, 3, 4) + UCS2, 1), None, Segment(udh(7, 3, 4) + UCS2)),
     ],
 )
 def test_a_part(data: bytes, part: Part | None, segment: Segment) -> None:
     made = read(data)
     assert made
     assert (made.part, made.texts) == (part, [segment])
+
+
+@pytest.mark.parametrize(
+    ("header", "part"),
+    [(udh(7, 3, 2), Part(7, 3, 2)), (udh(7, 3, 4), None), (b"\6\x08\4\1\7\3\2", Part(0x107, 3, 2)),
+     (b"\6\x08\4\1\7\1\1", None)],
+)  # fmt: skip
+def test_a_header_that_was_not_announced_is_text_too(header: bytes, part: Part | None) -> None:
+    made = read(SMPP.submit(header + UCS2, 1))
+    assert made
+    assert (made.part, made.lone) == (part, part is not None)
+    assert made.texts == [Segment(header + UCS2), Segment(UCS2, header)]
+
+
+@pytest.mark.parametrize("header", [b"\7\0\5\x2a\2\1\x70\0", b"\x08\x08\6\0\x2a\2\1\x70\0"])
+def test_an_element_of_another_length_is_one_all_the_same(header: bytes) -> None:
+    made = read(SMPP.submit(header + UCS2, 1, udhi=1))
+    assert made
+    assert (made.part, made.texts) == (Part(0x2A, 2, 1), [Segment(UCS2, header)])
+
+
+def test_a_push_by_port_is_read_as_binary_data() -> None:
+    made = read(SMPP.submit(UCS2, 1, tlvs=tlv(0x20B, b"\x0b\x84")))
+    assert made
+    assert made.coding == 4
+
+
+@pytest.mark.parametrize("filler", ["F", "f", "w", "FFF", "p", "#"])
+def test_a_number_with_filler_behind_it_is_the_same(filler: str) -> None:
+    assert digits(PHONE + filler) == digits("+86" + PHONE + filler) == PHONE
+    assert digits("BANK-F") == "BANK-F"
+    assert digits("1st bank") == "1st bank"
 
 
 def test_a_damaged_header_is_read_as_text_too() -> None:
@@ -224,6 +254,20 @@ def test_64_kilobytes() -> None:
         assert world.gateway.received[1:] == [large]
 
     play(scenario, SMPP)
+
+
+@pytest.mark.parametrize(("unread", "action", "status"), [("refuse", "refuse", SMPP.busy), ("forward", "review", 0)])
+def test_a_message_that_was_not_read_in_full_is_never_forwarded_in_silence(
+    unread: str, action: str, status: int
+) -> None:
+    async def scenario(world: World) -> None:
+        world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
+        peer, before = await world.bound(), counted(action, "unread")
+        peer.send(SMPP.submit(GREETING, 2))
+        assert await peer.answers(1) == {2: status}
+        assert counted(action, "unread") == before + 1
+
+    play(scenario, SMPP, unread=unread)
 
 
 def test_a_frame_is_read_with_its_kind() -> None:

@@ -204,7 +204,8 @@ class Process(Client):
 def post(body: object, path: str = "/v1/score", *, close: bool = False) -> bytes:
     content = json.dumps(body).encode()
     end = "Connection: close\r\n" if close else ""
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n{end}\r\n".encode() + content
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    return f"{head}{end}\r\n".encode() + content
 
 
 def read_all(connection: socket.socket) -> bytes:

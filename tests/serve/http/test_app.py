@@ -408,6 +408,19 @@ def test_single_messages_go_before_batches_and_clients_take_turns() -> None:
     assert done[-1] == "batch"
 
 
+def test_a_request_cancelled_while_it_waits_for_its_turn_holds_up_no_other() -> None:
+    async def turns() -> int:
+        gate = batcher.Gate()
+        waiting = [asyncio.create_task(gate.turn("a")) for _ in range(3 * batcher.TURNS)]
+        await asyncio.sleep(0)
+        for each in waiting[batcher.TURNS : batcher.TURNS + 2]:
+            each.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
+        return sum(result is None for result in results)
+
+    assert asyncio.run(turns()) == 3 * batcher.TURNS - 2
+
+
 def test_what_cache_or_prefilter_decides_waits_for_nobody() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, httpx.Response, str]:
         slow = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 9_000}))
@@ -457,7 +470,7 @@ def test_health_metrics_and_description() -> None:
 
 def test_the_description_names_every_route_and_every_field() -> None:
     described = run(lambda client, _: client.get("/openapi.json")).json()
-    app = create_app(load_settings(), load)
+    app = create_app(load_settings(cases={}), load)
     assert set(described["paths"]) == {route.path for route in app.routes} - {"/", "/admin/"}  # type: ignore[attr-defined]
     for name, model in (
         ("Text", schema.ScoreText), ("Texts", schema.ScoreTexts), ("Payload", schema.ScorePayload),
@@ -480,11 +493,32 @@ def test_the_shadow_is_counted_and_never_answers() -> None:
     assert 'jingyin_bundle_info{id="shadow",role="shadow"} 1.0' in metrics
 
 
+def test_risky_messages_go_before_others_which_still_get_their_turns() -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> list[str]:
+        done: list[str] = []
+
+        async def read(text: str, sender: str) -> None:
+            await service.batcher.read([text], asyncio.get_running_loop().time() + 5, "", sender)
+            done.append(text[0])
+
+        busy = [asyncio.create_task(read("忙" + "慢" * 20, f"{i}")) for i in range(batcher.THREADS)]
+        await asyncio.sleep(0.01)
+        others = [asyncio.create_task(read("好" + "慢" * 3, f"o{i}")) for i in range(4)]
+        await asyncio.sleep(0)
+        risky = [asyncio.create_task(read("死" + "慢" * 3, f"r{i}")) for i in range(12)]
+        await asyncio.gather(*busy, *others, *risky)
+        return [each for each in done if each != "忙"]
+
+    done = run(call)
+    assert done.index("好") <= 4 * 2  # one in OTHERS, of two threads
+    assert done[:10].count("死") >= 6
+
+
 def test_messages_answered_without_a_thread_wait_no_longer() -> None:
     async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
         def waiting() -> int:
             lanes = (*service.batcher._lanes, service.batcher._extra, service.batcher._batches)
-            return sum(len(items) for lane in lanes for items in lane._waiting.values())
+            return sum(len(heap) for lane in lanes for heap in (*lane._risky.values(), *lane._others.values()))
 
         slow = [client.post("/v1/score", json={"text": "慢" * 200, "deadline_ms": 1_000}) for _ in range(6)]
         tasks = [asyncio.create_task(each) for each in slow]

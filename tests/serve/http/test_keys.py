@@ -101,3 +101,24 @@ def test_on_a_public_address_metrics_want_a_key_and_probes_none(path: Path) -> N
     assert run(call, keys=path, host="0.0.0.0") == [{200}, {401}, {200}]
     assert run(call, keys=path) == [{200}, {200}, {200}]
     assert run(call, host="0.0.0.0", allow_open=True) == [{200}, {200}, {200}]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/admin/reload", {}, 415),
+        ("/admin/reload", {"content-type": "text/plain"}, 415),
+        ("/admin/reload", {"content-type": "application/json"}, 202),
+        ("/admin/reload", {"content-type": "application/json", "origin": "http://evil.example"}, 403),
+        ("/admin/reload", {"content-type": "application/json", "origin": "null"}, 403),
+        ("/admin/reload", {"content-type": "application/json", "origin": "http://x"}, 202),
+        ("/admin/reload", {"content-type": "application/json", "host": "evil.example:8080"}, 403),
+        ("/admin/reload", {"content-type": "application/json", "host": "127.0.0.1:8080"}, 202),
+        ("/v1/score", {"origin": "http://evil.example"}, 403),
+        ("/v1/score", {"host": "evil.example"}, 403),
+        ("/v1/score", {"host": "localhost:8080"}, 200),
+    ],
+)
+def test_no_page_of_another_site_reaches_the_service(path: str, headers: dict[str, str], status: int) -> None:
+    response = run(lambda client, _: client.post(path, content=b'{"text": ""}', headers=headers))
+    assert response.status_code == status

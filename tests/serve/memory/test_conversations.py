@@ -71,11 +71,11 @@ async def test_a_threat_in_parts_accuses_its_sender() -> None:
     assert await talk.reason("你等着", 0.2, sender="a") == "review sender"
 
 
-async def test_what_is_held_for_its_sender_is_not_joined() -> None:
+async def test_what_is_held_for_its_sender_is_joined_for_filters_forward_it() -> None:
     talk = Talk(senders={})
     await talk.say("爆你通讯录", 0.6)
     assert await talk.say("今天把钱转过来", 0.2) == "review sender"
-    assert await talk.say("否则后果自负") == "pass scored"
+    assert await talk.say("否则后果自负") == "block conversation"
 
 
 # ---- bursts

@@ -22,6 +22,21 @@ async def test_behind_a_socket(tmp_path: Path) -> None:
         remote.close()
 
 
+async def test_calls_that_overlap_share_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, connect = list[object](), asyncio.open_unix_connection
+
+    async def open_(path: Path) -> Any:
+        opened.append(path)
+        return await connect(path)
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", open_)
+    with listening(Local(), tmp_path / "state"):
+        remote = Socket(tmp_path / "state")
+        results = await asyncio.gather(*(remote.run([Op("tally", "t", 1, 60.0)]) for _ in range(5)))
+        remote.close()
+    assert (results, len(opened)) == ([[0.0], [1.0], [2.0], [3.0], [4.0]], 1)
+
+
 @pytest.mark.external
 async def test_on_a_server(valkey: Valkey) -> None:
     server = ValkeyState(valkey.address)

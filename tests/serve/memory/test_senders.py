@@ -1,9 +1,12 @@
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from tests.serve.memory.gateway import KEY, MemoryUser
 from tests.serve.memory.test_state import Clock
 
+from jingyin.serve.memory.remote import Guarded
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.senders import SAMPLE, SenderSettings, Suspects
 from jingyin.serve.memory.state import Local, Op
@@ -148,3 +151,43 @@ def test_marks_hold_no_identifier() -> None:
     assert [len(each) for each in marks] == [34, 34]
     other = Suspects(SenderSettings(), Secret(KEY[::-1], encrypts=False))
     assert set(marks).isdisjoint(other.marks("gateway", "13812345678", ["number 13987654321"]))
+
+
+async def test_an_offenders_threat_in_pieces_is_blocked_as_without_memory_of_senders() -> None:
+    gateway = MemoryUser(senders={}, conversations={})
+    gateway.risks = {"甲.*乙": 0.95}
+    assert await gateway.reason("死", 0.95, sender="gang", receiver="x") == "block scored"
+    assert await gateway.reason("先来甲", 0.1, sender="gang", receiver="y") == "review sender"
+    assert await gateway.reason("再来乙", 0.1, sender="gang", receiver="y") == "block conversation"
+
+
+class Slow:
+    """A state that answers after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.local = seconds, Local()
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        await asyncio.sleep(self.seconds)
+        return self.local.run_now(ops)
+
+
+async def test_a_late_look_up_decides_as_the_setting_says() -> None:
+    for setting, reason in (("pass", "pass scored"), ("review", "review memory_timeout")):
+        events = list[str]()
+        state = Guarded(Slow(0.02), Local(), lambda event, step: events.append(f"{event} {step}"))  # noqa: B023
+        gateway = MemoryUser(state, senders={}, on_memory_timeout=setting)
+        assert await gateway.reason("你好", 0.1, sender="a") == reason
+        assert await gateway.reason("你好", 0.01, sender="a") == "pass scored"
+        assert events[:2] == ["late look_up"] * 2
+        await state.close()
+
+
+async def test_a_flagged_message_is_remembered_before_its_answer_goes_out() -> None:
+    slow = Slow(0.01)
+    state = Guarded(slow, Local(), lambda *_: None)
+    gateway = MemoryUser(state, senders={})
+    assert await gateway.reason("死", 0.95, sender="gang") == "block scored"
+    other = MemoryUser(slow.local, senders={})
+    assert await other.reason("你好", 0.1, sender="gang") == "review sender"
+    await state.close()

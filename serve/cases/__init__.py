@@ -1,0 +1,1 @@
+"""The review queue: messages that wait for an analyst, grouped into cases, and subscribers' reports."""
