@@ -42,14 +42,14 @@ class Rows:
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
     messages: NDArray[np.int64]
+    places: NDArray[np.int64]
+    beside: NDArray[np.int64]
     families: list[str]
     sources: list[str]
     cases: list[str]
     signs: list[str]
     evasions: list[str]
     pairs: list[str]
-    places: NDArray[np.int64]
-    beside: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.cleaned)
@@ -140,9 +140,9 @@ def _read(path: Path, _changed: int) -> Rows:
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
         np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"] or [1])),  # mean 1 in every split
         np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
+        _places(cleaned, table["start"], table["end"], table["beside"]),
+        np.array([LABELS.index(label) if label else -1 for label in table["beside"]], np.int64),
         *(table[name] for name in ("family", "source", "case", "signs", "evasion", "pair")),
-        places=_places(cleaned, table["start"], table["end"], table["beside"]),
-        beside=np.array([LABELS.index(label) if label else -1 for label in table["beside"]], np.int64),
     )
 
 
@@ -165,10 +165,9 @@ def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
     count = len(cleaned)
     words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN, "", ""))
-    wholes = _places(cleaned, *([0] * count for _ in range(2)), [""] * count)
-    return Rows(
-        cleaned, np.full(count, -1), np.ones(count, np.float32), np.arange(count), *words, wholes, np.full(count, -1)
-    )
+    nothing, zeros = np.full(count, -1), [0] * count
+    wholes = _places(cleaned, zeros, zeros, [""] * count)
+    return Rows(cleaned, nothing, np.ones(count, np.float32), np.arange(count), wholes, nothing, *words)
 
 
 def one_hot(labels: NDArray[np.int64], smoothing: float) -> NDArray[np.float32]:
