@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import SmsTokenizer
-from jingyin.train.data import Rows
+from jingyin.train.data import unlabelled
 from jingyin.train.pack.calibrate import (
     ENDINGS,
     _endings,
@@ -35,10 +36,7 @@ VERIFIER = NETWORK.model_copy(update={"file": "verifier.onnx"})
 def readings() -> Readings:
     """Return readings of real ordinary messages, of which a tenth are opaque, and of threats, each with a window."""
     labels = np.array([LABELS.index("ordinary")] * ORDINARY + [LABELS.index("debt_threat")] * THREATS)
-    rows = Rows(
-        [clean("好")] * COUNT, labels, np.ones(COUNT, np.float32), np.arange(COUNT), [""] * COUNT, ["nus"] * COUNT,
-        [""] * COUNT, ["?"] * COUNT, [""] * COUNT,
-    )  # fmt: skip
+    rows = replace(unlabelled([clean("好")] * COUNT), labels=labels, sources=["nus"] * COUNT)
     scores = np.concatenate([np.arange(ORDINARY) / ORDINARY - 2, np.ones(THREATS)]).astype(np.float32)
     each = np.stack([scores - 1, scores], axis=1).ravel()  # the window is what the prefilter fears
     units = Units(

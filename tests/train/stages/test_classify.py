@@ -13,7 +13,7 @@ from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.train import stages as classify
-from jingyin.train.data import Rows, read_split
+from jingyin.train.data import Rows, read_split, unlabelled
 from jingyin.train.encoder import random_encoder
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Classify
@@ -103,12 +103,11 @@ SOFT = np.array([0.6, 0.1, 0.15, 0.05, 0.1], np.float32)
 
 def rows(*kinds: tuple[str, str, str]) -> Rows:
     """Return rows of (source, family, label)."""
-    count = len(kinds)
-    return Rows(
-        [clean(f"第{i}条") for i in range(count)], np.array([LABELS.index(label) for _, _, label in kinds]),
-        np.ones(count, np.float32), np.arange(count), [family for _, family, _ in kinds],
-        [source for source, _, _ in kinds], [""] * count, ["?"] * count, [""] * count,
-    )  # fmt: skip
+    plain = unlabelled([clean(f"第{i}条") for i in range(len(kinds))])
+    sources, families, labels = (list(column) for column in zip(*kinds, strict=True))
+    return replace(
+        plain, labels=np.array([LABELS.index(label) for label in labels]), families=families, sources=sources
+    )
 
 
 def test_an_own_label_stands_and_an_authored_one_is_mixed_with_what_teachers_say(monkeypatch, tmp_path):
