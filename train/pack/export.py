@@ -185,10 +185,14 @@ def quantize(fp32: Path, int8: Path, samples: Sequence[list[int]]) -> float:
     Raises BundleError below MIN_AGREEMENT. Weights take 7 bits (reduce_range), since CPUs without VNNI saturate on 8:
     this keeps verdicts alike between machines (onnxruntime issues 14642, 5849).
     """
-    # The head's inputs are of several units, which would share a scale: it stays as it is.
-    head = next(node for node in onnx.load(str(fp32)).graph.node if node.op_type == "MatMul" and "Div" in node.input[0])
+    # Pooling has no weights, and the head's inputs are of several units, which would share a scale: both stay float32.
+    graph = onnx.load(str(fp32)).graph
+    weights = {each.name for each in graph.initializer}
+    pooling = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
+    head = [node for node in graph.node if node.op_type == "MatMul" and node.input[0].startswith("Div")]
     quantize_dynamic(
-        fp32, int8, nodes_to_exclude=[head.name], weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+        fp32, int8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+        nodes_to_exclude=[node.name for node in pooling + head],
         op_types_to_quantize=["MatMul", "Gather"],
         # Shape inference knows nothing of onnxruntime's own operators.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
