@@ -1,8 +1,8 @@
 """Evidence: the words behind the risk of a message, and those behind each of its reasons.
 
-Word occlusion (Zeiler & Fergus 2014): a network rereads the deciding unit without each word, and its own odds of risk
-and of each sign are compared with those of the whole unit. If the words are redundant, so that none is missed, whole
-clauses are left out, and finally the unit itself.
+Word occlusion (Zeiler & Fergus 2014): a network rereads the message without each word of the deciding unit, and its own
+odds of risk and of each sign for this unit are compared with those before. If the words are redundant, so that none is
+missed, whole clauses are left out, and finally the unit itself.
 """
 
 import math
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jingyin.model.bundle import Manifest
 from jingyin.model.cascade import Decision, risk_logit
 from jingyin.model.labels import Span
+from jingyin.model.spans import passes_of, spans_of
 from jingyin.model.text import CleanString, CleanText
 from jingyin.model.tokenizer import END, START, SmsTokenizer
 from jingyin.serve.networks import NetworkReader
@@ -38,21 +39,27 @@ class Explanation(NamedTuple):
 def explain(
     reader: NetworkReader, tokenizer: SmsTokenizer, cleaned: CleanText, decision: Decision, manifest: Manifest
 ) -> Explanation:
-    """Explain a decision with a network that reads the deciding unit once for each of its words and clauses.
+    """Explain a decision with a network that reads the message once for each word and clause of the deciding unit.
 
     `tokenizer` is the network's.
     """
-    first, last = decision.window or (0, len(cleaned.text))
-    unit = CleanString(cleaned.text[first:last])
-    encoding = tokenizer.backend.encode(unit)
-    words = encoding.offsets[: reader.network.max_tokens - 2]
-    ids = encoding.ids[: len(words)]
-    clauses = [match.span() for match in _CLAUSE.finditer(unit)]
-    steps = [words, clauses if len(clauses) > 1 else [], [(0, len(unit))]]
+    first, last = unit = decision.window or (0, len(cleaned.text))
+    start, end = (0, len(cleaned.text)) if reader.in_context else unit  # bundles of format 9 read the unit apart
+    ((ids, offsets),) = tokenizer.encode_with_offsets([CleanString(cleaned.text[start:end])])
+    tokens = [(token, (a + start, b + start)) for token, (a, b) in zip(ids, offsets, strict=True)][1:-1]
+    if len(ids) > (most := reader.network.max_tokens):
+        unit_span = spans_of([unit], [(a + start, b + start) for a, b in offsets])
+        nearest = next((each for each in passes_of(unit_span, len(ids), most) if len(each.units)), None)
+        tokens = tokens[nearest.start - 1 : nearest.end - 1] if nearest else tokens[: most - 2]
+    words = [place for _, place in tokens if place[0] < last and place[1] > first]
+    clauses = [(first + a, first + b) for a, b in (m.span() for m in _CLAUSE.finditer(cleaned.text[first:last]))]
+    steps = [words, clauses if len(clauses) > 1 else [], [unit]]
 
     def outputs(without: Range) -> NDArray[np.float64]:
-        others = [each for each, (a, b) in zip(ids, words, strict=True) if b <= without[0] or a >= without[1]]
-        return np.asarray(reader.run([START, *others, END])[0], np.float64)
+        kept = [each for each in tokens if each[1][1] <= without[0] or each[1][0] >= without[1]]
+        others = [START, *(token for token, _ in kept), END]
+        spans = spans_of([unit], [(0, 0), *(place for _, place in kept), (0, 0)])
+        return np.asarray(reader.run(others, spans)[0], np.float64)
 
     def span(start: int, end: int, weight: float) -> Span:
         begin, stop = cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
@@ -74,7 +81,7 @@ def explain(
                     outputs_without[part] = outputs(part)
             weights = [1 - math.exp(min(0.0, slope * (odds(outputs_without[part]) - odds(whole)))) for part in parts]
             if heavy := [each for each in zip(parts, weights, strict=True) if each[1] >= _LEAST_WEIGHT]:
-                return [span(first + start, first + end, weight) for (start, end), weight in heavy]
+                return [span(*part, weight) for part, weight in heavy]
         return []
 
     # Only model.onnx outputs signs.

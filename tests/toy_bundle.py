@@ -105,14 +105,33 @@ def set_exits(scorer: Scorer, ordinary: float, lawful: float) -> None:
 
 
 def _write_network(path: Path, weights: np.ndarray) -> None:
+    """Write a network whose logits for a unit are the sums over its tokens, and START, which counts in each unit."""
+    nodes = [
+        helper.make_node("Gather", ["weights", "input_ids"], ["each"]),
+        helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
+        helper.make_node("Squeeze", ["length"], ["count"]),
+        helper.make_node("Range", ["zero", "count", "one"], ["places"]),
+        helper.make_node("Split", ["spans"], ["start", "end"], axis=1, num_outputs=2),
+        helper.make_node("GreaterOrEqual", ["places", "start"], ["after"]),
+        helper.make_node("Less", ["places", "end"], ["before"]),
+        helper.make_node("And", ["after", "before"], ["inside"]),
+        helper.make_node("Equal", ["places", "zero"], ["first"]),
+        helper.make_node("Or", ["inside", "first"], ["own"]),
+        helper.make_node("Cast", ["own"], ["within"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["within", "each"], ["sums"]),
+        helper.make_node("Squeeze", ["sums", "axis"], ["logits"]),
+    ]
     graph = helper.make_graph(
-        [
-            helper.make_node("Gather", ["weights", "input_ids"], ["each"]),
-            helper.make_node("ReduceSum", ["each", "axis"], ["logits"], keepdims=0),
-        ],
+        nodes,
         "toy",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", weights.shape[1]])],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([1], np.int64), "axis")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+        [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "length"]),
+            helper.make_tensor_value_info("spans", TensorProto.INT64, ["units", 2]),
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["units", weights.shape[1]])],
+        [
+            numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([0], np.int64), "axis"),
+            *(numpy_helper.from_array(np.array(i, np.int64), name) for i, name in enumerate(("zero", "one"))),
+        ],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import copy
 from math import exp
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,10 +52,10 @@ def test_each_word_is_taken_out_once_for_all_reasons(signed: Scorer, monkeypatch
     runs = 0
     run = NetworkReader.run
 
-    def counted(reader: NetworkReader, ids: list[int]) -> object:
+    def counted(reader: NetworkReader, *given: Any) -> object:
         nonlocal runs
         runs += 1
-        return run(reader, ids)
+        return run(reader, *given)
 
     text = "曝光赎金轰炸" + "今" * 20
     signed.score(text)
@@ -73,7 +74,7 @@ def test_evidence_comes_from_the_window_that_decided(signed: Scorer) -> None:
 
 def test_where_words_are_redundant_a_clause_is_evidence(signed: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     run = NetworkReader.run
-    monkeypatch.setattr(NetworkReader, "run", lambda reader, ids: np.minimum(run(reader, ids), 9))
+    monkeypatch.setattr(NetworkReader, "run", lambda reader, *given: np.minimum(run(reader, *given), 9))
     spans = signed.explain("明天看书，曝光全村")  # either word alone says as much
     assert [span.text for span in spans] == ["曝光全村"]
     assert spans[0].weight > 0.9

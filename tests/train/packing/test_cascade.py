@@ -47,7 +47,8 @@ def readings() -> Readings:
     logits = np.zeros((2 * COUNT, len(LABELS)), np.float32)
     logits[:, LABELS.index("debt_threat")] = 4 * each + np.random.default_rng(0).normal(0, 1, 2 * COUNT)
     network = SimpleNamespace(network=NETWORK)
-    outputs = {(0, unit, ending): (row, 3) for unit, row in enumerate(logits) for ending in (None, *ENDINGS)}
+    rows_of = logits.reshape(COUNT, 2, -1)
+    outputs = {(0, message, ending): row for message, row in enumerate(rows_of) for ending in (None, *ENDINGS)}
     return Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[arg-type]
 
 
@@ -81,7 +82,7 @@ def test_the_share_that_goes_on_is_of_messages_with_their_windows():
     given = readings()
     rules = _fit_rules(given, [NETWORK], recipe(0.25))
     served = _served(rules, given)
-    _, exits = prefiltered(rules, given.units, given.abstains, given.foreign)
+    exits = prefiltered(rules, given.units, given.abstains, given.foreign)
     assert (exits[:ORDINARY] < 0).mean() == pytest.approx(0.25, abs=0.01)
     assert ((served.depth > 0) == (exits < 0)).all()
     assert (exits[ORDINARY:] < 0).all()
@@ -90,32 +91,32 @@ def test_the_share_that_goes_on_is_of_messages_with_their_windows():
 def test_rules_are_fitted_on_the_cascade_that_serves():
     given = readings()
     rules = _fit_rules(given, [NETWORK], recipe(0.25))
-    continues, exits = prefiltered(rules, given.units, given.abstains, given.foreign)
-    again = cascade(rules, given.units, continues, exits, given.read)
+    exits = prefiltered(rules, given.units, given.abstains, given.foreign)
+    again = cascade(rules, given.units, exits, given.read)
     assert np.array_equal(again.probabilities, _served(rules, given).probabilities)
     stopped = exits >= 0
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
 
 
 @pytest.mark.parametrize(("shift", "wanted"), [(2.0, ENDINGS), (-2.0, ())])
-def test_units_are_read_again_if_that_finds_more_threats(shift: float, wanted: tuple[str, ...]):
+def test_messages_are_read_again_if_that_finds_more_threats(shift: float, wanted: tuple[str, ...]):
     given = readings()
     plain = NETWORK.model_copy(update={"fusion": Fusion(scores=(0, 0), weights=(1.0,), bias=0)})
     rules = _fit_rules(given, [NETWORK], recipe(0.25)).model_copy(update={"networks": (plain,)})
-    for unit in range(2 * COUNT):
-        threat = unit >= 2 * ORDINARY
+    for message in range(COUNT):
+        threat = message >= ORDINARY
         for ending in (None, *ENDINGS):  # the networks doubt all messages; other endings part them, or mix them up
             odds = 0.0 if ending is None else shift if threat else -shift
-            logits = np.zeros(len(LABELS), np.float32)
-            logits[LABELS.index("debt_threat")] = 4 * odds + unit % 7 / 10
-            given.outputs[0, unit, ending] = logits, 3
+            logits = np.zeros((2, len(LABELS)), np.float32)
+            logits[:, LABELS.index("debt_threat")] = 4 * odds + message % 7 / 10
+            given.outputs[0, message, ending] = logits
     assert _endings(rules, given, 0.05) == wanted
 
 
 def test_the_main_network_settles_what_only_blocked_messages_reach():
     given = readings()
     given.networks.append(SimpleNamespace(network=VERIFIER))  # type: ignore[attr-defined]
-    given.outputs.update({(1, unit, ending): output for (_, unit, ending), output in given.outputs.items()})
+    given.outputs.update({(1, *rest): output for (_, *rest), output in given.outputs.items()})
     chosen = recipe(0.25).model_copy(update={"passed": (0.25, 0.25), "review_rate": 0.05, "block_rate": 0.03})
     before = _fit_rules(given, [NETWORK, VERIFIER], chosen)
     assert [each.certain for each in before.networks] == [None, None]

@@ -52,21 +52,28 @@ def test_onnx_is_torch(fp32):
     np.testing.assert_allclose(found, logits_of(network(0), SAMPLES), atol=1e-4)
 
 
-def test_the_graph_takes_any_batch_and_length(fp32):
-    session = open_session(fp32)
-    batch = np.array([SAMPLES[9], SAMPLES[9][::-1]], np.int64)
-    together = session.run(None, {"input_ids": batch})[0]
-    np.testing.assert_allclose(np.asarray(together), export.run(session, batch.tolist()), atol=1e-5)
-    assert [node.name for node in session.get_inputs()] == ["input_ids"]
-    onnx.load(str(fp32))
+def test_units_are_pooled_from_one_reading(fp32):
+    session, ids = open_session(fp32), SAMPLES[20]
+    assert [node.name for node in session.get_inputs()] == ["input_ids", "spans"]
+    spans = np.array([(0, len(ids)), (1, 5), (4, 9), (9, 10)])
+    (found,) = session.run(None, {"input_ids": np.array([ids], np.int64), "spans": spans})
+    exported = ExportedClassifier(network(0)).eval()
+    with torch.no_grad():
+        wanted = exported(torch.tensor([ids]), torch.tensor(spans)).numpy()
+        states = exported.encoder(torch.tensor([ids])).last_hidden_state[0]
+        window = exported.head(states[4:9].mean(0)).numpy()
+    assert np.asarray(found).shape == (4, 8)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(found)[2, :5], window, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(found)[:1], export.run(session, [ids]), atol=1e-5)
 
 
 def test_folding_the_standardisation_changes_nothing():
     model = network(3)
     folded = ExportedClassifier(model).eval()
     with torch.no_grad():
-        single = np.concatenate([folded(torch.tensor([ids])).numpy() for ids in SAMPLES])
-    np.testing.assert_allclose(single, logits_of(model, SAMPLES), atol=1e-5)
+        whole = [folded(torch.tensor([ids]), torch.tensor([[0, len(ids)]])).numpy() for ids in SAMPLES]
+    np.testing.assert_allclose(np.concatenate(whole), logits_of(model, SAMPLES), atol=1e-5)
 
 
 def test_a_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
@@ -92,6 +99,16 @@ def test_int8_keeps_the_labels_of_a_trained_network(tiny_run, tmp_path):
     assert int8.stat().st_size < 0.4 * fp32.stat().st_size
     distance = np.abs(export.run(open_session(int8), samples) - export.run(open_session(fp32), samples))
     assert 0 < distance.max() < 0.5
+
+
+def test_int8_rounds_neither_pooling_nor_the_head(tmp_path, fp32):
+    export.quantize(fp32, tmp_path / "int8.onnx", SAMPLES)
+    session, ids = open_session(tmp_path / "int8.onnx"), SAMPLES[20]
+    whole = (0, len(ids))
+    alone = export.run(session, [ids])
+    for others in ([(1, 3)], [(5, 9), (3, 20)]):
+        (found,) = session.run(None, {"input_ids": np.array([ids], np.int64), "spans": np.array([whole, *others])})
+        np.testing.assert_allclose(np.asarray(found)[:1], alone, atol=1e-5)  # whatever other units there are
 
 
 def test_int8_that_answers_otherwise_is_refused(fp32, tmp_path, monkeypatch):
