@@ -22,8 +22,6 @@ from jingyin.model.bundle import (
 from jingyin.model.cascade import (
     DOUBTED,
     FLAGGED_INDEX,
-    TOKENS,
-    WINDOWS,
     Cascaded,
     cascade,
     decide,
@@ -53,7 +51,7 @@ def threshold(risk: float) -> Threshold:
 
 EXIT = PrefilterExit(threshold=0, probabilities=(1, 0, 0, 0, 0))
 MANIFEST = Manifest(
-    format_version=9, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
+    format_version=10, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
     prefilter=Prefilter(ordinary=EXIT, lawful=EXIT),
     networks=(
@@ -198,28 +196,31 @@ RULES = MANIFEST.model_copy(
 
 
 class FakeReader:
-    """Gives each unit log-odds of risk, the same in each network, and remembers who read what."""
+    """Gives each unit log-odds of risk, the same in each network, NaN beyond `most`, and remembers who read what."""
 
     def __init__(
-        self, odds: dict[int, float], tokens: dict[int, int] | None = None, ended: dict[int, float] | None = None
+        self,
+        odds: dict[int, float],
+        count: int,
+        ended: dict[int, float] | None = None,
+        most: dict[int, int] | None = None,
     ) -> None:
-        self.odds = odds
-        self.tokens = tokens or {}
+        self.odds, self.count, self.most = odds, count, most or {}
         self.ended = odds if ended is None else ended
-        self.calls: list[tuple[int, int]] = []
-        self.again: list[tuple[int, int, str]] = []
+        self.calls: list[int] = []
+        self.again: list[tuple[int, str]] = []
 
-    def __call__(self, network: int, unit: int, room: int, ending: str | None = None) -> tuple[np.ndarray, int] | None:
-        took = self.tokens.get(unit, 10)
-        if took > room:
-            return None
+    def __call__(self, network: int, message: int, ending: str | None = None) -> np.ndarray:
         if ending is None:
-            self.calls.append((network, unit))
+            self.calls.append(network)
         else:
-            self.again.append((network, unit, ending))
-        outputs = np.log([0.2, 0.1, 0.3, 0.35, 0.05])
-        outputs[FLAGGED_INDEX] += (self.odds if ending is None else self.ended).get(unit, -5.0) - np.log(0.65 / 0.35)
-        return np.append(outputs, unit).astype(np.float32), took
+            self.again.append((network, ending))
+        outputs = np.tile(np.log([0.2, 0.1, 0.3, 0.35, 0.05]), (self.count, 1))
+        odds = self.odds if ending is None else self.ended
+        outputs[:, FLAGGED_INDEX] += np.array([[odds.get(i, -5.0) - np.log(0.65 / 0.35)] for i in range(self.count)])
+        outputs = np.column_stack([outputs, np.arange(self.count)]).astype(np.float32)
+        outputs[self.most.get(network, self.count) :] = np.nan
+        return outputs
 
 
 def units(scores: list[float], windows: int) -> Units:
@@ -229,89 +230,90 @@ def units(scores: list[float], windows: int) -> Units:
     return Units(np.array([0]), np.zeros(windows + 1, np.int64), ranges, np.stack([np.ones_like(each), each]))
 
 
-def judged(reader: FakeReader, given: Units, **options: Any) -> Cascaded:
-    no = np.zeros(1, np.bool_)
-    continues, exits = prefiltered(RULES, given, no, no)
-    return cascade(RULES, given, continues, exits, reader, **options)
+def judged(reader: FakeReader, scores: list[float] | None = None, **options: Any) -> Cascaded:
+    given, no = units(scores or [1.0] * reader.count, reader.count - 1), np.zeros(1, np.bool_)
+    return cascade(RULES, given, prefiltered(RULES, given, no, no), reader, **options)
 
 
 def test_the_riskiest_unit_decides_and_windows_count_less():
-    found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 3.0}), units([1, 1, 1], 2))
+    found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 3.0}, 3))
     assert (found.units[0], found.odds[0], found.depth[0]) == (2, pytest.approx(2.0, abs=1e-5), 3)
     assert found.signs[0].tolist() == [2]
-    found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 1.9}), units([1, 1, 1], 2))
+    found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 1.9}, 3))
     assert (found.units[0], found.odds[0]) == (0, pytest.approx(1.0, abs=1e-5))
     assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-1)))
 
 
-def test_the_riskiest_windows_by_the_prefilter_are_read_six_at_most():
-    reader = FakeReader(dict.fromkeys(range(10), -1.5))
-    judged(reader, units([1, *range(1, 10)], 9))
-    assert [unit for network, unit in reader.calls if network == 0] == [0, 9, 8, 7, 6, 5, 4]
-    assert WINDOWS == 6
+def test_each_network_reads_a_message_once_whatever_its_windows():
+    reader = FakeReader(dict.fromkeys(range(10), 3.0), 10)
+    judged(reader)
+    assert (reader.calls, reader.again) == ([0, 1, 2], [])
 
 
-def test_windows_that_the_prefilter_stops_are_not_read():
-    reader = FakeReader({})
-    judged(reader, units([1, 1, -1, -1], 3))
-    assert {unit for _, unit in reader.calls} == {0, 1}
+@pytest.mark.parametrize("unit", [0, 2])
+def test_each_network_reads_what_the_one_before_is_not_certain_of(unit: int):
+    discount = RULES.discount * (unit > 0)
+    for odds, wanted in ((-3.0, [0]), (-1.5, [0, 1]), (0.0, [0, 1, 2]), (7.0, [0, 1])):
+        reader = FakeReader({unit: odds + discount}, 3)
+        judged(reader)
+        assert reader.calls == wanted
 
 
-def test_a_whole_that_is_stopped_leaves_its_windows_to_the_networks():
-    found = judged(FakeReader({2: 4.0}), units([-1, -1, 1], 2))
+def test_a_message_is_read_if_any_of_its_units_continues():
+    found = judged(FakeReader({2: 4.0}, 3), [-1, -1, 1])
     assert (found.units[0], found.odds[0]) == (2, pytest.approx(3.0, abs=1e-5))
-    found = judged(FakeReader({2: -40.0}), units([-1, -1, 1], 2))
-    assert found.units[0] == 0
+    reader = FakeReader({2: 4.0}, 3)
+    found = judged(reader, [-1, -1, -1])
+    assert (reader.calls, found.depth[0], found.units[0]) == ([], 0, 0)
     assert found.probabilities[0] == pytest.approx([1, 0, 0, 0, 0], abs=1e-6)  # as the prefilter's stop says
 
 
-def test_each_network_reads_what_the_one_before_is_not_certain_of():
-    for odds, wanted in ((-3.0, [0]), (-1.5, [0, 1]), (0.0, [0, 1, 2]), (7.0, [0, 1])):
-        reader = FakeReader({0: odds})
-        judged(reader, units([1], 0))
-        assert [network for network, _ in reader.calls] == wanted
+def test_units_beyond_what_a_network_reads_keep_the_readings_before():
+    found = judged(FakeReader({0: -0.5, 2: 4.0}, 3, most={1: 2, 2: 1}))
+    assert (found.depth[0], found.units[0], found.odds[0]) == (3, 2, pytest.approx(3.0, abs=1e-5))
+    assert found.signs[0].tolist() == [2]
 
 
-def test_what_is_certain_spares_the_windows():
-    reader = FakeReader({0: 7.0})
-    judged(reader, units([1, 1, 1], 2))
-    assert reader.calls == [(0, 0), (1, 0)]
-
-
-def test_a_whole_that_does_not_fit_is_read_in_its_windows():
-    reader = FakeReader({2: 4.0}, tokens={0: 10_000})
-    found = judged(reader, units([1, -1, -1], 2))  # stopped by themselves
-    assert {unit for _, unit in reader.calls} == {1, 2}
-    assert found.units[0] == 2
-
-
-def test_no_network_reads_more_tokens_of_a_message_than_it_may():
-    reader = FakeReader(dict.fromkeys(range(7), 0.0), tokens=dict.fromkeys(range(7), 60))
-    judged(reader, units([1] * 7, 6))
-    counts = [sum(network == place for network, _ in reader.calls) for place in range(3)]
-    assert counts == [7, TOKENS["model.onnx"] // 60, TOKENS["verifier.onnx"] // 60]
+def test_messages_are_read_side_by_side_as_alone():
+    odds = [{0: -3.0}, {0: 1.0, 1: 5.0}, {0: -1.5}, {2: 7.5}]
+    each = [units([1.0] * 3, 2) for _ in odds]
+    ranges = [span for one in each for span in one.ranges]
+    scores = np.concatenate([one.scores for one in each], axis=1)
+    together = Units(3 * np.arange(4), np.repeat(np.arange(4), 3), ranges, scores)
+    readers = [FakeReader(one, 3) for one in odds]
+    found = cascade(
+        RULES, together, np.full(4, -1), lambda network, message, ending=None: readers[message](network, 0, ending)
+    )
+    for i, one in enumerate(odds):
+        alone = judged(FakeReader(one, 3))
+        assert (found.depth[i], found.units[i] - 3 * i, found.odds[i]) == (
+            alone.depth[0],
+            alone.units[0],
+            alone.odds[0],
+        )
+        assert found.probabilities[i].tolist() == pytest.approx(alone.probabilities[0].tolist())
 
 
 def test_when_time_is_up_nothing_more_is_read():
-    found = judged(FakeReader({0: 4.0}), units([1], 0), until=time.monotonic())
+    found = judged(FakeReader({0: 4.0}, 1), until=time.monotonic())
     assert (found.depth[0], found.final[0]) == (0, False)
     assert found.odds[0] == provisional_odds(RULES, units([1], 0), 0) == pytest.approx(-0.5)
-    assert judged(FakeReader({0: 4.0}), units([1], 0), until=time.monotonic() + 60).final[0]
+    assert judged(FakeReader({0: 4.0}, 1), until=time.monotonic() + 60).final[0]
 
 
-def test_everyone_reads_every_whole_and_no_window():
-    reader = FakeReader({0: -9.0})
-    judged(reader, units([1, 1, 1], 2), everyone=True)
-    assert reader.calls == [(0, 0), (1, 0), (2, 0)]
+def test_everyone_reads_every_message():
+    reader = FakeReader({0: -9.0}, 3)
+    judged(reader, everyone=True)
+    assert reader.calls == [0, 1, 2]
 
 
-# ---- doubted units are read again
+# ---- doubted messages are read again
 
 
-def test_a_doubted_unit_is_read_again_with_other_endings_and_the_mean_decides():
-    reader = FakeReader({0: 0.0}, ended={0: 2.0})
-    found = judged(reader, units([1], 0))
-    assert reader.again == [(network, 0, ending) for ending in ENDINGS for network in range(3)]
+def test_a_doubted_message_is_read_again_with_other_endings_and_the_mean_decides():
+    reader = FakeReader({0: 0.0}, 1, ended={0: 2.0})
+    found = judged(reader)
+    assert reader.again == [(network, ending) for ending in ENDINGS for network in range(3)]
     assert found.odds[0] == pytest.approx(2.0 * len(ENDINGS) / (1 + len(ENDINGS)), abs=1e-5)
     assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-found.odds[0])))
     assert found.signs[0].tolist() == [0]
@@ -319,46 +321,28 @@ def test_a_doubted_unit_is_read_again_with_other_endings_and_the_mean_decides():
 
 @pytest.mark.parametrize("odds", [DOUBTED[0] - 0.1, DOUBTED[1] + 0.1, 7.0])
 def test_what_is_not_doubted_is_read_once(odds: float):
-    reader = FakeReader({0: odds}, ended={0: 0.0})
-    found = judged(reader, units([1], 0))
+    reader = FakeReader({0: odds}, 1, ended={0: 0.0})
+    found = judged(reader)
     assert not reader.again
     assert found.odds[0] == pytest.approx(odds, abs=1e-5)
 
 
 def test_what_the_last_network_has_not_read_is_not_read_again():
-    reader = FakeReader({0: -1.5})  # stops before the verifier
-    judged(reader, units([1], 0))
-    assert (reader.calls, reader.again) == ([(0, 0), (1, 0)], [])
+    reader = FakeReader({0: -1.5}, 1)  # stops before the verifier
+    judged(reader)
+    assert (reader.calls, reader.again) == ([0, 1], [])
 
 
-def test_the_next_riskiest_unit_is_read_again_when_the_mean_of_the_first_falls_below_it():
-    reader = FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, ended={1: -5.0, 2: 2.5})
-    found = judged(reader, units([1, 1, 1], 2))
-    assert {unit for _, unit, _ in reader.again} == {1, 2}
+def test_the_means_of_all_units_are_compared():
+    found = judged(FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, 3, ended={1: -5.0, 2: 2.5}))
     assert (found.units[0], found.odds[0]) == (2, pytest.approx(1.5, abs=1e-5))
-    reader = FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, ended={1: 2.9, 2: -5.0})
-    assert judged(reader, units([1, 1, 1], 2)).units[0] == 1
-    assert {unit for _, unit, _ in reader.again} == {1}
+    assert judged(FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, 3, ended={1: 2.9, 2: -5.0})).units[0] == 1
 
 
-def test_a_unit_is_read_again_while_the_message_has_room():
-    reader = FakeReader({0: 0.0}, tokens={0: 50}, ended={0: 2.0})
-    found = judged(reader, units([1], 0))
-    assert TOKENS["verifier.onnx"] // 50 == 3
-    assert [ending for network, _, ending in reader.again if network == 2] == list(ENDINGS[:2])
-    assert found.odds[0] == pytest.approx(2.0 * 2 / 3, abs=1e-5)
-
-
-def test_when_time_is_up_nothing_is_read_again():
-    reader = FakeReader({0: 0.0}, ended={0: 2.0})
-    reads = reader.__call__
-
-    def slow(network: int, unit: int, room: int, ending: str | None = None) -> tuple[np.ndarray, int] | None:
-        if network == 2:
-            time.sleep(0.05)
-        return reads(network, unit, room, ending)
-
-    found = cascade(RULES, units([1], 0), np.ones(1, np.bool_), np.full(1, -1), slow, until=time.monotonic() + 0.04)
+def test_when_time_is_up_nothing_is_read_again(monkeypatch: pytest.MonkeyPatch):
+    reader, now = FakeReader({0: 0.0}, 1, ended={0: 2.0}), iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    found = judged(reader, until=3)  # each of three networks asks once
     assert (found.final[0], found.odds[0], reader.again) == (False, pytest.approx(0.0, abs=1e-5), [])
 
 
@@ -367,17 +351,22 @@ def test_when_time_is_up_nothing_is_read_again():
     [("还", "还", "还!"), ("还。", "还", "还!"), ("还!!! ", "还", "还!"), ("还?...", "还?", "还?!"), ("。", "", "!")],
 )
 def test_an_ending_takes_the_place_of_the_last_marks(text: str, none: str, exclaimed: str):
-    assert ended(CleanString(text), None) == text
-    assert ended(CleanString(text), "") == none
-    assert ended(CleanString(text), "!") == exclaimed
+    ranges = [(0, len(text)), (0, 1)]
+    assert ended(CleanString(text), ranges, None) == (text, ranges)
+    assert ended(CleanString(text), ranges[:1], "") == (none, [(0, len(none))])
+    assert ended(CleanString(text), ranges[:1], "!") == (exclaimed, [(0, len(exclaimed))])
+
+
+def test_windows_in_front_keep_their_ranges():
+    assert ended(CleanString("还钱。快还。"), [(0, 6), (0, 3), (3, 6)], "")[1] == [(0, 5), (0, 3), (3, 5)]
 
 
 def test_what_is_foreign_stops_and_what_is_opaque_goes_on():
     yes, no = np.ones(1, np.bool_), np.zeros(1, np.bool_)
-    assert prefiltered(RULES, units([1, 1], 1), no, yes)[1].tolist() == [0]
-    assert prefiltered(RULES, units([-1, -1], 1), yes, no)[1].tolist() == [-1]
-    assert prefiltered(RULES, units([-1, -1], 1), no, no)[1].tolist() == [1]
-    assert prefiltered(RULES, units([-1, -1], 1), yes, yes)[1].tolist() == [0]
+    assert prefiltered(RULES, units([1, 1], 1), no, yes).tolist() == [0]
+    assert prefiltered(RULES, units([-1, -1], 1), yes, no).tolist() == [-1]
+    assert prefiltered(RULES, units([-1, -1], 1), no, no).tolist() == [1]
+    assert prefiltered(RULES, units([-1, -1], 1), yes, yes).tolist() == [0]
 
 
 def test_six_labels_keep_the_risk_where_the_manifest_names_it():

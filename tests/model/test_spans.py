@@ -1,9 +1,10 @@
 """Spans: which tokens a unit has."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.model.spans import spans_of
+from jingyin.model.spans import passes_of, spans_of
 
 OFFSETS = [(0, 0), (0, 2), (2, 3), (3, 6), (6, 7), (0, 0)]  # START, four words, END
 
@@ -30,3 +31,18 @@ def test_spans_by_definition(lengths, data):
     if len(own) in (0, len(lengths)):
         own = range(len(offsets))
     assert spans_of([(start, end)], offsets).tolist() == [[own[0], own[-1] + 1]]
+
+
+@given(st.integers(17, 200), st.integers(16, 64), st.data())
+def test_passes_cover_a_long_message_and_hold_its_units(tokens, most, data):
+    tokens = max(tokens, most + 1)
+    first = data.draw(st.integers(1, tokens - 2))
+    last = data.draw(st.integers(first + 1, min(tokens - 1, first + (most - 2) // 3)))
+    spans = np.array([(0, tokens), (first, last)])
+    passes = passes_of(spans, tokens, most)
+    assert {i for each in passes for i in range(each.start, each.end)} == set(range(1, tokens - 1))
+    assert all(each.end - each.start == most - 2 for each in passes)
+    ((start, units, own),) = [(each.start, each.units.tolist(), each.spans) for each in passes if len(each.units)]
+    assert units == [1]
+    assert (own + start - 1).tolist() == [[first, last]]  # none is cut that is shorter than the overlap
+    assert ((own >= 1) & (own <= most - 1)).all()

@@ -1,12 +1,13 @@
-"""Which units of a message networks read, and which of them decides."""
+"""How bundles of format 9 are read: which units of a message networks read, and which of them decides."""
 
 import numpy as np
 import pytest
 
 from jingyin.model.bundle import CascadeRules, Fusion, Network, Prefilter, PrefilterExit
-from jingyin.model.cascade import cascade, prefiltered, riskiest_windows
+from jingyin.model.cascade import prefiltered
 from jingyin.model.labels import LABELS
-from jingyin.model.prefilter import Units, windows
+from jingyin.model.prefilter import Units
+from jingyin.model.windows import cascade_apart, continuing, riskiest_windows, windows_apart
 
 UNIFORM = (0.2,) * 5
 
@@ -45,19 +46,9 @@ class WindowReader:
 
 def decided(units: Units, reader: WindowReader, by: CascadeRules) -> tuple[int, float]:
     """Return the unit that decides, and the log-odds of the risk."""
-    continues, exits = prefiltered(by, units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
-    found = cascade(by, units, continues, exits, reader)
+    no = np.zeros(1, np.bool_)
+    found = cascade_apart(by, units, continuing(by, units, no, no), prefiltered(by, units, no, no), reader)
     return int(found.units[0]), float(found.odds[0])
-
-
-def test_windows_are_sentences_and_each_two_that_follow_one_another():
-    text = "今天天气很好。明天去爬山吧。后天在家看书。大家都来吗?"
-    found = [text[start:end] for start, end in windows(text)]
-    assert found == [
-        "今天天气很好。", "明天去爬山吧。", "后天在家看书。", "大家都来吗?",
-        "今天天气很好。明天去爬山吧。", "明天去爬山吧。后天在家看书。", "后天在家看书。大家都来吗?",
-    ]  # fmt: skip
-    assert windows("一句话而已。") == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +64,7 @@ def test_windows_are_sentences_and_each_two_that_follow_one_another():
     ],
 )
 def test_a_window_holds_a_quotation_with_the_words_before_it(text: str, cut: list[str]):
-    sentences = [text[start:end] for start, end in windows(text)][: len(cut)]
+    sentences = [text[start:end] for start, end in windows_apart(text)][: len(cut)]
     assert sentences == cut
 
 
@@ -107,10 +98,11 @@ def test_networks_read_the_whole_and_the_six_riskiest_windows_by_the_prefilter()
 def test_a_message_goes_on_with_any_of_its_windows():
     """What is mostly lawful, and stopped as lawful, is read where one window is not."""
     units = message(-1.0, -1.0, 1.0)
-    continues, exits = prefiltered(rules(), units, np.zeros(1, np.bool_), np.zeros(1, np.bool_))
-    assert (continues.tolist(), exits.tolist()) == ([False, False, True], [-1])
+    no = np.zeros(1, np.bool_)
+    assert continuing(rules(), units, no, no).tolist() == [False, False, True]
+    assert prefiltered(rules(), units, no, no).tolist() == [-1]
     assert decided(units, WindowReader([9.0, 9.0, 4.0]), rules(discount=1.0)) == (2, pytest.approx(3.0, abs=1e-6))
-    assert prefiltered(rules(), message(-1.0, -1.0), np.zeros(1, np.bool_), np.zeros(1, np.bool_))[1].tolist() == [1]
+    assert prefiltered(rules(), message(-1.0, -1.0), no, no).tolist() == [1]
 
 
 def test_the_main_network_reads_320_tokens_of_a_message():

@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from tests.toy_bundle import MakeBundle
 
 from jingyin import LABELS, ConfigError, InputError, Scorer
 from jingyin.model.bundle import Point
-from jingyin.model.cascade import TOKENS, Decision, decide
+from jingyin.model.cascade import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.model.text import clean
-from jingyin.serve.networks import NetworkReader
+from jingyin.serve.networks import TOKENS, NetworkReader
 from jingyin.serve.scorer import CHUNK, Cache
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
@@ -282,9 +283,9 @@ def test_cache_of_no_bytes_remembers_nothing() -> None:
 def test_reads_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens: dict[str, int] = {}
 
-    def run(self: NetworkReader, ids: Sequence[int]) -> NDArray[np.float32]:
+    def run(self: NetworkReader, ids: Sequence[int], *spans: Any) -> NDArray[np.float32]:
         tokens[self.network.file] = tokens.get(self.network.file, 0) + len(ids)
-        return kept(self, ids)
+        return kept(self, ids, *spans)
 
     kept = NetworkReader.run
     monkeypatch.setattr(NetworkReader, "run", run)

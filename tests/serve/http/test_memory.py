@@ -1,6 +1,7 @@
 """Where the service asks memory: what a request hands over, and what becomes of the answer."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,11 @@ def test_the_second_half_of_a_threat_gets_the_verdict_on_both() -> None:
 
 def test_a_joined_text_resumes_where_its_time_slice_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, read = Scorer.load(), list[tuple[str, str]]()
-    run_network = NetworkReader.read
+    run_network = NetworkReader.run
 
-    def counted(self: NetworkReader, text: CleanString, room: int) -> Any:
-        read.append((self.network.file, text))
-        return run_network(self, text, room)
+    def counted(self: NetworkReader, ids: Sequence[int], *spans: Any) -> Any:
+        read.append((self.network.file, str(ids)))
+        return run_network(self, ids, *spans)
 
     async def call(_: httpx.AsyncClient, service: Service) -> None:
         until = asyncio.get_running_loop().time() + 10
@@ -84,7 +85,7 @@ def test_a_joined_text_resumes_where_its_time_slice_ended(monkeypatch: pytest.Mo
         assert outcome.final
 
     monkeypatch.setattr(batcher, "SLICE_SECONDS", 0.0001)
-    monkeypatch.setattr(NetworkReader, "read", counted)
+    monkeypatch.setattr(NetworkReader, "run", counted)
     run(call, load=lambda: (scorer, None))
     assert len(read) == len(set(read)) > 1
 
