@@ -37,7 +37,7 @@ def readings() -> Readings:
     labels = np.array([LABELS.index("ordinary")] * ORDINARY + [LABELS.index("debt_threat")] * THREATS)
     rows = Rows(
         [clean("好")] * COUNT, labels, np.ones(COUNT, np.float32), np.arange(COUNT), [""] * COUNT, ["nus"] * COUNT,
-        [""] * COUNT, ["?"] * COUNT, [""] * COUNT,
+        [""] * COUNT, ["?"] * COUNT, [""] * COUNT, [""] * COUNT, np.tile((0, 1), (COUNT, 1)), np.full(COUNT, -1),
     )  # fmt: skip
     scores = np.concatenate([np.arange(ORDINARY) / ORDINARY - 2, np.ones(THREATS)]).astype(np.float32)
     each = np.stack([scores - 1, scores], axis=1).ravel()  # the window is what the prefilter fears
