@@ -6,7 +6,7 @@
 A gateway asks about RATE messages a second, half of them plain threats that a quiet service holds or blocks, half plain
 innocents. The attackers are senders of the same gateway (costly), or clients of an address of their own.
 
-    costly     long messages, no two alike, each of which all networks read in all of their windows
+    costly     long messages, no two alike, each of which all networks read as much as they may
     batches    requests of 1,024 texts for the networks, with deadline_ms 60000
     flood      256 connections that ask again as soon as they are answered
     payloads   64 KiB of nonsense in 255 parts, in 16 requests at a time

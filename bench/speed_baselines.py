@@ -126,7 +126,8 @@ def _padded(run: Path | None) -> Callable[[Sequence[str], int], object]:
     def run_batches(messages: Sequence[str], batch: int) -> None:
         for i in range(0, len(messages), batch):
             read = tokenizer(list(messages[i : i + batch]), padding=True, truncation=True, max_length=MAX_TOKENS)
-            session.run(None, {"input_ids": np.array(read["input_ids"], np.int64)})
+            ids = np.array(read["input_ids"], np.int64)
+            session.run(None, {"input_ids": ids, "spans": np.array([(0, ids.shape[1])])})
 
     return run_batches
 

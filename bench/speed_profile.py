@@ -57,7 +57,7 @@ def _networks(scorer: Scorer, texts: Sequence[CleanString]) -> None:
             sample,
             lambda batch, reader=reader: reader.tokenizer.encode(batch),
         )
-        fit = [each for each in ids if len(each) <= reader.network.max_tokens]  # of others it reads the windows
+        fit = [each for each in ids if len(each) <= reader.network.max_tokens]  # others it reads in passes
         _stage(
             reader.network.file,
             share,

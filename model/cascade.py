@@ -34,6 +34,9 @@ OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
 DOUBTED = (-1.0, 2.0)
 """Log-odds of risk, discount included, between which a message is read again."""
 
+READ_AGAIN = 100
+"""Most characters of a message that is read again."""
+
 Floats = NDArray[np.float64]
 
 
@@ -168,7 +171,7 @@ def _read_again(
     """Put the means over all endings into the log-odds (units,) of `messages` that all networks read and doubt."""
     for message in messages.tolist():
         own = slice(int(units.starts[message]), units.end(message))
-        if not DOUBTED[0] < odds[own].max() < DOUBTED[1]:
+        if units.ranges[own.start][1] > READ_AGAIN or not DOUBTED[0] < odds[own].max() < DOUBTED[1]:
             continue
         readings = [odds[own]]
         for ending in rules.endings:

@@ -22,6 +22,7 @@ from jingyin.model.bundle import (
 from jingyin.model.cascade import (
     DOUBTED,
     FLAGGED_INDEX,
+    READ_AGAIN,
     Cascaded,
     cascade,
     decide,
@@ -342,6 +343,12 @@ def test_what_the_last_network_has_not_read_is_not_read_again():
     reader = FakeReader({0: -1.5}, 1)  # stops before the verifier
     judged(reader)
     assert (reader.calls, reader.again) == ([0, 1], [])
+
+
+def test_a_long_message_is_not_read_again():
+    reader, given = FakeReader({0: 0.0}, 1), units([1], 0)._replace(ranges=[(0, READ_AGAIN + 1)])
+    assert cascade(RULES, given, np.full(1, -1), reader).depth[0] == 3
+    assert not reader.again
 
 
 def test_the_means_of_all_units_are_compared():

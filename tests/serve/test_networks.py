@@ -1,5 +1,8 @@
 """What a network gives for the units of a message; a toy's logits are the sums over a unit's tokens, and START."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,11 +16,13 @@ THREAT = LABELS.index("debt_threat")
 
 def test_units_come_out_of_one_reading(signed: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     (reader,) = signed._networks
-    runs = list[list[int]]()
-    run = networks.NetworkReader.run
-    monkeypatch.setattr(
-        networks.NetworkReader, "run", lambda self, ids, *rest: runs.append(ids) or run(self, ids, *rest)
-    )
+    runs, run = list[int](), networks.NetworkReader.run
+
+    def counted(self: networks.NetworkReader, ids: Sequence[int], *spans: Any) -> Any:
+        runs.append(len(ids))
+        return run(self, ids, *spans)
+
+    monkeypatch.setattr(networks.NetworkReader, "run", counted)
     text = clean("今天回家。曝光全村。").text
     found = reader.read(text, [(0, 10), (0, 5), (5, 10)], np.zeros(3, np.float32))
     assert found[:, THREAT].tolist() == [18, 0, 18]

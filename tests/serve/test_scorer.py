@@ -20,8 +20,7 @@ from jingyin.model.bundle import Point
 from jingyin.model.cascade import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.model.text import clean
-from jingyin.model.windows import TOKENS
-from jingyin.serve.networks import NetworkReader
+from jingyin.serve.networks import TOKENS, NetworkReader
 from jingyin.serve.scorer import CHUNK, Cache
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"

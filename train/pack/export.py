@@ -372,7 +372,7 @@ def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
     """Return the sign head of these constants, None for none."""
     if not constants:
         return None
-    query, value, bias, words = (torch.tensor(each) for each in constants)
+    query, *_bounds, value, bias, words = (torch.tensor(each) for each in constants)
     head = SignHead(len(query), *words.shape)
     head.load_state_dict({"query.weight": query.T, "value.weight": value.T, "value.bias": bias, "words.weight": words})
     return head
