@@ -32,9 +32,10 @@ def rows(count: int = 200) -> Dataset:
     rng = np.random.default_rng(0)
     ids = [[2, *rng.integers(6, 40, rng.integers(1, 12)).tolist(), *([5] if i % 2 else []), 3] for i in range(count)]
     target = [[1.0 - i % 2, float(i % 2)] for i in range(count)]
-    return Dataset.from_dict(
-        {"ids": ids, "target": target, "weight": [1.0] * count, "message": list(range(count)), "plain": [True] * count}
-    )
+    return Dataset.from_dict({
+        "ids": ids, "target": target, "weight": [1.0] * count, "message": list(range(count)), "pair": [""] * count,
+        "plain": [True] * count,
+    })  # fmt: skip
 
 
 def test_it_learns(tmp_path):
