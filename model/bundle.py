@@ -37,7 +37,6 @@ from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
 FORMAT_VERSION = 10
-_READ_VERSIONS = (9, FORMAT_VERSION)
 """Networks of 10 read units in their context, those of 9 each by itself (model/windows.py)."""
 FIRST_FLAGGED = ("debt_threat", "pay_to_stop")
 """The labels that a bundle flags if its manifest names none."""
@@ -339,11 +338,10 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content.get("format_version")
-        if version not in _READ_VERSIONS:
+        if version != FORMAT_VERSION:
             raise BundleError(
-                f"bundle {path.name} has format version {version!r}, this jingyin reads {_READ_VERSIONS[0]} to "
-                f"{FORMAT_VERSION}; install the jingyin that wrote it, or make another: jingyin finetune MESSAGES, or "
-                "jingyin train RECIPE..."
+                f"bundle {path.name} has format version {version!r}, this jingyin reads {FORMAT_VERSION}; install the "
+                "jingyin that wrote it, or make another: jingyin finetune MESSAGES, or jingyin train RECIPE..."
             )
         whole = content.get("id") == manifest_id(content)
         return Manifest.model_validate(content), whole

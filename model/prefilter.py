@@ -17,7 +17,7 @@ takes longer than everything else before the networks.
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -111,18 +111,13 @@ class Units(NamedTuple):
         return int(self.starts[message + 1]) if message + 1 < len(self.starts) else len(self.owners)
 
 
-Windows = Callable[[str], list[tuple[int, int]]]
-
-
-def windows(text: str, keep: Callable[[int], bool] | None = None) -> list[tuple[int, int]]:
+def windows(text: str) -> list[tuple[int, int]]:
     """Return the ranges of the windows of a clean text: its sentences, then each two adjacent ones.
 
     A sentence ends with its mark; if that takes more than 40 characters, at a comma or a space, or else after 40.
     Windows as long as the text, or shorter than four characters, are left out.
     """
     ends = [match.end() for match in _SENTENCE.finditer(text)]
-    if keep is not None and len(ends) > 1:
-        ends = [end for end in ends if keep(end)]
     if len(ends) < 2:
         return []
     starts = [0, *ends[:-1]]
@@ -130,7 +125,7 @@ def windows(text: str, keep: Callable[[int], bool] | None = None) -> list[tuple[
     return [(start, end) for start, end in (*zip(starts, ends, strict=True), *both) if end - start >= _SHORTEST]
 
 
-def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes, cut: Windows = windows) -> Units:
+def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes) -> Units:
     """Return clean `texts` (n,), of code points `codes`, as units with their scores by `weights` (2, BUCKETS).
 
     Windows cost next to nothing: weights are looked up once for each character, and cumulative sums make the rest.
@@ -138,7 +133,7 @@ def units_of(weights: NDArray[np.float32], texts: Sequence[str], codes: Codes, c
     ranges: list[tuple[int, int]] = []
     counts = []
     for text in texts:
-        units_of_text = [(0, len(text)), *cut(text)]
+        units_of_text = [(0, len(text)), *windows(text)]
         ranges += units_of_text
         counts.append(len(units_of_text))
     sizes = np.array(counts, np.int64)

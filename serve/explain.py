@@ -16,7 +16,7 @@ from jingyin.model.bundle import Manifest
 from jingyin.model.cascade import Decision, risk_logit
 from jingyin.model.labels import Span
 from jingyin.model.spans import passes_of, spans_of
-from jingyin.model.text import CleanString, CleanText
+from jingyin.model.text import CleanText
 from jingyin.model.tokenizer import END, START, SmsTokenizer
 from jingyin.serve.networks import NetworkReader
 
@@ -44,11 +44,10 @@ def explain(
     `tokenizer` is the network's.
     """
     first, last = unit = decision.window or (0, len(cleaned.text))
-    start, end = (0, len(cleaned.text)) if reader.in_context else unit  # bundles of format 9 read the unit apart
-    ((ids, offsets),) = tokenizer.encode_with_offsets([CleanString(cleaned.text[start:end])])
-    tokens = [(token, (a + start, b + start)) for token, (a, b) in zip(ids, offsets, strict=True)][1:-1]
+    ((ids, offsets),) = tokenizer.encode_with_offsets([cleaned.text])
+    tokens = list(zip(ids, offsets, strict=True))[1:-1]
     if len(ids) > (most := reader.network.max_tokens):
-        unit_span = spans_of([unit], [(a + start, b + start) for a, b in offsets])
+        unit_span = spans_of([unit], offsets)
         nearest = next((each for each in passes_of(unit_span, len(ids), most) if len(each.units)), None)
         tokens = tokens[nearest.start - 1 : nearest.end - 1] if nearest else tokens[: most - 2]
     words = [place for _, place in tokens if place[0] < last and place[1] > first]

@@ -30,7 +30,6 @@ class NetworkReader:
         self.network = network
         self.tokenizer = tokenizer
         self._session = open_session(path / network.file, threads)
-        self.in_context = any(each.name == "spans" for each in self._session.get_inputs())
 
     def read(
         self, text: CleanString, ranges: Sequence[tuple[int, int]], scores: NDArray[np.float32]
@@ -41,9 +40,6 @@ class NetworkReader:
         first, as far as TOKENS allows; the whole's outputs are the mean over passes, those of units beyond are NaN.
         """
         most = self.network.max_tokens
-        if not self.in_context:  # a network of a bundle of format 9
-            apart = self.tokenizer.encode([CleanString(text[start:end]) for start, end in ranges])
-            return np.concatenate([self.run(ids[:most]) for ids in apart])
         ((ids, offsets),) = self.tokenizer.encode_with_offsets([text])
         spans = spans_of(ranges, offsets)
         if len(ids) <= most:
@@ -62,22 +58,10 @@ class NetworkReader:
             outputs[each.units] = rows[1:]
         return outputs
 
-    def read_unit(self, text: CleanString, room: int) -> tuple[NDArray[np.float32], int] | None:
-        """Return the outputs (labels + signs,) for a text, and the number of its tokens (model/windows.py).
-
-        None for one of more tokens than `room`, or than the network reads at once.
-        """
-        (ids,) = self.tokenizer.encode([text])
-        if len(ids) > min(room, self.network.max_tokens):
-            return None
-        return self.run(ids)[0], len(ids)
-
     def run(self, ids: Sequence[int], spans: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Return the outputs (units, labels + signs) for token ids and `spans` (units, 2), by default of the whole."""
-        inputs = {"input_ids": np.array([ids], np.int64)}
-        if self.in_context:
-            inputs["spans"] = np.array([(0, len(ids))], np.int64) if spans is None else spans
-        (outputs,) = self._session.run(None, inputs)
+        spans = np.array([(0, len(ids))], np.int64) if spans is None else spans
+        (outputs,) = self._session.run(None, {"input_ids": np.array([ids], np.int64), "spans": spans})
         return np.asarray(outputs, np.float32)
 
     def check(self, bundle: Bundle) -> None:

@@ -24,7 +24,6 @@ from jingyin.model.cascade import (
     cascade,
     decide,
     ended,
-    log_odds,
     prefiltered,
     provisional_odds,
     with_risk,
@@ -39,11 +38,9 @@ from jingyin.model.prefilter import (
     prefilter_abstains,
     units_of,
     unknown_shares,
-    windows,
 )
-from jingyin.model.text import CleanString, CleanText, clean
+from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
-from jingyin.model.windows import ReadUnit, cascade_apart, continuing, windows_apart
 from jingyin.serve.explain import LEAST_RISK, Explanation, explain
 from jingyin.serve.networks import NetworkReader, open_networks
 from jingyin.serve.pool import CHUNK, ScorerArguments, chunks, score_in_processes
@@ -135,7 +132,6 @@ class Scorer:
         self.cache: Cache[tuple[Decision, float]] = Cache(arguments.cache_bytes)
         self.readings: Cache[Any] = Cache(arguments.cache_bytes // 4)
         self._networks = networks
-        self._in_context = bundle.manifest.format_version > 9
         self._tokenizer = SmsTokenizer.from_file(bundle.path / "tokenizer.json")
         self._known = known_characters(self._tokenizer.backend.get_vocab())
         manifest = bundle.manifest
@@ -293,13 +289,7 @@ class Scorer:
         units, shares, abstains, foreign = self._prefilter(cleaned)
         exits = prefiltered(manifest, units, abstains, foreign)
         cascaded, every = None, not self.arguments.prefilter
-        if (exits < 0).any() and not self._in_context:
-            continues, enough = continuing(manifest, units, abstains, foreign), log_odds(manifest.block.risk)
-            read = self._unit_reader(cleaned, units)
-            cascaded = cascade_apart(
-                manifest, units, continues, exits, read, everyone=every, enough=enough, until=until
-            )
-        elif (exits < 0).any():
+        if (exits < 0).any():
             cascaded = cascade(manifest, units, exits, self._reader(cleaned, units), everyone=every, until=until)
         for i, (exit_, share) in enumerate(zip(exits.tolist(), shares.tolist(), strict=True)):
             if cascaded is None or exit_ >= 0:
@@ -323,8 +313,7 @@ class Scorer:
         edits = [each.edits for each in cleaned]
         abstains = np.array([every or prefilter_abstains(*each) for each in zip(shares.tolist(), edits, strict=True)])
         foreign = np.array([not every and "foreign" in each for each in edits])
-        cut = windows if self._in_context else windows_apart
-        return units_of(self.bundle.prefilter_weights, texts, codes, cut), shares, abstains, foreign
+        return units_of(self.bundle.prefilter_weights, texts, codes), shares, abstains, foreign
 
     def _reader(self, cleaned: Sequence[CleanText], units: Units) -> Read:
         """Return a reader that runs the networks on clean texts, and remembers their outputs.
@@ -339,24 +328,6 @@ class Scorer:
             outputs: NDArray[np.float32] | None = self.readings.get(key)
             if outputs is None:
                 outputs = self._networks[network].read(text, ranges, units.scores[:, own].sum(0))
-                self.readings.put(key, outputs)
-            return outputs
-
-        return read
-
-    def _unit_reader(self, cleaned: Sequence[CleanText], units: Units) -> ReadUnit:
-        """Return the same for a bundle of format 9."""
-
-        def read(
-            network: int, unit: int, room: int, ending: str | None = None
-        ) -> tuple[NDArray[np.float32], int] | None:
-            start, end = units.ranges[unit]
-            text, _ = ended(CleanString(cleaned[units.owners[unit]].text[start:end]), [], ending)
-            key = f"{network}{text}"
-            remembered: tuple[NDArray[np.float32], int] | None = self.readings.get(key)
-            if remembered is not None:
-                return remembered if remembered[1] <= room else None
-            if (outputs := self._networks[network].read_unit(text, room)) is not None:
                 self.readings.put(key, outputs)
             return outputs
 
