@@ -179,6 +179,8 @@ def _let_decide(rules: CascadeRules, out: Cascaded, message: int, unit: int, fou
     width, weights = len(rules.labels), rules.networks[len(found.outputs) - 1].fusion.weights
     out.odds[message], out.units[message] = found.odds, unit
     out.probabilities[message] = sum(w * output[:width] for w, output in zip(weights, found.outputs, strict=True))
+    risks = np.exp(-np.logaddexp(0.0, -risk_logit([output[:width] for output in found.outputs], rules.flagged)))
+    out.disagreement[message] = risks.max() - risks.min()
     out.signs[message] = next((output[width:] for output in found.outputs if len(output) > width), np.empty(0))
 
 
