@@ -15,7 +15,7 @@ from jingyin.model.tokenizer import END, START, PieceTokenizer, SmsTokenizer
 
 Tokenizer = SmsTokenizer | PieceTokenizer
 
-TOKENS = {"tiny.onnx": 1024, "model.onnx": 384, "verifier.onnx": 192}
+TOKENS = {"tiny.onnx": 1536, "model.onnx": 640, "verifier.onnx": 320}
 """Most tokens of a message that each network reads, in passes of at most its `max_tokens`."""
 
 

@@ -48,12 +48,16 @@ def test_flags_a_threat_and_passes_chat(scorer: Scorer) -> None:
     assert scorer.score("明天下午三点老地方见，记得带伞").action == "pass"
 
 
-FILLER = "今天天气不错，我们去公园散步，" * 3_000
+# Several sentences: the prefilter's score of one that is repeated grows with the square root of the length.
+FILLER = (
+    "你吃了吗，我在图书馆呢，等下一起走，好的呀，那我先去占座，你帮我带杯奶茶，明天考试复习没，没呢慌死了，"
+    "晚上通宵吧，哈哈哈，老师说划重点，真的假的，"
+) * 600
 
 
 @pytest.mark.parametrize(
     ("at", "length", "unread"),
-    [(1_000, 2_022, 0), (1_790, 3_000, 0), (9_000, 20_000, 0), (9_900, 40_000, 20_000), (30_500, 40_000, 20_000)],
+    [(1_000, 2_022, 0), (1_790, 3_000, 0), (4_000, 9_000, 0), (9_900, 40_000, 20_000), (30_500, 40_000, 20_000)],
 )
 def test_a_threat_anywhere_in_a_long_message_is_found(scorer: Scorer, at: int, length: int, unread: int) -> None:
     text = (FILLER[:at] + THREAT + FILLER)[:length]
@@ -136,9 +140,9 @@ def test_a_threat_is_heard_in_any_company(scorer: Scorer) -> None:
     for text in (company + THREAT, THREAT + "。" + company, company + THREAT + "。" + company * 12):
         (found,) = scorer.scored([text])
         assert found.decision.action == "block"
-    assert found.decision.window is not None
-    start, end = found.decision.window
-    assert THREAT[:8] in found.clean.text[start:end]
+    spans = scorer.explain(text)
+    at = text.index(THREAT)
+    assert any(at <= span.start < at + len(THREAT) for span in spans)
 
 
 def test_what_is_foreign_passes_without_a_network(scorer: Scorer) -> None:
@@ -312,7 +316,8 @@ def test_cache_of_no_bytes_remembers_nothing() -> None:
     assert cache.get("a") is None
 
 
-def test_reads_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = Scorer.load(prefilter=False, cache_bytes=0)  # all networks read all messages
     tokens: dict[str, int] = {}
 
     def run(self: NetworkReader, ids: Sequence[int], *spans: Any) -> NDArray[np.float32]:
@@ -321,7 +326,7 @@ def test_reads_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> N
 
     kept = NetworkReader.run
     monkeypatch.setattr(NetworkReader, "run", run)
-    scorer.without_memory().score("请你自己尽快处理好，以免影响到你的家人和工作。" * 80)  # no network is certain of it
+    everything.score("请你自己尽快处理好，以免影响到你的家人和工作。" * 70)
     assert set(tokens) == set(TOKENS)
     assert all(tokens[file] <= TOKENS[file] for file in tokens)
 
