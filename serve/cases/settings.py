@@ -12,7 +12,7 @@ class CaseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    database: Annotated[str, Field(pattern="^postgresql://.+$")] | None = Field(None, repr=False)
+    database: Annotated[str, Field(pattern="^postgresql://.+$")] | None = Field(default=None, repr=False)
     """postgresql://USER:PASSWORD@HOST/NAME for several machines; by default cases.sqlite next to the known wordings."""
     days: Annotated[float, Field(gt=0, le=365)] = 7.0
     """How long an undecided case is kept after its last message, and texts, senders and receivers of any case."""
