@@ -1,10 +1,10 @@
-"""Compares README's tables of quality with a report: python bench/claims.py REPORT
+"""Compares the tables of docs/evaluation.md with a report: python bench/claims.py REPORT
 
     jingyin evaluate model/default runs/corpus-default/test.parquet --against BUNDLE --out report
     python bench/claims.py report
 
 data/claims.yaml lists the rows. Exits 1 if a cell differs from the report, a row is missing, or the report is about
-another bundle than README. The development set's row is not compared: its messages are not public.
+another bundle than the page. The development set's row is not compared: its messages are not public.
 """
 
 import json
@@ -21,7 +21,7 @@ SYSTEMS = ("jingyin", "before", "n-grams, linear", "keyword list")
 
 
 class Figure:
-    """A figure of a report, formatted as README gives it; data/claims.yaml explains the formats."""
+    """A figure of a report, formatted as the page gives it; data/claims.yaml explains the formats."""
 
     def __init__(self, figure: Any) -> None:
         counted: dict[str, Any] = figure if isinstance(figure, dict) else {"value": figure}
@@ -38,10 +38,10 @@ class Figure:
         return f"{100 * self.value:.{decimals}f}{sign}"
 
 
-def moved(readme: str, report: dict[str, Any]) -> list[str]:
-    """Return a line for each claim in `readme` that differs from a `report` (the content of evaluation.json)."""
-    table = dict(line.strip("| ").split(" | ", 1) for line in readme.splitlines() if line.startswith("| "))
-    faults = [f"README does not name bundle {report['bundle']}"] * (report["bundle"] not in readme)
+def moved(page: str, report: dict[str, Any]) -> list[str]:
+    """Return a line for each claim in `page` that differs from a `report` (the content of evaluation.json)."""
+    table = dict(line.strip("| ").split(" | ", 1) for line in page.splitlines() if line.startswith("| "))
+    faults = [f"the page does not name bundle {report['bundle']}"] * (report["bundle"] not in page)
     for claim in yaml.safe_load(LIST.read_text(encoding="utf-8")):
         row, cells = "", []
         for system in SYSTEMS:
@@ -53,15 +53,15 @@ def moved(readme: str, report: dict[str, Any]) -> list[str]:
             cells.append(claim["cell"].format(*figures))
             row = row or claim["row"].format(*figures)  # with the first system's counts
         stated = [cell.strip() for cell in table.get(row, "").split("|") if cell.strip()]
-        if not stated or stated != cells[: len(stated)]:  # README leaves baselines out of its second table
-            faults.append(f"{row}: README has {' | '.join(stated) or 'no such row'}, the report {' | '.join(cells)}")
+        if not stated or stated != cells[: len(stated)]:  # the second table has no baselines
+            faults.append(f"{row}: the page has {' | '.join(stated) or 'no such row'}, the report {' | '.join(cells)}")
     return faults
 
 
 def main() -> None:
     report = json.loads((Path(sys.argv[1]) / "evaluation.json").read_text(encoding="utf-8"))
-    faults = moved((ROOT / "README.md").read_text(encoding="utf-8"), report)
-    print("\n".join(faults) or "README's figures are the report's")
+    faults = moved((ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8"), report)
+    print("\n".join(faults) or "the page's figures are the report's")
     sys.exit(bool(faults))
 
 

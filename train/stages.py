@@ -299,9 +299,9 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
 
     Teachers read each message as it stands, and its copies get the same probabilities: a copy is to be judged as the
     message is. A message on whose side, flagged or not, they are wrong has its label alone, and so have framed copies
-    and quoted messages. Clauses of messages have
-    the teachers' probabilities alone. A message of the user's own has its label, and no teacher reads it; one labelled
-    only as flagged or not has that side's risk, distributed by the teachers' probabilities.
+    and quoted messages. Clauses of messages have the teachers' probabilities alone. A message of the user's own has its
+    label, and no teacher reads it; one labelled only as flagged or not has that side's risk, distributed by the
+    teachers' probabilities.
     """
     target = one_hot(rows.labels, recipe.label_smoothing)
     side_only = rows.own & np.array([family in SIDES for family in rows.families])

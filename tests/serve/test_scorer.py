@@ -68,6 +68,14 @@ def test_a_threat_in_a_long_message_is_found(scorer: Scorer, at: int, length: in
     assert any(at <= span.start < at + len(THREAT) for span in spans)
 
 
+@pytest.mark.parametrize("at", [9_900, 30_500])
+def test_of_a_text_beyond_the_bound_both_ends_are_read(scorer: Scorer, at: int) -> None:
+    text = (FILLER[:at] + THREAT + FILLER)[:40_000]
+    verdict = scorer.score(text)
+    assert verdict.edits["unread"] == 20_000
+    assert verdict.risk > 0.3  # beside chat alone at .02; networks read a part of each piece (train/LOG.md)
+
+
 def test_a_text_beyond_the_bound_is_named_unread(scorer: Scorer) -> None:
     text = FILLER[:20_000] + THREAT + FILLER[:20_000]
     verdict = scorer.score(text)

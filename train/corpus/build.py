@@ -28,7 +28,7 @@ from jingyin.train.corpus.company import (
     training_company,
     twin_frames,
 )
-from jingyin.train.corpus.edits import EDITS
+from jingyin.train.corpus.edits import EDITOR, EDITS
 from jingyin.train.corpus.everyday import everyday
 from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, nonsense, quoted_copy, restyled
 from jingyin.train.corpus.public import KINDS, MINED, USERS, is_excluded
@@ -87,7 +87,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 12
+CORPUS_VERSION = 13
 """Raised whenever the same recipe and files would make a different corpus."""
 
 
@@ -192,7 +192,11 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
     unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
-    invented = {group for record, group in zip(records, groups, strict=True) if record.source == "authored"}
+    # A threat made out of a real message goes where that message goes.
+    sources = {group: record.source for record, group in zip(records, groups, strict=True) if record.writer != EDITOR}
+    written = (group for record, group in zip(records, groups, strict=True) if record.source == "authored")
+    edited = {group for record, group in zip(records, groups, strict=True) if record.writer == EDITOR}
+    invented = {group for group in written if group not in edited or sources.get(group) == "authored"}
     # Near-copies that are much of a label are trained on: held out, they would leave next to nothing of it to learn.
     own = Counter((g, record.label) for record, g in zip(records, groups, strict=True) if record.source in USERS)
     of_label = Counter(label for _, label in own.elements())
@@ -203,7 +207,7 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     for record, group in zip(records, groups, strict=True):
         first = record.case or record.text if record.source == "authored" else record.group or record.text
         key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
-        of_source = recipe.splits if group in invented else shares.get(record.source, recipe.splits)
+        of_source = recipe.splits if group in invented else shares.get(sources[group], recipe.splits)
         shared = recipe.case_splits if group in of_case else of_source
         split = "test" if group in unseen else "train" if group in learnt else _split(key, shared)
         placed.append((key[:16], split))

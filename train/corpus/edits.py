@@ -18,6 +18,9 @@ from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED
 from jingyin.train.corpus.rows import Record
 
+EDITOR = "edits"
+"""Writer of the records that edits make."""
+
 EDITS = Path(str(files("jingyin.train").joinpath("rows/edits.jsonl")))
 
 _Range = Annotated[int, Field(ge=0)]
@@ -48,7 +51,7 @@ def edited(record: Record, text: str, identity: str) -> Iterator[Record]:
     if not {"{", "}"} & set(changed):  # which would be slots of an authored message
         yield replace(
             record, text=" ".join(changed.split()), label=edit.label, family="edited", source="authored",
-            group=group, writer="edits",
+            group=group, writer=EDITOR,
         )  # fmt: skip
 
 

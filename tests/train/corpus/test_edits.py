@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jingyin.model.errors import InputError
 from jingyin.train.corpus import edits, public
+from jingyin.train.corpus.build import _placed
+from jingyin.train.corpus.rows import Record
+from jingyin.train.corpus.store import CorpusRecipe
 
 TEXT = "楼下的灯坏了  快去交钱修"
 
@@ -52,3 +56,18 @@ def test_a_faulty_edit_is_named_by_its_line(tmp_path, table, row, fault):
     table(**row)
     with pytest.raises(InputError, match=fault):
         list(public.read("waimai", traffic(tmp_path)))
+
+
+def test_a_threat_made_of_a_message_goes_where_the_message_goes():
+    real = [
+        Record(f"第{i}条消息讲的是{i * 37}号楼", "ordinary", "f", "public", "waimai", f"edited {i}") for i in range(60)
+    ]
+    threats = [replace(each, label="pay_to_stop", source="authored", writer=edits.EDITOR) for each in real]
+    records, groups = [*real, *threats], [*range(60), *range(60)]
+    shares = {"kind": "waimai", "path": str(Path(__file__)), "splits": {"train": 1.0}}
+    recipe = CorpusRecipe.model_validate({"public": [shares]})
+    assert {split for _, split in _placed(records, groups, recipe)} == {"train"}
+    recipe = CorpusRecipe.model_validate({"public": [shares | {"splits": {"train": 0.5, "test": 0.5}}]})
+    placed = _placed(records, groups, recipe)
+    assert placed[:60] == placed[60:]
+    assert {split for _, split in placed} == {"train", "test"}
