@@ -3,6 +3,7 @@
     authored/     written from imagination
     adversarial/  written to evade the model of their time, which got them wrong (train/LOG.md): simple models can't
                   find label errors among them
+    builds/       with the build of a quoted real threat (lever, order, register), other people, sums and words
     cases/        written from real cases, described without their words; one file per family of cases
     field/        as people write: short and rough, or in complete sentences
     hints/        pairs of a threat that only hints at demand or harm and an innocent of the same build
@@ -219,7 +220,7 @@ def _of_families() -> dict[str, str]:
     return {family: ",".join([*signs, UNKNOWN]) for family, *signs in rows}
 
 
-FOLDERS = ("authored", "adversarial", "cases", "field", "hints", "reworded", "traffic")
+FOLDERS = ("authored", "adversarial", "builds", "cases", "field", "hints", "reworded", "traffic")
 """The folders of authored messages that come with the package."""
 _SHOWN = 20
 
