@@ -192,11 +192,11 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
     unseen = {group for record, group in zip(records, groups, strict=True) if record.writer in recipe.test_writers}
-    # A threat made out of a real message goes where that message goes.
+    # A threat made out of a real message goes where that message goes, if the message stays.
     sources = {group: record.source for record, group in zip(records, groups, strict=True) if record.writer != EDITOR}
     written = (group for record, group in zip(records, groups, strict=True) if record.source == "authored")
     edited = {group for record, group in zip(records, groups, strict=True) if record.writer == EDITOR}
-    invented = {group for group in written if group not in edited or sources.get(group) == "authored"}
+    invented = {group for group in written if group not in edited or sources.get(group, "authored") == "authored"}
     # Near-copies that are much of a label are trained on: held out, they would leave next to nothing of it to learn.
     own = Counter((g, record.label) for record, g in zip(records, groups, strict=True) if record.source in USERS)
     of_label = Counter(label for _, label in own.elements())
