@@ -4,7 +4,8 @@
 
 Reads SOURCE.jsonl.gz of each further source in the first folder with the bundle in the package. Writes strange.jsonl
 (all messages of the sources kept out), varied.jsonl (random ones of the others) and suspicious.jsonl (the riskiest of
-the rest, at most a fifth from one source) into the second; an existing file is replaced. Takes five minutes.
+the rest, at most a fifth from one source) into the second. Messages already in suspicious.jsonl stay: run it again with
+each new bundle, for another round of mining. Takes five minutes.
 """
 
 import gzip
@@ -18,7 +19,7 @@ from jingyin import Scorer
 from jingyin.model.files import atomic_file
 
 PAGE = Path(__file__).parent.parent / "docs" / "data.md"
-RANDOM, RISKIEST, OF_A_SOURCE = 30_000, 20_000, 4_000
+RANDOM, RISKIEST = 30_000, (20_000, 6_000)  # riskiest of the first round and of each later one
 Message = tuple[str, str]  # text, source
 
 
@@ -36,12 +37,12 @@ def messages(folder: Path, source: str) -> list[Message]:
         return [(json.loads(line)["text"], source) for line in lines]
 
 
-def riskiest(found: list[Message]) -> list[Message]:
-    """Return the RISKIEST messages by the bundle in the package, at most OF_A_SOURCE of each source."""
+def riskiest(found: list[Message], count: int) -> list[Message]:
+    """Return the `count` riskiest messages by the bundle in the package, at most a fifth of them from one source."""
     risks = [verdict.risk for verdict in Scorer.load().score_many((text for text, _ in found), processes=2)]
     counts, chosen = Counter[str](), list[Message]()
     for i in sorted(range(len(found)), key=lambda i: -risks[i]):
-        if len(chosen) < RISKIEST and counts[found[i][1]] < OF_A_SOURCE:
+        if len(chosen) < count and counts[found[i][1]] < count // 5:
             counts[found[i][1]] += 1
             chosen.append(found[i])
     return chosen
@@ -63,7 +64,12 @@ def main() -> None:
     pool = [each for name, kept in kept_out.items() if not kept for each in messages(data, name)]
     Random(7).shuffle(pool)
     write(pool[:RANDOM], out / "varied.jsonl")
-    write(riskiest(pool[RANDOM:]), out / "suspicious.jsonl")
+    file = out / "suspicious.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    before = [(row["text"], row["label"]) for row in map(json.loads, lines)]
+    known = set(before)
+    left = [each for each in pool[RANDOM:] if each not in known]
+    write(before + riskiest(left, RISKIEST[bool(before)]), file)
 
 
 if __name__ == "__main__":
