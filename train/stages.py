@@ -1,6 +1,7 @@
 """The stages of training: align, classify, calibrate."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -102,10 +103,12 @@ def _once(
 ) -> NDArray[np.float32]:
     """Return the outputs of `reader` on texts (n, ...): cached in the folder `cache`, or computed by all processes."""
     processes = PartialState()
-    key = hashlib.sha256("\n".join([reader, *(each.text for each in texts)]).encode()).hexdigest()[:16]
+    # Originals, which also determine the clean texts: a bundle's prefilter abstains by what the cleaning undid.
+    key = hashlib.sha256(json.dumps([reader, *(each.original for each in texts)]).encode()).hexdigest()[:16]
     file = cache / f"{key}.npy"
     if not file.is_file():
-        parts = gather_object([compute(texts[processes.process_index :: processes.num_processes])])
+        own = texts[processes.process_index :: processes.num_processes]
+        parts = gather_object([compute(own)] if own or processes.is_main_process else [])
         if processes.is_main_process:
             merged = np.empty((len(texts), *parts[0].shape[1:]), np.float32)
             for index, part in enumerate(parts):

@@ -1,4 +1,9 @@
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +61,44 @@ def test_it_is_asked_again_once_it_is_another(tmp_path, asked):
     after = teacher_probabilities([name], TEXTS, tmp_path / "kept")
     assert asked == ["one", "one"]
     assert not np.allclose(before, after)
+
+
+def test_outputs_are_cached_by_what_is_read_not_by_its_clean_text_alone(tmp_path):
+    plain, disguised = clean("不给钱就打你"), clean("不.给.钱.就.打.你")
+    assert plain.text == disguised.text
+
+    def read(texts: Sequence[CleanText]) -> np.ndarray:
+        return np.array([len(each.original) for each in texts], np.float32)
+
+    assert [teachers._once("reader", [text], tmp_path, read)[0] for text in (plain, disguised)] == [6, 11]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_processes_share_texts_also_where_they_are_more_than_the_texts(tmp_path, monkeypatch, count):
+    everyone, local, parts = Barrier(3, timeout=30), threading.local(), [[], [], []]
+
+    def gather(part: list[np.ndarray]) -> list[np.ndarray]:
+        parts[local.state.process_index] = part
+        everyone.wait()
+        return [found for each in parts for found in each]
+
+    def read(texts: Sequence[CleanText]) -> np.ndarray:
+        return np.concatenate([np.array([float(each.text[1])]) for each in texts])  # fails without texts, as predict
+
+    def process(index: int) -> list[float]:
+        local.state = SimpleNamespace(
+            process_index=index, num_processes=3, is_main_process=index == 0, wait_for_everyone=everyone.wait
+        )
+        try:
+            return teachers._once("reader", [clean(f"第{i}条") for i in range(count)], tmp_path, read).tolist()
+        except ValueError:
+            everyone.abort()
+            raise
+
+    monkeypatch.setattr(teachers, "PartialState", lambda: local.state)
+    monkeypatch.setattr(teachers, "gather_object", gather)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(process, range(3))) == [list(range(count))] * 3
 
 
 def test_the_mean_is_of_logits_and_each_teacher_is_kept_by_itself(tmp_path, asked):
