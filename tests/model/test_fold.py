@@ -65,5 +65,6 @@ def test_edits_are_counted_by_kind(raw: str, wanted: dict[str, int]) -> None:
     assert fold_edits(raw) == wanted
 
 
+@pytest.mark.exhaustive
 def test_no_character_becomes_more_than_four() -> None:
     assert max(len(chr(code).translate(FOLD)) for code in range(sys.maxunicode + 1)) == 4

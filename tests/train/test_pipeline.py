@@ -198,6 +198,7 @@ def test_run_folders_make_one_cascade(tiny_run, corpus, tmp_path):
     assert scorer.score("想让手机安静，转三百到这个号，不转接着打").action != "pass"
 
 
+@pytest.mark.exhaustive
 def test_a_lineage_begins_at_nothing(corpus, tmp_path):
     """The recipes of configs/from_scratch, from the encoder's random stand-in and on the made-up corpus."""
     recipes = []

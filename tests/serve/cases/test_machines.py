@@ -31,6 +31,7 @@ def ask(server: Process | InThread, method: str, path: str, body: object = None)
     return json.loads(server.send(request).partition(b"\r\n\r\n")[2])
 
 
+@pytest.mark.exhaustive
 def test_kill_9_loses_no_decision_and_at_most_the_last_second(tmp_path: Path) -> None:
     flags = {"cases": {"block_share": 1}, "workers": 2}
     with Process({"STATE_DIRECTORY": str(tmp_path)}, **flags) as server:
@@ -92,6 +93,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 def test_postgresql(postgres: Postgres) -> None:
     secret = Secret(bytes(32), encrypts=True)
     one, two = (Cases(Store(postgres.url, secret), secret, CaseSettings(), lambda *_: None) for _ in "12")

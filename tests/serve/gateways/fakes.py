@@ -4,10 +4,13 @@ import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial, wraps
+from inspect import Signature, signature
 from typing import Any
 
+import pytest
 from aiohttp import web
-from tests.serve.gateways.dialects import RESPONSE, Dialect
+from tests.serve.gateways.dialects import ALL, RESPONSE, SMPP, Dialect
 
 from jingyin.serve.gateways import client, proxy
 from jingyin.serve.gateways.parts import Joiner
@@ -15,6 +18,11 @@ from jingyin.serve.gateways.session import ProxySettings
 
 THREAT, GREETING = "不给钱就弄死你", "妈，今晚回家吃饭"
 """What is blocked, for the 死 in it, and what passes."""
+SLOW = pytest.mark.parametrize(
+    "dialect",
+    [pytest.param(each, marks=[] if each is SMPP else pytest.mark.exhaustive, id=each.name) for each in ALL],
+)
+"""For tests that wait: in every dialect only if all tests run."""
 HALVES = THREAT.encode("utf-16-be")[:-3], THREAT.encode("utf-16-be")[-3:]
 """Cut within the 死 that makes it a threat."""
 
@@ -194,3 +202,20 @@ def play(
             await world.scoring.runner.cleanup()
 
     asyncio.run(run())
+
+
+def played(
+    fixed: Dialect | None = None, **options: Any
+) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Make a test of `scenario(world, ...)`: play it with these options, in the test's dialect or a fixed one."""
+
+    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @wraps(scenario)
+        def test(**given: Any) -> None:
+            play(partial(scenario, **given), fixed or given["dialect"], **options)
+
+        _, *fixtures = signature(scenario).parameters.values()
+        test.__signature__ = Signature(fixtures)  # type: ignore[attr-defined]
+        return test
+
+    return decorate

@@ -22,7 +22,7 @@ from tests.serve.gateways.dialects import (
     tlv,
     udh,
 )
-from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Gateway, Peer, World, play
+from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Gateway, Peer, World, play, played
 from tests.serve.gateways.golden import GOLDEN
 
 from jingyin.serve.gateways.cmpp import Cmpp
@@ -315,39 +315,33 @@ def test_a_message_between_gateways_is_refused(dialect: Dialect) -> None:
     play(scenario, dialect)
 
 
+@played(hold=20)
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3], ids=lambda dialect: dialect.name)
-def test_parts_that_only_pk_total_and_pk_number_tell(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(HALVES[0], 2, pk=(2, 1)), dialect.submit(HALVES[1], 3, pk=(2, 2)))
-        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
-
-    play(scenario, dialect, hold=20)
+async def test_parts_that_only_pk_total_and_pk_number_tell(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(HALVES[0], 2, pk=(2, 1)), dialect.submit(HALVES[1], 3, pk=(2, 2)))
+    assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
 
 
+@played(CMPP2)
 @pytest.mark.parametrize("coding", [4, 5, 20, 32, 0xC0, 0xF4])
-def test_chinese_among_much_ascii_is_read_under_any_coding_but_ucs2(coding: int) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(CMPP2.submit(b". " * 60 + "弄死你".encode("gbk"), 2, coding=coding))
-        assert await peer.answers(1) == {2: CMPP2.blocked}
-
-    play(scenario, CMPP2)
+async def test_chinese_among_much_ascii_is_read_under_any_coding_but_ucs2(world: World, coding: int) -> None:
+    peer = await world.bound()
+    peer.send(CMPP2.submit(b". " * 60 + "弄死你".encode("gbk"), 2, coding=coding))
+    assert await peer.answers(1) == {2: CMPP2.blocked}
 
 
+@played()
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP, SGIP], ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize(
     ("coding", "codec"),
     [(0, "gbk"), (15, "gbk"), (8, "utf-16-be"), (8, "utf-16-le"), (8, "utf-16"), (0, "utf-16-be"), (15, "utf-8"),
      (25, "utf-16-be"), (4, "utf-16-be"), (11, "utf-8"), (1, "gbk")],
 )  # fmt: skip
-def test_codings_and_what_deviates_from_them(dialect: Dialect, coding: int, codec: str) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit("还钱不然弄死你全家".encode(codec), 2, coding=coding))
-        assert await peer.answers(1) == {2: dialect.blocked}
-
-    play(scenario, dialect)
+async def test_codings_and_what_deviates_from_them(world: World, dialect: Dialect, coding: int, codec: str) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit("还钱不然弄死你全家".encode(codec), 2, coding=coding))
+    assert await peer.answers(1) == {2: dialect.blocked}
 
 
 # ---- SGIP's gateway connects to the client too

@@ -1,5 +1,6 @@
 """The script under Jasmin's contract: evaluated with separate globals and locals, judged by what it leaves in them."""
 
+from collections.abc import Iterator
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
@@ -55,12 +56,16 @@ THREAT = "呼死你".encode("utf-16-be")
 HEADER = b"\x05\x00\x03\x07\x02"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[InThread]:
+    with InThread() as server:
+        yield server
+
+
 @pytest.fixture
-def _jingyin(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with InThread(deadline_ms=3_000) as server:
-        monkeypatch.setenv("JINGYIN_SECONDS", "5")
-        monkeypatch.setenv("JINGYIN_URL", f"http://127.0.0.1:{server.port}")
-        yield
+def _jingyin(server: InThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINGYIN_SECONDS", "5")
+    monkeypatch.setenv("JINGYIN_URL", f"http://127.0.0.1:{server.port}")
 
 
 @pytest.mark.usefixtures("_jingyin")

@@ -574,6 +574,7 @@ def test_kannel_sends_what_was_judged(boxes: Kannel, ports: dict[str, int]) -> N
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 def test_sent_from_phone_to_phone(boxes: Kannel, ports: dict[str, int]) -> None:
     async def scenario(_: object, scoring: Scoring) -> None:
         for text in (THREAT, GREETING):

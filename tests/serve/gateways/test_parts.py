@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.serve.gateways.dialects import ALL, CMPP2, CMPP3, PHONE, RESPONSE, SMGP, SMPP, Dialect, sar, tlv, udh
-from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, World, counted, play
+from tests.serve.gateways.dialects import CMPP2, CMPP3, PHONE, RESPONSE, SMGP, SMPP, Dialect, sar, tlv, udh
+from tests.serve.gateways.fakes import GREETING, HALVES, SLOW, THREAT, World, counted, play, played
 
 from jingyin.serve.gateways.client import FORGOTTEN, HELD, Ruling
 from jingyin.serve.gateways.codec import Message
@@ -16,23 +16,17 @@ from jingyin.serve.sms import Part, Segment
 PLAIN = "早".encode("utf-16-be")
 
 
-@pytest.fixture(params=ALL, ids=lambda dialect: dialect.name)
-def dialect(request: pytest.FixtureRequest) -> Dialect:
-    return request.param
+@played(hold=20)
+async def test_a_threat_cut_in_two_is_refused_whole(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(HALVES[1], 3, (7, 2, 2)))
+    assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
+    peer.send(dialect.part(PLAIN, 5, (7, 2, 2)), dialect.part(PLAIN, 4, (7, 2, 1)))  # nothing of it is remembered
+    assert await peer.answers(2) == {4: 0, 5: 0}
+    assert len(world.scoring.asked) == 3  # the halves of a character also by themselves
 
 
-def test_a_threat_cut_in_two_is_refused_whole(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(HALVES[1], 3, (7, 2, 2)))
-        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
-        peer.send(dialect.part(PLAIN, 5, (7, 2, 2)), dialect.part(PLAIN, 4, (7, 2, 1)))  # nothing of it is remembered
-        assert await peer.answers(2) == {4: 0, 5: 0}
-        assert len(world.scoring.asked) == 3  # the halves of a character also by themselves
-
-    play(scenario, dialect, hold=20)
-
-
+@played(hold=0.02)
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -46,79 +40,69 @@ def test_a_threat_cut_in_two_is_refused_whole(dialect: Dialect) -> None:
     ],
     ids=["at once", "plus", "zeros", "national zero", "one of two", "one of three", "another source"],
 )
-def test_the_second_half_is_refused_after_the_first_went_on(
-    dialect: Dialect, first: dict[str, Any], second: dict[str, Any]
+async def test_the_second_half_is_refused_after_the_first_went_on(
+    world: World, dialect: Dialect, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    async def scenario(world: World) -> None:
-        one, two = await world.bound(), await world.bound("other1")
-        one.send(dialect.part(HALVES[0], 2, (7, 2, 1), **first))
-        assert await one.answers(1) == {2: 0}
-        two.send(dialect.part(HALVES[1], 3, (7, 2, 2), **second))
-        assert await two.answers(1) == {3: dialect.blocked}
-
-    play(scenario, dialect, hold=0.02)
+    one, two = await world.bound(), await world.bound("other1")
+    one.send(dialect.part(HALVES[0], 2, (7, 2, 1), **first))
+    assert await one.answers(1) == {2: 0}
+    two.send(dialect.part(HALVES[1], 3, (7, 2, 2), **second))
+    assert await two.answers(1) == {3: dialect.blocked}
 
 
-def test_a_spare_byte_at_the_end_of_a_part_hides_no_threat_in_the_next(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(PLAIN + b"\x81", 2, (7, 2, 1)))
-        assert await peer.answers(1) == {2: 0}
-        peer.send(dialect.part(THREAT.encode("utf-16-be"), 3, (7, 2, 2)))
-        assert await peer.answers(1) == {3: dialect.blocked}
-
-    play(scenario, dialect, hold=0)
+@played(hold=0)
+async def test_a_spare_byte_at_the_end_of_a_part_hides_no_threat_in_the_next(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(PLAIN + b"\x81", 2, (7, 2, 1)))
+    assert await peer.answers(1) == {2: 0}
+    peer.send(dialect.part(THREAT.encode("utf-16-be"), 3, (7, 2, 2)))
+    assert await peer.answers(1) == {3: dialect.blocked}
 
 
+@played(hold=0.1)
 @pytest.mark.parametrize("totals", [(2, 3), (3, 2)])
-def test_parts_that_disagree_about_their_number_are_joined(dialect: Dialect, totals: tuple[int, int]) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(HALVES[0], 2, (7, totals[0], 1)), dialect.part(HALVES[1], 3, (7, totals[1], 2)))
-        answers = await peer.answers(2)
-        assert dialect.blocked in answers.values()
-
-    play(scenario, dialect, hold=0.1)
-
-
-def test_parts_in_two_codings_are_joined(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.scoring.block = "不给钱就"
-        peer.send(
-            dialect.part("弄, 不给", 2, (7, 2, 1)), dialect.part("钱就 abc".encode("gbk"), 3, (7, 2, 2), coding=15)
-        )
-        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
-
-    play(scenario, dialect, hold=20)
+@SLOW
+async def test_parts_that_disagree_about_their_number_are_joined(
+    world: World, dialect: Dialect, totals: tuple[int, int]
+) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(HALVES[0], 2, (7, totals[0], 1)), dialect.part(HALVES[1], 3, (7, totals[1], 2)))
+    answers = await peer.answers(2)
+    assert dialect.blocked in answers.values()
 
 
-def test_a_decoy_that_the_gateway_refuses_completes_nothing(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
-        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(PLAIN, 3, (7, 2, 2)))
-        assert await peer.answers(2) == {2: 0, 3: 10}
-        assert sum(len(same) for box in world.joiner._boxes.values() for same in box.parts.values()) == 1
-        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
-        assert await peer.answers(1) == {4: dialect.blocked}
-
-    play(scenario, dialect, hold=20)
+@played(hold=20)
+async def test_parts_in_two_codings_are_joined(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.scoring.block = "不给钱就"
+    peer.send(dialect.part("弄, 不给", 2, (7, 2, 1)), dialect.part("钱就 abc".encode("gbk"), 3, (7, 2, 2), coding=15))
+    assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
 
 
+@played(hold=20)
+async def test_a_decoy_that_the_gateway_refuses_completes_nothing(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
+    peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)), dialect.part(PLAIN, 3, (7, 2, 2)))
+    assert await peer.answers(2) == {2: 0, 3: 10}
+    assert sum(len(same) for box in world.joiner._boxes.values() for same in box.parts.values()) == 1
+    peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+    assert await peer.answers(1) == {4: dialect.blocked}
+
+
+@played(hold=0.01)
 @pytest.mark.parametrize("decoys", [1, 6])
-def test_parts_are_joined_past_decoys_and_after_the_message_was_whole(dialect: Dialect, decoys: int) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)))
-        await peer.answers(1)
-        for i in range(decoys):
-            peer.send(dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1 + i % 2)))
-            assert await peer.answers(1) == {3: 0}
-        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
-        assert await peer.answers(1) == {4: dialect.blocked}
-
-    play(scenario, dialect, hold=0.01)
+async def test_parts_are_joined_past_decoys_and_after_the_message_was_whole(
+    world: World, dialect: Dialect, decoys: int
+) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(HALVES[0], 2, (7, 2, 1)))
+    await peer.answers(1)
+    for i in range(decoys):
+        peer.send(dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1 + i % 2)))
+        assert await peer.answers(1) == {3: 0}
+    peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+    assert await peer.answers(1) == {4: dialect.blocked}
 
 
 @pytest.mark.parametrize("decoy", ["another total", "another source", "an earlier message"])
@@ -140,53 +124,52 @@ def test_decoys_that_a_phone_drops_push_no_part_out(dialect: Dialect, decoy: str
     play(scenario, dialect, hold=0)
 
 
-def test_decoys_that_never_reach_the_phone_push_no_part_out(dialect: Dialect) -> None:
+@played(hold=0)
+async def test_decoys_that_never_reach_the_phone_push_no_part_out(world: World, dialect: Dialect) -> None:
     """The gateway may accept a part that it can't deliver; refused is the part after which not all could be tried."""
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        decoys = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1)) for i in range(16)]
-        answers = []
-        for data in (decoys[0], dialect.part(HALVES[0], 3, (7, 2, 1)), *decoys[1:]):
-            peer.send(data)
-            answers.append((await peer.answers(1))[3])
-        assert answers == [0] * 16 + [dialect.blocked]
-        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
-        assert await peer.answers(1) == {4: dialect.blocked}
-
-    play(scenario, dialect, hold=0)
+    peer = await world.bound()
+    decoys = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1)) for i in range(16)]
+    answers = []
+    for data in (decoys[0], dialect.part(HALVES[0], 3, (7, 2, 1)), *decoys[1:]):
+        peer.send(data)
+        answers.append((await peer.answers(1))[3])
+    assert answers == [0] * 16 + [dialect.blocked]
+    peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+    assert await peer.answers(1) == {4: dialect.blocked}
 
 
-def test_another_message_with_the_reference_does_not_use_up_the_combinations(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        others = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 3, 3)) for i in range(16)]
-        first = [dialect.part(each, 3, (7, 2, 1)) for each in (PLAIN, HALVES[0], PLAIN)]
-        for data in (*first, *others):
-            peer.send(data)
-            assert await peer.answers(1) == {3: 0}
-        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
-        assert await peer.answers(1) == {4: dialect.blocked}
+@played(hold=0)
+async def test_another_message_with_the_reference_does_not_use_up_the_combinations(
+    world: World, dialect: Dialect
+) -> None:
+    peer = await world.bound()
+    others = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 3, 3)) for i in range(16)]
+    first = [dialect.part(each, 3, (7, 2, 1)) for each in (PLAIN, HALVES[0], PLAIN)]
+    for data in (*first, *others):
+        peer.send(data)
+        assert await peer.answers(1) == {3: 0}
+    peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+    assert await peer.answers(1) == {4: dialect.blocked}
 
-    play(scenario, dialect, hold=0)
 
-
+@played(hold=0, remember=0.05)
 @pytest.mark.parametrize(("at", "is_blocked"), [(b"261231000000032+", True), (b"", False)])
-def test_parts_with_a_time_of_delivery_are_remembered_longer(dialect: Dialect, at: bytes, is_blocked: bool) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1), at=at))
-        assert await peer.answers(1) == {2: 0}
-        await asyncio.sleep(0.1)
-        peer.send(dialect.part(PLAIN, 4, (8, 2, 1)))
-        assert await peer.answers(1) == {4: 0}
-        peer.send(dialect.part(HALVES[1], 3, (7, 2, 2)))
-        assert await peer.answers(1) == {3: dialect.blocked if is_blocked else 0}
-
-    play(scenario, dialect, hold=0, remember=0.05)
+@SLOW
+async def test_parts_with_a_time_of_delivery_are_remembered_longer(
+    world: World, dialect: Dialect, at: bytes, is_blocked: bool
+) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(HALVES[0], 2, (7, 2, 1), at=at))
+    assert await peer.answers(1) == {2: 0}
+    await asyncio.sleep(0.1)
+    peer.send(dialect.part(PLAIN, 4, (8, 2, 1)))
+    assert await peer.answers(1) == {4: 0}
+    peer.send(dialect.part(HALVES[1], 3, (7, 2, 2)))
+    assert await peer.answers(1) == {3: dialect.blocked if is_blocked else 0}
 
 
 @pytest.mark.parametrize("unread", ["refuse", "forward"])
+@SLOW
 def test_a_flood_pushes_out_only_parts_of_its_account_which_then_count_as_unread(dialect: Dialect, unread: str) -> None:
     async def scenario(world: World) -> None:
         world.joiner._most = 60_000
@@ -230,16 +213,14 @@ def test_decoys_hide_no_threat_in_three_parts(dialect: Dialect, decoys: int) -> 
     play(scenario, dialect, hold=0)
 
 
-def test_a_part_to_those_who_know_its_header_is_judged_alone_too(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(udh(7, 2, 1) + PLAIN * 60, 2))
-        assert await peer.answers(1) == {2: 0}
-        peer.send(dialect.submit(b"\6\x08\4\0\x07\2\2" + GREETING.encode("utf-16-be"), 3))
-        assert await peer.answers(1) == {3: 0}
-        assert GREETING in [each["text"] for each in world.scoring.asked]
-
-    play(scenario, dialect, hold=0)
+@played(hold=0)
+async def test_a_part_to_those_who_know_its_header_is_judged_alone_too(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(udh(7, 2, 1) + PLAIN * 60, 2))
+    assert await peer.answers(1) == {2: 0}
+    peer.send(dialect.submit(b"\6\x08\4\0\x07\2\2" + GREETING.encode("utf-16-be"), 3))
+    assert await peer.answers(1) == {3: 0}
+    assert GREETING in [each["text"] for each in world.scoring.asked]
 
 
 @pytest.mark.parametrize("header", [b"\6\x08\4\x11\x12\1\1\x20", b"\5\0\3\x2a\xff\xb9\xa4"])
@@ -255,16 +236,14 @@ def test_a_header_that_is_none_shifts_no_text(dialect: Dialect, header: bytes) -
     play(scenario, dialect, hold=0)
 
 
+@played(hold=0)
 @pytest.mark.parametrize("filler", ["F", "w"])
-def test_parts_to_a_number_with_filler_behind_it_are_joined(dialect: Dialect, filler: str) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(HALVES[0], 2, (7, 2, 1), to=(PHONE + filler,)))
-        assert await peer.answers(1) == {2: 0}
-        peer.send(dialect.part(HALVES[1], 3, (7, 2, 2)))
-        assert await peer.answers(1) == {3: dialect.blocked}
-
-    play(scenario, dialect, hold=0)
+async def test_parts_to_a_number_with_filler_behind_it_are_joined(world: World, dialect: Dialect, filler: str) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(HALVES[0], 2, (7, 2, 1), to=(PHONE + filler,)))
+    assert await peer.answers(1) == {2: 0}
+    peer.send(dialect.part(HALVES[1], 3, (7, 2, 2)))
+    assert await peer.answers(1) == {3: dialect.blocked}
 
 
 def elements(*parts: tuple[int, int, int]) -> bytes:
@@ -276,31 +255,27 @@ def elements(*parts: tuple[int, int, int]) -> bytes:
     return bytes([sum(map(len, made))]) + b"".join(made)
 
 
+@played(hold=0)
 @pytest.mark.parametrize(
     "references",
     [((7, 100), (7, 200)), ((100, 7), (200, 7)), ((7, 0x1111), (7, 0x2222)), ((0x1107,), (0x2207,))],
     ids=["the first counts", "the last counts", "8 bits count", "the low byte counts"],
 )
-def test_parts_with_one_reference_to_some_peer_are_joined(
-    dialect: Dialect, references: tuple[tuple[int, ...], ...]
+async def test_parts_with_one_reference_to_some_peer_are_joined(
+    world: World, dialect: Dialect, references: tuple[tuple[int, ...], ...]
 ) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        for i in (0, 1):
-            header = elements(*((reference, 2, i + 1) for reference in references[i]))
-            peer.send(dialect.submit(header + HALVES[i], i + 2, udhi=1))
-            assert await peer.answers(1) == {i + 2: (0, dialect.blocked)[i]}
-
-    play(scenario, dialect, hold=0)
+    peer = await world.bound()
+    for i in (0, 1):
+        header = elements(*((reference, 2, i + 1) for reference in references[i]))
+        peer.send(dialect.submit(header + HALVES[i], i + 2, udhi=1))
+        assert await peer.answers(1) == {i + 2: (0, dialect.blocked)[i]}
 
 
-def test_a_header_that_names_two_numbers_is_refused(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(elements((7, 2, 1), (7, 2, 2)) + HALVES[0], 2, udhi=1))
-        assert await peer.answers(1) == {2: dialect.unreadable}
-
-    play(scenario, dialect)
+@played()
+async def test_a_header_that_names_two_numbers_is_refused(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(elements((7, 2, 1), (7, 2, 2)) + HALVES[0], 2, udhi=1))
+    assert await peer.answers(1) == {2: dialect.unreadable}
 
 
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)
@@ -319,73 +294,64 @@ def test_parts_without_a_reference_are_joined_by_sender(dialect: Dialect, source
     play(scenario, dialect, hold=0)
 
 
-def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
-        for sequence in (2, 3):
-            peer.send(dialect.part(HALVES[0], sequence, (7, 2, 1)))
-            await peer.answers(1)
-        peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
-        assert await peer.answers(1) == {4: dialect.blocked}
-
-    play(scenario, dialect, hold=0.01)
+@played(hold=0.01)
+async def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
+    for sequence in (2, 3):
+        peer.send(dialect.part(HALVES[0], sequence, (7, 2, 1)))
+        await peer.answers(1)
+    peer.send(dialect.part(HALVES[1], 4, (7, 2, 2)))
+    assert await peer.answers(1) == {4: dialect.blocked}
 
 
+@played(hold=0.05)
 @pytest.mark.parametrize("other", ["a decoy", "another command"])
-def test_an_answer_that_may_be_for_something_else_forgets_no_part(dialect: Dialect, other: str) -> None:
-    async def scenario(world: World) -> None:
-        peer, decoy = await world.bound(), "13911111111"
-        world.gateway.answer = lambda data: b""
-        if other == "a decoy":
-            first = dialect.part(HALVES[0], 7, (9, 2, 1), to=(decoy,))
-            refusal = dialect.answer(first, 10)
-        else:  # which the gateway does not know
-            first = dialect.frame(0x7777, b"", 7)
-            answer = RESPONSE if dialect.name == "smpp" else 0x7777 | RESPONSE
-            refusal = dialect.frame(answer, b"" if dialect.name == "smpp" else b"\1" * 20, 7)
-            refusal = refusal[:8] + b"\0\0\0\3" + refusal[12:] if dialect.name == "smpp" else refusal
-        sent = dialect.part(HALVES[0], 7, (7, 2, 1))
-        peer.send(first, sent)
-        while len(world.gateway.received) < 3:
-            await asyncio.sleep(0.01)
-        world.gateway.writers[0].write(refusal + dialect.answer(sent))
-        assert [await peer.read(), await peer.read()] == [refusal, dialect.answer(sent)]
-        peer.send(dialect.part(HALVES[1], 8, (7, 2, 2)))
-        assert await peer.answers(1) == {8: dialect.blocked}
-
-    play(scenario, dialect, hold=0.05)
-
-
-def test_parts_of_a_failed_login_block_nobody(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        stranger, bank = await world.connect(), await world.bound()
-        login = dialect.command["login"]
-        world.gateway.answer = lambda data: dialect.answer(data, 3 if dialect.read(data)[0] == login else 0)
-        stranger.send(dialect.login(1), dialect.part(HALVES[0], 2, (7, 2, 1)))
-        assert await stranger.answers(2) == {1: 3, 2: dialect.unbound}
-        bank.send(dialect.part(HALVES[1], 2, (7, 2, 2)))
-        assert await bank.answers(1) == {2: 0}
-
-    play(scenario, dialect, hold=0.01)
+async def test_an_answer_that_may_be_for_something_else_forgets_no_part(
+    world: World, dialect: Dialect, other: str
+) -> None:
+    peer, decoy = await world.bound(), "13911111111"
+    world.gateway.answer = lambda data: b""
+    if other == "a decoy":
+        first = dialect.part(HALVES[0], 7, (9, 2, 1), to=(decoy,))
+        refusal = dialect.answer(first, 10)
+    else:  # which the gateway does not know
+        first = dialect.frame(0x7777, b"", 7)
+        answer = RESPONSE if dialect.name == "smpp" else 0x7777 | RESPONSE
+        refusal = dialect.frame(answer, b"" if dialect.name == "smpp" else b"\1" * 20, 7)
+        refusal = refusal[:8] + b"\0\0\0\3" + refusal[12:] if dialect.name == "smpp" else refusal
+    sent = dialect.part(HALVES[0], 7, (7, 2, 1))
+    peer.send(first, sent)
+    while len(world.gateway.received) < 3:
+        await asyncio.sleep(0.01)
+    world.gateway.writers[0].write(refusal + dialect.answer(sent))
+    assert [await peer.read(), await peer.read()] == [refusal, dialect.answer(sent)]
+    peer.send(dialect.part(HALVES[1], 8, (7, 2, 2)))
+    assert await peer.answers(1) == {8: dialect.blocked}
 
 
-def test_messages_to_several_people_are_told_apart(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        texts = ((1, HALVES), (2, (PLAIN, PLAIN)))
-        peer.send(
-            *(
-                dialect.part(text[n], 2 * i + n, (7, 2, n + 1), to=(f"1390000000{i}",))
-                for n in (0, 1)
-                for i, text in texts
-            )
-        )
-        assert await peer.answers(4) == {2: dialect.blocked, 3: dialect.blocked, 4: 0, 5: 0}
-
-    play(scenario, dialect, hold=20)
+@played(hold=0.01)
+async def test_parts_of_a_failed_login_block_nobody(world: World, dialect: Dialect) -> None:
+    stranger, bank = await world.connect(), await world.bound()
+    login = dialect.command["login"]
+    world.gateway.answer = lambda data: dialect.answer(data, 3 if dialect.read(data)[0] == login else 0)
+    stranger.send(dialect.login(1), dialect.part(HALVES[0], 2, (7, 2, 1)))
+    assert await stranger.answers(2) == {1: 3, 2: dialect.unbound}
+    bank.send(dialect.part(HALVES[1], 2, (7, 2, 2)))
+    assert await bank.answers(1) == {2: 0}
 
 
+@played(hold=20)
+async def test_messages_to_several_people_are_told_apart(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    texts = ((1, HALVES), (2, (PLAIN, PLAIN)))
+    peer.send(
+        *(dialect.part(text[n], 2 * i + n, (7, 2, n + 1), to=(f"1390000000{i}",)) for n in (0, 1) for i, text in texts)
+    )
+    assert await peer.answers(4) == {2: dialect.blocked, 3: dialect.blocked, 4: 0, 5: 0}
+
+
+@SLOW
 def test_a_part_that_never_comes_is_done_without(dialect: Dialect) -> None:
     async def scenario(world: World) -> None:
         peer = await world.bound()
@@ -400,57 +366,51 @@ def test_a_part_that_never_comes_is_done_without(dialect: Dialect) -> None:
     assert HELD._value.get() == 0
 
 
-def test_who_waits_for_each_answer_is_held_up_once_only(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        start = time.monotonic()
-        for number in range(1, 12):
-            peer.send(dialect.part(PLAIN, number + 1, (7, 12, number)))
-            assert await peer.answers(1) == {number + 1: 0}
-        assert 0.5 <= time.monotonic() - start < 2
-
-    play(scenario, dialect, hold=0.5)
-
-
-def test_the_end_of_a_session_does_not_wait_for_parts(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(PLAIN, 2, (7, 2, 1)), dialect.close(3))
-        assert await peer.answers(2) == {2: 0, 3: 0}
-
-    play(scenario, dialect, hold=60)
+@played(hold=0.5)
+@SLOW
+async def test_who_waits_for_each_answer_is_held_up_once_only(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    start = time.monotonic()
+    for number in range(1, 12):
+        peer.send(dialect.part(PLAIN, number + 1, (7, 12, number)))
+        assert await peer.answers(1) == {number + 1: 0}
+    assert 0.5 <= time.monotonic() - start < 2
 
 
-def test_held_parts_go_on_at_the_end(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.part(PLAIN, 2, (7, 2, 1)))
-        while not world.joiner._waiting:
-            await asyncio.sleep(0.01)
-        await world.proxy.drain()
-        assert world.gateway.submitted() == [2]
-        assert await peer.answers(1) == {2: 0}
-
-    play(scenario, dialect, hold=60)
+@played(hold=60)
+async def test_the_end_of_a_session_does_not_wait_for_parts(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(PLAIN, 2, (7, 2, 1)), dialect.close(3))
+    assert await peer.answers(2) == {2: 0, 3: 0}
 
 
-def test_a_header_that_was_not_announced_is_one_all_the_same(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(udh(7, 2, 1) + HALVES[0], 2), dialect.submit(b"\x06\x08\x04\0\x07\2\2" + HALVES[1], 3))
-        assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
+@played(hold=60)
+@SLOW
+async def test_held_parts_go_on_at_the_end(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.part(PLAIN, 2, (7, 2, 1)))
+    while not world.joiner._waiting:
+        await asyncio.sleep(0.01)
+    await world.proxy.drain()
+    assert world.gateway.submitted() == [2]
+    assert await peer.answers(1) == {2: 0}
 
-    play(scenario, dialect, hold=20)
+
+@played(hold=20)
+async def test_a_header_that_was_not_announced_is_one_all_the_same(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(udh(7, 2, 1) + HALVES[0], 2), dialect.submit(b"\x06\x08\x04\0\x07\2\2" + HALVES[1], 3))
+    assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
 
 
+@played()
 @pytest.mark.parametrize("header", [b"\xff\0\3\7", b"\5\0\4\7\2\1", b"\5\0\3\7\2\3", b"\5\0\3\7\0\1", b"\1\0", b"\0"])
-def test_headers_with_wrong_lengths_or_numbers_hide_nothing(dialect: Dialect, header: bytes) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(header + THREAT.encode("utf-16-be"), 2, udhi=1))
-        assert await peer.answers(1) == {2: dialect.blocked}
-
-    play(scenario, dialect)
+async def test_headers_with_wrong_lengths_or_numbers_hide_nothing(
+    world: World, dialect: Dialect, header: bytes
+) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(header + THREAT.encode("utf-16-be"), 2, udhi=1))
+    assert await peer.answers(1) == {2: dialect.blocked}
 
 
 # ---- what carries parts in SMPP
@@ -464,33 +424,29 @@ CARRIERS = {
 }
 
 
+@played(SMPP, hold=0)
 @pytest.mark.parametrize(
     ("headers", "numbers"),
     [((udh(7, 2, 1), udh(9, 2, 2)), (100, 100)), ((b"", b""), (0x107, 0x207))],
 )
 @pytest.mark.parametrize("udhi", [0, 1])
-def test_header_and_sar_may_each_be_what_the_smsc_goes_by(
-    headers: tuple[bytes, bytes], numbers: tuple[int, int], udhi: int
+async def test_header_and_sar_may_each_be_what_the_smsc_goes_by(
+    world: World, headers: tuple[bytes, bytes], numbers: tuple[int, int], udhi: int
 ) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        for i in (0, 1):
-            content, parameters = headers[i] + HALVES[i], sar(numbers[i], 2, i + 1)
-            peer.send(SMPP.submit(content, i + 2, udhi=udhi if headers[i] else 0, tlvs=parameters))
-            assert await peer.answers(1) == {i + 2: (0, 0x45)[i]}
-
-    play(scenario, SMPP, hold=0)
+    peer = await world.bound()
+    for i in (0, 1):
+        content, parameters = headers[i] + HALVES[i], sar(numbers[i], 2, i + 1)
+        peer.send(SMPP.submit(content, i + 2, udhi=udhi if headers[i] else 0, tlvs=parameters))
+        assert await peer.answers(1) == {i + 2: (0, 0x45)[i]}
 
 
+@played(SMPP, hold=0.05)
 @pytest.mark.parametrize("first", CARRIERS)
 @pytest.mark.parametrize("second", CARRIERS)
-def test_whatever_carries_a_part(first: str, second: str) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(CARRIERS[first](HALVES[0], 1), CARRIERS[second](HALVES[1], 2))
-        assert 0x45 in (await peer.answers(2)).values()
-
-    play(scenario, SMPP, hold=0.05)
+async def test_whatever_carries_a_part(world: World, first: str, second: str) -> None:
+    peer = await world.bound()
+    peer.send(CARRIERS[first](HALVES[0], 1), CARRIERS[second](HALVES[1], 2))
+    assert 0x45 in (await peer.answers(2)).values()
 
 
 # ---- memory
@@ -598,21 +554,19 @@ def test_parts_with_two_texts_that_could_not_all_be_tried_are_refused() -> None:
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def test_parts_too_long_for_a_phone_neither_hide_the_others_nor_end_a_session() -> None:
-    async def scenario(world: World) -> None:
-        stranger, peer = await world.bound("other1"), await world.bound()
-        for number in range(3, 143):
-            payload = udh(7, 255, number) + PLAIN * 256
-            stranger.send(SMPP.submit(b"", number, udhi=1, tlvs=tlv(0x424, payload)))
-            assert await stranger.answers(1) == {number: 0}
-        stranger.send(SMPP.submit(b"", 2, udhi=1, tlvs=tlv(0x424, payload + b"A")))  # such would fill the memory
-        assert await stranger.answers(1) == {2: SMPP.unreadable}
-        peer.send(SMPP.part(HALVES[0], 2, (7, 2, 1)))
-        assert await peer.answers(1) == {2: 0}
-        peer.send(SMPP.part(HALVES[1], 3, (7, 2, 2)))
-        assert await peer.answers(1) == {3: 0x45}
-
-    play(scenario, SMPP, hold=0.02)
+@played(SMPP, hold=0.02)
+async def test_parts_too_long_for_a_phone_neither_hide_the_others_nor_end_a_session(world: World) -> None:
+    stranger, peer = await world.bound("other1"), await world.bound()
+    for number in range(3, 143):
+        payload = udh(7, 255, number) + PLAIN * 256
+        stranger.send(SMPP.submit(b"", number, udhi=1, tlvs=tlv(0x424, payload)))
+        assert await stranger.answers(1) == {number: 0}
+    stranger.send(SMPP.submit(b"", 2, udhi=1, tlvs=tlv(0x424, payload + b"A")))  # such would fill the memory
+    assert await stranger.answers(1) == {2: SMPP.unreadable}
+    peer.send(SMPP.part(HALVES[0], 2, (7, 2, 1)))
+    assert await peer.answers(1) == {2: 0}
+    peer.send(SMPP.part(HALVES[1], 3, (7, 2, 2)))
+    assert await peer.answers(1) == {3: 0x45}
 
 
 def test_readings_of_a_part_to_many_people_are_asked_about_once() -> None:

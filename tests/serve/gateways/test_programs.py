@@ -14,8 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 from tests.serve.free_ports import free_ports
-from tests.serve.gateways.dialects import ALL, RESPONSE, SMPP, Dialect
-from tests.serve.gateways.fakes import GREETING, THREAT, Gateway, Peer, Scoring, World, play
+from tests.serve.gateways.dialects import RESPONSE, SMPP, Dialect
+from tests.serve.gateways.fakes import GREETING, SLOW, THREAT, Gateway, Peer, Scoring, World, play
 from tests.serve.gateways.test_kannel import until
 from tests.serve.gateways.threats import ORDINARY, THREATS
 from tests.serve.http.http_fakes import InThread, Process
@@ -45,7 +45,7 @@ def started(name: str, gateway: int, jingyin: str, *more: str) -> Iterator[tuple
         process.communicate(timeout=20)
 
 
-@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+@SLOW
 def test_sigterm_loses_nothing(dialect: Dialect) -> None:
     async def run() -> None:
         gateway, scoring = Gateway(dialect), Scoring()
@@ -87,7 +87,7 @@ def test_sigterm_loses_nothing(dialect: Dialect) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("name", ["kannel", *(dialect.name for dialect in ALL)])
+@pytest.mark.parametrize("name", ["kannel", "smpp"])
 def test_a_unix_socket_and_metrics(name: str, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     socket = tmp_path / "socket"
@@ -184,6 +184,7 @@ def test_a_wrong_call_ends_with_one_sentence(
         assert wanted in refuses("smpp", call, monkeypatch, capfd)
 
 
+@pytest.mark.exhaustive
 def test_a_burst_of_different_threats_is_stopped_on_defaults() -> None:
     """`jingyin serve` with two workers: on a slow machine the rest is refused for now, and nothing is forwarded."""
 
@@ -265,6 +266,7 @@ def _answers(url: str) -> bool:
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not shutil.which("bearerbox"), reason="Kannel is not installed (Debian package kannel)")
 def test_kannel_as_esme(tmp_path: Path) -> None:
     """Kannel cuts long messages by itself: a threat is stopped whole."""

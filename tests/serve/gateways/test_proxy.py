@@ -6,19 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
-from tests.serve.gateways.dialects import ALL, RESPONSE, SMPP, Dialect, tlv
-from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Peer, World, counted, play
+from tests.serve.gateways.dialects import RESPONSE, SMPP, Dialect, tlv
+from tests.serve.gateways.fakes import GREETING, HALVES, SLOW, THREAT, Peer, World, counted, play, played
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways import parts, proxy, session
 from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY, SECONDS_TO_WAIT
 from jingyin.serve.sms import Decoded, Segment
-
-
-@pytest.fixture(params=ALL, ids=lambda dialect: dialect.name)
-def dialect(request: pytest.FixtureRequest) -> Dialect:
-    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +42,11 @@ def test_a_threat_is_refused_and_the_rest_goes_on_untouched(dialect: Dialect) ->
     assert (counted("block", "scored"), counted("pass", "scored")) == (before[0] + 1, before[1] + 1)
 
 
-def test_a_refusal_has_the_configured_status(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(THREAT, 9))
-        assert dialect.read(await peer.read()) == (dialect.command["submit"] | RESPONSE, 99, 9)
-
-    play(scenario, dialect, block_status=99)
+@played(block_status=99)
+async def test_a_refusal_has_the_configured_status(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(THREAT, 9))
+    assert dialect.read(await peer.read()) == (dialect.command["submit"] | RESPONSE, 99, 9)
 
 
 @pytest.mark.parametrize(("review", "dry_run"), [("refuse", False), ("refuse", True), ("forward", False)])
@@ -71,28 +64,22 @@ def test_what_is_to_be_reviewed_is_refused_for_now_on_request(dialect: Dialect, 
     assert counted(action, "scored") == before + 1
 
 
-def test_sender_and_receivers_come_with_each_question(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        to = ("8613800000001", "13800000002")
-        peer.send(dialect.submit("弄", 2, to=to), dialect.submit("完", 3), dialect.submit("完", 4, to=to[1:]))
-        assert await peer.answers(3) == {2: 0, 3: 0, 4: dialect.blocked}  # two plain messages to one phone
-        assert {(each["sender"], each["receiver"]) for each in world.scoring.asked} == {
-            ("10690001", "13800000001"), ("10690001", "13800000002"), ("10690001", "13800000000")
-        }  # fmt: skip
-
-    play(scenario, dialect)
+@played()
+async def test_sender_and_receivers_come_with_each_question(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    to = ("8613800000001", "13800000002")
+    peer.send(dialect.submit("弄", 2, to=to), dialect.submit("完", 3), dialect.submit("完", 4, to=to[1:]))
+    assert await peer.answers(3) == {2: 0, 3: 0, 4: dialect.blocked}  # two plain messages to one phone
+    assert {(each["sender"], each["receiver"]) for each in world.scoring.asked} == {
+        ("10690001", "13800000001"), ("10690001", "13800000002"), ("10690001", "13800000000")
+    }  # fmt: skip
 
 
-def test_what_is_flagged_for_one_destination_is_refused_for_all(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(
-            dialect.submit("弄", 2, to=("13800000002",)), dialect.submit("完", 3, to=("13800000001", "13800000002"))
-        )
-        assert await peer.answers(2) == {2: 0, 3: dialect.blocked}
-
-    play(scenario, dialect)
+@played()
+async def test_what_is_flagged_for_one_destination_is_refused_for_all(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit("弄", 2, to=("13800000002",)), dialect.submit("完", 3, to=("13800000001", "13800000002")))
+    assert await peer.answers(2) == {2: 0, 3: dialect.blocked}
 
 
 @pytest.mark.parametrize("judge", ["submit", "deliver", "both"])
@@ -112,145 +99,125 @@ def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_neve
     play(scenario, dialect, judge=judge)
 
 
-def test_a_message_is_judged_by_its_way_and_not_by_its_command(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.deliver(THREAT, 2))
-        assert await peer.answers(1) == {2: dialect.blocked}
-        if dialect.name != "sgip":  # its reports are a command of their own
-            peer.send(dialect.deliver(THREAT, 3, **({"esm": 4} if dialect.name == "smpp" else {"report": 1})))
-            assert await peer.answers(1) == {3: dialect.blocked}
-        assert len(world.gateway.received) == 1
-        world.gateway.writers[0].write(dialect.submit(THREAT, 4))
-        assert await peer.read() == dialect.submit(THREAT, 4)
-
-    play(scenario, dialect)
+@played()
+async def test_a_message_is_judged_by_its_way_and_not_by_its_command(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.deliver(THREAT, 2))
+    assert await peer.answers(1) == {2: dialect.blocked}
+    if dialect.name != "sgip":  # its reports are a command of their own
+        peer.send(dialect.deliver(THREAT, 3, **({"esm": 4} if dialect.name == "smpp" else {"report": 1})))
+        assert await peer.answers(1) == {3: dialect.blocked}
+    assert len(world.gateway.received) == 1
+    world.gateway.writers[0].write(dialect.submit(THREAT, 4))
+    assert await peer.read() == dialect.submit(THREAT, 4)
 
 
-def test_one_sequence_number_may_be_alive_in_both_directions(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.gateway.answer = lambda data: b""
-        peer.send(dialect.submit(GREETING, 7))
-        while len(world.gateway.received) < 2:
-            await asyncio.sleep(0.01)
-        world.gateway.writers[0].write(dialect.deliver(GREETING, 7))
-        assert await peer.read() == dialect.deliver(GREETING, 7)
-        peer.send(dialect.answer(dialect.deliver(GREETING, 7)))
-        world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 7)))
-        assert await peer.read() == dialect.answer(dialect.submit(GREETING, 7))
-
-    play(scenario, dialect, judge="both")
+@played(judge="both")
+async def test_one_sequence_number_may_be_alive_in_both_directions(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.gateway.answer = lambda data: b""
+    peer.send(dialect.submit(GREETING, 7))
+    while len(world.gateway.received) < 2:
+        await asyncio.sleep(0.01)
+    world.gateway.writers[0].write(dialect.deliver(GREETING, 7))
+    assert await peer.read() == dialect.deliver(GREETING, 7)
+    peer.send(dialect.answer(dialect.deliver(GREETING, 7)))
+    world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 7)))
+    assert await peer.read() == dialect.answer(dialect.submit(GREETING, 7))
 
 
-def test_other_frames_pass_byte_for_byte_both_ways(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        strange = dialect.frame(0x7777, b"\xff\x00anything", 5)
-        world.gateway.answer = lambda data: strange
-        peer.send(strange)
-        assert await peer.read() == strange
-        assert world.gateway.received[1:] == [strange]
-
-    play(scenario, dialect)
+@played()
+async def test_other_frames_pass_byte_for_byte_both_ways(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    strange = dialect.frame(0x7777, b"\xff\x00anything", 5)
+    world.gateway.answer = lambda data: strange
+    peer.send(strange)
+    assert await peer.read() == strange
+    assert world.gateway.received[1:] == [strange]
 
 
-def test_answers_come_in_any_order_and_are_passed_on(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.gateway.answer = lambda data: b""
-        sent = [dialect.submit(GREETING, i) for i in range(2, 34)]
-        peer.send(*sent)
-        while len(world.gateway.received) < 33:
-            await asyncio.sleep(0.01)
-        for data in reversed(sent):
-            world.gateway.writers[0].write(dialect.answer(data, 8 if data is sent[3] else 0))
-        answers = await peer.answers(32)
-        assert list(answers) == list(range(33, 1, -1))
-        assert answers.pop(5) == 8
-        assert set(answers.values()) == {0}
-
-    play(scenario, dialect)
+@played()
+async def test_answers_come_in_any_order_and_are_passed_on(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.gateway.answer = lambda data: b""
+    sent = [dialect.submit(GREETING, i) for i in range(2, 34)]
+    peer.send(*sent)
+    while len(world.gateway.received) < 33:
+        await asyncio.sleep(0.01)
+    for data in reversed(sent):
+        world.gateway.writers[0].write(dialect.answer(data, 8 if data is sent[3] else 0))
+    answers = await peer.answers(32)
+    assert list(answers) == list(range(33, 1, -1))
+    assert answers.pop(5) == 8
+    assert set(answers.values()) == {0}
 
 
-def test_a_frame_sent_again_is_answered_twice(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(*[dialect.submit(GREETING + "慢" * 20, 2)] * 2, *[dialect.submit(THREAT + "慢" * 20, 3)] * 2)
-        read = [dialect.read(await peer.read())[1:] for _ in range(4)]
-        assert sorted(read) == sorted([(0, 2), (0, 2), (dialect.blocked, 3), (dialect.blocked, 3)])
-
-    play(scenario, dialect)
+@played()
+async def test_a_frame_sent_again_is_answered_twice(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(*[dialect.submit(GREETING + "慢" * 20, 2)] * 2, *[dialect.submit(THREAT + "慢" * 20, 3)] * 2)
+    read = [dialect.read(await peer.read())[1:] for _ in range(4)]
+    assert sorted(read) == sorted([(0, 2), (0, 2), (dialect.blocked, 3), (dialect.blocked, 3)])
 
 
-def test_single_messages_keep_their_order(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        texts = ["慢" * (20 if i % 5 == 0 else 0) + "早" for i in range(40)]
-        peer.send(*(dialect.submit(text, i + 2) for i, text in enumerate(texts)))
-        await peer.answers(40)
-        assert world.gateway.submitted() == list(range(2, 42))
+@played()
+@SLOW
+async def test_single_messages_keep_their_order(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    texts = ["慢" * (20 if i % 5 == 0 else 0) + "早" for i in range(40)]
+    peer.send(*(dialect.submit(text, i + 2) for i, text in enumerate(texts)))
+    await peer.answers(40)
+    assert world.gateway.submitted() == list(range(2, 42))
 
-    play(scenario, dialect)
 
-
-def test_a_frame_in_pieces(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        for byte in dialect.submit(THREAT, 2):
-            peer.send(bytes([byte]))
-            await asyncio.sleep(0)
-        assert await peer.answers(1) == {2: dialect.blocked}
-
-    play(scenario, dialect)
+@played()
+async def test_a_frame_in_pieces(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    for byte in dialect.submit(THREAT, 2):
+        peer.send(bytes([byte]))
+        await asyncio.sleep(0)
+    assert await peer.answers(1) == {2: dialect.blocked}
 
 
 # ---- logins
 
 
-def test_nothing_is_judged_or_passed_before_a_login_has_succeeded(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        stranger = await world.connect()
-        world.gateway.answer = lambda data: dialect.answer(
-            data, 3 if dialect.read(data)[0] == dialect.command["login"] else 0
-        )
-        stranger.send(
-            dialect.submit(GREETING, 2), dialect.login(3), dialect.submit(THREAT, 4), dialect.submit(GREETING, 5)
-        )
-        assert await stranger.answers(4) == {2: dialect.unbound, 3: 3, 4: dialect.unbound, 5: dialect.unbound}
-        assert world.gateway.received == [dialect.login(3)]
-        assert world.scoring.asked == []
-
-    play(scenario, dialect)
+@played()
+async def test_nothing_is_judged_or_passed_before_a_login_has_succeeded(world: World, dialect: Dialect) -> None:
+    stranger = await world.connect()
+    world.gateway.answer = lambda data: dialect.answer(
+        data, 3 if dialect.read(data)[0] == dialect.command["login"] else 0
+    )
+    stranger.send(dialect.submit(GREETING, 2), dialect.login(3), dialect.submit(THREAT, 4), dialect.submit(GREETING, 5))
+    assert await stranger.answers(4) == {2: dialect.unbound, 3: 3, 4: dialect.unbound, 5: dialect.unbound}
+    assert world.gateway.received == [dialect.login(3)]
+    assert world.scoring.asked == []
 
 
-def test_an_answer_to_another_command_is_no_login(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        stranger = await world.connect()
-        world.gateway.answer = lambda data: b""
-        stranger.send(dialect.alive(3), dialect.login(3))
-        while len(world.gateway.received) < 2:
-            await asyncio.sleep(0.01)
-        world.gateway.writers[0].write(dialect.answer(dialect.alive(3)) + dialect.answer(dialect.login(3), 3))
-        stranger.send(dialect.submit(GREETING, 4))
-        await stranger.read()
-        assert await stranger.answers(2) == {3: 3, 4: dialect.unbound}
-        assert len(world.gateway.received) == 2
-
-    play(scenario, dialect)
+@played()
+async def test_an_answer_to_another_command_is_no_login(world: World, dialect: Dialect) -> None:
+    stranger = await world.connect()
+    world.gateway.answer = lambda data: b""
+    stranger.send(dialect.alive(3), dialect.login(3))
+    while len(world.gateway.received) < 2:
+        await asyncio.sleep(0.01)
+    world.gateway.writers[0].write(dialect.answer(dialect.alive(3)) + dialect.answer(dialect.login(3), 3))
+    stranger.send(dialect.submit(GREETING, 4))
+    await stranger.read()
+    assert await stranger.answers(2) == {3: 3, 4: dialect.unbound}
+    assert len(world.gateway.received) == 2
 
 
-def test_a_login_by_the_gateway_leaves_the_clients_own_as_it_is(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.gateway.writers[0].write(dialect.login(9))
-        assert await peer.read() == dialect.login(9)
-        peer.send(dialect.answer(dialect.login(9), 1), dialect.submit(GREETING, 2))
-        assert await peer.answers(1) == {2: 0}
-
-    play(scenario, dialect)
+@played()
+async def test_a_login_by_the_gateway_leaves_the_clients_own_as_it_is(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.gateway.writers[0].write(dialect.login(9))
+    assert await peer.read() == dialect.login(9)
+    peer.send(dialect.answer(dialect.login(9), 1), dialect.submit(GREETING, 2))
+    assert await peer.answers(1) == {2: 0}
 
 
+@SLOW
 def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "LOGIN_SECONDS", 0.2)
 
@@ -276,6 +243,7 @@ def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("logs_in", [False, True])
+@SLOW
 def test_a_stranger_does_not_keep_a_connection(
     dialect: Dialect, logs_in: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,16 +304,16 @@ def test_without_jingyin(dialect: Dialect, on_failure: str, capfd: pytest.Captur
     assert capfd.readouterr().err.count("jingyin_fails") == 1
 
 
-def test_what_a_sender_can_bring_about_makes_nobody_rest(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        for i in range(2, 40, 2):
-            peer.send(dialect.submit("慢" * 60, i), dialect.submit(THREAT, i + 1))
-            assert await peer.answers(2) == {i: 0, i + 1: dialect.blocked}
+@played(seconds=0.05)
+@SLOW
+async def test_what_a_sender_can_bring_about_makes_nobody_rest(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    for i in range(2, 40, 2):
+        peer.send(dialect.submit("慢" * 60, i), dialect.submit(THREAT, i + 1))
+        assert await peer.answers(2) == {i: 0, i + 1: dialect.blocked}
 
-    play(scenario, dialect, seconds=0.05)
 
-
+@SLOW
 def test_a_service_that_comes_back_is_used_again(dialect: Dialect, capfd: pytest.CaptureFixture[str]) -> None:
     with InThread() as first:
         port = first.port
@@ -398,113 +366,106 @@ def test_any_reason_is_counted(dialect: Dialect) -> None:
 # ---- how sessions end
 
 
-def test_the_end_of_a_session_follows_what_was_submitted_before_it(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(
-            dialect.submit("慢" * 50, 2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4), dialect.close(5)
-        )
-        assert await peer.answers(4) == {2: 0, 3: 0, 4: dialect.blocked, 5: 0}
-        submit, close = dialect.command["submit"], dialect.command["close"]
-        assert [dialect.read(each)[0] for each in world.gateway.received[1:]] == [submit, submit, close]
-
-    play(scenario, dialect)
+@played()
+async def test_the_end_of_a_session_follows_what_was_submitted_before_it(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit("慢" * 50, 2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4), dialect.close(5))
+    assert await peer.answers(4) == {2: 0, 3: 0, 4: dialect.blocked, 5: 0}
+    submit, close = dialect.command["submit"], dialect.command["close"]
+    assert [dialect.read(each)[0] for each in world.gateway.received[1:]] == [submit, submit, close]
 
 
-def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_it(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        close = dialect.close(9)
-        peer.send(dialect.submit("慢" * 50, 2), dialect.part("早", 3, (7, 2, 1)))
-        (session,) = world.proxy._sessions.values()
-        while len(session._client.unanswered) < 2:
-            await asyncio.sleep(0)
-        world.gateway.writers[0].write(close)
-        assert await peer.read() == close
-        peer.send(dialect.answer(close))
-        while len(world.gateway.received) < 4:
-            await asyncio.sleep(0.01)
-        assert sorted(world.gateway.submitted()) == [2, 3]
-        assert world.gateway.received[3] == dialect.answer(close)
-
-    play(scenario, dialect, hold=60)
-
-
-def test_a_client_that_goes_away_has_still_sent_its_messages(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(*(dialect.submit("慢" * 5, i) for i in range(2, 12)))
-        peer.writer.close()
-        while not world.gateway.closed:
-            await asyncio.sleep(0.01)
-        assert world.gateway.submitted() == list(range(2, 12))
-
-    play(scenario, dialect)
+@played(hold=60)
+async def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_it(
+    world: World, dialect: Dialect
+) -> None:
+    peer = await world.bound()
+    close = dialect.close(9)
+    peer.send(dialect.submit("慢" * 50, 2), dialect.part("早", 3, (7, 2, 1)))
+    (session,) = world.proxy._sessions.values()
+    while len(session._client.unanswered) < 2:
+        await asyncio.sleep(0)
+    world.gateway.writers[0].write(close)
+    assert await peer.read() == close
+    peer.send(dialect.answer(close))
+    while len(world.gateway.received) < 4:
+        await asyncio.sleep(0.01)
+    assert sorted(world.gateway.submitted()) == [2, 3]
+    assert world.gateway.received[3] == dialect.answer(close)
 
 
-def test_when_the_gateway_drops_each_message_is_answered_by_it_or_not_at_all(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        answer = world.gateway.answer
-
-        def drop_after_five(data: bytes) -> bytes:
-            if len(world.gateway.submitted()) == 5:
-                asyncio.get_running_loop().call_soon(world.gateway.writers[0].close)
-            return answer(data)
-
-        world.gateway.answer = drop_after_five
-        peer.send(*(dialect.submit("慢" * 2 * i, i) for i in range(2, 52)))
-        answered = []
-        while data := await peer.read():
-            answered.append(dialect.read(data)[2])
-        assert 5 <= len(answered) < 50
-        assert set(answered) <= set(world.gateway.submitted())  # the client sends the others again
-
-    play(scenario, dialect)
+@played()
+async def test_a_client_that_goes_away_has_still_sent_its_messages(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(*(dialect.submit("慢" * 5, i) for i in range(2, 12)))
+    peer.writer.close()
+    while not world.gateway.closed:
+        await asyncio.sleep(0.01)
+    assert world.gateway.submitted() == list(range(2, 12))
 
 
-def test_a_gateway_that_is_down_refuses_the_login(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        world.gateway.stop()
-        peer = await world.connect()
-        peer.send(dialect.login(4))
-        assert dialect.read(await peer.read()) == (dialect.command["login"] | RESPONSE, dialect.down, 4)
-        assert await peer.read() == b""
+@played()
+async def test_when_the_gateway_drops_each_message_is_answered_by_it_or_not_at_all(
+    world: World, dialect: Dialect
+) -> None:
+    peer = await world.bound()
+    answer = world.gateway.answer
 
-    play(scenario, dialect)
+    def drop_after_five(data: bytes) -> bytes:
+        if len(world.gateway.submitted()) == 5:
+            asyncio.get_running_loop().call_soon(world.gateway.writers[0].close)
+        return answer(data)
+
+    world.gateway.answer = drop_after_five
+    peer.send(*(dialect.submit("慢" * 2 * i, i) for i in range(2, 52)))
+    answered = []
+    while data := await peer.read():
+        answered.append(dialect.read(data)[2])
+    assert 5 <= len(answered) < 50
+    assert set(answered) <= set(world.gateway.submitted())  # the client sends the others again
 
 
-def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        answer = world.gateway.answer
-        submit, close = dialect.command["submit"], dialect.command["close"]
-        world.gateway.answer = lambda data: b"" if dialect.read(data)[0] == submit else answer(data)  # it answers late
-        peer.send(dialect.submit("慢" * 50, 2), dialect.submit(THREAT, 3))
-        (session,) = world.proxy._sessions.values()
-        while len(session._client.unanswered) < 2:
-            await asyncio.sleep(0)
-        draining = asyncio.create_task(world.proxy.drain())
-        while not session.draining:
-            await asyncio.sleep(0)
-        peer.send(dialect.submit(GREETING, 4), dialect.alive(5))
-        assert await peer.answers(3) == {3: dialect.blocked, 4: dialect.busy, 5: 0}
-        assert not draining.done()
-        while not world.gateway.submitted():
-            await asyncio.sleep(0.01)
-        world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 2)))
-        assert await peer.answers(1) == {2: 0}
-        asked = await peer.read()
-        assert dialect.read(asked)[0] == close
-        peer.send(dialect.answer(asked))
-        assert await peer.read() == b""
-        await draining
-        assert world.gateway.submitted() == [2]
-        assert dialect.read(world.gateway.received[-1])[0] == close
-        with pytest.raises(ConnectionRefusedError):
-            await world.connect()
+@played()
+async def test_a_gateway_that_is_down_refuses_the_login(world: World, dialect: Dialect) -> None:
+    world.gateway.stop()
+    peer = await world.connect()
+    peer.send(dialect.login(4))
+    assert dialect.read(await peer.read()) == (dialect.command["login"] | RESPONSE, dialect.down, 4)
+    assert await peer.read() == b""
 
-    play(scenario, dialect)
+
+@played()
+@SLOW
+async def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(
+    world: World, dialect: Dialect
+) -> None:
+    peer = await world.bound()
+    answer = world.gateway.answer
+    submit, close = dialect.command["submit"], dialect.command["close"]
+    world.gateway.answer = lambda data: b"" if dialect.read(data)[0] == submit else answer(data)  # it answers late
+    peer.send(dialect.submit("慢" * 50, 2), dialect.submit(THREAT, 3))
+    (session,) = world.proxy._sessions.values()
+    while len(session._client.unanswered) < 2:
+        await asyncio.sleep(0)
+    draining = asyncio.create_task(world.proxy.drain())
+    while not session.draining:
+        await asyncio.sleep(0)
+    peer.send(dialect.submit(GREETING, 4), dialect.alive(5))
+    assert await peer.answers(3) == {3: dialect.blocked, 4: dialect.busy, 5: 0}
+    assert not draining.done()
+    while not world.gateway.submitted():
+        await asyncio.sleep(0.01)
+    world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 2)))
+    assert await peer.answers(1) == {2: 0}
+    asked = await peer.read()
+    assert dialect.read(asked)[0] == close
+    peer.send(dialect.answer(asked))
+    assert await peer.read() == b""
+    await draining
+    assert world.gateway.submitted() == [2]
+    assert dialect.read(world.gateway.received[-1])[0] == close
+    with pytest.raises(ConnectionRefusedError):
+        await world.connect()
 
 
 # ---- what no peer should send
@@ -526,29 +487,26 @@ def test_a_length_that_can_not_be_ends_the_session(dialect: Dialect, length: int
     assert ended("frame") == before + 1
 
 
-def test_what_is_no_frame_at_all(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.connect()
-        peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        while await peer.read():
-            pass
-        assert world.gateway.writers == []
-
-    play(scenario, dialect)
+@played()
+async def test_what_is_no_frame_at_all(world: World, dialect: Dialect) -> None:
+    peer = await world.connect()
+    peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    while await peer.read():
+        pass
+    assert world.gateway.writers == []
 
 
-def test_half_a_frame_goes_nowhere(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3)[:-1])
-        peer.writer.write_eof()
-        assert await peer.answers(1) == {2: 0}
-        assert await peer.read() == b""
-        assert world.gateway.submitted() == [2]
-
-    play(scenario, dialect)
+@played()
+async def test_half_a_frame_goes_nowhere(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3)[:-1])
+    peer.writer.write_eof()
+    assert await peer.answers(1) == {2: 0}
+    assert await peer.read() == b""
+    assert world.gateway.submitted() == [2]
 
 
+@SLOW
 def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "READ_SECONDS", 0.3)
 
@@ -570,6 +528,7 @@ def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatc
     assert ended("slow") == before + 1
 
 
+@SLOW
 def test_a_frame_gets_its_time_even_after_a_wait_for_others(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "READ_SECONDS", 0.2)
 
@@ -586,33 +545,30 @@ def test_a_frame_gets_its_time_even_after_a_wait_for_others(dialect: Dialect, mo
     asyncio.run(run())
 
 
-def test_a_message_cut_short_is_refused_whatever_is_set(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        for i, cut in enumerate(range(4, len(dialect.submit(THREAT, 2)) - 24, 7)):
-            whole = dialect.submit(THREAT, i + 2)
-            data = whole[: len(dialect.frame(0)) + cut]
-            peer.send(len(data).to_bytes(4) + data[4:])
-            command, status, sequence = dialect.read(await peer.read())
-            assert (command, sequence) == (dialect.command["submit"] | RESPONSE, i + 2)
-            assert status in (dialect.unreadable, dialect.blocked)
-        assert len(world.gateway.received) == 1
-
-    play(scenario, dialect, on_failure="pass")
+@played(on_failure="pass")
+async def test_a_message_cut_short_is_refused_whatever_is_set(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    for i, cut in enumerate(range(4, len(dialect.submit(THREAT, 2)) - 24, 7)):
+        whole = dialect.submit(THREAT, i + 2)
+        data = whole[: len(dialect.frame(0)) + cut]
+        peer.send(len(data).to_bytes(4) + data[4:])
+        command, status, sequence = dialect.read(await peer.read())
+        assert (command, sequence) == (dialect.command["submit"] | RESPONSE, i + 2)
+        assert status in (dialect.unreadable, dialect.blocked)
+    assert len(world.gateway.received) == 1
 
 
-def test_a_client_that_does_not_read_holds_up_itself_alone(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        deaf, other = await world.bound(), await world.bound()
-        world.gateway.answer = lambda data: data  # as large as what was asked
-        deaf.send(*(dialect.frame(0x777, bytes(10_000), i) for i in range(2, 400)))
-        other.send(dialect.submit(GREETING, 2))
-        assert await other.read() == dialect.submit(GREETING, 2)
-
-    play(scenario, dialect)
+@played()
+async def test_a_client_that_does_not_read_holds_up_itself_alone(world: World, dialect: Dialect) -> None:
+    deaf, other = await world.bound(), await world.bound()
+    world.gateway.answer = lambda data: data  # as large as what was asked
+    deaf.send(*(dialect.frame(0x777, bytes(10_000), i) for i in range(2, 400)))
+    other.send(dialect.submit(GREETING, 2))
+    assert await other.read() == dialect.submit(GREETING, 2)
 
 
 @pytest.mark.parametrize("side", ["client", "gateway"])
+@SLOW
 def test_a_peer_that_does_not_read_is_disconnected(
     dialect: Dialect, side: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -636,6 +592,7 @@ def test_a_peer_that_does_not_read_is_disconnected(
     assert "socket.send" not in capfd.readouterr().err
 
 
+@SLOW
 def test_a_deluge_without_waiting_for_answers(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "SESSION_BYTES", 20_000)
     most = 0
@@ -656,17 +613,16 @@ def test_a_deluge_without_waiting_for_answers(dialect: Dialect, monkeypatch: pyt
     assert 10_000 < most < 25_000
 
 
-def test_a_flood_of_one_session_leaves_room_for_another(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        flooding, other = await world.bound(), await world.bound()
-        flooding.send(*(dialect.submit("慢" * 40, i, to=(str(13900000000 + i),)) for i in range(2, 202)))
-        await asyncio.sleep(0.02)
-        start = asyncio.get_running_loop().time()
-        other.send(dialect.submit(THREAT, 2))
-        assert await other.answers(1) == {2: dialect.blocked}
-        assert asyncio.get_running_loop().time() - start < 0.2  # all of the flood takes half a second
-
-    play(scenario, dialect)
+@played()
+@SLOW
+async def test_a_flood_of_one_session_leaves_room_for_another(world: World, dialect: Dialect) -> None:
+    flooding, other = await world.bound(), await world.bound()
+    flooding.send(*(dialect.submit("慢" * 40, i, to=(str(13900000000 + i),)) for i in range(2, 202)))
+    await asyncio.sleep(0.02)
+    start = asyncio.get_running_loop().time()
+    other.send(dialect.submit(THREAT, 2))
+    assert await other.answers(1) == {2: dialect.blocked}
+    assert asyncio.get_running_loop().time() - start < 0.2  # all of the flood takes half a second
 
 
 @pytest.mark.parametrize(("size", "count", "seconds"), [(10_000, 4, 0.5), (100, 400, 0.005)])
@@ -729,13 +685,11 @@ def test_a_peer_that_resets_its_connection_is_no_fault(dialect: Dialect, side: s
     assert ended("fault") == faults
 
 
-def test_nonsense_from_the_gateway_ends_the_session(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.gateway.writers[0].write(bytes(16))
-        assert await peer.read() == b""
-
-    play(scenario, dialect)
+@played()
+async def test_nonsense_from_the_gateway_ends_the_session(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    world.gateway.writers[0].write(bytes(16))
+    assert await peer.read() == b""
 
 
 # ---- not read in full
@@ -775,11 +729,9 @@ def test_what_was_not_read_in_full_is_forwarded_by_setting_or_in_a_dry_run(diale
     assert (counted("review", "deadline"), counted("would_block", "deadline")) == (before[0] + 1, before[1] + 1)
 
 
-def test_the_service_gets_a_deadline_of_two_thirds_of_the_wait(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.submit(GREETING, 3))
-        await peer.answers(1)
-        assert [each["deadline_ms"] for each in world.scoring.asked] == [2_000]
-
-    play(scenario, dialect, seconds=SECONDS_TO_WAIT)
+@played(seconds=SECONDS_TO_WAIT)
+async def test_the_service_gets_a_deadline_of_two_thirds_of_the_wait(world: World, dialect: Dialect) -> None:
+    peer = await world.bound()
+    peer.send(dialect.submit(GREETING, 3))
+    await peer.answers(1)
+    assert [each["deadline_ms"] for each in world.scoring.asked] == [2_000]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
-from tests.serve.gateways.fakes import GREETING, THREAT, World, counted, play
+from tests.serve.gateways.fakes import GREETING, THREAT, World, counted, play, played
 from tests.serve.gateways.golden import GOLDEN
 
 from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError, digits
@@ -208,52 +208,44 @@ def test_what_can_not_be_read_is_refused_whatever_is_set(bad: bytes, wanted: int
     play(scenario, SMPP, on_failure=on_failure)
 
 
-def test_the_coding_that_the_smsc_means_by_0() -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(SMPP.submit(b"[{@}]", 2, coding=0), SMPP.submit(THREAT.encode("gbk"), 3, coding=0))
-        assert await peer.answers(2) == {2: 0, 3: 0x45}
-        assert world.scoring.asked[0]["text"] == "[{@}]"
-
-    play(scenario, SMPP, coding=[(0, "gbk")])
+@played(SMPP, coding=[(0, "gbk")])
+async def test_the_coding_that_the_smsc_means_by_0(world: World) -> None:
+    peer = await world.bound()
+    peer.send(SMPP.submit(b"[{@}]", 2, coding=0), SMPP.submit(THREAT.encode("gbk"), 3, coding=0))
+    assert await peer.answers(2) == {2: 0, 3: 0x45}
+    assert world.scoring.asked[0]["text"] == "[{@}]"
 
 
+@played(SMPP)
 @pytest.mark.parametrize(
     ("coding", "codec"),
     [(0, "gbk"), (8, "utf-16-le"), (8, "gbk"), (0x18, "utf-16-be"), (0xE0, "utf-16-be"), (15, "utf-16-be")],
 )
-def test_a_wrong_or_rare_coding_hides_nothing(coding: int, codec: str) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(SMPP.submit(THREAT.encode(codec), 2, coding=coding))
-        assert await peer.answers(1) == {2: 0x45}
-
-    play(scenario, SMPP)
+async def test_a_wrong_or_rare_coding_hides_nothing(world: World, coding: int, codec: str) -> None:
+    peer = await world.bound()
+    peer.send(SMPP.submit(THREAT.encode(codec), 2, coding=coding))
+    assert await peer.answers(1) == {2: 0x45}
 
 
-def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery() -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        multi = SMPP.submit(GREETING, 3, to=("200", "300"))
-        peer.send(SMPP.data_sm(THREAT, 2), multi, SMPP.submit(THREAT, 4, to=("200", "300")))
-        assert await peer.answers(3) == {2: 0x45, 3: 0, 4: 0x45}
-        assert world.gateway.received[1:] == [multi]
-        world.gateway.writers[0].write(SMPP.data_sm(THREAT, 5))
-        assert await peer.read() == SMPP.data_sm(THREAT, 5)
-
-    play(scenario, SMPP)
+@played(SMPP)
+async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery(world: World) -> None:
+    peer = await world.bound()
+    multi = SMPP.submit(GREETING, 3, to=("200", "300"))
+    peer.send(SMPP.data_sm(THREAT, 2), multi, SMPP.submit(THREAT, 4, to=("200", "300")))
+    assert await peer.answers(3) == {2: 0x45, 3: 0, 4: 0x45}
+    assert world.gateway.received[1:] == [multi]
+    world.gateway.writers[0].write(SMPP.data_sm(THREAT, 5))
+    assert await peer.read() == SMPP.data_sm(THREAT, 5)
 
 
-def test_64_kilobytes() -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        filler = "早" * 32_700
-        large = SMPP.submit(b"", 2, tlvs=tlv(0x424, filler.encode("utf-16-be")))
-        peer.send(large, SMPP.submit(b"", 3, tlvs=tlv(0x424, (filler + "死").encode("utf-16-be"))))
-        assert await peer.answers(2) == {2: 0, 3: 0x45}
-        assert world.gateway.received[1:] == [large]
-
-    play(scenario, SMPP)
+@played(SMPP)
+async def test_64_kilobytes(world: World) -> None:
+    peer = await world.bound()
+    filler = "早" * 32_700
+    large = SMPP.submit(b"", 2, tlvs=tlv(0x424, filler.encode("utf-16-be")))
+    peer.send(large, SMPP.submit(b"", 3, tlvs=tlv(0x424, (filler + "死").encode("utf-16-be"))))
+    assert await peer.answers(2) == {2: 0, 3: 0x45}
+    assert world.gateway.received[1:] == [large]
 
 
 @pytest.mark.parametrize(("unread", "action", "status"), [("refuse", "refuse", SMPP.busy), ("forward", "review", 0)])

@@ -135,6 +135,15 @@ class Client:
             return read_all(connection)
 
 
+class _Server(uvicorn.Server):
+    """A server that stops at once, not at the end of a tenth of a second."""
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        while not await self.on_tick(1):
+            await asyncio.sleep(0.005)
+
+
 class InThread(Client):
     """A server in a thread: quick to start, but without signals."""
 
@@ -144,7 +153,7 @@ class InThread(Client):
         app = create_app(settings, load)
         self.service: Service = app.state.service
         self.listener = bind(settings)
-        self.server = uvicorn.Server(server_config(settings, app))
+        self.server = _Server(server_config(settings, app))
         if not settings.uds:
             self.port = self.listener.getsockname()[1]
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))

@@ -45,6 +45,7 @@ def name(tmp_path: Path) -> Path:
     return tmp_path / "name"
 
 
+@pytest.mark.exhaustive
 def test_one_set_of_metrics_dead_workers_are_replaced_and_leave_no_files_and_all_end_with_their_parent(
     name: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     assert '"event":"serving"' not in log
 
 
+@pytest.mark.exhaustive
 def test_while_no_worker_can_start_a_reload_changes_no_secret_and_a_death_ends_the_service(tmp_path: Path) -> None:
     secret, broken = tmp_path / "state_secret", tmp_path / "broken"
     secret.write_text("ab" * 32)
@@ -158,6 +160,7 @@ def test_while_no_worker_can_start_a_reload_changes_no_secret_and_a_death_ends_t
     assert server.log.endswith("JingyinError: a worker could not start; the lines above say why\n")
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:
     server = Process({"SLOW": "3"}, workers=2)
     until(lambda: len(workers(server)) == 2)
@@ -167,6 +170,7 @@ def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:
     assert (server.process.returncode, '"event":"serving"' in log, '"event":"ended"' in log) == (0, False, True)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_is_replaced_and_reloaded_while_files_are_faulty(tmp_path: Path) -> None:
     policy, keys, broken = (tmp_path / name for name in ("policy", "keys", "broken"))
     policy.write_text('rules: [{name: theirs, sender: ["10690*"], action: block}]')
