@@ -220,6 +220,7 @@ def deliver(count: int) -> None:
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 def test_what_is_blocked_is_not_found_by_two_smpp_libraries() -> None:
     deliver(150)
 

@@ -291,7 +291,7 @@ def test_who_sends_part_after_part_is_held_up_once() -> None:
         start = time.monotonic()
         for number in range(1, 9):
             assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 9, number))}&text=%65%e9") == 202
-        assert 0.4 <= time.monotonic() - start < 1.5
+        assert 0.4 <= time.monotonic() - start < 3  # 3.2 if each was
 
     play(scenario, hold=0.4)
 
@@ -550,6 +550,7 @@ def through_kannel(
 
 
 @pytest.mark.external
+@pytest.mark.exhaustive
 def test_kannel_sends_what_was_judged(boxes: Kannel, ports: dict[str, int]) -> None:
     """Each line was tried on Kannel alone too: what it takes for the text is what the filter judges."""
     wanted = {

@@ -374,7 +374,7 @@ async def test_who_waits_for_each_answer_is_held_up_once_only(world: World, dial
     for number in range(1, 12):
         peer.send(dialect.part(PLAIN, number + 1, (7, 12, number)))
         assert await peer.answers(1) == {number + 1: 0}
-    assert 0.5 <= time.monotonic() - start < 2
+    assert 0.5 <= time.monotonic() - start < 5  # 5.5 if each was
 
 
 @played(hold=60)

@@ -619,34 +619,35 @@ async def test_a_flood_of_one_session_leaves_room_for_another(world: World, dial
     flooding, other = await world.bound(), await world.bound()
     flooding.send(*(dialect.submit("慢" * 40, i, to=(str(13900000000 + i),)) for i in range(2, 202)))
     await asyncio.sleep(0.02)
-    start = asyncio.get_running_loop().time()
     other.send(dialect.submit(THREAT, 2))
     assert await other.answers(1) == {2: dialect.blocked}
-    assert asyncio.get_running_loop().time() - start < 0.2  # all of the flood takes half a second
+    assert len(world.gateway.submitted()) < 150  # of the flood's 200
 
 
-@pytest.mark.parametrize(("size", "count", "seconds"), [(10_000, 4, 0.5), (100, 400, 0.005)])
+@pytest.mark.parametrize(("size", "count", "seconds"), [(10_000, 4, 0.1), (100, 100, 0.005)])
 def test_messages_that_take_long_to_read_hold_up_nobody_else(
     size: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nonsense takes up to half a second; if that delayed the answers about others, they would pass unread."""
-    read = parts.readings
+    read, slow_ones = parts.readings, 0
 
     def slow(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
+        nonlocal slow_ones
         if len(segments[0].payload) >= size:
             time.sleep(seconds)
+            slow_ones += 1
         return read(segments, coding)
 
     monkeypatch.setattr(parts, "readings", slow)
 
     async def scenario(world: World) -> None:
         flooding, other = await world.bound(), await world.bound()
-        start = time.monotonic()
         flooding.send(*(SMPP.submit(b"", i, tlvs=tlv(0x424, b"\x65\xe9" * (size // 2))) for i in range(2, count + 2)))
-        await asyncio.sleep(0.1)
+        while not slow_ones:
+            await asyncio.sleep(0.01)
         other.send(SMPP.submit(THREAT, 2))
         assert await other.answers(1) == {2: SMPP.blocked}
-        assert time.monotonic() - start < 1  # all of the flood takes two seconds
+        assert slow_ones < count
 
     play(scenario, SMPP)
 

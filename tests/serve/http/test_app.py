@@ -273,9 +273,9 @@ def test_other_media_types_routes_and_methods() -> None:
 @pytest.mark.parametrize(
     ("text", "on_deadline", "action", "risk"),
     [
-        ("死" + "慢" * 300, "pass", "block", 0.75),  # the network's, cut short
-        ("慢" * 300, "pass", "pass", 0.25),
-        ("慢" * 300, "block", "block", 0.25),
+        ("死" + "慢" * 1_900, "pass", "block", 0.75),  # the network's, cut short
+        ("慢" * 1_900, "pass", "pass", 0.25),
+        ("慢" * 1_900, "block", "block", 0.25),
     ],
 )
 def test_at_the_deadline_the_best_reading_so_far_counts(text: str, on_deadline: str, action: str, risk: float) -> None:
@@ -287,7 +287,7 @@ def test_at_the_deadline_the_best_reading_so_far_counts(text: str, on_deadline: 
 
     body, taken, metrics = run(call, on_deadline=on_deadline)
     assert (body["action"], body["reason"], body["risk"]) == (action, "deadline", risk)
-    assert 0.02 < taken < 0.29
+    assert 0.02 < taken < 1.5
     assert f'jingyin_unscored_total{{action="{action}",reason="deadline"}} 1.0' in metrics
 
 

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from select import select
 
 import pytest
 from tests.serve.http.http_fakes import SECRET, FakeScorer, InThread, Process, post, read_all, receive
@@ -44,6 +45,7 @@ def test_sigterm_under_load_loses_no_request() -> None:
     assert '"event":"ended"' in server.log
 
 
+@pytest.mark.exhaustive
 def test_the_very_first_request_is_a_threat_and_read_and_sigterm_just_after_the_start_loses_nothing() -> None:
     with Process(fake=False, deadline_ms=50) as server, server.connect() as client:
         client.sendall(post({"text": "有人出钱让我们呼死你，转300元就停"}))
@@ -186,10 +188,9 @@ def test_beyond_its_share_of_requests_a_client_gets_503_at_once_and_others_are_s
             client.sendall(post({"text": "慢" * 300}))
         time.sleep(0.1)
         third = opened.enter_context(server.connect())
-        start = time.perf_counter()
         third.sendall(post({"text": "a"}))
         answer = receive(third)
-        assert time.perf_counter() - start < 0.15
+        assert select(slow, [], [], 0)[0] == []  # those before it are not answered yet
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1" in answer
         third.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # else the orchestrator ends a busy service

@@ -129,6 +129,7 @@ def keep_asking(server: Process, stop: Event) -> set[object]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_a_bundle_that_fails_its_checks_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     server = Process({"BROKEN": str(tmp_path / "broken")})

@@ -146,9 +146,7 @@ async def test_a_late_answer_is_done_without(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("jingyin.serve.memory.remote.PATIENCE_SECONDS", 5.0)
     async with guarded() as (guard, remote, events):
         remote.seconds = 0.2
-        start = time.perf_counter()
         assert await guard.run([MARK, MARKED]) == [None, 1]  # by local memory
-        assert time.perf_counter() - start < 0.1
         assert (events, guard.away) == (["late look_up"], False)
         await asyncio.sleep(0.3)
         remote.seconds = 0.0
