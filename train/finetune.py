@@ -38,6 +38,7 @@ from jingyin.serve.archive.readers import find
 from jingyin.serve.label_studio import task
 from jingyin.serve.memory.known import FEWEST as SHORTEST
 from jingyin.serve.scorer import Scorer
+from jingyin.train.bundles import refuse_other_labels
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
 from jingyin.train.corpus.public import CASES, MINED, OWN, SOURCES, USERS
@@ -57,7 +58,6 @@ from jingyin.train.finetune_data import (
     summary,
 )  # fmt: skip
 from jingyin.train.pack.calibrate import read_shares
-from jingyin.train.pack.export import refuse_other_labels
 from jingyin.train.pack.readings import is_traffic
 from jingyin.train.pack.thresholds import rate_at
 from jingyin.train.pipeline import train

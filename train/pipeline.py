@@ -14,10 +14,10 @@ from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import Run, file_sha256, write_json
 from jingyin.model.labels import BENIGN, FLAGGED
+from jingyin.train.bundles import bundle_folder, is_bundle, refuse_other_labels
 from jingyin.train.corpus.build import build, source_key
 from jingyin.train.corpus.store import SPLITS, fingerprint_of, load_recipe, read_table
 from jingyin.train.data import split_file
-from jingyin.train.pack.export import bundle_folder, is_bundle, refuse_other_labels
 from jingyin.train.recipes import Calibrate, Classify, Recipe, read_recipe
 from jingyin.train.runs import METRICS, StageContext, bundle_ids, command, run_of, versions, weights_sha256
 from jingyin.train.saved import is_classifier

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import ConfigError
 from jingyin.model.files import file_sha256
-from jingyin.train.pack.export import bundle_folder, is_bundle
+from jingyin.train.bundles import bundle_folder, is_bundle
 from jingyin.train.saved import trained_weights
 
 _VERSIONS = (

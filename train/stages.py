@@ -24,6 +24,7 @@ from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores, units_of
 from jingyin.model.text import CleanString, CleanText, clean
 from jingyin.serve.scorer import Scorer
+from jingyin.train.bundles import bundle_folder, is_bundle
 from jingyin.train.corpus.company import FRAMES
 from jingyin.train.corpus.public import QUOTED
 from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
@@ -31,7 +32,6 @@ from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, spans_of_
 from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack
-from jingyin.train.pack.export import bundle_folder, is_bundle
 from jingyin.train.pack.readings import refuse_abstentions
 from jingyin.train.recipes import Align, Calibrate, Classify
 from jingyin.train.runs import StageContext, StageResult, run_of, weights_sha256

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from jingyin.serve.analyst import ask
 from jingyin.serve.archive.blocks import ReadOptions
 from jingyin.serve.archive.readers import blocks, find, open_sources
-from jingyin.serve.http.analyst import ask
 
 THREADS = 8
 FIELDS = ("sender", "receiver", "time", "kind")

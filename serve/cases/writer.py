@@ -18,15 +18,15 @@ from jingyin.model.text import clean
 from jingyin.serve.cases.cases import Cases, Message
 from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.cases.store import Store, StoreError
-from jingyin.serve.http.observe import error_site, log
 from jingyin.serve.memory.known import CHARACTERS
 from jingyin.serve.memory.memory import SECRET, state_folder
 from jingyin.serve.memory.secret import Secret, read_secret
+from jingyin.serve.observe import error_site, log
 
 if TYPE_CHECKING:
-    from jingyin.serve.http.observe import Metrics
-    from jingyin.serve.http.service import Answer, Origin
-    from jingyin.serve.http.settings import Settings
+    from jingyin.serve.answer import Answer, Origin
+    from jingyin.serve.observe import Metrics
+    from jingyin.serve.settings import Settings
 
 BATCH, BATCH_SECONDS = 500, 0.2
 """Most messages of a transaction, and how long the first of them waits for others."""

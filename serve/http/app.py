@@ -29,15 +29,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.signs import SIGNS
+from jingyin.serve.answer import Answer, Origin
 from jingyin.serve.http import schema
 from jingyin.serve.http.admin import ADMIN_ROUTES
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.call import Call, RefusedError, read_body
 from jingyin.serve.http.deployment import Load
-from jingyin.serve.http.observe import error_site, log
-from jingyin.serve.http.service import MAX_EXPLAINED, Answer, Origin, Service
-from jingyin.serve.http.settings import Settings
+from jingyin.serve.http.service import MAX_EXPLAINED, Service
 from jingyin.serve.memory.memory import make_memory
+from jingyin.serve.observe import error_site, log
+from jingyin.serve.settings import Settings
 
 MAX_TEXTS = 1_024
 """Most messages of a request."""

@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 from jingyin.model.errors import JingyinError
 from jingyin.model.text import CleanText
 from jingyin.serve.http.deployment import Deployment
-from jingyin.serve.http.observe import Metrics, error_site, log
+from jingyin.serve.observe import Metrics, error_site, log
 from jingyin.serve.scorer import Scored, Scorer
 
 Outcome = Scored | Literal["deadline", "error"]

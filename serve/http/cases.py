@@ -23,9 +23,9 @@ from jingyin.serve.cases.writer import TEXT, Writer
 from jingyin.serve.http.admin import body_as, of_state
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.call import Call
-from jingyin.serve.http.observe import log
 from jingyin.serve.http.schema import Address, explain_errors
 from jingyin.serve.memory.known import CHARACTERS, KnownAction, NewWording
+from jingyin.serve.observe import log
 
 REPORT_SECONDS = 10.0
 """Longest wait of a report for the database."""

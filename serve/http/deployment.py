@@ -6,9 +6,9 @@ from pathlib import Path
 from threading import Thread
 
 from jingyin.model.errors import BundleError
-from jingyin.serve.http.observe import Metrics, error_site, log
-from jingyin.serve.http.settings import Settings
+from jingyin.serve.observe import Metrics, error_site, log
 from jingyin.serve.scorer import Scored, Scorer
+from jingyin.serve.settings import Settings
 
 _SHADOW_WAITING = 256
 """Most batches that wait for the shadow, to bound memory; beyond that it skips messages."""

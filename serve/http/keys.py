@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.observe import log
+from jingyin.serve.observe import log
 
 _CHECK_SECONDS = 1.0
 _MAKE = "python -m jingyin.serve.http.keys NAME"

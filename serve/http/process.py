@@ -37,12 +37,12 @@ from jingyin.serve.http import app
 from jingyin.serve.http.connection import Connection
 from jingyin.serve.http.deployment import load_scorers
 from jingyin.serve.http.keys import read_keys, stamp
-from jingyin.serve.http.observe import FOLDER, claim_counts, error_site, forget_gauges, log, take_over_logging
 from jingyin.serve.http.service import Service
-from jingyin.serve.http.settings import REMEMBERED, Settings
 from jingyin.serve.memory.memory import SECRET, share_secret, shared_state
 from jingyin.serve.memory.policy import read_policy
+from jingyin.serve.observe import FOLDER, claim_counts, error_site, forget_gauges, log, take_over_logging
 from jingyin.serve.scorer import Scorer
+from jingyin.serve.settings import REMEMBERED, Settings
 
 QUIET_SECONDS = 1.0
 """How long idle connections stay open at the end: their clients may be about to send."""

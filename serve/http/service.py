@@ -4,20 +4,21 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jingyin.model.labels import ACTIONS, Action
 from jingyin.model.text import CleanText, clean
+from jingyin.serve.answer import Answer, Context, Origin
 from jingyin.serve.explain import Explanation
 from jingyin.serve.http.batcher import Batcher, BusyError, Gate, Outcome, Shares
 from jingyin.serve.http.deployment import Deployment, Load
 from jingyin.serve.http.keys import Keys
-from jingyin.serve.http.observe import Metrics, error_site, log
-from jingyin.serve.http.settings import Settings
+from jingyin.serve.observe import Metrics, error_site, log
 from jingyin.serve.scorer import Scored
+from jingyin.serve.settings import Settings
 from jingyin.serve.sms import Decoded, Segment, readings
 
 if TYPE_CHECKING:
@@ -35,45 +36,6 @@ INLINE_BYTES = 2_000
 """Bytes of a payload up to which the event loop decodes it."""
 MAX_BODIES = 8 << 20
 """Bytes of bodies that may be under way in a worker."""
-
-
-class Answer(NamedTuple):
-    """The answer to a message: its reading, if there is one, the action, and the reason for it.
-
-    `reason` is "scored", "deadline" (not read to the end), "error", or one of memory's; `more` are memory's fields.
-    """
-
-    scored: Scored | None
-    action: Action
-    reason: str
-    more: Mapping[str, Any] = {}
-
-
-class Origin(NamedTuple):
-    """The origin of a request's messages, and their deadline, a time of the event loop.
-
-    `client`, the API key's name or else the address, is charged for their place in the queue. `key` is that name or "".
-    """
-
-    client: str
-    key: str
-    sender: str | None
-    receiver: str | None
-    deadline: float
-    route: str | None = None
-
-
-class Context(NamedTuple):
-    """The context that memory gets with the answer; `now` is a time of the event loop.
-
-    `read` reads another text before the message's deadline; it is neither cached nor counted as a message. `text` is
-    the message, for an answer without a reading.
-    """
-
-    origin: Origin
-    now: float
-    read: Callable[[str], Awaitable[Scored | None]]
-    text: str = ""
 
 
 class Service:

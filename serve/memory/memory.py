@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import ACTIONS, Action
 from jingyin.model.text import CleanString
-from jingyin.serve.http.observe import log
 from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
 from jingyin.serve.memory.known import COMPANY, Known, Match, holds
@@ -28,11 +27,12 @@ from jingyin.serve.memory.remote import Guarded, Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.memory.senders import Suspects
 from jingyin.serve.memory.state import Local, Op, State
+from jingyin.serve.observe import log
 
 if TYPE_CHECKING:
-    from jingyin.serve.http.observe import Metrics
-    from jingyin.serve.http.service import Answer, Context
-    from jingyin.serve.http.settings import Settings
+    from jingyin.serve.answer import Answer, Context
+    from jingyin.serve.observe import Metrics
+    from jingyin.serve.settings import Settings
 
 
 _READING: dict[str, Callable[[Op], Op]] = {

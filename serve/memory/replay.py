@@ -9,14 +9,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from jingyin.model.errors import InputError, faults_of
 from jingyin.model.labels import Action
-from jingyin.serve.http.observe import Metrics
-from jingyin.serve.http.service import Answer, Context, Origin
-from jingyin.serve.http.settings import Settings
+from jingyin.serve.answer import Answer, Context, Origin
 from jingyin.serve.memory.known import NewWording
 from jingyin.serve.memory.memory import Memory
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local
+from jingyin.serve.observe import Metrics
 from jingyin.serve.scorer import Scored, Scorer
+from jingyin.serve.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -247,7 +247,7 @@ def serve(
     flags = dict(locals())  # each has the name of its setting
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it ends the service until the supervisor handles it
     from jingyin.serve.http.process import run_server  # the extra `serve`
-    from jingyin.serve.http.settings import load_settings
+    from jingyin.serve.settings import load_settings
 
     read = partial(load_settings, **flags)
     run_server(read(), reread=read)
@@ -269,7 +269,7 @@ def known_add(
 
     Its near-copies get the action within a second, on every machine. --action, --note and --days apply to TEXT only.
     """
-    from jingyin.serve.http.analyst import add_campaigns, add_file, ask
+    from jingyin.serve.analyst import add_campaigns, add_file, ask
 
     if sum(each is not None for each in (text, campaigns, file)) != 1:
         raise ConfigError("wanted one of a message, --campaigns FOLDER and --file FILE")
@@ -289,7 +289,7 @@ def known_list(
     """List known wordings, newest first."""
     from json import dumps
 
-    from jingyin.serve.http.analyst import ask
+    from jingyin.serve.analyst import ask
 
     for each in ask(url, "GET", "/admin/known")["known"]:
         plain = f"{each['id']}  {each['action']:<6}  {each['hits']:>7} hits  by {each['by'] or '-'}  {each['note']}"
@@ -302,7 +302,7 @@ def known_remove(
     url: UrlOption = "http://127.0.0.1:8080",
 ) -> None:
     """Remove a known wording."""
-    from jingyin.serve.http.analyst import ask
+    from jingyin.serve.analyst import ask
 
     ask(url, "DELETE", f"/admin/known/{number}")
 
@@ -335,7 +335,7 @@ def cases_export(
     """Print the decisions as JSON lines, which `jingyin finetune` reads."""
     from urllib.parse import quote
 
-    from jingyin.serve.http.analyst import ask_text
+    from jingyin.serve.analyst import ask_text
 
     typer.echo(ask_text(url, "GET", f"/admin/cases/export?since={quote(since)}"), nl=False)
 
@@ -376,9 +376,9 @@ def policy_replay(
     import asyncio
     from collections import Counter
 
-    from jingyin.serve.http.settings import load_settings
     from jingyin.serve.memory.replay import replay
     from jingyin.serve.scorer import Scorer
+    from jingyin.serve.settings import load_settings
     from jingyin.serve.terminal import printable
 
     counts: Counter[str] = Counter()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jingyin.serve.gateways.client import REGISTRY
-from jingyin.serve.http.observe import Metrics
+from jingyin.serve.observe import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _METRIC = re.compile(r"\bjingyin_[a-z_]+")

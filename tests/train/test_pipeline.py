@@ -336,7 +336,7 @@ def test_networks_of_other_labels_are_refused(tiny_run, write_recipe, make_bundl
     for recipe in (write_recipe("old", encoder=str(six)), write_recipe("taught", teachers=[str(six)]), stage):
         with pytest.raises(ConfigError, match=r"networks of .* put out .*, other_threat, prize_scam; wanted ordinary"):
             train([recipe], tmp_path)
-    monkeypatch.setattr("jingyin.train.pack.export.LABELS", (*LABELS, "prize_scam"))
+    monkeypatch.setattr("jingyin.train.bundles.LABELS", (*LABELS, "prize_scam"))
     with pytest.raises(ConfigError, match=r"networks of .*tiny put out .*, other_threat; wanted ordinary"):
         train([write_recipe("run", encoder=str(tiny_run))], tmp_path)
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.settings import load_settings
+from jingyin.serve.settings import load_settings
 from jingyin.train.corpus.store import load_recipe
 from jingyin.train.promote import load_config as load_promotion
 from jingyin.train.recipes import Align, Calibrate, Classify, read_recipe

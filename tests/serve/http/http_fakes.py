@@ -25,9 +25,9 @@ from jingyin.serve.explain import Explanation
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.process import bind, server_config
 from jingyin.serve.http.service import Service
-from jingyin.serve.http.settings import load_settings
 from jingyin.serve.memory import remote
 from jingyin.serve.scorer import Scored
+from jingyin.serve.settings import load_settings
 
 if TYPE_CHECKING:
     import httpx
@@ -177,7 +177,7 @@ class Process(Client):
         load = ", load=load" if fake else ""
         command = (
             "from functools import partial; from pathlib import PosixPath; "
-            "from jingyin.serve.http.process import run_server; from jingyin.serve.http.settings import load_settings; "
+            "from jingyin.serve.http.process import run_server; from jingyin.serve.settings import load_settings; "
             "from tests.serve.http.http_fakes import load; "
             f"read = partial(load_settings, **{given!r}); run_server(read(){load}, reread=read)"
         )

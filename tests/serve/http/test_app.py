@@ -15,7 +15,7 @@ from jingyin.serve.http import batcher, schema, service
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.batcher import INLINE_CHARACTERS
 from jingyin.serve.http.service import Service
-from jingyin.serve.http.settings import load_settings
+from jingyin.serve.settings import load_settings
 from jingyin.serve.sms import CODINGS
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tests.serve.http.http_fakes import SECRET
 
-from jingyin.serve.http.observe import log, take_over_logging
+from jingyin.serve.observe import log, take_over_logging
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from tests.serve.http.http_fakes import SECRET, FakeScorer, run
 
 from jingyin import Scorer
 from jingyin.model.text import CleanString
+from jingyin.serve.answer import Answer, Context
 from jingyin.serve.http import batcher
-from jingyin.serve.http.service import Answer, Context, Service
+from jingyin.serve.http.service import Service
 from jingyin.serve.networks import NetworkReader
 
 SENDER, RECEIVER = "机密发信人", "13900139000"

@@ -17,7 +17,7 @@ from jingyin.model.errors import ConfigError
 from jingyin.serve.http import connection
 from jingyin.serve.http.deployment import load_scorers
 from jingyin.serve.http.process import address, bind, listening
-from jingyin.serve.http.settings import load_settings
+from jingyin.serve.settings import load_settings
 
 
 def test_sigterm_under_load_loses_no_request() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.keys import main, read_keys
-from jingyin.serve.http.settings import Settings, load_settings
+from jingyin.serve.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -7,13 +7,13 @@ from typing import Any
 from jingyin.model.cascade import Decision
 from jingyin.model.labels import LABELS, Action
 from jingyin.model.text import CleanString, clean
-from jingyin.serve.http.observe import Metrics
-from jingyin.serve.http.service import Answer, Context, Origin
-from jingyin.serve.http.settings import Settings
+from jingyin.serve.answer import Answer, Context, Origin
 from jingyin.serve.memory.memory import Memory
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, State
+from jingyin.serve.observe import Metrics
 from jingyin.serve.scorer import Scored
+from jingyin.serve.settings import Settings
 
 KEY = bytes(range(32))
 

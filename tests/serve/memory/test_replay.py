@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from jingyin.cli import app
 from jingyin.model.errors import ConfigError, InputError, JingyinError
-from jingyin.serve.http.analyst import ask
+from jingyin.serve.analyst import ask
 from jingyin.serve.memory.replay import Recorded, read_lines
 
 THREAT = "不还钱就爆你通讯录，今晚六点前把三千块转过来"

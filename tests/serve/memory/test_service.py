@@ -19,11 +19,11 @@ from tests.serve.processes import children
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.http.service import Service
-from jingyin.serve.http.settings import load_settings
 from jingyin.serve.memory.memory import Memory, shared_state
 from jingyin.serve.memory.remote import Guarded
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, Op
+from jingyin.serve.settings import load_settings
 
 THREAT = "不还钱就叫人弄死你全家，今天晚上八点以前把钱转到我的账户"
 COPY = "不还钱就叫人弄死你全家，明天中午九点以前把钱转到我的账户"

@@ -11,10 +11,10 @@ from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError
 from jingyin.model.text import clean
 from jingyin.serve.networks import open_session
+from jingyin.train import bundles
+from jingyin.train.bundles import bundle_folder, classifier_of_bundle, dequantised, is_bundle
 from jingyin.train.network import SmsClassifier, new_sign_head
 from jingyin.train.pack import export
-from jingyin.train.pack import export as dequantise
-from jingyin.train.pack.export import bundle_folder, classifier_of_bundle, dequantised, is_bundle
 from jingyin.train.saved import load_classifier
 
 RNG = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_a_graph_that_the_exporter_did_not_write(tiny_run, tmp_path, monkeypatch
     graph = onnx.load(str(folder / "model.onnx"))
     del graph.graph.node[:]
     onnx.save(graph, str(folder / "model.onnx"))
-    monkeypatch.setattr(dequantise, "read_bundle", lambda _: bundle)
+    monkeypatch.setattr(bundles, "read_bundle", lambda _: bundle)
     with pytest.raises(
         BundleError, match=r"is not of the form that the exporter writes \(ValueError\); start from a run"
     ):

@@ -8,10 +8,11 @@ from jingyin.model.errors import ConfigError
 from jingyin.model.labels import LABELS
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import END, START
+from jingyin.train.bundles import classifier_of_bundle
 from jingyin.train.encoder import random_encoder, with_own_pieces
 from jingyin.train.loop import logits_of
 from jingyin.train.network import SmsClassifier
-from jingyin.train.pack.export import classifier_of_bundle, export_transformers
+from jingyin.train.pack.export import export_transformers
 from jingyin.train.saved import Vocabulary, transformers_tokenizer
 
 TEXTS = ("想让手机安静，转三百到这个号，不转接着打", "周末，一起去爬山")
