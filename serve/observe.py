@@ -136,6 +136,10 @@ class Metrics:
         )
         self.cases_dropped("queue")  # so that alarms see it at 0 before it rises
         self.cases_waiting = self.gauge("cases_waiting", "Messages that wait to be written to their case.")
+        self.cases_open = Gauge(
+            "jingyin_cases_open", "Undecided cases, counted each minute.", registry=self.registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
         self.cases_away = self.gauge("cases_away", "Workers whose database of cases can't be used.")
         self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")
         self.replaced = Counter(

@@ -141,8 +141,8 @@ class Cases:
         if texts:
             self._dropped("texts", texts)
 
-    def expire(self) -> None:
-        """Forget what is too old, and the least harmful cases beyond the limit."""
+    def expire(self) -> int:
+        """Forget what is too old, and the least harmful cases beyond the limit; return how many are open."""
         now = time.time()
         oldest = now - 86_400 * self._settings.days
         is_open, is_decided = CASES.c.state == "open", CASES.c.state == "decided"
@@ -164,6 +164,7 @@ class Cases:
                 connection.execute(table.delete().where(table.c.case.in_(numbers)))
             connection.execute(TEXTS.delete().where(TEXTS.c.case.in_(numbers), TEXTS.c.number > 0))
             connection.execute(CASES.update().where(CASES.c.id.in_(numbers)).values(hashes=0))
+        return int(number)
 
     def _remove(self, chosen: "sa.Select[Any]", *, once: bool = False) -> int:
         removed = 0

@@ -107,7 +107,7 @@ class Writer:
             if batch and self._attempt(partial(self.cases.keep, batch), batch):
                 batch = []
             if not self._away and time.monotonic() - expired > EXPIRE_SECONDS:
-                self._attempt(self.cases.expire, [])
+                self._attempt(lambda: self._metrics.cases_open.set(self.cases.expire()), [])
                 expired = time.monotonic()
             if self._ending.is_set() and (self._away or not (batch or self._queue.qsize())):
                 return
