@@ -1,0 +1,120 @@
+"""`jingyin cases report` and `jingyin cases export`, against a service and against faults."""
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.free_ports import free_ports
+from tests.serve.http.http_fakes import Process
+
+from jingyin import cli
+from jingyin.model.errors import ConfigError
+from jingyin.serve.cases.writer import check_cases
+from jingyin.serve.settings import load_settings
+
+THREAT = "【某某贷】死线已到，今晚八点前不处理，你的家人同事都会收到你的欠款记录"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cases(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `jingyin cases` in this process: arguments in, exit code, output and errors out."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jingyin", "cases", *arguments])
+        with pytest.raises(SystemExit, match=r"^[0123]$") as done:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(str(done.value)), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with Process(cases={}) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_a_list_is_sent_and_what_is_decided_is_exported(cases: Run, url: str, tmp_path: Path) -> None:
+    rows = [{"text": THREAT, "receiver": f"138****000{number}"} for number in range(3)]
+    file = write(tmp_path / "list.jsonl", *rows, {"text": " ", "receiver": "138****0009"})
+    assert cases("report", file, "--url", url) == (3, "3 reports sent, 1 rows without a text left out\n", "")
+    (case,) = json.loads(ask_service(url, "GET", "/admin/cases"))["cases"]
+    assert (case["reports"], case["reasons"][-1]) == (3, "reported")
+    assert cases("export", "--url", url) == (0, "", "")
+    ask_service(url, "POST", f"/admin/cases/{case['id']}", {"decision": "threat", "label": "debt_threat"})
+    code, out, err = cases("export", "--since", "2020-01-01", "--url", url)
+    row = json.loads(out)
+    assert (code, err, row["text"], row["label"], row["source"]) == (0, "", THREAT, "debt_threat", "cases")
+    assert cases("export", "--since", "2999-01-01", "--url", url) == (0, "", "")
+
+
+def ask_service(url: str, method: str, path: str, body: object = None) -> str:
+    from jingyin.serve.analyst import ask_text
+
+    return ask_text(url, method, path, body)
+
+
+def test_a_file_with_other_columns(cases: Run, url: str, tmp_path: Path) -> None:
+    code, out, err = cases("report", write(tmp_path / "list.jsonl", {"inhalt": THREAT}), "--url", url)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "'text'" in err
+    assert "inhalt" in err
+    assert THREAT not in err
+
+
+def test_no_such_file(cases: Run, url: str, tmp_path: Path) -> None:
+    code, out, err = cases("report", str(tmp_path / "none.jsonl"), "--url", url)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "none.jsonl" in err
+
+
+def test_a_kind_that_does_not_exist(cases: Run, url: str, tmp_path: Path) -> None:
+    code, _, err = cases("report", write(tmp_path / "list.jsonl", {"text": THREAT}), "--kind", "rude", "--url", url)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "kind" in err
+    assert THREAT not in err
+
+
+def test_a_time_that_is_none(cases: Run, url: str) -> None:
+    code, out, err = cases("export", "--since", "yesterday", "--url", url)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "since" in err
+
+
+def test_a_service_that_cannot_be_reached(cases: Run, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    file = write(tmp_path / "list.jsonl", {"text": THREAT})
+    for arguments in (["report", file], ["export"]):
+        code, out, err = cases(*arguments, "--url", url)
+        assert (code, out) == (1, "")
+        assert err == f"jingyin: {url} can't be reached (URLError); is the service running there?\n"
+    assert cases("export", "--url", "service")[0] == 2
+
+
+def test_a_database_of_a_newer_version_or_another_secret_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    settings = load_settings(cases={})
+    (tmp_path / "a" / "secret").write_text("11" * 32, encoding="ascii")
+    check_cases(settings, tmp_path / "a")
+    (tmp_path / "a" / "secret").write_text("22" * 32, encoding="ascii")
+    with pytest.raises(ConfigError, match="were written with another secret; set state_secret to that file"):
+        check_cases(settings, tmp_path / "a")
+    with sqlite3.connect(tmp_path / "cases.sqlite") as database:
+        database.execute("UPDATE state SET version = 99")
+    database.close()
+    with pytest.raises(ConfigError, match="are of version 99, this jingyin knows up to 1; upgrade jingyin"):
+        check_cases(settings, tmp_path / "a")
