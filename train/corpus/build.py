@@ -29,8 +29,8 @@ from jingyin.train.corpus.company import (
     twin_frames,
 )
 from jingyin.train.corpus.edits import EDITOR, EDITS
-from jingyin.train.corpus.everyday import everyday
-from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, nonsense, quoted_copy, restyled
+from jingyin.train.corpus.everyday import everyday, nonsense
+from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, quoted_copy, restyled
 from jingyin.train.corpus.public import KINDS, MINED, USERS, is_excluded
 from jingyin.train.corpus.rows import Record, at_least, is_annotated
 from jingyin.train.corpus.similar import Groups, pairs_across, similar_pairs

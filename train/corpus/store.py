@@ -204,7 +204,7 @@ class CorpusRecipe(FrozenModel):
     punctuation (perturb.py) and in company (company.py) an authored training message gets on average, a public one
     half as many. `reported` is the share of the authored threats that get a copy handed on to its victim and one that
     is reported, a pair; other messages get one in any frame, public ones a fifth as often.
-    `nonsense` is how many lines of nonsense the training split gets as ordinary ones (perturb.py), `everyday` how many
+    `nonsense` is how many lines of nonsense the training split gets as ordinary ones (everyday.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
     `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own,
     cases, mined, jsonl, csv) come on top.

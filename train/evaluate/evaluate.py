@@ -14,8 +14,7 @@ from rich.console import Console
 from jingyin.model.bundle import rows_needed
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED, LABELS
-from jingyin.train.corpus.everyday import everyday
-from jingyin.train.corpus.perturb import nonsense
+from jingyin.train.corpus.everyday import everyday, nonsense
 from jingyin.train.evaluate import attacks, measures, samples, systems
 from jingyin.train.evaluate.measures import RATES, Evaluation, Figures, Tables
 from jingyin.train.evaluate.report import write_report
