@@ -15,12 +15,11 @@ promotion.json             whether it may replace the incumbent
 finetune.json              all of it for machines; written last
 """
 
-import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -31,18 +30,15 @@ import yaml
 from jingyin.model.bundle import Bundle, default_path, read_bundle
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
-from jingyin.model.files import Run, atomic_file, file_sha256, write_json
-from jingyin.model.labels import BENIGN, FLAGGED, LABELS, Verdict
+from jingyin.model.files import Run, file_sha256
+from jingyin.model.labels import FLAGGED, LABELS, Verdict
 from jingyin.model.text import clean
 from jingyin.serve.archive.readers import find
-from jingyin.serve.label_studio import task
-from jingyin.serve.memory.known import FEWEST as SHORTEST
 from jingyin.serve.scorer import Scorer
 from jingyin.train.bundles import refuse_other_labels
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
-from jingyin.train.corpus.public import CASES, MINED, OWN, SOURCES, USERS
-from jingyin.train.corpus.store import SPLITS, Row
+from jingyin.train.corpus.public import MINED, USERS
 from jingyin.train.data import SIDES, read_split
 from jingyin.train.evaluate.systems import verdicts
 from jingyin.train.finetune_data import (
@@ -57,14 +53,11 @@ from jingyin.train.finetune_data import (
     read_unlabelled,
     summary,
 )  # fmt: skip
+from jingyin.train.finetune_report import TRAFFIC, Count, FinetuneResult, judge, write_rows
 from jingyin.train.pack.calibrate import read_shares
 from jingyin.train.pack.readings import is_traffic
 from jingyin.train.pack.thresholds import rate_at
 from jingyin.train.pipeline import train
-from jingyin.train.promote import Promotion, default_config, promote
-
-TRAFFIC = "jsonl"
-"""Source of the traffic: a corpus's name for the user's own messages that are not hand-picked."""
 
 MOST_AUTHORED = {"train": 2_000, "validation": 300, "calibration": 1_000, "test": 1_000}
 MOST_PUBLIC = {"train": 2_000, "validation": 300, "calibration": 5_000, "test": 3_000}
@@ -94,28 +87,6 @@ TRAINED = {
 _DONE = "finetune.json"
 _PACE = {"corpus": 0.05, "verifier": 0.25, "model": 0.2, "tiny": 0.05, "cascade": 0.15, "judging": 0.3}
 """Share of the time that a step takes."""
-
-
-@dataclass(frozen=True)
-class Count:
-    """Of `rows` messages of a source, how many `before` and `after` were flagged, or given their label."""
-
-    source: str
-    what: str
-    rows: int
-    before: int
-    after: int
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """Result of a fine-tuning: rows left out, counts before and after, own rows still misjudged, the decision."""
-
-    rejected: int
-    counts: list[Count]
-    disobeyed: int
-    promote: bool
-    failed: list[str]
 
 
 def finetune(
@@ -206,7 +177,7 @@ def _run(
     begin("corpus")
     folder = out / "corpus"
     if not store.is_built(folder):
-        _write_rows(out / "rejected.jsonl", (reject._asdict() for reject in rejects))
+        write_rows(out / "rejected.jsonl", (reject._asdict() for reject in rejects))
         build(_corpus_recipe(rows, traffic, incumbent, replay, out), folder)
     tell(_placed(folder))
     shared = {"corpus": str(folder.resolve()), "seed": seed}
@@ -218,7 +189,7 @@ def _run(
     train([_recipe(out, "cascade", {**shared, **_calibrate(incumbent, old_scorer, folder)})], out)
     shutil.copytree(out / "cascade" / "bundle", out / "bundle", dirs_exist_ok=True)
     begin("judging")
-    return _judge(old_scorer, folder, len(rejects), out)
+    return judge(old_scorer, folder, len(rejects), out)
 
 
 def _corpus_recipe(
@@ -246,14 +217,14 @@ def _corpus_recipe(
         mine += [{"kind": kind, **of_kind} for kind in USERS if any(row.source == kind for row in rows)]
     if traffic:
         ordinary = ({"text": text, "label": LABELS[0], "family": "traffic"} for text in traffic)
-        _write_rows(out / "traffic.jsonl", ordinary)
+        write_rows(out / "traffic.jsonl", ordinary)
         splits = {"train": 0.5, "validation": 0.02, "calibration": 0.24, "test": 0.24}
         mine.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
     if decided < len(rows):  # after the traffic, of which near-copies of theirs must stay
         mine.append({"kind": MINED, "limit": MOST_TRAFFIC, "splits": {"train": 1.0}})
     for source in (source for source in mine if source["kind"] != TRAFFIC):
         source["path"] = str(out / f"{source['kind']}.jsonl")
-        _write_rows(out / f"{source['kind']}.jsonl", (
+        write_rows(out / f"{source['kind']}.jsonl", (
             {"text": row.text, "family": row.label, "label": _full_label(row.label, guessed.get(row.text))}
             for row in rows if row.source == source["kind"]
         ))  # fmt: skip
@@ -281,11 +252,6 @@ def _full_label(label: str, verdict: Verdict | None) -> str:
         return label
     side = [each for i, each in enumerate(LABELS) if (i in FLAGGED_INDEX) == is_flagged(label)]
     return max(side, key=lambda each: verdict.probabilities[each])
-
-
-def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    with atomic_file(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 def _recipe(out: Path, name: str, content: Mapping[str, object]) -> Path:
@@ -335,114 +301,3 @@ def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str,
         "review_rate": rates[0], "block_rate": rates[1],
         "passed": [*map(max, manifest.passed, shares)], **lawful,
     }  # fmt: skip
-
-
-# The changes from fine-tuning: counts before and after, and whether the new bundle may replace the one that serves.
-
-
-_TRAINED_ON = "own messages trained on"
-_SOURCES = {OWN: "own messages", CASES: "decided cases", TRAFFIC: "own traffic"}
-_REPORT = """# Fine-tuning report
-
-Bundle `{after}` against `{before}`. Only the first rows were trained on. Flagged means reviewed or blocked.
-
-| messages | | rows | before | after |
-|---|---|---|---|---|
-{counts}
-
-| action | risk at least | ordinary rows | false positives | 95% upper bound |
-|---|---|---|---|---|
-{thresholds}
-
-{disobeyed} of your messages are still judged differently from their labels. disobeyed.json lists them as Label Studio
-tasks; look there for wrong labels. `jingyin known add --file known.jsonl` makes a running service obey them. \
-promotion.json has the decision. For metrics by family run
-`jingyin evaluate bundle corpus/test.parquet --out evaluation`.
-"""
-
-
-def _judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> FinetuneResult:
-    """Write report, tasks and decision."""
-    new_scorer, splits = Scorer.load(out / "bundle"), store.read(corpus)
-    own_rows = [row for split in SPLITS for row in splits[split] if row.source in USERS and not row.evasion]
-    judged = [verdicts(scorer, [row.text for row in own_rows]) for scorer in (old_scorer, new_scorer)]
-    trained = sum(row.source in USERS and not row.evasion for row in splits["train"])
-    counts = _counts(_TRAINED_ON, own_rows[:trained], [side[:trained] for side in judged])
-    held_out = [verdicts(scorer, [row.text for row in splits["test"]]) for scorer in (old_scorer, new_scorer)]
-    for source in dict.fromkeys([*_SOURCES, ""]):
-        rows = [i for i, row in enumerate(splits["test"]) if (row.source if row.source in _SOURCES else "") == source]
-        name = _SOURCES.get(source, "other messages")
-        counts += _counts(name, [splits["test"][i] for i in rows], [[side[i] for i in rows] for side in held_out])
-    manifest = new_scorer.bundle.manifest
-    disobeyed = [
-        (row, verdict) for row, verdict in zip(own_rows, judged[1], strict=True)
-        if (verdict.action != "pass") != (row.label in FLAGGED)
-    ]  # fmt: skip
-    write_json(out / "disobeyed.json", [
-        task({"text": row.text, "reason": f"labelled {row.family}, judged {verdict.label}"}, verdict.label,
-             verdict.risk, manifest.id)
-        for row, verdict in disobeyed
-    ])  # fmt: skip
-    _write_rows(out / "known.jsonl", (
-        {"text": row.text, "action": "block" if row.label in FLAGGED else "pass", "note": f"labelled {row.family}"}
-        for row, _ in disobeyed
-        if len(clean(row.text).text) >= SHORTEST
-    ))  # fmt: skip
-    lines = [f"| {count.source} | {count.what} | {count.rows} | {count.before} | {count.after} |" for count in counts]
-    bounds = [
-        f"| {name} | {each.risk:.4f} | {each.rows} | {each.false_positives} | {each.bound:.6f} |"
-        for name, each in (("review", manifest.review), ("block", manifest.block))
-    ]
-    text = _REPORT.format(
-        before=old_scorer.bundle.manifest.id, after=manifest.id, counts="\n".join(lines), thresholds="\n".join(bounds),
-        disobeyed=len(disobeyed),
-    )  # fmt: skip
-    (out / "report.md").write_text(text, encoding="utf-8")
-    decision = decide(out, old_scorer.bundle.path, _pooled(splits))
-    failed = [f"{check.name}: {check.reason}" for check in decision.checks if not check.passed]
-    return FinetuneResult(rejected, counts, len(disobeyed), decision.promote, failed)
-
-
-def _counts(name: str, rows: Sequence[Row], by_bundle: Sequence[Sequence[Verdict]]) -> list[Count]:
-    """Count both bundles' verdicts on rows: `by_bundle` holds them, before and after."""
-    threats = [row.label in FLAGGED for row in rows]
-    # The incumbent may take a message labelled only as not flagged for another threat.
-    benign = [row.label in BENIGN or row.family == SIDES[1] for row in rows]
-    named = [row.family not in SIDES for row in rows]
-    flags = [[each.action != "pass" for each in judged] for judged in by_bundle]
-    right = [[each.label == row.label for row, each in zip(rows, judged, strict=True)] for judged in by_bundle]
-    kinds = (
-        ("threats flagged", threats, flags),
-        ("ordinary and lawful flagged", benign, flags),
-        ("label right", named, right),
-    )
-    return [
-        Count(name, what, sum(counted), *(sum(np.logical_and(judged, counted).tolist()) for judged in decisions))
-        for what, counted, decisions in kinds
-        if any(counted)
-    ]
-
-
-def _pooled(splits: Mapping[str, Sequence[Row]]) -> int:
-    """Return how many rows of the test split `promote` pools as traffic: of sources kept out of training, else all."""
-    known = {row.source for row in splits["train"]}
-    real = [row.source for row in splits["test"] if row.source in SOURCES and row.label in BENIGN]
-    return sum(source not in known for source in real) or len(real)
-
-
-def decide(run: Path, incumbent: Path, traffic: int) -> Promotion:
-    """Judge `run`/bundle on the test split of `run`/corpus, of which `traffic` rows are pooled as traffic.
-
-    Writes promotion.json. The configuration is the package's, but with few messages of traffic one may reach each
-    action: a thousand can't show a rate of 1 in 10,000.
-    """
-    config = yaml.safe_load(default_config().read_text(encoding="utf-8"))
-    config["data"] = [str(run / "corpus" / "test.parquet")]
-    config["traffic"] = {
-        # A rate is below 1: a single message shows none.
-        action: max(rate, min(0.5, 1 / traffic)) if traffic else rate
-        for action, rate in config["traffic"].items()
-    }
-    file = run / "promote.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return promote(run / "bundle", incumbent, file, run / "promotion.json")

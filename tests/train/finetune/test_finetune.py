@@ -16,6 +16,7 @@ from jingyin.model.bundle import read_bundle, write_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import BENIGN, FLAGGED
 from jingyin.train import finetune as run
+from jingyin.train import finetune_report
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
@@ -111,7 +112,7 @@ def finetuned(
     with few_checkpoints(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["jingyin", *command])
         patch.setattr(run, "default_replay", lambda: replay)
-        patch.setattr(run, "decide", judged)
+        patch.setattr(finetune_report, "decide", judged)
         patch.setitem(run.TRAINED, "model", {"epochs": 4, "learning_rate": 3e-3})  # a toy learns at a toy's rate
         with pytest.raises(SystemExit, match=r"^3$"):  # two rows are left out
             main()
@@ -191,7 +192,9 @@ def test_what_is_trained_on_and_what_is_held_out_is_told(finetuned):
 def test_what_is_labelled_as_not_flagged_counts_whatever_the_bundle_takes_it_for():
     rows = [Row("", label, "not_flagged", "", "own", "", "", "", 1.0) for label in ("other_threat", "ordinary")]
     before, after = ([SimpleNamespace(action=action, label="ordinary")] * 2 for action in ("block", "pass"))
-    assert run._counts("own", rows, [before, after]) == [run.Count("own", "ordinary and lawful flagged", 2, 2, 0)]
+    assert finetune_report._counts("own", rows, [before, after]) == [
+        finetune_report.Count("own", "ordinary and lawful flagged", 2, 2, 0)
+    ]
 
 
 def test_a_finished_run_is_kept(finetuned, incumbent, data, traffic, replay):
@@ -260,8 +263,8 @@ def test_one_message_of_the_traffic_may_be_blocked(train, test, allowed, tmp_pat
         for split, counts in of_split.items()
     }
     decided: list[Path] = []
-    monkeypatch.setattr(run, "promote", lambda *given: decided.append(given[2]))
-    run.decide(tmp_path, tmp_path, run._pooled(splits))
+    monkeypatch.setattr(finetune_report, "promote", lambda *given: decided.append(given[2]))
+    finetune_report.decide(tmp_path, tmp_path, finetune_report._pooled(splits))
     assert load_config(decided[0]).traffic.block == allowed
 
 
