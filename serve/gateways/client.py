@@ -35,7 +35,12 @@ SECONDS = Histogram(
 )
 SESSIONS = Gauge("jingyin_gateway_sessions", "Clients that are connected.", registry=REGISTRY)
 ENDED = Counter("jingyin_gateway_sessions_ended", "Sessions by what ended them.", ["by"], registry=REGISTRY)
-ENDED.labels("unreachable")  # so that alarms see it at 0 before it rises
+for _by in ("unreachable", "silent"):  # so that alarms see it at 0 before it rises
+    ENDED.labels(_by)
+MODE = Gauge(
+    "jingyin_gateway_mode", "1; the settings that decide what is refused.",
+    ["on_failure", "review", "unread", "dry_run"], registry=REGISTRY,
+)  # fmt: skip
 HELD = Gauge("jingyin_gateway_parts_held", "Parts that wait for the others of their message.", registry=REGISTRY)
 PART_BYTES = Gauge("jingyin_gateway_part_bytes", "Bytes of parts that wait or are remembered.", registry=REGISTRY)
 FORGOTTEN = Counter("jingyin_gateway_parts_forgotten", "Parts forgotten early for lack of memory.", registry=REGISTRY)
@@ -232,7 +237,9 @@ class VerdictClient:
         self._on_failure = on_failure
         self._block = "would_block" if dry_run else "block"
         doubted = {"forward": "review", "refuse": "would_block" if dry_run else "refuse"}
-        self._review, self._unread = doubted[review], doubted[unread]
+        self._review, self._unread, self._later = doubted[review], doubted[unread], doubted["refuse"]
+        MODE.clear()
+        MODE.labels(on_failure, review, unread, str(dry_run).lower()).set(1)
         self._places = asyncio.Semaphore(_QUESTIONS)
         self._ends: dict[_Pair, _End] = {}
         self._failures = 0
@@ -257,6 +264,15 @@ class VerdictClient:
     def refusal(self, reason: str) -> Ruling:
         """Return the answer for a message that is refused unread."""
         return Ruling(self._block, reason)
+
+    def delay(self, reason: str) -> Ruling:
+        """Return the answer for a message that may be sent again later."""
+        return Ruling(self._later, reason)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the last question got no verdict."""
+        return self._failures > 0
 
     def failure(self, reason: str) -> Ruling:
         """Return the answer for a message that can't be judged."""

@@ -19,10 +19,12 @@ from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways.client import MESSAGES, SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
-from jingyin.serve.gateways.codec import Message, Parsed, message
+from jingyin.serve.gateways.accounts import Accounts
+from jingyin.serve.gateways.client import SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
+from jingyin.serve.gateways.codec import FrameError, Message, Parsed, message
 from jingyin.serve.gateways.parts import HeldPart, Joiner
-from jingyin.serve.gateways.program import HelpFormatter, add_options, listen, run
+from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, listen, run
+from jingyin.serve.gateways.source import read_source
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
 
 SMSBOX_SECONDS = 30.0
@@ -30,6 +32,9 @@ READ_SECONDS = 60.0
 """Longest wait for a complete request, also on a connection that is kept open."""
 DRAIN_SECONDS = 10.0
 MAX_CONNECTIONS = 1_000
+
+RECEIVED = b"/received"
+"""Path for messages from phones."""
 
 _ESCAPE = re.compile(rb"\+|%([0-9A-Fa-f]{2})|%..|%.?\Z", re.DOTALL)
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]{1,18})(?![0-9])")
@@ -122,8 +127,8 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
 
 
 @dataclass(eq=False)
-class _Application:
-    """The owner of a user's messages: applications take turns."""
+class _User:
+    """The owner of a user's messages: users take turns."""
 
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSION_QUESTIONS))
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -132,10 +137,18 @@ class _Application:
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
-    def __init__(self, smsbox: Http, joiner: Joiner, paths: Collection[bytes] = ()) -> None:
-        """Paths but .../sendsms and `paths` are refused: sendota, say, takes texts in parameters of its own."""
-        self._smsbox, self._joiner, self._paths = smsbox, joiner, frozenset(paths)
-        self._applications: WeakValueDictionary[str, _Application] = WeakValueDictionary()  # those with open calls
+    def __init__(
+        self, smsbox: Http, joiner: Joiner, accounts: Accounts, *, client: VerdictClient,
+        paths: Collection[bytes] = (), application: Http | None = None, begins_with_source: bool = False,
+    ) -> None:  # fmt: skip
+        """Paths but .../sendsms and `paths` are refused: sendota, say, takes texts in parameters of its own.
+
+        Messages from phones, at RECEIVED, go to the `application`, and never out through smsbox.
+        """
+        self._smsbox, self._application, self._joiner = smsbox, application, joiner
+        self._accounts, self._client, self._begins_with_source = accounts, client, begins_with_source
+        self._paths = frozenset(paths)
+        self._users: WeakValueDictionary[str, _User] = WeakValueDictionary()  # those with open calls
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy = 0
         self._draining = False
@@ -177,9 +190,12 @@ class KannelFilter:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if self._begins_with_source:
+                async with asyncio.timeout(READ_SECONDS):
+                    await read_source(reader)
             while await self._serve_one(reader, writer) and not self._draining:
                 pass
-        except (OSError, asyncio.IncompleteReadError):  # the client went away, or sent nothing for too long
+        except (OSError, FrameError, asyncio.IncompleteReadError):  # the client went away, or sent nothing for too long
             pass
         finally:
             writer.close()
@@ -227,31 +243,39 @@ class KannelFilter:
         try:
             if not _PATH.fullmatch(path) or re.search(rb"[\0\t\r\n ]", query):
                 raise InputError("a path that begins with / is wanted, and %XX for white space")
-            if not path.endswith(b"/sendsms") and path not in self._paths:
-                MESSAGES.labels("refuse", "path").inc()
+            received = self._application is not None and path == RECEIVED
+            if not (received or path.endswith(b"/sendsms") or path in self._paths):
+                self._accounts.count("", Ruling("refuse", "path"))
                 return 403, b"only sendsms is passed on"
             call = read_query(query)
         except InputError as error:
-            answer = Ruling("refuse", "unreadable")
-            MESSAGES.labels(*answer).inc()
+            self._accounts.count("", Ruling("refuse", "unreadable"))
             return 400, str(error).encode()
-        part, application = None, self._applications.setdefault(call.account, _Application())
-        if call.message.part:
-            part = self._joiner.add(call.message, "submit", application, call.account, hold=True)
-        answer = await (part.answer if part else self._joiner.judge(call.message, application))
-        MESSAGES.labels(*answer).inc()
+        answer, part = await self._judge(call, "deliver" if received else "submit")
+        self._accounts.count(call.account, answer)
         if answer.refused:
             return (403, b"Blocked") if answer.action == "block" else (503, b"Temporal failure, try again later.")
-        return await self._pass_on(f"{path.decode()}?{call.query}", part)
+        if received and self._application:
+            return await self._pass_on(self._application, f"?{call.query}", part)
+        return await self._pass_on(self._smsbox, f"{path.decode()}?{call.query}", part)
 
-    async def _pass_on(self, target: str, part: HeldPart | None) -> HttpResponse:
-        """Return smsbox's answer."""
+    async def _judge(self, call: SendsmsCall, direction: str) -> tuple[Ruling, HeldPart | None]:
+        if direction == "submit" and not self._accounts.admit(call.account, len(call.message.destinations)):
+            return self._client.delay("rate"), None
+        user = self._users.setdefault(f"{direction} {call.account}", _User())
+        if not call.message.part:
+            return await self._joiner.judge(call.message, user), None
+        part = self._joiner.add(call.message, direction, user, call.account, hold=True)
+        return await part.answer, part
+
+    async def _pass_on(self, server: Http, target: str, part: HeldPart | None) -> HttpResponse:
+        """Return the answer of smsbox or of the application."""
         try:
             async with asyncio.timeout(SMSBOX_SECONDS):
-                status, body = await self._smsbox.request("GET", target)
+                status, body = await server.request("GET", target)
         except (OSError, ValueError) as error:
-            log("smsbox_fails", error=type(error).__name__)
-            return 502, b"smsbox can't be reached"  # though it may have sent the part
+            log("smsbox_fails" if server is self._smsbox else "application_fails", error=type(error).__name__)
+            return 502, b"the server behind the filter can't be reached"  # though it may have sent the part
         if part and status >= 400:
             self._joiner.forget(part)
         return status, body
@@ -266,7 +290,12 @@ async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFil
     joiner = Joiner(
         client, dict(options.coding), hold=options.hold, remember=options.remember, most=options.part_memory << 20
     )
-    started = KannelFilter(Http(options.smsbox), joiner, [path.encode() for path in options.path])
+    started = KannelFilter(
+        Http(options.smsbox), joiner, accounts(options), client=client,
+        paths=[path.encode() for path in options.path],
+        application=Http(options.application) if options.application else None,
+        begins_with_source=options.proxy_protocol,
+    )  # fmt: skip
     await started.listen(options.host, options.port)
     return started
 
@@ -283,6 +312,7 @@ def main() -> None:
         default=[],
         help="path of smsbox besides .../sendsms that is passed on, and judged as if it were sendsms; repeatable",
     )
+    parser.add_argument("--application", help=f"URL that gets messages from phones, which come to {RECEIVED.decode()}")
     run(parser.parse_args(), start)
 
 

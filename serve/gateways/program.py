@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
-from prometheus_client import start_http_server
-
 from jingyin.model.errors import ConfigError, JingyinError
-from jingyin.serve.gateways.client import REGISTRY, SECONDS_TO_WAIT, AwayError, Http, VerdictClient, log
+from jingyin.serve.gateways.accounts import Accounts
+from jingyin.serve.gateways.client import SECONDS_TO_WAIT, AwayError, Http, VerdictClient, log
+from jingyin.serve.gateways.health import serve_health
 from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS
 from jingyin.serve.sms import CODINGS
 
@@ -42,15 +42,10 @@ def _wait(text: str) -> float:
     return seconds
 
 
-def seconds(least: float) -> Callable[[str], float]:
-    """Return a reader of seconds from `least` up."""
-
-    def read(text: str) -> float:
-        if not (number := float(text)) >= least:
-            raise argparse.ArgumentTypeError(f"at least {least:g} seconds are wanted, got {text}")
-        return number
-
-    return read
+def _number(text: str) -> float:
+    if not (number := float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"at least 0 is wanted, got {text}")
+    return number
 
 
 def _coding(text: str) -> tuple[int, str]:
@@ -84,14 +79,23 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         help="a message that was not read in full: the same",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
-    parser.add_argument("--hold", type=seconds(0), default=0.5, help="longest wait for the other parts, in seconds")
-    parser.add_argument("--remember", type=seconds(0), default=PHONE_SECONDS, help="seconds to keep forwarded parts")
+    parser.add_argument("--hold", type=_number, default=0.5, help="longest wait for the other parts, in seconds")
+    parser.add_argument("--remember", type=_number, default=PHONE_SECONDS, help="seconds to keep forwarded parts")
     parser.add_argument("--part-memory", type=int, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
         help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",
     )  # fmt: skip
-    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="address for Prometheus metrics")
+    parser.add_argument("--rate", type=_number, default=0, help="most messages of one account a second, 0: any number")
+    parser.add_argument(
+        "--proxy-protocol", action="store_true", help="connections begin with a PROXY header, of version 1 or 2"
+    )
+    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="address for /metrics and /healthz")
+
+
+def accounts(options: argparse.Namespace) -> Accounts:
+    """Return the accounts as the options and the environment say."""
+    return Accounts(options.rate, os.environ.get("JINGYIN_ACCOUNT_SALT", ""))
 
 
 def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, VerdictClient], Awaitable[Filter]]) -> None:
@@ -111,12 +115,16 @@ def run(options: argparse.Namespace, start: Callable[[argparse.Namespace, Verdic
             seconds=options.seconds, on_failure=options.on_failure, review=options.review, unread=options.unread,
             dry_run=options.dry_run,
         )  # fmt: skip
+        ready = False
         try:
             if options.metrics:
-                start_http_server(options.metrics[1], options.metrics[0], REGISTRY)
+                host, port = options.metrics
+                await serve_health(host, port, lambda: (ready, "fails" if client.fails else "answers"))
             if await _wait_for_jingyin(client, options.on_failure, stop):
                 started = await start(options, client)
+                ready = True
                 await stop.wait()
+                ready = False
                 await started.drain()
         finally:
             client.close()

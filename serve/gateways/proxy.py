@@ -13,7 +13,7 @@ from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways.client import ENDED, SESSIONS, VerdictClient, log
 from jingyin.serve.gateways.codec import Codec, FrameKind
 from jingyin.serve.gateways.parts import Joiner
-from jingyin.serve.gateways.program import HelpFormatter, add_options, address, listen, run
+from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, address, listen, run
 from jingyin.serve.gateways.session import CLOSE_SECONDS, ProxySettings, Session
 
 MAX_SESSIONS = 1_000
@@ -105,7 +105,10 @@ def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictCli
         raise ConfigError(
             f"--block-status {statuses['block']} does not fit into a response; choose a code that the protocol has"
         ) from None
-    return ProxySettings(codec, options.gateway, client, joiner, frozenset(JUDGED[options.judge]), statuses)
+    judged = frozenset(JUDGED[options.judge])
+    return ProxySettings(
+        codec, options.gateway, client, joiner, accounts(options), judged, statuses, options.proxy_protocol
+    )
 
 
 async def start(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> Proxy:
@@ -113,5 +116,7 @@ async def start(codec: type[Codec], options: argparse.Namespace, client: Verdict
     proxy, shared = Proxy(), settings(codec, options, client)
     await proxy.listen(options.host, options.port, shared)
     if getattr(options, "sp", None):
-        await proxy.listen(options.host, options.back_port, replace(shared, gateway=options.sp, back=True))
+        await proxy.listen(
+            options.host, options.back_port, replace(shared, gateway=options.sp, back=True, begins_with_source=False)
+        )
     return proxy

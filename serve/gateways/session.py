@@ -7,13 +7,16 @@ request that ends a session.
 
 import asyncio
 import contextlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jingyin.serve.gateways.client import ENDED, MESSAGES, SESSION_QUESTIONS, Ruling, VerdictClient, log
+from jingyin.serve.gateways.accounts import Accounts
+from jingyin.serve.gateways.client import ENDED, SESSION_QUESTIONS, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import RESPONSE, Codec, Frame, FrameError, FrameKind, Message, UnreadableError
 from jingyin.serve.gateways.parts import HeldPart, Joiner
+from jingyin.serve.gateways.source import read_source
 
 LOGIN_SECONDS = 10.0
 """Longest wait for the first frame, before which the gateway is not called, for a login, and for the answer to it."""
@@ -32,6 +35,7 @@ SESSION_BYTES, TOTAL_BYTES = 1 << 20, 24 << 20
 """Bytes of frames that wait for verdicts; beyond that, sessions with such frames are not read from."""
 _FRAME_BYTES = 1_000  # of a frame besides its own bytes, about
 _MAX_UNANSWERED = 10_000
+_NUMBERS = itertools.count(1)
 
 
 @dataclass
@@ -42,8 +46,10 @@ class ProxySettings:
     gateway: tuple[str, int]
     client: VerdictClient
     joiner: Joiner
+    accounts: Accounts
     judged: frozenset[FrameKind]
     statuses: Mapping[str, int]
+    begins_with_source: bool = False  # connections begin with a PROXY header
     back: bool = False  # the client is the gateway, which connects to the SP
     waiting_bytes: int = 0
 
@@ -210,6 +216,9 @@ class _Flow:
             return self._finish(frame, settings.client.refusal("unreadable"), status=error.status)
         if message is None:
             return self._sink.write(frame.data)
+        from_client = self is session.flows[0]
+        if from_client and not settings.accounts.admit(session.account, len(message.destinations)):
+            return self._finish(frame, settings.client.delay("rate"))
         if message.part is None:
             task = self._last = asyncio.create_task(self._judge(frame, message, self._last))
         else:
@@ -248,12 +257,16 @@ class _Flow:
         if answer.refused:
             self._source.answered(frame.sequence)
             return self._refuse(frame, answer, status if answer.action == "block" else "busy")
-        MESSAGES.labels(*answer).inc()
+        self._count(answer)
         return self._sink.write(frame.data)
 
     def _refuse(self, frame: Frame, answer: Ruling, status: str) -> None:
-        MESSAGES.labels(*answer).inc()
+        self._count(answer)
         self._source.write(self._codec.refuse(frame, self._settings.statuses[status]))
+
+    def _count(self, answer: Ruling) -> None:
+        account = self._session.account if self._session.bound else ""  # strangers take any name
+        self._settings.accounts.count(account, answer, session=self._session.number)
 
 
 class Session:
@@ -263,12 +276,13 @@ class Session:
         self.settings, self.codec = settings, settings.codec()
         self.places, self.reading = asyncio.Semaphore(SESSION_QUESTIONS), asyncio.Lock()
         self.bound = self.draining = self.closing = False
-        self._client = _Peer(reader, writer, self.codec)
+        self._reader, self._client = reader, _Peer(reader, writer, self.codec)
         self._gateway: _Peer | None = None
         self.flows: tuple[_Flow, ...] = ()
         self._login: asyncio.Future[None] | None = None
         self._login_sequence = b""
-        self.account = ""
+        self.account = self._source = ""
+        self.number = next(_NUMBERS)
 
     async def run(self) -> None:
         """Serve the client until one side ends."""
@@ -277,7 +291,8 @@ class Session:
             by = await self._serve()
         finally:
             ENDED.labels(by).inc()
-            log("session_ended", by=by)
+            account = self.settings.accounts.name(self.account)
+            log("session_ended", by=by, session=self.number, account=account, source=self._source)
             await self._client.hang_up()
 
     async def log_in(self, frame: Frame) -> None:
@@ -312,8 +327,12 @@ class Session:
         """Serve the client; return the reason why the session ended."""
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
+                if self.settings.begins_with_source:
+                    self._source = await read_source(self._reader)
                 first = await self._client.read()
-        except (FrameError, TimeoutError) as error:
+        except asyncio.IncompleteReadError:
+            return "client"
+        except (FrameError, OSError) as error:
             return self._blame_client(error)
         if first is None:
             return "client"
@@ -334,7 +353,7 @@ class Session:
         try:
             while not (await asyncio.wait((up, down), timeout=LOGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
                 if not self.bound and (self._login is None or self._login.done()):
-                    return "slow"  # a stranger, who must not keep a connection
+                    return self._late()  # or a stranger, who must not keep a connection
             if not up.done():
                 return "drain" if self.closing else _blame(down.exception(), "gateway")
             by = self._blame_client(up.exception())
@@ -355,7 +374,11 @@ class Session:
         if isinstance(error, FrameError):
             self._client.write(self.codec.out_of_step())
             return "frame"
-        return "slow" if isinstance(error, TimeoutError) else _blame(error, "client")
+        return self._late() if isinstance(error, TimeoutError) else _blame(error, "client")
+
+    def _late(self) -> str:
+        """Return who was late: the gateway if it did not answer the login, which is cancelled then."""
+        return "silent" if self._login and self._login.cancelled() else "slow"
 
 
 def _blame(error: BaseException | None, peer: str) -> str:

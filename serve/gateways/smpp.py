@@ -1,6 +1,8 @@
-"""SMPP 3.4: python -m jingyin.serve.gateways.smpp --port 2775 --smsc HOST:PORT --jingyin URL."""
+"""SMPP 3.4: python -m jingyin.serve.gateways.smpp --port 2776 --smsc HOST:PORT --jingyin URL."""
 
+import re
 import struct
+from itertools import permutations
 from typing import ClassVar
 
 from jingyin.serve.gateways.codec import (
@@ -23,6 +25,8 @@ _UDHI = 0x40
 _MESSAGE_TYPE, _RECEIPT, _NOTIFICATION = 0x3C, 0x04, 0x20
 _PORT, _PUSH = 0x020B, 2948  # destination_port, and that of a WAP push
 _PAYLOAD, _REFERENCE, _TOTAL, _NUMBER = 0x0424, 0x020C, 0x020E, 0x020F
+_NAME = re.compile(rb"[0-9A-Za-z._@:+-]*\0?")  # a number, an identifier
+_SHORTEST, _MOST_TEXTS = 8, 3  # bytes of a text in other parameters; texts of a message that peers may join
 
 
 class Smpp(Codec):
@@ -81,8 +85,11 @@ class Smpp(Codec):
             raise UnreadableError("parameters") from None
         if frame.kind is FrameKind.DELIVER and esm_class & _MESSAGE_TYPE in (_RECEIPT, _NOTIFICATION):
             return None
-        contents = [content, *(value for tag, value in parameters if tag == _PAYLOAD)]
-        texts = [text for each in contents for text in segments(each, [bool(esm_class & _UDHI)]) if each]
+        texts = [
+            text
+            for each in _contents([content, *(value for tag, value in parameters if tag == _PAYLOAD)], parameters)
+            for text in segments(each, [bool(esm_class & _UDHI)])
+        ]
         if any(tag == _PORT and int.from_bytes(value) == _PUSH for tag, value in parameters):
             coding = 4  # binary, whatever it says
         parsed = Parsed(texts or [Segment(b"")], coding, source, destinations, _sar(parameters), scheduled)
@@ -134,6 +141,21 @@ def _destinations(fields: Fields) -> tuple[list[str], bool]:
     return addresses, to_list
 
 
+def _contents(contents: list[bytes], parameters: list[tuple[int, bytes]]) -> list[bytes]:
+    """Return what a peer may take for the content: each by itself, and those of several fields joined.
+
+    Texts in other parameters count, though few peers show them. Raises UnreadableError if there are too many.
+    """
+    contents = [each for each in contents if each]
+    others = [
+        value for tag, value in parameters if tag != _PAYLOAD and len(value) >= _SHORTEST and not _NAME.fullmatch(value)
+    ]
+    if len(contents) > _MOST_TEXTS or len(others) > _MOST_TEXTS:
+        raise UnreadableError("parameters")
+    joined = [b"".join(each) for each in permutations(contents)]
+    return list(dict.fromkeys([*contents, *joined, *others, *([b"".join((*contents, *others))] if others else [])]))
+
+
 def _sar(parameters: list[tuple[int, bytes]]) -> Part | None:
     """Return the part that sar_* names. Raises UnreadableError if peers may read it differently."""
     lengths = {_REFERENCE: 2, _TOTAL: 1, _NUMBER: 1}
@@ -145,4 +167,4 @@ def _sar(parameters: list[tuple[int, bytes]]) -> Part | None:
 
 
 if __name__ == "__main__":
-    main(Smpp, "smpp", 2775, "--smsc")
+    main(Smpp, "smpp", 2776, "--smsc")

@@ -182,7 +182,16 @@ def play(
         world.client = client.VerdictClient(
             http, seconds=seconds, on_failure=on_failure, review=review, unread=unread, dry_run=dry_run
         )
-        given = {"judge": "submit", "coding": [], "block_status": None, "sp": None, "part_memory": 64, **options}
+        given = {
+            "judge": "submit",
+            "coding": [],
+            "block_status": None,
+            "sp": None,
+            "part_memory": 64,
+            "rate": 0,
+            "proxy_protocol": False,
+        }
+        given |= options
         world.settings = proxy.settings(
             dialect.codec,
             argparse.Namespace(gateway=("127.0.0.1", gateway), hold=hold, remember=remember, **given),

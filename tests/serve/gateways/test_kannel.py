@@ -20,6 +20,7 @@ from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scoring, counte
 
 from jingyin.model.errors import InputError
 from jingyin.serve.gateways import kannel
+from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import Http, VerdictClient
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
 from jingyin.serve.gateways.parts import Joiner
@@ -172,6 +173,7 @@ class Smsbox:
 
 class KannelWorld:
     smsbox: Smsbox
+    application: Smsbox
     scoring: Scoring
     filter: KannelFilter
     port: int
@@ -196,6 +198,8 @@ def play(
     *,
     jingyin: int | None = None,
     hold: float = 0.05,
+    rate: float = 0,
+    begins_with_source: bool = False,
     **judging: Any,
 ) -> None:
     async def run() -> None:
@@ -205,7 +209,12 @@ def play(
         http = Http(f"http://127.0.0.1:{scoring if jingyin is None else jingyin}")
         client = VerdictClient(http, **{"seconds": 20, **judging})
         joiner = Joiner(client, {}, hold=hold, remember=60)
-        world.filter = KannelFilter(Http(f"http://127.0.0.1:{await world.smsbox.start()}"), joiner)
+        world.application = Smsbox()
+        world.filter = KannelFilter(
+            Http(f"http://127.0.0.1:{await world.smsbox.start()}"), joiner, Accounts(rate), client=client,
+            application=Http(f"http://127.0.0.1:{await world.application.start()}/inbox"),
+            begins_with_source=begins_with_source,
+        )  # fmt: skip
         world.port = await world.filter.listen("127.0.0.1", 0)
         try:
             async with asyncio.timeout(60):
@@ -214,6 +223,7 @@ def play(
             await world.filter.drain()
             client.close()
             world.smsbox.server.close()
+            world.application.server.close()
             await world.scoring.runner.cleanup()
 
     asyncio.run(run())
@@ -315,6 +325,38 @@ def test_a_part_that_smsbox_took_without_an_answer_is_remembered() -> None:
         assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == 403
 
     play(scenario)
+
+
+def test_messages_from_phones_go_to_the_application_and_never_out_again() -> None:
+    async def scenario(world: KannelWorld) -> None:
+        async def received(text: str) -> bytes:
+            query = b"from=138&to=106&coding=2&udh=&text=" + quote(text.encode("utf-16-be")).encode()
+            return (await world.send(b"GET /received?" + query + b" HTTP/1.1\r\nHost: x\r\n\r\n")).split(b" ")[1]
+
+        assert (await received(THREAT), await received(GREETING)) == (b"403", b"202")
+        assert world.smsbox.targets == []
+        text = quote(GREETING.encode("utf-16-be"), safe="")
+        assert world.application.targets == [f"/inbox?from=138&to=106&coding=2&udh=&text={text}"]
+
+    play(scenario)
+
+
+def test_an_account_has_a_rate() -> None:
+    async def scenario(world: KannelWorld) -> None:
+        assert [await world.get(f"username={name}&to=1&text=a") for name in "aab"] == [202, 503, 202]
+
+    before = counted("refuse", "rate")
+    play(scenario, rate=0.001)
+    assert counted("refuse", "rate") == before + 1
+
+
+def test_a_call_behind_a_load_balancer() -> None:
+    async def scenario(world: KannelWorld) -> None:
+        call = b"GET /sendsms?to=1&text=a HTTP/1.1\r\nConnection: close\r\n\r\n"
+        assert b" 202 " in await world.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 13014\r\n" + call)
+        assert await world.send(call) == b""
+
+    play(scenario, begins_with_source=True)
 
 
 def test_sender_and_receivers_come_with_each_question() -> None:
@@ -458,7 +500,7 @@ group = sms-service
 keyword = default
 catch-all = true
 max-messages = 0
-get-url = "http://127.0.0.1:{filter}/cgi-bin/sendsms?username=user&password=secret&from=%p&to=%P&coding=%c&udh=%u&text=%b"
+get-url = "http://127.0.0.1:{filter}/received?from=%p&to=%P&coding=%c&udh=%u&text=%b"
 """
 
 
@@ -529,24 +571,32 @@ def boxes(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> It
 
 def through_kannel(
     ports: dict[str, int], scenario: Callable[[Callable[[bytes], Awaitable[int]], Scoring], Awaitable[None]]
-) -> None:
-    """Run a scenario with a function that sends a query to a filter in front of the boxes."""
+) -> list[str]:
+    """Run a scenario with a function that sends a query to a filter in front of the boxes.
 
-    async def run() -> None:
+    Returns what the application received.
+    """
+
+    async def run() -> list[str]:
         scoring = Scoring()
         client = VerdictClient(Http(f"http://127.0.0.1:{await scoring.start()}"), seconds=20)
         smsbox = Http(f"http://127.0.0.1:{ports['sendsms']}")
         world = KannelWorld()
-        world.filter = KannelFilter(smsbox, Joiner(client, {}, hold=0.05, remember=60))
+        application = Smsbox()
+        joiner = Joiner(client, {}, hold=0.05, remember=60)
+        received = Http(f"http://127.0.0.1:{await application.start()}/inbox")
+        world.filter = KannelFilter(smsbox, joiner, Accounts(), client=client, application=received)
         world.port = await world.filter.listen("127.0.0.1", ports["filter"])
         try:
             await scenario(lambda query: world.get(b"username=user&password=secret&from=100&to=200&" + query), scoring)
         finally:
             await world.filter.drain()
             client.close()
+            application.server.close()
             await scoring.runner.cleanup()
+        return application.targets
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.mark.external
@@ -576,7 +626,7 @@ def test_kannel_sends_what_was_judged(boxes: Kannel, ports: dict[str, int]) -> N
 
 @pytest.mark.external
 @pytest.mark.exhaustive
-def test_sent_from_phone_to_phone(boxes: Kannel, ports: dict[str, int]) -> None:
+def test_a_message_from_a_phone_reaches_the_application_and_no_phone(boxes: Kannel, ports: dict[str, int]) -> None:
     async def scenario(_: object, scoring: Scoring) -> None:
         for text in (THREAT, GREETING):
             boxes.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
@@ -584,6 +634,6 @@ def test_sent_from_phone_to_phone(boxes: Kannel, ports: dict[str, int]) -> None:
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.3)
 
-    through_kannel(ports, scenario)
-    texts = [content.decode("utf-16-be") for _, content in boxes.delivered(0.7)]
-    assert texts == [GREETING]  # max-messages = 0: the sender of the blocked one hears nothing
+    (target,) = through_kannel(ports, scenario)
+    assert quote(GREETING.encode("utf-16-be"), safe="") in target
+    assert boxes.delivered(0.7) == []  # max-messages = 0: nor does its sender hear anything

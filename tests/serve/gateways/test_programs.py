@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -95,15 +96,21 @@ def test_a_unix_socket_and_metrics(name: str, tmp_path: Path) -> None:
         InThread(uds=str(socket)),
         started(name, 1, f"--uds {socket}", "--metrics", f"127.0.0.1:{port}"),
         urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+        urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as health,
     ):
-        assert b"jingyin_gateway_sessions 0.0" in answer.read()
+        metrics = answer.read()
+        assert b"jingyin_gateway_sessions 0.0" in metrics
+        assert (
+            b'jingyin_gateway_mode{dry_run="false",on_failure="pass",review="forward",unread="refuse"} 1.0' in metrics
+        )
+        assert json.load(health) == {"ready": True, "jingyin": "answers"}
 
 
 def refuses(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
     """Run a filter that does not start; return what it says."""
     monkeypatch.setattr("sys.argv", [name, *arguments])
     with pytest.raises(SystemExit, match="2"):
-        kannel_main() if name == "kannel" else proxy.main(Smpp, "smpp", 2775, "--smsc")
+        kannel_main() if name == "kannel" else proxy.main(Smpp, "smpp", 2776, "--smsc")
     said = capfd.readouterr().err
     assert "Traceback" not in said
     return said
@@ -125,13 +132,16 @@ def test_a_filter_that_can_not_ask_does_not_start(
 
 @pytest.mark.parametrize("name", ["kannel", "smpp"])
 def test_a_filter_waits_for_the_service_and_ends_when_told_to(name: str) -> None:
-    (port,) = free_ports(1)
+    port, health = free_ports(2)
     call = [*command(name, 1, f"--jingyin http://127.0.0.1:{port}"), "--on-failure", "block"]
+    call += ["--metrics", f"127.0.0.1:{health}"]
     process = subprocess.Popen(call, stderr=subprocess.PIPE)
     assert process.stderr is not None
     line = json.loads(process.stderr.readline())
     assert line["event"] == "waits_for_jingyin"
     assert f"no verdict at http://127.0.0.1:{port} (ConnectionRefusedError)" in line["error"]
+    with pytest.raises(HTTPError, match="503"):
+        urlopen(f"http://127.0.0.1:{health}/healthz", timeout=10)
     with InThread(port=port):
         assert json.loads(process.stderr.readline())["event"] == "serving"
     process.send_signal(signal.SIGHUP)  # as SIGTERM: it drains
@@ -170,8 +180,8 @@ def test_a_wrong_key_does_not_start(
         (["--smsc", "host:2775", "--host", "203.0.113.1"], "can't listen on 203.0.113.1:2775"),
         (["--smsc", "host:1", "--block-status", "0"], "--block-status 0 accepts a message"),
         (["--smsc", "host:1", "--block-status", "0x58"], "--block-status 88 accepts a message, or asks for it again"),
-        (["--smsc", "host:1", "--hold", "-1"], "at least 0 seconds are wanted, got -1"),
-        (["--smsc", "host:1", "--remember", "-1"], "at least 0 seconds are wanted, got -1"),
+        (["--smsc", "host:1", "--hold", "-1"], "at least 0 is wanted, got -1"),
+        (["--smsc", "host:1", "--remember", "-1"], "at least 0 is wanted, got -1"),
         (["--smsc", "host:1", "--seconds", "0"], "more than 0 and at most 60 seconds are wanted"),
         (["--smsc", "host:2775", "--port", "70000"], "can't listen on 127.0.0.1:70000"),
     ],

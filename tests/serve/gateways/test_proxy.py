@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,8 +13,12 @@ from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways import parts, proxy, session
+from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import MESSAGES, MOST_FAILURES, REGISTRY, SECONDS_TO_WAIT
 from jingyin.serve.sms import Decoded, Segment
+
+V2 = b"\r\n\r\n\0\r\nQUIT\n"
+"""The signature of a PROXY header of version 2."""
 
 
 @pytest.fixture(autouse=True)
@@ -228,7 +233,9 @@ def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeyp
         assert await peer.read() == b""
         assert world.gateway.received == [dialect.login()]
 
+    before = ended("silent"), ended("slow")
     play(scenario, dialect)
+    assert (ended("silent"), ended("slow")) == (before[0] + 1, before[1])
 
 
 def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -736,3 +743,71 @@ async def test_the_service_gets_a_deadline_of_two_thirds_of_the_wait(world: Worl
     peer.send(dialect.submit(GREETING, 3))
     await peer.answers(1)
     assert [each["deadline_ms"] for each in world.scoring.asked] == [2_000]
+
+
+# ---- accounts
+
+
+def test_an_account_that_sends_more_than_its_rate_is_told_to_wait(dialect: Dialect) -> None:
+    async def scenario(world: World) -> None:
+        peer, other = await world.bound(), await world.bound("other1")
+        peer.send(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3))
+        assert await peer.answers(2) == {2: 0, 3: dialect.busy}
+        other.send(dialect.submit(GREETING, 2, to=("138", "139")))  # to more receivers than a second's worth
+        assert await other.answers(1) == {2: 0}
+
+    before = counted("refuse", "rate")
+    play(scenario, dialect, rate=0.001)
+    assert counted("refuse", "rate") == before + 1
+
+
+def test_the_refused_account_is_named_by_a_salted_hash(
+    dialect: Dialect, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JINGYIN_ACCOUNT_SALT", "salt")
+
+    async def scenario(world: World) -> None:
+        peer = await world.bound("901234")
+        peer.send(*(dialect.submit(THREAT, sequence) for sequence in (2, 3)))
+        await peer.answers(2)
+
+    name = Accounts(salt="salt").name("901234")
+    labels = {"account": name, "action": "block"}
+    before = REGISTRY.get_sample_value("jingyin_gateway_refused_total", labels) or 0
+    play(scenario, dialect)
+    assert REGISTRY.get_sample_value("jingyin_gateway_refused_total", labels) == before + 2
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (refused,) = [line for line in lines if line["event"] == "refused"]
+    assert (refused["account"], refused["reason"], refused["messages"]) == (name, "scored", 1)
+    (end,) = [line for line in lines if line["event"] == "session_ended"]
+    assert (end["account"], end["session"]) == (name, refused["session"])
+    assert "901234" not in json.dumps(lines)
+
+
+@pytest.mark.parametrize(
+    ("header", "source"),
+    [
+        (b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 2776\r\n", "192.0.2.7"),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::8 5000 2776\r\n", "2001:db8::7"),
+        (b"PROXY UNKNOWN\r\n", ""),
+        (V2 + bytes.fromhex("2111000f c0000207 c0000208 1388 0ad8 aabbcc"), "192.0.2.7"),
+        (V2 + bytes.fromhex("20000000"), ""),
+        (b"PROXY TCP4 host 192.0.2.8 5000 2776\r\n", None),
+        (b"PROXY TCP4 999.0.2.7 192.0.2.8 5000 2776\r\n", None),
+        (b"PROXY TCP4 " + b"1" * 200, None),
+        (V2 + bytes.fromhex("21110004 c0000207"), None),
+        (b"", None),
+    ],
+)
+def test_the_source_behind_a_load_balancer(
+    header: bytes, source: str | None, dialect: Dialect, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(world: World) -> None:
+        peer = await world.connect()
+        peer.send(header + dialect.login() + dialect.close(2))
+        await peer.read()
+
+    play(scenario, dialect, proxy_protocol=True)
+    (end,) = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "session_ended" in line]
+    assert (end["by"] == "frame") == (source is None)
+    assert end["source"] == (source or "")

@@ -68,7 +68,16 @@ def test_golden_frames() -> None:
 def test_a_message_in_both_fields_is_read_in_both() -> None:
     made = read(SMPP.submit("你", 1, tlvs=tlv(0x424, UCS2) + tlv(0x424, b"\0a")))
     assert made
-    assert made.texts == [Segment("你".encode("utf-16-be")), Segment(UCS2), Segment(b"\0a")]
+    you, other = "你".encode("utf-16-be"), b"\0a"
+    assert made.texts[:3] == [Segment(you), Segment(UCS2), Segment(other)]
+    assert {Segment(you + UCS2 + other), Segment(other + UCS2 + you)} <= {*made.texts}  # a peer may join them
+
+
+def test_a_text_in_another_parameter_is_read_by_itself_and_behind_the_content() -> None:
+    text = "今晚还钱".encode("utf-16-be")
+    made = read(SMPP.submit(UCS2, 1, tlvs=tlv(0x1400, text) + tlv(0x1E, b"3fa85f64-5717\0") + tlv(0x1401, b"12345678")))
+    assert made
+    assert made.texts == [Segment(UCS2), Segment(text), Segment(UCS2 + text)]
 
 
 def test_several_destinations() -> None:
