@@ -22,7 +22,7 @@ async def serve_health(host: str, port: int, state: Callable[[], tuple[bool, str
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_READ_SECONDS):
-                path = ((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2) + [b""])[1].partition(b"?")[0]
+                path = (await reader.readuntil(b"\r\n\r\n")).partition(b" ")[2].split(b" ")[0].partition(b"?")[0]
                 status, kind, body = b"404 Not Found", b"text/plain", b"/healthz and /metrics are here"
                 if path == b"/healthz":
                     ready, jingyin = state()

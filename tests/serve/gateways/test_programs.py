@@ -177,7 +177,7 @@ def test_a_wrong_key_does_not_start(
         ([], "--smsc"),
         (["--smsc", "host:1", "--coding", "0=utf7"], "NUMBER=NAME is wanted"),
         (["--smsc", "host:1", "--block-status", "-1"], "--block-status -1 does not fit into a response"),
-        (["--smsc", "host:2775", "--host", "203.0.113.1"], "can't listen on 203.0.113.1:2775"),
+        (["--smsc", "host:2775", "--host", "203.0.113.1"], "can't listen on 203.0.113.1:2776"),
         (["--smsc", "host:1", "--block-status", "0"], "--block-status 0 accepts a message"),
         (["--smsc", "host:1", "--block-status", "0x58"], "--block-status 88 accepts a message, or asks for it again"),
         (["--smsc", "host:1", "--hold", "-1"], "at least 0 is wanted, got -1"),
