@@ -269,7 +269,10 @@ def test_a_stranger_does_not_keep_a_connection(
 
 @pytest.mark.parametrize("status", [-1, 256, 1 << 32])
 def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> None:
-    fields = {"gateway": ("", 1), "hold": 1, "remember": 1, "part_memory": 1, "judge": "submit", "coding": []}
+    fields = {
+        "gateway": ("", 1), "hold": 1, "remember": 1, "part_memory": 1, "judge": "submit", "coding": [], "rate": None,
+        "proxy_protocol": False,
+    }  # fmt: skip
     given = argparse.Namespace(**fields, block_status=status)
     if status == 256 and dialect.name in ("smpp", "smgp"):
         assert proxy.settings(dialect.codec, given, None).statuses["block"] == 256  # type: ignore[arg-type]
