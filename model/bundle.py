@@ -36,7 +36,7 @@ from jingyin.model.errors import BundleError
 from jingyin.model.labels import FLAGGED
 from jingyin.model.prefilter import BUCKETS
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 """Networks of 10 read units in their context, those of 9 each by itself (model/windows.py)."""
 FIRST_FLAGGED = ("debt_threat", "pay_to_stop")
 """The labels that a bundle flags if its manifest names none."""
@@ -179,15 +179,13 @@ class CascadeRules(FrozenModel):
     """The rules of the cascade: labels, exits of the prefilter, and networks in order.
 
     `discount` is subtracted from a window's log-odds of risk before they are compared with the whole's. `provisional`
-    computes log-odds from the prefilter's scores alone, for a message that no network has read yet. A doubted message
-    is read again with each of `endings` in place of the marks at its end.
+    computes log-odds from the prefilter's scores alone, for a message that no network has read yet.
     """
 
     labels: tuple[str, ...]
     prefilter: Prefilter
     networks: tuple[Network, ...] = Field(min_length=1)
     discount: float
-    endings: tuple[str, ...] = ()
     provisional: Fusion
 
     @property

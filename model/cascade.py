@@ -6,12 +6,12 @@ that is served.
 The units of a message are the whole and its windows of one and of two sentences: harmless text around a threat dilutes
 it in the whole, but not in a window. The prefilter scores every unit. If one of them passes, networks read the message,
 once each, until its risk lies outside of a network's bounds; each reading gives the outputs of all units, which have
-read their context (model/spans.py). The riskiest unit decides; from a window's log-odds `discount` is subtracted.
+read their context (model/spans.py). Of a long message a network reads only the parts with a unit that the network
+before found risky. The riskiest unit decides; from a window's log-odds `discount` is subtracted.
 
 Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit gets one
 risk from all that have read it (fusion; train/LOG.md): the weighted sum of their log-odds, a product of experts (Hinton
-1999). Where they doubt, a mark at the end moves the log-odds by about 1, though it means next to nothing: such a
-message is read again with other `endings`, and the mean counts (test-time augmentation, Krizhevsky et al. 2012).
+1999).
 """
 
 import time
@@ -24,18 +24,11 @@ from numpy.typing import ArrayLike, NDArray
 from jingyin.model.bundle import CascadeRules, Fusion, Manifest, SignScale
 from jingyin.model.labels import FLAGGED, LABELS, Action, Reason, Stage
 from jingyin.model.prefilter import Units
-from jingyin.model.text import CleanString
 
 FLAGGED_INDEX = [LABELS.index(label) for label in FLAGGED]
 """Indices in LABELS of the labels that make up the risk."""
 
 OTHER_INDEX = [i for i in range(len(LABELS)) if i not in FLAGGED_INDEX]
-
-DOUBTED = (-1.0, 2.0)
-"""Log-odds of risk, discount included, between which a message is read again."""
-
-READ_AGAIN = 100
-"""Most characters of a message that is read again."""
 
 Floats = NDArray[np.float64]
 
@@ -58,12 +51,12 @@ class Decision(NamedTuple):
 
 
 class Read(Protocol):
-    """Runs the network with index `network` on a message, with `ending` in place of the marks at its end if given.
+    """Runs the network with index `network` on a message, whose units (units,) are `worth` reading from 0 on.
 
     Returns its outputs (units, labels + signs), NaN for units of a long message that it does not read.
     """
 
-    def __call__(self, network: int, message: int, ending: str | None = None) -> NDArray[np.float32]:
+    def __call__(self, network: int, message: int, worth: Floats) -> NDArray[np.float32]:
         """Read one message."""
 
 
@@ -117,6 +110,7 @@ def cascade(
     discounts[starts] = 0.0
     odds, level = np.full(len(units.owners), -np.inf), np.zeros(len(units.owners), np.int64)  # of units; networks read
     outputs: list[Floats] = []  # of each network (units, labels + signs)
+    worth = np.asarray(units.scores.sum(0) - units.scores.sum(0).min(initial=0.0), np.float64)
     depth, final = np.zeros(count, np.int64), np.ones(count, np.bool_)
     todo = np.flatnonzero(exits < 0)
     for number, network in enumerate(rules.networks):
@@ -125,7 +119,7 @@ def cascade(
             if until is not None and time.monotonic() >= until:
                 final[message] = False
             else:
-                found[message] = read(number, message)
+                found[message] = read(number, message, worth[starts[message] : units.end(message)])
         if not found:
             break
         todo = np.array(list(found))
@@ -141,8 +135,8 @@ def cascade(
         depth[todo] = number + 1
         highest = np.maximum.reduceat(odds, starts)[todo]
         todo = todo[reads_on(network.threshold, network.certain, highest) | everyone]
-    if rules.endings:
-        _read_again(rules, units, read, np.flatnonzero(depth == len(rules.networks)), odds, discounts, final, until)
+        bound = None if everyone else network.threshold
+        worth = odds - (odds[np.isfinite(odds)].min() if bound is None else bound)
     shares = np.log(np.maximum([rules.prefilter.ordinary.probabilities, rules.prefilter.lawful.probabilities], 1e-12))
     logits = shares[np.where(exits >= 0, exits, 1)]
     out = Cascaded(
@@ -162,36 +156,6 @@ def cascade(
         out.signs[message] = next((each[width:] for each in readings if len(each) > width), np.empty(0))
     out.probabilities[:] = with_risk(logits, out.odds, rules.flagged)
     return out
-
-
-def _read_again(
-    rules: CascadeRules, units: Units, read: Read, messages: NDArray[np.int64], odds: Floats, discounts: Floats,
-    final: NDArray[np.bool_], until: float | None,
-) -> None:  # fmt: skip
-    """Put the means over all endings into the log-odds (units,) of `messages` that all networks read and doubt."""
-    for message in messages.tolist():
-        own = slice(int(units.starts[message]), units.end(message))
-        if units.ranges[own.start][1] > READ_AGAIN or not DOUBTED[0] < odds[own].max() < DOUBTED[1]:
-            continue
-        readings = [odds[own]]
-        for ending in rules.endings:
-            if until is not None and time.monotonic() >= until:
-                final[message] = False
-                break
-            logits = [read(number, message, ending)[:, : len(rules.labels)] for number in range(len(rules.networks))]
-            again = fused_logit(rules.networks[-1].fusion, units.scores[:, own], logits, rules.flagged) - discounts[own]
-            readings.append(np.where(np.isnan(again), odds[own], again))
-        odds[own] = np.mean(readings, 0)
-
-
-def ended(
-    text: CleanString, ranges: Sequence[tuple[int, int]], ending: str | None
-) -> tuple[CleanString, Sequence[tuple[int, int]]]:
-    """Return a clean text with `ending`, if any, in place of the marks at its end, and the ranges of its units."""
-    if ending is None:
-        return text, ranges
-    other = CleanString(text.rstrip("。!. ") + ending)
-    return other, [(start, len(other) if end == len(text) else end) for start, end in ranges]
 
 
 def provisional_odds(rules: CascadeRules, units: Units, message: int) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -15,7 +16,7 @@ from jingyin.model.tokenizer import END, START, PieceTokenizer, SmsTokenizer
 
 Tokenizer = SmsTokenizer | PieceTokenizer
 
-TOKENS = {"tiny.onnx": 1536, "model.onnx": 640, "verifier.onnx": 320}
+TOKENS = {"tiny.onnx": 1536, "model.onnx": 384, "verifier.onnx": 192}
 """Most tokens of a message that each network reads, in passes of at most its `max_tokens`."""
 
 
@@ -32,30 +33,38 @@ class NetworkReader:
         self._session = open_session(path / network.file, threads)
 
     def read(
-        self, text: CleanString, ranges: Sequence[tuple[int, int]], scores: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+        self, text: CleanString, ranges: Sequence[tuple[int, int]], worth: NDArray[np.floating[Any]],
+        found: dict[int, NDArray[np.float32]] | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
         """Return the outputs (units, labels + signs) for the units `ranges` of a clean text, the whole first.
 
-        A text of more tokens than the network reads at once is read in passes, those with the highest `scores` (units,)
-        first, as far as TOKENS allows; the whole's outputs are the mean over passes, those of units beyond are NaN.
+        A text of more tokens than the network reads at once is read in passes: those with a unit whose `worth` (units,)
+        is 0 or more, the highest first, as far as TOKENS allows, and in any case one. The whole's outputs are the mean
+        over passes, those of units beyond are NaN. `found`, outputs by pass of an earlier reading, is added to.
         """
+        found = {} if found is None else found
         most = self.network.max_tokens
         ((ids, offsets),) = self.tokenizer.encode_with_offsets([text])
         spans = spans_of(ranges, offsets)
         if len(ids) <= most:
-            return self.run(ids, spans)
+            if 0 not in found:
+                found[0] = self.run(ids, spans)
+            return found[0]
         passes = passes_of(spans, len(ids), most)
-        passes.sort(key=lambda each: -scores[each.units].max(initial=-np.inf))
-        read = passes[: max(1, TOKENS[self.network.file] // most)]
-        found = [
-            self.run([START, *ids[each.start : each.end], END], np.concatenate([[(0, most)], each.spans]))
-            for each in read
-        ]
-        whole = np.mean([each[0] for each in found], 0)
+        highest = np.array([worth[each.units].max(initial=-np.inf) for each in passes])
+        bound = min(0.0, float(highest.max()))
+        chosen = [i for i in np.argsort(-highest, kind="stable").tolist() if highest[i] >= bound]
+        chosen = chosen[: max(1, TOKENS[self.network.file] // most)]
+        for i in chosen:
+            if i not in found:
+                each = passes[i]
+                inside = np.concatenate([[(0, most)], each.spans])
+                found[i] = self.run([START, *ids[each.start : each.end], END], inside)
+        whole = np.mean([found[i][0] for i in chosen], 0)
         outputs = np.full((len(spans), len(whole)), np.nan, np.float32)
         outputs[spans[:, 0] == 0] = whole
-        for each, rows in zip(read, found, strict=True):
-            outputs[each.units] = rows[1:]
+        for i in chosen:
+            outputs[passes[i].units] = found[i][1:]
         return outputs
 
     def run(self, ids: Sequence[int], spans: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

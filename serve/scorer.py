@@ -23,7 +23,6 @@ from jingyin.model.cascade import (
     Read,
     cascade,
     decide,
-    ended,
     prefiltered,
     provisional_odds,
     with_risk,
@@ -321,13 +320,13 @@ class Scorer:
         So a message that ran out of time resumes where it stopped when it is scored again.
         """
 
-        def read(network: int, message: int, ending: str | None = None) -> NDArray[np.float32]:
-            own = slice(int(units.starts[message]), units.end(message))
-            text, ranges = ended(cleaned[message].text, units.ranges[own], ending)
-            key = f"{network}{text}"
+        def read(network: int, message: int, worth: NDArray[np.float64]) -> NDArray[np.float32]:
+            text = cleaned[message].text
+            key = f"{network}{text}"  # by the text alone: it decides what its units are worth
             outputs: NDArray[np.float32] | None = self.readings.get(key)
             if outputs is None:
-                outputs = self._networks[network].read(text, ranges, units.scores[:, own].sum(0))
+                ranges = units.ranges[int(units.starts[message]) : units.end(message)]
+                outputs = self._networks[network].read(text, ranges, worth)
                 self.readings.put(key, outputs)
             return outputs
 

@@ -20,13 +20,10 @@ from jingyin.model.bundle import (
     Threshold,
 )
 from jingyin.model.cascade import (
-    DOUBTED,
     FLAGGED_INDEX,
-    READ_AGAIN,
     Cascaded,
     cascade,
     decide,
-    ended,
     fuse,
     fused_logit,
     prefiltered,
@@ -40,7 +37,6 @@ from jingyin.model.cascade import (
 )
 from jingyin.model.labels import FLAGGED, LABELS, Reason
 from jingyin.model.prefilter import Units
-from jingyin.model.text import CleanString
 
 LOGITS = arrays(np.float64, (3, 5), elements=st.floats(-30, 30))
 ODDS = arrays(np.float64, (3,), elements=st.floats(-30, 30))
@@ -52,7 +48,7 @@ def threshold(risk: float) -> Threshold:
 
 EXIT = PrefilterExit(threshold=0, probabilities=(1, 0, 0, 0, 0))
 MANIFEST = Manifest(
-    format_version=10, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
+    format_version=11, id="", labels=LABELS, review=threshold(0.5), block=threshold(0.9),
     calibration=Calibration(ece_before=0, ece_after=0, rows=1),
     prefilter=Prefilter(ordinary=EXIT, lawful=EXIT),
     networks=(
@@ -179,10 +175,8 @@ def test_only_what_does_not_pass_has_reasons(risk: float, wanted: tuple[Reason, 
 
 # ---- who reads a message
 
-ENDINGS = ("", "。", "!")
 RULES = MANIFEST.model_copy(
     update={
-        "endings": ENDINGS,
         "networks": tuple(
             Network(
                 file=file, vocabulary="lexicon", max_tokens=64, threshold=low, certain=high,
@@ -203,22 +197,17 @@ class FakeReader:
         self,
         odds: dict[int, float],
         count: int,
-        ended: dict[int, float] | None = None,
         most: dict[int, int] | None = None,
     ) -> None:
         self.odds, self.count, self.most = odds, count, most or {}
-        self.ended = odds if ended is None else ended
         self.calls: list[int] = []
-        self.again: list[tuple[int, str]] = []
+        self.worth: list[list[float]] = []
 
-    def __call__(self, network: int, message: int, ending: str | None = None) -> np.ndarray:
-        if ending is None:
-            self.calls.append(network)
-        else:
-            self.again.append((network, ending))
+    def __call__(self, network: int, message: int, worth: np.ndarray) -> np.ndarray:
+        self.calls.append(network)
+        self.worth.append(worth.tolist())
         outputs = np.tile(np.log([0.2, 0.1, 0.3, 0.35, 0.05]), (self.count, 1))
-        odds = self.odds if ending is None else self.ended
-        outputs[:, FLAGGED_INDEX] += np.array([[odds.get(i, -5.0) - np.log(0.65 / 0.35)] for i in range(self.count)])
+        outputs[:, FLAGGED_INDEX] += np.array([[self.odds.get(i, -5.0) - np.log(0.65 / 0.35)] for i in range(self.count)])
         outputs = np.column_stack([outputs, np.arange(self.count)]).astype(np.float32)
         outputs[self.most.get(network, self.count) :] = np.nan
         return outputs
@@ -247,9 +236,9 @@ def test_the_riskiest_unit_decides_and_windows_count_less():
 
 def test_networks_disagree_by_the_risks_that_they_give_to_the_deciding_unit():
     class Quarrel(FakeReader):
-        def __call__(self, network: int, message: int, ending: str | None = None) -> np.ndarray:
+        def __call__(self, network: int, message: int, worth: np.ndarray) -> np.ndarray:
             self.odds = {0: 1.0} if network else {0: -1.0}
-            return super().__call__(network, message, ending)
+            return super().__call__(network, message, worth)
 
     found = judged(Quarrel({}, 2))
     assert found.disagreement[0] == pytest.approx(1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(1)), abs=1e-6)
@@ -259,7 +248,19 @@ def test_networks_disagree_by_the_risks_that_they_give_to_the_deciding_unit():
 def test_each_network_reads_a_message_once_whatever_its_windows():
     reader = FakeReader(dict.fromkeys(range(10), 3.0), 10)
     judged(reader)
-    assert (reader.calls, reader.again) == ([0, 1, 2], [])
+    assert reader.calls == [0, 1, 2]
+
+
+def test_a_unit_is_worth_its_log_odds_above_the_bound_of_the_network_before():
+    reader = FakeReader({0: -1.5, 1: 3.0}, 3)
+    judged(reader, [1.0, 2.0, 3.0])
+    first, second, third = reader.worth
+    assert first == [2.0, 3.0, 4.0]  # the prefilter's scores, of which none is below 0
+    assert second == pytest.approx([0.5, 4.0, -4.0], abs=1e-5)  # tiny's bound is -2, the discount 1
+    assert third == pytest.approx([-0.5, 3.0, -5.0], abs=1e-5)
+    everyone = FakeReader({0: -1.5, 1: 3.0}, 3)
+    judged(everyone, everyone=True)
+    assert min(map(min, everyone.worth)) == 0.0  # all of it is read
 
 
 @pytest.mark.parametrize("unit", [0, 2])
@@ -294,7 +295,7 @@ def test_messages_are_read_side_by_side_as_alone():
     together = Units(3 * np.arange(4), np.repeat(np.arange(4), 3), ranges, scores)
     readers = [FakeReader(one, 3) for one in odds]
     found = cascade(
-        RULES, together, np.full(4, -1), lambda network, message, ending=None: readers[message](network, 0, ending)
+        RULES, together, np.full(4, -1), lambda network, message, worth: readers[message](network, 0, worth)
     )
     for i, one in enumerate(odds):
         alone = judged(FakeReader(one, 3))
@@ -317,66 +318,6 @@ def test_everyone_reads_every_message():
     reader = FakeReader({0: -9.0}, 3)
     judged(reader, everyone=True)
     assert reader.calls == [0, 1, 2]
-
-
-# ---- doubted messages are read again
-
-
-def test_a_doubted_message_is_read_again_with_other_endings_and_the_mean_decides():
-    reader = FakeReader({0: 0.0}, 1, ended={0: 2.0})
-    found = judged(reader)
-    assert reader.again == [(network, ending) for ending in ENDINGS for network in range(3)]
-    assert found.odds[0] == pytest.approx(2.0 * len(ENDINGS) / (1 + len(ENDINGS)), abs=1e-5)
-    assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-found.odds[0])))
-    assert found.signs[0].tolist() == [0]
-
-
-@pytest.mark.parametrize("odds", [DOUBTED[0] - 0.1, DOUBTED[1] + 0.1, 7.0])
-def test_what_is_not_doubted_is_read_once(odds: float):
-    reader = FakeReader({0: odds}, 1, ended={0: 0.0})
-    found = judged(reader)
-    assert not reader.again
-    assert found.odds[0] == pytest.approx(odds, abs=1e-5)
-
-
-def test_what_the_last_network_has_not_read_is_not_read_again():
-    reader = FakeReader({0: -1.5}, 1)  # stops before the verifier
-    judged(reader)
-    assert (reader.calls, reader.again) == ([0, 1], [])
-
-
-def test_a_long_message_is_not_read_again():
-    reader, given = FakeReader({0: 0.0}, 1), units([1], 0)._replace(ranges=[(0, READ_AGAIN + 1)])
-    assert cascade(RULES, given, np.full(1, -1), reader).depth[0] == 3
-    assert not reader.again
-
-
-def test_the_means_of_all_units_are_compared():
-    found = judged(FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, 3, ended={1: -5.0, 2: 2.5}))
-    assert (found.units[0], found.odds[0]) == (2, pytest.approx(1.5, abs=1e-5))
-    assert judged(FakeReader({0: -9.0, 1: 2.9, 2: 2.5}, 3, ended={1: 2.9, 2: -5.0})).units[0] == 1
-
-
-def test_when_time_is_up_nothing_is_read_again(monkeypatch: pytest.MonkeyPatch):
-    reader, now = FakeReader({0: 0.0}, 1, ended={0: 2.0}), iter(range(100))
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    found = judged(reader, until=3)  # each of three networks asks once
-    assert (found.final[0], found.odds[0], reader.again) == (False, pytest.approx(0.0, abs=1e-5), [])
-
-
-@pytest.mark.parametrize(
-    ("text", "none", "exclaimed"),
-    [("还", "还", "还!"), ("还。", "还", "还!"), ("还!!! ", "还", "还!"), ("还?...", "还?", "还?!"), ("。", "", "!")],
-)
-def test_an_ending_takes_the_place_of_the_last_marks(text: str, none: str, exclaimed: str):
-    ranges = [(0, len(text)), (0, 1)]
-    assert ended(CleanString(text), ranges, None) == (text, ranges)
-    assert ended(CleanString(text), ranges[:1], "") == (none, [(0, len(none))])
-    assert ended(CleanString(text), ranges[:1], "!") == (exclaimed, [(0, len(exclaimed))])
-
-
-def test_windows_in_front_keep_their_ranges():
-    assert ended(CleanString("还钱。快还。"), [(0, 6), (0, 3), (3, 6)], "")[1] == [(0, 5), (0, 3), (3, 5)]
 
 
 def test_what_is_foreign_stops_and_what_is_opaque_goes_on():

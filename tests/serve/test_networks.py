@@ -36,6 +36,8 @@ def test_a_long_message_is_read_in_passes_the_riskiest_first(signed: Scorer, mon
     found = reader.read(text, ranges, scores)
     assert found[1:, THREAT].tolist() == [0, 9, 0]
     assert 0 < found[0, THREAT] <= 9  # the mean over passes
+    assert np.isnan(reader.read(text, ranges, scores - 3)[:, THREAT]).tolist() == [False, True, True, False]
+    assert reader.read(text, ranges, scores - 9)[3, THREAT] == 0  # one is read, whatever it is worth
     monkeypatch.setitem(networks.TOKENS, "model.onnx", 2 * 64)
     assert np.isnan(reader.read(text, ranges, scores)[:, THREAT]).tolist() == [False, True, False, False]
     monkeypatch.setitem(networks.TOKENS, "model.onnx", 1)

@@ -53,9 +53,6 @@ _THINNED = 10
 DISCOUNTS = (0.5, 0.0, 0.25, 0.75, 1.0)
 """Candidate discounts of a window against the whole, the usual first."""
 
-ENDINGS = ("。", "!")
-"""Endings with which a doubted message is read again, if the networks have learnt that they mean nothing."""
-
 
 def fit_cascade(
     folder: Path, networks: Sequence[Network], weights: NDArray[np.float16], recipe: Classify | Calibrate, corpus: Path,
@@ -71,7 +68,6 @@ def fit_cascade(
     refuse_abstentions(SmsTokenizer.from_file(folder / "tokenizer.json"), rows, recipe.passed[0])
     readings = read_by_prefilter(folder, networks, weights, rows)
     rules = _fit_rules(readings, networks, recipe)
-    rules = rules.model_copy(update={"endings": _endings(rules, readings, recipe.review_rate)})
     rules = _settle_blocks(rules, readings, recipe, least)
     labels, traffic = rows.labels, is_traffic(rows)
     flagged = rows.flagged & rows.first
@@ -93,7 +89,7 @@ def fit_cascade(
     return {
         "review": review, "block": block, "curve": curve, "loss": missed_counts,
         "prefilter": rules.prefilter, "networks": rules.networks, "discount": rules.discount,
-        "endings": rules.endings, "provisional": rules.provisional,
+        "provisional": rules.provisional,
         "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
         "signs": fit_signs(readings, read_split(corpus, "validation")),
         "calibration": Calibration(
@@ -214,19 +210,6 @@ def _discount(
         return _threats_found(rows, risks, rate)
 
     return max(DISCOUNTS, key=found)  # the first of equals
-
-
-def _endings(rules: CascadeRules, readings: Readings, rate: float) -> tuple[str, ...]:
-    """Return ENDINGS if reading again with them finds more threats, else none.
-
-    Networks that have not seen threats and innocents with the same marks take them for evidence.
-    """
-
-    def found(endings: tuple[str, ...]) -> float:
-        served = _served(rules.model_copy(update={"endings": endings}), readings)
-        return _threats_found(readings.rows, served.odds, rate)
-
-    return max(((), ENDINGS), key=found)
 
 
 def _threats_found(rows: Rows, risks: NDArray[np.float64], rate: float) -> float:

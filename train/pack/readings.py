@@ -4,7 +4,8 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from jingyin.model.bundle import Network
-from jingyin.model.cascade import ended
 from jingyin.model.errors import InputError
 from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.prefilter import Units, code_points, known_characters, prefilter_abstains, units_of, unknown_shares
@@ -28,30 +28,36 @@ FEWEST_REAL = 300
 
 @dataclass(frozen=True)
 class Readings:
-    """Outputs of all networks for n rows as u units: (units, labels + signs) by network, row and ending."""
+    """Outputs of all networks for n rows as u units: (units, labels + signs) by network and row.
+
+    `passes` has those of the passes of a row that a network has read: how many it reads is for the cascade to say.
+    """
 
     rows: Rows
     units: Units
     abstains: NDArray[np.bool_]
     foreign: NDArray[np.bool_]
     networks: Sequence[NetworkReader]
-    outputs: dict[tuple[int, int, str | None], NDArray[np.float32]]
+    outputs: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
+    passes: dict[tuple[int, int], dict[int, NDArray[np.float32]]] = field(default_factory=dict)
 
-    def read(self, network: int, message: int, ending: str | None = None) -> NDArray[np.float32]:
-        """Look up a network's outputs for a row, as `cascade` asks for them; compute them if missing."""
-        key = (network, message, ending)
-        if key not in self.outputs:
-            own = slice(int(self.units.starts[message]), self.units.end(message))
-            text, ranges = ended(self.rows.cleaned[message].text, self.units.ranges[own], ending)
-            self.outputs[key] = self.networks[network].read(text, ranges, self.units.scores[:, own].sum(0))
-        return self.outputs[key]
+    def read(self, network: int, message: int, worth: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Return a network's outputs for a row, as `cascade` asks for them; compute those that are missing."""
+        ranges = self.units.ranges[int(self.units.starts[message]) : self.units.end(message)]
+        found = self.passes.setdefault((network, message), {})
+        return self.networks[network].read(self.rows.cleaned[message].text, ranges, worth, found)
 
     def read_all(self, messages: Sequence[int]) -> None:
         """Let every network read rows on all cores: a session runs outside the interpreter's lock."""
+
+        def read(number: int, message: int) -> None:
+            scores = self.units.scores[:, int(self.units.starts[message]) : self.units.end(message)].sum(0)
+            self.outputs[number, message] = self.read(number, message, scores - scores.min())
+
         for number, reader in enumerate(self.networks):
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-                read = pool.map(lambda message, number=number: self.read(number, message), messages)
-                bar = tqdm(read, desc=reader.network.file, total=len(messages), unit=" texts", disable=None)
+                all_read = pool.map(partial(read, number), messages)
+                bar = tqdm(all_read, desc=reader.network.file, total=len(messages), unit=" texts", disable=None)
                 deque(bar, maxlen=0)
 
     def logits(self, depth: int, units: NDArray[np.int64]) -> list[NDArray[np.float64]]:
@@ -60,7 +66,7 @@ class Readings:
         owners = self.units.owners[units]
         for i, (message, place) in enumerate(np.stack([owners, units - self.units.starts[owners]], 1).tolist()):
             for number, rows in enumerate(found):
-                if (outputs := self.outputs.get((number, message, None))) is not None:
+                if (outputs := self.outputs.get((number, message))) is not None:
                     rows[i] = outputs[place, : len(LABELS)]
         return found
 
@@ -74,7 +80,7 @@ def read_by_prefilter(
     codes = code_points(texts)
     abstains, foreign = _exceptions(SmsTokenizer.from_file(folder / "tokenizer.json"), rows)
     readers = [NetworkReader(folder, *each) for each in zip(networks, tokenizers, strict=True)]
-    return Readings(rows, units_of(weights.astype(np.float32), texts, codes), abstains, foreign, readers, {})
+    return Readings(rows, units_of(weights.astype(np.float32), texts, codes), abstains, foreign, readers)
 
 
 def _exceptions(words: SmsTokenizer, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -36,7 +36,7 @@ def fit_signs(readings: Readings, validation: Rows) -> dict[str, SignScale]:
     if position is None:
         return {}
     chosen = np.flatnonzero(readings.rows.annotated & readings.rows.first)
-    outputs = [readings.read(position, int(i))[0] for i in chosen]
+    outputs = [readings.outputs[position, int(i)][0] for i in chosen]
     if all(len(output) == len(LABELS) for output in outputs):
         return {}
     held_out = validation.take(np.flatnonzero(validation.annotated))

@@ -13,8 +13,6 @@ from jingyin.model.text import clean
 from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.data import unlabelled
 from jingyin.train.pack.calibrate import (
-    ENDINGS,
-    _endings,
     _fit_rules,
     _prefilter_thresholds,
     _risks,
@@ -44,10 +42,10 @@ def readings() -> Readings:
     )
     logits = np.zeros((2 * COUNT, len(LABELS)), np.float32)
     logits[:, LABELS.index("debt_threat")] = 4 * each + np.random.default_rng(0).normal(0, 1, 2 * COUNT)
-    network = SimpleNamespace(network=NETWORK)
-    rows_of = logits.reshape(COUNT, 2, -1)
-    outputs = {(0, message, ending): row for message, row in enumerate(rows_of) for ending in (None, *ENDINGS)}
-    return Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs)  # type: ignore[arg-type]
+    network = SimpleNamespace(network=NETWORK, read=lambda text, ranges, worth, found: found[0])
+    outputs = {(0, message): row for message, row in enumerate(logits.reshape(COUNT, 2, -1))}
+    passes = {key: {0: row} for key, row in outputs.items()}
+    return Readings(rows, units, np.arange(COUNT) < OPAQUE, np.zeros(COUNT, np.bool_), [network], outputs, passes)  # type: ignore[list-item]
 
 
 def recipe(passed: float) -> Classify:
@@ -96,25 +94,11 @@ def test_rules_are_fitted_on_the_cascade_that_serves():
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
 
 
-@pytest.mark.parametrize(("shift", "wanted"), [(2.0, ENDINGS), (-2.0, ())])
-def test_messages_are_read_again_if_that_finds_more_threats(shift: float, wanted: tuple[str, ...]):
-    given = readings()
-    plain = NETWORK.model_copy(update={"fusion": Fusion(scores=(0, 0), weights=(1.0,), bias=0)})
-    rules = _fit_rules(given, [NETWORK], recipe(0.25)).model_copy(update={"networks": (plain,)})
-    for message in range(COUNT):
-        threat = message >= ORDINARY
-        for ending in (None, *ENDINGS):  # the networks doubt all messages; other endings part them, or mix them up
-            odds = 0.0 if ending is None else shift if threat else -shift
-            logits = np.zeros((2, len(LABELS)), np.float32)
-            logits[:, LABELS.index("debt_threat")] = 4 * odds + message % 7 / 10
-            given.outputs[0, message, ending] = logits
-    assert _endings(rules, given, 0.05) == wanted
-
-
 def test_the_main_network_settles_what_only_blocked_messages_reach():
     given = readings()
-    given.networks.append(SimpleNamespace(network=VERIFIER))  # type: ignore[attr-defined]
-    given.outputs.update({(1, *rest): output for (_, *rest), output in given.outputs.items()})
+    given.networks.append(SimpleNamespace(network=VERIFIER, read=given.networks[0].read))  # type: ignore[attr-defined]
+    given.outputs.update({(1, message): output for (_, message), output in given.outputs.items()})
+    given.passes.update({(1, message): {0: output} for (_, message), output in given.outputs.items()})
     chosen = recipe(0.25).model_copy(update={"passed": (0.25, 0.25), "review_rate": 0.05, "block_rate": 0.03})
     before = _fit_rules(given, [NETWORK, VERIFIER], chosen)
     assert [each.certain for each in before.networks] == [None, None]

@@ -35,7 +35,9 @@ def readings(given: Rows, network: Any) -> Readings:
     whole = [(0, len(each.text)) for each in given.cleaned]
     index, nothing = np.arange(len(given)), np.zeros(len(given), np.bool_)
     units = Units(index, index, whole, np.zeros((2, len(given)), np.float32))
-    return Readings(given, units, nothing, nothing, [network], {})
+    found = Readings(given, units, nothing, nothing, [network])
+    found.read_all(range(len(given)))
+    return found
 
 
 def fitted(sign: str, logits: list[float], there: list[bool]) -> dict[str, SignScale]:
