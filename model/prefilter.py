@@ -94,6 +94,14 @@ def features(points: NDArray[np.int64]) -> NDArray[np.int64]:
     return hashes.ravel()
 
 
+def divisor(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what sums of `counts` (n,) weights are divided by: the square root of the count, as for chance sums.
+
+    From 120 characters on it grows as the count itself: a harmless sentence repeated fifty times would be flagged.
+    """
+    return np.asarray(counts / np.sqrt(np.minimum(counts, 120 * _FEATURES)))
+
+
 class Units(NamedTuple):
     """n messages as u units: for each message the whole, then its windows.
 
@@ -150,17 +158,17 @@ def prefilter_scores(
 ) -> NDArray[np.float32]:
     """Return both scores (2, u) by `weights` (2, BUCKETS) of the ranges `bounds` (2, u) in `codes`, or of the texts.
 
-    A score is the sum of the weights over the square root of their number, so that length alone says little.
+    A score is the sum of the weights over their `divisor`, so that length alone says little.
     """
     first, last = np.stack([codes.starts, codes.starts + codes.lengths]) if bounds is None else bounds
     hashes = features(codes.points)
-    roots = np.sqrt(_FEATURES * (last - first))
+    divisors = divisor(_FEATURES * (last - first))
     scores = np.empty((len(weights), len(first)), np.float32)
     for row, each in enumerate(weights):
         # In float64 sums of half-precision weights are exact, whatever their order, and so is a difference of two.
         sums = np.zeros(len(codes.points), np.float64)
         np.cumsum(each[hashes].reshape(_FEATURES, -1).sum(0, dtype=np.float64), out=sums[1:])
-        scores[row] = (sums[last] - sums[first]) / roots + each[-1]
+        scores[row] = (sums[last] - sums[first]) / divisors + each[-1]
     return scores
 
 

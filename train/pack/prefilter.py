@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from jingyin.model.labels import LABELS
-from jingyin.model.prefilter import BUCKETS, code_points, features
+from jingyin.model.prefilter import BUCKETS, code_points, divisor, features
 from jingyin.train.data import Rows
 
 _ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
@@ -95,7 +95,7 @@ def tune_prefilter(
 def _matrix(texts: Sequence[str]) -> csr_matrix:
     rows = [features(code_points([text])[0]) for text in texts]
     lengths = np.array([len(row) for row in rows])
-    values = np.repeat(1 / np.sqrt(lengths), lengths).astype(np.float32)
+    values = np.repeat(1 / divisor(lengths), lengths).astype(np.float32)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     matrix = csr_matrix((values, np.concatenate(rows), bounds), shape=(len(texts), BUCKETS - 1))
     matrix.sum_duplicates()

@@ -80,7 +80,7 @@ def test_what_sounds_alike_shares_the_features_of_its_sounds():
 
 def test_training_and_serving_count_the_same_features():
     rng = np.random.default_rng(1)
-    texts = ["", *(drawn(rng, 10, 5000, length) for length in (1, 2, 7, 30)), "😀"]
+    texts = ["", *(drawn(rng, 10, 5000, length) for length in (1, 2, 7, 30, 300)), "😀"]
     weights = rng.normal(size=(2, BUCKETS)).astype(np.float32)
     together = prefilter_scores(weights, code_points(texts))
     assert together.shape == (2, len(texts))
@@ -167,6 +167,14 @@ def test_windows_are_scored_in_their_place_whatever_the_neighbours(texts):
     alone = [units_of(WEIGHTS, [text], code_points([text])) for text in texts]
     assert np.array_equal(together.scores, np.concatenate([each.scores for each in alone], axis=1))
     assert np.array_equal(together.scores[:, together.starts], prefilter_scores(WEIGHTS, code_points(texts)))
+
+
+@pytest.mark.parametrize(("characters", "times"), [(1, 1), (4, 2), (120, 120**0.5), (1200, 120**0.5)])
+def test_a_sentence_repeated_for_ever_gets_no_riskier(characters: int, times: float) -> None:
+    weights = np.full((2, BUCKETS), 0.5, np.float32)
+    weights[:, -1] = 0.0
+    found = prefilter_scores(weights, code_points(["您" * (characters - 1)]))  # a line feed counts too
+    assert found[0, 0] == pytest.approx(times)
 
 
 @pytest.mark.parametrize("length", [0, 60, 150, 240, 1000])
