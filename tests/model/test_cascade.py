@@ -207,7 +207,8 @@ class FakeReader:
         self.calls.append(network)
         self.worth.append(worth.tolist())
         outputs = np.tile(np.log([0.2, 0.1, 0.3, 0.35, 0.05]), (self.count, 1))
-        outputs[:, FLAGGED_INDEX] += np.array([[self.odds.get(i, -5.0) - np.log(0.65 / 0.35)] for i in range(self.count)])
+        odds = np.array([[self.odds.get(i, -5.0)] for i in range(self.count)])
+        outputs[:, FLAGGED_INDEX] += odds - np.log(0.65 / 0.35)
         outputs = np.column_stack([outputs, np.arange(self.count)]).astype(np.float32)
         outputs[self.most.get(network, self.count) :] = np.nan
         return outputs
