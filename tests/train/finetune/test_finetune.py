@@ -344,7 +344,7 @@ def test_rows_in_any_proportion(threats, innocents, tiny_run, replay, tmp_path, 
         for side, one, other in kinds
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    monkeypatch.setattr(run, "decide", lambda *_: Promotion(False, "a", "b", {}, []))
+    monkeypatch.setattr(finetune_report, "decide", lambda *_: Promotion(False, "a", "b", {}, []))
     monkeypatch.setitem(run.TRAINED, "model", {"epochs": 4 if len(rows) < 1_000 else 0.05, "learning_rate": 3e-3})
     given = {"bundle": tiny_run / "bundle", "corpus": replay, "tell": lambda _: None}
     report = finetune([str(tmp_path / "mine.jsonl")], tmp_path / "run", Columns(), **given)
