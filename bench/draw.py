@@ -65,7 +65,7 @@ def main() -> None:
     Random(7).shuffle(pool)
     write(pool[:RANDOM], out / "varied.jsonl")
     file = out / "suspicious.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines = file.read_bytes().splitlines() if file.exists() else []
     before = [(row["text"], row["label"]) for row in map(json.loads, lines)]
     known = set(before)
     left = [each for each in pool[RANDOM:] if each not in known]

@@ -60,7 +60,7 @@ def in_frames(threats: Sequence[str]) -> dict[str, list[str]]:
 
 def quoted_texts(file: Path) -> dict[str, list[str]]:
     """Return the texts of the development set on whose side both readers agree."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_bytes().splitlines()]
     rows = [row for row in rows if not row["fragment"] and not row["borderline"]]
     rows = [row for row in rows if (row["label"] in FLAGGED) == (row["blind"] in FLAGGED)]
     threats = [row for row in rows if row["label"] in FLAGGED]

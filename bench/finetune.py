@@ -199,7 +199,7 @@ def _line(name: str, some: np.ndarray, sides: Sequence[np.ndarray]) -> None:
 def read(path: Path) -> list[dict[str, str]]:
     """Return the rows of a file of JSON lines."""
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in content.decode().splitlines()]
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def _write(path: Path, rows: Sequence[MessageRow]) -> None:

@@ -144,7 +144,7 @@ def read(path: Path) -> list[dict[str, str]]:
     """Return the rows of JSON lines or Parquet, with an empty case if they have none."""
     if path.suffix == ".parquet":
         return list(pq.read_table(path, columns=["text", "label", "case"]).to_pylist())
-    return [{"case": "", **json.loads(line)} for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{"case": "", **json.loads(line)} for line in path.read_bytes().splitlines()]
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

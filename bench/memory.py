@@ -134,7 +134,7 @@ def _twins(rng: Random) -> Iterator[tuple[str, str]]:
     """Yield the threats and innocents of the minimal pairs, but those that differ in numbers alone."""
     pairs = defaultdict(list)
     for file in (file for folder in default_folders() for file in folder.rglob("*.jsonl")):
-        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        for row in map(json.loads, file.read_bytes().splitlines()):
             if "pair" in row:
                 pairs[row["pair"]].append((row["label"], fill_slots(row["text"], rng)))
     for pair in pairs.values():

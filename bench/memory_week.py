@@ -202,7 +202,7 @@ def flagged_templates(file: Path) -> list[str]:
     if file.suffix == ".parquet":
         rows = [row for row in pq.read_table(file).to_pylist() if row["case"] and not row["evasion"]]
     else:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
     return list(dict.fromkeys(row.get("template") or row["text"] for row in rows if row["label"] in FLAGGED))
 
 
