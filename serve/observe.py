@@ -131,6 +131,10 @@ class Metrics:
             "state_events", "Late answers of the state, by step; when it was away, and back.", "event", "step"
         )
         self.state_away = self.gauge("state_away", "Workers that use memory of their own, because the state is away.")
+        self.state_evicted = Gauge(
+            "jingyin_state_evicted", "Keys that the state forgot early for lack of memory.", registry=self.registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
         self.cases_dropped = self.counter(
             "cases_dropped", "Messages and cases that the review queue lost or forgot.", "what"
         )

@@ -231,7 +231,7 @@ class VerdictClient:
         self, http: Http, *, seconds: float = SECONDS_TO_WAIT, on_failure: str = "pass", review: str = "forward",
         unread: str = "refuse", dry_run: bool = False,
     ) -> None:  # fmt: skip
-        self._http = http
+        self.http = http
         self._seconds = seconds
         self._deadline = seconds * 2 / 3
         self._on_failure = on_failure
@@ -253,13 +253,13 @@ class VerdictClient:
         except Exception as error:
             away = isinstance(error, OSError) or str(error) == "status 503"  # a timeout is an OSError
             raise (AwayError if away else ConfigError)(
-                f"jingyin gives no verdict at {self._http.name} ({_reason(error)}); "
+                f"jingyin gives no verdict at {self.http.name} ({_reason(error)}); "
                 "start `jingyin serve`, or name its address with --jingyin or --uds and its key in JINGYIN_KEY"
             ) from None
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self.http.close()
 
     def refusal(self, reason: str) -> Ruling:
         """Return the answer for a message that is refused unread."""
@@ -353,7 +353,7 @@ class VerdictClient:
         body = json.dumps(question, ensure_ascii=False).encode(errors="replace")
         until = time.monotonic() + self._deadline
         while True:
-            status, answer = await self._http.request("POST", "/v1/score", body, again=True)
+            status, answer = await self.http.request("POST", "/v1/score", body, again=True)
             self._answered = time.monotonic()
             if status != 503 or self._answered > until:
                 break

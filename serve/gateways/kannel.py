@@ -20,10 +20,11 @@ from weakref import WeakValueDictionary
 
 from jingyin.model.errors import InputError
 from jingyin.serve.gateways.accounts import Accounts
+from jingyin.serve.gateways.assembly import HeldPart
 from jingyin.serve.gateways.client import SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import FrameError, Message, Parsed, message
-from jingyin.serve.gateways.parts import HeldPart, Joiner
-from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, listen, run
+from jingyin.serve.gateways.parts import Joiner
+from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, joiner, listen, run
 from jingyin.serve.gateways.source import read_source
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
 
@@ -287,11 +288,8 @@ def _phrase(status: int) -> bytes:
 
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:
     """Listen as the options say."""
-    joiner = Joiner(
-        client, dict(options.coding), hold=options.hold, remember=options.remember, most=options.part_memory << 20
-    )
     started = KannelFilter(
-        Http(options.smsbox), joiner, accounts(options), client=client,
+        Http(options.smsbox), joiner(options, client, {}), accounts(options), client=client,
         paths=[path.encode() for path in options.path],
         application=Http(options.application) if options.application else None,
         begins_with_source=options.proxy_protocol,

@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -13,7 +13,8 @@ from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import SECONDS_TO_WAIT, AwayError, Http, VerdictClient, log
 from jingyin.serve.gateways.health import serve_health
-from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS
+from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS, Joiner
+from jingyin.serve.gateways.shared import SharedParts
 from jingyin.serve.sms import CODINGS
 
 START_SECONDS = 30.0
@@ -82,6 +83,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--hold", type=_number, default=0.5, help="longest wait for the other parts, in seconds")
     parser.add_argument("--remember", type=_number, default=PHONE_SECONDS, help="seconds to keep forwarded parts")
     parser.add_argument("--part-memory", type=int, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
+    parser.add_argument("--share-parts", action="store_true", help="share parts with the other filters of the service")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
         help="meaning of a data_coding at the gateway, such as 0=gbk; repeatable",
@@ -91,6 +93,15 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         "--proxy-protocol", action="store_true", help="connections begin with a PROXY header, of version 1 or 2"
     )
     parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="address for /metrics and /healthz")
+
+
+def joiner(options: argparse.Namespace, client: VerdictClient, codings: Mapping[int | str, str]) -> Joiner:
+    """Return the joiner that the options ask for; `codings` are those of the protocol."""
+    return Joiner(
+        client, {**codings, **dict(options.coding)},
+        hold=options.hold, remember=options.remember, most=options.part_memory << 20,
+        shared=SharedParts(client.http, options.remember) if options.share_parts else None,
+    )  # fmt: skip
 
 
 def accounts(options: argparse.Namespace) -> Accounts:

@@ -12,8 +12,7 @@ from dataclasses import replace
 from jingyin.model.errors import ConfigError
 from jingyin.serve.gateways.client import ENDED, SESSIONS, VerdictClient, log
 from jingyin.serve.gateways.codec import Codec, FrameKind
-from jingyin.serve.gateways.parts import Joiner
-from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, address, listen, run
+from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, address, joiner, listen, run
 from jingyin.serve.gateways.session import CLOSE_SECONDS, ProxySettings, Session
 
 MAX_SESSIONS = 1_000
@@ -90,10 +89,6 @@ def main(codec: type[Codec], name: str, port: int, gateway: str = "--gateway", *
 
 def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> ProxySettings:
     """Return the settings given by the options. Raises ConfigError for a status that no response can have."""
-    joiner = Joiner(
-        client, codec.codings | dict(options.coding),
-        hold=options.hold, remember=options.remember, most=options.part_memory << 20,
-    )  # fmt: skip
     statuses = codec.statuses | ({} if options.block_status is None else {"block": options.block_status})
     if statuses["block"] in (0, codec.statuses["busy"]):
         raise ConfigError(
@@ -107,8 +102,9 @@ def settings(codec: type[Codec], options: argparse.Namespace, client: VerdictCli
         ) from None
     judged = frozenset(JUDGED[options.judge])
     return ProxySettings(
-        codec, options.gateway, client, joiner, accounts(options), judged, statuses, options.proxy_protocol
-    )
+        codec, options.gateway, client, joiner(options, client, codec.codings), accounts(options), judged, statuses,
+        options.proxy_protocol,
+    )  # fmt: skip
 
 
 async def start(codec: type[Codec], options: argparse.Namespace, client: VerdictClient) -> Proxy:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jingyin.serve.gateways.accounts import Accounts
+from jingyin.serve.gateways.assembly import HeldPart
 from jingyin.serve.gateways.client import ENDED, SESSION_QUESTIONS, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import RESPONSE, Codec, Frame, FrameError, FrameKind, Message, UnreadableError
-from jingyin.serve.gateways.parts import HeldPart, Joiner
+from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.source import read_source
 
 LOGIN_SECONDS = 10.0

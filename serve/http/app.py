@@ -35,6 +35,7 @@ from jingyin.serve.http.admin import ADMIN_ROUTES
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.call import Call, RefusedError, read_body
 from jingyin.serve.http.deployment import Load
+from jingyin.serve.http.parts import share
 from jingyin.serve.http.service import MAX_EXPLAINED, Service
 from jingyin.serve.memory.memory import make_memory
 from jingyin.serve.observe import error_site, log
@@ -48,7 +49,7 @@ REFUSAL_SECONDS = 0.05
 OPEN = {"/", "/admin/", "/healthz", "/readyz", "/openapi.json"}
 """Paths that need no key, even if there are keys; on a private address /metrics needs none either."""
 _ADMIN = {"/admin/reload", "/admin/known", "/admin/overview", "/admin/senders", "/admin/trial", "/admin/cases"}
-_ROUTES = OPEN | _ADMIN | {"/v1/score", "/v1/report", "/metrics"}
+_ROUTES = OPEN | _ADMIN | {"/v1/score", "/v1/parts", "/v1/report", "/metrics"}
 _BELOW = re.compile("(/admin/(?:known|senders|cases))/.+")
 """Paths that end in an id, which metrics and logs leave out."""
 
@@ -334,6 +335,7 @@ def create_app(settings: Settings, load: Load, lifespan: Lifespan = lifespan, sh
     service = Service(settings, load, partial(make_memory, settings, shared), make_cases)
     routes = [
         Route("/v1/score", score, methods=["POST"]),
+        Route("/v1/parts", share, methods=["POST"]),
         Route("/admin/reload", reload, methods=["POST"]),
         Route("/healthz", JsonResponse({"live": True}), methods=["GET"]),  # the event loop runs
         Route("/readyz", ready),

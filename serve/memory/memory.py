@@ -58,6 +58,7 @@ class Memory:
         self.policy = read_policy(settings.policy) if settings.policy else Policy(rules=())
         self._bursts = Bursts(settings.burst, secret) if settings.burst else None
         self._conversations = Conversations(settings.conversations, secret) if settings.conversations else None
+        self._secret = secret
         self._on_timeout = settings.on_memory_timeout
         self._refreshing: asyncio.Task[None] | None = None
         self._metrics = metrics
@@ -83,6 +84,34 @@ class Memory:
         risk = scored.decision.risk if final and not (match and match.wording.action == "pass") else 0.0
         return await self._by_state(context, answer, own_action, risk, match, trial=trial)
 
+    async def share_part(
+        self, key: str, names: Sequence[str], part: str | None, seconds: float
+    ) -> list[tuple[list[str], bool]]:
+        """Keep `part`, if any, of a long message under `names` for the filters that ask by API key `key`.
+
+        Returns for each name the parts kept under it, the oldest first, and whether some were forgotten early.
+        """
+        hashes = [self._part_key(key, name) for name in names]
+        sealed = self._secret.seal(part) if part else b""
+        found = await self._run([Op("push", each, sealed, seconds) for each in hashes], "parts")
+        return [([text for each in reversed(kept) if (text := self._secret.open(each))], lost) for kept, lost in found]
+
+    async def forget_part(self, key: str, names: Sequence[str], part: str) -> None:
+        """Forget a part kept under `names`."""
+        hashes = [self._part_key(key, name) for name in names]
+        found = await self._run([Op("push", each) for each in hashes], "parts")
+        ops = [
+            Op("pull", name, sealed)
+            for name, (kept, _) in zip(hashes, found, strict=True)
+            for sealed in kept
+            if self._secret.open(sealed) == part
+        ]
+        if ops:
+            await self._run(ops, "parts")
+
+    def _part_key(self, key: str, name: str) -> str:
+        return "p:" + self._secret.hash(key, "part", name)
+
     def tend(self) -> None:
         """Load the known wordings of other workers and machines, and forget expired entries."""
         local = self.state.local if isinstance(self.state, Guarded) else self.state
@@ -101,6 +130,8 @@ class Memory:
     async def _refresh(self) -> None:
         try:
             await self.known.refresh()
+            (evicted,) = await self._run([Op("evicted", "")], "evicted")
+            self._metrics.state_evicted.set(evicted)
         except Exception:  # known wordings stay known; Guarded sees and reports it even while no message asks
             await self._run([Op("marked", "probe")], "known")
 

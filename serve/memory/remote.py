@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.memory.state import LISTED, SLOTS, Local, Op, State
+from jingyin.serve.memory.state import LISTED, PUSHED, SLOTS, Local, Op, State
 
 BUDGET_SECONDS = 0.005
 """Longest wait for the state; then a message continues with local memory."""
@@ -120,7 +120,7 @@ async def _read_frame(reader: asyncio.StreamReader) -> bytes:
 _PREFIX = "jingyin:"
 _SCRIPT = "\n".join(
     (
-        f"local SLOTS, LISTED = {SLOTS}, {LISTED}",
+        f"local SLOTS, LISTED, PUSHED = {SLOTS}, {LISTED}, {PUSHED}",
         files("jingyin.serve.memory").joinpath("state.lua").read_text(encoding="utf-8"),
     )
 )
@@ -165,6 +165,8 @@ def _result(op: Op, reply: Any) -> Any:  # noqa: ANN401  as Op says
     if op.name == "marks":
         pairs = zip(reply[::2], reply[1::2], strict=True)
         return [(key.decode().removeprefix(_PREFIX), left / 1000) for key, left in pairs]
+    if op.name == "push":
+        return reply[0], bool(reply[1])
     return reply
 
 

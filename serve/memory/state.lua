@@ -53,6 +53,22 @@ for i, key in ipairs(KEYS) do
         break
       end
     end
+  elseif name == 'push' then
+    local kept = redis.call('LRANGE', key, 0, -1)
+    found = {kept, redis.call('EXISTS', key .. ':lost')}
+    local known = value == ''
+    for _, each in ipairs(kept) do known = known or each == value end
+    if not known then
+      if redis.call('LPUSH', key, value) > PUSHED then
+        redis.call('LTRIM', key, 0, PUSHED - 1)
+        redis.call('SET', key .. ':lost', 1, 'PX', lasts)
+      end
+      redis.call('PEXPIRE', key, lasts)
+    end
+  elseif name == 'pull' then
+    redis.call('LREM', key, 0, value)
+  elseif name == 'evicted' then
+    found = tonumber(string.match(redis.call('INFO', 'stats'), 'evicted_keys:(%d+)'))
   elseif name == 'drop' then
     redis.call('DEL', key)
   elseif name == 'now' then

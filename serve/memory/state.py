@@ -23,6 +23,8 @@ SLOTS = 3
 """Values that `shift` keeps of a key."""
 LISTED = 1_000
 """Most marks listed, those that last longest."""
+PUSHED = 64
+"""Values that `push` keeps of a key."""
 
 _BEGUN = time.time() - time.monotonic()
 _ENTRY_BYTES = 300  # a key in `Local` besides its value: the key, a tuple, their share of two tables
@@ -37,12 +39,16 @@ class Op(NamedTuple):
         marks    pairs (key, seconds left) of the LISTED keys that begin with `key`, two characters, and last longest
         shift    up to SLOTS values, newest first; then `value` (bytes), if any, becomes the newest for `seconds`
         unshift  forget `value` (bytes), the newest if there are several
+        push     up to PUSHED values, newest first, and whether older ones were forgotten; then `value` (bytes), if any
+                 and not among them, becomes the newest for `seconds`, as all others
+        pull     forget `value`
         drop     forget a mark
         put      set field `value[0]` of the table `key` to `value[1]` (both bytes)
         fields   the names (bytes) of the table's fields
         field    the value of the field `value`, or None
         remove   forget the field `value`
         add      add 1 to the count in the field `value`
+        evicted  the number of keys forgotten early for lack of memory; `key` means nothing
         now      the time of the state's clock (float, Unix seconds)
 
     Counts fade: entries older than `seconds` lose weight, and after twice that have none. Tables last until they
@@ -94,6 +100,7 @@ class Local:
         """Read the tables from `file`, if it exists; raises ConfigError if it can't be read."""
         self.budget = budget
         self.used = 0
+        self.evicted = 0
         self._clock = clock
         self._numbers = count()
         self._entries: dict[str, _Entry] = {}
@@ -144,6 +151,7 @@ class Local:
         while self.used > self.budget:
             commonest = max(self._alike.values(), key=len)
             self._forget(next(iter(commonest)))
+            self.evicted += 1
 
     def _forget(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
@@ -189,6 +197,20 @@ class Local:
         kept = [(found, slot) for i in range(SLOTS) if (found := self._get(now, slot := f"{key}:{i}"))]
         if equal := [each for each in kept if each[0][1] == value]:
             self._forget(max(equal)[1])
+
+    def _push(self, now: float, key: str, value: bytes, seconds: float) -> tuple[list[bytes], bool]:
+        kept, lost = self._get(now, key) or ((), False)
+        if value and value not in kept:
+            self._set(key, ((value, *kept)[:PUSHED], lost or len(kept) == PUSHED), now + seconds, seconds)
+        return list(kept), lost
+
+    def _pull(self, now: float, key: str, value: bytes, _: float) -> None:
+        if entry := self._entries.get(key):
+            kept, lost = entry.value
+            self._set(key, (tuple(each for each in kept if each != value), lost), entry.until, entry.lifetime)
+
+    def _evicted(self, *_: object) -> int:
+        return self.evicted
 
     def _now(self, now: float, *_: object) -> float:
         return now
@@ -241,7 +263,9 @@ class Local:
 
 
 def _size(value: object) -> int:
-    return _ENTRY_BYTES + (len(value[1]) if isinstance(value, tuple) else 0)
+    if not isinstance(value, tuple):
+        return _ENTRY_BYTES
+    return _ENTRY_BYTES + (len(value[1]) if isinstance(value[1], bytes) else sum(len(each) + 40 for each in value[0]))
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -188,6 +188,7 @@ def play(
             "block_status": None,
             "sp": None,
             "part_memory": 64,
+            "share_parts": False,
             "rate": 0,
             "proxy_protocol": False,
         }

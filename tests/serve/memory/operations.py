@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jingyin.serve.memory.state import Op
+from jingyin.serve.memory.state import PUSHED, Op
 
 MARK, MARKED = Op("mark", "s:a", 60.0, 60.0), Op("marked", "s:a")
 EVERY = [
@@ -32,6 +32,16 @@ EVERY = [
     (Op("unshift", "v", b"4"), None),
     (Op("shift", "v", b"6", 5.0), [b"5", b"\0\xff"]),
     (Op("shift", "v", b"", 5.0), [b"6", b"5", b"\0\xff"]),
+    (Op("push", "p", b"1", 5.0), ([], False)),
+    (Op("push", "p", b"1", 5.0), ([b"1"], False)),
+    (Op("push", "p", b"\0\xff", 5.0), ([b"1"], False)),
+    (Op("push", "p", b"", 5.0), ([b"\0\xff", b"1"], False)),
+    (Op("pull", "p", b"1"), None),
+    (Op("pull", "none", b"1"), None),
+    (Op("push", "p", b"", 5.0), ([b"\0\xff"], False)),
+    *((Op("push", "q", b"%d" % i, 5.0), None) for i in range(PUSHED + 1)),
+    (Op("push", "q", b"", 5.0), ([b"%d" % i for i in range(PUSHED, 0, -1)], True)),
+    (Op("evicted", ""), 0),
     (Op("put", "known", (b"x", b"\0")), None),
     (Op("put", "known", (b"x", b"\1")), None),
     (Op("fields", "known"), [b"x"]),

@@ -1,0 +1,190 @@
+"""What a phone may show of the parts of a long message: the box of parts with one reference, and its assemblies.
+
+If a part's number arrives more than once, nobody but the phone knows which one it keeps (Android and Kannel the first),
+or which ones never reached it. So a part is judged in full with the newest of each number, and with each part that may
+stand next to it: of the same sender and total all of them, or the part is refused. Combinations without it were judged
+when their last part came.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import islice, product
+from math import prod
+from typing import Protocol
+
+from jingyin.serve.gateways.client import Ruling
+from jingyin.serve.gateways.codec import Message
+from jingyin.serve.sms import MAX_PAYLOAD, PUSH_PORT, Segment
+
+STRANGERS = 16
+"""Ways to put a part between its neighbours of any source and total; further ones are not tried."""
+_NEIGHBOURS = 64
+"""The same for neighbours of the same source and total; beyond that the part is refused."""
+_SAME = 16
+"""Most parts of one number, source and total in _SAME_SECONDS; of older ones, only this many count."""
+_SAME_SECONDS = 86_400.0
+_CONTEXT = 100
+"""Bytes of a neighbour that are context enough; a shorter one has its own neighbour joined too."""
+_OVERHEAD, _PER_RECEIVER = 1_200, 500  # bytes of a part besides its payload, as tracemalloc measures them
+
+PartKey = tuple[str, str, int | str]
+Share = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
+Pieces = tuple[tuple["HeldPart", Segment], ...]
+
+
+class Owner(Protocol):
+    """A session; `places` bound its questions, see client.SESSION_QUESTIONS, and `reading` its messages being read."""
+
+    places: asyncio.Semaphore
+    reading: asyncio.Lock
+
+
+@dataclass(eq=False, slots=True)
+class HeldPart:
+    """A received part of the messages `keys`, for each of its destinations; it waits, or was forwarded.
+
+    `number` is its number in the message, from 1, `kin` source and total, by which many phones tell messages with one
+    reference apart.
+    """
+
+    message: Message
+    number: int
+    keys: list[PartKey]
+    kin: tuple[str, int]
+    owner: Owner
+    share: Share
+    answer: asyncio.Future[Ruling]
+    since: float
+    timer: asyncio.TimerHandle | None = None
+    complete: bool = False  # for all of its destinations
+    asking: bool = False  # for parts of other filters
+    due: bool = False  # to be judged as soon as they are known
+    elsewhere: bool = False  # received by another filter
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that it uses."""
+        return _OVERHEAD + _PER_RECEIVER * len(self.keys) + sum(len(each.payload) for each in self.message.texts)
+
+    def of_other(self, message: Message, key: PartKey, now: float) -> "HeldPart":
+        """Return a part that another filter received, perhaps of one message with this one; it is not judged here."""
+        assert message.part is not None
+        kin, share = (message.source, message.part.total), ("", *self.share[1:])
+        return HeldPart(
+            message, message.part.number, [key], kin, self.owner, share, self.answer, now, elsewhere=True
+        )  # fmt: skip
+
+    def same_as(self, other: "HeldPart") -> bool:
+        """Return whether a phone would read the same."""
+        return (self.number, self.kin, self.message.texts, self.message.coding) == (
+            other.number, other.kin, other.message.texts, other.message.coding
+        )  # fmt: skip
+
+
+@dataclass(eq=False, slots=True)
+class Box:
+    """The parts with one reference that one destination has received or is about to receive.
+
+    Boxes of equal `mark` hold the same parts: those of a message to many are looked at once.
+    """
+
+    mark: int = 0
+    parts: dict[int, list[HeldPart]] = field(default_factory=dict)  # by number, the oldest first
+
+    def all(self) -> list[HeldPart]:
+        """Return all parts."""
+        return [part for same in self.parts.values() for part in same]
+
+    def holds_all(self, total: int) -> bool:
+        """Return whether there is a part of each number up to `total`."""
+        return len(self.parts) >= total and all(number in self.parts for number in range(1, total + 1))
+
+    def put(self, part: HeldPart) -> None:
+        """Add a part."""
+        self.mark = hash((self.mark, id(part), True))
+        self.parts.setdefault(part.number, []).append(part)
+
+    def remove(self, part: HeldPart) -> None:
+        """Take a part out."""
+        self.mark = hash((self.mark, id(part), False))
+        self.parts[part.number].remove(part)
+        if not self.parts[part.number]:
+            del self.parts[part.number]
+
+
+def header(udh: bytes, total: int, number: int) -> bytes:
+    """Return a header of a part, with the port of a WAP push if `udh` has it."""
+    element = bytes((0, 3, 0, total, number))
+    return b"\x0b" + PUSH_PORT + b"\0\0" + element if PUSH_PORT in udh else b"\5" + element
+
+
+def is_crowded(box: Box, part: HeldPart, now: float) -> bool:
+    """Return whether not all parts with this one's number, or not all of its neighbours, could be tried."""
+    kin = [each for each in box.parts.get(part.number, ()) if each.kin == part.kin and each.since > now - _SAME_SECONDS]
+    sides = _sides(_kin(box, part), part)
+    count = len(part.message.texts) * prod(len(each) for side in sides for each in side)
+    return len(kin) >= _SAME or (count > _NEIGHBOURS and any(len(side) > 1 for side in sides))
+
+
+def assemblies(box: Box, part: HeldPart) -> tuple[Pieces, ...]:
+    """Return what the phone may show when this part arrives: in full, and the part between its neighbours."""
+    found: dict[Pieces, None] = {}
+    if part.message.lone:
+        found |= {((part, text),): None for text in part.message.texts}
+    for numbered, most in ((_kin(box, part), _NEIGHBOURS), (box.parts, STRANGERS)):
+        newest = [same[-1] for _, same in sorted({**numbered, part.number: [part]}.items())]
+        for i in range(max(len(each.message.texts) for each in newest)):  # a peer takes the same of all
+            found[
+                _fitting([(each, each.message.texts[min(i, len(each.message.texts) - 1)]) for each in newest], part)
+            ] = None
+        left, right = _sides(numbered, part)
+        own = [(part, text) for text in part.message.texts]
+        count = len(own) * prod(map(len, (*left, *right)))
+        if count == 1:
+            continue  # the message in full holds them
+        if count <= most:
+            around = [product(*left[::-1], own, *right)]
+        else:  # full-size ones, of which two in a row are context enough
+            around = [product(*left[:1], own), product(own, *right[:1])]
+        found |= dict.fromkeys(pieces for each in around for pieces in islice(each, most) if len(pieces) > 1)
+    return tuple(found)
+
+
+def _kin(box: Box, part: HeldPart) -> dict[int, list[HeldPart]]:
+    """Return a box's parts of this one's source and total, the last _SAME of each number."""
+    own = {number: [each for each in same if each.kin == part.kin] for number, same in box.parts.items()}
+    return {number: same[-_SAME:] for number, same in own.items() if same and number <= part.kin[1]}
+
+
+def _sides(
+    numbered: dict[int, list[HeldPart]], part: HeldPart
+) -> tuple[list[list[tuple[HeldPart, Segment]]], list[list[tuple[HeldPart, Segment]]]]:
+    """Return the texts that may stand before a part, the nearest number first, and behind it, as far as it needs."""
+
+    def side(step: int) -> list[list[tuple[HeldPart, Segment]]]:
+        found, number, enough = [], part.number + step, False
+        while not enough and (same := numbered.get(number)):
+            different = {
+                (text, each.message.coding): (each, text) for each in same[::-1] for text in each.message.texts
+            }
+            found.append(list(different.values()))
+            enough = min(len(text.payload) for _, text in different.values()) >= _CONTEXT
+            number += step
+        return found
+
+    return side(-1), side(1)
+
+
+def size_of(pieces: Pieces) -> int:
+    """Return the bytes of the texts."""
+    return sum(len(text.payload) for _, text in pieces)
+
+
+def _fitting(pieces: list[tuple[HeldPart, Segment]], arrived: HeldPart) -> Pieces:
+    """Leave out the longest parts besides `arrived` until MAX_PAYLOAD bytes are left; no phone gets parts that long."""
+    size = sum(len(text.payload) for _, text in pieces)
+    for pair in sorted(pieces, key=lambda pair: len(pair[1].payload), reverse=True) if size > MAX_PAYLOAD else ():
+        if size > MAX_PAYLOAD and pair[0] is not arrived:
+            pieces.remove(pair)
+            size -= len(pair[1].payload)
+    return tuple(pieces)
