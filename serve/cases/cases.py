@@ -307,12 +307,10 @@ class Cases:
         """Yield the decisions since a time as labelled rows, oldest first: the first message of each case."""
         after = (since, "")
         while True:
-            place = sa.tuple_(CASES.c.decided, CASES.c.id)
-            later = sa.or_(CASES.c.decided > after[0], sa.and_(CASES.c.decided == after[0], CASES.c.id > after[1]))
+            later = sa.tuple_(CASES.c.decided, CASES.c.id) > after  # open cases have no time of a decision
             with self.store.reading() as connection:
-                page = connection.execute(
-                    sa.select(CASES).where(CASES.c.state == "decided", later).order_by(*place).limit(PAGE)
-                ).all()
+                order = (CASES.c.decided, CASES.c.id)
+                page = connection.execute(sa.select(CASES).where(later).order_by(*order).limit(PAGE)).all()
                 texts = self._examples(connection, [row.id for row in page])
             for row in page:
                 if kept := texts.get(row.id):

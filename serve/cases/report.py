@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from jingyin.model.text import clean
 from jingyin.serve.analyst import ask
 from jingyin.serve.archive.blocks import ReadOptions
 from jingyin.serve.archive.readers import blocks, find, open_sources
+from jingyin.serve.cases.writer import TEXT
 
 THREADS = 8
 FIELDS = ("sender", "receiver", "time", "kind")
@@ -29,7 +31,7 @@ def report_files(
                 {**{name: row[name] for name in FIELDS if row.get(name)}, "text": text}
                 for row, text in zip(rows, block.texts.to_pylist(), strict=True)
             ]
-            sent = [_body(body, kind) for body in bodies if str(body["text"]).strip()]
+            sent = [_body(body, kind) for body in bodies if clean(str(body["text"])[:TEXT]).text]
             for _answer in threads.map(partial(ask, url, "POST", "/v1/report"), sent):
                 pass
             yield len(sent), len(bodies) - len(sent) + len(block.rejects)

@@ -47,8 +47,9 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
 
 def test_a_list_is_sent_and_what_is_decided_is_exported(cases: Run, url: str, tmp_path: Path) -> None:
     rows = [{"text": THREAT, "receiver": f"138****000{number}"} for number in range(3)]
-    file = write(tmp_path / "list.jsonl", *rows, {"text": " ", "receiver": "138****0009"})
-    assert cases("report", file, "--url", url) == (3, "3 reports sent, 1 rows without a text left out\n", "")
+    empty = [{"text": " ", "receiver": "138****0009"}, {"text": "\u200b\u200b"}]  # the second cleans to nothing
+    file = write(tmp_path / "list.jsonl", *rows, *empty)
+    assert cases("report", file, "--url", url) == (3, "3 reports sent, 2 rows without a text left out\n", "")
     (case,) = json.loads(ask_service(url, "GET", "/admin/cases"))["cases"]
     assert (case["reports"], case["reasons"][-1]) == (3, "reported")
     assert cases("export", "--url", url) == (0, "", "")
