@@ -29,7 +29,8 @@ from jingyin.train.corpus.company import FRAMES
 from jingyin.train.corpus.public import QUOTED
 from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
 from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, spans_of_tokens, start_from, with_own_pieces
-from jingyin.train.loop import Schedule, cross_entropy, fit, margin_loss, predict, without_dropout
+from jingyin.train.loop import Schedule, fit, predict, without_dropout
+from jingyin.train.losses import cross_entropy, margin_loss
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
 from jingyin.train.pack.bundle import pack
 from jingyin.train.pack.readings import refuse_abstentions

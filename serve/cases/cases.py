@@ -20,8 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from jingyin.model.errors import InputError, JingyinError
-from jingyin.model.labels import BENIGN, FLAGGED
+from jingyin.serve.cases.decision import ConflictError, Decision, MissingError, conflict
 from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.cases.store import CASES, PARTIES, SKETCHES, TEXTS, Store
 from jingyin.serve.memory.known import hashes
@@ -44,8 +43,6 @@ PAGE = 500
 """Cases that are read at a time, in a search for text."""
 
 ReportKind = Literal["unwanted", "wrongly_blocked"]
-Decision = Literal["threat", "innocent"]
-LABELS_OF: dict[str, tuple[str, ...]] = {"threat": (*FLAGGED, "other_threat"), "innocent": (*BENIGN, "other_threat")}
 
 
 # Statements for each message, built once: SQLAlchemy takes longer to build one than SQLite to run it.
@@ -97,18 +94,6 @@ class Message(NamedTuple):
     report: ReportKind | None = None
     sent: float | None = None
     kept: "Future[None] | None" = None
-
-
-class MissingError(JingyinError):
-    """There is no such case."""
-
-    status = 404
-
-
-class ConflictError(JingyinError):
-    """Another analyst was faster."""
-
-    status = 409
 
 
 class Filter(NamedTuple):
@@ -291,7 +276,7 @@ class Cases:
         """Return a case in this state and version, as `one` does; raises MissingError, and ConflictError for others."""
         case = self.one(number)
         if case["state"] != state or version not in (None, case["version"]):
-            raise ConflictError(_conflict(case))
+            raise ConflictError(conflict(case))
         return case
 
     def decide(self, case: dict[str, Any], decision: Decision, label: str, known: str | None, by: str) -> None:
@@ -327,7 +312,7 @@ class Cases:
         with self.store.writing() as connection:
             changed = connection.execute(CASES.update().where(*place).values(version=case["version"] + 1, **values))
         if not changed.rowcount:
-            raise ConflictError(_conflict(self.one(case["id"])))
+            raise ConflictError(conflict(self.one(case["id"])))
 
     def _pages(
         self, connection: sa.Connection, wanted: Filter, limit: int, after: str | None
@@ -367,19 +352,6 @@ class Cases:
         return found
 
 
-def label_of(case: dict[str, Any], decision: Decision, label: str | None) -> str:
-    """Return the label of a decision; raises InputError for one that contradicts it.
-
-    Without one, a threat has the label that the bundle gave, if that is flagged, else just "flagged", as `jingyin
-    finetune` reads it; an innocent is ordinary.
-    """
-    if label is None:
-        return "ordinary" if decision == "innocent" else case["label"] if case["label"] in FLAGGED else "flagged"
-    if label not in LABELS_OF[decision]:
-        raise InputError(f"label: wanted one of {', '.join(LABELS_OF[decision])} for the decision {decision}")
-    return label
-
-
 def _added(total: float, weight: float, when: float) -> float:
     """Return the logarithm of a decaying sum, with one more message: both at time 0, to the base 2."""
     if not weight:
@@ -409,10 +381,3 @@ def _as_json(row: "sa.Row[Any]", texts: list[str]) -> dict[str, Any]:
         case |= {"decision": row.decision, "decided_label": row.decided_label, "by": row.decided_by}
         case |= {"decided": round(row.decided, 3), "known": row.known}
     return case
-
-
-def _conflict(case: dict[str, Any]) -> str:
-    if case["state"] == "decided":
-        by = f" by {case['by']}" if case["by"] else ""
-        return f"this case was decided{by} meanwhile: {case['decision']}, {case['decided_label']}; undo that first"
-    return "this case is open again, or has been decided and opened since; look at it again"

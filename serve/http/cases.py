@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.text import clean
-from jingyin.serve.cases import cases as queue
-from jingyin.serve.cases.cases import Decision, Filter, Message, ReportKind
+from jingyin.serve.cases.cases import Filter, Message, ReportKind
+from jingyin.serve.cases.decision import Decision, label_of
 from jingyin.serve.cases.store import StoreError
 from jingyin.serve.cases.writer import TEXT, Writer
 from jingyin.serve.http.admin import body_as, of_state
@@ -116,7 +116,7 @@ async def decide(request: Request) -> Response:
     cases, memory = _writer(request).cases, call.service.memory
     body = await body_as(request, NewDecision)
     case = await asyncio.to_thread(cases.checked, request.path_params["id"], "open", body.version)
-    label = queue.label_of(case, body.decision, body.label)
+    label = label_of(case, body.decision, body.label)
     if not case["texts"]:
         raise StoreError("the texts of this case can't be read: was state_secret replaced? nothing was changed")
     # First the wording: should this process die between the two, the case is still open, and is decided again.

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.loop import Schedule, _plan, _side_by_side, one_variant_each, pad, pair_loss, token_batches
+from jingyin.train.loop import Schedule, _plan, _side_by_side, one_variant_each, pad, token_batches
+from jingyin.train.losses import pair_loss
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=60), st.integers(0, 5))

@@ -8,7 +8,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from jingyin.model.errors import InputError
-from jingyin.train.loop import Schedule, _rate, cross_entropy, fit, predict
+from jingyin.train.loop import Schedule, _rate, fit, predict
+from jingyin.train.losses import cross_entropy
 
 SCHEDULE = Schedule(epochs=3, tokens=64, learning_rate=0.05, warmup=0.1, head_rate=2.0, precision="fp32", seed=1)
 
