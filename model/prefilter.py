@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
 
-DISGUISES = ("disguised", "invisible", "gaps", "reassembled", "spelled")
+DISGUISES = ("disguised", "invisible", "gaps", "reassembled", "spelled", "reversed")
 """Kinds of the normaliser's edits that count as disguise. Traditional characters are ordinary writing and don't count,
 nor do masks, which most messages have."""
 

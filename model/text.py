@@ -1,6 +1,7 @@
 """Turns a raw message into the clean text that everything else sees.
 
-The steps, each a function from text to a list of edits, run in this order:
+Characters are first put into the order in which a phone shows them (U+202E turns text round). Then these steps run,
+each a function from text to a list of edits:
 
 1. fold: character by character to compatibility forms (full-width, circled, mathematical letters, radicals),
    simplified Chinese and lower case; invisible characters, combining marks and private use are dropped
@@ -107,7 +108,7 @@ def clean(text: str) -> CleanText:
             f"a message must be str, not {type(text).__name__}; decode bytes first (jingyin.serve.sms.decode)"
         )
     remembered = None
-    if len(text) <= _REMEMBERED_CHARACTERS:
+    if len(text) <= _REMEMBERED_CHARACTERS and _FROM_RIGHT not in text:
         raw = text.encode("utf-8", "surrogatepass")
         remembered = _unmasked_template(raw.translate(_ZEROS))
     if remembered:
@@ -150,6 +151,10 @@ def _unmasked_template(zeros: bytes) -> tuple[str, dict[str, int]] | None:
 def _unmasked(text: str, edits: dict[str, int]) -> str:
     """Run steps 1 to 8 on a raw message, and count their changes in `edits`."""
     edits |= fold_edits(text)
+    if _FROM_RIGHT in text:
+        order = _shown(text)
+        edits["reversed"] = sum(i != at for i, at in enumerate(order))
+        text = "".join(text[i] for i in order)
     folded = text.translate(FOLD)
     if len(folded) > MAX_CHARACTERS:
         edits["cut"] = len(folded) - MAX_CHARACTERS
@@ -195,11 +200,18 @@ def _splice(text: str, changes: Iterable[Edit]) -> str:
     return "".join(pieces)
 
 
+def range_of(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Return the range in the original of characters [start, end) of a text with these offsets."""
+    first, last = offsets[start], offsets[end - 1]
+    return min(first[0], last[0]), max(first[1], last[1])  # the other way round in text from right to left
+
+
 def _trace(original: str) -> list[tuple[int, int]]:
     """Run the steps again, this time following every character back to `original`."""
-    pieces = [character.translate(FOLD) for character in original]
+    order = _shown(original)
+    pieces = [original[i].translate(FOLD) for i in order]
     folded = _shortened([character for piece in pieces for character in piece])
-    offsets = list(_shortened([(i, i + 1) for i, piece in enumerate(pieces) for _ in piece]))
+    offsets = list(_shortened([(i, i + 1) for i, piece in zip(order, pieces, strict=True) for _ in piece]))
 
     def follow(changes: list[Edit]) -> None:
         moved: list[tuple[int, int]] = []
@@ -207,12 +219,47 @@ def _trace(original: str) -> list[tuple[int, int]]:
         for start, end, replacement in changes:
             moved += offsets[at:start]
             if replacement:
-                moved += [(offsets[start][0], offsets[end - 1][1])] * len(replacement)
+                moved += [range_of(offsets, start, end)] * len(replacement)
             at = end
         offsets[:] = moved + offsets[at:]
 
     follow(list(mask(_run("".join(folded), {}, follow), {})))
     return offsets
+
+
+# ---- the order of characters
+
+_FROM_RIGHT, _END = "\u202e", "\u202c"
+_DIRECTIONS = frozenset("\u202a\u202b\u202d\u202e")
+_DEEPEST = 125  # Unicode's limit of nested directions, beyond which they count for nothing
+
+
+def _shown(text: str) -> list[int]:
+    """Return the indices of all characters in the order in which a phone shows them.
+
+    Text between RLO and PDF, or the end of its paragraph, runs from right to left (Unicode's UAX #9). The other
+    directions leave Chinese as it is.
+    """
+    if _FROM_RIGHT not in text:
+        return list(range(len(text)))
+    levels: list[tuple[bool, list[list[int]]]] = [(False, [])]  # from right to left; runs of indices
+
+    def close() -> None:
+        from_right, runs = levels.pop()
+        levels[-1][1].append([i for run in (reversed(runs) if from_right else runs) for i in run])
+
+    for i, character in enumerate(text):
+        if character in "\n\r\u2029":
+            while len(levels) > 1:
+                close()
+        levels[-1][1].append([i])
+        if character in _DIRECTIONS and len(levels) < _DEEPEST:
+            levels.append((character == _FROM_RIGHT, []))
+        elif character == _END and len(levels) > 1:
+            close()
+    while len(levels) > 1:
+        close()
+    return [i for run in levels[0][1] for i in run]
 
 
 # ---- steps 3 to 5: space, gaps

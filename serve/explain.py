@@ -16,7 +16,7 @@ from jingyin.model.bundle import Manifest
 from jingyin.model.cascade import Decision, risk_logit
 from jingyin.model.labels import Span
 from jingyin.model.spans import passes_of, spans_of
-from jingyin.model.text import CleanText
+from jingyin.model.text import CleanText, range_of
 from jingyin.model.tokenizer import END, START, SmsTokenizer
 from jingyin.serve.networks import NetworkReader
 
@@ -61,7 +61,7 @@ def explain(
         return np.asarray(reader.run(others, spans)[0], np.float64)
 
     def span(start: int, end: int, weight: float) -> Span:
-        begin, stop = cleaned.offsets[start][0], cleaned.offsets[end - 1][1]
+        begin, stop = range_of(cleaned.offsets, start, end)
         place = cleaned.start
         return Span(place + begin, place + stop, cleaned.original[begin:stop], round(weight, 4))
 

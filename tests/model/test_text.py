@@ -271,6 +271,29 @@ def test_hits_count_what_was_undone() -> None:
     assert clean("【银行】您好，请查收！").edits == {}
 
 
+@pytest.mark.parametrize(
+    ("raw", "shown", "characters"),
+    [
+        ("\u202e们你了死弄\u202c。", "弄死了你们。", 6),
+        ("今晚\u202e！你死弄就\n明天见", "今晚就弄死你! 明天见", 4),
+        ("\u202e你\u202d就弄\u202c死\u202c", "死就弄你", 4),
+        ("\u202a你好\u202c吗", "你好吗", 0),
+    ],
+)  # fmt: skip
+def test_text_from_right_to_left_is_read_as_phones_show_it(raw: str, shown: str, characters: int) -> None:
+    cleaned = clean(raw)
+    assert (cleaned.text, cleaned.edits.get("reversed", 0)) == (shown, characters)
+    assert len(cleaned.offsets) == len(cleaned.text)
+    assert all(0 <= start < end <= len(raw) for start, end in cleaned.offsets)
+
+
+def test_offsets_of_text_from_right_to_left() -> None:
+    cleaned = clean("还\u202e元0005\u202c吧")
+    assert [cleaned.original[start:end] for start, end in cleaned.offsets] == ["还", "元0005", "吧"]
+    deep = clean("\u202e" * 10_000 + "你死弄" + "\u202c" * 10_000)
+    assert deep.text == "弄死你"  # levels, of which the deepest alone turns it round, and no more than Unicode allows
+
+
 def test_a_typed_placeholder_is_no_placeholder() -> None:
     typed = "".join(PLACEHOLDERS.values())
     assert clean(f"还{typed}钱").text == "还钱"
