@@ -1,16 +1,43 @@
 """The five labels, the three actions, and the verdict that every interface of jingyin returns."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-LABELS = ("ordinary", "lawful_collection", "debt_threat", "pay_to_stop", "other_threat")
-"""Label names in the order of the network's outputs; the guide is train/corpus/LABELS.md."""
 
-FLAGGED = ("debt_threat", "pay_to_stop")
-"""Labels whose probabilities add up to the risk."""
+class Label(NamedTuple):
+    """A label: its name in data and verdicts, its side, its name for people, and an invented message that has it.
 
-BENIGN = ("ordinary", "lawful_collection")
-"""Labels whose messages are false positives when they are flagged; other_threat is neither benign nor flagged."""
+    The probabilities of flagged labels add up to the risk; messages of benign ones are false positives when they are
+    flagged.
+    """
+
+    id: str
+    side: Literal["flagged", "benign", "neither"]
+    chinese: str
+    english: str
+    example: str
+
+
+TABLE = (
+    Label("ordinary", "benign", "普通短信", "ordinary", "明天下午三点老地方见，记得带伞"),
+    Label(
+        "lawful_collection", "benign", "合法催收", "lawful collection",
+        "【XX银行】您尾号1234的信用卡本期账单3,482.15元，最后还款日3月15日，如已还款请忽略。",
+    ),
+    Label(
+        "debt_threat", "flagged", "催收威胁", "debt threat",
+        "再不还钱就把你借钱的事发给你通讯录里每一个人，今晚6点前",
+    ),
+    Label(
+        "pay_to_stop", "flagged", "付费止扰勒索", "pay-to-stop extortion", "想让你的电话安静就转300块，不转接着打"
+    ),
+    Label("other_threat", "neither", "其他威胁", "other threat", "你给我等着，下班路上小心点"),
+)  # fmt: skip
+"""The labels in the order of the network's outputs; the guide is train/corpus/LABELS.md."""
+
+LABELS = tuple(label.id for label in TABLE)
+FLAGGED = tuple(label.id for label in TABLE if label.side == "flagged")
+BENIGN = tuple(label.id for label in TABLE if label.side == "benign")
 
 ACTIONS = ("pass", "review", "block")
 """The actions a gateway should take, mildest first."""

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jingyin.model.errors import InputError, JingyinError
+from jingyin.model.labels import TABLE
 from jingyin.model.signs import SIGNS
 from jingyin.serve.answer import Answer, Origin
 from jingyin.serve.http import schema
@@ -285,7 +286,12 @@ def _own_file(name: str) -> str:
 
 OPENAPI = _own_file("openapi.json")
 _SIGNS = {sign.id: {"zh": sign.chinese, "en": sign.english, "definition": sign.definition} for sign in SIGNS}
-PAGE = _own_file("page.html").replace('"SIGNS"', json.dumps(_SIGNS, ensure_ascii=False))
+_LABELS = {label.id: {"zh": label.chinese, "en": label.english} for label in TABLE}
+PAGE = (
+    _own_file("page.html")
+    .replace('"LABELS"', json.dumps(_LABELS, ensure_ascii=False))
+    .replace('"SIGNS"', json.dumps(_SIGNS, ensure_ascii=False))
+)
 """The page for people, which loads nothing else."""
 ADMIN_PAGE = _own_file("admin.html")
 """The page for the analyst, which holds no data and asks for a key."""

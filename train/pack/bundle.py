@@ -25,7 +25,7 @@ from jingyin.model.bundle import (
     write_bundle,
 )
 from jingyin.model.errors import BundleError
-from jingyin.model.labels import LABELS
+from jingyin.model.labels import LABELS, TABLE
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import default_lexicon
 from jingyin.serve.networks import open_session
@@ -97,15 +97,8 @@ def write_card(path: Path, parts: Mapping[str, Any]) -> None:
 
 AGREEMENT_SAMPLES = 1000
 
-GOLDEN_MESSAGES = (
-    "【XX银行】您尾号1234的信用卡本期账单3,482.15元，最后还款日3月15日，如已还款请忽略。",
-    "明天下午三点老地方见，记得带伞",
-    "再不还钱就把你借钱的事发给你通讯录里每一个人，今晚6点前",
-    "想让你的电话安静就转300块，不转接着打",
-    "您的验证码是482913，5分钟内有效，请勿告诉他人。",
-    "你给我等着，下班路上小心点",
-)
-"""Made-up messages, one or two a label, whose logits a scorer checks when it loads."""
+GOLDEN_MESSAGES = tuple(label.example for label in TABLE)
+"""Messages whose logits a scorer checks when it loads."""
 
 _TRAINED = {"command", "training_rows", "int8_agreement"}  # the card's facts about a bundle's training
 _UNFITTED = Fusion(scores=(0.0, 0.0), weights=(), bias=0.0)
