@@ -34,8 +34,9 @@ one raises.
 
 import codecs
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
 from jingyin.model.errors import InputError
@@ -124,7 +125,8 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     declare GBK as 0 and UTF-16 as 15, so if the declared coding gives implausible text, each other coding that gives
     Chinese or ASCII text adds a reading; so does one that gives some Chinese, as in the binary data of a WAP push,
     where UTF-16 may begin at any byte; but no UTF-16 if that was declared, because shifted Chinese looks like Chinese.
-    Numeric entities (&#26377;) are resolved in one more reading. Raises as `reassemble` does.
+    Numeric entities (&#26377;) and quoted bytes (=E6=9C=89) are resolved in further readings. Raises as `reassemble`
+    does.
     """
     declared, *more = [coding] if isinstance(coding, str) else SEVERAL.get(coding) or [coding_of(coding)]
     first = reassemble(segments, declared)
@@ -141,8 +143,11 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
         others += [(name, reassemble(segments, name, apart=True)) for name in ("gbk", "ucs2") if len(segments) > 1]
         data = reassemble(segments, "latin1").text.encode("latin-1", "replace")
         codecs_of = [] if is_utf16 else [(each, data[1:]) for each in ("utf-16-be", "utf-16-le")]
+        if len(strings := _BETWEEN.sub(b"", data)) < len(data):
+            codecs_of += [("utf-16-be", strings), ("utf-16-be", strings[1:])]
         if _TOKENS.search(data):
             codecs_of += [(each, _strings(data, each)) for each in ("utf-8", "gb18030", "big5")]
+        codecs_of += _named(data)
         for codec, shifted in codecs_of:
             text, undecodable = replaced(shifted.decode(codec, KEEP))
             others.append((codec, first._replace(text=text, undecodable=undecodable)))
@@ -151,9 +156,8 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
             some = _SOME_CHINESE.search(other.text) if name == "utf8" else not is_utf16 and _has_chinese(other.text)
             if is_plausible or some:
                 found.setdefault(other.text, other)
-    for each in [each for each in found.values() if "&#" in each.text]:
-        text = _ENTITY.sub(lambda m: _character(int(m[2], 16 if m[1] else 10)) or m[0], each.text)
-        found.setdefault(text, each._replace(text=text))
+    for each in list(found.values()):
+        found |= {text: each._replace(text=text) for text in _unescaped(each.text) if text not in found}
     return list(found.values())
 
 
@@ -195,10 +199,24 @@ _COMMON |= {chr(each) for each in range(0x4E00, 0xA000) if chr(each).translate(F
 _RUN = re.compile(f"(?:[{''.join(_COMMON)}][ -~\u3000-\u303f\uff00-\uff5e]{{0,3}}){{3,}}")
 _NO_LETTERS = re.compile(rb"[^\0 -~]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_ENTITY = re.compile("&#([xX]?)([0-9a-fA-F]{1,7});")
+_ENTITY = re.compile("&#(?:[xX]0*([0-9a-fA-F]{1,6})|0*([0-9]{1,7}));")
+_QUOTED = re.compile("(?:=[0-9a-fA-F]{2}(?:=\r?\n)?){6,}")  # as in a vCard
 # WBXML, the form of a WAP push: 03 begins a string that a NUL ends, 02 a character as a multi-byte integer.
-_TOKENS = re.compile(rb"\x02[\x81\x82][\x80-\xff][\x00-\x7f]|\x03[^\x00]+\x00\x03")  # Chinese, or two strings in a row
-_CHARACTER_TOKEN = re.compile(rb"\x02([\x80-\xff]{1,3}[\x00-\x7f])")
+_TOKENS = re.compile(  # Chinese, or two strings in a row
+    rb"\x02\x80*[\x81\x82][\x80-\xff][\x00-\x7f]|\x03[^\x00]+\x00\x03"
+)
+_BETWEEN = re.compile(rb"\0\0[^\0]{0,4}?\x03")  # strings of UTF-16, which each may begin at an odd byte
+_CHARACTER_TOKEN = re.compile(rb"\x02\x80*([\x80-\xff]{1,3}[\x00-\x7f])")
+# The subject (96) and the sender (80) of an MMS notification: a length, a charset by IANA's number, and a text.
+_NAMED = re.compile(
+    rb"(?=[\x80\x96](?:[\x03-\x1e]|\x1f[\x80-\xff]?[\x00-\x7f])(?:([\x81-\xff])|\x02(..))([^\0]{1,300}))", re.DOTALL
+)
+_MOST_NAMED = 64
+_CHARSETS = {
+    17: "cp932", 38: "cp949", **dict.fromkeys((113, 114, 2025), "gb18030"), **dict.fromkeys((2026, 2101), "big5hkscs"),
+    1012: "utf-7", 2085: "hz",
+}  # fmt: skip
+"""Those that the other readings don't have, or would read out of step because of the bytes before the text."""
 _CONTROL_BYTES = bytes(set(range(0x20)) - set(b"\n\r"))
 
 
@@ -239,6 +257,26 @@ def _strings(data: bytes, codec: str) -> bytes:
         return _character(value).encode(codec, "ignore") or token[0]
 
     return _CHARACTER_TOKEN.sub(character, data).translate(None, _CONTROL_BYTES)
+
+
+def _named(data: bytes) -> list[tuple[str, bytes]]:
+    """Return the texts of an MMS notification with their codecs."""
+    numbered = (
+        (m[1][0] & 0x7F if m[1] else int.from_bytes(m[2]), m[3]) for m in islice(_NAMED.finditer(data), _MOST_NAMED)
+    )
+    return [(_CHARSETS[number], text) for number, text in numbered if number in _CHARSETS]
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    """Yield a text with its entities resolved, and with its quoted bytes."""
+    if "&#" in text:
+        yield _ENTITY.sub(lambda m: _character(int(m[1], 16) if m[1] else int(m[2])) or m[0], text)
+    if _QUOTED.search(text):
+        for codec in ("utf-8", "gb18030"):
+            pieces = _QUOTED.split(text)
+            quoted = (bytes.fromhex(re.sub("=\r?\n|=", "", each)) for each in _QUOTED.findall(text))
+            decoded = (replaced(each.decode(codec, KEEP))[0] for each in quoted)
+            yield "".join(chain.from_iterable(zip_longest(pieces, decoded, fillvalue="")))
 
 
 def _character(value: int) -> str:

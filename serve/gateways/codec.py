@@ -258,6 +258,6 @@ def message(parsed: Parsed) -> Message:
     if part and any(len(each.payload) > MAX_PART for each in texts):
         raise UnreadableError
     aliases = tuple({each.reference for each in parts if part} - {part and part.reference})
-    lone = part is not None and any(named) and not all(named)
+    lone = part is not None and not all(named)
     _, coding, source, destinations, _, scheduled = parsed
     return Message(list(dict.fromkeys(texts)), coding, part, source, list(destinations), aliases, scheduled, lone)

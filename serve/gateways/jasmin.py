@@ -17,7 +17,7 @@ try:
     if not isinstance(coding, int):
         numbers = {
             "IA5_ASCII": 1, "OCTET_UNSPECIFIED": 2, "LATIN_1": 3, "OCTET_UNSPECIFIED_COMMON": 4, "UCS2": 8,
-            "PICTOGRAM": 9, "DATA_8BIT": 0xF4,
+            "PICTOGRAM": 9, "DATA_8BIT": 0xF4, "JIS": 5, "ISO_2022_JP": 10, "EXTENDED_KANJI_JIS": 13, "KS_C_5601": 14,
         }  # fmt: skip
         coding = numbers.get(getattr(getattr(coding, "msgCoding", coding), "name", ""), 0)
     seconds = float(os.environ.get("JINGYIN_SECONDS", "1"))

@@ -82,7 +82,10 @@ def read_query(query: bytes) -> SendsmsCall:
     source = fields.get(b"from", b"").decode("latin-1")
     receivers = [number.decode("latin-1") for number in fields.get(b"to", b"").split()]
     scheduled = b"deferred" in fields
-    parsed = Parsed([Segment(payload, udh)], ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
+    texts = [Segment(payload, udh)]
+    if not (meta := _unescape(fields.get(b"meta-data", b""))).isascii():  # parameters of SMPP
+        texts.append(Segment(meta))
+    parsed = Parsed(texts, ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
     account = fields.get(b"username") or fields.get(b"user", b"")

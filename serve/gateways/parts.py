@@ -34,7 +34,7 @@ from jingyin.serve.gateways.assembly import (
 from jingyin.serve.gateways.client import FORGOTTEN, HELD, PART_BYTES, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message, digits
 from jingyin.serve.gateways.shared import SharedParts
-from jingyin.serve.sms import Segment, readings
+from jingyin.serve.sms import Segment, coding_of, readings, reassemble
 
 MAX_BYTES = 128 << 20
 """Bytes of all parts together; beyond that the oldest of the account with the most are forgotten."""
@@ -270,12 +270,17 @@ class Joiner:
 
     def _read(self, pieces: Pieces) -> list[str]:
         total = max(part.number for part, _ in pieces)
-        runs = []
+        runs, declared = [], []
         for coding, run in groupby(pieces, lambda piece: piece[0].message.coding):
             # one header for all: their own references and totals may differ
             segments = [Segment(text.payload, header(text.udh, total, part.number)) for part, text in run]
-            runs.append([read.text for read in readings(segments, self._codings.get(coding, coding))])
-        return ["".join(texts) for texts in islice(product(*runs), STRANGERS)]
+            name = self._codings.get(coding, coding)
+            runs.append([read.text for read in readings(segments, name)])
+            name = name if isinstance(name, str) else coding_of(name)
+            declared.append(reassemble(segments, name, apart=True).text)
+        alike = ([texts[min(i, len(texts) - 1)] for texts in runs] for i in range(max(map(len, runs))))
+        # Android's first: the product may be cut.
+        return list(dict.fromkeys(map("".join, [declared, *alike, *islice(product(*runs), STRANGERS)])))
 
     async def _in_turn(self, owner: Owner, size: int, read: Callable[[], T]) -> T:
         """Read a message of `size` bytes; nonsense takes a millisecond for a short one, half a second for 64 KiB.

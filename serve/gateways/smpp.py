@@ -24,6 +24,7 @@ SUBMIT_SM, DELIVER_SM, UNBIND, REPLACE_SM, SUBMIT_MULTI, DATA_SM, BROADCAST_SM =
 _UDHI = 0x40
 _MESSAGE_TYPE, _RECEIPT, _NOTIFICATION = 0x3C, 0x04, 0x20
 _PORT, _PUSH = 0x020B, 2948  # destination_port, and that of a WAP push
+_CALLBACK_NAME = 0x0303  # callback_num_atag, a text behind its coding
 _PAYLOAD, _REFERENCE, _TOTAL, _NUMBER = 0x0424, 0x020C, 0x020E, 0x020F
 _NAME = re.compile(rb"[0-9A-Za-z._@:+-]*\0?")  # a number, an identifier
 _SHORTEST, _MOST_TEXTS = 8, 3  # bytes of a text in other parameters; texts of a message that peers may join
@@ -148,8 +149,9 @@ def _contents(contents: list[bytes], parameters: list[tuple[int, bytes]]) -> lis
     """
     contents = [each for each in contents if each]
     others = [
-        value for tag, value in parameters if tag != _PAYLOAD and len(value) >= _SHORTEST and not _NAME.fullmatch(value)
-    ]
+        value[tag == _CALLBACK_NAME :] for tag, value in parameters
+        if tag != _PAYLOAD and len(value) >= _SHORTEST and not _NAME.fullmatch(value)
+    ]  # fmt: skip
     if len(contents) > _MOST_TEXTS or len(others) > _MOST_TEXTS:
         raise UnreadableError("parameters")
     joined = [b"".join(each) for each in permutations(contents)]

@@ -330,6 +330,9 @@ def tokens(text: str) -> bytes:
 PUSH = bytes.fromhex("01060403ae81ea02056a0045c60c03612e636e0001")
 BODIES = {
     "big5": b"\3" + "不還錢弄死你全家".encode("big5") + b"\0\1\1",
+    "entities with zeros": "".join(f"&#x{ord(c):010x};&#{0x200B:012};" for c in "不還錢弄死你全家").encode(),
+    "tokens with zeros": tokens("不還錢弄死你全家").replace(b"\2", b"\2\x80\x80") + b"\1\1",
+    "strings of UTF-16": b"".join(b"\3" + each.encode("utf-16-be") + b"\0\0" for each in "不還錢弄死你全家"),
     "entities": b"<indication>" + "".join(f"&#{ord(c)};" for c in "不還錢弄死你全家").encode() + b"</indication>",
     "hexadecimal entities": "".join(f"&#x{ord(c):X};" for c in "不還錢弄死你全家").encode(),
     "tokens": tokens("不還錢弄死你全家") + b"\1\1",
@@ -350,7 +353,40 @@ BODIES = {
 def test_a_wap_push_is_read_in_every_form(form: str, coding: int) -> None:
     ports = bytes.fromhex("0605040b8423f0") if coding == 8 else b""  # under UCS-2 only the port tells
     text = [each.text for each in readings([Segment(PUSH + BODIES[form], ports)], coding)]
-    assert any("不還錢弄死你全家" in each for each in text), text
+    assert any("不還錢弄死你全家" in each.replace("\u200b", "") for each in text), text
+
+
+@pytest.mark.parametrize("coding", [4, 0, 8])
+@pytest.mark.parametrize(
+    ("charset", "codec"),
+    [(b"\xea", "utf-8"), (b"\xf1", "gbk"), (b"\xf2", "gb18030"), (b"\2\7\xe9", "gb2312"), (b"\2\7\xea", "big5"),
+     (b"\2\3\xf4", "utf-7"), (b"\2\3\xf7", "utf-16"), (b"\2\x08\x25", "hz"), (b"\x91", "cp932")],
+)  # fmt: skip
+@pytest.mark.parametrize("field", [b"\x96", b"\x89\x80"])
+def test_the_subject_and_sender_of_an_mms_notification_are_read(
+    field: bytes, charset: bytes, codec: str, coding: int
+) -> None:
+    text = "今夜不弄死" if codec != "big5" else "不還錢弄死你全家"
+    value = charset + text.encode(codec) + b"\0"
+    length = bytes([len(value)]) if len(value) < 31 else bytes([31, len(value)])
+    named = (
+        field + length + value if field == b"\x96" else field[:1] + bytes([len(value) + 2]) + b"\x80" + length + value
+    )
+    push = b"\1\6\x22application/vnd.wap.mms-message\0\xaf\x84\x8c\x82\x98T1\0\x8d\x90\x96\x80" + named
+    ports = bytes.fromhex("0605040b8423f0")
+    assert any(text in each.text for each in readings([Segment(push + b"\x8a\x80\x8e\2\x10\0", ports)], coding))
+
+
+def test_quoted_bytes_of_a_vcard_are_read() -> None:
+    for codec in ("utf-8", "gbk"):
+        quoted = "".join(f"={each:02X}" for each in "弄死你".encode(codec))
+        card = f"BEGIN:VCARD\r\nN;CHARSET=X;ENCODING=QUOTED-PRINTABLE:{quoted[:6]}=\r\n{quoted[6:]}\r\nEND:VCARD"
+        assert any("弄死你" in each.text for each in readings([Segment(card.encode())], 4))
+    assert len(readings([Segment(b"a=10 b=20 c=30 d=40 e=50 f=60 g=70")], 4)) == 1
+
+
+def test_a_decimal_entity_with_letters_stays() -> None:
+    assert [each.text for each in readings([Segment(b"&#ab; &#1f;")], 1)] == ["&#ab; &#1f;"]
 
 
 def test_an_entity_that_is_no_character_stays() -> None:

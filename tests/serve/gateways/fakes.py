@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial, wraps
@@ -125,7 +126,7 @@ class Scoring:
         await asyncio.sleep(0.001 * text.count("慢"))
         if self.answer:
             return web.json_response(self.answer)
-        if self.block in text:
+        if re.search(self.block, text):
             return web.json_response({"action": "block", "reason": "scored"})
         if "弄" in self._before.get(pair, "") and "完" in text:
             return web.json_response({"action": "block", "reason": "conversation"})

@@ -11,7 +11,7 @@ import pytest
 from tests.serve.http.http_fakes import InThread
 
 SCRIPT = Path(__file__).parents[3] / "serve/gateways/jasmin.py"
-Default = Enum("Default", ["UCS2", "LATIN_1", "SMSC_DEFAULT_ALPHABET"])
+Default = Enum("Default", ["UCS2", "LATIN_1", "SMSC_DEFAULT_ALPHABET", "KS_C_5601", "JIS"])
 Feature = Enum("Feature", ["UDHI_INDICATOR_SET"])
 Coding = Enum("Coding", ["DATA_8BIT", "DEFAULT_ALPHABET"])
 BLOCKED = (0x45, 403)
@@ -89,6 +89,8 @@ def _jingyin(server: InThread, monkeypatch: pytest.MonkeyPatch) -> None:
         (pdu(THREAT[:2], 8, following=pdu(THREAT[2:], 8)), BLOCKED),
         (pdu(THREAT, 8, field="message_payload"), BLOCKED),
         (pdu(b"hello", SimpleNamespace(schemeData=Default.SMSC_DEFAULT_ALPHABET)), (None, None)),
+        (pdu("今夜不弄死".encode("euc_kr"), SimpleNamespace(schemeData=Default.KS_C_5601)), BLOCKED),
+        (pdu("今夜不弄死".encode("iso2022_jp"), SimpleNamespace(schemeData=Default.JIS)), BLOCKED),
         (pdu(b"", None), (None, None)),
         (pdu(b"\xff", UCS2, udhi=True), (None, None)),  # a header that says more than there is
         (pdu(b"\xff\x00\x03\x07" + THREAT, UCS2, udhi=True), BLOCKED),

@@ -24,6 +24,7 @@ from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import Http, VerdictClient
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
 from jingyin.serve.gateways.parts import Joiner
+from jingyin.serve.sms import Segment
 
 # ---- what a query says
 
@@ -121,6 +122,14 @@ def test_sender_receivers_and_part() -> None:
     read = call.message
     assert (call.account, read.scheduled) == ("u", True)
     assert (read.source, read.destinations, read.part) == ("100", ["200", "+300", "400"], (7, 2, 1))
+
+
+def test_text_in_meta_data_counts_too() -> None:
+    meta = quote("?smpp?note=" + quote("弄死你") + "&")
+    assert read_query(f"text=a&meta-data={meta}".encode()).message.texts == [
+        Segment(b"a"), Segment("?smpp?note=弄死你&".encode())
+    ]  # fmt: skip
+    assert read_query(b"text=a&meta-data=%3Fsmpp%3Fid%3D7").message.texts == [Segment(b"a")]
 
 
 @settings(max_examples=50, deadline=None)

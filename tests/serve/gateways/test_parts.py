@@ -294,6 +294,39 @@ def test_parts_without_a_reference_are_joined_by_sender(dialect: Dialect, source
     play(scenario, dialect, hold=0)
 
 
+@played(hold=0)
+@pytest.mark.parametrize("dialect", [SMPP, CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)
+async def test_a_part_that_only_fields_number_is_judged_alone_too(world: World, dialect: Dialect) -> None:
+    """Gateways may ignore the fields: then phones show the threat without the first part, which made it a report."""
+    peer = await world.bound()
+    world.scoring.block = "^不给钱就弄死你"
+
+    def fields(number: int) -> dict[str, Any]:
+        if dialect is SMPP:
+            return {"tlvs": sar(7, 2, number)}
+        return {"tlvs": tlv(9, b"\2") + tlv(10, bytes([number]))} if dialect is SMGP else {"pk": (2, number)}
+
+    peer.send(dialect.submit("谨防诈骗，例如：", 2, **fields(1)))
+    assert await peer.answers(1) == {2: 0}
+    peer.send(dialect.submit(THREAT, 3, **fields(2)))
+    assert await peer.answers(1) == {3: dialect.blocked}
+
+
+@played(SMPP, hold=20)
+@pytest.mark.parametrize("pairs", [2, 4, 8])
+async def test_parts_in_many_codings_are_read_as_android_does(world: World, pairs: int) -> None:
+    """Each part by itself, as declared, whatever other readings the later parts have."""
+    peer = await world.bound()
+    total = 2 * pairs
+    frames = [SMPP.part(PLAIN + b"A", 2, (7, total, 1)), SMPP.part(THREAT, 3, (7, total, 2))]
+    for number in range(3, total + 1):
+        text = "早上好，今天天气不错".encode("utf-16-be") + b"A" * (number % 2)
+        coding = (8, 0x18)[(number - 1) // 2 % 2]
+        frames.append(SMPP.part(text, number + 1, (7, total, number), coding=coding))
+    peer.send(*frames)
+    assert set((await peer.answers(total)).values()) == {0x45}
+
+
 @played(hold=0.01)
 async def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(world: World, dialect: Dialect) -> None:
     peer = await world.bound()

@@ -271,7 +271,7 @@ def test_a_stranger_does_not_keep_a_connection(
 def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> None:
     fields = {
         "gateway": ("", 1), "hold": 1, "remember": 1, "part_memory": 1, "judge": "submit", "coding": [], "rate": None,
-        "proxy_protocol": False,
+        "proxy_protocol": False, "share_parts": False,
     }  # fmt: skip
     given = argparse.Namespace(**fields, block_status=status)
     if status == 256 and dialect.name in ("smpp", "smgp"):

@@ -56,7 +56,7 @@ def test_golden_frames() -> None:
     you = "您".encode("utf-16-be")
     part = Message([Segment(you, bytes.fromhex("0500032a0201"))], 8, Part(0x2A, 2, 1), "10690001", ["8613800000000"])
     assert read(GOLDEN["smpp.submit_part"]) == part
-    assert read(GOLDEN["smpp.submit_sar"]) == part._replace(texts=[Segment(you)], part=Part(0x1234, 2, 1))
+    assert read(GOLDEN["smpp.submit_sar"]) == part._replace(texts=[Segment(you)], part=Part(0x1234, 2, 1), lone=True)
     assert read(GOLDEN["smpp.submit_payload"]) == part._replace(texts=[Segment("您好".encode("utf-16-be"))], part=None)
     assert read(GOLDEN["smpp.deliver_receipt"]) is None
     codec = Smpp()
@@ -125,6 +125,12 @@ def test_an_element_of_another_length_is_one_all_the_same(header: bytes) -> None
     made = read(SMPP.submit(header + UCS2, 1, udhi=1))
     assert made
     assert (made.part, made.texts) == (Part(0x2A, 2, 1), [Segment(UCS2, header)])
+
+
+def test_the_name_of_a_callback_number_is_a_text() -> None:
+    made = read(SMPP.submit("早", 1, tlvs=tlv(0x303, b"\x08" + UCS2 * 2)))
+    assert made
+    assert Segment(UCS2 * 2) in made.texts
 
 
 def test_a_push_by_port_is_read_as_binary_data() -> None:
