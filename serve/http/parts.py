@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jingyin.serve.http.admin import body_as
+from jingyin.serve.http.admin import body_as, of_state
 from jingyin.serve.http.call import Call
 
 
@@ -29,7 +29,7 @@ async def share(request: Request) -> Response:
     call: Call = request.scope["jingyin"]
     body, memory = await body_as(request, SharedPart), call.service.memory
     if body.forget and body.part:
-        await memory.forget_part(call.key, body.keys, body.part)
+        await of_state(memory.forget_part(call.key, body.keys, body.part))
         return JSONResponse({"request_id": call.id, "keys": []})
-    found = await memory.share_part(call.key, body.keys, body.part, body.seconds)
+    found = await of_state(memory.share_part(call.key, body.keys, body.part, body.seconds))
     return JSONResponse({"request_id": call.id, "keys": [{"parts": parts, "lost": lost} for parts, lost in found]})

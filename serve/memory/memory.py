@@ -89,17 +89,26 @@ class Memory:
     ) -> list[tuple[list[str], bool]]:
         """Keep `part`, if any, of a long message under `names` for the filters that ask by API key `key`.
 
-        Returns for each name the parts kept under it, the oldest first, and whether some were forgotten early.
+        Returns for each name the parts kept under it, the oldest first, and whether some were forgotten early. Raises
+        any error if the state can't be reached: a worker's own memory does not have the parts of the others.
         """
         hashes = [self._part_key(key, name) for name in names]
         sealed = self._secret.seal(part) if part else b""
-        found = await self._run([Op("push", each, sealed, seconds) for each in hashes], "parts")
-        return [([text for each in reversed(kept) if (text := self._secret.open(each))], lost) for kept, lost in found]
+        found = await self.known.state.run([Op("push", each, sealed, seconds) for each in hashes])
+        parts = [[text for each in reversed(kept) if (text := self._secret.open(each))] for kept, _ in found]
+        again = [  # encrypted, equal parts differ, and each copy of a part sent again would push out another
+            name
+            for name, (kept, _), texts in zip(hashes, found, parts, strict=True)
+            if part in texts and sealed not in kept
+        ]
+        if again:
+            await self.known.state.run([Op("pull", name, sealed) for name in again])
+        return [(texts, lost) for texts, (_, lost) in zip(parts, found, strict=True)]
 
     async def forget_part(self, key: str, names: Sequence[str], part: str) -> None:
-        """Forget a part kept under `names`."""
+        """Forget a part kept under `names`; raises as `share_part` does."""
         hashes = [self._part_key(key, name) for name in names]
-        found = await self._run([Op("push", each) for each in hashes], "parts")
+        found = await self.known.state.run([Op("push", each) for each in hashes])
         ops = [
             Op("pull", name, sealed)
             for name, (kept, _) in zip(hashes, found, strict=True)
@@ -107,7 +116,7 @@ class Memory:
             if self._secret.open(sealed) == part
         ]
         if ops:
-            await self._run(ops, "parts")
+            await self.known.state.run(ops)
 
     def _part_key(self, key: str, name: str) -> str:
         return "p:" + self._secret.hash(key, "part", name)

@@ -78,6 +78,8 @@ def check(machines: list[Machine]) -> None:
     assert [each.score("加微信 laowang_88") for each in others] == ["review contact"] * 7
     held = [each.score("本店今日全场五折欢迎新老顾客光临惠顾") for each in turns]
     assert held == ["pass scored"] * 4 + ["review burst"] * 4
+    part = {"keys": ["k"], "part": "a", "seconds": 60}
+    assert [each.call("POST", "/v1/parts", part)["keys"][0]["parts"] for each in turns] == [[]] + [["a"]] * 7
     for i, each in enumerate(turns):
         each.score(f"第{'零一二三四五六七'[i]}条短信", sender="a", receiver="b")
     assert sum(each.metric('jingyin_joined_texts_total{outcome="same"}') for each in machines) == 7
@@ -168,6 +170,8 @@ def test_a_service_goes_on_while_its_server_is_away(valkey: Valkey, secret: Path
         until(lambda: machine.metric("jingyin_state_away") > 0)
         answer = machine.call("POST", "/admin/known", {"text": THREAT, "action": "block"})
         assert "the state can't be reached" in answer["error"]
+        answer = machine.call("POST", "/v1/parts", {"keys": ["k"], "part": "a", "seconds": 60})
+        assert "the state can't be reached" in answer["error"]
         valkey.start()
         until(lambda: machine.metric("jingyin_state_away") == 0)
         machine.score(THREAT, sender="gang")
@@ -194,6 +198,12 @@ async def test_a_state_that_is_away_is_reported_before_a_message_needs_it() -> N
             await asyncio.sleep(0.01)
     await memory.close()
     assert events == [("away", "ConnectionRefusedError")]
+
+
+async def test_parts_are_never_kept_where_other_workers_do_not_see_them() -> None:
+    memory = Memory(load_settings(), SimpleNamespace(), Secret(bytes(32), encrypts=True), Local(), Gone())  # type: ignore[arg-type]
+    with pytest.raises(ConnectionRefusedError):
+        await memory.share_part("", ["k"], "a", 60)
 
 
 class Slow:
