@@ -331,9 +331,7 @@ class Cases:
             if place is None:
                 raise MissingError("there is no case with the id `after`; list from the beginning")
         while True:
-            behind = [] if place is None else [
-                sa.or_(CASES.c.harm < place.harm, sa.and_(CASES.c.harm == place.harm, CASES.c.id < place.id))
-            ]  # fmt: skip
+            behind = [] if place is None else [sa.tuple_(CASES.c.harm, CASES.c.id) < (place.harm, place.id)]
             order = (CASES.c.harm.desc(), CASES.c.id.desc())
             page = connection.execute(sa.select(CASES).where(*conditions, *behind).order_by(*order).limit(size)).all()
             yield page

@@ -42,7 +42,7 @@ CASES = Table(
     Column("decided_by", Text),
     Index("cases_by_harm", "state", "harm", "id"),
     Index("cases_by_last", "state", "last"),
-    Index("cases_by_decision", "decided"),
+    Index("cases_by_decision", "decided", "id"),
 )  # fmt: skip
 SKETCHES = Table(
     "sketches", metadata, Column("hash", BigInteger, primary_key=True),

@@ -140,8 +140,10 @@ async def undo(request: Request) -> Response:
     call: Call = request.scope["jingyin"]
     cases = _writer(request).cases
     version = request.query_params.get("version", "")
+    if version and not version.isdecimal():
+        raise InputError("version: wanted the number that the case was listed with")
     case = await asyncio.to_thread(
-        cases.checked, request.path_params["id"], "decided", int(version) if version.isdecimal() else None
+        cases.checked, request.path_params["id"], "decided", int(version) if version else None
     )
     if case["known"]:
         await of_state(call.service.memory.known.remove(case["known"]))

@@ -101,6 +101,24 @@ def test_a_case_that_changed_since_it_was_listed_is_not_decided() -> None:
     queued(call)
 
 
+def test_an_undo_of_a_decision_that_was_changed_is_refused_and_its_wording_stays() -> None:
+    async def call(client: httpx.AsyncClient, _: Service) -> None:
+        await client.post("/v1/score", json={"text": THREAT})
+        (case,) = await listing(client, 1)
+        path = f"/admin/cases/{case['id']}"
+        await client.post(path, json={"decision": "innocent"})  # version 1
+        await client.delete(path)
+        known = (await client.post(path, json={"decision": "threat"})).json()["known"]  # version 3
+        stale = await client.delete(f"{path}?version=1")
+        assert (stale.status_code, "decided meanwhile: threat" in stale.json()["error"]) == (409, True)
+        assert (await client.delete(f"{path}?version=one")).status_code == 422
+        assert (await client.post("/v1/score", json={"text": THREAT})).json()["known"] == known
+        await client.delete(f"/admin/known/{known}")  # by hand: the decision can be undone all the same
+        assert (await client.delete(f"{path}?version=3")).json()["state"] == "open"
+
+    queued(call)
+
+
 def test_filters_pages_and_search() -> None:
     async def call(client: httpx.AsyncClient, _: Service) -> None:
         for text, route in ((THREAT, "a"), (THREAT, "a"), (OTHER, "b%")):
@@ -135,10 +153,15 @@ def test_reports_open_and_raise_cases_and_one_reporter_counts_once() -> None:
     queued(call)
 
 
-def test_the_queue_is_off_by_default() -> None:
+def test_without_the_setting_every_route_says_that_the_queue_is_off() -> None:
     async def call(client: httpx.AsyncClient, _: Service) -> None:
-        for answer in (await client.get("/admin/cases"), await client.post("/v1/report", json={"text": "a"})):
+        for method, path in (
+            ("GET", "/admin/cases"), ("GET", "/admin/cases/export"), ("GET", "/admin/cases/1"),
+            ("POST", "/admin/cases/1"), ("DELETE", "/admin/cases/1"), ("POST", "/v1/report"),
+        ):  # fmt: skip
+            answer = await client.request(method, path, json={"text": "a"} if method == "POST" else None)
             assert (answer.status_code, answer.json()["error"][:23]) == (404, "the review queue is off")
+        assert (await client.get("/admin/overview")).json()["cases"] is False  # the page then hides the queue
 
     run(call)
 
@@ -189,6 +212,40 @@ def test_bounds(tmp_path: Path) -> None:
     assert queue.expire() == 2  # open ones
     assert {case["texts"][0] for case in queue.listed(Filter(), 9)} == {THREAT, DIFFERENT[2]}
     assert dropped == {"texts": 2, "old": 1, "cases": 1}
+
+
+def test_a_flood_of_different_messages_stays_within_the_bounds_and_is_counted(tmp_path: Path) -> None:
+    queue, dropped = cases(tmp_path, cases=100)
+    characters = [chr(0x4E00 + number) for number in range(7_200)]
+    texts = ["".join(characters[at : at + 12]) for at in range(0, len(characters), 12)]
+    queue.keep([message(text, risk=0.1 + number / 1_000) for number, text in enumerate(texts)])
+    assert queue.expire() == 100
+    assert dropped == {"old": 0, "cases": 500}
+    assert {case["texts"][0] for case in queue.listed(Filter(), 1_000)} == set(texts[500:])  # the most harmful
+    assert queue.expire() == 100
+
+
+def test_pages_and_export_are_read_in_the_order_of_an_index(tmp_path: Path) -> None:
+    queue, _ = cases(tmp_path)
+    queue.keep([message(text) for text in DIFFERENT])
+    statements: list[tuple[str, Any]] = []
+    engine = queue.store._engine
+    store.event.listen(engine, "before_cursor_execute", lambda *a: statements.append((a[2], a[3])))
+    first, *_ = queue.listed(Filter(), 1)
+    queue.listed(Filter(), 2, first["id"])
+    list(queue.export(0))
+    with sqlite3.connect(tmp_path / "cases.sqlite") as database:
+        plans = [
+            [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in statements
+            if "FROM cases" in statement and "ORDER BY" in statement
+        ]
+    database.close()
+    assert plans == [
+        ["SEARCH cases USING INDEX cases_by_harm (state=?)"],
+        ["SEARCH cases USING INDEX cases_by_harm (state=? AND (harm,id)<(?,?))"],
+        ["SEARCH cases USING INDEX cases_by_decision ((decided,id)>(?,?))"],
+    ]
 
 
 def test_what_comes_after_a_decision_opens_a_new_case(tmp_path: Path) -> None:
@@ -258,3 +315,25 @@ def test_while_the_database_is_away_messages_are_answered_counted_and_written_la
     queued(call, load=lambda: (FakeScorer(), None))
     log = capfd.readouterr().err
     assert log.count('"event":"cases_away"') == log.count('"event":"cases_back"') >= 1
+
+
+def test_what_finds_the_queue_full_is_answered_and_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        await client.post("/v1/score", json={"text": OTHER})
+        await listing(client, 1)
+        locked = sqlite3.connect(tmp_path / "cases.sqlite", isolation_level=None)
+        locked.execute("BEGIN IMMEDIATE")
+        await client.post("/v1/score", json={"text": DIFFERENT[2] + "死"})
+        while "jingyin_cases_away 1.0" not in service.metrics.render().decode():
+            await asyncio.sleep(0.02)
+        for number in range(10):  # the writer holds the one before, 4 wait
+            answer = await client.post("/v1/score", json={"text": f"{chr(0x4E00 + number) * 9}死"})
+            assert answer.json()["action"] == "block"
+        assert 'jingyin_cases_dropped_total{what="queue"} 6.0' in service.metrics.render().decode()
+        locked.execute("ROLLBACK")
+        locked.close()
+        await listing(client, 6)
+
+    monkeypatch.setattr(store, "_SECONDS", 0.05)
+    monkeypatch.setattr("jingyin.serve.cases.writer.RETRY_SECONDS", 0.05)
+    queued(call, cases={"block_share": 1, "waiting": 4}, load=lambda: (FakeScorer(), None))

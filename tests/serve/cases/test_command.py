@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.serve.free_ports import free_ports
-from tests.serve.http.http_fakes import Process
+from tests.serve.http.http_fakes import InThread, Process
 
 from jingyin import cli
 from jingyin.model.errors import ConfigError
@@ -101,6 +101,15 @@ def test_a_service_that_cannot_be_reached(cases: Run, tmp_path: Path) -> None:
         assert (code, out) == (1, "")
         assert err == f"jingyin: {url} can't be reached (URLError); is the service running there?\n"
     assert cases("export", "--url", "service")[0] == 2
+
+
+def test_a_service_without_the_queue(cases: Run, tmp_path: Path) -> None:
+    file = write(tmp_path / "list.jsonl", {"text": THREAT})
+    with InThread() as server:
+        for arguments in (["report", file], ["export"]):
+            code, out, err = cases(*arguments, "--url", f"http://127.0.0.1:{server.port}")
+            assert (code, out, err.count("\n")) == (1, "", 1)
+            assert "answers 404: the review queue is off; turn it on with the setting cases" in err
 
 
 def test_a_database_of_a_newer_version_or_another_secret_stops_the_start(

@@ -7,7 +7,9 @@ import signal
 import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.serve.http.http_fakes import InThread, Process, post, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 
 from jingyin.serve.cases.cases import Cases, Filter
+from jingyin.serve.cases.decision import ConflictError
 from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.cases.store import Store
 from jingyin.serve.memory.secret import Secret
@@ -114,6 +117,22 @@ def test_postgresql(postgres: Postgres) -> None:
     with pytest.raises(Exception, match="decided by anna meanwhile"):
         one.decide(first, "innocent", "ordinary", None, "ben")
     assert [row["text"] for row in one.export(0)] == [THREAT]
+    (other,) = one.listed(Filter(), 9)
+    together = Barrier(2)
+
+    def decide(cases: Cases, by: str) -> str:
+        case = cases.checked(other["id"], "open", other["version"])
+        together.wait()
+        try:
+            cases.decide(case, "innocent", "ordinary", None, by)
+        except ConflictError:
+            return ""
+        return by
+
+    with ThreadPoolExecutor() as threads:
+        (winner,) = filter(None, threads.map(decide, (one, two), ("anna", "ben")))
+    assert one.one(other["id"])["by"] == winner
+    assert [row["label"] for row in two.export(0)] == ["debt_threat", "ordinary"]
     one.expire()
     for each in (one, two):
         each.store.close()
