@@ -9,6 +9,7 @@ score_many in this process: the same messages once each, in the same order, both
 """
 
 import argparse
+import os
 import signal
 import socket
 import subprocess
@@ -40,12 +41,14 @@ HOUR = 3600.0
 class Server:
     """A server process on a free port, ended by SIGTERM."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, **environment: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         command = [sys.executable, "-c", SERVERS[name].replace("PORT", str(self.port))]
-        self._process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+        )
 
     def __enter__(self) -> "Server":
         for _ in range(600):
@@ -65,6 +68,11 @@ class Server:
     def megabytes(self) -> float:
         parent = psutil.Process(self._process.pid)
         return sum(each.memory_info().rss for each in (parent, *parent.children(recursive=True))) / 1e6
+
+    def cpu_seconds(self) -> float:
+        parent = psutil.Process(self._process.pid)
+        times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
 
     def from_cache(self) -> float:
         """Return the share of messages so far that the cache answered."""
