@@ -68,7 +68,6 @@ class _Training(_Stage):
     epochs: float = Field(gt=0)
     tokens: int = Field(default=2560, ge=64)
     learning_rate: float = Field(default=3e-4, gt=0)
-    warmup: float = Field(default=0.06, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     rows: int | None = Field(default=None, ge=1)
     """Train on this many rows, drawn by seed: for trials and learning curves."""
