@@ -76,9 +76,9 @@ class Threshold(FrozenModel):
     least: float = 0.0
 
 
-def rows_needed(rate: float, confidence: float = 0.95) -> int:
-    """Return how many benign rows without a hit it takes to bound the rate by `rate`."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
+def rows_needed(rate: float) -> int:
+    """Return how many benign rows without a hit it takes to bound the rate by `rate`, with 95% confidence."""
+    return math.ceil(math.log(0.05) / math.log(1 - rate))
 
 
 class Point(FrozenModel):

@@ -203,12 +203,10 @@ def fused_logit(
     return np.asarray(fused)
 
 
-def fuse(
-    fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike], flagged: Sequence[int] = FLAGGED_INDEX
-) -> Floats:
+def fuse(fusion: Fusion, scores: ArrayLike, logits: Sequence[ArrayLike]) -> Floats:
     """Return probabilities (n, labels): the fused risk; within and next to it the networks' weighted proportions."""
     weighted = [weight * np.asarray(logit, np.float64) for weight, logit in zip(fusion.weights, logits, strict=True)]
-    return with_risk(np.sum(weighted, axis=0), fused_logit(fusion, scores, logits, flagged), flagged)
+    return with_risk(np.sum(weighted, axis=0), fused_logit(fusion, scores, logits))
 
 
 def with_risk(logits: ArrayLike, risk: ArrayLike, flagged: Sequence[int] = FLAGGED_INDEX) -> Floats:

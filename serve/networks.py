@@ -27,10 +27,10 @@ class NetworkReader:
     its batch; and on a CPU batching short messages gains nothing. Hence batches of one, without padding.
     """
 
-    def __init__(self, path: Path, network: Network, tokenizer: Tokenizer, threads: int = 1) -> None:
+    def __init__(self, path: Path, network: Network, tokenizer: Tokenizer) -> None:
         self.network = network
         self.tokenizer = tokenizer
-        self._session = open_session(path / network.file, threads)
+        self._session = open_session(path / network.file)
 
     def read(
         self, text: CleanString, ranges: Sequence[tuple[int, int]], worth: NDArray[np.floating[Any]],
@@ -98,11 +98,11 @@ class NetworkReader:
                 )
 
 
-def open_networks(bundle: Bundle, threads: int = 1) -> list[NetworkReader]:
+def open_networks(bundle: Bundle) -> list[NetworkReader]:
     """Open and check the networks of a bundle, in the order of its cascade; raises BundleError."""
     networks = bundle.manifest.networks
     tokenizers = tokenizers_of(bundle.path, networks)
-    readers = [NetworkReader(bundle.path, *each, threads) for each in zip(networks, tokenizers, strict=True)]
+    readers = [NetworkReader(bundle.path, *each) for each in zip(networks, tokenizers, strict=True)]
     for reader in readers:
         reader.check(bundle)
     return readers
@@ -119,10 +119,10 @@ def tokenizers_of(folder: Path, networks: Sequence[Network]) -> list[Tokenizer]:
     return [by_vocabulary[network.vocabulary] for network in networks]
 
 
-def open_session(model: Path, threads: int = 1) -> ort.InferenceSession:
+def open_session(model: Path) -> ort.InferenceSession:
     """Open a network as it is served; raises BundleError if onnxruntime can't load it."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Threads that spin while waiting would burn a core while idle.

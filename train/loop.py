@@ -99,7 +99,7 @@ _LOG_STEPS = 20
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `tokens` a batch of all processes, `warmup` a share of steps, then cosine decay to 0.
+    """How long and how fast: `tokens` a batch of all processes.
 
     `windows` is the weight of the mean loss of a message's windows next to that of the whole, `pairs` that of
     pair_loss.
@@ -108,7 +108,6 @@ class Schedule:
     epochs: float
     tokens: int
     learning_rate: float
-    warmup: float
     precision: str
     seed: int
     head_rate: float = 1.0
@@ -202,7 +201,7 @@ class _TrainingRun:
     def _step(self, rows: Sequence[int]) -> float:
         progress, schedule = self.progress, self.schedule
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan), schedule.warmup)
+            group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan))
         own_rows = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         share = list(own_rows or rows[:1])  # a process without rows reads one of weight 0
         ids, mask = pad([self.ids[i] for i in share])
@@ -334,9 +333,9 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, weight_decay=0.01, fused=True)
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the learning rate at a step: linear warm-up, then cosine decay."""
-    first = warmup * steps
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate at a step: linear warm-up over 6% of the steps, then cosine decay to 0."""
+    first = 0.06 * steps
     if step < first:
         return (step + 1) / (first + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1.0, steps - first)))

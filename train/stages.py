@@ -130,13 +130,10 @@ def _of_run(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
 
 def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     scorer = Scorer.load(bundle_folder(name), prefilter=False, cache_bytes=0)
-    verdicts = scorer.score_many((text.text for text in texts), processes=_own_cores())
+    own_cores = max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))  # of each training process
+    verdicts = scorer.score_many((text.text for text in texts), processes=own_cores)
     probabilities = [list(verdict.probabilities.values()) for verdict in verdicts]
     return np.asarray(np.log(np.maximum(np.array(probabilities), 1e-6)), np.float32)
-
-
-def _own_cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // int(PartialState().num_processes))  # of each training process
 
 
 # The classify stage: fine-tunes an encoder, or trains a classifier further, on labels and on teachers' soft labels.
@@ -164,8 +161,6 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
         bundle = run_of(recipe.traffic, context.out)
         if not recipe.windows:  # else every message's windows are read in their context
             extra = windows_read(bundle, train)
-        if recipe.misjudged:
-            extra = extra.and_(misjudged(bundle, train, recipe.misjudged, recipe.seed, context.out / TEACHERS))
         train = train.take(np.flatnonzero(_read_by(bundle, train, recipe.seed)))
     train, target = taught(recipe, teachers, train, context.out / TEACHERS)
     train, target = train.and_(extra), np.concatenate([target, one_hot(extra.labels, recipe.label_smoothing)])
@@ -263,31 +258,6 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     wholes = np.array([(0, len(each.text)) for each in cleaned], np.int64).reshape(-1, 2)
     nothing = np.full(len(cleaned), -1)
     return replace(windows, cleaned=cleaned, messages=np.arange(len(chosen_units)), places=wholes, beside=nothing)
-
-
-_DOUBTED = (0.3, 0.85)  # risks from which a benign message, and below which a threat, counts as misjudged
-
-
-def misjudged(bundle: str, rows: Rows, share: float, seed: int, cache: Path) -> Rows:
-    """Return the messages, and rows of a `share` of their copies, that a bundle misjudges, each as its own message.
-
-    Those near the threshold count as misjudged too (`_DOUBTED`). An epoch shows one copy of each message, so a
-    network sees few of the ways in which a message is disguised or stands in company, and seldom those that it gets
-    wrong (mining of hard examples, Felzenszwalb et al. 2010). Risks are cached in the folder `cache`, as teachers'
-    outputs are.
-    """
-    as_it_stands = np.array([not evasion for evasion in rows.evasions])
-    drawn = np.random.default_rng(seed).random(len(rows)) < share
-    candidates = rows.take(np.flatnonzero(as_it_stands | drawn))
-
-    def risks_of(texts: Sequence[CleanText]) -> NDArray[np.float32]:
-        scorer = Scorer.load(bundle_folder(bundle), cache_bytes=0)
-        verdicts = scorer.score_many((text.original for text in texts), processes=_own_cores())
-        return np.array([verdict.risk for verdict in verdicts], np.float32)
-
-    risks = _once(read_bundle(bundle_folder(bundle)).manifest.id, candidates.cleaned, cache / "risks", risks_of)
-    wrong = np.flatnonzero(np.where(candidates.flagged, risks < _DOUBTED[1], risks >= _DOUBTED[0]))
-    return replace(candidates.take(wrong), messages=np.arange(len(wrong)))
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

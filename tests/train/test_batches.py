@@ -27,7 +27,7 @@ def test_a_plain_row_comes_in_half_of_the_cases_and_all_rows_take_turns():
 
 def test_messages_are_shown_their_times_an_epoch():
     messages, times, plain = np.array([0, 0, 1, 2, 2, 2]), np.array([1, 1, 1, 3, 3, 3]), np.ones(6, np.bool_)
-    schedule = Schedule(epochs=2, tokens=64, learning_rate=1e-4, warmup=0.0, precision="bf16", seed=1)
+    schedule = Schedule(epochs=2, tokens=64, learning_rate=1e-4, precision="bf16", seed=1)
     plan, last = _plan([[2, 5, 3]] * 6, messages, plain, times, [""] * 6, schedule)
     for part in (plan[:last], plan[last:]):
         assert np.bincount(messages[[row for batch in part for row in batch]]).tolist() == [1, 1, 3]

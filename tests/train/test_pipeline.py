@@ -285,13 +285,12 @@ def test_what_an_earlier_stage_will_not_leave_is_refused_before_it_runs(
 
 
 def test_an_earlier_stage_teaches_and_decides_on_traffic_and_is_not_asked_again(write_recipe, tmp_path, monkeypatch):
-    earlier = {"teachers": ["stage:mentor"], "traffic": "stage:mentor", "misjudged": 1.0}
+    earlier = {"teachers": ["stage:mentor"], "traffic": "stage:mentor"}
     recipes = [write_recipe("mentor", epochs=1), write_recipe("pupil", **earlier, epochs=1, bundle=False)]
     asked, of_run = [], stages._of_run
     monkeypatch.setattr(stages, "_of_run", lambda *given: asked.append(given) or of_run(*given))
     run = train(recipes, tmp_path)
     assert len(asked) == 1
-    assert list((tmp_path / TEACHERS / "risks").iterdir())
     assert "stage:mentor" in json.loads((run / "_begun.json").read_text(encoding="utf-8"))
     (run / "metrics.json").unlink()
     train(recipes, tmp_path)

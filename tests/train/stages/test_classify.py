@@ -1,7 +1,5 @@
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from jingyin.train.runs import StageContext
 from jingyin.train.saved import is_classifier, load_classifier
 from jingyin.train.stages import (
     metrics,
-    misjudged,
     run_classify,
     standardise,
     taught,
@@ -168,38 +165,3 @@ def test_windows_of_benign_messages_that_networks_read_are_messages_of_their_own
     assert [each.text for each in found.cleaned] == ["明天早上我们一起去看书。", "晚上去公园吃饭。"] * 3
     assert [LABELS[label] for label in found.labels] == ["ordinary"] * 2 + ["lawful_collection"] * 4
     assert len(set(found.messages)) == len(found)
-
-
-def test_what_a_bundle_misjudges_is_shown_as_messages_of_their_own(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    texts = ["逾期。好", "逾期。不好", "弄死你。好", "弄死你。不好", "逾期", "弄死你。再见"]
-    labels = ["ordinary", "lawful_collection", "debt_threat", "pay_to_stop", "ordinary", "other_threat"]
-    given = replace(
-        rows(*(("authored", "a", label) for label in labels)),
-        cleaned=[clean(text) for text in texts], messages=np.array([0, 0, 1, 1, 2, 1]),
-        evasions=["company:ads"] * 4 + ["", "company:chat"],
-    )  # fmt: skip
-    risks = dict(zip(texts, (0.3, 0.29, 0.85, 0.84, 0.9, 0.31), strict=True))
-    read: list[str] = []
-
-    class RiskScorer:
-        @staticmethod
-        def load(*_: object, **__: object) -> "RiskScorer":
-            return RiskScorer()
-
-        def score_many(self, given: Iterable[str], processes: int) -> Iterator[SimpleNamespace]:
-            for text in given:
-                read.append(text)
-                yield SimpleNamespace(risk=risks[text])
-
-    monkeypatch.setattr(classify, "Scorer", RiskScorer)
-    bundle = str(make_bundle())
-    found = misjudged(bundle, given, 1.0, 5, tmp_path)
-    assert sorted(each.text for each in found.cleaned) == sorted([texts[0], texts[3], texts[4], texts[5]])
-    assert found.messages.tolist() == [0, 1, 2, 3]
-    assert sorted(read) == sorted(texts)
-    assert len(misjudged(bundle, given, 1.0, 5, tmp_path)) == 4
-    assert len(read) == 6  # what it has read is kept
-    assert [each.text for each in misjudged(bundle, given, 1e-9, 5, tmp_path).cleaned] == [texts[4]]
-    assert read[6:] == [texts[4]]  # messages as they stand are all read

@@ -1,1 +1,0 @@
-"""Makes two tables of jingyin.model: traditional to simplified characters, and characters that sound alike."""
