@@ -184,16 +184,11 @@ def _prefilter_thresholds(readings: Readings, recipe: Classify | Calibrate) -> t
 
 
 def _fusion(readings: Readings, depth: int, times: NDArray[np.float64]) -> Fusion:
-    """Fit the fusion of the first `depth` networks on the wholes that they read, each of which counts `times`.
-
-    The prefilter counts beside the first network alone. On authored threats its scores earn a weight at every depth,
-    but in strange traffic they see money and insults where the main network sees who is pressed: without them false
-    alarms and flagged reports are fewer, and real threats found more (train/LOG.md).
-    """
+    """Fit the fusion of the first `depth` networks on the wholes that they read, each of which counts `times`."""
     wholes = readings.units.starts
     logits = readings.logits(depth, wholes)
     is_read = ~np.isnan(np.sum(logits, axis=(0, 2)))
-    scores = readings.units.scores[:, wholes[is_read]] if depth == 1 else np.empty((0, is_read.sum()))
+    scores = readings.units.scores[:, wholes[is_read]]
     flagged, traffic = readings.rows.flagged[is_read], is_traffic(readings.rows)[is_read]
     return fit_fusion(scores, [each[is_read] for each in logits], flagged, traffic, times[is_read])
 

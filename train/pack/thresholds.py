@@ -34,7 +34,7 @@ def fit_fusion(
     `traffic` (n,) counts thirty times, other innocents three times. The second makes a probability of the sum, all rows
     counting alike (Platt 1999). A row stands for `times` (n,) rows. Later measurements on these same rows, thresholds'
     bounds and the calibration error, are in-sample as far as the fusion goes. Raises InputError when all rows are on
-    one side. Without scores (0, n) the prefilter has no weight.
+    one side.
     """
     if flagged.all() or not flagged.any():
         raise InputError(
@@ -45,8 +45,9 @@ def fit_fusion(
     counted = times * np.where(flagged, 1.0, np.where(traffic, _TRAFFIC, _INNOCENT))
     proportions, _ = _regression(columns, flagged, counted)
     scale, bias = _regression((columns @ proportions)[:, None], flagged, times)
-    weights = [0.0] * (2 - len(scores)) + (scale[0] * proportions).tolist()
-    return Fusion(scores=(weights[0], weights[1]), weights=tuple(weights[2:]), bias=bias)
+    weights = scale[0] * proportions
+    first, second, *rest = map(float, weights)
+    return Fusion(scores=(first, second), weights=tuple(rest), bias=bias)
 
 
 def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) -> tuple[NDArray[np.float64], float]:

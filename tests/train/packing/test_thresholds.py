@@ -161,8 +161,6 @@ def test_no_step_counts_against_what_it_says():
     found = fit_fusion(np.zeros((2, 5000)), [as_logits(good), as_logits(bad)], flagged, ~flagged, np.ones(5000))
     assert found.weights[0] > 0.5
     assert found.weights[1] == 0
-    alone = fit_fusion(np.empty((0, 5000)), [as_logits(good)], flagged, ~flagged, np.ones(5000))
-    assert (alone.scores, *alone.weights) == ((0.0, 0.0), pytest.approx(found.weights[0], abs=0.02))
 
 
 def test_proportions_are_fitted_where_traffic_is_rather_than_where_most_rows_are():
