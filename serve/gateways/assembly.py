@@ -28,7 +28,7 @@ _CONTEXT = 100
 _OVERHEAD, _PER_RECEIVER = 1_200, 500  # bytes of a part besides its payload, as tracemalloc measures them
 
 PartKey = tuple[str, str, int | str]
-Share = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
+Payer = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
 Pieces = tuple[tuple["HeldPart", Segment], ...]
 
 
@@ -43,7 +43,7 @@ class Owner(Protocol):
 class HeldPart:
     """A received part of the messages `keys`, for each of its destinations; it waits, or was forwarded.
 
-    `number` is its number in the message, from 1, `kin` source and total, by which many phones tell messages with one
+    `number` is its number in the message, from 1, `payer` is charged for its memory, `kin` is source and total, by which many phones tell messages with one
     reference apart.
     """
 
@@ -52,7 +52,7 @@ class HeldPart:
     keys: list[PartKey]
     kin: tuple[str, int]
     owner: Owner
-    share: Share
+    payer: Payer
     answer: asyncio.Future[Ruling]
     since: float
     timer: asyncio.TimerHandle | None = None
@@ -69,9 +69,9 @@ class HeldPart:
     def of_other(self, message: Message, key: PartKey, now: float) -> "HeldPart":
         """Return a part that another filter received, perhaps of one message with this one; it is not judged here."""
         assert message.part is not None
-        kin, share = (message.source, message.part.total), ("", *self.share[1:])
+        kin, payer = (message.source, message.part.total), ("", *self.payer[1:])
         return HeldPart(
-            message, message.part.number, [key], kin, self.owner, share, self.answer, now, elsewhere=True
+            message, message.part.number, [key], kin, self.owner, payer, self.answer, now, elsewhere=True
         )  # fmt: skip
 
     def same_as(self, other: "HeldPart") -> bool:

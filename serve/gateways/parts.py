@@ -24,8 +24,8 @@ from jingyin.serve.gateways.assembly import (
     HeldPart,
     Owner,
     PartKey,
+    Payer,
     Pieces,
-    Share,
     assemblies,
     header,
     is_crowded,
@@ -68,8 +68,8 @@ class Joiner:
         self._most = most
         self._others = shared
         self._boxes: dict[PartKey, Box] = {}
-        self._kept: dict[Share, OrderedDict[HeldPart, None]] = {}  # the oldest first
-        self._bytes: Counter[Share] = Counter()
+        self._kept: dict[Payer, OrderedDict[HeldPart, None]] = {}  # the oldest first
+        self._bytes: Counter[Payer] = Counter()
         self._lost: OrderedDict[PartKey, None] = OrderedDict()  # where parts of an incomplete message were forgotten
         self._waiting: dict[HeldPart, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,9 +99,9 @@ class Joiner:
         keyed = [source if each < 0 else each & 0xFF for each in references]  # -1: there is none
         keys = list(dict.fromkeys((direction, digits(to), each) for to in message.destinations for each in keyed))
         now = loop.time()
-        share = account, direction, message.scheduled
+        payer = account, direction, message.scheduled
         kin, number = (source, message.part.total), message.part.number
-        part = HeldPart(message, number, keys, kin, owner, share, loop.create_future(), now)
+        part = HeldPart(message, number, keys, kin, owner, payer, loop.create_future(), now)
         self._expire(now)
         boxes = self._boxes_of(part)
         if any(is_crowded(box, part, now) for box in boxes):
@@ -123,8 +123,8 @@ class Joiner:
         """Put a part into its boxes, and see which messages are complete with it."""
         for key in part.keys:
             self._boxes.setdefault(key, Box()).put(part)
-        self._bytes[part.share] += part.size
-        self._kept.setdefault(part.share, OrderedDict())[part] = None
+        self._bytes[part.payer] += part.size
+        self._kept.setdefault(part.payer, OrderedDict())[part] = None
         boxes = self._boxes_of(part)
         kept = [each for box in boxes for each in box.all()]
         if any(box.holds_all(total) for box in boxes for total in {each.kin[1] for each in kept}):
@@ -159,7 +159,7 @@ class Joiner:
 
     def forget(self, part: HeldPart) -> None:
         """Forget a part that did not reach its receiver."""
-        kept = self._kept.get(part.share, OrderedDict())
+        kept = self._kept.get(part.payer, OrderedDict())
         if part not in kept:
             return
         del kept[part]
@@ -168,9 +168,9 @@ class Joiner:
             box.remove(part)
             if not box.parts:
                 del self._boxes[key]
-        self._bytes[part.share] -= part.size
+        self._bytes[part.payer] -= part.size
         if not kept:
-            del self._kept[part.share], self._bytes[part.share]
+            del self._kept[part.payer], self._bytes[part.payer]
 
     async def pause(self) -> None:
         """Let the event loop do other work, if the last time is _PAUSE ago."""
@@ -256,9 +256,9 @@ class Joiner:
         if not part.answer.done():  # its session may have ended
             part.answer.set_result(answer)
 
-    async def _judge_parts(self, part: HeldPart, assemblies: tuple[Pieces, ...], receivers: tuple[str, ...]) -> Ruling:
+    async def _judge_parts(self, part: HeldPart, arranged: tuple[Pieces, ...], receivers: tuple[str, ...]) -> Ruling:
         texts: dict[str, None] = {}
-        for each in assemblies:
+        for each in arranged:
             texts |= dict.fromkeys(
                 await self._once(each, partial(self._in_turn, part.owner, size_of(each), partial(self._read, each)))
             )

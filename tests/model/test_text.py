@@ -291,7 +291,7 @@ def test_offsets_of_text_from_right_to_left() -> None:
     cleaned = clean("还\u202e元0005\u202c吧")
     assert [cleaned.original[start:end] for start, end in cleaned.offsets] == ["还", "元0005", "吧"]
     deep = clean("\u202e" * 10_000 + "你死弄" + "\u202c" * 10_000)
-    assert deep.text == "弄死你"  # levels, of which the deepest alone turns it round, and no more than Unicode allows
+    assert deep.text == "弄死你"  # a level within another is turned round once; Unicode allows 125
 
 
 def test_a_typed_placeholder_is_no_placeholder() -> None:
