@@ -43,8 +43,8 @@ class Owner(Protocol):
 class HeldPart:
     """A received part of the messages `keys`, for each of its destinations; it waits, or was forwarded.
 
-    `number` is its number in the message, from 1, `payer` is charged for its memory. `kin` is source and total, by which
-    many phones tell messages with one reference apart.
+    `number` is its number in the message, from 1, `payer` is charged for its memory. `kin` is source and total, by
+    which many phones tell messages with one reference apart.
     """
 
     message: Message
