@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from jingyin.serve.http.admin import body_as, of_state
 from jingyin.serve.http.call import Call
+from jingyin.serve.http.schema import WHOLE
 
 
 class SharedPart(BaseModel):
@@ -20,7 +21,7 @@ class SharedPart(BaseModel):
 
     keys: list[Annotated[str, Field(max_length=1_000)]] = Field(min_length=1, max_length=64, repr=False)
     part: str | None = Field(None, min_length=1, repr=False)
-    seconds: Annotated[int, Field(ge=1, le=604_800)]
+    seconds: Annotated[int, Field(ge=1, le=604_800), WHOLE]
     forget: bool = False
 
 
