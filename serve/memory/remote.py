@@ -59,11 +59,11 @@ def listening(local: Local, path: Path) -> Iterator[None]:
             return
         finally:
             started.set()
-        async with server:
-            while not stop.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), 1)
-                local.expire()
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 1)
+            local.expire()
+        server.close()  # `async with` waits, from Python 3.12 on, until every client has hung up
         local.save()
 
     thread = Thread(target=lambda: asyncio.run(serve()), name="jingyin-state", daemon=True)
