@@ -16,8 +16,19 @@ ACTION_OF = {**dict.fromkeys(BENIGN, "pass"), **dict.fromkeys(FLAGGED, "block")}
 """Label of a campaign -> action for its wording; other_threat is outside the scope of this filter."""
 
 
+class AnswerError(JingyinError):
+    """A service answered with an error; `code` is the status."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  by path
-    """Return a service's JSON answer; its key is in JINGYIN_KEY. Raises JingyinError with its error message."""
+    """Return a service's JSON answer; its key is in JINGYIN_KEY.
+
+    Raises AnswerError with the service's message, JingyinError if there is no answer.
+    """
     try:
         return json.loads(ask_text(url, method, path, body))
     except ValueError:
@@ -25,7 +36,7 @@ def ask(url: str, method: str, path: str, body: object = None) -> Any:  # noqa: 
 
 
 def ask_text(url: str, method: str, path: str, body: object = None) -> str:
-    """Return a service's answer as text; raises JingyinError as `ask` does."""
+    """Return a service's answer as text; raises as `ask` does."""
     headers = {"content-type": "application/json"}
     if key := os.environ.get("JINGYIN_KEY"):
         headers["authorization"] = f"Bearer {key}"
@@ -40,7 +51,7 @@ def ask_text(url: str, method: str, path: str, body: object = None) -> str:
             message = json.load(error)["error"]
         except (ValueError, KeyError, TypeError):
             message = error.reason
-        raise JingyinError(f"{url} answers {error.code}: {message}") from None
+        raise AnswerError(f"{url} answers {error.code}: {message}", error.code) from None
     except (OSError, HTTPException, ValueError) as error:  # ValueError: no address of a host, or no JSON
         raise JingyinError(f"{url} can't be reached ({type(error).__name__}); is the service running there?") from None
 

@@ -3,26 +3,39 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
+from jingyin.model.errors import InputError
 from jingyin.model.text import clean
-from jingyin.serve.analyst import ask
+from jingyin.serve.analyst import AnswerError, ask
 from jingyin.serve.archive.blocks import ReadOptions
 from jingyin.serve.archive.readers import blocks, find, open_sources
+from jingyin.serve.cases.cases import ReportKind
 from jingyin.serve.cases.writer import TEXT
 
 THREADS = 8
 FIELDS = ("sender", "receiver", "time", "kind")
 
 
+class Reported(NamedTuple):
+    """Rows of a block: how many were sent, how many have no text, and why the service refused the others."""
+
+    sent: int
+    empty: int
+    refusals: list[str]
+
+
 def report_files(
     url: str, inputs: Sequence[str], text_column: str, kind: str, encoding: str | None
-) -> Iterator[tuple[int, int]]:
-    """Send each row of the files as a report; yield for each block how many were taken, and how many have no text.
+) -> Iterator[Reported]:
+    """Send each row of the files as a report; yield the outcome of each block.
 
-    The columns `sender`, `receiver`, `time` and `kind` are used where a file has them. Raises ConfigError if a file has
-    no column of texts, JingyinError if the service refuses one.
+    The columns `sender`, `receiver`, `time` and `kind` are used where a file has them. A row that the service can't
+    read, such as one of another kind, costs no other. Raises InputError if there is no such `kind`, ConfigError if a
+    file has no column of texts, JingyinError if the service takes no reports.
     """
+    if kind not in (kinds := get_args(ReportKind)):
+        raise InputError(f"there is no kind {kind!r} of reports; wanted {' or '.join(kinds)}")
     sources = open_sources(find(inputs), ReadOptions(text=text_column, encoding=encoding))
     with ThreadPoolExecutor(THREADS) as threads:
         for _, block in blocks(sources):
@@ -32,9 +45,19 @@ def report_files(
                 for row, text in zip(rows, block.texts.to_pylist(), strict=True)
             ]
             sent = [_body(body, kind) for body in bodies if clean(str(body["text"])[:TEXT]).text]
-            for _answer in threads.map(partial(ask, url, "POST", "/v1/report"), sent):
-                pass
-            yield len(sent), len(bodies) - len(sent) + len(block.rejects)
+            refusals = [*filter(None, threads.map(partial(_send, url), sent))]
+            yield Reported(len(sent) - len(refusals), len(bodies) - len(sent) + len(block.rejects), refusals)
+
+
+def _send(url: str, body: dict[str, Any]) -> str:
+    """Send a report; return why the service can't read it, or ""."""
+    try:
+        ask(url, "POST", "/v1/report", body)
+    except AnswerError as error:
+        if error.code != 422:
+            raise
+        return str(error)
+    return ""
 
 
 def _body(body: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ REPORT_SECONDS = 10.0
 """Longest wait of a report for the database."""
 UNREAD = ("review", "ordinary", 0.5)
 """Action, label and risk of a reported message that could not be scored."""
+_YEAR_10000 = 253_402_300_800  # in Unix seconds
 
 
 class Listing(BaseModel):
@@ -84,8 +85,8 @@ def _moment(given: float | str, name: str) -> float:
             seconds = datetime.fromisoformat(str(given)).timestamp()
         except (ValueError, OverflowError):
             seconds = math.nan
-    if not math.isfinite(seconds):
-        raise InputError(f"{name}: wanted Unix seconds, or a time such as 2026-12-01T08:00:00+08:00")
+    if not 0 <= seconds < _YEAR_10000:
+        raise InputError(f"{name}: wanted Unix seconds from 0, or a time such as 2026-12-01T08:00:00+08:00")
     return seconds
 
 

@@ -317,13 +317,17 @@ def cases_report(
 ) -> None:
     """Send subscribers' reports: rows with a text, and optionally sender, receiver, time and kind.
 
-    Exit code 3: finished, but rows without a text were left out.
+    Exit code 3: finished, but rows without a text, or that the service refused, were left out.
     """
     from jingyin.serve.cases.report import report_files  # the extra `batch`
 
-    sent, left_out = map(sum, zip(*report_files(url, inputs, text_column, kind, encoding), strict=True))
-    typer.echo(f"{sent} reports sent, {left_out} rows without a text left out")
-    if left_out:
+    blocks = list(report_files(url, inputs, text_column, kind, encoding))
+    sent, empty = sum(each.sent for each in blocks), sum(each.empty for each in blocks)
+    refusals = [refusal for each in blocks for refusal in each.refusals]
+    typer.echo(f"{sent} reports sent, {empty} rows without a text left out, {len(refusals)} refused")
+    if refusals:
+        typer.echo(f"the first refusal: {refusals[0]}", err=True)
+    if empty or refusals:
         raise typer.Exit(3)
 
 

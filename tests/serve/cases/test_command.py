@@ -49,7 +49,7 @@ def test_a_list_is_sent_and_what_is_decided_is_exported(cases: Run, url: str, tm
     rows = [{"text": THREAT, "receiver": f"138****000{number}"} for number in range(3)]
     empty = [{"text": " ", "receiver": "138****0009"}, {"text": "\u200b\u200b"}]  # the second cleans to nothing
     file = write(tmp_path / "list.jsonl", *rows, *empty)
-    assert cases("report", file, "--url", url) == (3, "3 reports sent, 2 rows without a text left out\n", "")
+    assert cases("report", file, "--url", url) == (3, "3 reports sent, 2 rows without a text left out, 0 refused\n", "")
     (case,) = json.loads(ask_service(url, "GET", "/admin/cases"))["cases"]
     assert (case["reports"], case["reasons"][-1]) == (3, "reported")
     assert cases("export", "--url", url) == (0, "", "")
@@ -85,6 +85,18 @@ def test_a_kind_that_does_not_exist(cases: Run, url: str, tmp_path: Path) -> Non
     assert (code, err.count("\n")) == (1, 1)
     assert "kind" in err
     assert THREAT not in err
+
+
+def test_a_row_that_the_service_refuses_costs_no_other(cases: Run, url: str, tmp_path: Path) -> None:
+    rows = [{"text": THREAT, "kind": "rude"}, {"text": THREAT, "time": "-1e300"}, {"text": THREAT, "time": "soon"}]
+    good = {"text": "您好，我来修水管，半小时到", "receiver": "139****0001", "time": "2026-12-01T08:00:00+08:00"}
+    code, out, err = cases("report", write(tmp_path / "list.jsonl", *rows, good), "--url", url)
+    assert (code, out) == (3, "1 reports sent, 0 rows without a text left out, 3 refused\n")
+    assert err.startswith("the first refusal: ")
+    assert "kind" in err
+    assert THREAT not in err
+    listed = json.loads(ask_service(url, "GET", "/admin/cases"))["cases"]
+    assert good["text"] in [text for case in listed for text in case["texts"]]
 
 
 def test_a_time_that_is_none(cases: Run, url: str) -> None:
