@@ -67,6 +67,7 @@ _FIND = (
 )
 _CASE = sa.select(CASES).where(CASES.c.id == _NUMBER)
 _UPDATE, _INSERT = CASES.update().where(CASES.c.id == _NUMBER), CASES.insert()
+_ADD_HASHES, _ADD_PARTIES, _ADD_TEXT = SKETCHES.insert(), PARTIES.insert(), TEXTS.insert()
 _MET = sa.select(PARTIES.c.kind, PARTIES.c.hash).where(
     PARTIES.c.case == _NUMBER, PARTIES.c.hash.in_(sa.bindparam("hashes", expanding=True))
 )
@@ -190,7 +191,7 @@ class Cases:
             "harm": total + math.log2(max(found.risk, LEAST_RISK)),
         }
         connection.execute(_UPDATE, {"number": case.id, **values})
-        return self._add_text(connection, case.id, message)
+        return self._add_text(connection, case, message)
 
     def _sketch(self, text: str) -> list[int]:
         """Return the smallest hashes of a clean text; of one without triples its own."""
@@ -217,7 +218,7 @@ class Cases:
                 "hashes": len(sketch), "weight": -math.inf, "harm": -math.inf,
             },
         )  # fmt: skip
-        connection.execute(SKETCHES.insert(), [{"hash": each, "case": number} for each in sketch])
+        connection.execute(_ADD_HASHES, [{"hash": each, "case": number} for each in sketch])
         return connection.execute(_CASE, {"number": number}).one()
 
     def _meet(self, connection: sa.Connection, case: "sa.Row[Any]", message: Message) -> dict[str, int]:
@@ -226,25 +227,27 @@ class Cases:
         if message.report:  # without a receiver, all reports of one key are one reporter's
             named["reporter"] = message.receiver or f"\n{message.key}"
         wanted = {kind: self._hash(kind, name) for kind, name in named.items() if name}
-        met = connection.execute(_MET, {"number": case.id, "hashes": list(wanted.values())})
-        known = {kind for kind, hash_ in met if wanted.get(kind) == hash_}
+        known = set[str]()
+        if case._mapping["count"]:  # else it was opened for this message
+            met = connection.execute(_MET, {"number": case.id, "hashes": list(wanted.values())})
+            known = {kind for kind, hash_ in met if wanted.get(kind) == hash_}
         counts = {"sender": case.senders, "receiver": case.receivers, "reporter": case.reports}
         new = {kind for kind in wanted.keys() - known if counts[kind] < PARTIES_COUNTED}
         if new:
             rows = [{"case": case.id, "kind": kind, "hash": wanted[kind]} for kind in new]
-            connection.execute(PARTIES.insert(), rows)
+            connection.execute(_ADD_PARTIES, rows)
         return {kind: int(kind in new) for kind in counts}
 
-    def _add_text(self, connection: sa.Connection, case: str, message: Message) -> bool:
+    def _add_text(self, connection: sa.Connection, case: "sa.Row[Any]", message: Message) -> bool:
         """Keep a text, if it is new and there is room; return whether it is kept."""
         hash_ = self._hash("text", message.clean)
-        kept = list(connection.scalars(_TEXTS, {"number": case}))
+        kept = list(connection.scalars(_TEXTS, {"number": case.id})) if case._mapping["count"] else []
         if hash_ in kept or len(kept) >= self._settings.texts:
             return hash_ in kept
         names = ("text", "key", "route", "action", "label", "risk", "reasons")
         content = {name: getattr(message, name) for name in names} | {"time": round(message.sent or message.time, 3)}
         sealed = self._secret.seal(json.dumps(content))
-        connection.execute(TEXTS.insert().values(case=case, hash=hash_, number=len(kept), sealed=sealed))
+        connection.execute(_ADD_TEXT, {"case": case.id, "hash": hash_, "number": len(kept), "sealed": sealed})
         return True
 
     # ---- analysts
