@@ -199,8 +199,9 @@ class Manifest(CascadeRules):
 
     `loss` has the bound "in corpus" and, if there are test-only cases, "on unseen situations"; `passed` is the share of
     ordinary calibration messages that each network reads. `signs` are those of model.onnx, in the order of its outputs;
-    empty if it has none. `curve` is sorted by risk, ascending. `flagged_labels` are those of the jingyin that wrote it;
-    the file names them only if they are not FIRST_FLAGGED.
+    empty if it has none. `curve` is sorted by risk, ascending. `label_weights` multiply the probabilities of unflagged
+    labels when one is chosen (cascade.likeliest); a label without one has 1. `flagged_labels` are those of the jingyin
+    that wrote it; the file names them only if they are not FIRST_FLAGGED.
     """
 
     format_version: int
@@ -211,6 +212,7 @@ class Manifest(CascadeRules):
     calibration: Calibration
     passed: tuple[float, ...]
     signs: dict[str, SignScale] = {}
+    label_weights: dict[str, float] = {}
     flagged_labels: tuple[str, ...] = FIRST_FLAGGED
     loss: dict[str, Missed]
     provenance: dict[str, object]
@@ -363,6 +365,8 @@ def write_bundle(path: Path, parts: Mapping[str, object]) -> Manifest:
     content = draft.model_dump(mode="json")
     if draft.flagged_labels == FIRST_FLAGGED:
         del content["flagged_labels"]
+    if not draft.label_weights:
+        del content["label_weights"]
     content["files"] = {name: sha256((path / name).read_bytes()) for name in names}
     content["id"] = manifest_id(content)
     (path / "manifest.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ risk from all that have read it (fusion; train/LOG.md): the weighted sum of thei
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -228,6 +228,21 @@ def reads_on(continue_from: float | None, exit_above: float | None, odds: ArrayL
     return np.asarray((values >= low) & (values < high))
 
 
+def likeliest(
+    probabilities: ArrayLike, weights: Mapping[str, float], labels: Sequence[str] = LABELS
+) -> NDArray[np.int64]:
+    """Return the index in `labels` of the label (...) by probabilities (..., labels): the most probable one.
+
+    If that is not flagged, the unflagged label with the highest product of probability and weight takes its place: the
+    most probable one makes the fewest mistakes, but most of them on rare labels (logit adjustment, Menon et al. 2021).
+    Risk and action don't depend on the label.
+    """
+    array = np.asarray(probabilities, np.float64)
+    weighted = array * [0.0 if label in FLAGGED else weights.get(label, 1.0) for label in labels]
+    first = array.argmax(-1)
+    return np.asarray(np.where(np.isin(labels, FLAGGED)[first], first, weighted.argmax(-1)), np.int64)
+
+
 _DIGITS = 12
 
 
@@ -248,8 +263,8 @@ def decide(
     risk = round(sum(named[label] for label in FLAGGED), _DIGITS)
     action: Action = "pass" if risk < manifest.review.risk else "block" if risk >= manifest.block.risk else "review"
     reasons = reasons_of(manifest, signs) if action != "pass" else ()
-    label, apart = max(named, key=named.__getitem__), round(disagreement, _DIGITS)
-    return Decision(label, named, risk, action, stage, reasons, window, apart)
+    label = manifest.labels[int(likeliest(list(named.values()), manifest.label_weights, manifest.labels))]
+    return Decision(label, named, risk, action, stage, reasons, window, round(disagreement, _DIGITS))
 
 
 def reasons_of(manifest: Manifest, signs: ArrayLike) -> tuple[Reason, ...]:

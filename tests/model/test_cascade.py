@@ -26,6 +26,7 @@ from jingyin.model.cascade import (
     decide,
     fuse,
     fused_logit,
+    likeliest,
     prefiltered,
     provisional_odds,
     reads_on,
@@ -134,6 +135,21 @@ def test_actions_begin_at_their_thresholds(risk: float, action: str):
     assert (decision.action, decision.risk, decision.stage) == (action, risk, "network")
     assert decision.label == ("pay_to_stop" if risk >= 0.5 and risk > 1 - risk else "ordinary")
     assert list(decision.probabilities) == list(LABELS)
+
+
+def test_weights_choose_among_unflagged_labels_alone():
+    of = {label: i for i, label in enumerate(LABELS)}
+    shares = np.zeros((3, len(LABELS)))
+    shares[:, of["ordinary"]], shares[:, of["other_threat"]] = (0.5, 0.3, 0.6), (0.3, 0.3, 0.1)
+    shares[:, of["debt_threat"]] = (0.2, 0.4, 0.3)
+    assert [LABELS[i] for i in likeliest(shares, {})] == ["ordinary", "debt_threat", "ordinary"]
+    weighted = [LABELS[i] for i in likeliest(shares, {"other_threat": 2.0})]
+    assert weighted == ["other_threat", "debt_threat", "ordinary"]
+    assert likeliest(shares[0, ::-1], {"other_threat": 2.0}, LABELS[::-1]) == len(LABELS) - 1 - of["other_threat"]
+    weighing = MANIFEST.model_copy(update={"label_weights": {"other_threat": 2.0}})
+    decisions = [decide(each, shares[0], "network") for each in (MANIFEST, weighing)]
+    assert [each.label for each in decisions] == ["ordinary", "other_threat"]
+    assert decisions[0].probabilities == decisions[1].probabilities
 
 
 def scale(threshold: float, slope: float = 1.0, bias: float = 0.0) -> SignScale:

@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import read_bundle
-from jingyin.model.cascade import FLAGGED_INDEX
+from jingyin.model.cascade import FLAGGED_INDEX, likeliest
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS, Verdict
 from jingyin.model.text import clean
@@ -36,6 +36,7 @@ class System:
     score: Callable[[Sequence[str]], Scores]
     review: float
     block: float = float("inf")
+    label_weights: Mapping[str, float] = field(default_factory=dict)
 
     def judge(self, texts: Sequence[str]) -> "Judged":
         """Score messages."""
@@ -67,10 +68,10 @@ class Judged:
 
     @property
     def predicted(self) -> Ints:
-        """The most probable label (n,) of each row; only of a system that knows labels, as bundles do."""
+        """The label (n,) of each row, by its index; only of a system that knows labels, as bundles do."""
         if self.probabilities is None:
             raise TypeError(f"{self.system.name} knows no labels")
-        return np.asarray(self.probabilities.argmax(1), np.int64)
+        return likeliest(self.probabilities, self.system.label_weights)
 
     def take(self, rows: Ints) -> "Judged":
         """Return the outputs for some rows."""
@@ -113,7 +114,7 @@ def served(scorer: Scorer, name: str = "jingyin") -> System:
         return np.array([each.risk for each in found]), probabilities
 
     manifest = scorer.bundle.manifest
-    return System(name, score, manifest.review.risk, manifest.block.risk)
+    return System(name, score, manifest.review.risk, manifest.block.risk, manifest.label_weights)
 
 
 def keywords() -> System:

@@ -27,6 +27,7 @@ from jingyin.model.cascade import (
     cascade,
     fuse,
     fused_logit,
+    likeliest,
     log_odds,
     prefiltered,
     reads_on,
@@ -50,6 +51,9 @@ from jingyin.train.recipes import Calibrate, Classify
 
 _ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
 _THINNED = 10
+OTHER = "other_threat"
+WEIGHTS = tuple(np.exp(np.arange(0, 2.1, 0.25)).round(2).tolist())
+"""Candidate weights of OTHER when a label is chosen, none first."""
 DISCOUNTS = (0.5, 0.0, 0.25, 0.75, 1.0)
 """Candidate discounts of a window against the whole, the usual first."""
 
@@ -92,6 +96,7 @@ def fit_cascade(
         "provisional": rules.provisional,
         "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
         "signs": fit_signs(readings, read_split(corpus, "validation")),
+        "label_weights": _label_weights(served.probabilities[~traffic], labels[~traffic]),
         "calibration": Calibration(
             ece_before=expected_calibration_error(softmax(last[has_last]), labels[has_last]),
             ece_after=expected_calibration_error(served.probabilities, labels), rows=len(labels),
@@ -231,6 +236,22 @@ def _served(rules: CascadeRules, readings: Readings) -> Cascaded:
 
 def _risks(served: Cascaded) -> NDArray[np.float64]:
     return np.asarray(served.probabilities[:, FLAGGED_INDEX].sum(1))
+
+
+def _label_weights(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the weight of OTHER in the choice of a label: the best by mean recall over labels.
+
+    `probabilities` (n, labels) are those of rows other than traffic, which holds next to none of that label. It is one
+    in fifty of authored rows, so the networks expect it seldom, though not where it is meant.
+    """
+    if not (labels == LABELS.index(OTHER)).any():
+        return {}
+
+    def mean_recall(weight: float) -> float:
+        right = likeliest(probabilities, {OTHER: weight}) == labels
+        return float(np.mean([right[labels == each].mean() for each in np.unique(labels)]))
+
+    return {OTHER: max(WEIGHTS, key=mean_recall)}  # the first of equals
 
 
 def _full(rules: CascadeRules, readings: Readings) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from jingyin.model.tokenizer import SmsTokenizer
 from jingyin.train.data import unlabelled
 from jingyin.train.pack.calibrate import (
     _fit_rules,
+    _label_weights,
     _prefilter_thresholds,
     _risks,
     _served,
@@ -110,3 +111,13 @@ def test_the_main_network_settles_what_only_blocked_messages_reach():
     settled = (early.depth < whole.depth) & (_risks(early) >= block.risk)
     assert settled[ORDINARY:].sum() > THREATS / 2
     assert (_risks(whole)[:ORDINARY][settled[:ORDINARY]] >= block.risk).all()
+
+
+def test_the_weight_of_other_threat_is_that_of_highest_mean_recall():
+    labels = np.array([LABELS.index(label) for label in ("ordinary", "ordinary", "other_threat", "other_threat")])
+    shares = np.zeros((4, len(LABELS)))
+    shares[:, LABELS.index("ordinary")], shares[:, LABELS.index("other_threat")] = (0.9, 0.8, 0.6, 0.65), 0.2
+    assert _label_weights(shares, labels) == {"other_threat": 3.49}  # more than 3.25; 4.48 costs an ordinary one
+    shares[2:, LABELS.index("ordinary")] = 0.1
+    assert _label_weights(shares, labels) == {"other_threat": 1.0}
+    assert _label_weights(shares, np.zeros(4, np.int64)) == {}
