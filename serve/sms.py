@@ -129,12 +129,12 @@ def readings(segments: Sequence[Segment], coding: str | int) -> list[Decoded]:
     does.
     """
     declared, *more = [coding] if isinstance(coding, str) else SEVERAL.get(coding) or [coding_of(coding)]
-    first = reassemble(segments, declared)
-    always = [reassemble(segments, name, apart=apart) for name in (declared, *more) for apart in (False, True)]
-    found = {each.text: each for each in (first, *always)}
+    joins = (False, True) if len(segments) > 1 else (False,)
+    always = [reassemble(segments, name, apart=apart) for name in (declared, *more) for apart in joins]
+    first, found = always[0], {each.text: each for each in always}
     unmarked = [Segment(_MARKS.sub(b"", each.payload), each.udh) for each in segments]
     if declared == "ucs2" and unmarked != list(segments):
-        found |= {each.text: each for each in (reassemble(unmarked, declared, apart=some) for some in (False, True))}
+        found |= {each.text: each for each in (reassemble(unmarked, declared, apart=apart) for apart in joins)}
     if declared != "latin1" and any(PUSH_PORT in each.udh for each in segments):  # binary whatever the coding
         found |= {each.text: each for each in readings(segments, "latin1")[1:]}
     if odd := _oddness(first.text):
