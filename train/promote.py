@@ -23,6 +23,7 @@ from jingyin.model.bundle import FrozenModel, Manifest, default_path, read_bundl
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import file_sha256
 from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.serve.scorer import Scorer
 from jingyin.train.evaluate import attacks, samples, systems
 from jingyin.train.evaluate.evaluate import behaviours
 from jingyin.train.evaluate.measures import RATES, all_right
@@ -147,13 +148,10 @@ def promote(candidate: Path, incumbent: Path | None, config_path: Path | None, o
     return promotion
 
 
-# Requirements for a bundle to serve. Where the incumbent fails one too, the candidate must not be worse.
-
-
 def requirements(
     both: Sequence[Judged], messages: Samples, seen: Seen | None, config: PromoteConfig
 ) -> Iterator[Check]:
-    """Check the first of two bundles against the configuration."""
+    """Check that the first of two bundles may serve; where the second fails a check too, it must not be worse."""
     actions = [judged.actions for judged in both]
     sources = samples.parts(messages.sources, among=messages.traffic)
     kept_out = [rows for name, rows in sources.items() if seen and name not in seen.sources]
@@ -195,9 +193,6 @@ def _holds(name: str, wrong: Sequence[Bools], share: float, wanted: str) -> Chec
     holds = float(binom.sf(new - 1, rows, share)) >= 1 - _SURE
     same = not_worse(name, ~wrong[0], ~wrong[1], np.arange(rows), 0.0).passed
     return Check(name, holds or same, f"{new} of {rows} messages against {old}, wanted {wanted}")
-
-
-# Checks of a candidate against the incumbent, on the same messages.
 
 
 def tables(both: Sequence[Judged], messages: Samples, seen: Seen | None) -> dict[str, PairedActions]:
@@ -262,20 +257,18 @@ def not_worse(name: str, new: Bools, old: Bools, groups: Ints, margin: float, te
 
 
 def _pair_checks(both: Sequence[Judged], messages: Samples, margin: float) -> Iterator[Check]:
-    paired = samples.pairs(messages)
-    apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
-    for name, pairs, right in (
-        ("minimal pairs", apart, [judged.flags == messages.flagged for judged in both]),
-        ("minimal pairs, labels", paired, [judged.predicted == messages.labels for judged in both]),
+    for name, sides, right in (
+        ("minimal pairs", messages.flagged, [judged.flags == messages.flagged for judged in both]),
+        ("minimal pairs, labels", messages.labels, [judged.predicted == messages.labels for judged in both]),
     ):
-        if pairs:
+        if pairs := samples.pairs(messages, sides):
             new, old = (all_right(pairs, each) for each in right)
             yield not_worse(name, new, old, np.arange(len(pairs)), margin)
 
 
 def _cost_checks(paths: Sequence[Path], messages: Samples, config: PromoteConfig) -> Iterator[Check]:
     for prefilter, name in ((True, "latency"), (False, "latency without prefilter")):
-        ways = [systems.uncached(path, prefilter=prefilter).score for path in paths]
+        ways = [Scorer.load(path, prefilter=prefilter, cache_bytes=0).score for path in paths]
         yield latency_check(name, systems.milliseconds(ways, messages.texts), config.latency_ratio)
     first, second = map(systems.size, paths)
     yield Check("size", first <= second * config.size_ratio, f"{first / 1e6:.1f} MB against {second / 1e6:.1f} MB")
@@ -290,8 +283,6 @@ def latency_check(name: str, times: Floats, most: float) -> Check:
     return Check(name, low <= most, reason)
 
 
-# The rows that bundles may be judged on: those that no bundle was fitted on, if their splits can be found.
-
 _USED = ("train", "validation", "calibration")
 
 
@@ -302,15 +293,15 @@ def unused_rows(messages: Samples, data: Sequence[Path], manifests: Sequence[Man
     to `data` and in the folders next to it; rows whose text or template is in one are left out. Raises InputError if a
     file of `data` is itself such a split, or no row of a label is left.
     """
-    for manifest in manifests:
-        used = {hash_: split for split, hashes in _used(manifest).items() for hash_ in hashes}
+    by_bundle = {manifest.id: _used(manifest) for manifest in manifests}
+    for id_, used in by_bundle.items():
         for name, hash_ in messages.files.items():
-            if hash_ in used:
+            for split in (split for split, hashes in used.items() if hash_ in hashes):
                 raise InputError(
-                    f"{name} is the {used[hash_]} split that bundle {manifest.id} was made with; name the test split, "
-                    "or other messages that neither bundle has seen"
+                    f"{name} is the {split} split that bundle {id_} was made with; name the test split, or other "
+                    "messages that neither bundle has seen"
                 )
-    used_hashes = {hash_ for manifest in manifests for hashes in _used(manifest).values() for hash_ in hashes}
+    used_hashes = {hash_ for used in by_bundle.values() for hashes in used.values() for hash_ in hashes}
     folders = {each.resolve().parent.parent for each in data}
     near = sorted(path for folder in folders for split in _USED for path in folder.glob(f"*/{split}.parquet"))
     near_splits = {hash_: path for path in near if (hash_ := file_sha256(path)) in used_hashes}
@@ -319,8 +310,8 @@ def unused_rows(messages: Samples, data: Sequence[Path], manifests: Sequence[Man
     left = messages.take(np.array([i for i, names in enumerate(named_texts) if used_texts.isdisjoint(names)], np.int64))
     refuse_empty_class([LABELS[label] for label in left.labels], data)
     reason = f"{len(messages) - len(left)} of {len(messages)} rows left out: bundles were made with them"
-    for id_, used_ in {manifest.id: _used(manifest) for manifest in manifests}.items():
-        if splits := [split for split, hashes in used_.items() if not hashes or not near_splits.keys() >= set(hashes)]:
+    for id_, used in by_bundle.items():
+        if splits := [split for split, hashes in used.items() if not hashes or not near_splits.keys() >= set(hashes)]:
             reason += f"; {', '.join(splits)} of {id_}: not near the data, so their rows can't be recognised"
     return left, reason
 

@@ -22,6 +22,9 @@ from jingyin.train.evaluate.statistics import Bools, Ints
 
 _SEED = 7
 
+Change = Callable[[str, Random], str]
+"""Changes a text, or returns it unchanged if there is nothing to change."""
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -32,22 +35,17 @@ class Suite:
     texts: list[str]
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[int], messages: Samples, change: Callable[[str, Random], str]) -> "Suite":
+    def of(cls, name: str, rows: Sequence[int], messages: Samples, change: Change) -> "Suite":
         """Change messages, each with a seed of its own, and keep those that do change."""
         texts = {i: change(messages.texts[i], Random(f"{_SEED}|{name.removesuffix(' *')}|{i}")) for i in rows}
         changed = [i for i, text in texts.items() if text != messages.texts[i]]
         return cls(name, np.array(changed, np.int64), [texts[i] for i in changed])
 
 
-# Disguises.
-
-_STRENGTH = 0.5
-
-
 def disguised(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages disguised by each evasion family."""
     return [
-        Suite.of(f"{family} *" if family in HELD_OUT else family, rows, messages, partial(_evaded, family, _STRENGTH))
+        Suite.of(f"{family} *" if family in HELD_OUT else family, rows, messages, partial(_evaded, family, 0.5))
         for family in FAMILIES
     ]
 
@@ -67,11 +65,8 @@ _FROM_TABLES = (("heads", 9), ("tails", 9), ("heads_held_out", 5), ("tails_held_
 
 def heads_and_tails(messages: Samples, rows: Sequence[int]) -> list[Suite]:
     """Return messages with each of forty heads and tails, the same ones every time."""
-    suites = []
-    for head, tail, held_out in affixes():
-        name = f"{head}…{tail}".replace("\n", "↵") + (" *" if held_out else "")
-        suites.append(Suite.of(name, rows, messages, partial(_between, head, tail)))
-    return suites
+    named = {f"{head}…{tail}".replace("\n", "↵") + " *" * new: (head, tail) for head, tail, new in affixes()}
+    return [Suite.of(name, rows, messages, partial(_between, *affix)) for name, affix in named.items()]
 
 
 def _between(head: str, tail: str, text: str, rng: Random) -> str:
@@ -85,15 +80,13 @@ def affixes() -> list[tuple[str, str, bool]]:
         used = {head + tail for head, tail, _ in pairs}
         left = [entry for entry in entries(name) if entry not in used]
         chosen = [left[i] for i in np.linspace(0, len(left) - 1, count).astype(int)]
-        placed = [(entry, "") if name.startswith("heads") else ("", entry) for entry in chosen]
-        pairs += [(*pair, name.endswith("held_out")) for pair in placed]
+        new = name.endswith("held_out")
+        pairs += [(entry, "", new) if name.startswith("heads") else ("", entry, new) for entry in chosen]
     return pairs
 
 
-# Marks: the same words in other punctuation.
-
 _ANY_MARK, _LAST_MARKS = re.compile(r"[，。！、；,.!;~～…]+(?!\d)"), re.compile(r"[。！!.~～…\s]*$")
-_MARKS: dict[str, Callable[[str, Random], str]] = {
+_MARKS: dict[str, Change] = {
     "nothing at the end": lambda text, rng: _LAST_MARKS.sub("", text, count=1),
     "。 at the end": lambda text, rng: _LAST_MARKS.sub("。", text, count=1),
     "！ at the end": lambda text, rng: _LAST_MARKS.sub("！", text, count=1),
@@ -129,9 +122,8 @@ def in_company(messages: Samples, rows: Sequence[int], kinds: Sequence[tuple[str
     suites = []
     for kind, amount, place in kinds:
         counted = "characters" if kind in CHARACTERS else "sentence" if amount == 1 else "sentences"
-        name = f"{place} {amount} {counted} of {kind}" + (" *" if kind in HELD_OUT_COMPANY else "")
-        change = partial(_accompany, kind, amount, place, company)
-        suites.append(Suite.of(name, rows, messages, change))
+        name = f"{place} {amount} {counted} of {kind}" + " *" * (kind in HELD_OUT_COMPANY)
+        suites.append(Suite.of(name, rows, messages, partial(_accompany, kind, amount, place, company)))
     return [suite for suite in suites if suite.texts]
 
 
@@ -200,9 +192,6 @@ def suites(messages: Samples, new: Bools, count: int) -> tuple[dict[str, list[Su
 TRIES = 10
 LONGEST = 1.5
 
-SenderEdit = Callable[[str, Random], str]
-"""Changes a text, or returns it unchanged if there is nothing to change."""
-
 _FEW = 0.2  # one character in twenty, at least one word: a reader still understands at once
 _CLAUSES = re.compile(r"[，。！？；,!?;\s]+")
 _COMMA = re.compile(r"[，,。！!；;？?\n](?=.)")
@@ -212,30 +201,22 @@ def _tailed(text: str, rng: Random) -> str:
     return text + rng.choice((*entries("tails"), *entries("tails_held_out")))
 
 
-def _headed(text: str, rng: Random) -> str:
-    return rng.choice((*entries("heads"), *entries("heads_held_out"))) + text
-
-
 def _reordered(text: str, rng: Random) -> str:
     """Put the last clause first."""
     clauses = [clause for clause in _CLAUSES.split(text) if clause]
     return "，".join([clauses[-1], *clauses[:-1]]) if len(clauses) > 1 else text
 
 
-def _polite(text: str, rng: Random) -> str:
-    return "麻烦" + text.replace("你", "您").replace("！", "。").rstrip("。!") + "，谢谢"
-
-
-EDITS: dict[str, SenderEdit] = {
+EDITS: dict[str, Change] = {
     "tail": _tailed,
-    "head": _headed,
+    "head": lambda text, rng: rng.choice((*entries("heads"), *entries("heads_held_out"))) + text,
     "homophone": partial(_evaded, "homophone", _FEW),
     "split": partial(_evaded, "symbols", _FEW),
     "parts": partial(_evaded, "component", _FEW),
     "initials": partial(_evaded, "initials", _FEW),
     "synonym": partial(_evaded, "slang", _FEW),
     "order": _reordered,
-    "polite": _polite,
+    "polite": lambda text, rng: f"麻烦{text.replace('你', '您').replace('！', '。').rstrip('。!')}，谢谢",
     "second tail": _tailed,
     "second homophone": partial(_evaded, "homophone", _FEW),
     "second synonym": partial(_evaded, "slang", _FEW),
@@ -243,12 +224,12 @@ EDITS: dict[str, SenderEdit] = {
 """Edits that the sender may make to a message, each once."""
 
 
-def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str], seed: int = _SEED) -> Iterator[int | None]:
+def greedy_tries(passes: Callable[[str], bool], texts: Iterable[str]) -> Iterator[int | None]:
     """Yield for each flagged text at which try, from 1 to TRIES, it passes; None if it never does.
 
     The sender learns from each text which edits pass; the same ones in the same order give the same tries.
     """
-    rng, tried, passed = Random(f"sender {seed}"), Counter[str](), Counter[str]()
+    rng, tried, passed = Random(f"sender {_SEED}"), Counter[str](), Counter[str]()
     for text in texts:
         left, attempt, passed_at = list(EDITS), text, None
         for number in range(1, TRIES + 1):

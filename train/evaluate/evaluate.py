@@ -14,13 +14,14 @@ from rich.console import Console
 from jingyin.model.bundle import rows_needed
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED, LABELS
+from jingyin.serve.scorer import Scorer
 from jingyin.train.corpus.everyday import everyday, nonsense
 from jingyin.train.evaluate import attacks, measures, samples, systems
 from jingyin.train.evaluate.measures import RATES, Evaluation, Figures, Tables
 from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.samples import Samples, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
-from jingyin.train.evaluate.systems import Judged, System
+from jingyin.train.evaluate.systems import Judged
 
 CHANGED = 300
 """Most threats, and most innocents, that are disguised and attacked; 0.9 of 300 is known to within 4 points."""
@@ -34,15 +35,9 @@ _CONSOLE = Console(stderr=True)
 
 
 def evaluate(
-    bundle: Path,
-    data: Sequence[Path],
-    out: Path,
-    *,
-    against: Path | None = None,
-    traffic: Sequence[Path] = (),
-    training: Path | None = None,
-    changed: int = CHANGED,
-) -> Evaluation:
+    bundle: Path, data: Sequence[Path], out: Path, *, against: Path | None = None, traffic: Sequence[Path] = (),
+    training: Path | None = None, changed: int = CHANGED,
+) -> Evaluation:  # fmt: skip
     """Judge `bundle` on `data`, next to the bundle `against`; write the report to the folder `out`.
 
     `training`, by default the train.parquet next to the first data file, says which cases, writers and sources are
@@ -131,25 +126,24 @@ def _on_traffic(
     threats = threats if threats.any() else messages.flagged
     own_sources = samples.parts(messages.sources, among=messages.traffic)
     for judged in judgements:
+        system = judged.system
+        sources = {name: judged.take(rows) for name, rows in own_sources.items()}
         with _CONSOLE.status("traffic"):
-            judged_files = {name: judged.system.judge(texts) for name, texts in by_file.items()}
-        sources = {name: judged.take(rows) for name, rows in own_sources.items()} | judged_files
+            sources |= {name: system.judge(texts) for name, texts in by_file.items()}
         kept_out = [name for name in sources if name in by_file or (seen and name not in seen.sources)]
         ordinary = [sources[name].risks for name in kept_out or sources] or [judged.risks[messages.benign]]
-        tables["traffic"][judged.system.name] = measures.traffic(sources, kept_out)
+        tables["traffic"][system.name] = measures.traffic(sources, kept_out)
         if threats.any():
-            tables["frontier"][judged.system.name] = measures.frontier(
-                judged.system, judged.risks[threats], np.concatenate(ordinary)
-            )
+            risks = judged.risks[threats]
+            tables["frontier"][system.name] = measures.frontier(system, risks, np.concatenate(ordinary))
     return tables
 
 
 def _changed(bundles: Sequence[Judged], messages: Samples, new: Bools, most: int) -> Tables:
     """Return figures of threats and innocents under attack: of all kinds, and in company of `new` ones (n,)."""
     suites, plain = attacks.suites(messages, new, most)
-    tables = {
-        name: _each(bundles, partial(measures.changed, suites=some, messages=messages)) for name, some in suites.items()
-    }
+    changed = {name: partial(measures.changed, suites=some, messages=messages) for name, some in suites.items()}
+    tables = {name: _each(bundles, measure) for name, measure in changed.items()}
     return tables | {"senders": _each(bundles, lambda judged: measures.greedy(judged, messages, plain))}
 
 
@@ -157,8 +151,10 @@ def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samp
     """Return milliseconds a message, one at a time on one thread, and the megabytes of bundles."""
     ways: dict[tuple[str, str], Callable[[str], object]] = {}
     for row, prefilter in (("a message", True), ("without prefilter", False)):
-        ways |= {(name, row): systems.uncached(path, prefilter=prefilter).score for name, path in paths.items()}
-    ways |= {(each.system.name, "a message"): partial(_alone, each.system) for each in baselines}
+        for name, path in paths.items():
+            ways[name, row] = Scorer.load(path, prefilter=prefilter, cache_bytes=0).score  # as a new message
+    for system in (judged.system for judged in baselines):
+        ways[system.name, "a message"] = lambda text, system=system: system.judge([text])
     out: dict[str, Figures] = {name: {} for name, _ in ways}
     for (name, row), line in zip(ways, systems.milliseconds([*ways.values()], messages.texts), strict=True):
         figures = {"median": np.median(line), "mean": line.mean(), "95%": np.percentile(line, 95)}
@@ -168,16 +164,12 @@ def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samp
     return out
 
 
-def _alone(system: System, text: str) -> Judged:
-    return system.judge([text])
-
-
 def _notes(messages: Samples, seen: Seen | None, training: Path) -> list[str]:
-    few = [each for each in RATES if messages.benign.sum() < rows_needed(each)]
+    few = [rate for rate in RATES if messages.benign.sum() < rows_needed(rate)]
     missing = [label for i, label in enumerate(LABELS) if i not in messages.labels]
     notes = [f"no row to score has label {', '.join(missing)}: figures of these are left out"] * bool(missing)
     notes += [
-        f"recall where {each:.1%} of the benign are flagged needs {rows_needed(each)} benign rows" for each in few
+        f"recall where {rate:.1%} of the benign are flagged needs {rows_needed(rate)} benign rows" for rate in few
     ]
     if not seen:
         notes.append(

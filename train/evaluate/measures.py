@@ -65,12 +65,10 @@ class Evaluation:
 def whole(judged: Judged, messages: Samples) -> Figures:
     """Measure a system on all rows, at its own thresholds and at fixed rates that the benign rows can bound."""
     benign, flagged, groups = messages.benign, messages.flagged, messages.group_numbers
-    paired = pairs(messages)
-    apart = [rows for rows in paired if len(set(messages.flagged[rows].tolist())) > 1]
     out: dict[str, Value] = {
         "threats at review": rate(judged.flags[flagged], groups[flagged]),
         "benign messages flagged": rate(judged.flags[benign], groups[benign]),
-        "minimal pairs, both sides right": rate(all_right(apart, judged.flags == messages.flagged)),
+        "minimal pairs, both sides right": rate(all_right(pairs(messages, flagged), judged.flags == flagged)),
     }
     if np.isfinite(judged.system.block):
         out["threats blocked"] = rate(judged.blocked[flagged], groups[flagged])
@@ -84,7 +82,7 @@ def whole(judged: Judged, messages: Samples) -> Figures:
     }
     if judged.probabilities is not None:
         right = judged.predicted == messages.labels
-        out["minimal pairs, both labels right"] = rate(all_right(paired, right))
+        out["minimal pairs, both labels right"] = rate(all_right(pairs(messages, messages.labels), right))
         out["macro-F1 of the labels"] = float(
             f1_score(messages.labels, judged.predicted, average="macro", labels=np.unique(messages.labels))
         )

@@ -135,7 +135,5 @@ def _plain(value: Value | None) -> str:
             return f"{count:,} of {rows:,} (1 in {rows / count:,.0f})"
         case Rate(count=count, rows=rows) if count < 0.05 * rows:
             return f"{count:,} of {rows:,}"
-        case Rate() | Estimate():
-            return f"{value.value:.1%}"
         case _:
-            return f"{value:.1%}"
+            return f"{number(value):.1%}"

@@ -5,7 +5,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,8 +85,8 @@ class Samples:
 
     def take(self, index: Ints) -> "Samples":
         """Return the messages at `index`, in that order; file metadata is unchanged."""
-        columns = [f.name for f in fields(self) if f.name not in ("labels", "left_out", "files")]
-        taken: dict[str, Any] = {name: [getattr(self, name)[i] for i in index.tolist()] for name in columns}
+        lists = {name: column for name, column in vars(self).items() if isinstance(column, list)}
+        taken: dict[str, Any] = {name: [column[i] for i in index.tolist()] for name, column in lists.items()}
         return replace(self, labels=self.labels[index], **taken)
 
 
@@ -286,11 +286,9 @@ def parts(values: Sequence[str], name: Callable[[str], str] = str, among: Bools 
     return {value: np.array(rows, np.int64) for value, rows in sorted(rows_by_value.items())}
 
 
-def pairs(messages: Samples) -> list[Ints]:
-    """Return the row indices of each minimal pair: the rows of one `pair`, where their labels differ."""
-    paired = parts(messages.pairs)
-    paired.pop("", None)
-    return [rows for rows in paired.values() if len(set(messages.labels[rows].tolist())) > 1]
+def pairs(messages: Samples, sides: Ints | Bools) -> list[Ints]:
+    """Return the row indices of each minimal pair: the rows of one `pair`, where their `sides` (n,) differ."""
+    return [rows for pair, rows in parts(messages.pairs).items() if pair and len(np.unique(sides[rows])) > 1]
 
 
 def sample_evenly(messages: Samples, among: Bools, rows: int) -> list[int]:

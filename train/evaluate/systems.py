@@ -23,7 +23,6 @@ from jingyin.train.evaluate.statistics import Bools, Ints, threshold_at
 
 _PART = 64  # messages
 
-
 Scores = tuple[NDArray[np.float64], NDArray[np.float64] | None]
 """Risks (n,), higher is worse, and probabilities (n, labels), None from a system that knows no labels."""
 
@@ -163,8 +162,6 @@ def ngrams(training: Path) -> System:
     return System("n-grams, linear", score, 0.5)
 
 
-# How long a message takes, and how large a bundle is.
-
 TIMED = 300
 """Messages that are timed, taken evenly from the data."""
 
@@ -186,11 +183,6 @@ def milliseconds(ways: Sequence[Callable[[str], object]], texts: Sequence[str]) 
                 ways[line](text)
                 seconds[line, column] = min(seconds[line, column], time.perf_counter() - start)
     return seconds * 1e3
-
-
-def uncached(path: Path, *, prefilter: bool = True) -> Scorer:
-    """Load a bundle without cache, and without prefilter if so asked, to measure the cost of a new message."""
-    return Scorer.load(path, prefilter=prefilter, cache_bytes=0)
 
 
 def size(path: Path) -> int:

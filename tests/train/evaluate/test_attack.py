@@ -142,10 +142,10 @@ def test_halves_make_up_the_message(text):
 # ---- the greedy sender
 
 
-@given(TEXTS, st.integers(0, 20))
-def test_no_try_is_too_long_or_the_message_itself_and_there_are_ten_at_most(text, seed):
+@given(TEXTS)
+def test_no_try_is_too_long_or_the_message_itself_and_there_are_ten_at_most(text):
     seen = []
-    assert list(greedy_tries(lambda each: seen.append(each) or False, [text], seed)) == [None]
+    assert list(greedy_tries(lambda each: seen.append(each) or False, [text])) == [None]
     assert len(seen) <= TRIES
     assert all(len(each) <= LONGEST * len(text) and each != text for each in seen)
 
@@ -161,8 +161,9 @@ def test_the_last_clause_goes_first_and_politeness_is_polite():
     assert EDITS["polite"]("还钱，不然你等着！", Random(0)) == "麻烦还钱，不然您等着，谢谢"
 
 
-def test_a_sender_learns_which_edit_passes():
-    found = greedy_tries(lambda text: "您" in text, [THREAT + "，" + THREAT] * 5, 4)  # only politeness gets through
+def test_a_sender_learns_which_edit_passes(monkeypatch):
+    monkeypatch.setattr(attacks, "_SEED", 4)
+    found = greedy_tries(lambda text: "您" in text, [THREAT + "，" + THREAT] * 5)  # only politeness gets through
     assert list(found) == [9, 1, 1, 1, 1]
 
 

@@ -49,15 +49,15 @@ def test_json_lines_may_begin_with_a_mark(tmp_path):
 
 
 def test_minimal_pairs_are_the_rows_of_a_pair_and_not_of_a_whole_situation(corpus):
-    assert [rows.tolist() for rows in pairs(corpus)] == [[0, 2]]
+    assert [rows.tolist() for rows in pairs(corpus, corpus.labels)] == [[0, 2]]
     assert (corpus.groups, corpus.pairs) == (["g", "g", "g", "", ""], ["p", "", "p", "", ""])
-    assert all_right(pairs(corpus), np.array([True, False, True, False, False])).tolist() == [True]
-    assert all_right(pairs(corpus), np.array([True, True, False, True, True])).tolist() == [False]
+    assert all_right(pairs(corpus, corpus.labels), np.array([True, False, True, False, False])).tolist() == [True]
+    assert all_right(pairs(corpus, corpus.labels), np.array([True, True, False, True, True])).tolist() == [False]
 
 
 def test_rows_of_a_group_without_pairs_are_no_minimal_pair(tmp_path):
     messages = read_messages([write(tmp_path / "rows.jsonl", one_of_each({"group": "g"}, {"group": "g"}))])
-    assert pairs(messages) == []
+    assert pairs(messages, messages.labels) == []
 
 
 def test_a_pair_without_a_group_is_one_and_a_row_without_either_is_alone(corpus, tmp_path):

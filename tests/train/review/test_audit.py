@@ -106,7 +106,9 @@ def test_minimal_pairs_of_a_built_corpus_are_no_contradictions_and_are_evaluated
     assert {texts[int(each.where.rpartition(":")[2]) - 1] for each in found} == {row["text"] for row in twins[-2:]}
 
     messages = read_messages([built])
-    assert {row["text"] for row in twins[:4]} <= {messages.texts[i] for rows in pairs(messages) for i in rows}
+    assert {row["text"] for row in twins[:4]} <= {
+        messages.texts[i] for rows in pairs(messages, messages.labels) for i in rows
+    }
 
 
 def test_tasks_are_label_studios_and_the_figures_hold_no_text(audited):
