@@ -12,22 +12,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from jingyin.model.errors import InputError
+from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import FLAGGED
 from jingyin.model.text import clean
-from jingyin.train.corpus import public, rows, store
-from jingyin.train.corpus.company import (
-    FRAMES,
-    Neighbours,
-    Placed,
-    framed,
-    frames_of,
-    label_beside,
-    label_in,
-    neighbours,
-    training_company,
-    twin_frames,
-)
+from jingyin.train.corpus import company, public, rows, store
+from jingyin.train.corpus.company import FRAMES, Neighbours, Placed
 from jingyin.train.corpus.edits import EDITOR, EDITS
 from jingyin.train.corpus.everyday import everyday, nonsense
 from jingyin.train.corpus.perturb import HELD_OUT, affix, anonymous, evade, quoted_copy, restyled
@@ -47,18 +36,11 @@ def card(splits: Mapping[str, Sequence[Row]], kinds: Sequence[str], families: Se
         cited = f"; {source.citation}" if source.citation else ""
         label = f"all {source.label}" if source.label else "labels of its own"
         lines.append(f"- {kind}: {source.title}{cited}; licence: {source.licence}; {label}")
-    return (
-        _HERE.joinpath("card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            fingerprint=fingerprint,
-            annotated=len({row.template for rows in splits.values() for row in rows if is_annotated(row.signs)}),
-            training=", ".join(families),
-            held_out=", ".join(HELD_OUT),
-            sources="\n".join(lines),
-            counts=corpus_tables(splits),
-        )
-    )
+    annotated = {row.template for rows in splits.values() for row in rows if is_annotated(row.signs)}
+    return _HERE.joinpath("card.md").read_text(encoding="utf-8").format(
+        fingerprint=fingerprint, annotated=len(annotated), training=", ".join(families),
+        held_out=", ".join(HELD_OUT), sources="\n".join(lines), counts=corpus_tables(splits),
+    )  # fmt: skip
 
 
 _HERE = files("jingyin.train.corpus")
@@ -76,7 +58,8 @@ def build(config_path: Path, out: Path) -> str:
     or InputError, and leaves `out` as it was.
     """
     recipe = load_recipe(config_path)
-    store.refuse_other_folder(out)
+    if out.exists() and not store.is_built(out) and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not a corpus; name a new folder or remove it first")
     records = [*(each for path in recipe.authored for each in rows.load(path)), *_public(recipe.public)]
     distinct, groups = group_records(records, recipe.similarity)
     splits = _rows_by_split(distinct, groups, recipe)
@@ -168,23 +151,21 @@ def _rows_by_split(records: Sequence[Record], groups: Sequence[int], recipe: Cor
     of_split = {
         name: [record for record, (_, split) in zip(records, placed, strict=True) if split == name] for name in SPLITS
     }
-    company = {split: _neighbours(of_split[split], recipe.seed) for split in ("train", "calibration")}
+    others: dict[str, Neighbours] = {}
+    for split in ("train", "calibration"):
+        rng = Random(recipe.seed)
+        filled = (replace(record, text=_filled(record, rng)) for record in of_split[split])
+        others[split] = company.neighbours(filled)
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for record, (key, split) in zip(_track(records, "filling"), placed, strict=True):
         weight = weights.get(record.source, 1.0)
-        splits[split] += _variants(record, key, weight, recipe, split, company.get(split, {}))
+        splits[split] += _variants(record, key, weight, recipe, split, others.get(split, {}))
     splits["train"] += [_generated(text, "nonsense") for text in dict.fromkeys(nonsense(recipe.nonsense, recipe.seed))]
     innocents = everyday(recipe.everyday, recipe.seed, held_out=False)
     held_out = [comparable_text(row.template) for split in SPLITS[1:] for row in splits[split]]
     like = {i for i, _ in pairs_across([clean(text).text for text in innocents], held_out, recipe.similarity)}
     splits["train"] += [_generated(text, "everyday") for i, text in enumerate(innocents) if i not in like]
     return splits
-
-
-def _neighbours(records: Iterable[Record], seed: int) -> Neighbours:
-    """Return the texts that may accompany the messages of a split, slots filled."""
-    rng = Random(seed)
-    return neighbours(replace(record, text=_filled(record, rng)) for record in records)
 
 
 def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> list[tuple[str, str]]:
@@ -248,27 +229,28 @@ def _split(key: str, shares: Splits) -> str:
 
 
 def _variants(
-    record: Record, group: str, weight: float, recipe: CorpusRecipe, split: str, company: Neighbours
+    record: Record, group: str, weight: float, recipe: CorpusRecipe, split: str, others: Neighbours
 ) -> Iterator[Row]:
     """Yield a record with its slots filled; for training several times, with copies of CorpusRecipe's kinds.
 
     For calibration an authored one comes once more in company, so that windows get the weight they deserve there. The
-    other splits have messages as they stand; evaluation changes them by itself. `company` holds the texts to add.
+    other splits have messages as they stand; evaluation changes them by itself. `others` are the texts for company.
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
     plain = [_filled(record, rng) for _ in range(draws)]
     texts: list[tuple[Placed, str]] = [(_whole(text), "") for text in dict.fromkeys(plain)]
     if split == "train":
-        texts += _copies(record, [placed.text for placed, _ in texts], recipe, company, rng)
+        texts += _copies(record, [placed.text for placed, _ in texts], recipe, others, rng)
     elif split == "calibration" and recipe.company and record.source == "authored":
-        texts += _in_company(record, plain, 1, company, rng)
+        texts += _in_company(record, plain, 1, others, rng)
         texts += _in_frames(record, plain, recipe.reported, split, rng)
+    pair = record.group if record.source == "authored" or record.group.startswith("edited ") else ""
     for placed, evasion in texts:
         kind = evasion.removeprefix("company:") if evasion.startswith("company:") else ""
         yield Row(
             text=placed.text,
-            label=label_in(record.label, kind),
+            label=company.label_in(record.label, kind),
             family=record.family,
             voice=record.voice,
             source=record.source,
@@ -277,18 +259,18 @@ def _variants(
             template=placed.text if kind in FRAMES else record.text,
             evasion=evasion,
             weight=weight,
-            pair=f"{group}:frames" if kind in FRAMES else _pair(record),
+            pair=f"{group}:frames" if kind in FRAMES else pair,
             case=record.case,
             writer=record.writer,
             signs=at_least(record.signs) if kind else record.signs,
             start=placed.start,
             end=placed.end,
-            beside="ordinary" if evasion == "dressed" else label_beside(kind) if kind else "",
+            beside="ordinary" if evasion == "dressed" else company.label_beside(kind) if kind else "",
         )
 
 
 def _copies(
-    record: Record, plain: Sequence[str], recipe: CorpusRecipe, company: Neighbours, rng: Random
+    record: Record, plain: Sequence[str], recipe: CorpusRecipe, others: Neighbours, rng: Random
 ) -> Iterator[tuple[Placed, str]]:
     """Yield copies of a training message and their kinds: disguised, quoted, restyled, with affixes, in other text."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
@@ -306,13 +288,9 @@ def _copies(
             head, tail = affix(rng)
             yield Placed(head + text + tail, len(head), len(head) + len(text)), "dressed"
     copies = recipe.company if record.source == "authored" else recipe.company / 2
-    yield from _in_company(record, texts, int(copies + rng.random()), company, rng)
+    yield from _in_company(record, texts, int(copies + rng.random()), others, rng)
     share = recipe.reported if record.source in ("authored", "quoted") else recipe.reported / _FEWER_FRAMED
     yield from _in_frames(record, [*plain, *in_styles], share, "train", rng)
-
-
-def _pair(record: Record) -> str:
-    return record.group if record.source == "authored" or record.group.startswith("edited ") else ""
 
 
 def _whole(text: str) -> Placed:
@@ -327,10 +305,10 @@ def _filled(record: Record, rng: Random, *, redact: bool = False) -> str:
 
 
 def _in_company(
-    record: Record, texts: Sequence[str], copies: int, company: Neighbours, rng: Random
+    record: Record, texts: Sequence[str], copies: int, others: Neighbours, rng: Random
 ) -> Iterator[tuple[Placed, str]]:
     for _ in range(copies):
-        if found := training_company(rng.choice(texts), record.label, rng, company):
+        if found := company.training_company(rng.choice(texts), record.label, rng, others):
             yield found[0], f"company:{found[1]}"
 
 
@@ -342,13 +320,13 @@ def _in_frames(
         return
     text = rng.choice(texts)
     if record.label in FLAGGED:
-        frames = dict(zip(("passed_on", "report"), twin_frames(split, rng), strict=True))
+        frames = dict(zip(("passed_on", "report"), company.twin_frames(split, rng), strict=True))
     else:
         # A lawful reminder among words that press for a debt would be something between the two.
         kind = rng.choice(("innocent", "innocent", "report") if record.label == "lawful_collection" else FRAMES)
-        frames = {kind: rng.choice(frames_of(split)[kind])[0]}
+        frames = {kind: rng.choice(company.frames_of(split)[kind])[0]}
     for kind, frame in frames.items():
-        yield framed(text, frame, rng), f"company:{kind}"
+        yield company.framed(text, frame, rng), f"company:{kind}"
 
 
 def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED
-from jingyin.train.corpus.rows import Record
+from jingyin.train.corpus.rows import Record, valid_rows
 
 EDITOR = "edits"
 """Writer of the records that edits make."""
@@ -58,15 +58,11 @@ def edited(record: Record, text: str, identity: str) -> Iterator[Record]:
 @cache
 def _edits() -> dict[str, _Edit]:
     found: dict[str, _Edit] = {}
-    for number, line in enumerate(EDITS.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            edit = _Edit.model_validate_json(line)
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            raise InputError(f"{EDITS.name}:{number}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    errors: list[str] = []
+    for where, edit in valid_rows(EDITS, _Edit, errors):
         if edit.label not in FLAGGED:
-            raise InputError(
-                f"{EDITS.name}:{number}: label {edit.label[:40]!r}; an edit makes one of {', '.join(FLAGGED)}"
-            )
+            errors.append(f"{where}: label {edit.label[:40]!r}; an edit makes one of {', '.join(FLAGGED)}")
         found[edit.id] = edit
+    if errors:
+        raise InputError("the edits of real messages can't be used:\n" + "\n".join(errors))
     return found

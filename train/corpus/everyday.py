@@ -35,7 +35,6 @@ def everyday(count: int, seed: int, *, held_out: bool) -> list[str]:
 # A network that never saw nonsense confidently flags some of it. The lines depend on a seed, so that training and tests
 # have different ones.
 
-
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _COMMON = tuple(bytes((high, low)).decode("gb2312") for high in range(0xB0, 0xD7) for low in range(0xA1, 0xFF))
 

@@ -28,6 +28,9 @@ _FULL_WIDTH = {chr(c): chr(c + 0xFEE0) for c in range(0x21, 0x7F)}
 _FINANCIAL = dict(zip("0123456789", "零壹贰叁肆伍陆柒捌玖", strict=True))
 _HAN_DIGITS = dict(zip("0123456789", "〇一二三四五六七八九", strict=True))
 _NUMBER_STYLES = (_CIRCLED, _FULL_WIDTH, _FINANCIAL, _HAN_DIGITS)
+_THREAT = re.compile(alternatives(words("threats")))
+_KNOWN = alternatives(key for name in ("slang", "emoji") for key in substitutes(name) if len(key) > 1)
+_WORD = re.compile(f"(?P<known>{_KNOWN})|(?P<han>[{_HAN}]{{1,3}})|(?P<plain>[0-9A-Za-z]+)")
 
 
 def evade(text: str, family: str, strength: float, rng: Random) -> str:
@@ -47,9 +50,13 @@ def evade(text: str, family: str, strength: float, rng: Random) -> str:
     if chosen.whole:
         return chosen.disguise(text, rng)
     # Words, threats first and otherwise in random order, until enough characters are touched.
+    threats = [match.span() for match in _THREAT.finditer(text)]
+    others = list(_other_words(text, threats, chosen.digits, rng))
+    rng.shuffle(threats)
+    rng.shuffle(others)
     budget = max(1.0, strength * len(text) / 4)
     changed: dict[int, tuple[int, str]] = {}
-    for start, end in _order(text, chosen.digits, rng):
+    for start, end in threats + others:
         if budget <= 0:
             break
         word = text[start:end]
@@ -65,23 +72,13 @@ def evade(text: str, family: str, strength: float, rng: Random) -> str:
     return "".join(pieces) + text[at:]
 
 
-def _order(text: str, digits: bool, rng: Random) -> list[tuple[int, int]]:
-    """Spans of words to disguise: the threats in random order, then the others in random order."""
-    threats = [m.span() for m in _threat_pattern().finditer(text)]
-    others = list(_other_words(text, threats, digits, rng))
-    rng.shuffle(threats)
-    rng.shuffle(others)
-    return threats + others
-
-
 def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Random) -> Iterator[tuple[int, int]]:
     """Cut the text outside the threats into words known to a table, and pieces of two or three characters."""
-    pattern = _word_pattern()
     edges = [0, *(edge for span in taken for edge in span), len(text)]
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         at = start
         while at < end:
-            match = pattern.match(text, at, end)
+            match = _WORD.match(text, at, end)
             if match is None:
                 at += 1
                 continue
@@ -89,17 +86,6 @@ def _other_words(text: str, taken: list[tuple[int, int]], digits: bool, rng: Ran
             if match.lastgroup != "plain" or digits:
                 yield at, at + length
             at += length
-
-
-@cache
-def _threat_pattern() -> re.Pattern[str]:
-    return re.compile(alternatives(words("threats")))
-
-
-@cache
-def _word_pattern() -> re.Pattern[str]:
-    known = alternatives(key for name in ("slang", "emoji") for key in substitutes(name) if len(key) > 1)
-    return re.compile(f"(?P<known>{known})|(?P<han>[{_HAN}]{{1,3}})|(?P<plain>[0-9A-Za-z]+)")
 
 
 # ---- disguises of a word; each returns the word unchanged if it has none for it
@@ -133,11 +119,6 @@ def _between(marks: tuple[str, ...], word: str, rng: Random) -> str:
     """Put one mark between all characters of a word, or after a single one."""
     mark = rng.choice(marks)
     return mark.join(word) if len(word) > 1 else word + mark
-
-
-def _zero_width(word: str, rng: Random) -> str:
-    gaps = [rng.choice(_INVISIBLE) for _ in word]
-    return "".join(character + gap for character, gap in zip(word, gaps, strict=True))
 
 
 @cache
@@ -196,10 +177,6 @@ def _variants() -> dict[str, tuple[str, ...]]:
     return forms
 
 
-def _traditional(word: str, rng: Random) -> str:
-    return "".join(rng.choice(_variants().get(character, (character,))) for character in word)
-
-
 def _numbers(word: str, rng: Random) -> str:
     """Write digits and letters in another form, and Han that sound like a digit as that digit."""
     if not word.isascii():
@@ -245,10 +222,12 @@ _FAMILIES = {
     "component": EvasionFamily(partial(_by_table, "components"), held_out=True),
     "spacing": EvasionFamily(partial(_between, _SPACES)),
     "symbols": EvasionFamily(partial(_between, _SYMBOLS)),
-    "zero_width": EvasionFamily(_zero_width),
+    "zero_width": EvasionFamily(lambda word, rng: "".join(character + rng.choice(_INVISIBLE) for character in word)),
     "pinyin": EvasionFamily(_spell),
     "initials": EvasionFamily(_initials),
-    "traditional": EvasionFamily(_traditional),
+    "traditional": EvasionFamily(
+        lambda word, rng: "".join(rng.choice(_variants().get(each, (each,))) for each in word)
+    ),
     "emoji": EvasionFamily(partial(_whole_or_part, "emoji"), held_out=True),
     "numbers": EvasionFamily(_numbers, digits=True),
     "slang": EvasionFamily(partial(_whole_or_part, "slang"), held_out=True),
@@ -259,13 +238,11 @@ FAMILIES = tuple(_FAMILIES)
 HELD_OUT = tuple(name for name, family in _FAMILIES.items() if family.held_out)
 TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_out)
 
-
 # Affixes: a head or tail around a message, the least work for a sender: thanks, small talk, signature, opt-out line.
 #
 # Ordinary messages get the same as threats, from the same tables in the same shares, so that an affix says nothing
 # about the message inside. No training message has entries of the held-out tables: with them
 # `jingyin evaluate` measures the effect of unseen affixes.
-
 
 _BOTH = 0.2  # of these messages have both a head and a tail
 
@@ -289,7 +266,6 @@ def affix(rng: Random) -> tuple[str, str]:
 # None of this changes a message's label, and all labels get the same. Without it a network learns that polite or quoted
 # text is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78 were found as they
 # stood, 56 in quotation marks, 64 after a greeting.
-
 
 _QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
 _REDACTIONS = ("XX", "xx", "某某", "某", "***", "××", "○○", "____", "")
@@ -318,7 +294,6 @@ def quoted_copy(template: str, rng: Random) -> str:
 # Whoever invents messages punctuates like a writer, and people and newspapers do not: 1 in 140 authored threats had an
 # exclamation mark, 1 in 8 real messages. So a network learnt that an exclamation mark is harmless: with one at the end
 # it found 55% of unseen writers' threats in place of 79%. All labels get the same styles, from the same shares.
-
 
 _ENDS = ("", "", "", "", "。", "。", "。", "！", "！", "！！", "!!!", "……", "...", "~")
 _STOPS = ("。", "。", "。", "！", "！", "，", " ", "……", "\n")

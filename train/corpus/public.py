@@ -13,11 +13,11 @@ import re
 import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO, BinaryIO, cast
+from typing import IO, cast
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.files import atomic_file
@@ -31,7 +31,6 @@ Raw = dict[str, str]
 
 # The label depends on these words, so a label given to a whole source can't be trusted for messages with them.
 _DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
-
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")  # of JSON lines, which stand in for a source's own files
 _LONGEST = 400  # characters of a message; six SMS parts hold that many
@@ -67,19 +66,13 @@ def _csv_rows(path: Path) -> Iterator[Raw]:
 
 def _nus(path: Path) -> Iterator[Raw]:
     """NUS SMS Corpus: XML, or the JSON made from it, with "$" for text content."""
-    if path.suffix == ".json":
-        yield from _nus_json(path)
+    if path.suffix != ".json":
+        for _, message in ElementTree.iterparse(path):
+            if message.tag == "message":
+                user = message.findtext("source/userProfile/userID") or ""
+                yield {"text": message.findtext("text") or "", "user": user}
+                message.clear()
         return
-    for _, message in ElementTree.iterparse(path):
-        if message.tag == "message":
-            yield {
-                "text": message.findtext("text") or "",
-                "user": message.findtext("source/userProfile/userID") or "",
-            }
-            message.clear()
-
-
-def _nus_json(path: Path) -> Iterator[Raw]:
     try:
         messages = json.loads(path.read_text(encoding="utf-8"))["smsCorpus"]["message"]
         for message in messages:
@@ -139,100 +132,68 @@ SOURCES: dict[str, Source] = {
         "NUS SMS Corpus (Chinese)",
         "Chen and Kan 2013, Creating a Live, Public Short Message Service Corpus: The NUS SMS Corpus, "
         "Language Resources and Evaluation 47(2)",
-        "none stated; asks to be cited",
-        raws=_nus,
-        fill=fill_tags,
+        "none stated; asks to be cited", raws=_nus, fill=fill_tags,
     ),
     "fbs": Source(
         "FBS SMS Dataset",
         "Zhang et al. 2020, Lies in the Air: Characterizing Fake-base-station Spam Ecosystem in China, CCS",
-        "none stated; asks to be cited",
-        raws=_fbs,
-        fill=fill_words,
+        "none stated; asks to be cited", raws=_fbs, fill=fill_words,
     ),
     "sms800k": Source(
-        "800k SMS spam set",
-        "labelled Chinese SMS of 2015, author unknown",
-        "none stated",
-        raws=_sms800k,
-        fill=fill_digits,
+        "800k SMS spam set", "labelled Chinese SMS of 2015, author unknown",
+        "none stated", raws=_sms800k, fill=fill_digits,
     ),
     "cold": Source(
-        "COLD",
-        "Deng et al. 2022, COLD: A Benchmark for Chinese Offensive Language Detection, EMNLP",
-        "Apache-2.0",
-        raws=_cold,
+        "COLD", "Deng et al. 2022, COLD: A Benchmark for Chinese Offensive Language Detection, EMNLP",
+        "Apache-2.0", raws=_cold,
     ),
     "mudou2014": Source(
-        "SMS of 2013 and 2014",
-        "GitHub shaonianruntu/Spam-Message-Classification",
-        "none stated",
-        fill=fill_digits,
+        "SMS of 2013 and 2014", "GitHub shaonianruntu/Spam-Message-Classification", "none stated", fill=fill_digits,
     ),
     "a2p_fixtures": Source(
         "bank, bill and code SMS of 2023 to 2026 from test fixtures",
-        "GitHub AutoAccountingOrg/AutoRule and LeeeSe/MessAuto",
-        "GPL-3.0 and MIT",
-        vetted=True,
+        "GitHub AutoAccountingOrg/AutoRule and LeeeSe/MessAuto", "GPL-3.0 and MIT", vetted=True,
     ),
     "beke": Source(
-        "House-BEKE, chat of house buyers and agents",
-        "contest of Beike 2020, GitHub CCChenhao997/House-BEKE",
-        "MIT; contest terms",
-        fill=fill_words,
-        vetted=True,
+        "House-BEKE, chat of house buyers and agents", "contest of Beike 2020, GitHub CCChenhao997/House-BEKE",
+        "MIT; contest terms", fill=fill_words, vetted=True,
     ),
     "atec": Source(
-        "ATEC, questions to a payment service",
-        "contest of Ant Financial 2018, GitHub liuaiting/ATEC",
-        "Apache-2.0; contest terms",
-        fill=fill_stars,
-        vetted=True,
+        "ATEC, questions to a payment service", "contest of Ant Financial 2018, GitHub liuaiting/ATEC",
+        "Apache-2.0; contest terms", fill=fill_stars, vetted=True,
     ),
     "legal": Source(
-        "questions to lawyers",
-        "GitHub AndrewZhe/lawyer-llama and siatnlp/LegalQA",
-        "Apache-2.0, academic; none stated",
-        fill=fill_digits,
-        vetted=True,
+        "questions to lawyers", "GitHub AndrewZhe/lawyer-llama and siatnlp/LegalQA",
+        "Apache-2.0, academic; none stated", fill=fill_digits, vetted=True,
     ),
     "petitions": Source(
         "citizens' letters to a leader's board, and answers",
         "contest TipDM 2020, GitHub Introduction-to-AI-Course/ai_04",
-        "MIT; contest terms",
-        fill=fill_digits,
-        vetted=True,
+        "MIT; contest terms", fill=fill_digits, vetted=True,
     ),
     "waimai": Source("waimai_10k, takeaway reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True),
     "shopping": Source(
-        "online_shopping_10_cats, shop reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True
+        "online_shopping_10_cats, shop reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True,
     ),
     "hotels": Source("ChnSentiCorp, hotel reviews", "GitHub SophonPlus/ChineseNlpCorpus", "none stated", vetted=True),
     "weibo": Source("Weibo sentences with moods", "GitHub spianmo/MultiClassify_LSTM_ForChinese", "MIT", vetted=True),
     "cofacts": Source(
-        "Cofacts, why users in Taiwan report a message",
-        "GitHub cofacts/opendata",
-        "CC BY-SA 4.0",
-        fill=fill_digits,
-        vetted=True,
+        "Cofacts, why users in Taiwan report a message", "GitHub cofacts/opendata",
+        "CC BY-SA 4.0", fill=fill_digits, vetted=True,
     ),
     "hkcantonese": Source(
-        "written Cantonese of Hong Kong: reviews, forum",
-        "toastynews, openrice-senti and lihkg-cat-v2",
-        "CC BY 4.0",
-        vetted=True,
+        "written Cantonese of Hong Kong: reviews, forum", "toastynews, openrice-senti and lihkg-cat-v2",
+        "CC BY 4.0", vetted=True,
     ),
     "varied": Source("random messages of 58 further kinds", "docs/data.md lists them", "see docs/data.md", vetted=True),
     "suspicious": Source(
-        "the messages of these kinds that the bundle before found riskiest",
-        "docs/data.md",
-        "see docs/data.md",
-        vetted=True,
+        "the messages of these kinds that the bundle before found riskiest", "docs/data.md",
+        "see docs/data.md", vetted=True,
     ),
     "strange": Source("messages of 11 further kinds, kept out", "docs/data.md", "see docs/data.md", vetted=True),
     "jsonl": Source("your own JSON lines", "", "yours", label=None),
     "csv": Source("your own CSV", "", "yours", label=None, raws=_csv_rows),
-}
+}  # fmt: skip
 """Kind -> source: real traffic, public or the user's own, not hand-picked; other sources were written or generated.
 
 All messages of a source with a single label are ordinary in the sense of the guide.
@@ -261,8 +222,23 @@ def read(kind: str, path: Path) -> Iterator[Record]:
     """
     source = KINDS[kind]
     for number, raw in enumerate(read_raw(kind, path), 1):
-        if (record := _record(kind, source, raw, f"{path}:{number}")) is not None:
-            yield from edited(record, raw["text"], fingerprint(raw["text"])) if source.label else (record,)
+        text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
+        label, where = source.label or raw.get("label", ""), f"{path}:{number}"
+        if label not in LABELS:
+            raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
+        if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
+            continue
+        text = text if kind in USERS else _cut(text)
+        record = Record(
+            text=source.fill(text, Random(text)),
+            label=label,
+            family=raw.get("family") or (raw.get("label") if source.label else "") or kind,
+            voice=raw.get("voice") or "public",
+            source=kind,
+            group=f"{kind}:{raw['user']}" if raw.get("user") else "",
+            where=where,
+        )
+        yield from edited(record, raw["text"], fingerprint(raw["text"])) if source.label else (record,)
 
 
 def read_raw(kind: str, path: Path) -> Iterator[Raw]:
@@ -281,35 +257,12 @@ def read_raw(kind: str, path: Path) -> Iterator[Raw]:
         raise InputError(f"{path} is not a {source.title} file ({error}); get it again, unpacked") from error
 
 
-def _record(kind: str, source: Source, raw: Raw, where: str) -> Record | None:
-    text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
-    label = source.label or raw.get("label", "")
-    if label not in LABELS:
-        raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
-    if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
-        return None
-    text = text if kind in USERS else _cut(text)
-    rng = Random(text)
-    return Record(
-        text=source.fill(text, rng),
-        label=label,
-        family=raw.get("family") or (raw.get("label") if source.label else "") or kind,
-        voice=raw.get("voice") or "public",
-        source=kind,
-        group=f"{kind}:{raw['user']}" if raw.get("user") else "",
-        where=where,
-    )
-
-
 def _cut(text: str) -> str:
     """Return a message of up to _LONGEST characters unchanged, of a longer one the first sentences that fit."""
     if len(text) <= _LONGEST:
         return text
     ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, _LONGEST)]
     return text[: ends[-1] if ends else _LONGEST]
-
-
-# Converts a published corpus to the JSON lines file that corpus recipes name (docs/data.md).
 
 
 PUBLIC = tuple(kind for kind, source in SOURCES.items() if source.label)
@@ -330,7 +283,10 @@ def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
         raise ConfigError(f"{out} must end in {' or '.join(_SUFFIXES)}, which marks JSON lines")
     count = 0
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out) as plain, _packed(plain) if out.suffix == ".gz" else nullcontext(plain) as file:
+    with ExitStack() as held:
+        file: IO[bytes] = held.enter_context(atomic_file(out))
+        if out.suffix == ".gz":
+            file = held.enter_context(cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)))
         for raw in read_raw(kind, source):
             if raw["text"].strip() and only in (None, raw.get("label")):
                 line = json.dumps({key: value for key, value in raw.items() if value}, ensure_ascii=False)
@@ -342,17 +298,11 @@ def convert(kind: str, source: Path, out: Path, only: str | None = None) -> int:
     return count
 
 
-def _packed(file: BinaryIO) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
-
-
-# Public messages that aren't ordinary although their corpus is labelled so, by hash: their text is not kept here.
-#
-# Each was read: fake judicial notices with a demand among the spam, real menaces among the comments (train/LOG.md).
-
-
 def is_excluded(text: str) -> bool:
-    """Whether a public message is one of those in tables/excluded.txt, white space apart."""
+    """Whether a public message isn't ordinary although its corpus is labelled so: tables/excluded.txt, by hash.
+
+    Each was read: fake judicial notices with a demand among the spam, real menaces among the comments (train/LOG.md).
+    """
     return fingerprint(text) in words("excluded")
 
 

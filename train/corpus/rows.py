@@ -36,8 +36,6 @@ from jingyin.model.signs import SIGN_IDS
 from jingyin.train.corpus.slots import SLOT, SLOTS
 
 # The record that every part of the corpus passes on, and the values that its fields may take.
-
-
 VOICES = frozenset((
     "gang_seller", "pseudo_lawyer", "collector_early", "collector_late", "polite_menace", "thug", "student",
     "northeastern", "cantonese", "taiwan", "hongkong", "no_punctuation", "voice_to_text", "template",
@@ -118,10 +116,10 @@ class _Signs(BaseModel):
     signs: list[Annotated[str, _one_of(SIGN_IDS)]]
 
 
-_RowModel = TypeVar("_RowModel", bound=BaseModel)
+RowModel = TypeVar("RowModel", bound=BaseModel)
 
 
-def _rows(path: Path, model: type[_RowModel], errors: list[str]) -> Iterator[tuple[str, _RowModel]]:
+def valid_rows(path: Path, model: type[RowModel], errors: list[str]) -> Iterator[tuple[str, RowModel]]:
     """Yield place and row of each valid line; append a sentence for each other line to `errors`."""
     try:
         lines = path.read_bytes().splitlines()
@@ -144,7 +142,6 @@ def _rows(path: Path, model: type[_RowModel], errors: list[str]) -> Iterator[tup
 #
 # A row's signs are one string, ids separated by commas. "?" at the end means that it may have other signs too, "!id"
 # that it doesn't have this one.
-
 
 UNKNOWN = "?"
 ANNOTATED = files("jingyin.train").joinpath("rows/signs.jsonl")
@@ -197,7 +194,7 @@ def find_errors(ids: frozenset[str] | None = None) -> list[str]:
     """Return a sentence per error of signs.jsonl; rows of unknown messages are errors if `ids`, all ids, is given."""
     wrong: list[str] = []
     seen: set[str] = set()
-    for where, row in _rows(Path(str(ANNOTATED)), _Signs, wrong):
+    for where, row in valid_rows(Path(str(ANNOTATED)), _Signs, wrong):
         if row.row in seen:
             wrong.append(f"{where}: the id {row.row} comes twice; keep one line")
         seen.add(row.row)
@@ -211,7 +208,7 @@ def _annotated() -> dict[str, str]:
     """Return the annotated signs by message id; "-" stands for none. Raises an InputError that lists all errors."""
     if wrong := find_errors():
         raise InputError("the signs of authored messages can't be used:\n" + "\n".join(wrong))
-    return {row.row: ",".join(row.signs) or "-" for _, row in _rows(Path(str(ANNOTATED)), _Signs, [])}
+    return {row.row: ",".join(row.signs) or "-" for _, row in valid_rows(Path(str(ANNOTATED)), _Signs, [])}
 
 
 @cache
@@ -247,7 +244,7 @@ def scan(path: Path) -> tuple[list[Record], list[str]]:
     errors: list[str] = []
     records: list[Record] = []
     for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
-        for where, row in _rows(file, _Authored, errors):
+        for where, row in valid_rows(file, _Authored, errors):
             if (folder := file.parent.name) in LABELS and folder != row.label:
                 errors.append(f"{where}: label {row.label!r} in the folder {folder}; move the row, or mend its label")
             else:

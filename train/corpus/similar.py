@@ -101,7 +101,6 @@ class Groups:
 
 # Finds series: messages that are one message with other names, numbers or places, and so teach one thing.
 
-
 SHORTEST_SERIES = 3
 """Two people may hit on 一百块不给就差评 and 五十块不给就差评; three don't."""
 

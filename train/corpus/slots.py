@@ -12,12 +12,10 @@ from random import Random
 
 from jingyin.model.errors import InputError
 
-# Reads the word lists in tables/: one or more entries a line, "#" opens a comment line.
-
 
 @cache
 def lines(name: str) -> tuple[str, ...]:
-    """Return the lines of tables/<name>.txt."""
+    """Return the lines of tables/<name>.txt, one or more entries each; "#" opens a comment line."""
     text = files("jingyin.train.corpus").joinpath(f"tables/{name}.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
@@ -118,10 +116,6 @@ SLOTS: dict[str, Callable[[Random], str]] = {
 }
 """Slot name -> a function that draws a value."""
 
-
-# Fills the slots of an authored message with drawn values.
-
-
 SLOT = re.compile(r"\{(\w+)\}")
 
 # A message that names one of these twice means the same one; two times or two prices are two.
@@ -140,11 +134,18 @@ _DOUBLED = (
 def fill_slots(text: str, rng: Random) -> str:
     """Return `text` with every slot filled; the same seed gives the same values.
 
-    Raises InputError for an unknown slot.
+    A word with which a value ends and the text after it begins is dropped once. Raises InputError for an unknown slot.
     """
-    pieces = SLOT.split(text)
-    pieces[1::2] = [value for _, value in slot_values(text, rng)]
-    return _undouble(pieces)
+    filled, *rest = SLOT.split(text)
+    for (_, value), literal in zip(slot_values(text, rng), rest[1::2], strict=True):
+        seam = len(filled) + len(value)
+        filled += value + literal
+        for pattern, once in _DOUBLED:
+            match = pattern.search(filled, max(0, seam - 4))
+            if match and match.start() < seam < match.end():
+                filled = filled[: match.start()] + match.expand(once) + filled[match.end() :]
+                break
+    return filled
 
 
 def slot_values(text: str, rng: Random) -> list[tuple[str, str]]:
@@ -162,25 +163,7 @@ def slot_values(text: str, rng: Random) -> list[tuple[str, str]]:
     return values
 
 
-def _undouble(pieces: list[str]) -> str:
-    """Join literal text and values, dropping a word with which a value ends and the text after it begins."""
-    text = pieces[0]
-    for value, literal in zip(pieces[1::2], pieces[2::2], strict=True):
-        seam = len(text) + len(value)
-        text += value + literal
-        for pattern, once in _DOUBLED:
-            match = pattern.search(text, max(0, seam - 4))
-            if match and match.start() < seam < match.end():
-                text = text[: match.start()] + match.expand(once) + text[match.end() :]
-                break
-    return text
-
-
 # Fills the masks of public corpora with synthetic values, so that their messages look like traffic.
-
-
-_Draw = Callable[[Random], str]
-
 
 # Largest values by the unit after a number: "在 <#> 点" filled with 760 is unlike real traffic, and networks flag it.
 _LARGEST = {
@@ -189,20 +172,20 @@ _LARGEST = {
 }  # fmt: skip
 
 
-def _number(rng: Random, unit: str) -> str:
-    return str(rng.randint(1, _LARGEST.get(unit) or 10 ** rng.choice((1, 2, 2, 3, 4)) - 1))
-
-
 def _numbered(text: str, mask: str, rng: Random) -> str:
     """Fill each `mask` with a number that is plausible before the unit after it."""
-    return re.sub(rf"{mask}(?=\s*([{''.join(_LARGEST)}]?))", lambda match: _number(rng, match[1]), text)
+
+    def number(match: re.Match[str]) -> str:
+        return str(rng.randint(1, _LARGEST.get(match[1]) or 10 ** rng.choice((1, 2, 2, 3, 4)) - 1))
+
+    return re.sub(rf"{mask}(?=\s*([{''.join(_LARGEST)}]?))", number, text)
 
 
 def _service(rng: Random) -> str:
     return f"{rng.choice(('400', '95', '10'))}{rng.randint(100, 9_999)}"
 
 
-_TAGS: dict[str, _Draw] = {
+_TAGS: dict[str, Callable[[Random], str]] = {
     "DECIMAL": lambda rng: f"{rng.randint(0, 999)}.{rng.randint(1, 9)}",
     "TIME": SLOTS["time"],
     "DATE": SLOTS["date"],
@@ -210,7 +193,7 @@ _TAGS: dict[str, _Draw] = {
     "URL": SLOTS["link"],
     "IP": lambda rng: ".".join(str(rng.randint(1, 254)) for _ in range(4)),
 }
-_WORDS: dict[str, _Draw] = {
+_WORDS: dict[str, Callable[[Random], str]] = {
     "CELLPHONE": SLOTS["phone"],
     "HOTLINE": _service,
     "WECHAT": SLOTS["wechat"],

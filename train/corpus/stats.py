@@ -19,7 +19,6 @@ OBVIOUS = re.compile(
 )
 """Words that a keyword filter would list; such a filter can't see a threat without any of them."""
 
-
 CorpusMessage = Record | store.Row
 """The items counted: records or rows."""
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from jingyin.model.bundle import FrozenModel
-from jingyin.model.errors import ConfigError, InputError
+from jingyin.model.errors import InputError
 from jingyin.model.files import atomic_folder
 from jingyin.train.corpus.perturb import TRAINING
 from jingyin.train.corpus.public import KINDS
@@ -78,12 +78,6 @@ def fingerprint_of(folder: Path) -> str:
     return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["fingerprint"])
 
 
-def refuse_other_folder(out: Path) -> None:
-    """Raise ConfigError if `out` holds anything but a corpus."""
-    if out.exists() and not is_built(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not a corpus; name a new folder or remove it first")
-
-
 def is_built(path: Path) -> bool:
     """Whether `path` is the folder of a built corpus."""
     return (path / MANIFEST).is_file()
@@ -119,13 +113,6 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     if not schema.equals(SCHEMA):
         raise InputError(f"{path} has other columns than {SCHEMA.names}; build the corpus again")
     return table
-
-
-# The recipe, in YAML, that a corpus is built from.
-
-
-def _several(value: object) -> object:
-    return (value,) if isinstance(value, str | Path) else value
 
 
 class Splits(FrozenModel):
@@ -213,7 +200,9 @@ class CorpusRecipe(FrozenModel):
     """
 
     seed: int = 0
-    authored: Annotated[tuple[_Existing, ...], BeforeValidator(_several)] = Field(default_factory=default_folders)
+    authored: Annotated[
+        tuple[_Existing, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str | Path) else value)
+    ] = Field(default_factory=default_folders)
     public: tuple[Public, ...] = ()
     draws: int = Field(2, ge=1, le=20)
     similarity: float = Field(0.5, ge=0.4, le=1)
@@ -236,10 +225,8 @@ class CorpusRecipe(FrozenModel):
     def _each_kind_once(cls, public: tuple[Public, ...]) -> tuple[Public, ...]:
         kinds = Counter(source.kind for source in public)
         if twice := [kind for kind, count in kinds.items() if count > 1]:
-            raise ValueError(
-                f"{', '.join(twice)} in more than one entry; "
-                "weight and splits go by kind: put the messages into one file"
-            )
+            entries = f"{', '.join(twice)} in more than one entry"
+            raise ValueError(f"{entries}; weight and splits go by kind: put the messages into one file")
         return public
 
 
