@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import InputError
-from jingyin.model.labels import LABELS
+from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.prefilter import windows
 from jingyin.model.text import CleanText, clean
 from jingyin.train.corpus.public import MINED, SOURCES, USERS
@@ -24,8 +24,12 @@ from jingyin.train.corpus.store import SPLITS, read_table
 Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 """Clean texts -> token ids, start and end tokens included, bounded in length."""
 
-ReadSpans = Callable[[Sequence[CleanText], Sequence[Sequence[tuple[int, int]]]], list[NDArray[np.int64]]]
+Ranges = Sequence[tuple[int, int]]
+
+ReadSpans = Callable[[Sequence[CleanText], Sequence[Ranges]], list[NDArray[np.int64]]]
 """Clean texts and ranges in them -> the ranges as spans of tokens, (ranges, 2) of each text."""
+
+ORDINARY, LAWFUL = map(LABELS.index, BENIGN)
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,18 @@ class Rows:
 
     def take(self, index: NDArray[np.int64]) -> "Rows":
         """Return the rows at `index`, in that order."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        pick: dict[str, Any] = {
-            name: [each[i] for i in index.tolist()] if isinstance(each, list) else each[index]
-            for name, each in columns.items()
-        }
-        return Rows(**pick)
+        taken: dict[str, Any] = {}
+        for name, column in vars(self).items():
+            taken[name] = [column[i] for i in index.tolist()] if isinstance(column, list) else column[index]
+        return Rows(**taken)
 
     def and_(self, others: "Rows") -> "Rows":
         """Return these rows followed by `others`, as messages of their own."""
         others = replace(others, messages=others.messages + self.messages.max(initial=-1) + 1)
-        pairs = {field.name: (getattr(self, field.name), getattr(others, field.name)) for field in fields(self)}
-        both: dict[str, Any] = {
-            name: [*one, *two] if isinstance(one, list) else np.concatenate([one, two])
-            for name, (one, two) in pairs.items()
-        }
+        both: dict[str, Any] = {}
+        for name, column in vars(self).items():
+            more = vars(others)[name]
+            both[name] = [*column, *more] if isinstance(column, list) else np.concatenate([column, more])
         return Rows(**both)
 
     def drawn(self, rows: int | None, seed: int) -> "Rows":
@@ -204,19 +205,14 @@ def examples(rows: Rows, encode: Encode, target: NDArray[np.float32], read_spans
     return Dataset.from_dict(columns)
 
 
-# Unlabelled pieces of messages, for a teacher to label.
-#
-# A threat may come as one clause, or after another message's clauses. No script can tell the meaning of a piece by
-# itself (a warning's quotation alone is a threat), so a piece has the teacher's probabilities and no label.
-
-
 _CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")
 
 
 def clauses(texts: Sequence[str], share: float, seed: int) -> list[str]:
     """Return pieces of about `share` of the texts: some clauses, not all, half followed by a piece of another text.
 
-    Texts of one clause give none. The same seed gives the same pieces.
+    A threat may come so. A piece is for a teacher to label, because its meaning by itself is unknown: a warning's
+    quotation alone is a threat. Texts of one clause give none. The same seed gives the same pieces.
     """
     rng = Random(seed)
     several = [found for text in texts if len(found := _CLAUSE.findall(text)) > 1]

@@ -3,8 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -12,34 +11,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from jingyin.model.bundle import (
-    NETWORK_FILES,
-    Bundle,
-    Fusion,
-    Golden,
-    Manifest,
-    Network,
-    Threshold,
-    read_bundle,
-    rows_needed,
-    write_bundle,
-)
+from jingyin.model.bundle import NETWORK_FILES, Fusion, Golden, Manifest, Network, read_bundle, write_bundle
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS, TABLE
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import default_lexicon
-from jingyin.serve.networks import open_session
 from jingyin.train.data import read_split
 from jingyin.train.encoder import encoder_of
 from jingyin.train.pack.calibrate import fit_cascade
 from jingyin.train.pack.export import export_fp32, golden, quantize
 from jingyin.train.pack.prefilter import prefilter_of
 from jingyin.train.pack.readings import FEWEST_REAL
+from jingyin.train.pack.thresholds import unsupported
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
-
-# Writes a bundle's card: its purpose, sources, measurements and known failures.
-
 
 PASS_TOKENS = 64
 """Most tokens that a network of a bundle reads at once; a longer message is read in overlapping passes.
@@ -60,13 +45,12 @@ _OTHER_ENCODERS = (
 
 
 def write_card(path: Path, parts: Mapping[str, Any]) -> None:
-    """Write card.md from the manifest's parts."""
+    """Write card.md from the manifest's parts: purpose, sources, measurements and known failures."""
     provenance = parts["provenance"]
     sources = "\n".join(f"- {name}: {rows} rows" for name, rows in provenance["training_rows"].items())
     calibrated = provenance.get("calibrated")
-    again = (
-        f" Prefilter, fusion and thresholds were refitted. Command: `{calibrated['command']}`." if calibrated else ""
-    )
+    refitted = "Prefilter, fusion and thresholds were refitted."
+    again = f" {refitted} Command: `{calibrated['command']}`." if calibrated else ""
     encoder = provenance.get("recipe", {}).get("encoder")
     agreement = provenance["int8_agreement"]
     networks = "\n".join(
@@ -104,15 +88,6 @@ _TRAINED = {"command", "training_rows", "int8_agreement"}  # the card's facts ab
 _UNFITTED = Fusion(scores=(0.0, 0.0), weights=(), bias=0.0)
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A network that lies in the bundle's folder, with its golden messages and int8's agreement with fp32."""
-
-    network: Network
-    golden: list[Golden]
-    agreement: float
-
-
 def pack(
     runs: Mapping[str, Path], base: Path | None, recipe: Classify | Calibrate, corpus: Path, out: Path,
     provenance: dict[str, object],
@@ -124,8 +99,11 @@ def pack(
     `base` does not say how it was trained, InputError for rows that can't calibrate it.
     """
     old = read_bundle(base) if base else None
-    if old:
-        _refuse_untold(old)
+    if old and (missing := sorted(_TRAINED - set(old.manifest.provenance))):
+        raise BundleError(
+            f"bundle {old.manifest.id} does not say how it was trained (it lacks {', '.join(missing)}); take one that "
+            "`jingyin train` made"
+        )
     folder = out / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -133,14 +111,16 @@ def pack(
         for name in old.manifest.files:
             shutil.copyfile(old.path / name, folder / name)
     samples = read_split(corpus, "calibration").drawn(AGREEMENT_SAMPLES, recipe.seed).cleaned
-    packed = {f"{name}.onnx": _export(run, folder / f"{name}.onnx", samples) for name, run in runs.items()}
+    networks = {network.file: network for network in old.manifest.networks} if old else {}
+    agreement = {**cast(dict[str, float], old.manifest.provenance["int8_agreement"])} if old else {}
+    new_goldens: dict[str, list[Golden]] = {}
+    for file, run in ((f"{name}.onnx", run) for name, run in runs.items()):
+        networks[file], new_goldens[file], agreement[file] = _export(run, folder / file, samples)
     if not (folder / "tokenizer.json").is_file():  # if all networks read pieces: evidence still needs the lexicon
         Vocabulary.of_lexicon(default_lexicon()).save(folder, compiled=True)
-    networks = {network.file: network for network in old.manifest.networks} if old else {}
-    networks |= {file: new.network for file, new in packed.items()}
     order = sorted(networks, key=NETWORK_FILES.index)
-    goldens = [message for message in (old.golden if old else ()) if message.file not in packed]
-    goldens += [message for file in order if file in packed for message in packed[file].golden]
+    goldens = [message for message in (old.golden if old else ()) if message.file not in new_goldens]
+    goldens += [message for file in order for message in new_goldens.get(file, ())]
     dumped = [message.model_dump() for message in goldens]
     (folder / "golden.json").write_text(json.dumps(dumped) + "\n", encoding="utf-8")
     train = read_split(corpus, "train").drawn(recipe.rows if isinstance(recipe, Classify) else None, recipe.seed)
@@ -151,11 +131,8 @@ def pack(
     if old and not runs:
         facts = {**old.manifest.provenance, "calibrated": provenance}
     else:
-        agreement = cast(dict[str, float], old.manifest.provenance["int8_agreement"]) if old else {}
-        facts["int8_agreement"] = {**agreement, **{file: new.agreement for file, new in packed.items()}}
-        facts["export_versions"] = {
-            name: version(name) for name in ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
-        }
+        depends_on = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
+        facts |= {"int8_agreement": agreement, "export_versions": {name: version(name) for name in depends_on}}
     parts = {
         "labels": LABELS, "provenance": facts,
         **fit_cascade(folder, [networks[file] for file in order], weights, recipe, corpus, least),
@@ -167,29 +144,11 @@ def pack(
     return write_bundle(folder, parts)
 
 
-def unsupported(parts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each target rate that the calibration rows of a manifest's parts are too few to show."""
-    for action in ("review", "block"):
-        threshold: Threshold = parts[action]
-        if threshold.rows < (wanted := rows_needed(threshold.target)):
-            yield (
-                f"{action}_rate {threshold.target:g} needs {wanted:,} ordinary calibration messages, there are "
-                f"{threshold.rows:,}: the threshold is above them all and shows {threshold.bound:.2g}; add traffic "
-                "or raise the rate"
-            )
+def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> tuple[Network, list[Golden], float]:
+    """Export the classifier of a run as int8 to `file`, and its tokenizer next to it.
 
-
-def _refuse_untold(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    if missing := sorted(_TRAINED - set(manifest.provenance)):
-        raise BundleError(
-            f"bundle {manifest.id} does not say how it was trained (it lacks {', '.join(missing)}); take one that "
-            "`jingyin train` made"
-        )
-
-
-def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
-    """Export the classifier of a run as int8 to `file`, and its tokenizer next to it."""
+    Returns the network, its golden messages, and the share of `samples` on which int8 agrees with fp32.
+    """
     classifier, vocabulary = load_classifier(run)
     max_tokens = classifier.encoder.config.max_position_embeddings
     encode = encoder_of(vocabulary, max_tokens)
@@ -199,7 +158,6 @@ def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> _Packed:
     agreement = quantize(fp32, file, ids)
     fp32.unlink()
     vocabulary.save(file.parent, compiled=True)
-    network = Network(
-        file=file.name, vocabulary=vocabulary.kind, max_tokens=min(max_tokens, PASS_TOKENS), fusion=_UNFITTED
-    )
-    return _Packed(network, golden(file, open_session(file), encode([clean(m) for m in GOLDEN_MESSAGES])), agreement)
+    read_at_once = min(max_tokens, PASS_TOKENS)
+    network = Network(file=file.name, vocabulary=vocabulary.kind, max_tokens=read_at_once, fusion=_UNFITTED)
+    return network, golden(file, encode([clean(m) for m in GOLDEN_MESSAGES])), agreement

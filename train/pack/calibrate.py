@@ -11,45 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jingyin.model.bundle import (
-    Bundle,
-    Calibration,
-    CascadeRules,
-    Fusion,
-    Network,
-    Prefilter,
-    PrefilterExit,
-    Threshold,
-)
-from jingyin.model.cascade import (
-    FLAGGED_INDEX,
-    Cascaded,
-    cascade,
-    fuse,
-    fused_logit,
-    likeliest,
-    log_odds,
-    prefiltered,
-    reads_on,
-    softmax,
-)
+from jingyin.model import cascade
+from jingyin.model.bundle import Bundle, Calibration, CascadeRules, Fusion, Network, Prefilter, PrefilterExit, Threshold
 from jingyin.model.labels import LABELS
 from jingyin.model.tokenizer import SmsTokenizer
-from jingyin.train.data import Rows, read_split
+from jingyin.train.data import LAWFUL, ORDINARY, Rows, read_split
+from jingyin.train.pack import thresholds
 from jingyin.train.pack.readings import Readings, is_traffic, read_by_prefilter, refuse_abstentions
 from jingyin.train.pack.signs import fit_signs
-from jingyin.train.pack.thresholds import (
-    choose_threshold,
-    expected_calibration_error,
-    false_alarm_curve,
-    fit_fusion,
-    highest_allowed,
-    missed_of,
-    share_threshold,
-)
 from jingyin.train.recipes import Calibrate, Classify
 
-_ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
 _THINNED = 10
 OTHER = "other_threat"
 WEIGHTS = tuple(np.exp(np.arange(0, 2.1, 0.25)).round(2).tolist())
@@ -71,23 +42,21 @@ def fit_cascade(
     rows = read_split(corpus, "calibration")
     refuse_abstentions(SmsTokenizer.from_file(folder / "tokenizer.json"), rows, recipe.passed[0])
     readings = read_by_prefilter(folder, networks, weights, rows)
-    rules = _fit_rules(readings, networks, recipe)
-    rules = _settle_blocks(rules, readings, recipe, least)
+    rules = _settle_blocks(_fit_rules(readings, networks, recipe), readings, recipe, least)
     labels, traffic = rows.labels, is_traffic(rows)
     flagged = rows.flagged & rows.first
     served = _served(rules, readings)
     risks = _risks(served)
     cases = np.array([bool(case) for case in rows.cases])
     unseen = flagged & cases if (flagged & cases).any() else flagged
-    curve = false_alarm_curve(risks[traffic], list(compress(rows.sources, traffic)), risks[unseen])
+    curve = thresholds.false_alarm_curve(risks[traffic], list(compress(rows.sources, traffic)), risks[unseen])
     review, block = _thresholds(recipe, rows, risks, least)
-    full = _full(rules, readings)
-    main = _main_depth(rules.networks)
-    missed = (served.depth < main) & (risks < review.risk) & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
-    caught = flagged & (full[:, FLAGGED_INDEX].sum(1) >= review.risk)
-    missed_counts = {"in corpus": missed_of(missed, caught & ~cases)}
+    by_all = _full(rules, readings)[:, cascade.FLAGGED_INDEX].sum(1) >= review.risk
+    missed = (served.depth < _main_depth(rules.networks)) & (risks < review.risk) & by_all
+    caught = flagged & by_all
+    missed_counts = {"in corpus": thresholds.missed_of(missed, caught & ~cases)}
     if (caught & cases).any():
-        missed_counts["on unseen situations"] = missed_of(missed, caught & cases)
+        missed_counts["on unseen situations"] = thresholds.missed_of(missed, caught & cases)
     last = readings.logits(len(networks), readings.units.starts)[-1]
     has_last = ~np.isnan(last[:, 0])
     return {
@@ -98,8 +67,8 @@ def fit_cascade(
         "signs": fit_signs(readings, read_split(corpus, "validation")),
         "label_weights": _label_weights(served.probabilities[~traffic], labels[~traffic]),
         "calibration": Calibration(
-            ece_before=expected_calibration_error(softmax(last[has_last]), labels[has_last]),
-            ece_after=expected_calibration_error(served.probabilities, labels), rows=len(labels),
+            ece_before=thresholds.expected_calibration_error(cascade.softmax(last[has_last]), labels[has_last]),
+            ece_after=thresholds.expected_calibration_error(served.probabilities, labels), rows=len(labels),
         ),
     }  # fmt: skip
 
@@ -111,7 +80,7 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
     first, second = _prefilter_thresholds(readings, recipe)
     uniform = (1 / len(LABELS),) * len(LABELS)
     wholes = units.starts
-    provisional = fit_fusion(units.scores[:, wholes], [], flagged, traffic, np.ones(len(rows)))
+    provisional = thresholds.fit_fusion(units.scores[:, wholes], [], flagged, traffic, np.ones(len(rows)))
     rules = CascadeRules(
         labels=LABELS, networks=tuple(networks), discount=DISCOUNTS[0], provisional=provisional,
         prefilter=Prefilter(
@@ -119,7 +88,7 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
             lawful=PrefilterExit(threshold=second, probabilities=uniform),
         ),
     )  # fmt: skip
-    exits = prefiltered(rules, units, readings.abstains, readings.foreign)
+    exits = cascade.prefiltered(rules, units, readings.abstains, readings.foreign)
     # Traffic that is stopped has no part in any threshold: a tenth of it stands for all.
     thin = traffic & (exits >= 0)
     readings.read_all(np.flatnonzero(~thin | (np.cumsum(thin) % _THINNED == 0)).tolist())
@@ -128,24 +97,30 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
     read = np.flatnonzero((exits < 0)[units.owners])  # units
     odds = [_odds(readings, fusion, read) for fusion in fusions]  # (read,) at each depth
     owners, is_window = units.owners[read], ~np.isin(read, wholes)
-    discount = _discount(rows, odds[-1], owners, is_window, recipe.review_rate)
+
+    def riskiest(depth: int, discount: float) -> NDArray[np.float64]:
+        risks = np.full(len(rows), -np.inf)
+        np.maximum.at(risks, owners, odds[depth] - discount * is_window)
+        return risks
+
+    # The first of equals.
+    discount = max(DISCOUNTS, key=lambda each: _threats_found(rows, riskiest(-1, each), recipe.review_rate))
     fitted: list[Network] = []
     reached = exits < 0
     for i, (network, fusion) in enumerate(zip(networks, fusions, strict=True)):
-        risks = np.full(len(rows), -np.inf)
-        np.maximum.at(risks, owners, odds[i] - discount * is_window)
+        risks = riskiest(i, discount)
         continue_from = None
         ordinary = traffic & reached
         if i + 1 < len(networks) and ordinary.any():
             share = min(1.0, recipe.passed[i + 1] * traffic.sum() / ordinary.sum())
-            continue_from = share_threshold(risks[ordinary], share)
+            continue_from = thresholds.share_threshold(risks[ordinary], share)
         fitted.append(network.model_copy(update={"fusion": fusion, "threshold": continue_from, "certain": None}))
-        reached &= reads_on(continue_from, None, risks)
+        reached &= cascade.reads_on(continue_from, None, risks)
     rules = rules.model_copy(update={"networks": tuple(fitted), "discount": discount})
     full = _full(rules, readings)
     ordinary_exit, lawful_exit = (
         PrefilterExit(threshold=threshold, probabilities=_mean(full, exits, rows.labels, label))
-        for threshold, label in ((first, _ORDINARY), (second, _LAWFUL))
+        for threshold, label in ((first, ORDINARY), (second, LAWFUL))
     )
     return rules.model_copy(update={"prefilter": Prefilter(ordinary=ordinary_exit, lawful=lawful_exit)})
 
@@ -161,11 +136,12 @@ def _settle_blocks(
     rows = readings.rows
     risks = _risks(_served(rules, readings))
     _, block = _thresholds(recipe, rows, risks, least)
-    not_blocked = (is_traffic(rows) | (rows.labels == _LAWFUL)) & (risks < block.risk)
+    not_blocked = (is_traffic(rows) | (rows.labels == LAWFUL)) & (risks < block.risk)
     fitted = list(rules.networks)
     for i in range(_main_depth(fitted) - 1, len(fitted) - 1):
         odds = _served(rules.model_copy(update={"networks": rules.networks[: i + 1]}), readings).odds
-        exit_above = max(log_odds(block.risk), float(np.nextafter(odds[not_blocked].max(initial=-np.inf), np.inf)))
+        above_all = float(np.nextafter(odds[not_blocked].max(initial=-np.inf), np.inf))
+        exit_above = max(cascade.log_odds(block.risk), above_all)
         fitted[i] = fitted[i].model_copy(update={"certain": exit_above if np.isfinite(exit_above) else None})
     return rules.model_copy(update={"networks": tuple(fitted)})
 
@@ -176,15 +152,15 @@ def _prefilter_thresholds(readings: Readings, recipe: Classify | Calibrate) -> t
     A message continues if any of its units does.
     """
     rows, units = readings.rows, readings.units
-    abstains = readings.abstains & ~readings.foreign
     highest = np.maximum.reduceat(units.scores[0], units.starts)
-    highest = np.where(readings.foreign, -np.inf, np.where(abstains, np.inf, highest))
-    first = share_threshold(highest[is_traffic(rows)], recipe.passed[0])
+    highest = np.where(readings.foreign, -np.inf, np.where(readings.abstains, np.inf, highest))
+    first = thresholds.share_threshold(highest[is_traffic(rows)], recipe.passed[0])
     second = np.where(units.scores[0] >= first, units.scores[1], -np.inf)
     threats = np.maximum.reduceat(second, units.starts)[rows.flagged & (highest >= first)]
     threats = threats[np.isfinite(threats)]
     # A text that the second score itself takes for a threat, above 0, is never stopped as lawful.
-    low = share_threshold(threats, 1 - recipe.lawful_loss) if len(threats) else float(units.scores[1].min())
+    share = 1 - recipe.lawful_loss
+    low = thresholds.share_threshold(threats, share) if len(threats) else float(units.scores[1].min())
     return first, min(0.0, low)
 
 
@@ -195,26 +171,13 @@ def _fusion(readings: Readings, depth: int, times: NDArray[np.float64]) -> Fusio
     is_read = ~np.isnan(np.sum(logits, axis=(0, 2)))
     scores = readings.units.scores[:, wholes[is_read]]
     flagged, traffic = readings.rows.flagged[is_read], is_traffic(readings.rows)[is_read]
-    return fit_fusion(scores, [each[is_read] for each in logits], flagged, traffic, times[is_read])
+    return thresholds.fit_fusion(scores, [each[is_read] for each in logits], flagged, traffic, times[is_read])
 
 
 def _odds(readings: Readings, fusion: Fusion, units: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the log-odds of the risk (u,) of units, -inf for those that a network does not read."""
     logits = readings.logits(len(fusion.weights), units)
-    return np.nan_to_num(fused_logit(fusion, readings.units.scores[:, units], logits), nan=-np.inf)
-
-
-def _discount(
-    rows: Rows, odds: NDArray[np.float64], owners: NDArray[np.int64], is_window: NDArray[np.bool_], rate: float
-) -> float:
-    """Return the one of DISCOUNTS that finds most threats."""
-
-    def found(discount: float) -> float:
-        risks = np.full(len(rows), -np.inf)
-        np.maximum.at(risks, owners, odds - discount * is_window)
-        return _threats_found(rows, risks, rate)
-
-    return max(DISCOUNTS, key=found)  # the first of equals
+    return np.nan_to_num(cascade.fused_logit(fusion, readings.units.scores[:, units], logits), nan=-np.inf)
 
 
 def _threats_found(rows: Rows, risks: NDArray[np.float64], rate: float) -> float:
@@ -228,14 +191,14 @@ def _threats_found(rows: Rows, risks: NDArray[np.float64], rate: float) -> float
     return float((len(threats) - np.searchsorted(threats, alarms, side="right")).mean())
 
 
-def _served(rules: CascadeRules, readings: Readings) -> Cascaded:
+def _served(rules: CascadeRules, readings: Readings) -> cascade.Cascaded:
     """Return the cascade's results on the rows, as served."""
-    exits = prefiltered(rules, readings.units, readings.abstains, readings.foreign)
-    return cascade(rules, readings.units, exits, readings.read)
+    exits = cascade.prefiltered(rules, readings.units, readings.abstains, readings.foreign)
+    return cascade.cascade(rules, readings.units, exits, readings.read)
 
 
-def _risks(served: Cascaded) -> NDArray[np.float64]:
-    return np.asarray(served.probabilities[:, FLAGGED_INDEX].sum(1))
+def _risks(served: cascade.Cascaded) -> NDArray[np.float64]:
+    return np.asarray(served.probabilities[:, cascade.FLAGGED_INDEX].sum(1))
 
 
 def _label_weights(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
@@ -248,7 +211,7 @@ def _label_weights(probabilities: NDArray[np.float64], labels: NDArray[np.int64]
         return {}
 
     def mean_recall(weight: float) -> float:
-        right = likeliest(probabilities, {OTHER: weight}) == labels
+        right = cascade.likeliest(probabilities, {OTHER: weight}) == labels
         return float(np.mean([right[labels == each].mean() for each in np.unique(labels)]))
 
     return {OTHER: max(WEIGHTS, key=mean_recall)}  # the first of equals
@@ -258,7 +221,7 @@ def _full(rules: CascadeRules, readings: Readings) -> NDArray[np.float64]:
     """Return the probabilities (n, labels) by which all networks together judge the wholes; NaN where one is unread."""
     wholes = readings.units.starts
     logits = readings.logits(len(rules.networks), wholes)
-    return fuse(rules.networks[-1].fusion, readings.units.scores[:, wholes], logits)
+    return cascade.fuse(rules.networks[-1].fusion, readings.units.scores[:, wholes], logits)
 
 
 def _main_depth(networks: Sequence[Network]) -> int:
@@ -274,8 +237,7 @@ def _mean(
     own = (labels == label) & ~np.isnan(full).any(1)
     stopped = own & (exits >= 0)
     rows = full[stopped] if stopped.any() else full[own]
-    mean = rows.mean(0) if len(rows) else np.eye(len(LABELS))[label]
-    return tuple(map(float, mean))
+    return tuple(map(float, rows.mean(0) if len(rows) else np.eye(len(LABELS))[label]))
 
 
 def _thresholds(
@@ -288,11 +250,11 @@ def _thresholds(
     traffic = is_traffic(rows)
     sources = list(compress(rows.sources, traffic))
     lawful = np.full(int(rows.messages.max()) + 1, -1.0)
-    chosen = (rows.labels == _LAWFUL) & rows.first & ~rows.own
+    chosen = (rows.labels == LAWFUL) & rows.first & ~rows.own
     np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
-    review = choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
-    lowest = max(review.risk, least[1], highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))
-    return review, choose_threshold(risks[traffic], sources, recipe.block_rate, lowest)
+    review = thresholds.choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
+    lowest = max(review.risk, least[1], thresholds.highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))
+    return review, thresholds.choose_threshold(risks[traffic], sources, recipe.block_rate, lowest)
 
 
 def read_shares(bundle: Bundle, rows: Rows, part: float = 1.0) -> tuple[float, ...]:
@@ -305,7 +267,6 @@ def read_shares(bundle: Bundle, rows: Rows, part: float = 1.0) -> tuple[float, .
     readings = read_by_prefilter(bundle.path, manifest.networks, bundle.prefilter_weights, rows)
     depth = _served(manifest, readings).depth
     highest = np.maximum.reduceat(readings.units.scores[0], readings.units.starts)
-    abstains = readings.abstains & ~readings.foreign
-    first = abstains | (~readings.foreign & (highest >= manifest.prefilter.ordinary.threshold))
+    first = readings.abstains | (~readings.foreign & (highest >= manifest.prefilter.ordinary.threshold))
     rest = (part * float((depth > i).mean()) for i in range(1, len(manifest.networks)))
-    return max(part * float(first.mean()), float(abstains.mean())), *rest
+    return max(part * float(first.mean()), float(readings.abstains.mean())), *rest

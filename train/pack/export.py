@@ -30,7 +30,6 @@ from jingyin.train.saved import save_classifier
 # attention in one node, no mask, because a message is run alone and unpadded. It runs faster, and does not depend on
 # transformers' code, which changes with its versions; export_fp32 compares it with torch.
 
-
 _CONTRIB = "com.microsoft"  # onnxruntime's own operators, since 1.15
 _OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
 
@@ -283,11 +282,11 @@ def _whole(ids: Sequence[int]) -> dict[str, NDArray[np.int64]]:
     return {"input_ids": np.array([ids], np.int64), "spans": np.array([(0, len(ids))], np.int64)}
 
 
-def golden(file: Path, session: ort.InferenceSession, messages: Sequence[Sequence[int]]) -> list[Golden]:
+def golden(file: Path, messages: Sequence[Sequence[int]]) -> list[Golden]:
     """Return the token ids of `messages` and the logits that the network in `file` gives them on this machine."""
     return [
         Golden(file=file.name, ids=list(ids), logits=[round(float(x), 5) for x in logits])
-        for ids, logits in zip(messages, run(session, messages), strict=True)
+        for ids, logits in zip(messages, run(open_session(file), messages), strict=True)
     ]
 
 

@@ -9,11 +9,8 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import BUCKETS, code_points, divisor, features
-from jingyin.train.data import Rows
-
-_ORDINARY, _LAWFUL = LABELS.index("ordinary"), LABELS.index("lawful_collection")
+from jingyin.train.data import LAWFUL, ORDINARY, Rows
 
 _COPIES = 2
 """Copies of a message that the prefilter learns from besides it: more take hours and gigabytes, and add little."""
@@ -31,10 +28,10 @@ def prefilter_of(train: Rows, seed: int, initial: NDArray[np.floating[Any]] | No
     starts = np.flatnonzero(np.diff(train.messages[ranked], prepend=-1))
     rank = np.arange(len(train)) - np.repeat(starts, np.diff(starts, append=len(train)))
     train = train.take(np.sort(ranked[rank <= _COPIES]))
-    other = train.labels != _ORDINARY
+    other = train.labels != ORDINARY
     rest = train.take(np.flatnonzero(other))
     weights = []
-    for i, (rows, flagged) in enumerate(((train, other), (rest, rest.labels != _LAWFUL))):
+    for i, (rows, flagged) in enumerate(((train, other), (rest, rest.labels != LAWFUL))):
         texts = [each.text for each in rows.cleaned]
         if initial is None:
             weights.append(train_prefilter(texts, flagged, seed))

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from jingyin.model.bundle import Network
 from jingyin.model.errors import InputError
-from jingyin.model.labels import BENIGN, LABELS
+from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import Units, code_points, known_characters, prefilter_abstains, units_of, unknown_shares
 from jingyin.model.tokenizer import PieceTokenizer, SmsTokenizer, default_lexicon
 from jingyin.serve.networks import NetworkReader, tokenizers_of
 from jingyin.train.corpus.public import MINED
-from jingyin.train.data import Rows
+from jingyin.train.data import LAWFUL, ORDINARY, Rows
 
 FEWEST_REAL = 300
 """Real messages from which thresholds can be set on them alone."""
@@ -88,8 +88,8 @@ def _exceptions(words: SmsTokenizer, rows: Rows) -> tuple[NDArray[np.bool_], NDA
     codes = code_points([each.text for each in rows.cleaned])
     shares = unknown_shares(known_characters(words.backend.get_vocab()), codes)
     edits = [each.edits for each in rows.cleaned]
-    abstains = [prefilter_abstains(*each) for each in zip(shares, edits, strict=True)]
-    return np.array(abstains, np.bool_), np.array(["foreign" in each for each in edits], np.bool_)
+    foreign = np.array(["foreign" in each for each in edits], np.bool_)
+    return np.array([*map(prefilter_abstains, shares, edits)], np.bool_) & ~foreign, foreign
 
 
 def refuse_abstentions(tokenizer: SmsTokenizer | PieceTokenizer, rows: Rows, passed: float) -> None:
@@ -98,9 +98,9 @@ def refuse_abstentions(tokenizer: SmsTokenizer | PieceTokenizer, rows: Rows, pas
     `tokenizer` is that of a network; where it reads pieces, the bundle has the default lexicon.
     """
     words = tokenizer if isinstance(tokenizer, SmsTokenizer) else SmsTokenizer.from_lexicon(default_lexicon())
-    abstains, foreign = _exceptions(words, rows)
+    abstains, _ = _exceptions(words, rows)
     traffic = is_traffic(rows)
-    if (share := float((abstains & ~foreign)[traffic].mean())) > passed:
+    if (share := float(abstains[traffic].mean())) > passed:
         raise InputError(
             f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "
             f"which are disguised or in unknown characters; the first share in passed is {passed:.2%}: raise it above "
@@ -114,6 +114,6 @@ def is_traffic(rows: Rows) -> NDArray[np.bool_]:
     Messages that were picked represent none: false alarms of an earlier bundle, or what it finds harmless.
     """
     picked = rows.own | np.array([source == MINED for source in rows.sources], np.bool_)
-    benign = np.isin(rows.labels, [LABELS.index(label) for label in BENIGN]) & ~picked
+    benign = np.isin(rows.labels, (ORDINARY, LAWFUL)) & ~picked
     real = benign & rows.real
     return real if real.sum() >= FEWEST_REAL else benign

@@ -1,7 +1,7 @@
 """Calibration: how steps of the cascade are fused, how far each reads, and thresholds with the evidence for them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import beta
 
-from jingyin.model.bundle import Fusion, Missed, Point, Threshold
+from jingyin.model.bundle import Fusion, Missed, Point, Threshold, rows_needed
 from jingyin.model.cascade import risk_logit
 from jingyin.model.errors import InputError
 
@@ -80,10 +80,10 @@ def missed_of(missed: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> Missed:
     return Missed(lost=count, flagged=total, bound=upper_bound(count, total))
 
 
-def expected_calibration_error(probabilities: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:
-    """Return the ECE, 0 to 1, with bins of equal mass over the top probability (Nixon et al. 2019)."""
+def expected_calibration_error(probabilities: Floats, labels: NDArray[np.int64]) -> float:
+    """Return the ECE, 0 to 1, with 15 bins of equal mass over the top probability (Nixon et al. 2019)."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    parts = [p for p in np.array_split(np.argsort(confidence, kind="stable"), bins) if len(p)]
+    parts = [p for p in np.array_split(np.argsort(confidence, kind="stable"), 15) if len(p)]
     return float(sum(len(p) * abs(confidence[p].mean() - right[p].mean()) for p in parts) / len(labels))
 
 
@@ -125,7 +125,7 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     fusion behind the risks, with its few weights, was fitted on these rows too.
 
     A target that the rows can't bound leads to the strictest threshold that they support: above every row. `bound` is
-    the upper bound of its rate, and the bundle's maker warns (pack/bundle.py); Scorer.load refuses such a rate.
+    the upper bound of its rate, and the bundle's maker warns (`unsupported`); Scorer.load refuses such a rate.
     """
     descending, rates, bounds = _alarms(risks, sources)
     allowed = max(0, int((np.maximum(rates, bounds) <= target).sum()) - 1)
@@ -174,3 +174,15 @@ def highest_allowed(risks: Floats, rate: float) -> float:
     """Return the lowest threshold that about `rate` of `risks` (n,) reach, to the nearest row."""
     descending = np.sort(risks)[::-1]
     return _above(descending, round(rate * len(descending))) if len(descending) else 0.0
+
+
+def unsupported(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each target rate that the calibration rows of a manifest's parts are too few to show."""
+    for action in ("review", "block"):
+        threshold = parts[action]
+        if threshold.rows < (wanted := rows_needed(threshold.target)):
+            yield (
+                f"{action}_rate {threshold.target:g} needs {wanted:,} ordinary calibration messages, there are "
+                f"{threshold.rows:,}: the threshold is above them all and shows {threshold.bound:.2g}; add traffic "
+                "or raise the rate"
+            )

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from jingyin.model.bundle import Threshold
-from jingyin.train.pack.bundle import unsupported, write_card
+from jingyin.train.pack.bundle import write_card
+from jingyin.train.pack.thresholds import unsupported
 
 THRESHOLD = SimpleNamespace(
     risk=0.75, target=0.01, rows=400, false_positives=1, bound=0.009, least=0.5, sources={"nus": (1, 400)}

@@ -120,9 +120,10 @@ def test_the_bound_holds_on_new_rows_at_least_nineteen_times_in_twenty():
 
 
 def test_golden_calibration_error_with_bins_of_equal_mass():
-    probabilities = np.array([[0.6, 0.4], [0.7, 0.3], [0.9, 0.1], [1.0, 0.0]])
-    # two bins: mean confidence 0.65 with 1 of 2 right, 0.95 with 2 of 2 right
-    assert expected_calibration_error(probabilities, np.array([0, 1, 0, 0]), bins=2) == pytest.approx(0.1)
+    confidence = np.array([0.65] * 20 + [0.95] * 10)
+    probabilities, labels = np.stack([confidence, 1 - confidence], axis=1), np.array([0, 1] * 10 + [0] * 10)
+    # Fifteen bins of two: ten of confidence 0.65 with 1 of 2 right, five of 0.95 with 2 of 2 right.
+    assert expected_calibration_error(probabilities, labels) == pytest.approx((10 * 0.15 + 5 * 0.05) / 15)
 
 
 def test_a_perfect_classifier_has_no_calibration_error():
