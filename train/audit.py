@@ -58,11 +58,8 @@ def audit(paths: Sequence[Path], out: Path, *, tell: Callable[[str], object] = p
     # If a label has a single group, the model that judges its rows has seen no other row of the label.
     alone = {label for label, count in Counter(label for label, _ in groups).items() if count == 1}
     audited = {label for label in LABELS if counts[label] >= _FOLDS and label not in alone}
-    few = [
-        f"{label} ({counts[label]}{' of one group' if counts[label] >= _FOLDS else ''})"
-        for label in LABELS
-        if label not in audited
-    ]
+    rare = [label for label in LABELS if label not in audited]
+    few = [f"{label} ({counts[label]}{' of one group' if counts[label] >= _FOLDS else ''})" for label in rare]
     too_few = f"too few rows of {', '.join(few)}"
     if len(audited) < 2:
         raise InputError(
@@ -79,10 +76,9 @@ def audit(paths: Sequence[Path], out: Path, *, tell: Callable[[str], object] = p
     findings += [finding for finding in suspects if finding.where not in shown]
     out.mkdir(parents=True, exist_ok=True)
     tasks = []
-    for finding in findings:
-        where, text = finding.where, rows[finding.where]["text"]
-        data = {"text": text, "label": finding.label, "row": where, "reason": finding.reason}
-        tasks.append(label_studio.task(data, finding.suggestion, finding.score, "jingyin audit"))
+    for each in findings:
+        data = {"text": rows[each.where]["text"], "label": each.label, "row": each.where, "reason": each.reason}
+        tasks.append(label_studio.task(data, each.suggestion, each.score, "jingyin audit"))
     write_json(out / "tasks.json", tasks)
     write_json(out / "audit.json", [asdict(finding) for finding in findings])
     (out / "label_studio.xml").write_text(label_studio.CONFIG, encoding="utf-8")
@@ -100,9 +96,8 @@ def take_answers(paths: Sequence[Path], export: Path, out: Path) -> tuple[label_
     rows, changed = label_studio.apply_annotations([row for _, row in _rows(paths)], annotations)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "rows.jsonl") as file:
-        file.writelines(
-            json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace") + b"\n" for row in rows
-        )
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace") + b"\n")
     return annotations, changed
 
 

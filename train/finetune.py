@@ -35,24 +35,14 @@ from jingyin.model.labels import FLAGGED, LABELS, Verdict
 from jingyin.model.text import clean
 from jingyin.serve.archive.readers import find
 from jingyin.serve.scorer import Scorer
+from jingyin.train import finetune_data
 from jingyin.train.bundles import refuse_other_labels
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
 from jingyin.train.corpus.public import MINED, USERS
 from jingyin.train.data import SIDES, read_split
 from jingyin.train.evaluate.systems import verdicts
-from jingyin.train.finetune_data import (
-    FEWEST,
-    Columns,
-    Labelled,
-    UnusableRow,
-    count_once,
-    is_dataset,
-    is_flagged,
-    read_labelled,
-    read_unlabelled,
-    summary,
-)  # fmt: skip
+from jingyin.train.finetune_data import Columns, Labelled, UnusableRow, is_flagged
 from jingyin.train.finetune_report import TRAFFIC, Count, FinetuneResult, judge, write_rows
 from jingyin.train.pack.calibrate import read_shares
 from jingyin.train.pack.readings import is_traffic
@@ -104,12 +94,12 @@ def finetune(
     """
     incumbent = read_bundle(bundle or default_path())
     refuse_other_labels(str(incumbent.path.resolve()))
-    labelled, rejects = read_labelled(data, columns, out)
-    rows = count_once(labelled)
+    labelled, rejects = finetune_data.read_labelled(data, columns, out)
+    rows = finetune_data.count_once(labelled)
     if copies := len(labelled) - len(rows):
         tell(f"{copies:,} near-copies of cases count once")
     threats = {clean(row.text).text for row in rows if is_flagged(row.label)}
-    traffic, more = read_unlabelled(benign, benign_columns or columns, out, threats)
+    traffic, more = finetune_data.read_unlabelled(benign, benign_columns or columns, out, threats)
     rejects += more
     _refuse(rows, traffic, rejects, strict)
     replay = corpus or default_replay()
@@ -134,18 +124,18 @@ def default_replay() -> Path:
 
 
 def _refuse(rows: Sequence[Labelled], traffic: Sequence[str], rejects: Sequence[UnusableRow], strict: bool) -> None:
-    faults = "\n".join(summary(rejects))
+    faults, usable, fewest = "\n".join(finetune_data.summary(rejects)), len(rows) + len(traffic), finetune_data.FEWEST
     if rejects and strict:
         raise InputError(f"{len(rejects):,} row(s) can't be used:\n{faults}")
-    if len(rows) + len(traffic) < FEWEST:
+    if usable < fewest:
         raise InputError(
-            f"{len(rows) + len(traffic)} different message(s) can be used; wanted at least {FEWEST}, and some hundred "
-            "to learn much: label more, say the tasks of `jingyin relabel --label-studio`" + (faults and f"\n{faults}")
+            f"{usable} different message(s) can be used; wanted at least {fewest}, and some hundred to learn much: "
+            "label more, say the tasks of `jingyin relabel --label-studio`" + (faults and f"\n{faults}")
         )
 
 
 def _files(names: Sequence[str], out: Path) -> list[str]:
-    folders = [name for name in names if is_dataset(Path(name))]
+    folders = [name for name in names if finetune_data.is_dataset(Path(name))]
     tables = find([name for name in names if name not in folders], out) if len(folders) < len(names) else []
     arrows = [file for name in folders for file in sorted(Path(name).rglob("*.arrow"))]
     return [str(path) for path in [*tables, *arrows]]
@@ -158,14 +148,13 @@ def _run(
     old_scorer, started = Scorer.load(incumbent.path), time.monotonic()
     decided = [row for row in rows if row.source != MINED]
     judged = verdicts(old_scorer, [row.text for row in decided])
-    agreed = sum(
-        (verdict.action != "pass") == is_flagged(row.label) for verdict, row in zip(judged, decided, strict=True)
-    )
+    flags = [verdict.action != "pass" for verdict in judged]
+    agreed = sum(flag == is_flagged(row.label) for flag, row in zip(flags, decided, strict=True))
     tell(
         f"{len(decided):,} labelled messages, of which the bundle judges {agreed:,} as they are labelled; "
         f"{len(rows) - len(decided):,} mined ordinary ones; {len(traffic):,} messages of traffic"
     )
-    for line in summary(rejects):
+    for line in finetune_data.summary(rejects):
         tell(f"left out: {line}")
 
     def begin(step: str) -> None:
@@ -228,12 +217,12 @@ def _corpus_recipe(
             {"text": row.text, "family": row.label, "label": _full_label(row.label, guessed.get(row.text))}
             for row in rows if row.source == source["kind"]
         ))  # fmt: skip
-    path = out / "corpus.yaml"
-    generated = {name: min(count, content.get(name, 0)) for name, count in GENERATED.items()}
-    most = {
+    content |= {name: min(count, content.get(name, 0)) for name, count in GENERATED.items()}
+    content |= {
         "most_authored": {**MOST_AUTHORED, "train": replayed[0]}, "most_public": {**MOST_PUBLIC, "train": replayed[1]},
+        "company": COMPANY, "public": [*mine, *public],
     }  # fmt: skip
-    content |= {**generated, **most, "company": COMPANY, "public": [*mine, *public]}
+    path = out / "corpus.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
@@ -279,14 +268,13 @@ def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str,
     messages, which are harder, must stand in for traffic, the full values measured on these do. Own messages don't
     count then: many are false alarms of the incumbent, which the new bundle is not to repeat.
     """
-    manifest = incumbent.manifest
-    calibration = read_split(corpus, "calibration")
+    manifest, calibration = incumbent.manifest, read_split(corpus, "calibration")
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
     real = "authored" not in ordinary.sources
     if not real:
         ordinary = ordinary.take(np.flatnonzero(np.array(ordinary.sources) == "authored"))
-    texts = [message.original for message in ordinary.cleaned]
-    risks = np.array([verdict.risk for verdict in verdicts(old_scorer, texts)])
+    judged = verdicts(old_scorer, [message.original for message in ordinary.cleaned])
+    risks = np.array([verdict.risk for verdict in judged])
     rates = [
         min(0.999, max(threshold.target, rate_at(risks, ordinary.sources, threshold.risk) / (4 if real else 1)))
         for threshold in (manifest.review, manifest.block)

@@ -37,7 +37,6 @@ _REMEDIES = {
     WRONG_WIDTH: "put texts with commas or line breaks in quotes",
 }
 
-
 _PICKED = "a message that `jingyin mine` picked or drew", "give its file without --benign: it is no random traffic"
 _NOT_BENIGN = "take threats out of --benign: what stays there is learnt as ordinary"
 _KINDS = 12  # of faults, at most, that a summary names
@@ -116,12 +115,10 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
         label = columns.meanings.get(label, label)
         if fault := _text_fault(raw) or _label_fault(raw.label, label):
             rejects.append(UnusableRow(raw.where, *fault))
-            continue
-        row = Labelled(str(raw.text), label, raw.where, raw.source)
-        if not (text := clean(row.text).text):
+        elif not (text := clean(str(raw.text)).text):
             rejects.append(UnusableRow(raw.where, *_NO_TEXT))
-            continue
-        by_clean_text.setdefault(text, []).append(row)
+        else:
+            by_clean_text.setdefault(text, []).append(Labelled(str(raw.text), label, raw.where, raw.source))
     labelled: list[Labelled] = []
     for same in by_clean_text.values():
         rows = [row for row in same if row.source != MINED] or same

@@ -72,10 +72,12 @@ def judge(old_scorer: Scorer, corpus: Path, rejected: int, out: Path) -> Finetun
     """Write report, tasks and decision."""
     new_scorer, splits = Scorer.load(out / "bundle"), store.read(corpus)
     own_rows = [row for split in SPLITS for row in splits[split] if row.source in USERS and not row.evasion]
-    judged = [verdicts(scorer, [row.text for row in own_rows]) for scorer in (old_scorer, new_scorer)]
+    judged, held_out = (
+        [verdicts(scorer, [row.text for row in rows]) for scorer in (old_scorer, new_scorer)]
+        for rows in (own_rows, splits["test"])
+    )
     trained = sum(row.source in USERS and not row.evasion for row in splits["train"])
     counts = _counts(_TRAINED_ON, own_rows[:trained], [side[:trained] for side in judged])
-    held_out = [verdicts(scorer, [row.text for row in splits["test"]]) for scorer in (old_scorer, new_scorer)]
     for source in dict.fromkeys([*_SOURCES, ""]):
         rows = [i for i, row in enumerate(splits["test"]) if (row.source if row.source in _SOURCES else "") == source]
         name = _SOURCES.get(source, "other messages")

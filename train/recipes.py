@@ -21,13 +21,11 @@ def read_yaml(path: Path, validate: Callable[[object], M]) -> M:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"recipe {path} can't be read ({error.strerror}); name a YAML file such as those in configs/"
-        ) from None
+        fault = f"can't be read ({error.strerror}); name a YAML file such as those in configs/"
+        raise ConfigError(f"recipe {path} {fault}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"recipe {path} is no YAML ({type(error).__name__}); compare it with those in configs/"
-        ) from None
+        fault = f"is no YAML ({type(error).__name__}); compare it with those in configs/"
+        raise ConfigError(f"recipe {path} {fault}") from None
     try:
         return validate({} if content is None else content)
     except ValidationError as error:

