@@ -11,14 +11,12 @@ Broder 1997); a low quantile of the earlier counts of these hashes estimates the
 """
 
 from collections.abc import Sequence
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from jingyin.model.text import CleanString
 from jingyin.serve.memory.known import hashes
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
+from jingyin.serve.settings import BurstSettings, ConversationSettings
 
 EARLIER = 2
 """Most earlier messages that a new one is joined with."""
@@ -29,26 +27,6 @@ SKETCH = 8
 
 _RANK = 3  # index in the ascending counts: three hashes may be of characters that the sender changed
 _MARKS = tuple(" ,.!?;:。、")
-
-
-class ConversationSettings(BaseModel):
-    """How long messages are kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seconds: Annotated[float, Field(gt=0, le=600)] = 600.0
-
-
-class BurstSettings(BaseModel):
-    """When suspicious messages sent in bulk are held."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    risk: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """The least risk of a message that is counted and may be held."""
-    count: Annotated[int, Field(ge=1)] = 20
-    """Near-copies in the window above which it is held."""
-    window_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
 
 
 class JoinedText(CleanString):

@@ -15,14 +15,13 @@ Messages that pass are counted by a sample, so that ordinary traffic costs next 
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from jingyin.model.labels import Action
 from jingyin.serve.memory.known import hashes
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
+from jingyin.serve.settings import SenderSettings
 
 SHARE = 500
 """A sender with more messages than this for each flagged one is exempt."""
@@ -34,15 +33,6 @@ STRIKES, OFTEN = 3, 10
 """Flagged messages after which all messages of a sender are held; most messages passed for each of them."""
 SENDER, CONTACT = "s:", "c:"
 """Prefixes of the keys of marks; the rest is a hash."""
-
-
-class SenderSettings(BaseModel):
-    """How long a sender or contact is suspected, and the risk from which its messages are then held."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
-    risk: Annotated[float, Field(gt=0, le=1)] = 0.05
 
 
 class Suspects:
