@@ -1,9 +1,8 @@
 """Cases: near-copies of doubted messages, which an analyst decides together.
 
-Two messages are near-copies if they share most of the smallest hashes of their character triples, as in bursts
-(conversations.py). A message is compared with the first of each case, so a chain of similar messages does not tie
-dissimilar ones together. Near-copies that come after the decision open a new case, if the known wording that it became
-did not reach them: an analyst has not seen what they hold.
+Two messages are near-copies if they share most of a sketch (model/near_copies.py). A message is compared with the first
+of each case, so a chain of similar messages does not tie dissimilar ones together. Near-copies that come after the
+decision open a new case, if the known wording that it became did not reach them: no analyst has seen what they hold.
 
 Cases are listed by expected harm: risk times messages, of which each counts half as much after HALF_LIFE, and those to
 a receiver who already has one a quarter. The logarithm of that sum at time 0 orders cases as the sum would at any time
@@ -21,9 +20,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
+from jingyin.model.near_copies import sketch
 from jingyin.serve.answer import RefusedError
 from jingyin.serve.cases.store import CASES, PARTIES, SKETCHES, TEXTS, Store
-from jingyin.serve.memory.known import hashes
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.settings import CaseSettings
 
@@ -175,10 +174,10 @@ class Cases:
 
     def _keep(self, connection: sa.Connection, message: Message) -> bool:
         """Keep a message; return whether its text is among the case's."""
-        sketch = self._sketch(message.clean)
-        case = self._find(connection, message, sketch)
-        if case is None:
-            case = self._open(connection, message, sketch)
+        hashes = sketch(message.clean, self._secret.salt, SKETCH) or [self._hash("text", message.clean)]
+        agreed = {"unwanted": "threat", "wrongly_blocked": "innocent"}.get(message.report or "", "")
+        near = {"sketch": hashes, "least": SHARED * len(hashes), "since": message.time - GRACE, "agreed": agreed}
+        case = connection.execute(_FIND, near).first() or self._open(connection, message, hashes)
         new = self._meet(connection, case, message)
         weight = REPORT * new["reporter"] if message.report else 1.0 if new["receiver"] else AGAIN
         messages: int = case._mapping["count"]  # a row has a method of this name
@@ -205,21 +204,10 @@ class Cases:
         connection.execute(_UPDATE, {"number": case.id, **values})
         return self._add_text(connection, case, message)
 
-    def _sketch(self, text: str) -> list[int]:
-        """Return the smallest hashes of a clean text; of one without triples its own."""
-        found = sorted(set(hashes(text, self._secret.salt)))[:SKETCH]
-        return found or [self._hash("text", text)]
-
     def _hash(self, *parts: str) -> int:
         return int(self._secret.hash("case", *parts)[:16], 16) - (1 << 63)
 
-    def _find(self, connection: sa.Connection, message: Message, sketch: list[int]) -> "sa.Row[Any] | None":
-        """Return the case that a message joins: the most similar one."""
-        agreed = {"unwanted": "threat", "wrongly_blocked": "innocent"}.get(message.report or "", "")
-        values = {"sketch": sketch, "least": SHARED * len(sketch), "since": message.time - GRACE, "agreed": agreed}
-        return connection.execute(_FIND, values).first()
-
-    def _open(self, connection: sa.Connection, message: Message, sketch: list[int]) -> "sa.Row[Any]":
+    def _open(self, connection: sa.Connection, message: Message, hashes: list[int]) -> "sa.Row[Any]":
         number = secrets.token_hex(8)
         values = dict.fromkeys(("version", "count", "senders", "receivers", "reports"), 0)
         connection.execute(
@@ -227,10 +215,10 @@ class Cases:
             {
                 **values, "id": number, "state": "open", "first": message.time, "last": message.time,
                 "risk": message.risk, "label": message.label, "action": message.action, "reasons": "", "routes": "",
-                "hashes": len(sketch), "weight": -math.inf, "harm": -math.inf,
+                "hashes": len(hashes), "weight": -math.inf, "harm": -math.inf,
             },
         )  # fmt: skip
-        connection.execute(_ADD_HASHES, [{"hash": each, "case": number} for each in sketch])
+        connection.execute(_ADD_HASHES, [{"hash": each, "case": number} for each in hashes])
         return connection.execute(_CASE, {"number": number}).one()
 
     def _meet(self, connection: sa.Connection, case: "sa.Row[Any]", message: Message) -> dict[str, int]:

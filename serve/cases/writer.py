@@ -13,11 +13,11 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 
 from jingyin.model.errors import ConfigError, JingyinError
+from jingyin.model.near_copies import CHARACTERS
 from jingyin.model.text import clean
 from jingyin.serve.answer import Answer, Origin
 from jingyin.serve.cases.cases import TEXT, Cases, Message
 from jingyin.serve.cases.store import Store, StoreError
-from jingyin.serve.memory.known import CHARACTERS
 from jingyin.serve.memory.memory import SECRET
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.observe import Metrics, error_site, log

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.labels import BENIGN, FLAGGED
+from jingyin.model.near_copies import CHARACTERS
 from jingyin.model.text import clean
 from jingyin.serve.cases.cases import TEXT, Decision, Filter, Message, ReportKind
 from jingyin.serve.cases.store import StoreError
@@ -23,7 +24,7 @@ from jingyin.serve.cases.writer import Writer
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.call import Call, body_as, of_state
 from jingyin.serve.http.schema import Address, explain_errors
-from jingyin.serve.memory.known import CHARACTERS, KnownAction, NewWording
+from jingyin.serve.memory.known import KnownAction, NewWording
 from jingyin.serve.observe import log
 
 REPORT_SECONDS = 10.0

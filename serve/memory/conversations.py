@@ -6,22 +6,20 @@ most likely read them, and one threat, or one false alarm, then doesn't stop all
 for at most ten minutes.
 
 A burst is many near-copies in a short time: a message of some risk that would pass is held when more than `count`
-near-copies came before it. Near-copies share most of the smallest hashes of their character triples (bottom-k sketches,
-Broder 1997); a low quantile of the earlier counts of these hashes estimates the number of near-copies.
+near-copies came before it. Near-copies share most of a sketch (model/near_copies.py); a low quantile of the earlier
+counts of its hashes estimates their number.
 """
 
 from collections.abc import Sequence
 
+from jingyin.model.near_copies import CHARACTERS, sketch
 from jingyin.model.text import CleanString
-from jingyin.serve.memory.known import hashes
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
 from jingyin.serve.settings import BurstSettings, ConversationSettings
 
 EARLIER = 2
 """Most earlier messages that a new one is joined with."""
-CHARACTERS = 500
-"""Characters of each message that are joined: seven parts of an SMS."""
 SKETCH = 8
 """Hashes by which near-copies are counted."""
 
@@ -71,9 +69,9 @@ class Bursts:
 
     def ask(self, text: str) -> list[Op]:
         """Return the operations that count clean `text`."""
-        sketch = sorted(set(hashes(text, self._secret.salt)))[:SKETCH]
         window = self.settings.window_seconds
-        return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in sketch]
+        found = sketch(text, self._secret.salt, SKETCH)
+        return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in found]
 
     def near_copies(self, counts: Sequence[float]) -> int:
         """Return the number of earlier near-copies, given the results of `ask`."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jingyin.model.labels import Action
-from jingyin.serve.memory.known import hashes
+from jingyin.model.near_copies import hashes, share
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
 from jingyin.serve.settings import SenderSettings
@@ -63,7 +63,7 @@ class Suspects:
         if action != "pass":
             again = 2 * seconds if action == "block" else seconds
             flagged = [(Op("mark", each, again, seconds), Op("tally", f"f{each}", 1, seconds)) for each in marks]
-            sketch = self._secret.seal(" ".join(map(str, self._triples(text))))
+            sketch = self._secret.seal(" ".join(map(str, set(hashes(text, self._secret.salt)))))
             return [*(op for pair in flagged for op in pair), *(op._replace(value=sketch) for op in copies)]
         looks = [
             (Op("marked", each), Op("tally", f"f{each}", 0, seconds), Op("tally", f"n{each}", 0, seconds))
@@ -85,19 +85,13 @@ class Suspects:
             is_sender = mark.startswith(SENDER)
             if not marked or others > (SHARE if is_sender else 1) * max(1.0, flagged):
                 continue
-            if enough or (is_sender and (_strikes(flagged, others) or self._copied(text, results[-1]))):
+            strikes = flagged >= STRIKES and others <= OFTEN * flagged
+            if enough or (is_sender and (strikes or self._copied(text, results[-1]))):
                 return "sender" if is_sender else "contact"
         return None
 
-    def _triples(self, text: str) -> set[int]:
-        return set(hashes(text, self._secret.salt))
-
     def _copied(self, text: str, kept: Sequence[bytes]) -> bool:
         """Whether clean `text` repeats one of the `kept` flagged messages."""
-        triples = self._triples(text)
+        triples = frozenset(hashes(text, self._secret.salt))
         opened = (set(map(int, (self._secret.open(each) or "").split())) for each in kept)
-        return any(each and len(each & triples) >= COPIED * len(each) for each in opened)
-
-
-def _strikes(flagged: float, others: float) -> bool:
-    return flagged >= STRIKES and others <= OFTEN * flagged
+        return any(share(each, triples) >= COPIED for each in opened)
