@@ -8,7 +8,6 @@ or its id, which is the key of its most common text.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from jingyin.model.errors import InputError
@@ -301,16 +300,12 @@ def write_report(out: Path, facts: dict[str, Any], *, every: bool, language: Lan
             for by in ("rows", "risk")
         }
     details = {row["campaign"]: row for rows in tables.values() for row in rows}
-    content = _page().render(tables=tables, details=details.values(), facts=facts, every=every, lang=language,
-                             width=_WIDTH, height=_HEIGHT)  # fmt: skip
+    text = files("jingyin.serve.archive").joinpath("report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
+    content = page.render(tables=tables, details=details.values(), facts=facts, every=every, lang=language,
+                          width=_WIDTH, height=_HEIGHT)  # fmt: skip
     with atomic_file(out / REPORT) as file:
         file.write(content.lstrip().encode("utf-8", "replace"))
-
-
-@cache
-def _page() -> Template:
-    text = files("jingyin.serve.archive").joinpath("report.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
 
 
 def _shown(row: dict[str, Any], language: Language) -> dict[str, Any]:
