@@ -83,13 +83,10 @@ class Writer:
         try:
             self._queue.put_nowait(message)
         except Full:
-            self._dropped("queue", 1)
+            self._metrics.cases_dropped("queue").inc()
             if message.kept:
                 message.kept.set_exception(StoreError("too many messages wait for the database of cases; try again"))
         return None
-
-    def _dropped(self, what: str, number: int) -> None:
-        self._metrics.cases_dropped(what).inc(number)
 
     def _run(self) -> None:
         batch: list[Message] = []
@@ -136,7 +133,7 @@ class Writer:
                 batch[:] = [each for each in failed if not each.kept]
                 return not batch
             error = JingyinError("the report can't be kept; its fault is in the log")
-            self._dropped("error", len(batch))
+            self._metrics.cases_dropped("error").inc(len(batch))
         for message in batch:
             if message.kept:
                 message.kept.set_exception(error) if error else message.kept.set_result(None)

@@ -35,12 +35,7 @@ MAX_DEADLINE_MS = 5_000
 """A longer deadline counts as this."""
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
-
-def _whole(value: Any) -> Any:  # noqa: ANN401  any JSON
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 """Accepts integers as JSON Schema defines them: 50.0 is one."""
 
 Payload = Annotated[str, Field(pattern=_BASE64, max_length=87_380)]

@@ -20,13 +20,12 @@ from jingyin.model.errors import ConfigError
 from jingyin.model.labels import ACTIONS, Action
 from jingyin.model.text import CleanString
 from jingyin.serve.answer import Answer, Context
-from jingyin.serve.memory.contacts import contacts, has_contact
 from jingyin.serve.memory.conversations import Bursts, Conversations
 from jingyin.serve.memory.known import COMPANY, Known, Match, holds
 from jingyin.serve.memory.policy import MessageSource, Policy, read_policy
 from jingyin.serve.memory.remote import Guarded, Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret, read_secret
-from jingyin.serve.memory.senders import Suspects
+from jingyin.serve.memory.senders import Suspects, contacts, has_contact
 from jingyin.serve.memory.state import Local, Op, State
 from jingyin.serve.observe import Metrics, log
 from jingyin.serve.settings import Settings
