@@ -18,15 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle, rows_needed
-from jingyin.model.cascade import (
-    Decision,
-    Read,
-    cascade,
-    decide,
-    prefiltered,
-    provisional_odds,
-    with_risk,
-)
+from jingyin.model.cascade import Decision, Read, cascade, decide, prefiltered, provisional_odds, with_risk
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import Span, Stage, Verdict
 from jingyin.model.prefilter import (

@@ -618,7 +618,7 @@ def check_corpus(
 def _report(result: "RelabelResult | CampaignResult | MineResult", lines: Iterable[str], *, as_json: bool) -> None:
     """Print the report of an archive job, or its result as a line of JSON; exit with code 3 if rows were rejected."""
     if as_json:
-        plain = {name: value._asdict() if isinstance(value, tuple) else value for name, value in vars(result).items()}
+        plain = {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in vars(result).items()}
         lines = [dumps(plain, ensure_ascii=False)]
     for line in lines:
         typer.echo(line)
