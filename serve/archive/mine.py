@@ -36,7 +36,7 @@ from jingyin.serve.archive.shards import ScoredBlock, Shards, check_tasks, count
 from jingyin.serve.archive.workers import Workers
 from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, rows_of
 from jingyin.serve.label_studio import task, with_signs
-from jingyin.serve.pool import ScorerArguments, scorer_of
+from jingyin.serve.scorer import ScorerArguments, scorer_of
 
 KEEP, ORDINARY = 200, 5_000
 """Rows that are picked, and ordinary ones that are drawn, by default."""
