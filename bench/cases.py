@@ -21,9 +21,9 @@ from load import Server
 from load_client import LoadRun, render
 
 from jingyin.serve.cases.cases import Cases, Filter, Message
-from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.cases.store import Store
 from jingyin.serve.memory.secret import Secret
+from jingyin.serve.settings import CaseSettings
 
 SECONDS = 4
 WAYS = ("without", "again", "queue")
@@ -80,16 +80,16 @@ def main(number: int) -> None:
         cases.store.close()
         start = time.perf_counter()
         cases = opened()
-        cases.listed(Filter(), 1)
+        cases.listed(Filter(limit=1))
         print(f"opened again, and the first case read: {1e3 * (time.perf_counter() - start):.0f} ms")
-        for name, wanted, limit in (
-            ("50", Filter(), 50),
-            ("1,000", Filter(), 1_000),
-            ("50 of a reason", Filter(reason="deadline"), 50),
-            ("a text that none has", Filter(text="无此文本"), 50),
+        for name, wanted in (
+            ("50", Filter()),
+            ("1,000", Filter(limit=1_000)),
+            ("50 of a reason", Filter(reason="deadline")),
+            ("a text that none has", Filter(text="无此文本")),
         ):
             start = time.perf_counter()
-            cases.listed(wanted, limit)
+            cases.listed(wanted)
             print(f"listed, {name}: {1e3 * (time.perf_counter() - start):.0f} ms")
         start = time.perf_counter()
         cases.expire()

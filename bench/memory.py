@@ -25,8 +25,9 @@ from memory_week import MEMORIES, SimulatedService, flagged_templates, week
 
 from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
+from jingyin.model.near_copies import hashes
 from jingyin.model.text import clean
-from jingyin.serve.memory.known import COMPANY, Index, KnownAction, Wording, hashes, holds, log_odds
+from jingyin.serve.memory.known import COMPANY, Index, KnownAction, Wording, holds, log_odds
 from jingyin.serve.memory.remote import Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, Op, State

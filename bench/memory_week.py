@@ -29,15 +29,13 @@ from jingyin import Scorer
 from jingyin.model.labels import FLAGGED
 from jingyin.serve.answer import Answer, Context, Origin
 from jingyin.serve.archive.groups import groups, signatures
-from jingyin.serve.memory.conversations import BurstSettings
 from jingyin.serve.memory.known import NewWording
 from jingyin.serve.memory.memory import Memory
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.senders import SenderSettings
 from jingyin.serve.memory.state import Local
 from jingyin.serve.observe import Metrics
 from jingyin.serve.scorer import Scored
-from jingyin.serve.settings import Settings
+from jingyin.serve.settings import BurstSettings, SenderSettings, Settings
 from jingyin.train.corpus.slots import SLOTS, fill_slots
 from jingyin.train.evaluate.attacks import EDITS
 

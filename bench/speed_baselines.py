@@ -17,7 +17,7 @@ import numpy as np
 from jingyin import Scorer
 from jingyin.model.bundle import default_path
 from jingyin.model.labels import LABELS
-from jingyin.serve.scorer import Cache
+from jingyin.serve.cache import Cache
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 MAX_TOKENS = 192

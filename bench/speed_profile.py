@@ -10,8 +10,8 @@ from jingyin import Scorer
 from jingyin.model.cascade import Decision
 from jingyin.model.prefilter import code_points, units_of, unknown_shares
 from jingyin.model.text import CleanString, clean
-from jingyin.serve.pool import CHUNK
-from jingyin.serve.scorer import Cache
+from jingyin.serve.cache import Cache
+from jingyin.serve.scorer import CHUNK
 
 T = TypeVar("T")
 NETWORK_SAMPLE = 300

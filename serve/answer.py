@@ -1,10 +1,21 @@
-"""A message's answer, its origin, and the context in which memory judges it."""
+"""A message's answer or the refusal of a request, its origin, and the context in which memory judges it."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jingyin.model.errors import JingyinError
 from jingyin.model.labels import Action
-from jingyin.serve.scorer import Scored
+
+if TYPE_CHECKING:
+    from jingyin.serve.scorer import Scored
+
+
+class RefusedError(JingyinError):
+    """A request that is refused with the HTTP status `status`."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
 
 
 class Answer(NamedTuple):
@@ -13,7 +24,7 @@ class Answer(NamedTuple):
     `reason` is "scored", "deadline" (not read to the end), "error", or one of memory's; `more` are memory's fields.
     """
 
-    scored: Scored | None
+    scored: "Scored | None"
     action: Action
     reason: str
     more: Mapping[str, Any] = {}
@@ -42,5 +53,5 @@ class Context(NamedTuple):
 
     origin: Origin
     now: float
-    read: Callable[[str], Awaitable[Scored | None]]
+    read: "Callable[[str], Awaitable[Scored | None]]"
     text: str = ""

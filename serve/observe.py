@@ -131,19 +131,15 @@ class Metrics:
             "state_events", "Late answers of the state, by step; when it was away, and back.", "event", "step"
         )
         self.state_away = self.gauge("state_away", "Workers that use memory of their own, because the state is away.")
-        self.state_evicted = Gauge(
-            "jingyin_state_evicted", "Keys that the state forgot early for lack of memory.", registry=self.registry,
-            multiprocess_mode="livemax",
-        )  # fmt: skip
+        self.state_evicted = self.gauge(
+            "state_evicted", "Keys that the state forgot early for lack of memory.", over="livemax"
+        )
         self.cases_dropped = self.counter(
             "cases_dropped", "Messages and cases that the review queue lost or forgot.", "what"
         )
         self.cases_dropped("queue")  # so that alarms see it at 0 before it rises
         self.cases_waiting = self.gauge("cases_waiting", "Messages that wait to be written to their case.")
-        self.cases_open = Gauge(
-            "jingyin_cases_open", "Undecided cases, counted each minute.", registry=self.registry,
-            multiprocess_mode="livemax",
-        )  # fmt: skip
+        self.cases_open = self.gauge("cases_open", "Undecided cases, counted each minute.", over="livemax")
         self.cases_away = self.gauge("cases_away", "Workers whose database of cases can't be used.")
         self.reloads = self.counter("reloads", "Workers that a reload started, or failed to start.", "outcome")
         self.replaced = Counter(
@@ -166,9 +162,9 @@ class Metrics:
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]
         return generate_latest(every)
 
-    def gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        """Return a gauge that is summed over live workers."""
-        return Gauge(f"jingyin_{name}", meaning, labels, registry=self.registry, multiprocess_mode="livesum")
+    def gauge(self, name: str, meaning: str, *labels: str, over: Literal["livesum", "livemax"] = "livesum") -> Gauge:
+        """Return a gauge: the sum over live workers, or their largest value."""
+        return Gauge(f"jingyin_{name}", meaning, labels, registry=self.registry, multiprocess_mode=over)
 
     def histogram(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> Histogram:
         """Return a histogram; with labels, call its `labels` with their values."""

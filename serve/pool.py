@@ -1,4 +1,4 @@
-"""Several processes that score for this one; results come back in order."""
+"""Processes that work for this one and end with it; results come back in order."""
 
 import multiprocessing
 import os
@@ -10,106 +10,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import cache
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TypeVar
 
-from jingyin.model.errors import BundleError, InputError, JingyinError
-from jingyin.model.labels import Verdict
-from jingyin.model.text import CleanText
-
-if TYPE_CHECKING:
-    from jingyin.serve.scorer import Scorer
+from jingyin.model.errors import JingyinError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 512
-"""Most messages of a stream that are read ahead."""
-WORKER_CACHE_BYTES = 32 << 20
-"""A worker's cache, to bound the memory of many workers; half the default loses no hits on templated traffic."""
-_ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
 _GRACE_SECONDS = 1.0
-_ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
-
-
-class ScorerArguments(NamedTuple):
-    """Arguments for loading a process's scorer: the folder and id of a bundle, and those of `Scorer.load`."""
-
-    bundle: str | Path | None
-    id: str | None = None
-    review_rate: float | None = None
-    block_rate: float | None = None
-    prefilter: bool = True
-    cache_bytes: int = WORKER_CACHE_BYTES
-
-
-@cache
-def scorer_of(arguments: ScorerArguments) -> "Scorer":
-    """Return this process's scorer, loaded on first use, because a pool's initializer could not report an error.
-
-    Raises BundleError if the bundle in the folder has another id than the one wanted.
-    """
-    from jingyin.serve.scorer import Scorer
-
-    bundle, wanted, review, block, prefilter, cache_bytes = arguments
-    scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
-    if wanted not in (None, loaded := scorer.bundle.manifest.id):
-        raise BundleError(f"the bundle changed from {wanted} to {loaded} after it was read; start again")
-    return scorer
-
-
-def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[str | CleanText], BaseException | None]]:
-    """Yield lists of at most `size` messages, the last one with the exception that ended the stream early, if any.
-
-    An interrupt (Ctrl-C while `texts` waits for input) is delayed like an error: messages already read are answered
-    first.
-    """
-    stream = enumerate(texts)
-    while True:
-        chunk: list[str | CleanText] = []
-        try:
-            for number, text in islice(stream, size):
-                if not isinstance(text, (str, CleanText)):
-                    raise InputError(
-                        f"message {number} of the stream is {type(text).__name__}, wanted str; decode bytes first "
-                        "(jingyin.serve.sms.decode) and drop missing values"
-                    )
-                chunk.append(text)
-        except BaseException as error:
-            yield chunk, error
-            return
-        if not chunk:
-            return
-        yield chunk, None
-
-
-def score_in_processes(scorer: "Scorer", texts: Iterable[str | CleanText], processes: int) -> Iterator[Verdict]:
-    """Score `texts` in `processes` processes like `scorer`, with at most two chunks per process pending.
-
-    `scorer` answers alone at first: starting processes takes longer than scoring some thousand messages. Raises
-    BundleError if the bundle can't be loaded or has changed, JingyinError if a process ends early.
-    """
-    stream, begun = chunks(texts, CHUNK), time.monotonic()
-    for chunk, error in stream:
-        yield from map(scorer.verdict, scorer.scored(chunk))
-        if error is not None:
-            raise error
-        if time.monotonic() - begun > _ALONE_SECONDS:
-            break
-    else:
-        return
-    with unbroken(_ADVICE), process_pool(processes) as pool:
-        submitted = ((error, pool.submit(_score, scorer.arguments, chunk)) for chunk, error in stream)
-        for error, verdicts in in_order(submitted, 2 * processes):
-            yield from verdicts
-            if error is not None:
-                raise error
-
-
-def _score(arguments: ScorerArguments, texts: list[str | CleanText]) -> list[Verdict]:
-    return list(scorer_of(arguments).score_many(texts))
 
 
 def in_order(submitted: Iterable[tuple[T, Future[R]]], ahead: int) -> Iterator[tuple[T, R]]:

@@ -6,28 +6,20 @@ one after another (model/cascade.py). A message too long for that is scored in p
 
 import copy
 import os
-import sys
-from collections import OrderedDict
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from threading import Lock
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jingyin.model.bundle import Bundle, Manifest, Threshold, default_path, read_bundle, rows_needed
-from jingyin.model.cascade import (
-    Decision,
-    Read,
-    cascade,
-    decide,
-    prefiltered,
-    provisional_odds,
-    with_risk,
-)
-from jingyin.model.errors import ConfigError
+from jingyin.model.cascade import Decision, Read, cascade, decide, prefiltered, provisional_odds, with_risk
+from jingyin.model.errors import BundleError, ConfigError, InputError
 from jingyin.model.labels import Span, Stage, Verdict
 from jingyin.model.prefilter import (
     Units,
@@ -40,72 +32,31 @@ from jingyin.model.prefilter import (
 )
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import SmsTokenizer
+from jingyin.serve.cache import Cache
 from jingyin.serve.explain import LEAST_RISK, Explanation, explain
 from jingyin.serve.networks import NetworkReader, open_networks
-from jingyin.serve.pool import CHUNK, ScorerArguments, chunks, score_in_processes
-
-# The cache: verdicts already given, by clean text.
-#
-# Exact, not approximate: the network sees nothing but the clean text, so equal clean texts have equal verdicts; only a
-# disguised message, which the prefilter may not judge, has a key of its own. Messages that differ only in numbers,
-# links or amounts of one bucket share an entry.
-
-
-V = TypeVar("V")
-# Size of an entry without its key, slot of the OrderedDict included, as tracemalloc measures it: about 600 bytes for
-# a network's decision, 800 with two reasons. Those of the prefilter are shared and take less.
-_ENTRY_BYTES = 800
-
-
-class Cache(Generic[V]):
-    """A least-recently-used map from text to value within a budget of bytes; safe to share between threads.
-
-    A miss is counted by `put`, not by `get`: a message that networks read in several time slices looks more than once.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.used = 0
-        self.cache_hits = 0
-        self.cache_misses = 0
-        self._entries: OrderedDict[str, V] = OrderedDict()
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: str) -> V | None:
-        """Return the value of `key`, now the most recently used, or None."""
-        with self._lock:
-            value = self._entries.get(key)
-            if value is not None:
-                self.cache_hits += 1
-                self._entries.move_to_end(key)
-            return value
-
-    def put(self, key: str, value: V) -> None:
-        """Remember `value`, forgetting the least recently used entries if the budget is exceeded.
-
-        Every value that a key is ever given has the same size.
-        """
-        size = _size(key, value)
-        with self._lock:
-            self.cache_misses += 1
-            if size > self.budget:
-                return
-            if key not in self._entries:
-                self.used += size
-            self._entries[key] = value
-            while self.used > self.budget:
-                self.used -= _size(*self._entries.popitem(last=False))
-
-
-def _size(key: str, value: object) -> int:
-    return sys.getsizeof(key) + _ENTRY_BYTES + int(getattr(value, "nbytes", 0))
-
+from jingyin.serve.pool import in_order, process_pool, unbroken
 
 # tokenizers' own threads fight with ours and warn after a fork; one message is too short to share out.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+CHUNK = 512
+"""Most messages of a stream that are read ahead."""
+WORKER_CACHE_BYTES = 32 << 20
+"""A worker's cache, to bound the memory of many workers; half the default loses no hits on templated traffic."""
+_ALONE_SECONDS = 2.0  # two processes take as long to start and to load the bundle
+_ADVICE = 'score again in fewer processes, and in a script under `if __name__ == "__main__":`'
+
+
+class ScorerArguments(NamedTuple):
+    """Arguments for loading a process's scorer: the folder and id of a bundle, and those of `Scorer.load`."""
+
+    bundle: str | Path | None
+    id: str | None = None
+    review_rate: float | None = None
+    block_rate: float | None = None
+    prefilter: bool = True
+    cache_bytes: int = WORKER_CACHE_BYTES
 
 
 class Scored(NamedTuple):
@@ -370,3 +321,71 @@ def _cache_key(cleaned: CleanText) -> str:
     No clean text contains a control character, so nobody can type the key of a disguised message.
     """
     return f"\0{cleaned.text}" if is_disguised(cleaned.edits) else cleaned.text
+
+
+# ---- streams, and processes with a scorer of their own
+
+
+@cache
+def scorer_of(arguments: ScorerArguments) -> Scorer:
+    """Return this process's scorer, loaded on first use, because a pool's initializer could not report an error.
+
+    Raises BundleError if the bundle in the folder has another id than the one wanted.
+    """
+    bundle, wanted, review, block, prefilter, cache_bytes = arguments
+    scorer = Scorer.load(bundle, review_rate=review, block_rate=block, prefilter=prefilter, cache_bytes=cache_bytes)
+    if wanted not in (None, loaded := scorer.bundle.manifest.id):
+        raise BundleError(f"the bundle changed from {wanted} to {loaded} after it was read; start again")
+    return scorer
+
+
+def chunks(texts: Iterable[str | CleanText], size: int) -> Iterator[tuple[list[str | CleanText], BaseException | None]]:
+    """Yield lists of at most `size` messages, the last one with the exception that ended the stream early, if any.
+
+    An interrupt (Ctrl-C while `texts` waits for input) is delayed like an error: messages already read are answered
+    first.
+    """
+    stream = enumerate(texts)
+    while True:
+        chunk: list[str | CleanText] = []
+        try:
+            for number, text in islice(stream, size):
+                if not isinstance(text, (str, CleanText)):
+                    raise InputError(
+                        f"message {number} of the stream is {type(text).__name__}, wanted str; decode bytes first "
+                        "(jingyin.serve.sms.decode) and drop missing values"
+                    )
+                chunk.append(text)
+        except BaseException as error:
+            yield chunk, error
+            return
+        if not chunk:
+            return
+        yield chunk, None
+
+
+def score_in_processes(scorer: Scorer, texts: Iterable[str | CleanText], processes: int) -> Iterator[Verdict]:
+    """Score `texts` in `processes` processes like `scorer`, with at most two chunks per process pending.
+
+    `scorer` answers alone at first: starting processes takes longer than scoring some thousand messages. Raises
+    BundleError if the bundle can't be loaded or has changed, JingyinError if a process ends early.
+    """
+    stream, begun = chunks(texts, CHUNK), time.monotonic()
+    for chunk, error in stream:
+        yield from map(scorer.verdict, scorer.scored(chunk))
+        if error is not None:
+            raise error
+        if time.monotonic() - begun > _ALONE_SECONDS:
+            break
+    else:
+        return
+    with unbroken(_ADVICE), process_pool(processes) as pool:
+        submitted = ((error, pool.submit(_score, scorer.arguments, chunk)) for chunk, error in stream)
+        for error, verdicts in in_order(submitted, 2 * processes):
+            yield from verdicts
+            if error is not None:
+                raise error
+
+
+def _score(arguments: ScorerArguments, texts: list[str | CleanText]) -> list[Verdict]:
+    return list(scorer_of(arguments).score_many(texts))

@@ -11,19 +11,64 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from jingyin.model.errors import ConfigError, faults_of
-from jingyin.serve.cases.settings import CaseSettings
-from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
-from jingyin.serve.memory.senders import SenderSettings
 
 PREFIX = "JINGYIN_SERVE_"
 REMEMBERED = ("state", "state_secret", "senders", "on_memory_timeout", "conversations", "burst", "policy")
 """Settings that SIGHUP reads again."""
 
 TargetRate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Risk = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SenderSettings(_Part):
+    """How long a sender or contact is suspected, and the risk from which its messages are then held."""
+
+    seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
+    risk: Risk = 0.05
+
+
+class ConversationSettings(_Part):
+    """How long messages are kept."""
+
+    seconds: Annotated[float, Field(gt=0, le=600)] = 600.0
+
+
+class BurstSettings(_Part):
+    """When suspicious messages sent in bulk are held."""
+
+    risk: Risk = 0.2
+    """The least risk of a message that is counted and may be held."""
+    count: Annotated[int, Field(ge=1)] = 20
+    """Near-copies in the window above which it is held."""
+    window_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+
+
+class CaseSettings(_Part):
+    """Which messages are kept for analysts, where, and how many."""
+
+    database: Annotated[str, Field(pattern="^postgresql://.+$")] | None = Field(default=None, repr=False)
+    """postgresql://USER:PASSWORD@HOST/NAME for several machines; by default cases.sqlite next to the known wordings."""
+    days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """How long an undecided case is kept after its last message, and texts, senders and receivers of any case."""
+    cases: Annotated[int, Field(ge=1)] = 100_000
+    """Most undecided cases; the least harmful make room."""
+    texts: Annotated[int, Field(ge=1, le=20)] = 5
+    """Most different texts of a case."""
+    waiting: Annotated[int, Field(ge=1)] = 10_000
+    """Most messages that wait to be written, in each worker."""
+    block_share: Share = 0.0
+    """Share of blocked messages that is kept too, at random, for quality control."""
+    pass_share: Share = 0.0
+    """The same of messages that pass."""
 
 
 class Settings(BaseSettings):
@@ -108,6 +153,20 @@ class Settings(BaseSettings):
         if errors:
             raise ValueError("; ".join(errors))
         return self
+
+    @property
+    def known_file(self) -> Path:
+        """The file of the known wordings, whose folder is systemd's StateDirectory, or the user's, by default."""
+        if self.known:
+            return self.known
+        if given := os.environ.get("STATE_DIRECTORY"):
+            return Path(given.partition(":")[0]) / "known.json"
+        return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "jingyin" / "known.json"
+
+    @property
+    def secret_file(self) -> Path:
+        """The file of the state's secret."""
+        return self.state_secret or self.known_file.with_name("secret")
 
     @property
     def rates(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StringType, St
 from jingyin.model.labels import LABELS  # noqa: E402
 from jingyin.serve.archive.columns import NAMES, verdict_columns  # noqa: E402
 from jingyin.serve.archive.readers import mended  # noqa: E402
-from jingyin.serve.pool import ScorerArguments, scorer_of  # noqa: E402
+from jingyin.serve.scorer import ScorerArguments, scorer_of  # noqa: E402
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -89,6 +89,9 @@ def _highlight(text: str, spans: Sequence[Span]) -> str:
     return "".join(pieces) + text[at:]
 
 
-def printable(text: str) -> str:
-    """Replace each control character by a blank, so that spans still fit: a message must not control the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def printable(text: str, *, kept: str = "", other: str = " ") -> str:
+    """Replace each unprintable character but those `kept` by one `other`, so that spans still fit.
+
+    A message must not control the terminal.
+    """
+    return "".join(c if c.isprintable() or c in kept else other for c in text)

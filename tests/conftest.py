@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from jingyin import Scorer
-from jingyin.serve.scorer import Cache
+from jingyin.serve.cache import Cache
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a process for each core: torch's threads would only wait

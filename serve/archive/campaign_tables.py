@@ -8,7 +8,7 @@ or its id, which is the key of its most common text.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import cache
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from jingyin.model.errors import InputError
@@ -28,6 +28,7 @@ from jingyin.serve.archive.groups import HASHES, LENGTH, MEMBERS, groups, signat
 from jingyin.serve.archive.times import TIME
 from jingyin.serve.archive.writers import FileKind, as_json, writer
 from jingyin.serve.label_studio import read_annotations, task, with_signs
+from jingyin.serve.terminal import printable
 
 CAMPAIGNS, MEMBERS_FILE, REPORT = "campaigns.parquet", "members.parquet", "report.html"
 FINAL = (CAMPAIGNS, MEMBERS_FILE, REPORT, "labels.parquet", "finetune.jsonl")
@@ -301,21 +302,18 @@ def write_report(out: Path, facts: dict[str, Any], *, every: bool, language: Lan
             for by in ("rows", "risk")
         }
     details = {row["campaign"]: row for rows in tables.values() for row in rows}
-    content = _page().render(tables=tables, details=details.values(), facts=facts, every=every, lang=language,
-                             width=_WIDTH, height=_HEIGHT)  # fmt: skip
+    text = files("jingyin.serve.archive").joinpath("report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
+    content = page.render(tables=tables, details=details.values(), facts=facts, every=every, lang=language,
+                          width=_WIDTH, height=_HEIGHT)  # fmt: skip
     with atomic_file(out / REPORT) as file:
         file.write(content.lstrip().encode("utf-8", "replace"))
 
 
-@cache
-def _page() -> Template:
-    text = files("jingyin.serve.archive").joinpath("report.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
-
-
 def _shown(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    examples = [_printable(text[:_LENGTH]) + ("…" if len(text) > _LENGTH else "") for text in row["examples"]]
-    pieces = [{"text": _printable(piece["text"]), "slot": piece["slot"]} for piece in row["pieces"]]
+    shown = partial(printable, kept="\n\u3000", other="\ufffd")  # invisible characters too, which are disguises
+    examples = [shown(text[:_LENGTH]) + ("…" if len(text) > _LENGTH else "") for text in row["examples"]]
+    pieces = [{"text": shown(piece["text"]), "slot": piece["slot"]} for piece in row["pieces"]]
     reasons = [{"name": name_of(each["sign"], language), "rows": each["rows"]} for each in row["reasons"][:_REASONS]]
     timeline = row["timeline"]
     daily = len(timeline) > 1 and row["last_seen"] - row["first_seen"] > timedelta(days=3)
@@ -325,11 +323,6 @@ def _shown(row: dict[str, Any], language: Language) -> dict[str, Any]:
         "peak": max((each["rows"] for each in timeline), default=0),
         "form": "%Y-%m-%d" if daily else "%Y-%m-%d %H:00",
     }  # fmt: skip
-
-
-def _printable(text: str) -> str:
-    """Replace unprintable characters by U+FFFD, invisible ones included: they are disguises."""
-    return "".join(c if c.isprintable() or c in "\n\u3000" else "\ufffd" for c in text)
 
 
 def bars(timeline: Sequence[dict[str, Any]], unit: timedelta) -> list[tuple[float, float, float, float]]:

@@ -7,7 +7,7 @@ report.html                          for people
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -242,12 +242,8 @@ def _texts(rows: pa.RecordBatch, column: str | None) -> pa.Array:
     return pa.nulls(rows.num_rows, pa.large_string()) if column is None else fit(rows.column(column), pa.large_string())
 
 
-def lines(result: CampaignResult, output: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines of a run's report, as text or as one line of JSON."""
-    if as_json:
-        answers = result.answers._asdict() if result.answers else None
-        yield json.dumps({**asdict(result), "answers": answers}, ensure_ascii=False)
-        return
+def lines(result: CampaignResult, output: Path) -> Iterator[str]:
+    """Yield the lines of a run's report."""
     chosen, found = counted(result.chosen, "row"), counted(result.campaigns, "campaign")
     yield f"{result.members:,} of {chosen} ({result.rows:,} read) lie in {found}"
     if result.reused:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from jingyin.model.labels import LABELS
 from jingyin.serve.archive.decisions import Decisions, measure
-from jingyin.serve.pool import ScorerArguments, scorer_of
-from jingyin.serve.scorer import Scorer
+from jingyin.serve.scorer import Scorer, ScorerArguments, scorer_of
 
 FIELDS = (
     pa.field("jingyin_label", pa.string()),

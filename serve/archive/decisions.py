@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from jingyin.model.cascade import Decision
 from jingyin.model.prefilter import DISGUISES
 from jingyin.model.text import CleanText, clean
-from jingyin.serve.pool import ScorerArguments, scorer_of
-from jingyin.serve.scorer import Scorer
+from jingyin.serve.scorer import Scorer, ScorerArguments, scorer_of
 
 Packed = tuple[bytes, NDArray[np.int64]]
 """Concatenated texts in UTF-8, and the offsets where each starts and the last ends; a list of str pickles slowly."""

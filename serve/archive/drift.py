@@ -70,7 +70,8 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
     if out and {out.resolve(), *out.resolve().parents} & {reference.resolve(), current.resolve()}:
         raise ConfigError(f"{out} is an archive to compare, or in one; name another file for the report")
     tables = [_read(path) for path in (reference, current)]
-    shared = [name for name in MEASURES if all(_measured(table, MEASURES[name]) for table in tables)]
+    measured = [{name for name in table.column_names if table[name].null_count < table.num_rows} for table in tables]
+    shared = [name for name, column in MEASURES.items() if all(column in each for each in measured)]
     report = DriftReport(
         tables[0].num_rows,
         tables[1].num_rows,
@@ -80,10 +81,6 @@ def drift(reference: Path, current: Path, out: Path | None = None) -> DriftRepor
     if out:
         write_json(out, asdict(report))
     return report
-
-
-def _measured(table: pa.Table, column: str) -> bool:
-    return column in table.column_names and table[column].null_count < table.num_rows
 
 
 def _read(path: Path) -> pa.Table:

@@ -36,7 +36,7 @@ from jingyin.serve.archive.shards import ScoredBlock, Shards, check_tasks, count
 from jingyin.serve.archive.workers import Workers
 from jingyin.serve.archive.writers import CODECS, FORMATS, as_json, rows_of
 from jingyin.serve.label_studio import task, with_signs
-from jingyin.serve.pool import ScorerArguments, scorer_of
+from jingyin.serve.scorer import ScorerArguments, scorer_of
 
 KEEP, ORDINARY = 200, 5_000
 """Rows that are picked, and ordinary ones that are drawn, by default."""
@@ -134,7 +134,8 @@ def mine(
             if not shards.total("rows"):
                 raise InputError("the input holds no rows that can be scored; there is nothing to mine")
             older = {field.name: name for field, name in kept}
-            texts = [text for path in known for text in _texts(path)]
+            messages = blocks(open_sources(known, ReadOptions(columns=("text",))))
+            texts = [text for _, block in messages for text in block.texts.to_pylist()]
             picks, drawn = _chosen(shards.parts, job.bundle, (keep, ordinary), share, older.get(sender or ""), texts)
             _write(out, _described(shards.parts, picks, job.bundle, older[text_column]))
             _write(second, _ordinary(shards.parts, drawn, older[text_column]))
@@ -181,12 +182,6 @@ def _sifted(
         fields = [*_VERDICT, *_OURS]
         arrays = [pa.array(values, field.type) for values, field in zip(ours, fields, strict=True)]
         yield ScoredBlock(number, block, pa.record_batch([*(rows.column(name) for name in columns), *arrays], schema))
-
-
-def _texts(path: Path) -> Iterator[str]:
-    """Yield the messages of a file of decisions, in its column text."""
-    for _, block in blocks(open_sources([path], ReadOptions(columns=("text",)))):
-        yield from block.texts.to_pylist()
 
 
 def _chosen(
@@ -311,11 +306,8 @@ def _tasks(out: Path, text_column: str, bundle: str) -> Iterator[dict[str, Any]]
             yield task({**row, **shown}, row["label"], row["risk"], f"jingyin {bundle}")
 
 
-def lines(result: MineResult, out: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines of a run's report, as text or as one line of JSON."""
-    if as_json:
-        yield json.dumps(asdict(result), ensure_ascii=False)
-        return
+def lines(result: MineResult, out: Path) -> Iterator[str]:
+    """Yield the lines of a run's report."""
     rules = ", ".join(f"{count} {rule}" for rule, count in result.picked.items())
     yield f"{counted(sum(result.picked.values()), 'message')} of {result.rows:,} picked ({rules}): {out}"
     second = out.with_name(f"{out.stem}-ordinary.jsonl")

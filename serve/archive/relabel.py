@@ -1,8 +1,7 @@
 """`jingyin relabel`: writes every row of an archive with its verdict, and on request the changes."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -161,11 +160,8 @@ def _rows(block: Block, verdicts: list[pa.Array], schema: pa.Schema, older: str 
     return pa.record_batch([columns[n] if n in columns else block.batch.column(n) for n in schema.names], schema)
 
 
-def lines(result: RelabelResult, output: Path, *, as_json: bool) -> Iterator[str]:
-    """Yield the lines of a run's report, as text or as one line of JSON."""
-    if as_json:
-        yield json.dumps(asdict(result), ensure_ascii=False)
-        return
+def lines(result: RelabelResult, output: Path) -> Iterator[str]:
+    """Yield the lines of a run's report."""
     resumed = f", {counted(result.resumed, 'part')} of them from an earlier run" if result.resumed else ""
     unreasoned = "" if result.signs else ", which has no signs, so no row has reasons"
     yield f"{counted(result.rows, 'row')} in {output}, bundle {result.bundle}{unreasoned}{resumed}"

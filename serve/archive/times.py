@@ -84,9 +84,7 @@ def _each(column: pa.Array, read: Callable[..., datetime]) -> pa.Array:
 
 def _from_text(value: str) -> datetime:
     value = value.strip()
-    is_number = value.isdecimal() and len(value) > len("20180305")
-    return _from_number(int(value)) if is_number else datetime.fromisoformat(value)
-
-
-def _from_number(value: int) -> datetime:
-    return datetime.fromtimestamp(value / 1000 if value >= _MILLISECONDS else value, UTC)
+    if not (value.isdecimal() and len(value) > len("20180305")):
+        return datetime.fromisoformat(value)
+    number = int(value)
+    return datetime.fromtimestamp(number / 1000 if number >= _MILLISECONDS else number, UTC)

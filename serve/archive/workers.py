@@ -15,7 +15,8 @@ import pyarrow as pa
 from jingyin.model.bundle import Bundle
 from jingyin.model.errors import ConfigError
 from jingyin.serve.archive.decisions import Packed, decide_packed
-from jingyin.serve.pool import ScorerArguments, in_order, process_pool, unbroken
+from jingyin.serve.pool import in_order, process_pool, unbroken
+from jingyin.serve.scorer import ScorerArguments
 
 T = TypeVar("T")
 R = TypeVar("R")

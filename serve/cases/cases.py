@@ -1,9 +1,8 @@
 """Cases: near-copies of doubted messages, which an analyst decides together.
 
-Two messages are near-copies if they share most of the smallest hashes of their character triples, as in bursts
-(conversations.py). A message is compared with the first of each case, so a chain of similar messages does not tie
-dissimilar ones together. Near-copies that come after the decision open a new case, if the known wording that it became
-did not reach them: an analyst has not seen what they hold.
+Two messages are near-copies if they share most of a sketch (model/near_copies.py). A message is compared with the first
+of each case, so a chain of similar messages does not tie dissimilar ones together. Near-copies that come after the
+decision open a new case, if the known wording that it became did not reach them: no analyst has seen what they hold.
 
 Cases are listed by expected harm: risk times messages, of which each counts half as much after HALF_LIFE, and those to
 a receiver who already has one a quarter. The logarithm of that sum at time 0 orders cases as the sum would at any time
@@ -16,15 +15,16 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field
 
-from jingyin.serve.cases.decision import ConflictError, Decision, MissingError, conflict
-from jingyin.serve.cases.settings import CaseSettings
+from jingyin.model.near_copies import sketch
+from jingyin.serve.answer import RefusedError
 from jingyin.serve.cases.store import CASES, PARTIES, SKETCHES, TEXTS, Store
-from jingyin.serve.memory.known import hashes
 from jingyin.serve.memory.secret import Secret
+from jingyin.serve.settings import CaseSettings
 
 SKETCH, SHARED = 16, 0.625
 """Hashes of a message, and the share of them that near-copies have in common."""
@@ -42,7 +42,11 @@ LEAST_RISK = 0.01
 PAGE = 500
 """Cases that are read at a time, in a search for text."""
 
+TEXT = 4_000
+"""Most characters of a message that are kept."""
+
 ReportKind = Literal["unwanted", "wrongly_blocked"]
+Decision = Literal["threat", "innocent"]
 
 
 # Statements for each message, built once: SQLAlchemy takes longer to build one than SQLite to run it.
@@ -97,14 +101,21 @@ class Message(NamedTuple):
     kept: "Future[None] | None" = None
 
 
-class Filter(NamedTuple):
-    """Which cases are listed; `text` is searched for in the texts that are kept."""
+class Filter(BaseModel):
+    """Which cases are listed, the query of GET /admin/cases: at most `limit`, beginning behind the case `after`.
 
-    state: str = "open"
+    `text` is searched for in the texts that are kept.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Annotated[str, Field(pattern="^(open|decided)$")] = "open"
     reason: str | None = None
     route: str | None = None
     label: str | None = None
     text: str | None = None
+    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
+    after: str | None = None
 
 
 class Cases:
@@ -163,10 +174,10 @@ class Cases:
 
     def _keep(self, connection: sa.Connection, message: Message) -> bool:
         """Keep a message; return whether its text is among the case's."""
-        sketch = self._sketch(message.clean)
-        case = self._find(connection, message, sketch)
-        if case is None:
-            case = self._open(connection, message, sketch)
+        hashes = sketch(message.clean, self._secret.salt, SKETCH) or [self._hash("text", message.clean)]
+        agreed = {"unwanted": "threat", "wrongly_blocked": "innocent"}.get(message.report or "", "")
+        near = {"sketch": hashes, "least": SHARED * len(hashes), "since": message.time - GRACE, "agreed": agreed}
+        case = connection.execute(_FIND, near).first() or self._open(connection, message, hashes)
         new = self._meet(connection, case, message)
         weight = REPORT * new["reporter"] if message.report else 1.0 if new["receiver"] else AGAIN
         messages: int = case._mapping["count"]  # a row has a method of this name
@@ -193,21 +204,10 @@ class Cases:
         connection.execute(_UPDATE, {"number": case.id, **values})
         return self._add_text(connection, case, message)
 
-    def _sketch(self, text: str) -> list[int]:
-        """Return the smallest hashes of a clean text; of one without triples its own."""
-        found = sorted(set(hashes(text, self._secret.salt)))[:SKETCH]
-        return found or [self._hash("text", text)]
-
     def _hash(self, *parts: str) -> int:
         return int(self._secret.hash("case", *parts)[:16], 16) - (1 << 63)
 
-    def _find(self, connection: sa.Connection, message: Message, sketch: list[int]) -> "sa.Row[Any] | None":
-        """Return the case that a message joins: the most similar one."""
-        agreed = {"unwanted": "threat", "wrongly_blocked": "innocent"}.get(message.report or "", "")
-        values = {"sketch": sketch, "least": SHARED * len(sketch), "since": message.time - GRACE, "agreed": agreed}
-        return connection.execute(_FIND, values).first()
-
-    def _open(self, connection: sa.Connection, message: Message, sketch: list[int]) -> "sa.Row[Any]":
+    def _open(self, connection: sa.Connection, message: Message, hashes: list[int]) -> "sa.Row[Any]":
         number = secrets.token_hex(8)
         values = dict.fromkeys(("version", "count", "senders", "receivers", "reports"), 0)
         connection.execute(
@@ -215,10 +215,10 @@ class Cases:
             {
                 **values, "id": number, "state": "open", "first": message.time, "last": message.time,
                 "risk": message.risk, "label": message.label, "action": message.action, "reasons": "", "routes": "",
-                "hashes": len(sketch), "weight": -math.inf, "harm": -math.inf,
+                "hashes": len(hashes), "weight": -math.inf, "harm": -math.inf,
             },
         )  # fmt: skip
-        connection.execute(_ADD_HASHES, [{"hash": each, "case": number} for each in sketch])
+        connection.execute(_ADD_HASHES, [{"hash": each, "case": number} for each in hashes])
         return connection.execute(_CASE, {"number": number}).one()
 
     def _meet(self, connection: sa.Connection, case: "sa.Row[Any]", message: Message) -> dict[str, int]:
@@ -252,43 +252,43 @@ class Cases:
 
     # ---- analysts
 
-    def listed(self, wanted: Filter, limit: int, after: str | None = None) -> list[dict[str, Any]]:
-        """Return cases, most harmful first, beginning behind the case `after`; raises MissingError without that."""
+    def listed(self, wanted: Filter) -> list[dict[str, Any]]:
+        """Return cases, most harmful first; raises RefusedError if there is no case `after`."""
         found: list[dict[str, Any]] = []
         with self.store.reading() as connection:
-            for page in self._pages(connection, wanted, limit, after):
+            for page in self._pages(connection, wanted):
                 texts = self._examples(connection, [row.id for row in page])
                 for row in page:
                     case = _as_json(row, [each["text"] for each in texts.get(row.id, [])])
                     if wanted.text is None or any(wanted.text in text for text in case["texts"]):
                         found.append(case)
-                    if len(found) == limit:
+                    if len(found) == wanted.limit:
                         return found
         return found
 
     def one(self, number: str) -> dict[str, Any]:
-        """Return a case with its messages as `examples`; raises MissingError."""
+        """Return a case with its messages as `examples`; raises RefusedError without one."""
         with self.store.reading() as connection:
             row = connection.execute(sa.select(CASES).where(CASES.c.id == number)).first()
             if row is None:
-                raise MissingError("there is no case with this id; it may have become too old")
+                raise RefusedError(404, "there is no case with this id; it may have become too old")
             examples = self._examples(connection, [number]).get(number, [])
         return {**_as_json(row, [each["text"] for each in examples]), "examples": examples}
 
     def checked(self, number: str, state: str, version: int | None) -> dict[str, Any]:
-        """Return a case in this state and version, as `one` does; raises MissingError, and ConflictError for others."""
+        """Return a case in this state and version, as `one` does; raises RefusedError for others."""
         case = self.one(number)
         if case["state"] != state or version not in (None, case["version"]):
-            raise ConflictError(conflict(case))
+            raise conflict(case)
         return case
 
     def decide(self, case: dict[str, Any], decision: Decision, label: str, known: str | None, by: str) -> None:
-        """Decide a case as it was returned by `checked`; raises ConflictError if it has been changed since."""
+        """Decide a case as it was returned by `checked`; raises RefusedError if it has been changed since."""
         self._change(case, state="decided", decision=decision, decided_label=label, known=known, decided_by=by,
                      decided=time.time())  # fmt: skip
 
     def undo(self, case: dict[str, Any]) -> None:
-        """Open a decided case again; raises ConflictError if it has been changed since."""
+        """Open a decided case again; raises RefusedError if it has been changed since."""
         self._change(case, state="open", decision=None, decided_label=None, known=None, decided_by=None, decided=None)
 
     def export(self, since: float) -> Iterator[dict[str, Any]]:
@@ -315,11 +315,9 @@ class Cases:
         with self.store.writing() as connection:
             changed = connection.execute(CASES.update().where(*place).values(version=case["version"] + 1, **values))
         if not changed.rowcount:
-            raise ConflictError(conflict(self.one(case["id"])))
+            raise conflict(self.one(case["id"]))
 
-    def _pages(
-        self, connection: sa.Connection, wanted: Filter, limit: int, after: str | None
-    ) -> "Iterator[Sequence[sa.Row[Any]]]":
+    def _pages(self, connection: sa.Connection, wanted: Filter) -> "Iterator[Sequence[sa.Row[Any]]]":
         """Yield pages of the cases that meet a filter but for its text."""
         conditions = [CASES.c.state == wanted.state]
         if wanted.label:
@@ -327,12 +325,12 @@ class Cases:
         for column, value in ((CASES.c.reasons, wanted.reason), (CASES.c.routes, wanted.route)):
             if value:
                 conditions.append(column.contains(f"\n{value}\n", autoescape=True))
-        size = limit if wanted.text is None else PAGE
+        size = wanted.limit if wanted.text is None else PAGE
         place = None
-        if after is not None:
-            place = connection.execute(sa.select(CASES.c.harm, CASES.c.id).where(CASES.c.id == after)).first()
+        if wanted.after is not None:
+            place = connection.execute(sa.select(CASES.c.harm, CASES.c.id).where(CASES.c.id == wanted.after)).first()
             if place is None:
-                raise MissingError("there is no case with the id `after`; list from the beginning")
+                raise RefusedError(404, "there is no case with the id `after`; list from the beginning")
         while True:
             behind = [] if place is None else [sa.tuple_(CASES.c.harm, CASES.c.id) < (place.harm, place.id)]
             order = (CASES.c.harm.desc(), CASES.c.id.desc())
@@ -351,6 +349,16 @@ class Cases:
             if content := self._secret.open(sealed):
                 found.setdefault(case, []).append(json.loads(content))
         return found
+
+
+def conflict(case: dict[str, Any]) -> RefusedError:
+    """Return the error that says what another analyst has done to a case meanwhile."""
+    words = "this case is open again, or has been decided and opened since; look at it again"
+    if case["state"] == "decided":
+        by = f" by {case['by']}" if case["by"] else ""
+        decided = f"{case['decision']}, {case['decided_label']}"
+        words = f"this case was decided{by} meanwhile: {decided}; undo that first"
+    return RefusedError(409, words)
 
 
 def _added(total: float, weight: float, when: float) -> float:

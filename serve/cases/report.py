@@ -10,8 +10,7 @@ from jingyin.model.text import clean
 from jingyin.serve.analyst import AnswerError, ask
 from jingyin.serve.archive.blocks import ReadOptions
 from jingyin.serve.archive.readers import blocks, find, open_sources
-from jingyin.serve.cases.cases import ReportKind
-from jingyin.serve.cases.writer import TEXT
+from jingyin.serve.cases.cases import TEXT, ReportKind
 
 THREADS = 8
 FIELDS = ("sender", "receiver", "time", "kind")

@@ -166,15 +166,10 @@ class Store:
             if isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError)):
                 raise
             self._opened = False  # it may be another database when it is back
-            why = _words(error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error)
+            cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error
+            name = getattr(cause, "sqlite_errorname", "") or type(cause).__name__
+            why = f"the {'disk is full' if name in ('SQLITE_FULL', 'DiskFull') else 'database fails'} ({name})"
             raise StoreError(f"the cases in {self.name} can't be used: {why}; nothing was changed") from None
-
-
-def _words(error: BaseException) -> str:
-    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    if name in ("SQLITE_FULL", "DiskFull"):
-        return f"the disk is full ({name})"
-    return f"the database fails ({name})"
 
 
 def _prepare_sqlite(connection: object, _: object) -> None:

@@ -11,34 +11,27 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING
 
 from jingyin.model.errors import ConfigError, JingyinError
+from jingyin.model.near_copies import CHARACTERS
 from jingyin.model.text import clean
-from jingyin.serve.cases.cases import Cases, Message
-from jingyin.serve.cases.settings import CaseSettings
+from jingyin.serve.answer import Answer, Origin
+from jingyin.serve.cases.cases import TEXT, Cases, Message
 from jingyin.serve.cases.store import Store, StoreError
-from jingyin.serve.memory.known import CHARACTERS
-from jingyin.serve.memory.memory import SECRET, state_folder
+from jingyin.serve.memory.memory import SECRET
 from jingyin.serve.memory.secret import Secret, read_secret
-from jingyin.serve.observe import error_site, log
-
-if TYPE_CHECKING:
-    from jingyin.serve.answer import Answer, Origin
-    from jingyin.serve.observe import Metrics
-    from jingyin.serve.settings import Settings
+from jingyin.serve.observe import Metrics, error_site, log
+from jingyin.serve.settings import CaseSettings, Settings
 
 BATCH, BATCH_SECONDS = 500, 0.2
 """Most messages of a transaction, and how long the first of them waits for others."""
 RETRY_SECONDS, EXPIRE_SECONDS = 1.0, 60.0
-TEXT = 4_000
-"""Most characters of a message that are kept."""
 
 
 class Writer:
     """Offers messages to the cases, and writes them in a thread of its own."""
 
-    def __init__(self, cases: Cases, settings: CaseSettings, metrics: "Metrics") -> None:
+    def __init__(self, cases: Cases, settings: CaseSettings, metrics: Metrics) -> None:
         self.cases = cases
         self._metrics = metrics
         self._shares = {"review": 1.0, "block": settings.block_share, "pass": settings.pass_share}
@@ -58,7 +51,7 @@ class Writer:
         self._thread.join(5)
         self.cases.store.close()
 
-    def offer(self, origin: "Origin", text: str, answer: "Answer") -> None:
+    def offer(self, origin: Origin, text: str, answer: Answer) -> None:
         """Keep a message that was answered, if its action is one that analysts see; returns at once."""
         share = self._shares[answer.action]
         if share < 1 and (answer.reason == "known" or random.random() >= share):
@@ -90,13 +83,10 @@ class Writer:
         try:
             self._queue.put_nowait(message)
         except Full:
-            self._dropped("queue", 1)
+            self._metrics.cases_dropped("queue").inc()
             if message.kept:
                 message.kept.set_exception(StoreError("too many messages wait for the database of cases; try again"))
         return None
-
-    def _dropped(self, what: str, number: int) -> None:
-        self._metrics.cases_dropped(what).inc(number)
 
     def _run(self) -> None:
         batch: list[Message] = []
@@ -143,7 +133,7 @@ class Writer:
                 batch[:] = [each for each in failed if not each.kept]
                 return not batch
             error = JingyinError("the report can't be kept; its fault is in the log")
-            self._dropped("error", len(batch))
+            self._metrics.cases_dropped("error").inc(len(batch))
         for message in batch:
             if message.kept:
                 message.kept.set_exception(error) if error else message.kept.set_result(None)
@@ -157,13 +147,12 @@ class Writer:
         return not away
 
 
-def database(settings: "Settings") -> str | Path:
+def database(settings: Settings) -> str | Path:
     """Return the URL of the database, or its file."""
-    given = settings.cases and settings.cases.database
-    return given or (settings.known or state_folder() / "known.json").with_name("cases.sqlite")
+    return (settings.cases and settings.cases.database) or settings.known_file.with_name("cases.sqlite")
 
 
-def check_cases(settings: "Settings", folder: Path) -> None:
+def check_cases(settings: Settings, folder: Path) -> None:
     """Make the database of a service whose workers share the private `folder`, or bring it to this version.
 
     Raises ConfigError for a newer version, another secret, or a file that can't be written. A PostgreSQL that is away
@@ -180,19 +169,14 @@ def check_cases(settings: "Settings", folder: Path) -> None:
         store.close()
 
 
-def make_writer(settings: "Settings", case_settings: CaseSettings, folder: Path | None, metrics: "Metrics") -> Writer:
+def make_writer(settings: Settings, case_settings: CaseSettings, folder: Path | None, metrics: Metrics) -> Writer:
     """Return the writer of a worker. Raises ConfigError."""
     secret = _secret(settings, folder)
     store = Store(database(settings), secret)
-
-    def dropped(what: str, number: int) -> None:
-        metrics.cases_dropped(what).inc(number)
-
-    return Writer(Cases(store, secret, case_settings, dropped), case_settings, metrics)
+    cases = Cases(store, secret, case_settings, lambda what, number: metrics.cases_dropped(what).inc(number))
+    return Writer(cases, case_settings, metrics)
 
 
-def _secret(settings: "Settings", folder: Path | None) -> Secret:
-    if folder is not None:
-        return Secret(bytes.fromhex((folder / SECRET).read_text(encoding="ascii")), encrypts=True)
-    file = settings.state_secret or (settings.known or state_folder() / "known.json").with_name("secret")
-    return Secret(read_secret(file, make=not settings.state_secret), encrypts=True)
+def _secret(settings: Settings, folder: Path | None) -> Secret:
+    file = folder / SECRET if folder else settings.secret_file
+    return Secret(read_secret(file, make=not (folder or settings.state_secret)), encrypts=True)

@@ -21,10 +21,10 @@ from weakref import WeakValueDictionary
 from jingyin.model.errors import InputError
 from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.assembly import HeldPart
-from jingyin.serve.gateways.client import SESSION_QUESTIONS, SESSIONS, Http, Ruling, VerdictClient, log
+from jingyin.serve.gateways.client import SESSION_QUESTIONS, Http, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import FrameError, Message, Parsed, message
 from jingyin.serve.gateways.parts import Joiner
-from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, joiner, listen, run
+from jingyin.serve.gateways.program import HelpFormatter, Listener, accounts, add_options, joiner, run
 from jingyin.serve.gateways.source import read_source
 from jingyin.serve.sms import MAX_PAYLOAD, Segment
 
@@ -153,44 +153,24 @@ class KannelFilter:
         self._accounts, self._client, self._begins_with_source = accounts, client, begins_with_source
         self._paths = frozenset(paths)
         self._users: WeakValueDictionary[str, _User] = WeakValueDictionary()  # those with open calls
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._listener = Listener(MAX_CONNECTIONS)
         self._busy = 0
         self._draining = False
 
     async def listen(self, host: str, port: int) -> int:
         """Begin to serve and return the port. Raises ConfigError if the address is unavailable."""
-        self._server = await listen(self._accept, host, port)
-        return int(self._server.sockets[0].getsockname()[1])
+        return await self._listener.listen(host, port, self._serve)
 
     async def drain(self) -> None:
         """Stop after answering the calls received."""
-        self._server.close()
+        self._listener.close()
         self._draining = True
         self._joiner.flush()
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._busy and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
-        connections = dict(self._connections)
-        for task, writer in connections.items():
-            writer.close()
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await self._listener.end()
         self._smsbox.close()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections[task] = writer
-        SESSIONS.inc()
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._connections[task]
-        SESSIONS.dec()
-        if not task.cancelled() and (error := task.exception()):
-            log("connection_failed", error=type(error).__name__)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -230,10 +210,11 @@ class KannelFilter:
             else:
                 response = await self._handle(target)
             status, body = response
+            phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Answer"
             writer.write(
                 b"HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s"
                 % (
-                    status, _phrase(status), len(body), b"keep-alive" if keep else b"close",
+                    status, phrase.encode(), len(body), b"keep-alive" if keep else b"close",
                     b"" if method == b"HEAD" else body,
                 )
             )  # fmt: skip
@@ -283,10 +264,6 @@ class KannelFilter:
         if part and status >= 400:
             self._joiner.forget(part)
         return status, body
-
-
-def _phrase(status: int) -> bytes:
-    return HTTPStatus(status).phrase.encode() if status in HTTPStatus._value2member_map_ else b"Answer"
 
 
 async def start(options: argparse.Namespace, client: VerdictClient) -> KannelFilter:

@@ -1,24 +1,36 @@
-"""A filter as a program: the options that all filters have, start and end, the listening socket."""
+"""A filter as a program: the options that all filters have, start and end, its sockets, /healthz and /metrics."""
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from prometheus_client import generate_latest
+
 from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.serve.gateways.accounts import Accounts
-from jingyin.serve.gateways.client import SECONDS_TO_WAIT, AwayError, Http, VerdictClient, log
-from jingyin.serve.gateways.health import serve_health
+from jingyin.serve.gateways.client import (
+    ENDED,
+    REGISTRY,
+    SECONDS_TO_WAIT,
+    SESSIONS,
+    AwayError,
+    Http,
+    VerdictClient,
+    log,
+)
 from jingyin.serve.gateways.parts import MAX_BYTES, PHONE_SECONDS, Joiner
 from jingyin.serve.gateways.shared import SharedParts
 from jingyin.serve.sms import CODINGS
 
 START_SECONDS = 30.0
 """How long a filter that forwards messages without a verdict waits for the service before it starts without."""
+_HEALTH_SECONDS = 5.0  # for a request to arrive
 
 
 class Filter(Protocol):
@@ -174,16 +186,84 @@ async def _wait_for_jingyin(client: VerdictClient, on_failure: str, stop: asynci
             return False
 
 
-async def listen(
-    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None], host: str, port: int
-) -> asyncio.Server:
-    """Listen; raises ConfigError if the address is unavailable. The port is logged."""
+class Listener:
+    """The sockets on which a filter listens, and its connections: at most `most`, each served in a task of its own."""
+
+    def __init__(self, most: int) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._most = most
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(
+        self, host: str, port: int,
+        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[object, object, None]],
+    ) -> int:  # fmt: skip
+        """Begin to serve and return the port, which is logged. Raises ConfigError if the address is unavailable."""
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(self.tasks) >= self._most:
+                ENDED.labels("too_many").inc()
+                writer.transport.abort()
+                return
+            task = asyncio.get_running_loop().create_task(serve(reader, writer))
+            self.tasks.add(task)
+            SESSIONS.inc()
+            task.add_done_callback(lambda task: forget(task, writer))
+
+        def forget(task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+            self.tasks.discard(task)
+            SESSIONS.dec()
+            writer.close()
+            if not task.cancelled() and (error := task.exception()):
+                log("session_failed", error=type(error).__name__)
+
+        try:
+            server = await asyncio.start_server(accept, host, port, backlog=512)
+        except (OSError, OverflowError) as error:
+            fault = error.strerror if isinstance(error, OSError) else "no such port"
+            raise ConfigError(
+                f"can't listen on {host}:{port}: {fault}; choose another, or stop the program that uses it"
+            ) from None
+        self._servers.append(server)
+        found = int(server.sockets[0].getsockname()[1])
+        log("serving", host=host, port=found)
+        return found
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        for server in self._servers:
+            server.close()
+
+    async def end(self) -> None:
+        """End the connections."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def serve_health(host: str, port: int, state: Callable[[], tuple[bool, str]]) -> asyncio.Server:
+    """Answer /healthz with 200 or 503, by `state`: whether messages are taken, and how jingyin does; and /metrics.
+
+    The event loop is that of the messages: if it hangs, so do they. Raises ConfigError if the address is unavailable.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                path = (await reader.readuntil(b"\r\n\r\n")).partition(b" ")[2].split(b" ")[0].partition(b"?")[0]
+                status, kind, body = b"404 Not Found", b"text/plain", b"/healthz and /metrics are here"
+                if path == b"/healthz":
+                    ready, jingyin = state()
+                    status = b"200 OK" if ready else b"503 Service Unavailable"
+                    kind, body = b"application/json", json.dumps({"ready": ready, "jingyin": jingyin}).encode()
+                elif path == b"/metrics":
+                    status, kind, body = b"200 OK", b"text/plain; version=0.0.4", generate_latest(REGISTRY)
+                head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+                writer.write(head % (status, kind, len(body)) + body)
+                await writer.drain()
+        writer.close()
+
     try:
-        server = await asyncio.start_server(accept, host, port, backlog=512)
-    except (OSError, OverflowError) as error:
-        fault = error.strerror if isinstance(error, OSError) else "no such port"
-        raise ConfigError(
-            f"can't listen on {host}:{port}: {fault}; choose another, or stop the program that uses it"
-        ) from None
-    log("serving", host=host, port=server.sockets[0].getsockname()[1])
-    return server
+        return await asyncio.start_server(answer, host, port)
+    except OSError as error:
+        raise ConfigError(f"can't listen on {host}:{port} for metrics: {error.strerror}; choose another") from None

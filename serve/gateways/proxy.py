@@ -10,9 +10,9 @@ import sys
 from dataclasses import replace
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.gateways.client import ENDED, SESSIONS, VerdictClient, log
+from jingyin.serve.gateways.client import VerdictClient, log
 from jingyin.serve.gateways.codec import Codec, FrameKind
-from jingyin.serve.gateways.program import HelpFormatter, accounts, add_options, address, joiner, listen, run
+from jingyin.serve.gateways.program import HelpFormatter, Listener, accounts, add_options, address, joiner, run
 from jingyin.serve.gateways.session import CLOSE_SECONDS, ProxySettings, Session
 
 MAX_SESSIONS = 1_000
@@ -22,44 +22,30 @@ class Proxy:
     """The sessions of all listening sockets."""
 
     def __init__(self) -> None:
-        self._servers: list[asyncio.Server] = []
-        self._sessions: dict[asyncio.Task[None], Session] = {}
+        self._listener = Listener(MAX_SESSIONS)
+        self._sessions: set[Session] = set()
 
     async def listen(self, host: str, port: int, settings: ProxySettings) -> int:
         """Begin to serve and return the port. Raises ConfigError if the address is unavailable."""
-        server = await listen(lambda reader, writer: self._accept(reader, writer, settings), host, port)
-        self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            session = Session(reader, writer, settings)
+            self._sessions.add(session)
+            try:
+                await session.run()
+            finally:
+                self._sessions.discard(session)
+
+        return await self._listener.listen(host, port, serve)
 
     async def drain(self) -> None:
         """Stop without losing an accepted message; later ones are refused as busy until their session ends."""
-        for server in self._servers:
-            server.close()
+        self._listener.close()
         log("draining", sessions=len(self._sessions))
-        await asyncio.gather(*(session.drain() for session in self._sessions.values()))
-        if self._sessions:
-            await asyncio.wait(self._sessions, timeout=2 * CLOSE_SECONDS)
-        left = list(self._sessions)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: ProxySettings) -> None:
-        if len(self._sessions) >= MAX_SESSIONS:
-            ENDED.labels("too_many").inc()
-            writer.transport.abort()
-            return
-        session = Session(reader, writer, settings)
-        task = asyncio.get_running_loop().create_task(session.run())
-        self._sessions[task] = session
-        SESSIONS.inc()
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._sessions[task]
-        SESSIONS.dec()
-        if not task.cancelled() and (error := task.exception()):
-            log("session_failed", error=type(error).__name__)
+        await asyncio.gather(*(session.drain() for session in self._sessions))
+        if self._listener.tasks:
+            await asyncio.wait(self._listener.tasks, timeout=2 * CLOSE_SECONDS)
+        await self._listener.end()
 
 
 JUDGED = {"submit": {FrameKind.SUBMIT}, "deliver": {FrameKind.DELIVER}, "both": {FrameKind.SUBMIT, FrameKind.DELIVER}}

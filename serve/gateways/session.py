@@ -314,15 +314,14 @@ class Session:
         self.draining = True
         await asyncio.gather(*(flow.settle() for flow in self.flows))
         end = asyncio.get_running_loop().time() + DRAIN_SECONDS
-        while self._gateway and self._is_waiting() and asyncio.get_running_loop().time() < end:
+        while (gateway := self._gateway) and asyncio.get_running_loop().time() < end:
+            if not (self._client.unanswered or gateway.unanswered):
+                break
             await asyncio.sleep(0.01)
         if self._gateway:
             self.closing = True
             self._gateway.write(self.codec.close())
             self._client.write(self.codec.close())
-
-    def _is_waiting(self) -> bool:
-        return bool(self._client.unanswered or (self._gateway and self._gateway.unanswered))
 
     async def _serve(self) -> str:
         """Serve the client; return the reason why the session ended."""

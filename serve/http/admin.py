@@ -3,24 +3,19 @@
 No text is kept, so none is shown: messages appear only as counts, hashes and the analyst's own notes.
 """
 
-from collections.abc import Awaitable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jingyin.model.errors import InputError, JingyinError
-from jingyin.serve.http.call import Call, read_body
-from jingyin.serve.http.schema import Address, explain_errors
+from jingyin.serve.http.call import Call, body_as, of_state
+from jingyin.serve.http.schema import Address
 from jingyin.serve.memory.known import NewWording
 from jingyin.serve.memory.senders import SENDER
 from jingyin.serve.memory.state import Op
-
-MAX_BODY = 64 << 10
-"""Most bytes of a body."""
 
 
 class Trial(BaseModel):
@@ -33,38 +28,6 @@ class Trial(BaseModel):
     receiver: Address | None = Field(None, repr=False)
     route: Address | None = None
     key: Annotated[str, Field(max_length=128)] = ""
-
-
-class AwayError(JingyinError):
-    """The state can't be reached."""
-
-    status = 503
-
-
-M = TypeVar("M", bound=BaseModel)
-R = TypeVar("R")
-
-
-async def body_as(request: Request, kind: type[M]) -> M:
-    """Read a body; raises InputError for a wrong one."""
-    if not request.headers.get("content-type", "").lower().startswith("application/json"):
-        raise InputError("send the body with Content-Type: application/json")  # which no other site's page can
-    if len(data := await read_body(request)) > MAX_BODY:
-        raise InputError(f"the body is larger than {MAX_BODY} bytes")
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        raise explain_errors(error, skip=0) from None
-
-
-async def of_state(work: Awaitable[R]) -> R:
-    """Wait for the state; raises AwayError if it can't be reached."""
-    try:
-        return await work
-    except JingyinError:
-        raise
-    except Exception as error:
-        raise AwayError(f"the state can't be reached ({type(error).__name__}); nothing was changed") from None
 
 
 async def known(request: Request) -> Response:

@@ -30,13 +30,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jingyin.model.errors import InputError, JingyinError
 from jingyin.model.labels import TABLE
 from jingyin.model.signs import SIGNS
-from jingyin.serve.answer import Answer, Origin
+from jingyin.serve.answer import Answer, Origin, RefusedError
 from jingyin.serve.http import schema
 from jingyin.serve.http.admin import ADMIN_ROUTES
 from jingyin.serve.http.batcher import BusyError
-from jingyin.serve.http.call import Call, RefusedError, read_body
+from jingyin.serve.http.call import Call, body_as, of_state, read_body
 from jingyin.serve.http.deployment import Load
-from jingyin.serve.http.parts import share
 from jingyin.serve.http.service import MAX_EXPLAINED, Service
 from jingyin.serve.memory.memory import make_memory
 from jingyin.serve.observe import error_site, log
@@ -256,6 +255,17 @@ async def _results(
             for reason in result["reasons"]:
                 reason["spans"] = found and [*map(asdict, found.reasons.get(reason["sign"], []))]
     return results
+
+
+async def share(request: Request) -> Response:
+    """Keep a part for other filters (gateways/shared.py), or forget it; answer with the parts that each key had."""
+    call: Call = request.scope["jingyin"]
+    body, memory = await body_as(request, schema.SharedPart), call.service.memory
+    if body.forget and body.part:
+        await of_state(memory.forget_part(call.key, body.keys, body.part))
+        return JsonResponse({"request_id": call.id, "keys": []})
+    found = await of_state(memory.share_part(call.key, body.keys, body.part, body.seconds))
+    return JsonResponse({"request_id": call.id, "keys": [{"parts": parts, "lost": lost} for parts, lost in found]})
 
 
 async def ready(request: Request) -> Response:

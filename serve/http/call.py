@@ -1,24 +1,24 @@
-"""One call of a client, and its body."""
+"""One call of a client: its body, and the state that it asks or changes."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from jingyin.model.errors import JingyinError
+from jingyin.model.errors import InputError, JingyinError
+from jingyin.serve.answer import RefusedError
 from jingyin.serve.http.batcher import BusyError
 from jingyin.serve.http.connection import Connection
+from jingyin.serve.http.schema import explain_errors
 from jingyin.serve.http.service import Service
 
-MAX_BODY = 1 << 20
-"""Most bytes of a body."""
+MAX_BODY, MAX_SMALL_BODY = 1 << 20, 64 << 10
+"""Most bytes of a body; of one that names a single thing, as an analyst's does."""
 
-
-class RefusedError(JingyinError):
-    """A request that is refused with `status`."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -61,3 +61,26 @@ async def read_body(request: Request) -> bytes:
     if call.connection:
         call.connection.whole()
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def body_as(request: Request, kind: type[M]) -> M:
+    """Read a small body; raises InputError for a wrong one, RefusedError for one that is no JSON."""
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):
+        raise InputError("send the body with Content-Type: application/json")  # which no other site's page can
+    if len(data := await read_body(request)) > MAX_SMALL_BODY:
+        raise InputError(f"the body is larger than {MAX_SMALL_BODY} bytes")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise explain_errors(error, skip=0) from None
+
+
+async def of_state(work: Awaitable[R]) -> R:
+    """Wait for the state; raises RefusedError if it can't be reached."""
+    try:
+        return await work
+    except JingyinError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise RefusedError(503, f"the state can't be reached ({kind}); nothing was changed") from None

@@ -7,7 +7,7 @@ import math
 import time
 from concurrent.futures import Future
 from datetime import datetime
-from typing import Annotated
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -15,37 +15,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from jingyin.model.errors import InputError, JingyinError
+from jingyin.model.labels import BENIGN, FLAGGED
+from jingyin.model.near_copies import CHARACTERS
 from jingyin.model.text import clean
-from jingyin.serve.cases.cases import Filter, Message, ReportKind
-from jingyin.serve.cases.decision import Decision, label_of
+from jingyin.serve.cases.cases import TEXT, Decision, Filter, Message, ReportKind
 from jingyin.serve.cases.store import StoreError
-from jingyin.serve.cases.writer import TEXT, Writer
-from jingyin.serve.http.admin import body_as, of_state
+from jingyin.serve.cases.writer import Writer
 from jingyin.serve.http.batcher import BusyError
-from jingyin.serve.http.call import Call
+from jingyin.serve.http.call import Call, body_as, of_state
 from jingyin.serve.http.schema import Address, explain_errors
-from jingyin.serve.memory.known import CHARACTERS, KnownAction, NewWording
+from jingyin.serve.memory.known import KnownAction, NewWording
 from jingyin.serve.observe import log
 
 REPORT_SECONDS = 10.0
 """Longest wait of a report for the database."""
 UNREAD = ("review", "ordinary", 0.5)
 """Action, label and risk of a reported message that could not be scored."""
+LABELS_OF: dict[str, tuple[str, ...]] = {"threat": (*FLAGGED, "other_threat"), "innocent": (*BENIGN, "other_threat")}
+"""Decision -> labels that don't contradict it."""
 _YEAR_10000 = 253_402_300_800  # in Unix seconds
-
-
-class Listing(BaseModel):
-    """The query of GET /admin/cases."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: Annotated[str, Field(pattern="^(open|decided)$")] = "open"
-    reason: str | None = None
-    route: str | None = None
-    label: str | None = None
-    text: str | None = None
-    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
-    after: str | None = None
 
 
 class NewDecision(BaseModel):
@@ -93,12 +81,10 @@ def _moment(given: float | str, name: str) -> float:
 async def listed(request: Request) -> Response:
     """List cases, most harmful first."""
     try:
-        wanted = Listing.model_validate(dict(request.query_params))
+        wanted = Filter.model_validate(dict(request.query_params))
     except ValidationError as error:
         raise explain_errors(error, skip=0) from None
-    filter_ = Filter(wanted.state, wanted.reason, wanted.route, wanted.label, wanted.text)
-    cases = _writer(request).cases
-    return JSONResponse({"cases": await asyncio.to_thread(cases.listed, filter_, wanted.limit, wanted.after)})
+    return JSONResponse({"cases": await asyncio.to_thread(_writer(request).cases.listed, wanted)})
 
 
 async def one(request: Request) -> Response:
@@ -134,6 +120,19 @@ async def decide(request: Request) -> Response:
         raise
     log("case_decided", request=call.id, case=case["id"], decision=body.decision, label=label, key=call.key)
     return JSONResponse({"id": case["id"], "state": "decided", "known": known, "label": label})
+
+
+def label_of(case: dict[str, Any], decision: Decision, label: str | None) -> str:
+    """Return the label of a decision; raises InputError for one that contradicts it.
+
+    Without one, a threat has the label that the bundle gave, if that is flagged, else just "flagged", as `jingyin
+    finetune` reads it; an innocent is ordinary.
+    """
+    if label is None:
+        return "ordinary" if decision == "innocent" else case["label"] if case["label"] in FLAGGED else "flagged"
+    if label not in LABELS_OF[decision]:
+        raise InputError(f"label: wanted one of {', '.join(LABELS_OF[decision])} for the decision {decision}")
+    return label
 
 
 async def undo(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The bodies of POST /v1/score; openapi.json describes them, and the answers, for clients."""
+"""The bodies of POST /v1/score and /v1/parts; openapi.json describes them, and the answers, for clients."""
 
 import json
 from base64 import b64decode
@@ -18,7 +18,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from jingyin.model.errors import InputError
+from jingyin.model.errors import InputError, JingyinError
+from jingyin.serve.answer import RefusedError
 from jingyin.serve.encodings import replaced
 from jingyin.serve.sms import CODINGS, Segment
 
@@ -34,12 +35,7 @@ MAX_DEADLINE_MS = 5_000
 """A longer deadline counts as this."""
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
-
-def _whole(value: Any) -> Any:  # noqa: ANN401  any JSON
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 """Accepts integers as JSON Schema defines them: 50.0 is one."""
 
 Payload = Annotated[str, Field(pattern=_BASE64, max_length=87_380)]
@@ -143,14 +139,20 @@ BODY: TypeAdapter[AnyBody] = TypeAdapter(
 )
 
 
-class MalformedError(InputError):
-    """The body is not JSON."""
+class SharedPart(_In):
+    """The body of POST /v1/parts: keys of messages, and a part that may belong to them, as the filter writes it.
 
-    status = 400
+    Without a part nothing is kept. With `forget` the part is no longer kept.
+    """
+
+    keys: list[Annotated[str, Field(max_length=1_000)]] = Field(min_length=1, max_length=64, repr=False)
+    part: str | None = Field(None, min_length=1, repr=False)
+    seconds: Annotated[int, Field(ge=1, le=604_800), WHOLE]
+    forget: bool = False
 
 
 def parse(body: bytes) -> AnyBody:
-    """Validate the body of /v1/score; raises MalformedError or InputError with all errors.
+    """Validate the body of /v1/score; raises RefusedError for no JSON, or InputError with all errors.
 
     Lone surrogates, which pydantic refuses, become U+FFFD: any sender can put one into a message, and a refusal would
     be a way past the filter. Folding drops both.
@@ -169,14 +171,14 @@ def parse(body: bytes) -> AnyBody:
     raise explain_errors(error)
 
 
-def explain_errors(error: ValidationError, skip: int = 1) -> InputError:
+def explain_errors(error: ValidationError, skip: int = 1) -> JingyinError:
     """Put validation errors into words, without input: pydantic quotes it by default.
 
     `skip` is the number of leading items of an error's location that name a kind of body rather than a field.
     """
     errors = error.errors(include_input=False, include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":
-        return MalformedError(f"the body is no JSON: {errors[0]['msg']}")
+        return RefusedError(400, f"the body is no JSON: {errors[0]['msg']}")
     words = []
     for each in errors[:5]:
         place, message = each["loc"][skip:], each["msg"]

@@ -16,6 +16,7 @@ from jingyin.serve.explain import Explanation
 from jingyin.serve.http.batcher import Batcher, BusyError, Gate, Outcome, Shares
 from jingyin.serve.http.deployment import Deployment, Load
 from jingyin.serve.http.keys import Keys
+from jingyin.serve.memory.memory import Memory
 from jingyin.serve.observe import Metrics, error_site, log
 from jingyin.serve.scorer import Scored
 from jingyin.serve.settings import Settings
@@ -23,7 +24,6 @@ from jingyin.serve.sms import Decoded, Segment, readings
 
 if TYPE_CHECKING:
     from jingyin.serve.cases.writer import Writer
-    from jingyin.serve.memory.memory import Memory
 
 MAX_EXPLAINED = 16
 """Messages that may wait for evidence."""
@@ -42,7 +42,7 @@ class Service:
     """The parts of a running service, one for each worker."""
 
     def __init__(
-        self, settings: Settings, load: Load, make_memory: Callable[[Metrics], "Memory"],
+        self, settings: Settings, load: Load, make_memory: Callable[[Metrics], Memory],
         make_writer: "Callable[[Metrics], Writer] | None" = None,
     ) -> None:  # fmt: skip
         self.settings = settings

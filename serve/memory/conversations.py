@@ -6,49 +6,25 @@ most likely read them, and one threat, or one false alarm, then doesn't stop all
 for at most ten minutes.
 
 A burst is many near-copies in a short time: a message of some risk that would pass is held when more than `count`
-near-copies came before it. Near-copies share most of the smallest hashes of their character triples (bottom-k sketches,
-Broder 1997); a low quantile of the earlier counts of these hashes estimates the number of near-copies.
+near-copies came before it. Near-copies share most of a sketch (model/near_copies.py); a low quantile of the earlier
+counts of its hashes estimates their number.
 """
 
 from collections.abc import Sequence
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from jingyin.model.near_copies import CHARACTERS, sketch
 from jingyin.model.text import CleanString
-from jingyin.serve.memory.known import hashes
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op
+from jingyin.serve.settings import BurstSettings, ConversationSettings
 
 EARLIER = 2
 """Most earlier messages that a new one is joined with."""
-CHARACTERS = 500
-"""Characters of each message that are joined: seven parts of an SMS."""
 SKETCH = 8
 """Hashes by which near-copies are counted."""
 
 _RANK = 3  # index in the ascending counts: three hashes may be of characters that the sender changed
 _MARKS = tuple(" ,.!?;:。、")
-
-
-class ConversationSettings(BaseModel):
-    """How long messages are kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seconds: Annotated[float, Field(gt=0, le=600)] = 600.0
-
-
-class BurstSettings(BaseModel):
-    """When suspicious messages sent in bulk are held."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    risk: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """The least risk of a message that is counted and may be held."""
-    count: Annotated[int, Field(ge=1)] = 20
-    """Near-copies in the window above which it is held."""
-    window_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
 
 
 class JoinedText(CleanString):
@@ -93,9 +69,9 @@ class Bursts:
 
     def ask(self, text: str) -> list[Op]:
         """Return the operations that count clean `text`."""
-        sketch = sorted(set(hashes(text, self._secret.salt)))[:SKETCH]
         window = self.settings.window_seconds
-        return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in sketch]
+        found = sketch(text, self._secret.salt, SKETCH)
+        return [Op("tally", "b:" + self._secret.hash("burst", str(each)), 1, window) for each in found]
 
     def near_copies(self, counts: Sequence[float]) -> int:
         """Return the number of earlier near-copies, given the results of `ask`."""

@@ -1,8 +1,7 @@
 """Known wordings: one human judgement decides on near-copies at once, on every machine.
 
 A wording is kept as hashes of the triples of its clean text, of characters and of sounds, so that numbers, links and
-disguises that the normaliser undoes make no difference. Short numbers and Chinese numerals count as numbers. The
-actions match differently:
+disguises that the normaliser undoes make no difference. The actions match differently:
 
     block, review   PASS_SHARE of the wording is in the message, and only short slots of the message are outside the
                     wording: then the analyst's word beats the risk. Or
@@ -29,7 +28,6 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
-from importlib.resources import files
 from itertools import chain, islice
 from string import ascii_lowercase
 from typing import Annotated, Literal, NamedTuple
@@ -41,13 +39,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from jingyin.model.errors import InputError
 from jingyin.model.fold import FOLD
 from jingyin.model.masks import PLACEHOLDERS
+from jingyin.model.near_copies import ALIKE, CHARACTERS, hashes, place, share, units
 from jingyin.model.text import CleanString, clean
 from jingyin.model.tokenizer import default_lexicon
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Op, State
 
-CHARACTERS = 500
-"""Characters of a wording and of a message that count: seven parts of an SMS."""
 FEWEST = 8
 """Fewest characters of a wording; shorter ones occur in too many messages."""
 BLOCK_SHARE, GARBLED_SHARE, PASS_SHARE = 0.65, 0.4, 0.9
@@ -70,13 +67,8 @@ Behind a wording to block as many as AROUND may stand (，谢谢配合): a repor
 KEPT_SECONDS = 30 * 86_400
 """How long an expired wording is kept: it is back once a clock that was ahead is set right."""
 
-_TRIPLE = np.dtype("<u8")  # four units of UTF-16; the salt's low zeros drop the fourth
 _ANCHORS, _OWNERS = 24, 8  # triples that a wording is looked up by; wordings that one triple leads to
 _MET = 0.25  # share of a wording's anchors that a message must contain to be compared with it
-# A number may be a price in one copy and a debt in another. A lone numeral counts only before a unit: 逐一 is a word.
-_NUMERALS = "零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟"
-_DIGITS = r"\d" + "".join(c for kind, c in PLACEHOLDERS.items() if kind not in ("link", "email"))
-_NUMBER = re.compile(f"[{_DIGITS}{_NUMERALS}]{{2,}}|[{_DIGITS}]|[{_NUMERALS}](?=[年月日号天周点时分小元块个人次遍])")
 _SLOT = re.compile("‹([^‹›]*)›")
 # A pattern of kinds, one byte for each unit of UTF-16: "w" in the wording, "r" rare Han, "d" digits, "g" letters, marks
 # and what sounds like the wording, "." all else. Letters with digits are codes. Common characters between garbled ones
@@ -165,65 +157,33 @@ class Index:
         candidates = [(count, number) for number, count in counts.items() if count >= self._wanted[number]]
         if not candidates:
             return []
-        held = frozenset(triples)
+        different = frozenset(triples)
         least = 0 if (_kinds(text) == ord("r")).any() else GARBLED_SHARE
         matches = []
         for _, number in nlargest(3, candidates):
             wording = self.wordings[number]
-            if (share := len(held & wording.triples) / len(wording.triples)) >= least:
-                match = _match(wording, share, text, triples, hashes(text, self._salt, sounds=True))
-                if match.garbled or share >= BLOCK_SHARE:
+            if (held := share(wording.triples, different)) >= least:
+                match = _match(wording, held, text, triples, hashes(text, self._salt, sounds=True))
+                if match.garbled or held >= BLOCK_SHARE:
                     matches.append(match)
         return sorted(matches, key=lambda match: -match.share)
 
 
-def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Return for each unit of UTF-16 the first one that sounds like it, itself if none does, and its kind."""
-    sounds, kinds = np.arange(1 << 16, dtype="<u2"), np.full(1 << 16, ord("."), np.uint8)
+def _kind_of_units() -> NDArray[np.uint8]:
+    kinds = np.full(1 << 16, ord("."), np.uint8)
     kinds[[ord(each) for each in f"{ascii_lowercase}#$*+<=>@\\^_`{{|}}"]] = ord("g")
     kinds[ord(PLACEHOLDERS["number"])] = ord("d")
     kinds[0x3400:0xA000] = ord("r")
-    kinds[[ord(each) for each in set(default_lexicon()) if "\u3400" <= each < "\ua000"]] = ord(".")
-    syllables = files("jingyin.model").joinpath("tables/sounds.txt").read_text(encoding="utf-8")
-    for alike in ([ord(each) for each in line.split(" ")[1]] for line in syllables.splitlines()):
-        sounds[alike] = alike[0]
-        kinds[alike] = ord(".")
-    return sounds, kinds
+    common = {*"".join(ALIKE), *(each for each in set(default_lexicon()) if "\u3400" <= each < "\ua000")}
+    kinds[[ord(each) for each in common]] = ord(".")
+    return kinds
 
 
-_SOUNDS, _KINDS = _tables()
-
-
-def hashes(text: str, salt: np.uint64, *, sounds: bool = False) -> list[int]:
-    """Return the hashes (32 bits) of the triples of clean `text` in order: one for each character but the last two.
-
-    A number is one character. With `sounds`, characters of one toneless syllable are equal.
-    """
-    data = _units(text)
-    if sounds:
-        data = _SOUNDS[np.frombuffer(data, "<u2")].tobytes()
-    if len(data) < 6:
-        return []
-    triples = np.ndarray((len(data) >> 1) - 2, _TRIPLE, data + b"\0\0", 0, (2,)) * salt
-    found: list[int] = (triples >> np.uint64(32)).tolist()
-    return found
-
-
-def _units(text: str) -> bytes:
-    return _NUMBER.sub(PLACEHOLDERS["number"], text[:CHARACTERS]).encode("utf-16-le", "surrogatepass")
-
-
-def _starts(units: NDArray[np.uint16]) -> list[int]:
-    """Return where each unit of a text with numbers of one character, and the end, lies in the `units` of the text."""
-    at, starts = 0, list[int]()
-    for match in _NUMBER.finditer("".join(map(chr, units))):
-        starts += range(at, match.start() + 1)
-        at = match.end()
-    return [*starts, *range(at, len(units) + 1)]
+_KINDS = _kind_of_units()
 
 
 def _kinds(text: str) -> NDArray[np.uint8]:
-    kinds: NDArray[np.uint8] = _KINDS[np.frombuffer(_units(text), "<u2")]
+    kinds: NDArray[np.uint8] = _KINDS[units(text)]
     return kinds
 
 
@@ -235,7 +195,8 @@ def _covered(triples: Sequence[int], held: frozenset[int]) -> NDArray[np.bool_]:
     return covered
 
 
-def _match(wording: Wording, share: float, text: str, triples: Sequence[int], sounds: Sequence[int]) -> Match:
+def _match(wording: Wording, held: float, text: str, triples: Sequence[int], sounds: Sequence[int]) -> Match:
+    """Compare a wording with clean `text`, which has the share `held` of it, by its triples and its sounds."""
     covered = _covered(triples, wording.triples)
     places = np.flatnonzero(covered)
     gaps = np.diff(np.concatenate([[-1], places, [len(covered)]])) - 1
@@ -244,7 +205,7 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int], so
     inside = covered[places[0] : places[-1] + 1]
     passes = around <= LONGEST_SLOT and covered.mean() >= COVERED
     blocks = gaps[0] <= LONGEST_SLOT and gaps[-1] <= AROUND and inside.mean() >= COVERED
-    explains = share >= PASS_SHARE and gaps[1:-1].max(initial=0) <= LONGEST_SLOT
+    explains = held >= PASS_SHARE and gaps[1:-1].max(initial=0) <= LONGEST_SLOT
     explains &= bool(passes if wording.action == "pass" else blocks)
     kinds = _kinds(text)
     kinds[_covered(sounds, wording.sounds)] = ord("g")
@@ -253,11 +214,9 @@ def _match(wording: Wording, share: float, text: str, triples: Sequence[int], so
     # A rare character stands for one of the wording's, whose triples it broke.
     broken = int((rare[:-2] | rare[1:-1] | rare[2:]).sum()) / len(wording.triples)
     odd = around < COMPANY if rare.any() else around <= AROUND and _GARBLED.search(kinds.tobytes()) is not None
-    garbled = odd and share >= GARBLED_SHARE * (1 - broken)
-    data = text[:CHARACTERS].encode("utf-16-le", "surrogatepass")
-    starts = _starts(np.frombuffer(data, "<u2"))
-    part = data[2 * starts[places[0]] : 2 * starts[places[-1] + 1]].decode("utf-16-le", "ignore")
-    return Match(wording, share, CleanString(part), around, explains, garbled)
+    garbled = odd and held >= GARBLED_SHARE * (1 - broken)
+    part = CleanString(place(text, int(places[0]), int(places[-1])))
+    return Match(wording, held, part, around, explains, garbled)
 
 
 def log_odds(risk: float) -> float:

@@ -14,26 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jingyin.model.errors import ConfigError
 from jingyin.model.labels import ACTIONS, Action
 from jingyin.model.text import CleanString
-from jingyin.serve.memory.contacts import contacts, has_contact
+from jingyin.serve.answer import Answer, Context
 from jingyin.serve.memory.conversations import Bursts, Conversations
 from jingyin.serve.memory.known import COMPANY, Known, Match, holds
 from jingyin.serve.memory.policy import MessageSource, Policy, read_policy
 from jingyin.serve.memory.remote import Guarded, Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret, read_secret
-from jingyin.serve.memory.senders import Suspects
+from jingyin.serve.memory.senders import Suspects, contacts, has_contact
 from jingyin.serve.memory.state import Local, Op, State
-from jingyin.serve.observe import log
-
-if TYPE_CHECKING:
-    from jingyin.serve.answer import Answer, Context
-    from jingyin.serve.observe import Metrics
-    from jingyin.serve.settings import Settings
-
+from jingyin.serve.observe import Metrics, log
+from jingyin.serve.settings import Settings
 
 _READING: dict[str, Callable[[Op], Op]] = {
     "marked": lambda op: op,
@@ -49,7 +44,7 @@ class Memory:
     """Judges the messages of a service; use it on the service's event loop only."""
 
     def __init__(
-        self, settings: "Settings", metrics: "Metrics", secret: Secret, state: State, patient: State | None = None
+        self, settings: Settings, metrics: Metrics, secret: Secret, state: State, patient: State | None = None
     ) -> None:
         """`state` serves messages, `patient`, by default the same, callers that can wait. Raises ConfigError."""
         self.state = state
@@ -63,7 +58,7 @@ class Memory:
         self._refreshing: asyncio.Task[None] | None = None
         self._metrics = metrics
 
-    async def judge(self, context: "Context", answer: "Answer", *, trial: bool = False) -> "Answer":
+    async def judge(self, context: Context, answer: Answer, *, trial: bool = False) -> Answer:
         """Return the answer to a message, unchanged or with another action, reason and `more`.
 
         Only the policy decides on one that was not scored.
@@ -147,7 +142,7 @@ class Memory:
     async def _run(self, ops: Sequence[Op], step: str) -> list[Any]:
         return await (self.state.run(ops, step) if isinstance(self.state, Guarded) else self.state.run(ops))
 
-    def _by_policy(self, context: "Context", answer: "Answer", *, trial: bool) -> "tuple[Answer, bool]":
+    def _by_policy(self, context: Context, answer: Answer, *, trial: bool) -> tuple[Answer, bool]:
         """Apply the rule that matches the message, if any; return also whether the rule decides alone."""
         scored, origin = answer.scored, context.origin
         if not self.policy.rules:
@@ -164,7 +159,7 @@ class Memory:
                 return answer, rule.action is not None
         return answer, False
 
-    async def _known_wording(self, context: "Context", text: CleanString, risk: float | None) -> Match | None:
+    async def _known_wording(self, context: Context, text: CleanString, risk: float | None) -> Match | None:
         """Return the known wording that decides the message."""
         for match in self.known.index.find(text):
             if holds(match, risk):
@@ -176,8 +171,8 @@ class Memory:
         return None
 
     async def _by_state(
-        self, context: "Context", answer: "Answer", own_action: Action, risk: float, match: Match | None, *, trial: bool
-    ) -> "Answer":
+        self, context: Context, answer: Answer, own_action: Action, risk: float, match: Match | None, *, trial: bool
+    ) -> Answer:
         """Report a message, with its own action and risk, to the state; hold it if the state gives a reason."""
         scored, (_, key, sender, receiver, *_) = answer.scored, context.origin
         if scored is None:
@@ -222,7 +217,7 @@ class Memory:
         undone = [Op("unshift", ops[-1].key, ops[-1].value)] if passed and judged is not held else []
         return await self._settle(marks, text, own_action, held, judged, undone, trial=trial)
 
-    def _hold(self, answer: "Answer", suspect: str | None, near: int | None) -> "Answer":
+    def _hold(self, answer: Answer, suspect: str | None, near: int | None) -> Answer:
         """Hold a message that passes if `suspect` (its sender or a contact) is suspicious, or after `near` copies."""
         if suspect:
             answer = answer._replace(action="review", reason=suspect)
@@ -234,9 +229,9 @@ class Memory:
         return answer
 
     async def _settle(
-        self, marks: list[str], text: str, own_action: Action, held: "Answer", judged: "Answer", ops: list[Op],
+        self, marks: list[str], text: str, own_action: Action, held: Answer, judged: Answer, ops: list[Op],
         *, trial: bool,
-    ) -> "Answer":  # fmt: skip
+    ) -> Answer:  # fmt: skip
         """Run `ops`, report the outcome of a message that passed alone to the state, and return the final answer."""
         if self.suspects and own_action == "pass":
             if judged.action == "pass":
@@ -247,7 +242,7 @@ class Memory:
             await self._run(ops, "report")
         return judged
 
-    async def _behind(self, context: "Context", answer: "Answer", joined: CleanString, *, trial: bool) -> "Answer":
+    async def _behind(self, context: Context, answer: Answer, joined: CleanString, *, trial: bool) -> Answer:
         """Score a message appended to those before it; the stronger action counts."""
         reading = await context.read(joined)
         if reading is None or not reading.final or answer.scored is None:
@@ -268,24 +263,17 @@ class Memory:
 _SOCKET, SECRET = "state", "secret"
 
 
-def state_folder() -> Path:
-    """Return the default folder of this machine's state: systemd's StateDirectory, or the user's."""
-    if given := os.environ.get("STATE_DIRECTORY"):
-        return Path(given.partition(":")[0])
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "jingyin"
-
-
 @contextmanager
-def shared_state(settings: "Settings", folder: Path) -> Iterator[None]:
+def shared_state(settings: Settings, folder: Path) -> Iterator[None]:
     """Keep the in-memory state, and the secret, of a service whose workers share the private `folder`.
 
     Raises ConfigError if the secret or the known wordings can't be read.
     """
     local = Local()
     if settings.state == "memory":
-        file = settings.known or state_folder() / "known.json"
+        file = settings.known_file
         try:
-            read_secret(settings.state_secret or file.with_name("secret"), make=True)
+            read_secret(settings.secret_file, make=True)
             local = Local(file=file)
         except OSError as error:  # nothing can be written there
             if settings.known or settings.state_secret:
@@ -296,13 +284,12 @@ def shared_state(settings: "Settings", folder: Path) -> Iterator[None]:
         yield
 
 
-def share_secret(settings: "Settings", folder: Path) -> None:
+def share_secret(settings: Settings, folder: Path) -> None:
     """Write the secret named by the settings to the workers' folder; raises ConfigError if it can't be read."""
     if settings.state != "memory" and settings.state_secret is None:
         raise ConfigError("a state on a server needs state_secret: make a file with openssl rand -hex 32")
-    file = settings.state_secret or (settings.known or state_folder() / "known.json").with_name("secret")
-    if settings.state_secret or os.path.exists(file):  # of Path's methods, exists raises where the folder is closed
-        secret = read_secret(file, make=False)
+    if settings.state_secret or os.path.exists(settings.secret_file):  # Path.exists raises where the folder is closed
+        secret = read_secret(settings.secret_file, make=False)
     elif (folder / SECRET).exists():
         return  # a reload, where nothing can be kept: the state is still that of the first secret
     else:
@@ -311,12 +298,12 @@ def share_secret(settings: "Settings", folder: Path) -> None:
         out.write(secret.hex())
 
 
-def make_memory(settings: "Settings", folder: Path | None, metrics: "Metrics") -> Memory:
+def make_memory(settings: Settings, folder: Path | None, metrics: Metrics) -> Memory:
     """Return the memory of a worker; without a `folder` it has a state of its own. Raises ConfigError."""
     if folder is None:
         return Memory(settings, metrics, Secret(secrets.token_bytes(32), encrypts=False), Local())
     on_server = settings.state != "memory"
-    secret = Secret(bytes.fromhex((folder / SECRET).read_text(encoding="ascii")), encrypts=on_server)
+    secret = Secret(read_secret(folder / SECRET, make=False), encrypts=on_server)
     remote, patient = (ValkeyState(settings.state) if on_server else Socket(folder / _SOCKET) for _ in range(2))
     metrics.state_away.set(0)
 

@@ -14,7 +14,7 @@ A rule with dry_run is counted but decides nothing: the search continues after i
 import re
 from collections.abc import Iterator
 from fnmatch import translate
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
 
@@ -67,10 +67,10 @@ class Rule(BaseModel):
 
     def meets(self, source: MessageSource, text: str) -> bool:
         """Whether the rule applies to a message: of each kind of pattern that it names, one matches."""
-        for given, pattern in zip((source.sender, source.route, source.key), self._patterns, strict=True):
-            if pattern and (given is None or not pattern.match(given)):
+        for patterns, given in ((self.sender, source.sender), (self.route, source.route), (self.key, source.key)):
+            if patterns and (given is None or not _pattern(patterns).match(given)):
                 return False
-        return not self._signatures or any(self._signatures.match(each) for each in _SIGNATURE.findall(text))
+        return not self.signature or any(_pattern(self.signature).match(each) for each in _SIGNATURE.findall(text))
 
     def decide(self, risk: float | None, alone: Action | None) -> Action | None:
         """Return the action for a message to which the bundle gives this risk (None: not scored) and action `alone`.
@@ -86,14 +86,6 @@ class Rule(BaseModel):
         if self.review:
             return "pass"
         return "review" if self.block and alone == "block" else alone
-
-    @cached_property
-    def _patterns(self) -> tuple[re.Pattern[str] | None, ...]:
-        return tuple(_any(each) for each in (self.sender, self.route, self.key))
-
-    @cached_property
-    def _signatures(self) -> re.Pattern[str] | None:
-        return _any(self.signature)
 
 
 class Policy(BaseModel):
@@ -112,8 +104,9 @@ class Policy(BaseModel):
                     return
 
 
-def _any(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
-    return re.compile("|".join(map(translate, patterns))) if patterns else None
+@cache
+def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)))
 
 
 def read_policy(file: Path) -> Policy:

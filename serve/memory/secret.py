@@ -31,7 +31,7 @@ class Secret:
         self._hashing = blake2b(b"identifiers", key=secret, digest_size=_BYTES).digest()
         number = int.from_bytes(blake2b(b"sketches", key=secret, digest_size=6).digest(), "big") | 1
         self.salt = np.uint64(number << 16)
-        """The multiplier of known.hashes."""
+        """The multiplier of near_copies.hashes."""
         self._cipher: aead.AESGCM | None = None
         if encrypts:
             try:

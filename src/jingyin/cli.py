@@ -7,17 +7,23 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from io import TextIOWrapper
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
 from jingyin.model.errors import ConfigError, JingyinError
 from jingyin.serve.encodings import KEEP, check_encoding, guess, replaced
+
+if TYPE_CHECKING:
+    from jingyin.serve.archive.campaigns import CampaignResult
+    from jingyin.serve.archive.mine import MineResult
+    from jingyin.serve.archive.relabel import RelabelResult
 
 app = typer.Typer(
     add_completion=False,
@@ -117,23 +123,18 @@ def relabel(
     Repeat the command to resume it. --compare and --label-studio use a finished output without scoring it again. Exit
     code 3: finished with rejected rows.
     """
+    options = dict(locals())  # each has the name of an argument of relabel
     from jingyin.serve.archive import relabel as archive  # the extra `batch`
 
+    as_json = options.pop("json")
     meanings = [pair.rpartition("=") for pair in label_map or []]
     if wrong := [pair for pair, (_, sign, _) in zip(label_map or [], meanings, strict=True) if not sign]:
         raise ConfigError(f"--label-map {wrong[0]!r} is not OLD=NEW")
-    result = archive.relabel(
-        inputs, output, text_column=text_column, id_column=id_column, bundle=bundle, encoding=encoding,
-        delimiter=delimiter, errors=errors, keep_rejected=keep_rejected, compare=compare,
-        label_map={old: new for old, _, new in meanings}, strict=strict, label_studio=label_studio, sample=sample,
-        fresh=fresh, processes=processes, progress=True,
-    )  # fmt: skip
-    for line in archive.lines(result, output, as_json=json):
-        typer.echo(line)
+    options["label_map"] = {old: new for old, _, new in meanings}
+    result = archive.relabel(**options, progress=True)
     if label_studio and not result.tasks:
         typer.echo(f"no tasks: no row {'changed' if compare else 'has action review'}", err=True)
-    if result.rejects:
-        raise typer.Exit(3)
+    _report(result, archive.lines(result, output), as_json=as_json)
 
 
 @app.command()
@@ -164,19 +165,13 @@ def campaigns(
 
     Output of `jingyin relabel` is not scored again. Exit code 3: finished with rejected rows.
     """
+    options = dict(locals())  # each but two has the name of an argument of campaigns
     from jingyin.serve.archive import campaigns as archive  # the extra `batch`
     from jingyin.serve.terminal import language_of
 
-    result = archive.campaigns(
-        inputs, output, text_column=text_column, id_column=id_column, sender=sender, receiver=receiver, time=time,
-        time_format=time_format, every=every, min_rows=min_rows, bundle=bundle, encoding=encoding, delimiter=delimiter,
-        label_studio=label_studio, answers=answers, language=language_of(lang, os.environ), fresh=fresh,
-        processes=processes, progress=True,
-    )  # fmt: skip
-    for line in archive.lines(result, output, as_json=json):
-        typer.echo(line)
-    if result.rejects:
-        raise typer.Exit(3)
+    as_json, language = options.pop("json"), language_of(options.pop("lang"), os.environ)
+    result = archive.campaigns(**options, language=language, progress=True)
+    _report(result, archive.lines(result, output), as_json=as_json)
 
 
 @app.command()
@@ -203,17 +198,12 @@ def mine(
 
     Repeat the command to resume it. Exit code 3: finished with rejected rows.
     """
+    options = dict(locals()) | {"decided": decided or []}  # each has the name of an argument of mine
     from jingyin.serve.archive import mine as archive  # the extra `batch`
 
-    result = archive.mine(
-        inputs, out, keep=keep, ordinary=ordinary, text_column=text_column, id_column=id_column, sender=sender,
-        decided=decided or [], bundle=bundle, encoding=encoding, delimiter=delimiter, label_studio=label_studio,
-        fresh=fresh, processes=processes, progress=True,
-    )  # fmt: skip
-    for line in archive.lines(result, out, as_json=json):
-        typer.echo(line)
-    if result.rejects:
-        raise typer.Exit(3)
+    as_json = options.pop("json")
+    result = archive.mine(**options, progress=True)
+    _report(result, archive.lines(result, out), as_json=as_json)
 
 
 @app.command()
@@ -287,8 +277,6 @@ def known_list(
     json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """List known wordings, newest first."""
-    from json import dumps
-
     from jingyin.serve.analyst import ask
 
     for each in ask(url, "GET", "/admin/known")["known"]:
@@ -625,6 +613,17 @@ def check_corpus(
     if errors:
         raise typer.Exit(1)
     typer.echo(f"no errors in {', '.join(map(str, paths or [default_folders()[0].parent]))}")
+
+
+def _report(result: "RelabelResult | CampaignResult | MineResult", lines: Iterable[str], *, as_json: bool) -> None:
+    """Print the report of an archive job, or its result as a line of JSON; exit with code 3 if rows were rejected."""
+    if as_json:
+        plain = {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in vars(result).items()}
+        lines = [dumps(plain, ensure_ascii=False)]
+    for line in lines:
+        typer.echo(line)
+    if result.rejects:
+        raise typer.Exit(3)
 
 
 def _lines(encoding: str | None) -> Iterator[str]:

@@ -29,10 +29,10 @@ END_SECONDS = 20
 STREAM = """
 from itertools import repeat
 from jingyin import Scorer
-from jingyin.serve import pool
+from jingyin.serve import scorer
 
 if __name__ == "__main__":
-    pool._ALONE_SECONDS = 0.0
+    scorer._ALONE_SECONDS = 0.0
     for verdict in Scorer.load().score_many(repeat("明天下午三点老地方见"), processes=2):
         print(verdict.label, flush=True)
 """
@@ -62,7 +62,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start processes after the first chunk."""
-    monkeypatch.setattr(pool, "_ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("jingyin.serve.scorer._ALONE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")

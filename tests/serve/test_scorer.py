@@ -20,8 +20,9 @@ from jingyin.model.bundle import Point
 from jingyin.model.cascade import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.model.text import clean
+from jingyin.serve.cache import Cache
 from jingyin.serve.networks import TOKENS, NetworkReader
-from jingyin.serve.scorer import CHUNK, Cache
+from jingyin.serve.scorer import CHUNK
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
 MESSAGES = [

@@ -14,7 +14,7 @@ import pytest
 from tests.serve.http.http_fakes import InThread
 
 from jingyin import LABELS, Scorer
-from jingyin.serve import pool
+from jingyin.serve import scorer as scoring
 
 MESSAGES = [
     "明天下午三点老地方见，记得带伞",
@@ -49,8 +49,8 @@ def by_score_many(folder: Path, messages: list[str], bundle: Path | None) -> Ver
 
 def by_processes(folder: Path, messages: list[str], bundle: Path | None) -> Verdicts:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "CHUNK", 3)  # the first three are scored before processes start
-        patch.setattr(pool, "_ALONE_SECONDS", 0.0)
+        patch.setattr(scoring, "CHUNK", 3)  # the first three are scored before processes start
+        patch.setattr(scoring, "_ALONE_SECONDS", 0.0)
         return [verdict.as_dict() for verdict in Scorer.load(bundle).score_many(messages, processes=2)]
 
 

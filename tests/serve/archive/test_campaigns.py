@@ -134,7 +134,7 @@ def test_tasks_have_the_reasons_of_their_campaign(tmp_path: Path, run: Run, sign
 def test_a_bundle_without_signs_says_so(tmp_path: Path, run: Run, make_bundle: Callable[..., Path]) -> None:
     report = run(write(tmp_path / "in.jsonl", SHOWN), tmp_path / "out", bundle=make_bundle())
     assert [row["reasons"] for row in table(tmp_path / "out")] == [[], []]
-    found = list(gather.lines(report, tmp_path / "out", as_json=False))
+    found = list(gather.lines(report, tmp_path / "out"))
     assert found[1].endswith(", which has no signs, so no campaign has reasons")
     assert "reasons: " not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
@@ -289,7 +289,7 @@ def test_verdicts_of_this_bundle_are_not_scored_again(
         assert report.reused == report.rows == 64
         assert table(tmp_path / kind) == table(tmp_path / "scored")
         assert members(tmp_path / kind) == members(tmp_path / "scored")
-    told = list(gather.lines(report, tmp_path, as_json=False))
+    told = list(gather.lines(report, tmp_path))
     assert told[1] == "64 rows had verdicts of this bundle and were not scored again"
 
 
@@ -299,7 +299,7 @@ def test_verdicts_of_another_bundle_are_scored_again(
     relabel([senders], tmp_path / "done.parquet", bundle=signed_bundle, processes=1)
     report = run(tmp_path / "done.parquet", tmp_path / "out")
     assert (report.reused, report.stale) == (0, 64)
-    told = list(gather.lines(report, tmp_path, as_json=False))
+    told = list(gather.lines(report, tmp_path))
     assert told[1] == "64 rows had verdicts of another bundle and were scored again"
 
 

@@ -61,7 +61,7 @@ def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Her
         "family": "call_bombing",
         "text": THREAT,
     }
-    assert list(lines(report, out, as_json=False))[1:] == [
+    assert list(lines(report, out))[1:] == [
         f"3 rows moved; see {out / '_moved.jsonl'}",
         "before \\ now  ordinary  pay_to_stop",
         "(empty)              0            1",

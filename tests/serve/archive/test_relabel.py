@@ -116,10 +116,10 @@ def test_a_bundle_without_signs_says_so(
     make_bundle: Callable[..., Path], archive: Path, tmp_path: Path, here: Here, signed_bundle: Path
 ) -> None:
     out = tmp_path / "out.parquet"
-    first, *_ = lines(here(archive, out, bundle=make_bundle()), out, as_json=False)
+    first, *_ = lines(here(archive, out, bundle=make_bundle()), out)
     assert first.endswith(", which has no signs, so no row has reasons")
     assert {len(row["jingyin_reasons"]) for row in read(out)} == {0}
-    first, *_ = lines(here(archive, out, bundle=signed_bundle, fresh=True), out, as_json=False)
+    first, *_ = lines(here(archive, out, bundle=signed_bundle, fresh=True), out)
     assert "no signs" not in first
 
 
@@ -222,7 +222,7 @@ def test_replaced_bytes_are_counted_in_a_column_and_told(tmp_path: Path, here: H
     (tmp_path / "in.csv").write_bytes(b"text\n" + b"a\xffb\nc\n" * 3)
     report = here(tmp_path / "in.csv", tmp_path / "out.parquet", encoding="utf-8")
     assert [row["jingyin_replaced"] for row in read(tmp_path / "out.parquet")] == [1, 0] * 3
-    told = list(lines(report, tmp_path / "out.parquet", as_json=False))
+    told = list(lines(report, tmp_path / "out.parquet"))
     assert told[1] == "3 rows with bytes that aren't text, replaced by U+FFFD; --errors strict rejects them"
     strict = here(tmp_path / "in.csv", tmp_path / "strict.parquet", encoding="utf-8", errors="strict")
     assert strict.rejects == {"not UTF-8": 3}

@@ -13,10 +13,10 @@ from tests.serve.http.http_fakes import SECRET, FakeScorer, run
 
 from jingyin.serve.cases import store
 from jingyin.serve.cases.cases import Cases, Filter, Message
-from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.cases.store import Store
 from jingyin.serve.http.service import Service
 from jingyin.serve.memory.secret import Secret
+from jingyin.serve.settings import CaseSettings
 
 THREAT = "【某某贷】死线已到，今晚八点前不处理，你的家人同事都会收到你的欠款记录"
 COPIES = [f"{THREAT}，回{end}" for end in ("电", "话", "复")]
@@ -210,7 +210,7 @@ def test_bounds(tmp_path: Path) -> None:
     queue.keep([message(text) for text in COPIES])
     queue.keep([message(DIFFERENT[3], time=time.time() - 90_000)])
     assert queue.expire() == 2  # open ones
-    assert {case["texts"][0] for case in queue.listed(Filter(), 9)} == {THREAT, DIFFERENT[2]}
+    assert {case["texts"][0] for case in queue.listed(Filter(limit=9))} == {THREAT, DIFFERENT[2]}
     assert dropped == {"texts": 2, "old": 1, "cases": 1}
 
 
@@ -221,7 +221,7 @@ def test_a_flood_of_different_messages_stays_within_the_bounds_and_is_counted(tm
     queue.keep([message(text, risk=0.1 + number / 1_000) for number, text in enumerate(texts)])
     assert queue.expire() == 100
     assert dropped == {"old": 0, "cases": 500}
-    assert {case["texts"][0] for case in queue.listed(Filter(), 1_000)} == set(texts[500:])  # the most harmful
+    assert {case["texts"][0] for case in queue.listed(Filter(limit=1_000))} == set(texts[500:])  # the most harmful
     assert queue.expire() == 100
 
 
@@ -231,8 +231,8 @@ def test_pages_and_export_are_read_in_the_order_of_an_index(tmp_path: Path) -> N
     statements: list[tuple[str, Any]] = []
     engine = queue.store._engine
     store.event.listen(engine, "before_cursor_execute", lambda *a: statements.append((a[2], a[3])))
-    first, *_ = queue.listed(Filter(), 1)
-    queue.listed(Filter(), 2, first["id"])
+    first, *_ = queue.listed(Filter(limit=1))
+    queue.listed(Filter(limit=2, after=first["id"]))
     list(queue.export(0))
     with sqlite3.connect(tmp_path / "cases.sqlite") as database:
         plans = [
@@ -251,12 +251,12 @@ def test_pages_and_export_are_read_in_the_order_of_an_index(tmp_path: Path) -> N
 def test_what_comes_after_a_decision_opens_a_new_case(tmp_path: Path) -> None:
     queue, _ = cases(tmp_path)
     queue.keep([message(THREAT)])
-    (case,) = queue.listed(Filter(), 9)
+    (case,) = queue.listed(Filter(limit=9))
     queue.decide(case, "threat", "debt_threat", None, "anna")
     queue.keep([message(THREAT), message(THREAT, report="unwanted", time=time.time() + 60)])
-    assert queue.listed(Filter(), 9) == []  # messages on their way, and reports that agree
+    assert queue.listed(Filter(limit=9)) == []  # messages on their way, and reports that agree
     queue.keep([message(THREAT, time=time.time() + 60)])
-    assert len(queue.listed(Filter(), 9)) == 1
+    assert len(queue.listed(Filter(limit=9))) == 1
 
 
 def test_a_newer_version_and_another_secret_are_refused_and_an_older_version_is_brought_up(
@@ -264,12 +264,12 @@ def test_a_newer_version_and_another_secret_are_refused_and_an_older_version_is_
 ) -> None:
     cases(tmp_path)[0].keep([message(THREAT)])
     with pytest.raises(store.ConfigError, match="were written with another secret; set state_secret"):
-        cases(tmp_path, secret=bytes([1] * 32))[0].listed(Filter(), 1)
+        cases(tmp_path, secret=bytes([1] * 32))[0].listed(Filter(limit=1))
     monkeypatch.setattr(store, "STEPS", (("ALTER TABLE cases ADD COLUMN note TEXT",),))
-    assert len(cases(tmp_path)[0].listed(Filter(), 1)) == 1
+    assert len(cases(tmp_path)[0].listed(Filter(limit=1))) == 1
     monkeypatch.undo()
     with pytest.raises(store.ConfigError, match="are of version 2, this jingyin knows up to 1; upgrade jingyin"):
-        cases(tmp_path)[0].listed(Filter(), 1)
+        cases(tmp_path)[0].listed(Filter(limit=1))
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
@@ -282,13 +282,13 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(store.StoreError, match=r"the disk is full \(SQLITE_FULL\); nothing was changed"):
         queue.keep([each._replace(text=each.text * 50) for each in texts])
     store.event.remove(queue.store._engine, "begin", full)
-    assert [case["texts"] for case in queue.listed(Filter(), 9)] == [[THREAT]]
+    assert [case["texts"] for case in queue.listed(Filter(limit=9))] == [[THREAT]]
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cases.sqlite").write_text("no database" * 1_000)
     with pytest.raises(store.StoreError, match=r"the database fails \(SQLITE_NOTADB\)"):
-        cases(tmp_path)[0].listed(Filter(), 1)
+        cases(tmp_path)[0].listed(Filter(limit=1))
 
 
 def test_while_the_database_is_away_messages_are_answered_counted_and_written_later(

@@ -18,11 +18,11 @@ from tests.serve.free_ports import free_ports
 from tests.serve.http.http_fakes import InThread, Process, post, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 
+from jingyin.serve.answer import RefusedError
 from jingyin.serve.cases.cases import Cases, Filter
-from jingyin.serve.cases.decision import ConflictError
-from jingyin.serve.cases.settings import CaseSettings
 from jingyin.serve.cases.store import Store
 from jingyin.serve.memory.secret import Secret
+from jingyin.serve.settings import CaseSettings
 
 
 def ask(server: Process | InThread, method: str, path: str, body: object = None) -> Any:
@@ -111,13 +111,13 @@ def test_postgresql(postgres: Postgres) -> None:
     until(reached)
     one.keep([message(THREAT, route="a\0b")])
     two.keep([message(text) for text in (*COPIES, OTHER)])
-    first, _ = one.listed(Filter(), 9)
+    first, _ = one.listed(Filter(limit=9))
     assert (first["count"], first["texts"]) == (4, [THREAT, *COPIES])
     two.decide(two.checked(first["id"], "open", None), "threat", "debt_threat", None, "anna")
     with pytest.raises(Exception, match="decided by anna meanwhile"):
         one.decide(first, "innocent", "ordinary", None, "ben")
     assert [row["text"] for row in one.export(0)] == [THREAT]
-    (other,) = one.listed(Filter(), 9)
+    (other,) = one.listed(Filter(limit=9))
     together = Barrier(2)
 
     def decide(cases: Cases, by: str) -> str:
@@ -125,7 +125,7 @@ def test_postgresql(postgres: Postgres) -> None:
         together.wait()
         try:
             cases.decide(case, "innocent", "ordinary", None, by)
-        except ConflictError:
+        except RefusedError:
             return ""
         return by
 

@@ -467,7 +467,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario(world: KannelWorld) -> None:
         first = await asyncio.open_connection("127.0.0.1", world.port)
-        while not world.filter._connections:
+        while not world.filter._listener.tasks:
             await asyncio.sleep(0.01)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
         with suppress(ConnectionResetError):

@@ -392,7 +392,7 @@ async def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_
     peer = await world.bound()
     close = dialect.close(9)
     peer.send(dialect.submit("慢" * 50, 2), dialect.part("早", 3, (7, 2, 1)))
-    (session,) = world.proxy._sessions.values()
+    (session,) = world.proxy._sessions
     while len(session._client.unanswered) < 2:
         await asyncio.sleep(0)
     world.gateway.writers[0].write(close)
@@ -454,7 +454,7 @@ async def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is
     submit, close = dialect.command["submit"], dialect.command["close"]
     world.gateway.answer = lambda data: b"" if dialect.read(data)[0] == submit else answer(data)  # it answers late
     peer.send(dialect.submit("慢" * 50, 2), dialect.submit(THREAT, 3))
-    (session,) = world.proxy._sessions.values()
+    (session,) = world.proxy._sessions
     while len(session._client.unanswered) < 2:
         await asyncio.sleep(0)
     draining = asyncio.create_task(world.proxy.drain())

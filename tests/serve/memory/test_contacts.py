@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.model.text import clean
-from jingyin.serve.memory.contacts import MOST, contacts, has_contact
+from jingyin.serve.memory.senders import MOST, contacts, has_contact
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ from tests.serve.memory.gateway import MemoryUser
 from tests.serve.memory.test_state import Clock
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.memory.conversations import BurstSettings, ConversationSettings
 from jingyin.serve.memory.state import Local
-from jingyin.serve.settings import load_settings
+from jingyin.serve.settings import BurstSettings, ConversationSettings, load_settings
 
 HAN = [chr(c) for c in range(0x4E00, 0x9000)]
 WARNING = "您好，您在我司的借款已逾期三天，若今日下午六点前未处理，将通知您的通讯录联系人及单位，后果自负"

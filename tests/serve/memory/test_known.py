@@ -11,8 +11,9 @@ from tests.serve.memory.gateway import KEY, MemoryUser
 from tests.serve.memory.test_state import Clock
 
 from jingyin.model.errors import InputError
+from jingyin.model.near_copies import hashes
 from jingyin.model.text import clean
-from jingyin.serve.memory.known import Index, Known, NewWording, Wording, hashes
+from jingyin.serve.memory.known import Index, Known, NewWording, Wording
 from jingyin.serve.memory.secret import Secret
 from jingyin.serve.memory.state import Local, Op
 

@@ -8,8 +8,9 @@ from tests.serve.memory.test_state import Clock
 
 from jingyin.serve.memory.remote import Guarded
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.senders import SAMPLE, SenderSettings, Suspects
+from jingyin.serve.memory.senders import SAMPLE, Suspects
 from jingyin.serve.memory.state import Local, Op
+from jingyin.serve.settings import SenderSettings
 
 DAY = 86_400.0
 THREAT, NOTICE, MILD = "不还钱就爆你通讯录", "您的验证码是123456", "明天再不转过来你看着办"
