@@ -300,35 +300,28 @@ def test_a_header_that_was_not_announced_leaves_pk_total_its_say(dialect: Dialec
         read(codec, dialect.submit(udh(7, 2, 1) + GOOD, 1, pk=(2, 2)))
 
 
+@played()
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)
-def test_a_message_between_gateways_is_refused(dialect: Dialect) -> None:
+async def test_a_message_between_gateways_is_refused(world: World, peer: Peer, dialect: Dialect) -> None:
     forward = 5 if dialect is SMGP else 9
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.frame(forward, THREAT.encode("utf-16-be") * 20, 2))
-        answer = await peer.read()
-        assert int.from_bytes(answer[4:8]) == 0x80000000 | forward
-        assert answer[-1] == (11 if dialect is SMGP else 2)
-        assert len(world.gateway.received) == 1
-
-    play(scenario, dialect)
+    peer.send(dialect.frame(forward, THREAT.encode("utf-16-be") * 20, 2))
+    answer = await peer.read()
+    assert int.from_bytes(answer[4:8]) == 0x80000000 | forward
+    assert answer[-1] == (11 if dialect is SMGP else 2)
+    assert len(world.gateway.received) == 1
 
 
 @played(hold=20)
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3], ids=lambda dialect: dialect.name)
-async def test_parts_that_only_pk_total_and_pk_number_tell(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_parts_that_only_pk_total_and_pk_number_tell(peer: Peer, dialect: Dialect) -> None:
     peer.send(dialect.submit(HALVES[0], 2, pk=(2, 1)), dialect.submit(HALVES[1], 3, pk=(2, 2)))
     assert await peer.answers(2) == {2: dialect.blocked, 3: dialect.blocked}
 
 
 @played(CMPP2)
 @pytest.mark.parametrize("coding", [4, 5, 20, 32, 0xC0, 0xF4])
-async def test_chinese_among_much_ascii_is_read_under_any_coding_but_ucs2(world: World, coding: int) -> None:
-    peer = await world.bound()
-    peer.send(CMPP2.submit(b". " * 60 + "弄死你".encode("gbk"), 2, coding=coding))
-    assert await peer.answers(1) == {2: CMPP2.blocked}
+async def test_chinese_among_much_ascii_is_read_under_any_coding_but_ucs2(peer: Peer, coding: int) -> None:
+    assert await peer.ask(CMPP2.submit(b". " * 60 + "弄死你".encode("gbk"), 2, coding=coding)) == {2: CMPP2.blocked}
 
 
 @played()
@@ -338,10 +331,8 @@ async def test_chinese_among_much_ascii_is_read_under_any_coding_but_ucs2(world:
     [(0, "gbk"), (15, "gbk"), (8, "utf-16-be"), (8, "utf-16-le"), (8, "utf-16"), (0, "utf-16-be"), (15, "utf-8"),
      (25, "utf-16-be"), (4, "utf-16-be"), (11, "utf-8"), (1, "gbk")],
 )  # fmt: skip
-async def test_codings_and_what_deviates_from_them(world: World, dialect: Dialect, coding: int, codec: str) -> None:
-    peer = await world.bound()
-    peer.send(dialect.submit("还钱不然弄死你全家".encode(codec), 2, coding=coding))
-    assert await peer.answers(1) == {2: dialect.blocked}
+async def test_codings_and_what_deviates_from_them(peer: Peer, dialect: Dialect, coding: int, codec: str) -> None:
+    assert await peer.ask(dialect.submit("还钱不然弄死你全家".encode(codec), 2, coding=coding)) == {2: dialect.blocked}
 
 
 # ---- SGIP's gateway connects to the client too
@@ -356,8 +347,7 @@ def test_the_gateways_own_connections_are_passed_on(judge: str, judged: bool) ->
         gateway = Peer(SGIP, *await asyncio.open_connection("127.0.0.1", port))
         world.peers.append(gateway)
         sent = [SGIP.login(1), SGIP.report(2), SGIP.deliver(THREAT, 3), SGIP.deliver(GREETING, 4), SGIP.close(5)]
-        gateway.send(*sent)
-        assert await gateway.answers(5) == {1: 0, 2: 0, 3: 108 if judged else 0, 4: 0, 5: 0}
+        assert await gateway.ask(*sent) == {1: 0, 2: 0, 3: 108 if judged else 0, 4: 0, 5: 0}
         assert sp.received == [each for each in sent if not (judged and each is sent[2])]
         sp.stop()
 

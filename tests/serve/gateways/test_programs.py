@@ -16,8 +16,8 @@ from urllib.request import urlopen
 import pytest
 from tests.serve.free_ports import free_ports
 from tests.serve.gateways.dialects import RESPONSE, SMPP, Dialect
-from tests.serve.gateways.fakes import GREETING, SLOW, THREAT, Gateway, Peer, Scoring, World, play
-from tests.serve.gateways.test_kannel import until
+from tests.serve.gateways.fakes import GREETING, SLOW, THREAT, Gateway, Peer, Scoring, World, play, until
+from tests.serve.gateways.test_kannel import poll
 from tests.serve.gateways.threats import ORDINARY, THREATS
 from tests.serve.http.http_fakes import InThread, Process
 
@@ -60,8 +60,7 @@ def test_sigterm_loses_nothing(dialect: Dialect) -> None:
             peer.send(dialect.login())
             await peer.read()
             peer.send(*(dialect.submit("慢" * 5, i, to=(str(13800000000 + i),)) for i in range(2, 102)))
-            while len(gateway.submitted()) < 10:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(gateway.submitted()) >= 10)
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.05)
             peer.send(dialect.submit(GREETING, 200))
@@ -70,8 +69,7 @@ def test_sigterm_loses_nothing(dialect: Dialect) -> None:
                 assert code == dialect.command["submit"] | RESPONSE
                 answers[sequence] = status
                 if sequence == 200:
-                    while 101 not in gateway.submitted():
-                        await asyncio.sleep(0.01)
+                    await until(lambda: 101 in gateway.submitted())
                     gateway.writers[0].write(answer(dialect.submit("", 101)))
             peer.send(dialect.answer(data))
             assert await peer.read() == b""
@@ -259,7 +257,7 @@ def kannel(folder: Path, proxy_port: int) -> Iterator[str]:
         for box, url in (("bearerbox", f"http://127.0.0.1:{ports['admin']}/status"), ("smsbox", base)):
             call = [box, "-v", "4", str(config)]
             boxes.append(subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            until(lambda url=url: _answers(url), box)
+            poll(lambda url=url: _answers(url), box)
         yield base + "username=user&password=secret&from=100&to=200&coding=2&"
     finally:
         for box in reversed(boxes):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
-from tests.serve.gateways.fakes import GREETING, THREAT, World, counted, play, played
+from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, counted, play, played
 from tests.serve.gateways.golden import GOLDEN
 
 from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError, digits
@@ -216,16 +216,14 @@ def test_what_can_not_be_read_is_refused_whatever_is_set(bad: bytes, wanted: int
 
     async def scenario(world: World) -> None:
         peer = await world.bound()
-        peer.send(bad)
-        assert await peer.answers(1) == {2: wanted}
+        assert await peer.ask(bad) == {2: wanted}
         assert world.gateway.submitted() == []
 
     play(scenario, SMPP, on_failure=on_failure)
 
 
 @played(SMPP, coding=[(0, "gbk")])
-async def test_the_coding_that_the_smsc_means_by_0(world: World) -> None:
-    peer = await world.bound()
+async def test_the_coding_that_the_smsc_means_by_0(world: World, peer: Peer) -> None:
     peer.send(SMPP.submit(b"[{@}]", 2, coding=0), SMPP.submit(THREAT.encode("gbk"), 3, coding=0))
     assert await peer.answers(2) == {2: 0, 3: 0x45}
     assert world.scoring.asked[0]["text"] == "[{@}]"
@@ -236,15 +234,14 @@ async def test_the_coding_that_the_smsc_means_by_0(world: World) -> None:
     ("coding", "codec"),
     [(0, "gbk"), (8, "utf-16-le"), (8, "gbk"), (0x18, "utf-16-be"), (0xE0, "utf-16-be"), (15, "utf-16-be")],
 )
-async def test_a_wrong_or_rare_coding_hides_nothing(world: World, coding: int, codec: str) -> None:
-    peer = await world.bound()
-    peer.send(SMPP.submit(THREAT.encode(codec), 2, coding=coding))
-    assert await peer.answers(1) == {2: 0x45}
+async def test_a_wrong_or_rare_coding_hides_nothing(peer: Peer, coding: int, codec: str) -> None:
+    assert await peer.ask(SMPP.submit(THREAT.encode(codec), 2, coding=coding)) == {2: 0x45}
 
 
 @played(SMPP)
-async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery(world: World) -> None:
-    peer = await world.bound()
+async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery(
+    world: World, peer: Peer
+) -> None:
     multi = SMPP.submit(GREETING, 3, to=("200", "300"))
     peer.send(SMPP.data_sm(THREAT, 2), multi, SMPP.submit(THREAT, 4, to=("200", "300")))
     assert await peer.answers(3) == {2: 0x45, 3: 0, 4: 0x45}
@@ -254,8 +251,7 @@ async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_
 
 
 @played(SMPP)
-async def test_64_kilobytes(world: World) -> None:
-    peer = await world.bound()
+async def test_64_kilobytes(world: World, peer: Peer) -> None:
     filler = "早" * 32_700
     large = SMPP.submit(b"", 2, tlvs=tlv(0x424, filler.encode("utf-16-be")))
     peer.send(large, SMPP.submit(b"", 3, tlvs=tlv(0x424, (filler + "死").encode("utf-16-be"))))
@@ -270,8 +266,7 @@ def test_a_message_that_was_not_read_in_full_is_never_forwarded_in_silence(
     async def scenario(world: World) -> None:
         world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
         peer, before = await world.bound(), counted(action, "unread")
-        peer.send(SMPP.submit(GREETING, 2))
-        assert await peer.answers(1) == {2: status}
+        assert await peer.ask(SMPP.submit(GREETING, 2)) == {2: status}
         assert counted(action, "unread") == before + 1
 
     play(scenario, SMPP, unread=unread)
