@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import json_lines
 from tests.serve.free_ports import free_ports
 from tests.serve.http.http_fakes import InThread, Process
 
@@ -41,8 +42,7 @@ def url() -> Iterator[str]:
 
 
 def write(path: Path, *rows: dict[str, Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return str(json_lines.write(path, rows))
 
 
 def test_a_list_is_sent_and_what_is_decided_is_exported(cases: Run, url: str, tmp_path: Path) -> None:
@@ -124,9 +124,7 @@ def test_a_service_without_the_queue(cases: Run, tmp_path: Path) -> None:
             assert "answers 404: the review queue is off; turn it on with the setting cases" in err
 
 
-def test_a_database_of_a_newer_version_or_another_secret_stops_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_newer_version_or_another_secret_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     (tmp_path / "a").mkdir()
     settings = load_settings(cases={})

@@ -146,9 +146,7 @@ def custom(tag: int, value: object, short: bytes = b"") -> SimpleNamespace:
         (pdu("你好".encode("utf-16-be"), 8, following=custom(0x0424, THREAT)), BLOCKED),
     ],
 )
-def test_parameters_that_the_client_numbers_itself_are_judged(
-    first: Any, statuses: tuple[int | None, int | None]
-) -> None:
+def test_parameters_of_the_clients_own_are_judged(first: Any, statuses: tuple[int | None, int | None]) -> None:
     assert intercept(first) == statuses
 
 

@@ -74,9 +74,7 @@ async def test_a_spare_byte_at_the_end_of_a_part_hides_no_threat_in_the_next(pee
 @played(hold=0.1)
 @pytest.mark.parametrize("totals", [(2, 3), (3, 2)])
 @SLOW
-async def test_parts_that_disagree_about_their_number_are_joined(
-    peer: Peer, dialect: Dialect, totals: tuple[int, int]
-) -> None:
+async def test_parts_that_disagree_are_joined(peer: Peer, dialect: Dialect, totals: tuple[int, int]) -> None:
     peer.send(dialect.part(HALVES[0], 2, (7, totals[0], 1)), dialect.part(HALVES[1], 3, (7, totals[1], 2)))
     answers = await peer.answers(2)
     assert dialect.blocked in answers.values()
@@ -99,9 +97,7 @@ async def test_a_decoy_that_the_gateway_refuses_completes_nothing(world: World, 
 
 @played(hold=0.01)
 @pytest.mark.parametrize("decoys", [1, 6])
-async def test_parts_are_joined_past_decoys_and_after_the_message_was_whole(
-    peer: Peer, dialect: Dialect, decoys: int
-) -> None:
+async def test_parts_are_joined_past_decoys(peer: Peer, dialect: Dialect, decoys: int) -> None:
     await peer.ask(dialect.part(HALVES[0], 2, (7, 2, 1)))
     for i in range(decoys):
         assert await peer.ask(dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 2, 1 + i % 2))) == {3: 0}
@@ -132,9 +128,7 @@ async def test_decoys_that_never_reach_the_phone_push_no_part_out(world: World, 
 
 
 @played(hold=0)
-async def test_another_message_with_the_reference_does_not_use_up_the_combinations(
-    peer: Peer, dialect: Dialect
-) -> None:
+async def test_another_message_uses_up_no_combinations(peer: Peer, dialect: Dialect) -> None:
     others = [dialect.part(PLAIN + bytes([65 + i, 66]), 3, (7, 3, 3)) for i in range(16)]
     first = [dialect.part(each, 3, (7, 2, 1)) for each in (PLAIN, HALVES[0], PLAIN)]
     for data in (*first, *others):
@@ -145,9 +139,7 @@ async def test_another_message_with_the_reference_does_not_use_up_the_combinatio
 @played(hold=0, remember=0.05)
 @pytest.mark.parametrize(("at", "is_blocked"), [(b"261231000000032+", True), (b"", False)])
 @SLOW
-async def test_parts_with_a_time_of_delivery_are_remembered_longer(
-    peer: Peer, dialect: Dialect, at: bytes, is_blocked: bool
-) -> None:
+async def test_parts_for_later_are_remembered_longer(peer: Peer, dialect: Dialect, at: bytes, is_blocked: bool) -> None:
     assert await peer.ask(dialect.part(HALVES[0], 2, (7, 2, 1), at=at)) == {2: 0}
     await asyncio.sleep(0.1)
     assert await peer.ask(dialect.part(PLAIN, 4, (8, 2, 1))) == {4: 0}
@@ -192,7 +184,7 @@ async def test_decoys_hide_no_threat_in_three_parts(world: World, peer: Peer, di
 
 
 @played(hold=0)
-async def test_a_part_to_those_who_know_its_header_is_judged_alone_too(
+async def test_a_part_with_an_unannounced_header_is_judged_alone_too(
     world: World, peer: Peer, dialect: Dialect
 ) -> None:
     assert await peer.ask(dialect.submit(udh(7, 2, 1) + PLAIN * 60, 2)) == {2: 0}
@@ -231,7 +223,7 @@ def elements(*parts: tuple[int, int, int]) -> bytes:
     [((7, 100), (7, 200)), ((100, 7), (200, 7)), ((7, 0x1111), (7, 0x2222)), ((0x1107,), (0x2207,))],
     ids=["the first counts", "the last counts", "8 bits count", "the low byte counts"],
 )
-async def test_parts_with_one_reference_to_some_peer_are_joined(
+async def test_parts_with_one_reference_to_some(
     peer: Peer, dialect: Dialect, references: tuple[tuple[int, ...], ...]
 ) -> None:
     for i in (0, 1):
@@ -289,9 +281,7 @@ async def test_parts_in_many_codings_are_read_as_android_does(peer: Peer, pairs:
 
 
 @played(hold=0.01)
-async def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_a_refused_repeat_leaves_the_part_that_went_on(world: World, peer: Peer, dialect: Dialect) -> None:
     world.gateway.answer = lambda data: dialect.answer(data, 10 if dialect.read(data)[2] == 3 else 0)
     for sequence in (2, 3):
         await peer.ask(dialect.part(HALVES[0], sequence, (7, 2, 1)))
@@ -300,9 +290,7 @@ async def test_a_part_sent_again_and_refused_leaves_the_one_that_went_on(
 
 @played(hold=0.05)
 @pytest.mark.parametrize("other", ["a decoy", "another command"])
-async def test_an_answer_that_may_be_for_something_else_forgets_no_part(
-    world: World, dialect: Dialect, other: str
-) -> None:
+async def test_an_answer_to_something_else_forgets_no_part(world: World, dialect: Dialect, other: str) -> None:
     peer, decoy = await world.bound(), "13911111111"
     world.gateway.answer = lambda data: b""
     if other == "a decoy":
@@ -467,9 +455,7 @@ async def test_memory_is_bounded_and_what_still_waits_is_judged(joiner: Joiner, 
 
 @joining()
 @pytest.mark.parametrize(("decoys", "reason"), [(1, "scored"), (8, "scored"), (9, "repeated_part")])
-async def test_all_combinations_of_accepted_parts_are_judged(
-    joiner: Joiner, judge: Judge, decoys: int, reason: str
-) -> None:
+async def test_all_combinations_of_parts_are_judged(joiner: Joiner, judge: Judge, decoys: int, reason: str) -> None:
     for i in range(decoys):
         for number in (1, 2):
             message = part(7, 3, number, f"{i:02}{number}".encode("utf-16-be"))
@@ -481,9 +467,7 @@ async def test_all_combinations_of_accepted_parts_are_judged(
 
 
 @joining()
-async def test_long_parts_are_tried_with_all_their_neighbours_and_never_refused_for_them(
-    joiner: Joiner, judge: Judge
-) -> None:
+async def test_long_parts_are_tried_with_all_their_neighbours(joiner: Joiner, judge: Judge) -> None:
     for i in range(16):
         for number in (1, 3, 2):
             text = f"{i:02}{number}" * 22
@@ -543,9 +527,7 @@ async def test_a_part_to_many_people_is_read_once(joiner: Joiner, judge: Judge) 
 
 
 @joining(limit=60, hold=60)
-async def test_255_parts_to_100_people_are_read_and_asked_about_once_when_complete(
-    joiner: Joiner, judge: Judge
-) -> None:
+async def test_255_parts_to_100_people_are_asked_about_once(joiner: Joiner, judge: Judge) -> None:
     many = [f"1390000{i:04}" for i in range(100)]
     start = time.process_time()
     messages = [part(7, 255, n, PLAIN * 67)._replace(destinations=many) for n in range(1, 256)]

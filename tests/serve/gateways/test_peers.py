@@ -91,9 +91,7 @@ async def test_a_client(world: World, package: str, dialect: Dialect, program: s
 
 @pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed (Debian package tshark)")
 @pytest.mark.parametrize(("dialect", "port", "name"), [(CMPP3, 7890, "cmpp"), (SMPP, 2775, "smpp")])
-def test_tshark_reads_the_frames_of_a_dialect_and_the_refusals(
-    dialect: Dialect, port: int, name: str, tmp_path: Path
-) -> None:
+def test_tshark_reads_frames_and_refusals(dialect: Dialect, port: int, name: str, tmp_path: Path) -> None:
     codec = dialect.codec()
     codec.frame(dialect.login())
     submit = dialect.submit(GREETING, 2, to=(PHONE, "13800000001"))

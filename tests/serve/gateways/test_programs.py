@@ -157,9 +157,7 @@ def test_a_filter_that_forwards_without_a_verdict_starts_without_the_service(mon
     assert asyncio.run(run())
 
 
-def test_a_wrong_key_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text(f"gateway {'0' * 64}\n")
     with InThread(keys=keys) as closed:

@@ -97,9 +97,7 @@ def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_neve
 
 
 @played()
-async def test_a_message_is_judged_by_its_way_and_not_by_its_command(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_a_message_is_judged_by_its_way_not_its_command(world: World, peer: Peer, dialect: Dialect) -> None:
     assert await peer.ask(dialect.deliver(THREAT, 2)) == {2: dialect.blocked}
     if dialect.name != "sgip":  # its reports are a command of their own
         peer.send(dialect.deliver(THREAT, 3, **({"esm": 4} if dialect.name == "smpp" else {"report": 1})))
@@ -197,9 +195,7 @@ async def test_an_answer_to_another_command_is_no_login(world: World, dialect: D
 
 
 @played()
-async def test_a_login_by_the_gateway_leaves_the_clients_own_as_it_is(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_a_login_by_the_gateway_leaves_the_clients_own(world: World, peer: Peer, dialect: Dialect) -> None:
     world.gateway.writers[0].write(dialect.login(9))
     assert await peer.read() == dialect.login(9)
     peer.send(dialect.answer(dialect.login(9), 1), dialect.submit(GREETING, 2))
@@ -335,9 +331,7 @@ async def test_any_reason_is_counted(world: World, peer: Peer, dialect: Dialect)
 
 
 @played()
-async def test_the_end_of_a_session_follows_what_was_submitted_before_it(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_the_end_of_a_session_follows_what_was_submitted(world: World, peer: Peer, dialect: Dialect) -> None:
     peer.send(dialect.submit("慢" * 50, 2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4), dialect.close(5))
     assert await peer.answers(4) == {2: 0, 3: 0, 4: dialect.blocked, 5: 0}
     submit, close = dialect.command["submit"], dialect.command["close"]
@@ -345,9 +339,7 @@ async def test_the_end_of_a_session_follows_what_was_submitted_before_it(
 
 
 @played(hold=60)
-async def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_it(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_the_gateways_end_is_answered_behind_messages(world: World, peer: Peer, dialect: Dialect) -> None:
     close = dialect.close(9)
     peer.send(dialect.submit("慢" * 50, 2), dialect.part("早", 3, (7, 2, 1)))
     (session,) = world.proxy._sessions.values()
@@ -370,9 +362,7 @@ async def test_a_client_that_goes_away_has_still_sent_its_messages(world: World,
 
 
 @played()
-async def test_when_the_gateway_drops_each_message_is_answered_by_it_or_not_at_all(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_a_gateway_that_drops_answers_or_nobody_does(world: World, peer: Peer, dialect: Dialect) -> None:
     answer = world.gateway.answer
 
     def drop_after_five(data: bytes) -> bytes:
@@ -400,9 +390,7 @@ async def test_a_gateway_that_is_down_refuses_the_login(world: World, dialect: D
 
 @played()
 @SLOW
-async def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_a_drain_refuses_the_new_and_loses_nothing(world: World, peer: Peer, dialect: Dialect) -> None:
     answer = world.gateway.answer
     submit, close = dialect.command["submit"], dialect.command["close"]
     world.gateway.answer = lambda data: b"" if dialect.read(data)[0] == submit else answer(data)  # it answers late
@@ -552,9 +540,7 @@ def test_a_peer_that_does_not_read_is_disconnected(
 
 @played()
 @SLOW
-async def test_a_deluge_without_waiting_for_answers(
-    world: World, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_deluge_without_waiting(world: World, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "SESSION_BYTES", 20_000)
     most, peer = 0, await world.bound()
     reading = asyncio.create_task(peer.ask(*(dialect.submit(GREETING + "慢", i) for i in range(2, 202))))
@@ -578,9 +564,7 @@ async def test_a_flood_of_one_session_leaves_room_for_another(world: World, dial
 
 
 @pytest.mark.parametrize(("size", "count", "seconds"), [(10_000, 4, 0.1), (100, 100, 0.005)])
-def test_messages_that_take_long_to_read_hold_up_nobody_else(
-    size: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_readings_hold_up_nobody(size: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nonsense takes up to half a second; if that delayed the answers about others, they would pass unread."""
     read, slow_ones = parts.readings, 0
 
@@ -662,9 +646,7 @@ async def test_what_was_not_read_in_full_and_is_risky_is_refused_for_now(
 
 
 @pytest.mark.parametrize(("setting", "action"), [({"unread": "forward"}, "review"), ({"dry_run": True}, "would_block")])
-def test_what_was_not_read_in_full_is_forwarded_by_setting_or_in_a_dry_run(
-    dialect: Dialect, setting: dict[str, Any], action: str
-) -> None:
+def test_what_was_not_read_in_full_may_be_forwarded(dialect: Dialect, setting: dict[str, Any], action: str) -> None:
     async def scenario(world: World) -> None:
         world.scoring.answer = {"action": "pass", "reason": "deadline", "risk": 0.5}
         peer = await world.bound()
@@ -675,9 +657,7 @@ def test_what_was_not_read_in_full_is_forwarded_by_setting_or_in_a_dry_run(
 
 
 @played(seconds=SECONDS_TO_WAIT)
-async def test_the_service_gets_a_deadline_of_two_thirds_of_the_wait(
-    world: World, peer: Peer, dialect: Dialect
-) -> None:
+async def test_the_service_gets_two_thirds_of_the_wait(world: World, peer: Peer, dialect: Dialect) -> None:
     await peer.ask(dialect.submit(GREETING, 3))
     assert [each["deadline_ms"] for each in world.scoring.asked] == [2_000]
 

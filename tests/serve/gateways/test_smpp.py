@@ -239,9 +239,7 @@ async def test_a_wrong_or_rare_coding_hides_nothing(peer: Peer, coding: int, cod
 
 
 @played(SMPP)
-async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery(
-    world: World, peer: Peer
-) -> None:
+async def test_data_sm_and_submit_multi_are_judged(world: World, peer: Peer) -> None:
     multi = SMPP.submit(GREETING, 3, to=("200", "300"))
     peer.send(SMPP.data_sm(THREAT, 2), multi, SMPP.submit(THREAT, 4, to=("200", "300")))
     assert await peer.answers(3) == {2: 0x45, 3: 0, 4: 0x45}
@@ -260,9 +258,7 @@ async def test_64_kilobytes(world: World, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(("unread", "action", "status"), [("refuse", "refuse", SMPP.busy), ("forward", "review", 0)])
-def test_a_message_that_was_not_read_in_full_is_never_forwarded_in_silence(
-    unread: str, action: str, status: int
-) -> None:
+def test_what_was_not_read_in_full_never_passes_in_silence(unread: str, action: str, status: int) -> None:
     async def scenario(world: World) -> None:
         world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
         peer, before = await world.bound(), counted(action, "unread")
