@@ -2,17 +2,16 @@
 
 import json
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests import json_lines
+from tests.command import run_command
 from tests.serve.free_ports import free_ports
 from tests.serve.http.http_fakes import InThread, Process
 
-from jingyin import cli
 from jingyin.model.errors import ConfigError
 from jingyin.serve.cases.writer import check_cases
 from jingyin.serve.settings import load_settings
@@ -22,15 +21,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cases(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def cases(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `jingyin cases` in this process: arguments in, exit code, output and errors out."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["jingyin", "cases", *arguments])
-        with pytest.raises(SystemExit, match=r"^[0123]$") as done:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(str(done.value)), out, err
+        code = run_command("cases", *arguments)
+        return code, *capsys.readouterr()
 
     return run
 

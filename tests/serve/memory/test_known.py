@@ -65,23 +65,13 @@ async def test_a_lawful_notice_of_the_same_words_is_none() -> None:
 ESTATE = "【小区物业】您家本期物业费还没有交，请在25日前到服务中心交清，否则派人上门堵锁眼"
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (("25日", "28日"), "known"),
-        (("25日", "二十八日"), "known"),
-        (("25日", "5日"), "known"),
-        (("25日", "三号"), "known"),
-        (("锁眼", "锁眼，谢谢配合"), "known"),
-        (("锁眼", "锁眼，谢谢您配合"), "scored"),
-        (("请在", "请务必在"), "known"),
-        (("请在", "请您务必在"), "known"),
-        (("请在", "请您务必要在"), "scored"),
-        (("【小", "收到【小"), "known"),
-        (("【小", "有人收到【小"), "scored"),
-        (("派人上门堵锁眼", "将按合同计收滞纳金"), "scored"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), [
+    (("25日", "28日"), "known"), (("25日", "二十八日"), "known"), (("25日", "5日"), "known"),
+    (("25日", "三号"), "known"), (("锁眼", "锁眼，谢谢配合"), "known"), (("锁眼", "锁眼，谢谢您配合"), "scored"),
+    (("请在", "请务必在"), "known"), (("请在", "请您务必在"), "known"), (("请在", "请您务必要在"), "scored"),
+    (("【小", "收到【小"), "known"), (("【小", "有人收到【小"), "scored"),
+    (("派人上门堵锁眼", "将按合同计收滞纳金"), "scored"),
+])  # fmt: skip
 @pytest.mark.parametrize(("action", "other"), [("block", "pass"), ("review", "pass"), ("pass", "block")])
 async def test_an_analysts_word_beats_the_risk(change: tuple[str, str], reason: str, action: str, other: str) -> None:
     gateway = await knowing(ESTATE, action, 0.5)
