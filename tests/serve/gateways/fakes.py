@@ -20,8 +20,7 @@ from jingyin.serve.gateways.session import ProxySettings
 THREAT, GREETING = "不给钱就弄死你", "妈，今晚回家吃饭"
 """What is blocked, for the 死 in it, and what passes."""
 SLOW = pytest.mark.parametrize(
-    "dialect",
-    [pytest.param(each, marks=[] if each is SMPP else pytest.mark.exhaustive, id=each.name) for each in ALL],
+    "dialect", [pytest.param(each, marks=[] if each is SMPP else pytest.mark.exhaustive, id=each.name) for each in ALL]
 )
 """For tests that wait: in every dialect only if all tests run."""
 HALVES = THREAT.encode("utf-16-be")[:-3], THREAT.encode("utf-16-be")[-3:]
@@ -272,21 +271,21 @@ def as_test(scenario: Scenario, run: Callable[[Scenario, dict[str, Any]], None],
     return test
 
 
-def played(fixed: Dialect | None = None, **options: Any) -> Callable[[Scenario], Test]:
+def played(fixed: Dialect | None = None, *, given: str = "", **options: Any) -> Callable[[Scenario], Test]:
     """Make a test of a scenario: play it with these options, in the test's dialect or a fixed one.
 
-    It gets the `world`, and a bound `peer`, if it has such parameters.
+    It gets the `world`, and a bound `peer`, if it has such parameters; those named in `given` are options too.
     """
 
     def decorate(scenario: Scenario) -> Test:
         own = {"world", "peer"} & {*signature(scenario).parameters}
 
-        def run(scenario: Scenario, given: dict[str, Any]) -> None:
+        def run(scenario: Scenario, fixtures: dict[str, Any]) -> None:
             async def start(world: World) -> None:
                 have = {"world": world, "peer": await world.bound() if "peer" in own else None}
                 await scenario(**{name: have[name] for name in own})
 
-            play(start, fixed or given["dialect"], **options)
+            play(start, fixed or fixtures["dialect"], **options, **{name: fixtures[name] for name in given.split()})
 
         return as_test(scenario, run, *own)
 

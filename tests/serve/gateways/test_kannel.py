@@ -3,11 +3,9 @@ import encodings
 import re
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlencode
 
@@ -15,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.free_ports import free_ports
+from tests.serve.gateways.boxes import kannel, poll
 from tests.serve.gateways.dialects import udh
 from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scenario, Scoring, Test, as_test, counts, until
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways import kannel
+from jingyin.serve.gateways import kannel as filters
 from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import Http, VerdictClient
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
@@ -243,9 +242,13 @@ def play(
     asyncio.run(run())
 
 
-def played(**options: Any) -> Callable[[Scenario], Test]:
-    """Make a test of a scenario, which gets the `world`."""
-    return lambda scenario: as_test(scenario, lambda bound, _: play(bound, **options), "world")
+def played(*, given: str = "", **options: Any) -> Callable[[Scenario], Test]:
+    """Make a test of a scenario, which gets the `world`; parameters named in `given` are options too."""
+
+    def run(scenario: Scenario, fixtures: dict[str, Any]) -> None:
+        play(scenario, **options, **{name: fixtures[name] for name in given.split()})
+
+    return lambda scenario: as_test(scenario, run, "world")
 
 
 def threat(coding: int) -> bytes:
@@ -359,12 +362,12 @@ async def test_sender_and_receivers_come_with_each_question(world: KannelWorld) 
     assert await world.get("from=100&to=200&text=" + quote("完")) == 403
 
 
+@played(given="on_failure", jingyin=1)
 @pytest.mark.parametrize(("on_failure", "status"), [("pass", 202), ("block", 403)])
-def test_without_jingyin(on_failure: str, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    async def scenario(world: KannelWorld) -> None:
-        assert await world.get(b"password=secret&text=" + threat(0)) == status
-
-    play(scenario, jingyin=1, on_failure=on_failure)
+async def test_without_jingyin(
+    world: KannelWorld, on_failure: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert await world.get(b"password=secret&text=" + threat(0)) == status
     log = capfd.readouterr().err
     assert "jingyin_fails" in log
     assert "secret" not in log
@@ -430,7 +433,7 @@ async def test_calls_that_came_are_answered_at_the_end(world: KannelWorld, monke
 
 @played()
 async def test_connections_are_bounded(world: KannelWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kannel, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(filters, "MAX_CONNECTIONS", 1)
     first = await asyncio.open_connection("127.0.0.1", world.port)
     await until(lambda: world.filter._connections)
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
@@ -442,31 +445,13 @@ async def test_connections_are_bounded(world: KannelWorld, monkeypatch: pytest.M
 
 # ---- Kannel itself
 
-_CONFIG = """
-group = core
-admin-port = {admin}
-admin-password = secret
-smsbox-port = {smsbox}
-log-file = "{folder}/bearerbox.log"
-box-allow-ip = 127.0.0.1
-
-group = smsc
+_FAKE = """
 smsc = fake
 smsc-id = fake
 port = {smsc}
 connect-allow-ip = 127.0.0.1
-
-group = smsbox
-bearerbox-host = 127.0.0.1
-sendsms-port = {sendsms}
-log-file = "{folder}/smsbox.log"
-http-request-retry = 0
-
-group = sendsms-user
-username = user
-password = secret
-max-messages = 10
-
+"""
+_SERVICE = """
 group = sms-service
 keyword = default
 catch-all = true
@@ -475,36 +460,11 @@ get-url = "http://127.0.0.1:{filter}/received?from=%p&to=%P&coding=%c&udh=%u&tex
 """
 
 
-def poll(ready: Callable[[], Any], what: str) -> Any:
-    for _ in range(200):
-        try:
-            if found := ready():
-                return found
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"no {what} in 10 s")
-
-
 class Kannel:
-    """bearerbox and smsbox with a fake SMSC: `phone` sends and receives lines "from to type text"."""
+    """The phones of a fake SMSC: `phone` sends and receives lines "from to type text"."""
 
-    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
-        config = folder / "kannel.conf"
-        config.write_text(_CONFIG.format(folder=folder, **ports))
-        self.boxes = [self._start("bearerbox", config)]
-        self.phone = poll(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
-        self.boxes.append(self._start("smsbox", config))
-        poll(lambda: self._answers(ports["sendsms"]), "smsbox")
-        self.received = b""
-
-    def _start(self, box: str, config: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([box, "-v", "4", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def _answers(self, port: int) -> bool:
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(b"GET /cgi-bin/sendsms HTTP/1.1\r\n\r\n")
-            return connection.recv(100).startswith(b"HTTP/1.1 403")
+    def __init__(self, phone: socket.socket) -> None:
+        self.phone, self.received = phone, b""
 
     def delivered(self, seconds: float) -> list[tuple[bytes, bytes]]:
         """Return type and content of what phones received, up to `seconds` of silence."""
@@ -518,13 +478,6 @@ class Kannel:
         fields = [line.split(b" ", 1) for line in re.split(rb"\n100 200 ", taken)[1:]]  # a text may hold line breaks
         return [(each[0], unquote_to_bytes(each[-1].replace(b"+", b" ").removesuffix(b"\n"))) for each in fields]
 
-    def stop(self) -> None:
-        self.phone.close()
-        for box in reversed(self.boxes):
-            box.terminate()
-        for box in self.boxes:
-            box.wait(20)
-
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, int]:
@@ -535,9 +488,10 @@ def ports() -> dict[str, int]:
 def boxes(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> Iterator[Kannel]:
     if not (shutil.which("bearerbox") and shutil.which("smsbox")):
         pytest.skip("Kannel is not installed (Debian package kannel)")
-    started = Kannel(tmp_path_factory.mktemp("kannel"), ports)
-    yield started
-    started.stop()
+    with kannel(tmp_path_factory.mktemp("kannel"), _FAKE, _SERVICE, **ports):
+        phone = poll(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
+        with closing(phone):
+            yield Kannel(phone)
 
 
 def through_kannel(

@@ -19,7 +19,7 @@ from tests.serve.gateways.fakes import (
     Test,
     World,
     as_test,
-    counted,
+    counts,
     play,
     played,
     until,
@@ -146,26 +146,25 @@ async def test_parts_for_later_are_remembered_longer(peer: Peer, dialect: Dialec
     assert await peer.ask(dialect.part(HALVES[1], 3, (7, 2, 2))) == {3: dialect.blocked if is_blocked else 0}
 
 
+@played(hold=0, given="unread")
 @pytest.mark.parametrize("unread", ["refuse", "forward"])
 @SLOW
-def test_a_flood_pushes_out_only_parts_of_its_account_which_then_count_as_unread(dialect: Dialect, unread: str) -> None:
-    async def scenario(world: World) -> None:
-        world.joiner._most = 60_000
-        peer, flood = await world.bound(), await world.bound("other1")
-        forgotten = FORGOTTEN._value.get()
-        for each in (peer, flood):
-            each.send(dialect.part(HALVES[0], 2, (7, 2, 1), to=(PHONE if each is peer else "13900000000",)))
-            assert await each.answers(1) == {2: 0}
-        flood.send(*(dialect.part(PLAIN, i, (i, 2, 1), to=("13911111111",)) for i in range(100, 200)))
-        assert set((await flood.answers(100)).values()) == {0}
-        assert FORGOTTEN._value.get() > forgotten
-        assert await peer.ask(dialect.part(HALVES[1], 3, (7, 2, 2))) == {3: dialect.blocked}
-        action, status = ("refuse", dialect.busy) if unread == "refuse" else ("review", 0)
-        before = counted(action, "lost_part")
+async def test_a_flood_pushes_out_only_parts_of_its_account_which_then_count_as_unread(
+    world: World, dialect: Dialect, unread: str
+) -> None:
+    world.joiner._most = 60_000
+    peer, flood = await world.bound(), await world.bound("other1")
+    forgotten = FORGOTTEN._value.get()
+    for each in (peer, flood):
+        first = dialect.part(HALVES[0], 2, (7, 2, 1), to=(PHONE if each is peer else "13900000000",))
+        assert await each.ask(first) == {2: 0}
+    answers = await flood.ask(*(dialect.part(PLAIN, i, (i, 2, 1), to=("13911111111",)) for i in range(100, 200)))
+    assert set(answers.values()) == {0}
+    assert FORGOTTEN._value.get() > forgotten
+    assert await peer.ask(dialect.part(HALVES[1], 3, (7, 2, 2))) == {3: dialect.blocked}
+    action, status = ("refuse", dialect.busy) if unread == "refuse" else ("review", 0)
+    with counts({(action, "lost_part"): 1}):
         assert await flood.ask(dialect.part(HALVES[1], 3, (7, 2, 2), to=("13900000000",))) == {3: status}
-        assert counted(action, "lost_part") == before + 1
-
-    play(scenario, dialect, hold=0, unread=unread)
 
 
 @played(hold=0)
@@ -237,19 +236,22 @@ async def test_a_header_that_names_two_numbers_is_refused(peer: Peer, dialect: D
     assert await peer.answers(1) == {2: dialect.unreadable}
 
 
+def numbering(dialect: Dialect, number: int) -> dict[str, Any]:
+    """Return the fields that number a part of two without a header."""
+    if dialect is SMPP:
+        return {"tlvs": sar(7, 2, number)}
+    return {"tlvs": tlv(9, b"\2") + tlv(10, bytes([number]))} if dialect is SMGP else {"pk": (2, number)}
+
+
+@played(hold=0)
 @pytest.mark.parametrize("dialect", [CMPP2, CMPP3, SMGP], ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize(("source", "is_blocked"), [("10690001", True), ("95588", False)])
-def test_parts_without_a_reference_are_joined_by_sender(dialect: Dialect, source: str, is_blocked: bool) -> None:
-    def fields(number: int) -> dict[str, Any]:
-        return {"tlvs": tlv(9, b"\2") + tlv(10, bytes([number]))} if dialect is SMGP else {"pk": (2, number)}
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        assert await peer.ask(dialect.submit(HALVES[0], 2, **fields(1))) == {2: 0}
-        peer.send(dialect.submit(HALVES[1], 3, source=source, **fields(2)))
-        assert await peer.answers(1) == {3: dialect.blocked if is_blocked else 0}
-
-    play(scenario, dialect, hold=0)
+async def test_parts_without_a_reference_are_joined_by_sender(
+    peer: Peer, dialect: Dialect, source: str, is_blocked: bool
+) -> None:
+    assert await peer.ask(dialect.submit(HALVES[0], 2, **numbering(dialect, 1))) == {2: 0}
+    second = dialect.submit(HALVES[1], 3, source=source, **numbering(dialect, 2))
+    assert await peer.ask(second) == {3: dialect.blocked if is_blocked else 0}
 
 
 @played(hold=0)
@@ -257,14 +259,8 @@ def test_parts_without_a_reference_are_joined_by_sender(dialect: Dialect, source
 async def test_a_part_that_only_fields_number_is_judged_alone_too(world: World, peer: Peer, dialect: Dialect) -> None:
     """Gateways may ignore the fields: then phones show the threat without the first part, which made it a report."""
     world.scoring.block = "^不给钱就弄死你"
-
-    def fields(number: int) -> dict[str, Any]:
-        if dialect is SMPP:
-            return {"tlvs": sar(7, 2, number)}
-        return {"tlvs": tlv(9, b"\2") + tlv(10, bytes([number]))} if dialect is SMGP else {"pk": (2, number)}
-
-    assert await peer.ask(dialect.submit("谨防诈骗，例如：", 2, **fields(1))) == {2: 0}
-    assert await peer.ask(dialect.submit(THREAT, 3, **fields(2))) == {3: dialect.blocked}
+    assert await peer.ask(dialect.submit("谨防诈骗，例如：", 2, **numbering(dialect, 1))) == {2: 0}
+    assert await peer.ask(dialect.submit(THREAT, 3, **numbering(dialect, 2))) == {3: dialect.blocked}
 
 
 @played(SMPP, hold=20)
@@ -391,8 +387,7 @@ CARRIERS = {
 
 @played(SMPP, hold=0)
 @pytest.mark.parametrize(
-    ("headers", "numbers"),
-    [((udh(7, 2, 1), udh(9, 2, 2)), (100, 100)), ((b"", b""), (0x107, 0x207))],
+    ("headers", "numbers"), [((udh(7, 2, 1), udh(9, 2, 2)), (100, 100)), ((b"", b""), (0x107, 0x207))]
 )
 @pytest.mark.parametrize("udhi", [0, 1])
 async def test_header_and_sar_may_each_be_what_the_smsc_goes_by(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.serve.gateways.dialects import RESPONSE, SMPP, Dialect, tlv
-from tests.serve.gateways.fakes import GREETING, HALVES, SLOW, THREAT, Peer, World, counted, counts, play, played, until
+from tests.serve.gateways.fakes import GREETING, HALVES, SLOW, THREAT, Peer, World, counts, play, played, until
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
@@ -50,17 +50,15 @@ async def test_a_refusal_has_the_configured_status(peer: Peer, dialect: Dialect)
     assert dialect.read(await peer.read()) == (dialect.command["submit"] | RESPONSE, 99, 9)
 
 
+@played(given="review dry_run")
 @pytest.mark.parametrize(("review", "dry_run"), [("refuse", False), ("refuse", True), ("forward", False)])
-def test_what_is_to_be_reviewed_is_refused_for_now_on_request(dialect: Dialect, review: str, dry_run: bool) -> None:
+async def test_what_is_to_be_reviewed_is_refused_for_now_on_request(
+    world: World, peer: Peer, dialect: Dialect, review: str, dry_run: bool
+) -> None:
     action = "review" if review == "forward" else "would_block" if dry_run else "refuse"
-
-    async def scenario(world: World) -> None:
-        world.scoring.answer = {"action": "review", "reason": "scored"}
-        peer = await world.bound()
-        with counts({(action, "scored"): 1}):
-            assert await peer.ask(dialect.submit(GREETING, 9)) == {9: dialect.busy if action == "refuse" else 0}
-
-    play(scenario, dialect, review=review, dry_run=dry_run)
+    world.scoring.answer = {"action": "review", "reason": "scored"}
+    with counts({(action, "scored"): 1}):
+        assert await peer.ask(dialect.submit(GREETING, 9)) == {9: dialect.busy if action == "refuse" else 0}
 
 
 @played()
@@ -79,21 +77,20 @@ async def test_what_is_flagged_for_one_destination_is_refused_for_all(peer: Peer
     assert await peer.answers(2) == {2: 0, 3: dialect.blocked}
 
 
+@played(given="judge")
 @pytest.mark.parametrize("judge", ["submit", "deliver", "both"])
-def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_never(dialect: Dialect, judge: str) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        sent = [dialect.deliver(THREAT, 7), dialect.deliver(GREETING, 8), dialect.report(9)]
-        world.gateway.writers[0].write(b"".join(sent))
-        wanted = sent if judge == "submit" else sent[1:]
-        assert [await peer.read() for _ in wanted] in (wanted, wanted[::-1])  # a report need not wait
-        peer.send(*map(dialect.answer, wanted), dialect.submit(THREAT, 2))
-        assert await peer.answers(1) == {2: dialect.blocked if judge != "deliver" else 0}
-        answered = {dialect.read(each)[2]: dialect.read(each)[1] for each in world.gateway.received[1:]}
-        assert bool(answered[7]) == (judge != "submit")
-        assert answered[8] == answered[9] == 0
-
-    play(scenario, dialect, judge=judge)
+async def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_never(
+    world: World, peer: Peer, dialect: Dialect, judge: str
+) -> None:
+    sent = [dialect.deliver(THREAT, 7), dialect.deliver(GREETING, 8), dialect.report(9)]
+    world.gateway.writers[0].write(b"".join(sent))
+    wanted = sent if judge == "submit" else sent[1:]
+    assert [await peer.read() for _ in wanted] in (wanted, wanted[::-1])  # a report need not wait
+    peer.send(*map(dialect.answer, wanted), dialect.submit(THREAT, 2))
+    assert await peer.answers(1) == {2: dialect.blocked if judge != "deliver" else 0}
+    answered = {dialect.read(each)[2]: dialect.read(each)[1] for each in world.gateway.received[1:]}
+    assert bool(answered[7]) == (judge != "submit")
+    assert answered[8] == answered[9] == 0
 
 
 @played()
@@ -266,21 +263,18 @@ async def test_connections_are_bounded(world: World, dialect: Dialect, monkeypat
 # ---- without a verdict
 
 
+@played(given="on_failure", jingyin=1)
 @pytest.mark.parametrize("on_failure", ["pass", "block"])
-def test_without_jingyin(dialect: Dialect, on_failure: str, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_without_jingyin(
+    world: World, peer: Peer, dialect: Dialect, on_failure: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     status = dialect.blocked if on_failure == "block" else 0
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.client._answered = -1e9
-        peer.send(*(dialect.submit(THREAT, i) for i in range(2, 2 + MOST_FAILURES)))
-        assert set((await peer.answers(MOST_FAILURES)).values()) == {status}
+    world.client._answered = -1e9
+    with counts({(on_failure, "resting"): 1}):
+        failures = await peer.ask(*(dialect.submit(THREAT, i) for i in range(2, 2 + MOST_FAILURES)))
+        assert set(failures.values()) == {status}
         peer.send(dialect.submit(THREAT, 98), dialect.submit(THREAT, 99))  # one more is asked about, the next is not
         assert await peer.answers(2) == {98: status, 99: status}
-
-    before = counted(on_failure, "resting")
-    play(scenario, dialect, jingyin=1, on_failure=on_failure)
-    assert counted(on_failure, "resting") == before + 1
     assert capfd.readouterr().err.count("jingyin_fails") == 1
 
 
