@@ -110,10 +110,7 @@ async def serving(load: Any = load, **flags: Any) -> AsyncIterator[tuple["httpx.
 
     app = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://x") as client,
-    ):
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client, app.state.service
 
 
@@ -187,7 +184,6 @@ class Process(Client):
         self.log = ""
 
     def __enter__(self) -> "Process":
-        assert self.process.stderr is not None
         self.first = line = self.process.stderr.readline().decode()
         while line and '"event":"serving"' not in line:  # workers that are ready say so at any time
             line = self.process.stderr.readline().decode()
@@ -233,6 +229,12 @@ def receive(connection: socket.socket) -> bytes:
         body += (piece := connection.recv(65_536))
         assert piece
     return head + b"\r\n\r\n" + body
+
+
+def exchange(connection: socket.socket, request: bytes) -> bytes:
+    """Send a request; return its response."""
+    connection.sendall(request)
+    return receive(connection)
 
 
 def until(check: Callable[[], Any], seconds: float = 120) -> Any:

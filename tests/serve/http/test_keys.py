@@ -77,7 +77,6 @@ async def test_a_file_that_changes(
             path.unlink()
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        assert service.keys is not None
         service.keys._checked -= 10  # seconds
         then = await ask(client, "one")
         path.write_text(line("again", "one"))
