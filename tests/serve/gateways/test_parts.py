@@ -54,8 +54,10 @@ async def test_a_threat_cut_in_two_is_refused_whole(world: World, peer: Peer, di
         ({"to": ("13900000000", PHONE)}, {"to": (PHONE,)}),
         ({"to": (PHONE,)}, {"to": ("13900000000", "13900000001", "86" + PHONE)}),
         ({"source": "10690001"}, {"source": "10690002"}),
+        ({"to": (PHONE + "F",)}, {}),
+        ({"to": (PHONE + "w",)}, {}),
     ],
-    ids=["at once", "plus", "zeros", "national zero", "one of two", "one of three", "another source"],
+    ids=["at once", "plus", "zeros", "trunk zero", "one of two", "one of three", "another source", "F", "w"],
 )
 async def test_the_second_half_is_refused_after_the_first_went_on(
     world: World, dialect: Dialect, first: dict[str, Any], second: dict[str, Any]
@@ -198,13 +200,6 @@ async def test_a_header_that_is_none_shifts_no_text(peer: Peer, dialect: Dialect
     content = THREAT.encode("utf-16-be" if header[0] == 6 else "gbk")
     peer.send(dialect.submit(header + content, 2, coding=8 if header[0] == 6 else 15))
     assert await peer.answers(1) == {2: dialect.blocked}
-
-
-@played(hold=0)
-@pytest.mark.parametrize("filler", ["F", "w"])
-async def test_parts_to_a_number_with_filler_behind_it_are_joined(peer: Peer, dialect: Dialect, filler: str) -> None:
-    assert await peer.ask(dialect.part(HALVES[0], 2, (7, 2, 1), to=(PHONE + filler,))) == {2: 0}
-    assert await peer.ask(dialect.part(HALVES[1], 3, (7, 2, 2))) == {3: dialect.blocked}
 
 
 def elements(*parts: tuple[int, int, int]) -> bytes:

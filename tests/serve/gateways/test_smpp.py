@@ -97,6 +97,10 @@ def test_several_destinations() -> None:
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), Part(-1, 3, 1), Segment(UCS2)),
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20C, b"\1\2") + tlv(0x20E, b"\3")), None, Segment(UCS2)),
         (SMPP.submit(b"\xf0" + UCS2, 1, udhi=1), None, Segment(b"\xf0" + UCS2)),
+        *(  # elements of another length
+            (SMPP.submit(header + UCS2, 1, udhi=1), Part(0x2A, 2, 1), Segment(UCS2, header))
+            for header in (b"\7\0\5\x2a\2\1\x70\0", b"\x08\x08\6\0\x2a\2\1\x70\0")
+        ),
     ],
 )
 def test_a_part(data: bytes, part: Part | None, segment: Segment) -> None:
@@ -113,12 +117,6 @@ def test_a_header_that_was_not_announced_is_text_too(header: bytes, part: Part |
     made = read(SMPP.submit(header + UCS2, 1))
     assert (made.part, made.lone) == (part, part is not None)
     assert made.texts == [Segment(header + UCS2), Segment(UCS2, header)]
-
-
-@pytest.mark.parametrize("header", [b"\7\0\5\x2a\2\1\x70\0", b"\x08\x08\6\0\x2a\2\1\x70\0"])
-def test_an_element_of_another_length_is_one_all_the_same(header: bytes) -> None:
-    made = read(SMPP.submit(header + UCS2, 1, udhi=1))
-    assert (made.part, made.texts) == (Part(0x2A, 2, 1), [Segment(UCS2, header)])
 
 
 def test_the_name_of_a_callback_number_is_a_text() -> None:

@@ -360,9 +360,16 @@ def test_a_kind_that_comes_twice_is_refused(corpus, tmp_path):
         load_recipe(corpus)
 
 
-def test_a_recipe_with_missing_messages(tmp_path):
-    (tmp_path / "r.yaml").write_text(f"authored: {tmp_path}/typo.jsonl\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"typo\.jsonl does not exist; give the path of a file or folder"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("authored: typo.jsonl\n", r"typo\.jsonl does not exist; give the path of a file or folder"),
+        ("a: [", r"r\.yaml is no YAML \(\w+\)"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
         load_recipe(tmp_path / "r.yaml")
 
 
@@ -376,12 +383,6 @@ def test_the_card_names_the_families_of_the_recipe(corpus, tmp_path):
 def test_a_folder_tells_the_fingerprint_of_its_corpus(corpus, tmp_path):
     assert store.fingerprint_of(tmp_path) == ""
     assert build(corpus, tmp_path / "out") == store.fingerprint_of(tmp_path / "out")
-
-
-def test_a_recipe_that_is_no_yaml(tmp_path):
-    (tmp_path / "r.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match=r"r\.yaml is no YAML \(\w+\)"):
-        load_recipe(tmp_path / "r.yaml")
 
 
 def test_generated_innocents_are_ordinary_training_rows(corpus, tmp_path):
