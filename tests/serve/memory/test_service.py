@@ -14,7 +14,7 @@ import pytest
 from tests.serve.http.http_fakes import Process, serving, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 from tests.serve.memory.conftest import Valkey
-from tests.serve.memory.gateway import MemoryUser
+from tests.serve.memory.gateway import MemoryUser, Slow
 from tests.serve.processes import children
 
 from jingyin.model.errors import ConfigError
@@ -205,18 +205,9 @@ async def test_parts_are_never_kept_where_other_workers_do_not_see_them() -> Non
         await memory.share_part("", ["k"], "a", 60)
 
 
-class Slow:
-    """A state that answers too late."""
-
-    async def run(self, ops: Sequence[Op]) -> list[Any]:
-        await asyncio.sleep(0.03)
-        return Local().run_now(ops)
-
-
 async def test_a_late_step_is_named() -> None:
     events: list[tuple[str, str]] = []
-    gateway = MemoryUser(Guarded(Slow(), Local(), lambda *event: events.append(event)), senders={})
-    assert gateway.memory.suspects
+    gateway = MemoryUser(Guarded(Slow(0.03), Local(), lambda *event: events.append(event)), senders={})
     gateway.memory.suspects._chance = lambda: 0.0
     await gateway.send("你好", sender="a")
     await gateway.memory.close()
