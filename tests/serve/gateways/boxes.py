@@ -24,6 +24,7 @@ http-request-retry = 0
 
 group = smsc
 SMSC
+
 group = sendsms-user
 username = user
 password = secret
@@ -32,10 +33,10 @@ max-messages = 10
 
 
 @contextmanager
-def kannel(folder: Path, smsc: str, more: str, **ports: int) -> Iterator[str]:
+def kannel(folder: Path, smsc: str, more: str, /, **ports: int) -> Iterator[str]:
     """Run both boxes with an SMSC, and with `more` behind the configuration of the user; yield the URL to send by."""
     config = folder / "kannel.conf"
-    config.write_text((_CONFIG.replace("SMSC", smsc) + more).format(folder=folder, **ports))
+    config.write_text((_CONFIG.replace("SMSC", smsc.strip()) + more).format(folder=folder, **ports))
     base = f"http://127.0.0.1:{ports['sendsms']}/cgi-bin/sendsms?"
     boxes = []
     try:
