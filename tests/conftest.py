@@ -1,5 +1,7 @@
-"""Shared by all tests: a clean environment, the bundle that the package holds, and toy bundles."""
+"""Shared by all tests: coroutines run, a clean environment, the bundle that the package holds, and toy bundles."""
 
+import asyncio
+import inspect
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -38,6 +40,15 @@ def _failed_if_skipped(report: Any) -> Any:
         report.outcome = "failed"
         report.longrepr = f"skipped, where JINGYIN_REQUIRE_EXTERNAL allows none: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    given = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in given}))
+    return True
 
 
 @pytest.fixture(autouse=True)

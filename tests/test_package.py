@@ -35,24 +35,21 @@ def test_no_mutant_is_stale() -> None:
     assert all((ROOT / each["tests"].split()[0]).is_file() for each in mutants)
 
 
-def test_a_verdict_needs_no_training_package() -> None:
-    code = """
-import sys
-from jingyin import Scorer
-verdict = Scorer.load().score("明天下午三点老地方见")
-heavy = {"torch", "transformers", "datasets", "pandas", "jieba", "sklearn", "scipy", "starlette", "pyarrow"}
-print(verdict.action, sorted(heavy & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.strip() == "pass []"
-
-
-def test_a_gateway_filter_loads_no_network() -> None:
-    code = """
-import sys
-from jingyin.serve.gateways import kannel, smpp, cmpp, smgp, sgip
-print(sorted({"onnxruntime", "numpy", "tokenizers", "pydantic"} & set(sys.modules)))
-"""
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        (
+            "from jingyin import Scorer; assert Scorer.load().score('明天下午三点老地方见').action == 'pass'",
+            "torch transformers datasets pandas jieba sklearn scipy starlette pyarrow",
+        ),
+        (
+            "from jingyin.serve.gateways import kannel, smpp, cmpp, smgp, sgip",
+            "onnxruntime numpy tokenizers pydantic",
+        ),
+    ],
+)
+def test_a_verdict_needs_no_training_package_and_a_filter_no_network(code: str, unwanted: str) -> None:
+    code += f"; import sys; print(sorted({{*{unwanted.split()}}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.strip() == "[]"
 

@@ -3,9 +3,8 @@
 import re
 import runpy
 import shlex
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from tests.command import run_command
 
 from jingyin import Scorer, cli
 from jingyin.model.labels import LABELS
@@ -130,23 +130,10 @@ def test_the_tree_names_every_module_and_folder():
                 assert path.stem in re.findall(r"\w+", texts[folder]), path
 
 
-@pytest.fixture
-def run(monkeypatch) -> Callable[..., int]:
-    """Run the command line in this process and return its exit code."""
-
-    def call(*arguments: str | Path) -> int:
-        monkeypatch.setattr(sys, "argv", ["jingyin", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        return int(str(done.value))
-
-    return call
-
-
-def test_the_first_command_prints_what_the_readme_shows(run, capfd):
+def test_the_first_command_prints_what_the_readme_shows(capfd):
     start = section("Start")
     (call,) = (line for line in code(start) if line.startswith("jingyin score"))
-    assert run(*shlex.split(call)[1:]) == 0
+    assert run_command(*shlex.split(call)[1:]) == 0
     printed = capfd.readouterr().out.splitlines()
     shown = [line[4:] for line in start.split("get reasons:\n")[1].splitlines() if line.startswith("    ")]
     percent = re.compile(r" *\d+(\.\d+)?%")
@@ -163,12 +150,12 @@ def test_the_bundle_supports_the_rates_of_examples(page):
         Scorer.load(review_rate=float(review), block_rate=float(block))
 
 
-def test_counts(tmp_path, run):
+def test_counts(tmp_path):
     pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
     (tmp_path / "in.csv").write_text("text\n你好\n", encoding="utf-8")
-    assert run("relabel", tmp_path / "in.csv", tmp_path / "out.parquet") == 0
+    assert run_command("relabel", tmp_path / "in.csv", tmp_path / "out.parquet") == 0
     added = set(pq.read_table(tmp_path / "out.parquet").column_names) - {"text"}
     assert f"{NUMBERS[len(added)]} are added" in README
     assert f"the {len(SIGNS)} signs" in README
@@ -179,15 +166,15 @@ def test_counts(tmp_path, run):
     assert README.count("\n") <= 170
 
 
-def test_exit_codes(tmp_path, run):
+def test_exit_codes(tmp_path):
     pytest.importorskip("pyarrow")
     assert "0 success, 1 failure" in README
     (tmp_path / "in.csv").write_text("text,id\n你好,1\n在吗\n", encoding="utf-8")
     (tmp_path / "bundle").mkdir()
-    assert run("--version") == 0
-    assert run("score", "--bundle", tmp_path / "bundle", "你好") == 1
-    assert run("score", "--bundle", tmp_path / "none", "你好") == 2
-    assert run("relabel", tmp_path / "in.csv", tmp_path / "out.csv") == 3
+    assert run_command("--version") == 0
+    assert run_command("score", "--bundle", tmp_path / "bundle", "你好") == 1
+    assert run_command("score", "--bundle", tmp_path / "none", "你好") == 2
+    assert run_command("relabel", tmp_path / "in.csv", tmp_path / "out.csv") == 3
 
 
 def test_a_figure_that_has_moved_is_named():

@@ -209,12 +209,7 @@ RULES = MANIFEST.model_copy(
 class FakeReader:
     """Gives each unit log-odds of risk, the same in each network, NaN beyond `most`, and remembers who read what."""
 
-    def __init__(
-        self,
-        odds: dict[int, float],
-        count: int,
-        most: dict[int, int] | None = None,
-    ) -> None:
+    def __init__(self, odds: dict[int, float], count: int, most: dict[int, int] | None = None) -> None:
         self.odds, self.count, self.most = odds, count, most or {}
         self.calls: list[int] = []
         self.worth: list[list[float]] = []

@@ -32,18 +32,11 @@ def plain(text: str) -> str:
     return "".join([*pieces, text[at:]])
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("好的哈", "好的"),
-        ("今晚还钱哈哈哈", "今晚还钱"),
-        ("还钱呀,不然找你单位啦!", "还钱,不然找你单位!"),
-        ("还钱~~明天见", "还钱~~明天见"),
-        ("还钱~ 明天见", "还钱 明天见"),
-        ("还钱(快点哈)", "还钱(快点)"),
-        ("还钱呀?快点", "还钱?快点"),
-    ],
-)
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("好的哈", "好的"), ("今晚还钱哈哈哈", "今晚还钱"), ("还钱呀,不然找你单位啦!", "还钱,不然找你单位!"),
+    ("还钱~~明天见", "还钱~~明天见"), ("还钱~ 明天见", "还钱 明天见"), ("还钱(快点哈)", "还钱(快点)"),
+    ("还钱呀?快点", "还钱?快点"),
+])  # fmt: skip
 def test_particles_at_the_end_of_a_clause_are_dropped(text, wanted):
     assert plain(text) == wanted
 

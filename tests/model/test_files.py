@@ -82,9 +82,7 @@ def test_other_facts_are_refused_by_name_and_replaced_on_request(tmp_path: Path)
         pass
 
 
-def test_a_kill_while_a_run_is_replaced_leaves_it_unfinished_and_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_a_run_is_replaced_leaves_it_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     with Run.open(out, {"seed": 1}, done="done.json") as run:
         (out / "a").touch()
@@ -116,8 +114,5 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_second_process_is_refused(tmp_path: Path) -> None:
-    with (
-        Run.open(tmp_path / "run", {}, done="done.json"),
-        pytest.raises(JingyinError, match="another run writes to"),
-    ):
+    with Run.open(tmp_path / "run", {}, done="done.json"), pytest.raises(JingyinError, match="another run writes to"):
         Run.open(tmp_path / "run", {}, done="done.json").__enter__()

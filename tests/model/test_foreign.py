@@ -22,17 +22,10 @@ OTHERS = [
     "رسالة جديدة لك",
 ]
 CHINESE = [
-    "bu gei qian jiu da bao ni dian hua",
-    "ni bu huan qian, wo call your jia ren",
-    "bgq jdb ndh",
-    "pay 500 or baoguang ni de zhao pian",
-    "【Grab】您的 code is 1234",
-    "ㄍㄟˇㄑㄧㄢˊ",
-    "vx abc12345",
-    "500",
-    "?!",
+    "bu gei qian jiu da bao ni dian hua", "ni bu huan qian, wo call your jia ren", "bgq jdb ndh",
+    "pay 500 or baoguang ni de zhao pian", "【Grab】您的 code is 1234", "ㄍㄟˇㄑㄧㄢˊ", "vx abc12345", "500", "?!",
     "",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ENGLISH + OTHERS)

@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from tests.command import run_command
 
-from jingyin import Scorer, __version__, cli
+from jingyin import Scorer, __version__
 from jingyin.model.bundle import default_path, read_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.serve.http import process
@@ -25,12 +26,9 @@ def jingyin(monkeypatch, capfd, scorer):
     """Run the command line in this process: arguments and standard input in, exit code, output and errors out."""
 
     def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["jingyin", *arguments])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit, match=r"^[012]$") as done:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(str(done.value)), out, err
+        code = run_command(*arguments)
+        return code, *capfd.readouterr()
 
     load = Scorer.load
     monkeypatch.setattr(Scorer, "load", lambda bundle=None: load(bundle) if bundle else scorer)
@@ -243,8 +241,6 @@ def test_verbs_of_training_need_their_extra():
 
 def test_verdicts_come_as_messages_do():
     with subprocess.Popen([*JINGYIN, "score", "-", "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        assert process.stdout
         for text in (CHAT, THREAT):
             process.stdin.write(f"{text}\n".encode())
             process.stdin.flush()

@@ -38,22 +38,25 @@ def test_signs_are_named_behind_the_reason_of_a_task() -> None:
     assert with_signs("near a threshold", []) == "near a threshold"
 
 
-def test_annotations_of_one_label_count_and_others_are_counted(tmp_path: Path) -> None:
-    export = [
-        annotated("a", "ordinary"),
-        annotated("b", "ordinary", "ordinary"),
-        annotated("c", "ordinary", "debt_threat"),
-        annotated("d", "ordinary", cancelled=True),
-        annotated("e"),
-    ]
+@pytest.mark.parametrize(
+    ("export", "labels", "disputed", "unanswered"),
+    [
+        (
+            [annotated("a", "ordinary"), annotated("b", "ordinary", "ordinary"),
+             annotated("c", "ordinary", "debt_threat"), annotated("d", "ordinary", cancelled=True), annotated("e")],
+            {"a": "ordinary", "b": "ordinary"}, 1, 2,
+        ),
+        (  # tasks about one text are answers about it
+            [annotated("a", "ordinary"), annotated("a", "debt_threat"), annotated("b", "ordinary"), annotated("b")],
+            {"b": "ordinary"}, 1, 0,
+        ),
+    ],
+)  # fmt: skip
+def test_annotations_of_one_label_count_and_others_are_counted(
+    tmp_path: Path, export: list[object], labels: dict[str, str], disputed: int, unanswered: int
+) -> None:
     found = read_annotations(write(tmp_path, export))
-    assert (found.labels, found.disputed, found.open) == ({"a": "ordinary", "b": "ordinary"}, 1, 2)
-
-
-def test_tasks_about_one_text_are_answers_about_it(tmp_path: Path) -> None:
-    export = [annotated("a", "ordinary"), annotated("a", "debt_threat"), annotated("b", "ordinary"), annotated("b")]
-    found = read_annotations(write(tmp_path, export))
-    assert (found.labels, found.disputed, found.open) == ({"b": "ordinary"}, 1, 0)
+    assert (found.labels, found.disputed, found.open) == (labels, disputed, unanswered)
 
 
 def test_labels_go_into_the_rows(tmp_path: Path) -> None:
@@ -71,17 +74,18 @@ def test_labels_go_into_the_rows(tmp_path: Path) -> None:
         apply_annotations(rows[:1], found)
 
 
-def test_an_unknown_label_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has answers \['spam'\]; known labels: ordinary, "):
-        read_annotations(write(tmp_path, [annotated("a", "spam")]))
-    with pytest.raises(InputError, match=r"is no Label Studio export \(TypeError\); export the project as JSON"):
-        read_annotations(write(tmp_path, [1]))
-
-
-def test_different_answers_to_one_text_are_disputed(tmp_path: Path) -> None:
-    export = [annotated("a", "ordinary"), annotated("a", "debt_threat"), annotated("b", "ordinary"), annotated("b")]
-    found = read_annotations(write(tmp_path, export))
-    assert (found.labels, found.disputed, found.open) == ({"b": "ordinary"}, 1, 0)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps([annotated("a", "spam")]), r"has answers \['spam'\]; known labels: ordinary, "),
+        ("[1]", r"is no Label Studio export \(TypeError\); export the project as JSON"),
+        ("[" * 100_000, r"is no Label Studio export \(RecursionError\)"),
+    ],
+)
+def test_an_export_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_annotations(tmp_path / "export.json")
 
 
 @pytest.mark.parametrize("text", [None, 5, ["a"]])
@@ -107,9 +111,3 @@ def test_several_choices_of_one_answer_are_disputed(tmp_path: Path) -> None:
     answered = annotated("a", "ordinary")
     answered["annotations"][0]["result"][0]["value"]["choices"] += ["debt_threat"]  # type: ignore[index]
     assert read_annotations(write(tmp_path, [answered])).disputed == 1
-
-
-def test_a_deep_export(tmp_path: Path) -> None:
-    (tmp_path / "export.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match=r"is no Label Studio export \(RecursionError\)"):
-        read_annotations(tmp_path / "export.json")

@@ -6,10 +6,9 @@ from random import Random
 
 import pytest
 from tests.serve.gateways.dialects import ALL, SMPP, Dialect
-from tests.serve.gateways.fakes import World, play
+from tests.serve.gateways.fakes import Judge, Owner, Peer, World, played
 from tests.serve.phone import FACTS, DroppedError, Shown, header, joined, show
 
-from jingyin.serve.gateways.client import Ruling
 from jingyin.serve.gateways.codec import UnreadableError
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.smpp import Smpp
@@ -31,25 +30,6 @@ def test_the_filter_finds_every_part_that_the_phone_finds(line: str) -> None:
     else:
         assert wanted[3:] == f"{part[0]:x}/{part[1]}/{part[2]}"
         assert Part(*part) in read_header(bytes.fromhex(udh))[0]
-
-
-class _Judge:
-    """Stands for a client: keeps what it is asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    async def ask(self, texts: list[str], sender: str, receivers: list[str], places: object) -> Ruling:
-        self.asked += texts
-        return Ruling("pass", "scored")
-
-    def refusal(self, reason: str) -> Ruling:
-        return Ruling("block", reason)
-
-
-class _Owner:
-    def __init__(self) -> None:
-        self.places, self.reading = asyncio.Semaphore(), asyncio.Lock()
 
 
 def elements(random: Random, part: tuple[int, int, int] | None) -> bytes:
@@ -105,7 +85,7 @@ def run(count: int) -> tuple[int, int]:
         for i in range(count):
             case = messages(random)
             phones: dict[bool, list[Shown]] = {False: [], True: []}
-            judge, owner = _Judge(), _Owner()
+            judge, owner = Judge(), Owner()
             joiner = Joiner(judge, {}, hold=0, remember=60)  # type: ignore[arg-type]
             was_refused = False
             for content, coding, udhi in case:
@@ -134,53 +114,37 @@ def run(count: int) -> tuple[int, int]:
     return shown, refused
 
 
-def test_what_the_phone_shows_of_500_odd_messages_was_judged() -> None:
-    shown, refused = run(500)
-    assert shown > 100
-    assert refused < 200
+@pytest.mark.parametrize(
+    ("count", "least_shown", "most_refused"),
+    [(500, 100, 200), pytest.param(20_000, 4_000, 20_000, marks=pytest.mark.exhaustive)],
+)
+def test_what_the_phone_shows_of_odd_messages_was_judged(count: int, least_shown: int, most_refused: int) -> None:
+    shown, refused = run(count)
+    assert shown > least_shown
+    assert refused < most_refused
 
 
-@pytest.mark.exhaustive
-def test_what_the_phone_shows_of_20_000_odd_messages_was_judged() -> None:
-    shown, _ = run(20_000)
-    assert shown > 4_000
-
-
-def ordinary(dialect: Dialect, count: int) -> None:
-    """Send ordinary messages, some in parts; each must arrive, byte for byte."""
+@played(hold=20)
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.exhaustive)])
+async def test_ordinary_messages_arrive_unchanged(world: World, peer: Peer, dialect: Dialect, count: int) -> None:
+    """Some in parts; each byte for byte."""
     random = Random(count)
     words = "您好今晚回家吃饭验证码请查收快递明天开会谢谢您的订单已发货，。！0123456789abc 親愛的客戶😀"
     codings = [(8, "utf-16-be"), (0x18, "utf-16-be"), (15, "gb18030"), (0, "ascii")]
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        sent, sequence = [], 1
-        while len(sent) < count:
-            coding, codec = random.choice(codings)
-            text = "".join(random.choices(words, k=random.choice((5, 30, 60, 200)))).encode(codec, "ignore")
-            parts = [text[i : i + 134] for i in range(0, max(1, len(text)), 134)] if len(text) > 140 else [text]
-            to, reference, frames = f"138{random.randrange(10**8):08}", random.randrange(256), []
-            for number, each in enumerate(parts, 1):
-                sequence += 1
-                if len(parts) > 1:
-                    part = (reference, len(parts), number)
-                    frames.append(dialect.part(each, sequence, part, coding=coding, to=(to,)))
-                else:
-                    frames.append(dialect.submit(each, sequence, coding=coding, to=(to,)))
-            peer.send(*frames)
-            assert set((await peer.answers(len(frames))).values()) == {0}
-            sent += frames
-        assert sorted(world.gateway.received[1:]) == sorted(sent)
-
-    play(scenario, dialect, hold=20)
-
-
-@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
-def test_60_ordinary_messages_arrive_unchanged(dialect: Dialect) -> None:
-    ordinary(dialect, 60)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
-def test_600_ordinary_messages_arrive_unchanged(dialect: Dialect) -> None:
-    ordinary(dialect, 600)
+    sent, sequence = [], 1
+    while len(sent) < count:
+        coding, codec = random.choice(codings)
+        text = "".join(random.choices(words, k=random.choice((5, 30, 60, 200)))).encode(codec, "ignore")
+        parts = [text[i : i + 134] for i in range(0, max(1, len(text)), 134)] if len(text) > 140 else [text]
+        to, reference, frames = f"138{random.randrange(10**8):08}", random.randrange(256), []
+        for number, each in enumerate(parts, 1):
+            sequence += 1
+            if len(parts) > 1:
+                part = (reference, len(parts), number)
+                frames.append(dialect.part(each, sequence, part, coding=coding, to=(to,)))
+            else:
+                frames.append(dialect.submit(each, sequence, coding=coding, to=(to,)))
+        assert set((await peer.ask(*frames)).values()) == {0}
+        sent += frames
+    assert sorted(world.gateway.received[1:]) == sorted(sent)

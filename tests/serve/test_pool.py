@@ -43,7 +43,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script.write_text(STREAM, encoding="utf-8")
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None
         overdue = threading.Timer(START_SECONDS, process.kill)
         overdue.start()
         for line in process.stdout:
@@ -66,18 +65,19 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_workers_refuse_another_bundle_than_their_parent_read(signed_bundle: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"id": "0123456789abcdef"}, r"the bundle changed from 0123456789abcdef to [0-9a-f]{16} .*; start again"),
+        ({"bundle": Path("/none/gone")}, "/none/gone"),
+    ],
+)
+def test_workers_refuse_another_bundle_than_their_parent_read(
+    signed_bundle: Path, changed: dict[str, object], message: str
+) -> None:
     scorer = Scorer.load(signed_bundle)
-    scorer.arguments = scorer.arguments._replace(id="0123456789abcdef")
-    with pytest.raises(BundleError, match=r"the bundle changed from 0123456789abcdef to [0-9a-f]{16} .*; start again"):
-        deque(scorer.score_many(["你好"] * 600, processes=1 + 1), maxlen=0)
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_bundle_that_is_gone_is_said(signed_bundle: Path, tmp_path: Path) -> None:
-    scorer = Scorer.load(signed_bundle)
-    scorer.arguments = scorer.arguments._replace(bundle=tmp_path / "gone")
-    with pytest.raises(BundleError, match=str(tmp_path)):
+    scorer.arguments = scorer.arguments._replace(**changed)
+    with pytest.raises(BundleError, match=message):
         deque(scorer.score_many(["你好"] * 600, processes=2), maxlen=0)
 
 

@@ -132,7 +132,6 @@ def standalone() -> Iterator[str]:
 
 
 def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
-    assert process.stderr is not None
     begun = time.monotonic()
     for line in process.stderr:
         if words in line:

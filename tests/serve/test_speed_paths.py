@@ -71,7 +71,7 @@ def test_a_long_stream_leaves_nothing_behind() -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_what_was_read_before_a_fault_is_answered_in_order(
+def test_what_came_before_a_fault_is_answered_in_order(
     scorer: Scorer, processes: int, error: type[BaseException]
 ) -> None:
     messages = [f"{word}{CHUNK}人" for word in "早午晚夜" for _ in range(CHUNK // 3)]

@@ -1,7 +1,5 @@
 """A small made-up corpus, the run of configs/tiny.yaml on it, and rows that toy bundles can be judged on."""
 
-import json
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tests import json_lines
+from tests.command import run_command
 from tests.toy_bundle import FILLER, WORDS, MakeBundle
 
-from jingyin.cli import main
 from jingyin.train.corpus import store
 from jingyin.train.corpus.store import Row
 
@@ -96,11 +95,8 @@ def few_checkpoints() -> Iterator[None]:
 def tiny_run(write_recipe: Write, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder that `jingyin train tiny.yaml` leaves; for looking at, not to be changed."""
     out = tmp_path_factory.mktemp("reference")
-    command = ["jingyin", "train", str(write_recipe("tiny")), "--out", str(out)]
-    with few_checkpoints(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit, match=r"^0$"):
-            main()
+    with few_checkpoints():
+        assert run_command("train", write_recipe("tiny"), "--out", out) == 0
     return out / "tiny"
 
 
@@ -128,15 +124,10 @@ def toy_rows() -> list[dict[str, str]]:
     return out
 
 
-def write_rows(path: Path, content: list[dict[str, str]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labelled rows as JSON lines, with the same rows as train.jsonl beside."""
-    return write_rows(tmp_path_factory.mktemp("data") / "test.jsonl", toy_rows())
+    return json_lines.write(tmp_path_factory.mktemp("data") / "test.jsonl", toy_rows())
 
 
 @pytest.fixture(scope="session")

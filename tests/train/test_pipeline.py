@@ -270,9 +270,7 @@ def test_shares_for_other_networks_than_the_bundle_has(tiny_run, corpus, tmp_pat
         ({"stage": "calibrate", "bundle": "stage:again", "passed": [0.5, 0.1]}, r"has 1 network\(s\), passed has 2"),
     ],
 )
-def test_what_an_earlier_stage_will_not_leave_is_refused_before_it_runs(
-    second, message, write_recipe, corpus, tmp_path
-):
+def test_what_an_earlier_stage_will_not_leave_is_refused(second, message, write_recipe, corpus, tmp_path):
     again = {"stage": "calibrate", "corpus": str(corpus), "bundle": "stage:first", "passed": [0.5]}
     recipes = [write_recipe("first"), write_recipe("bare", bundle=False)]
     for name, content in (("align", {"stage": "align", "epochs": 1}), ("again", again), ("second", second)):
@@ -304,9 +302,8 @@ def test_a_share_that_the_prefilter_cannot_keep_is_refused_before_training(write
         for row in splits["calibration"]
     ]
     store.write({**splits, "calibration": rows}, {}, "", tmp_path / "corpus")
-    with pytest.raises(
-        InputError, match=r"prefilter may not judge 50.00% of the 60 ordinary .* in passed is 30.00%: r"
-    ):
+    wanted = r"prefilter may not judge 50.00% of the 60 ordinary .* in passed is 30.00%: r"
+    with pytest.raises(InputError, match=wanted):
         train([write_recipe("strange", corpus=str(tmp_path / "corpus"), passed=[0.3])], tmp_path / "out")
     assert not (tmp_path / "out" / "strange" / "network").exists()
 
@@ -340,9 +337,7 @@ def test_networks_of_other_labels_are_refused(tiny_run, write_recipe, make_bundl
         train([write_recipe("run", encoder=str(tiny_run))], tmp_path)
 
 
-def test_a_tiny_network_begins_with_the_words_of_a_large_one_which_is_noted_and_compared(
-    write_recipe, corpus, tmp_path
-):
+def test_a_tiny_network_begins_with_the_words_of_a_large_one(write_recipe, corpus, tmp_path):
     first = write_recipe("first", epochs=1, bundle=False)
     second = write_recipe("second", encoder="stage:first", hidden=32, layers=1, epochs=1, bundle=False)
     run = train([first, second], tmp_path)

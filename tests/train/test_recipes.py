@@ -108,9 +108,8 @@ def test_wrong_recipes(tmp_path, content, message):
 def test_what_is_no_yaml(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"stage: [classify\n")
-    with pytest.raises(
-        ConfigError, match=r"recipe\.yaml is no YAML \(ParserError\); compare it with those in configs/"
-    ):
+    wanted = r"recipe\.yaml is no YAML \(ParserError\); compare it with those in configs/"
+    with pytest.raises(ConfigError, match=wanted):
         read_recipe(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"recipe\.yaml is no YAML \(UnicodeDecodeError\)"):

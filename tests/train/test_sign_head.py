@@ -20,7 +20,6 @@ def test_only_messages_that_people_read_teach_signs_and_none_of_their_copies():
 
 
 def test_without_one_there_is_nothing_to_learn():
-    with pytest.raises(
-        InputError, match=r"none of 2 training messages has signs that people read.*leave signs out of the"
-    ):
+    wanted = r"none of 2 training messages has signs that people read.*leave signs out of the"
+    with pytest.raises(InputError, match=wanted):
         annotated_messages(rows("?", "!joke,?", messages=[0, 1]))

@@ -51,9 +51,7 @@ def test_a_new_small_network_has_positions_of_its_own(run: Path) -> None:
         (96, "hidden is 96, but encoder '.*' is 64 wide; write at most hidden: 64 in the recipe, or leave it out"),
     ],
 )
-def test_a_width_that_no_new_network_can_have(
-    run: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, message: str
-) -> None:
+def test_a_width_that_cannot_be(run: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, message: str) -> None:
     if hidden == 100:
         wide = load_encoder(run)
         wide[0].config.hidden_size = 128

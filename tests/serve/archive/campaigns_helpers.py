@@ -1,4 +1,3 @@
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -34,11 +33,6 @@ def rows() -> list[dict[str, Any]]:
     ]  # fmt: skip
     others = [{"text": text, "from": "x", "to": None, "at": None, "kind": text} for text in OTHERS]
     return [*threats, *codes, *others]
-
-
-def write(path: Path, data: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data), encoding="utf-8")
-    return path
 
 
 def table(out: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ pytest.importorskip("duckdb", reason="needs duckdb: pip install 'jingyin[batch]'
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tests import json_lines
 from tests.serve.archive import campaigns_helpers
 from tests.serve.archive.campaigns_helpers import Run
 from tests.serve.archive.relabel_helpers import Here, rows
@@ -37,9 +38,15 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The output of a test that has one."""
+    return tmp_path / "out.parquet"
+
+
+@pytest.fixture
 def senders(tmp_path: Path) -> Path:
     """A JSON file of 64 rows with senders, receivers and times."""
-    return campaigns_helpers.write(tmp_path / "in.jsonl", campaigns_helpers.rows())
+    return json_lines.write(tmp_path / "in.jsonl", campaigns_helpers.rows())
 
 
 @pytest.fixture

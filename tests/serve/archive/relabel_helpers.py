@@ -1,5 +1,4 @@
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from jingyin.cli import main
 from jingyin.serve.archive.relabel import RelabelResult
 
 THREAT = "有人出钱让我每天拨你的号，想清静就转两百到这个微信"
@@ -59,13 +57,11 @@ def stop_at(patch: pytest.MonkeyPatch, number: int, error: BaseException) -> lis
     return steps
 
 
-def run_command(*arguments: object) -> str | int | None:
-    """Run the command line in this process; return its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["jingyin", *map(str, arguments)])
-        with pytest.raises(SystemExit, match=r"^\d$") as ended:
-            main()
-    return ended.value.code
+def kill_at(number: int, run: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Run up to the so-manieth step that touches the disk, and end there."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
+        stop_at(patch, number, KilledError())
+        run(*arguments, **options)
 
 
 def contents(out: Path) -> dict[str, bytes]:

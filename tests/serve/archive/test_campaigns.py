@@ -9,8 +9,10 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.serve.archive.campaigns_helpers import OTHERS, START, Run, members, rows, table, write
-from tests.serve.archive.relabel_helpers import KilledError, run_command, stop_at
+from tests.command import run_command
+from tests.json_lines import write
+from tests.serve.archive.campaigns_helpers import OTHERS, START, Run, members, rows, table
+from tests.serve.archive.relabel_helpers import KilledError, kill_at, stop_at
 
 from jingyin import Scorer
 from jingyin.model.errors import ConfigError, InputError, JingyinError
@@ -23,9 +25,7 @@ from jingyin.serve.archive.relabel import relabel
 FINAL = ("campaigns.parquet", "members.parquet", "report.html")
 
 
-def test_campaigns_and_what_is_counted_of_them(
-    senders: Path, tmp_path: Path, run: Run, columns: dict[str, str]
-) -> None:
+def test_what_is_counted_of_campaigns(senders: Path, tmp_path: Path, run: Run, columns: dict[str, str]) -> None:
     report = run(senders, tmp_path / "out", **columns)
     assert (report.rows, report.chosen, report.members, report.campaigns, report.rejects) == (64, 64, 60, 2, {})
     threats, codes = table(tmp_path / "out")
@@ -161,9 +161,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(senders: Path, tmp_p
     wanted = {file.name: file.read_bytes() for file in out.iterdir()}
     for number in range(1, steps[0] + 1):
         shutil.rmtree(out)
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
-            stop_at(patch, number, KilledError())
-            run(senders, out)
+        kill_at(number, run, senders, out)
         assert all((out / name).read_bytes() == wanted[name] for name in FINAL if (out / name).exists()), number
         run(senders, out)
         assert {file.name: file.read_bytes() for file in out.iterdir()} == wanted, number
@@ -293,9 +291,7 @@ def test_verdicts_of_this_bundle_are_not_scored_again(
     assert told[1] == "64 rows had verdicts of this bundle and were not scored again"
 
 
-def test_verdicts_of_another_bundle_are_scored_again(
-    senders: Path, tmp_path: Path, run: Run, signed_bundle: Path
-) -> None:
+def test_other_bundles_verdicts_are_scored_again(senders: Path, tmp_path: Path, run: Run, signed_bundle: Path) -> None:
     relabel([senders], tmp_path / "done.parquet", bundle=signed_bundle, processes=1)
     report = run(tmp_path / "done.parquet", tmp_path / "out")
     assert (report.reused, report.stale) == (0, 64)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests import json_lines
 from tests.serve.archive.relabel_helpers import THREAT, Here, rows
 
 from jingyin import Scorer
@@ -33,8 +34,7 @@ def labelled(tmp_path: Path) -> Path:
     return tmp_path / "in.parquet"
 
 
-def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Here, scorer: Scorer) -> None:
-    out = tmp_path / "out.parquet"
+def test_table_families_and_moved_rows(labelled: Path, out: Path, here: Here, scorer: Scorer) -> None:
     report = here(labelled, out, compare="label")
     assert report.changes == {
         "moved": 3,
@@ -46,7 +46,7 @@ def test_table_families_and_moved_rows(labelled: Path, tmp_path: Path, here: Her
         },
         "families": {"call_bombing": [4, 2], "chat": [2, 1]},
     }
-    moved = [json.loads(line) for line in (out / "_moved.jsonl").read_text(encoding="utf-8").splitlines()]
+    moved = json_lines.read(out / "_moved.jsonl")
     assert [row["row"] for row in moved] == [3, 4, 2]
     threat = scorer.score(THREAT)
     assert moved[0] == {
@@ -111,9 +111,8 @@ def test_empty_and_null_are_one_thing_in_any_format(tmp_path: Path, here: Here, 
 
 def test_families_are_names(tmp_path: Path, here: Here) -> None:
     pq.write_table(pa.table({"text": ["x"], "old": ["a"], "family": [["x"]]}), tmp_path / "in.parquet")
-    with pytest.raises(
-        InputError, match=r"the column 'family' is list<.*>, wanted labels or names; name another, or rename it"
-    ):
+    wanted = r"the column 'family' is list<.*>, wanted labels or names; name another, or rename it"
+    with pytest.raises(InputError, match=wanted):
         here(tmp_path / "in.parquet", tmp_path / "out.parquet", compare="old")
 
 
@@ -130,7 +129,7 @@ def test_a_label_map_without_such_a_label_is_refused_before_a_row_is_scored(labe
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_finished_output_is_looked_through_without_scoring(
+def test_a_finished_output_is_not_scored(
     labelled: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, tasks = tmp_path / "out.parquet", tmp_path / "tasks.json"
@@ -173,7 +172,7 @@ def test_tasks_and_moved_rows_have_the_reasons(tmp_path: Path, here: Here, signe
         data["text"][0]: (["exposure", "demand_money"], "was ordinary, is debt_threat; 告知他人, 索要钱财"),
         data["text"][1]: ([], "was ordinary, is debt_threat"),
     }
-    moved = [json.loads(line) for line in (tmp_path / "out.parquet" / "_moved.jsonl").read_text("utf-8").splitlines()]
+    moved = json_lines.read(tmp_path / "out.parquet" / "_moved.jsonl")
     assert [each["reasons"] for each in moved] == [each["reasons"] for each in found]
 
 
@@ -208,7 +207,7 @@ def test_an_id_column_of_any_name_is_listed(tmp_path: Path, here: Here, signed_b
     out, tasks = tmp_path / "out.parquet", tmp_path / "tasks.json"
     options = {"text_column": "sms", "id_column": name, "compare": "old", "label_studio": tasks}
     here(tmp_path / "in.parquet", out, bundle=signed_bundle, **options)
-    moved = [json.loads(line) for line in (out / "_moved.jsonl").read_text(encoding="utf-8").splitlines()]
+    moved = json_lines.read(out / "_moved.jsonl")
     assert [(row["file"], row["row"], row["id"], row["text"]) for row in moved] == [
         ("part-00000.parquet", 1, "m1", "曝光你，赎金"), ("part-00000.parquet", 2, "m2", "回家吃饭"),
     ]  # fmt: skip

@@ -74,10 +74,7 @@ def test_bins_of_what_moved_are_shown(tmp_path):
 
 
 def test_a_measure_that_an_archive_lacks_is_named_and_the_others_compared(tmp_path):
-    before, after = (
-        archive(tmp_path / "a.parquet", 1),
-        archive(tmp_path / "b.parquet", 2, without=("jingyin_hits",)),
-    )
+    before, after = (archive(tmp_path / "a.parquet", 1), archive(tmp_path / "b.parquet", 2, without=("jingyin_hits",)))
     report = drift(before, after)
     assert report.missing == ["jingyin_hits"]
     assert list(lines(report))[-1] == "not compared, missing: jingyin_hits"

@@ -6,8 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.serve.archive import campaigns_helpers
-from tests.serve.archive.relabel_helpers import KilledError, run_command, stop_at
+from tests.command import run_command
+from tests.json_lines import read, write
+from tests.serve.archive.relabel_helpers import kill_at
 
 from jingyin import Scorer
 from jingyin.model.errors import ConfigError, InputError
@@ -36,7 +37,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return campaigns_helpers.write(tmp_path / "in.jsonl", rows())
+    return write(tmp_path / "in.jsonl", rows())
 
 
 @pytest.fixture
@@ -47,13 +48,7 @@ def picked(tmp_path: Path) -> Mine:
     return call
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_one_of_each_group_is_picked_with_its_verdict_and_why(
-    source: Path, tmp_path: Path, picked: Mine, scorer: Scorer
-) -> None:
+def test_one_of_each_group_is_picked_and_why(source: Path, tmp_path: Path, picked: Mine, scorer: Scorer) -> None:
     result = picked(source)
     found = read(tmp_path / "mined.jsonl")
     texts = [row["text"] for row in found]
@@ -82,7 +77,7 @@ def test_ordinary_ones_come_once_and_are_like_no_pick(source: Path, tmp_path: Pa
 
 
 def test_decided_messages_and_their_near_copies_are_left_out(source: Path, tmp_path: Path, picked: Mine) -> None:
-    decided = campaigns_helpers.write(tmp_path / "decided.jsonl", [{"text": f"{THREATS[0]}99"}, {"text": INNOCENT[0]}])
+    decided = write(tmp_path / "decided.jsonl", [{"text": f"{THREATS[0]}99"}, {"text": INNOCENT[0]}])
     picked(source, decided=[decided])
     texts = {row["text"] for name in ("mined", "mined-ordinary") for row in read(tmp_path / f"{name}.jsonl")}
     assert not [text for text in texts if text.startswith((THREATS[0], INNOCENT[0]))]
@@ -93,9 +88,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     source: Path, tmp_path: Path, picked: Mine, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "SHARD_ROWS", 20)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
-        stop_at(patch, 20, KilledError())
-        picked(source)
+    kill_at(20, picked, source)
     assert not (tmp_path / "mined.jsonl").exists()
     assert list((tmp_path / "mined.run").glob("part-*"))
     picked(source)

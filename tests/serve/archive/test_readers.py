@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import json_lines
 from tests.serve.archive.relabel_helpers import TEXT_VALUES as TEXTS
 from tests.serve.archive.relabel_helpers import THREAT, VALUES, rows
 
@@ -76,20 +77,6 @@ def test_another_delimiter(tmp_path: Path, delimiter: str) -> None:
     assert read(tmp_path / "in.csv", delimiter=delimiter)[0] == [{"id": "1", "text": "a,b"}]
 
 
-@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
-def test_what_is_no_delimiter(tmp_path: Path, delimiter: str) -> None:
-    (tmp_path / "in.csv").write_text("text\nx\n")
-    with pytest.raises(ConfigError, match="isn't a character that can separate fields"):
-        read(tmp_path / "in.csv", delimiter=delimiter)
-
-
-@pytest.mark.parametrize("body", ['"a\n', "\n"])
-def test_no_header(tmp_path: Path, body: str) -> None:
-    (tmp_path / "in.csv").write_text(body)
-    with pytest.raises(InputError, match="does not begin with a header of column names"):
-        read(tmp_path / "in.csv")
-
-
 def test_a_carriage_return_outside_quotes_in_any_line_of_a_record_is_a_space(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes('id,text,n\n1,"你\n好",c\rd\n2,再见,"e\rf"\n'.encode())
     data, rejects = read(tmp_path / "in.csv")
@@ -123,8 +110,7 @@ def test_broken_json_loses_only_the_broken_rows(tmp_path: Path, case: str) -> No
 
 def test_a_column_of_several_types_is_text_and_costs_no_row(tmp_path: Path) -> None:
     values = [5, "six", {"a": 7}, None, 2**70, [8], True]
-    lines = [json.dumps({"text": "好", "time": value}) for value in values]
-    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    json_lines.write(tmp_path / "in.jsonl", ({"text": "好", "time": value} for value in values))
     data, rejects = read(tmp_path / "in.jsonl")
     assert rejects == []
     assert [row["time"] for row in data] == ["5", "six", '{"a": 7}', None, str(2**70), "[8]", "true"]
@@ -134,7 +120,7 @@ def test_what_fits_no_column_later_is_rescued(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(text_files, "ROWS", 1)  # the first line gives the types
     first = {"text": "好", "n": 1, "parts": [{"a": 1}]}
     later = [{"n": "two"}, {"n": 2**70}, {"new": "值"}, {"parts": [{"a": 2, "b": 3}]}, {"n": 2, "parts": []}]
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": "好", **row}) for row in [first, *later]))
+    json_lines.write(tmp_path / "in.jsonl", ({"text": "好", **row} for row in [first, *later]))
     data, rejects = read(tmp_path / "in.jsonl")
     assert rejects == []
     assert [json.loads(row[RESCUED] or "null") for row in data] == [None, *later[:4], None]
@@ -142,7 +128,7 @@ def test_what_fits_no_column_later_is_rescued(tmp_path: Path, monkeypatch: pytes
 
 
 def test_rescued_values_of_an_earlier_output_stay(tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "x", RESCUED: '{"a": 1}'}))
+    json_lines.write(tmp_path / "in.jsonl", [{"text": "x", RESCUED: '{"a": 1}'}])
     assert read(tmp_path / "in.jsonl")[0] == [{"text": "x", RESCUED: '{"a": 1}'}]
 
 
@@ -154,7 +140,7 @@ def test_rescued_values_are_added_to_earlier_ones(
 ) -> None:
     monkeypatch.setattr(text_files, "ROWS", 1)
     lines = [{"text": "x", "n": 1}, {"text": "y", "n": "two", RESCUED: earlier}]
-    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    json_lines.write(tmp_path / "in.jsonl", lines)
     assert json.loads(read(tmp_path / "in.jsonl")[0][1][RESCUED]) == {**kept, "n": "two"}
 
 
@@ -179,13 +165,6 @@ def test_deep_values_are_kept(tmp_path: Path, depth: int) -> None:
     (tmp_path / "in.jsonl").write_text(f'{{"text": "x", "n": {deep}}}\n' * 2)
     found = [row["n"] for row in read(tmp_path / "in.jsonl")[0]]
     assert [each if isinstance(each, str) else json.dumps(each) for each in found] == [deep] * 2
-
-
-@pytest.mark.parametrize("body", ['[{"text": "x"}]\n', '{\n"text": "x"\n}\n'])
-def test_json_of_another_form(tmp_path: Path, body: str) -> None:
-    (tmp_path / "in.json").write_text(body)
-    with pytest.raises(InputError, match=r"has no JSON object in its first \d lines; wanted one object a line"):
-        read(tmp_path / "in.json")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -247,13 +226,6 @@ def test_utf16_is_read_by_its_mark(tmp_path: Path) -> None:
     assert read(tmp_path / "in.csv")[0] == [{"id": "1", "text": "你好"}, {"id": "2", "text": "再见"}]
 
 
-@pytest.mark.parametrize("encoding", ["klingon", "undefined", "a\0"])
-def test_an_unknown_encoding(tmp_path: Path, encoding: str) -> None:
-    (tmp_path / "in.csv").write_text("text\nx\n")
-    with pytest.raises(ConfigError, match=r"encoding .* is unknown; name one such as"):
-        read(tmp_path / "in.csv", encoding=encoding)
-
-
 # Columns of several files, ids, what is kept of rejects
 
 
@@ -283,9 +255,7 @@ def test_columns_of_several_files_are_united(tmp_path: Path) -> None:
         (pa.array([{"a": 1}]), pa.array([{"b": "x"}]), [{"a": 1, "b": None}, {"a": None, "b": "x"}]),
     ],
 )  # fmt: skip
-def test_columns_of_two_types_keep_their_values(
-    tmp_path: Path, one: pa.Array, other: pa.Array, kept: list[Any]
-) -> None:
+def test_columns_of_two_types_keep_values(tmp_path: Path, one: pa.Array, other: pa.Array, kept: list[Any]) -> None:
     for name, column in (("a", one), ("b", other)):
         pq.write_table(pa.table({"text": ["x"], "n": column}), tmp_path / f"{name}.parquet")
     assert [row["n"] for row in read(tmp_path / "a.parquet", tmp_path / "b.parquet")[0]] == kept
@@ -360,7 +330,7 @@ def test_what_follows_a_block_does_not_depend_on_where_reading_began(
     elif name == "in.csv":
         (tmp_path / name).write_text("id,text\n" + "".join(f'{n},"{n}\n好"\n' for n in range(60)), encoding="utf-8")
     else:
-        (tmp_path / name).write_text("\n".join(map(json.dumps, data)))
+        json_lines.write(tmp_path / name, data)
     sources = open_sources([tmp_path / name], ReadOptions())
     whole = [block for _, block in blocks(sources)]
     assert len(whole) > 8
@@ -369,6 +339,26 @@ def test_what_follows_a_block_does_not_depend_on_where_reading_began(
         assert [(each.next, each.batch.to_pylist(), each.rejects) for each in rest] == [
             (each.next, each.batch.to_pylist(), each.rejects) for each in whole[number + 1 :]
         ]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "how", "error", "message"),
+    [
+        *(("in.csv", "text\nx\n", {"delimiter": each}, ConfigError, "isn't a character that can separate fields")
+          for each in ("", ";;", '"', "\n")),
+        *(("in.csv", "text\nx\n", {"encoding": each}, ConfigError, r"encoding .* is unknown; name one such as")
+          for each in ("klingon", "undefined", "a\0")),
+        *(("in.csv", body, {}, InputError, "does not begin with a header of column names") for body in ('"a\n', "\n")),
+        *(("in.json", body, {}, InputError, r"has no JSON object in its first \d lines; wanted one object a line")
+          for body in ('[{"text": "x"}]\n', '{\n"text": "x"\n}\n')),
+    ],
+)  # fmt: skip
+def test_wrong_options_and_forms(
+    tmp_path: Path, name: str, body: str, how: dict[str, str], error: type[Exception], message: str
+) -> None:
+    (tmp_path / name).write_text(body)
+    with pytest.raises(error, match=message):
+        read(tmp_path / name, **how)
 
 
 # Files

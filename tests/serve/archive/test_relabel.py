@@ -18,8 +18,10 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import json_lines
+from tests.command import run_command
 from tests.serve.archive.relabel_helpers import TEXT_VALUES as TEXTS
-from tests.serve.archive.relabel_helpers import THREAT, VALUES, Here, contents, rows, run_command
+from tests.serve.archive.relabel_helpers import THREAT, VALUES, Here, contents, rows
 
 from jingyin import Scorer
 from jingyin.model.errors import ConfigError, InputError, JingyinError
@@ -36,15 +38,11 @@ from jingyin.serve.archive.workers import _pack, workers
 
 def read(out: Path, kind: str = "parquet") -> list[dict]:
     if kind == "json":
-        return [
-            json.loads(line) for file in sorted(out.glob("part-*")) for line in file.read_text("utf-8").splitlines()
-        ]
+        return [row for file in sorted(out.glob("part-*")) for row in json_lines.read(file)]
     return pyarrow.dataset.dataset(out, format=kind).to_table().to_pylist()
 
 
-def test_verdicts_are_those_of_the_scorer_and_columns_are_kept(
-    archive: Path, tmp_path: Path, here: Here, scorer: Scorer
-) -> None:
+def test_verdicts_are_those_of_the_scorer(archive: Path, tmp_path: Path, here: Here, scorer: Scorer) -> None:
     report = here(archive, tmp_path / "out.parquet")
     assert (report.rows, report.rejects) == (150, {})
     for row, before in zip(read(tmp_path / "out.parquet"), rows(150), strict=True):
@@ -98,9 +96,7 @@ def test_reasons_are_lists_of_signs_in_the_last_column(signed: Scorer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_reasons_go_out_in_every_format_and_are_replaced(
-    signed_bundle: Path, tmp_path: Path, here: Here, kind: str
-) -> None:
+def test_reasons_go_out_in_every_format(signed_bundle: Path, tmp_path: Path, here: Here, kind: str) -> None:
     data = pa.table({"text": [text for text in SHOWN if text is not None], "jingyin_reasons": ["old"] * 5})
     pq.write_table(data, tmp_path / "in.parquet")
     report = here(tmp_path / "in.parquet", tmp_path / f"out.{kind}", bundle=signed_bundle)
@@ -113,9 +109,8 @@ def test_reasons_go_out_in_every_format_and_are_replaced(
 
 
 def test_a_bundle_without_signs_says_so(
-    make_bundle: Callable[..., Path], archive: Path, tmp_path: Path, here: Here, signed_bundle: Path
+    make_bundle: Callable[..., Path], archive: Path, out: Path, here: Here, signed_bundle: Path
 ) -> None:
-    out = tmp_path / "out.parquet"
     first, *_ = lines(here(archive, out, bundle=make_bundle()), out)
     assert first.endswith(", which has no signs, so no row has reasons")
     assert {len(row["jingyin_reasons"]) for row in read(out)} == {0}
@@ -254,7 +249,7 @@ def test_no_rows(tmp_path: Path, here: Here) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".parquet"])
 def test_a_part_without_rows_is_read_again(tmp_path: Path, here: Here, small: None, suffix: str) -> None:
     lines = [{"id": n, "text": THREAT if n >= 20 else None, "old": "ordinary", "family": "f"} for n in range(25)]
-    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    json_lines.write(tmp_path / "in.jsonl", lines)
     out = tmp_path / f"out{suffix}"
     assert here(tmp_path / "in.jsonl", out, compare="old").changes["families"] == {"f": [5, 5]}
     found = campaigns([out], tmp_path / "campaigns", id_column="id", processes=1)
@@ -477,9 +472,7 @@ if __name__ == "__main__":
 """
 
 
-def test_an_interrupt_while_processes_start_leaves_no_traceback(
-    archive: Path, tmp_path: Path, signed_bundle: Path
-) -> None:
+def test_an_early_interrupt_leaves_no_traceback(archive: Path, tmp_path: Path, signed_bundle: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
     command = [sys.executable, script, "relabel", archive, tmp_path / "out.parquet", "--processes", "2"]

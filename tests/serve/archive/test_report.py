@@ -2,7 +2,8 @@ from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
-from tests.serve.archive.campaigns_helpers import Run, rows, table, write
+from tests.json_lines import write
+from tests.serve.archive.campaigns_helpers import Run, rows, table
 
 from jingyin.serve.archive import campaign_tables as report
 

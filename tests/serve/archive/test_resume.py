@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.serve.archive.relabel_helpers import Here, KilledError, contents, rows, stop_at
+from tests.serve.archive.relabel_helpers import Here, KilledError, contents, kill_at, rows, stop_at
 from tests.serve.processes import children, runs
 
 from jingyin.model.errors import InputError, JingyinError
@@ -34,11 +34,8 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("suffix", [".jsonl.gz"])
-def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
-    archive: Path, tmp_path: Path, here: Here, suffix: str
-) -> None:
-    out, tasks = tmp_path / f"out{suffix}", tmp_path / "tasks.json"
+def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(archive: Path, tmp_path: Path, here: Here) -> None:
+    out, tasks = tmp_path / "out.jsonl.gz", tmp_path / "tasks.json"
     options = {"compare": "old", "label_studio": tasks, "sample": 5}
     with pytest.MonkeyPatch.context() as patch:
         steps = stop_at(patch, -1, KilledError())
@@ -47,9 +44,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
     assert len(wanted[0]) == 4 + 5  # parts; lock, facts, rejects, moved, report
     for number in range(1, steps[0] + 1):
         shutil.rmtree(out)
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
-            stop_at(patch, number, KilledError())
-            here(archive, out, **options)
+        kill_at(number, here, archive, out, **options)
         assert all(file in wanted[0] or file.startswith("_") for file in contents(out)), number
         here(archive, out, **options)
         left = contents(out)
@@ -58,11 +53,8 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(
         assert tasks.read_bytes() == wanted[1]
 
 
-def test_finished_shards_are_not_written_again(archive: Path, tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out.parquet"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
-        stop_at(patch, 20, KilledError())
-        here(archive, out)
+def test_finished_shards_are_not_written_again(archive: Path, out: Path, here: Here) -> None:
+    kill_at(20, here, archive, out)
     finished = {file.name: file.stat().st_ino for file in sorted(out.glob("part-*"))}
     assert finished
     report = here(archive, out)
@@ -101,8 +93,7 @@ def test_a_finished_run_is_only_reported(archive: Path, tmp_path: Path, here: He
     assert contents(tmp_path / "out.parquet") == before
 
 
-def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out.parquet"
+def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, out: Path, here: Here) -> None:
     here(archive, out)
     with pytest.raises(InputError, match="holds a run with other id column"):
         here(archive, out, id_column="id")
@@ -114,8 +105,7 @@ def test_changed_input_or_options_are_refused_unless_fresh(archive: Path, tmp_pa
     assert len(list(out.glob("part-*"))) == 2
 
 
-def test_another_bundle_is_refused(archive: Path, tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out.parquet"
+def test_another_bundle_is_refused(archive: Path, out: Path, here: Here) -> None:
     here(archive, out)
     manifest = json.loads((out / "_begun.json").read_text())
     (out / "_begun.json").write_text(json.dumps(manifest | {"bundle": "0123456789abcdef"}))
@@ -123,18 +113,14 @@ def test_another_bundle_is_refused(archive: Path, tmp_path: Path, here: Here) ->
         here(archive, out)
 
 
-def test_a_part_that_was_changed_is_noticed(archive: Path, tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out.parquet"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
-        stop_at(patch, 20, KilledError())
-        here(archive, out)
+def test_a_part_that_was_changed_is_noticed(archive: Path, out: Path, here: Here) -> None:
+    kill_at(20, here, archive, out)
     (out / "part-00000.parquet").write_bytes(b"short")
     with pytest.raises(InputError, match=r"part-00000.parquet is missing or was changed .* --fresh"):
         here(archive, out)
 
 
-def test_the_second_run_on_one_output_refuses(archive: Path, tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out.parquet"
+def test_the_second_run_on_one_output_refuses(archive: Path, out: Path, here: Here) -> None:
     here(archive, out)
     facts = json.loads((out / "_begun.json").read_text())
     with Run.open(out, facts, done="_report.json"), pytest.raises(JingyinError, match="another run writes to"):
@@ -142,12 +128,13 @@ def test_the_second_run_on_one_output_refuses(archive: Path, tmp_path: Path, her
 
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EACCES, errno.EIO])
-def test_a_full_disk_is_said_and_the_run_goes_on_later(archive: Path, tmp_path: Path, here: Here, fault: int) -> None:
-    out = tmp_path / "out.parquet"
-    with pytest.MonkeyPatch.context() as patch:
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    archive: Path, tmp_path: Path, out: Path, here: Here, fault: int
+) -> None:
+    wanted = rf"can't be written: {os.strerror(fault)}; .* it resumes"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(JingyinError, match=wanted):  # noqa: PT012
         stop_at(patch, 12, OSError(fault, os.strerror(fault)))
-        with pytest.raises(JingyinError, match=rf"can't be written: {os.strerror(fault)}; .* it resumes"):
-            here(archive, out)
+        here(archive, out)
     here(archive, out)
     here(archive, tmp_path / "whole.parquet")
     assert contents(out) == contents(tmp_path / "whole.parquet")
@@ -167,11 +154,8 @@ def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
     assert not list(out.glob("part-*"))
 
 
-def test_an_unfinished_output_is_no_input(archive: Path, tmp_path: Path, here: Here) -> None:
-    out = tmp_path / "out.parquet"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):  # noqa: PT012  match: it says nothing
-        stop_at(patch, 20, KilledError())
-        here(archive, out)
+def test_an_unfinished_output_is_no_input(archive: Path, tmp_path: Path, out: Path, here: Here) -> None:
+    kill_at(20, here, archive, out)
     assert list(out.glob("part-*"))
     for source in (out, Path(f"{out}/part-*.parquet")):
         with pytest.raises(InputError, match="holds a run that isn't finished; repeat its command"):

@@ -4,12 +4,13 @@ import asyncio
 import json
 import sqlite3
 import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.serve.http.http_fakes import SECRET, FakeScorer, run
+from tests.serve.http.http_fakes import SECRET, FakeScorer, serving
 
 from jingyin.serve.cases import store
 from jingyin.serve.cases.cases import Cases, Filter, Message
@@ -28,9 +29,9 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
 
 
-def queued(call: Any, **flags: Any) -> Any:
-    """Run `call` against a service whose blocked messages are all kept."""
-    return run(call, **{"cases": {"block_share": 1}, **flags})
+def queued(**flags: Any) -> AbstractAsyncContextManager[tuple[httpx.AsyncClient, Service]]:
+    """Run a service whose blocked messages are all kept."""
+    return serving(**{"cases": {"block_share": 1}, **flags})
 
 
 async def listing(client: httpx.AsyncClient, wanted: int, query: str = "state=open") -> list[dict[str, Any]]:
@@ -42,8 +43,8 @@ async def listing(client: httpx.AsyncClient, wanted: int, query: str = "state=op
     raise AssertionError(f"{len(cases)} cases")
 
 
-def test_near_copies_are_one_case_that_a_decision_turns_into_a_wording_and_a_row(tmp_path: Path) -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> None:
+async def test_near_copies_are_one_case_that_a_decision_turns_into_a_wording_and_a_row(tmp_path: Path) -> None:
+    async with queued() as (client, _):
         for number, text in enumerate([*COPIES, COPIES[0], OTHER]):
             body = {"text": text, "sender": "106", "receiver": f"1390000000{number}", "route": "abroad"}
             await client.post("/v1/score", json=body)
@@ -77,16 +78,14 @@ def test_near_copies_are_one_case_that_a_decision_turns_into_a_wording_and_a_row
         assert (await client.post("/v1/score", json={"text": COPIES[1]})).json()["action"] == "block"
         assert (await client.delete(path)).status_code == 409
         assert (await client.get("/admin/known")).json() == {"known": []}
-
-    queued(call)
     from jingyin.train.finetune_data import Columns, read_labelled
 
     rows, rejected = read_labelled([str(tmp_path / "export.jsonl")], Columns(), tmp_path / "run")
     assert ([(row.text, row.label) for row in rows], rejected) == ([(COPIES[0], "lawful_collection")], [])
 
 
-def test_a_case_that_changed_since_it_was_listed_is_not_decided() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+async def test_a_case_that_changed_since_it_was_listed_is_not_decided() -> None:
+    async with queued() as (client, _):
         await client.post("/v1/score", json={"text": THREAT})
         (case,) = await listing(client, 1)
         path = f"/admin/cases/{case['id']}"
@@ -98,11 +97,9 @@ def test_a_case_that_changed_since_it_was_listed_is_not_decided() -> None:
         stale = await client.post(path, json={"decision": "threat", "version": 0})
         assert "look at it again" in stale.json()["error"]
 
-    queued(call)
 
-
-def test_an_undo_of_a_decision_that_was_changed_is_refused_and_its_wording_stays() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+async def test_an_undo_of_a_decision_that_was_changed_is_refused_and_its_wording_stays() -> None:
+    async with queued() as (client, _):
         await client.post("/v1/score", json={"text": THREAT})
         (case,) = await listing(client, 1)
         path = f"/admin/cases/{case['id']}"
@@ -116,11 +113,9 @@ def test_an_undo_of_a_decision_that_was_changed_is_refused_and_its_wording_stays
         await client.delete(f"/admin/known/{known}")  # by hand: the decision can be undone all the same
         assert (await client.delete(f"{path}?version=3")).json()["state"] == "open"
 
-    queued(call)
 
-
-def test_filters_pages_and_search() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+async def test_filters_pages_and_search() -> None:
+    async with queued() as (client, _):
         for text, route in ((THREAT, "a"), (THREAT, "a"), (OTHER, "b%")):
             await client.post("/v1/score", json={"text": text, "route": route, "receiver": text})
         one, two = await listing(client, 2)
@@ -132,11 +127,9 @@ def test_filters_pages_and_search() -> None:
         assert (await client.get("/admin/cases?limit=0")).status_code == 422
         assert (await client.get("/admin/cases?after=none")).status_code == 404
 
-    queued(call)
 
-
-def test_reports_open_and_raise_cases_and_one_reporter_counts_once() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+async def test_reports_open_and_raise_cases_and_one_reporter_counts_once() -> None:
+    async with queued() as (client, _):
         await client.post("/v1/score", json={"text": OTHER})
         await client.post("/v1/score", json={"text": OTHER})
         assert (await client.post("/v1/report", json={"kind": "unwanted"})).json()["error"] == "text: Field required"
@@ -150,11 +143,9 @@ def test_reports_open_and_raise_cases_and_one_reporter_counts_once() -> None:
         assert reported["reasons"] == ["reported", "wrongly_blocked"]
         assert reported["state"] == "open"
 
-    queued(call)
 
-
-def test_without_the_setting_every_route_says_that_the_queue_is_off() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+async def test_without_the_setting_every_route_says_that_the_queue_is_off() -> None:
+    async with serving() as (client, _):
         for method, path in (
             ("GET", "/admin/cases"), ("GET", "/admin/cases/export"), ("GET", "/admin/cases/1"),
             ("POST", "/admin/cases/1"), ("DELETE", "/admin/cases/1"), ("POST", "/v1/report"),
@@ -163,20 +154,15 @@ def test_without_the_setting_every_route_says_that_the_queue_is_off() -> None:
             assert (answer.status_code, answer.json()["error"][:23]) == (404, "the review queue is off")
         assert (await client.get("/admin/overview")).json()["cases"] is False  # the page then hides the queue
 
-    run(call)
 
-
-def test_no_text_number_or_sender_reaches_log_metrics_or_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> bytes:
+async def test_no_text_or_sender_reaches_log_metrics_or_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with queued() as (client, service):
         body = {"text": f"死死死死，{SECRET}，请注意查看", "sender": "机密发信人", "receiver": "13911112222"}
         await client.post("/v1/score", json=body)
         (case,) = await listing(client, 1)
         await client.post(f"/admin/cases/{case['id']}", json={"decision": "threat"})
-        return service.metrics.render()
-
-    written = queued(call) + capfd.readouterr().err.encode()
+        written = service.metrics.render()
+    written += capfd.readouterr().err.encode()
     assert b'"event":"case_decided"' in written
     written += b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert not [word for word in ("绝密", SECRET, "机密发信人", "13911112222") if word.encode() in written]
@@ -259,7 +245,7 @@ def test_what_comes_after_a_decision_opens_a_new_case(tmp_path: Path) -> None:
     assert len(queue.listed(Filter(limit=9))) == 1
 
 
-def test_a_newer_version_and_another_secret_are_refused_and_an_older_version_is_brought_up(
+def test_a_newer_version_is_refused_and_an_older_one_brought_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases(tmp_path)[0].keep([message(THREAT)])
@@ -291,10 +277,12 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
         cases(tmp_path)[0].listed(Filter(limit=1))
 
 
-def test_while_the_database_is_away_messages_are_answered_counted_and_written_later(
+async def test_while_the_database_is_away_messages_are_answered_counted_and_written_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> None:
+    monkeypatch.setattr(store, "_SECONDS", 0.05)
+    monkeypatch.setattr("jingyin.serve.cases.writer.RETRY_SECONDS", 0.05)
+    async with queued(load=lambda: (FakeScorer(), None)) as (client, service):
         await client.post("/v1/score", json={"text": OTHER})
         await listing(client, 1)
         locked = sqlite3.connect(tmp_path / "cases.sqlite", isolation_level=None)
@@ -309,16 +297,14 @@ def test_while_the_database_is_away_messages_are_answered_counted_and_written_la
         locked.close()
         await listing(client, 2)
         assert "jingyin_cases_away 0.0" in service.metrics.render().decode()
-
-    monkeypatch.setattr(store, "_SECONDS", 0.05)
-    monkeypatch.setattr("jingyin.serve.cases.writer.RETRY_SECONDS", 0.05)
-    queued(call, load=lambda: (FakeScorer(), None))
     log = capfd.readouterr().err
     assert log.count('"event":"cases_away"') == log.count('"event":"cases_back"') >= 1
 
 
-def test_what_finds_the_queue_full_is_answered_and_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> None:
+async def test_what_finds_the_queue_full_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store, "_SECONDS", 0.05)
+    monkeypatch.setattr("jingyin.serve.cases.writer.RETRY_SECONDS", 0.05)
+    async with queued(cases={"block_share": 1, "waiting": 4}, load=lambda: (FakeScorer(), None)) as (client, service):
         await client.post("/v1/score", json={"text": OTHER})
         await listing(client, 1)
         locked = sqlite3.connect(tmp_path / "cases.sqlite", isolation_level=None)
@@ -333,7 +319,3 @@ def test_what_finds_the_queue_full_is_answered_and_counted(monkeypatch: pytest.M
         locked.execute("ROLLBACK")
         locked.close()
         await listing(client, 6)
-
-    monkeypatch.setattr(store, "_SECONDS", 0.05)
-    monkeypatch.setattr("jingyin.serve.cases.writer.RETRY_SECONDS", 0.05)
-    queued(call, cases={"block_share": 1, "waiting": 4}, load=lambda: (FakeScorer(), None))

@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from inspect import Signature, signature
 from typing import Any
@@ -20,8 +20,7 @@ from jingyin.serve.gateways.session import ProxySettings
 THREAT, GREETING = "不给钱就弄死你", "妈，今晚回家吃饭"
 """What is blocked, for the 死 in it, and what passes."""
 SLOW = pytest.mark.parametrize(
-    "dialect",
-    [pytest.param(each, marks=[] if each is SMPP else pytest.mark.exhaustive, id=each.name) for each in ALL],
+    "dialect", [pytest.param(each, marks=[] if each is SMPP else pytest.mark.exhaustive, id=each.name) for each in ALL]
 )
 """For tests that wait: in every dialect only if all tests run."""
 HALVES = THREAT.encode("utf-16-be")[:-3], THREAT.encode("utf-16-be")[-3:]
@@ -31,6 +30,20 @@ HALVES = THREAT.encode("utf-16-be")[:-3], THREAT.encode("utf-16-be")[-3:]
 def counted(action: str, reason: str) -> float:
     """Return how many messages have been counted with this action and reason."""
     return client.REGISTRY.get_sample_value("jingyin_gateway_messages_total", {"action": action, "reason": reason}) or 0
+
+
+@contextmanager
+def counts(wanted: dict[tuple[str, str], int]) -> Iterator[None]:
+    """Assert how many more messages are counted meanwhile with each action and reason."""
+    before = {each: counted(*each) for each in wanted}
+    yield
+    assert {each: counted(*each) - before[each] for each in wanted} == wanted
+
+
+async def until(ready: Callable[[], object]) -> None:
+    """Wait for a condition; the scenario's own time-out ends a vain wait."""
+    while not ready():
+        await asyncio.sleep(0.01)
 
 
 async def read(reader: asyncio.StreamReader, seconds: float = 20) -> bytes:
@@ -98,6 +111,11 @@ class Peer:
         read_ = [self.dialect.read(await self.read()) for _ in range(count)]
         return {sequence: status for _, status, sequence in read_}
 
+    async def ask(self, *requests: bytes) -> dict[int, int]:
+        """Send requests; return the statuses of their answers by sequence number."""
+        self.send(*requests)
+        return await self.answers(len(requests))
+
 
 class Scoring:
     """Answers as /v1/score does: blocks what holds 死, after a millisecond for each 慢; keeps what it was asked.
@@ -134,6 +152,29 @@ class Scoring:
         return web.json_response({"action": "pass", "reason": "scored"})
 
 
+class Judge:
+    """Stands for a client of the service: passes everything, and keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.questions = 0
+
+    async def ask(self, texts: list[str], sender: str, receivers: list[str], places: object) -> client.Ruling:
+        self.asked += texts
+        self.questions += len(texts) * len(receivers)
+        return client.Ruling("pass", "scored")
+
+    def refusal(self, reason: str) -> client.Ruling:
+        return client.Ruling("block", reason)
+
+
+class Owner:
+    """Stands for a session that parts come from."""
+
+    def __init__(self) -> None:
+        self.places, self.reading = asyncio.Semaphore(), asyncio.Lock()
+
+
 class World:
     """A proxy between a gateway and as many clients as are asked for."""
 
@@ -164,7 +205,7 @@ class World:
         return peer
 
 
-Scenario = Callable[[World], Awaitable[None]]
+Scenario = Callable[..., Awaitable[None]]
 
 
 def play(
@@ -215,18 +256,37 @@ def play(
     asyncio.run(run())
 
 
-def played(
-    fixed: Dialect | None = None, **options: Any
-) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
-    """Make a test of `scenario(world, ...)`: play it with these options, in the test's dialect or a fixed one."""
+Test = Callable[..., None]
 
-    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-        @wraps(scenario)
-        def test(**given: Any) -> None:
-            play(partial(scenario, **given), fixed or given["dialect"], **options)
 
-        _, *fixtures = signature(scenario).parameters.values()
-        test.__signature__ = Signature(fixtures)  # type: ignore[attr-defined]
-        return test
+def as_test(scenario: Scenario, run: Callable[[Scenario, dict[str, Any]], None], *own: str) -> Test:
+    """Make a test of a scenario that `run` calls; its parameters but its `own` are fixtures."""
+
+    @wraps(scenario)
+    def test(**given: Any) -> None:
+        run(partial(scenario, **given), given)
+
+    fixtures = [each for name, each in signature(scenario).parameters.items() if name not in own]
+    test.__signature__ = Signature(fixtures)  # type: ignore[attr-defined]
+    return test
+
+
+def played(fixed: Dialect | None = None, *, given: str = "", **options: Any) -> Callable[[Scenario], Test]:
+    """Make a test of a scenario: play it with these options, in the test's dialect or a fixed one.
+
+    It gets the `world`, and a bound `peer`, if it has such parameters; those named in `given` are options too.
+    """
+
+    def decorate(scenario: Scenario) -> Test:
+        own = {"world", "peer"} & {*signature(scenario).parameters}
+
+        def run(scenario: Scenario, fixtures: dict[str, Any]) -> None:
+            async def start(world: World) -> None:
+                have = {"world": world, "peer": await world.bound() if "peer" in own else None}
+                await scenario(**{name: have[name] for name in own})
+
+            play(start, fixed or fixtures["dialect"], **options, **{name: fixtures[name] for name in given.split()})
+
+        return as_test(scenario, run, *own)
 
     return decorate

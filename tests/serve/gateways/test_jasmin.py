@@ -20,15 +20,8 @@ BLOCKED = (0x45, 403)
 def pdu(
     payload: bytes, coding: Any, *, udhi: bool = False, following: Any = None, field: str = "short_message"
 ) -> SimpleNamespace:
-    features = [Feature.UDHI_INDICATOR_SET] if udhi else []
-    made = SimpleNamespace(
-        params={
-            field: payload,
-            "data_coding": coding,
-            "esm_class": SimpleNamespace(gsmFeatures=features),
-            "source_addr": b"1",
-        }
-    )
+    classes = SimpleNamespace(gsmFeatures=[Feature.UDHI_INDICATOR_SET] if udhi else [])
+    made = SimpleNamespace(params={field: payload, "data_coding": coding, "esm_class": classes, "source_addr": b"1"})
     if following is not None:
         made.nextPdu = following
     return made
@@ -41,12 +34,8 @@ def both(short: str, payload: str) -> SimpleNamespace:
 
 
 def intercept(first: Any) -> tuple[int | None, int | None]:
-    given: dict[str, Any] = {
-        "routable": SimpleNamespace(pdu=first),
-        "smpp_status": None,
-        "http_status": None,
-        "extra": {},
-    }
+    given: dict[str, Any] = {"routable": SimpleNamespace(pdu=first), "extra": {}}
+    given |= {"smpp_status": None, "http_status": None}
     exec(compile(SCRIPT.read_text("utf-8"), "", "exec"), {}, given)
     return given["smpp_status"], given["http_status"]
 
@@ -54,6 +43,7 @@ def intercept(first: Any) -> tuple[int | None, int | None]:
 UCS2 = SimpleNamespace(scheme=None, schemeData=Default.UCS2)
 THREAT = "呼死你".encode("utf-16-be")
 HEADER = b"\x05\x00\x03\x07\x02"
+SECOND_HALF = pdu(HEADER + b"\x02" + THREAT[3:], UCS2, udhi=True)
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +67,7 @@ def _jingyin(server: InThread, monkeypatch: pytest.MonkeyPatch) -> None:
         (pdu(THREAT, UCS2), BLOCKED),  # over SMPP an object
         (pdu("呼死你".encode("gbk"), 15), BLOCKED),
         (pdu(HEADER + b"\x01" + THREAT, UCS2, udhi=True), BLOCKED),
-        (
-            pdu(
-                HEADER + b"\x01" + THREAT[:3],
-                UCS2,
-                udhi=True,
-                following=pdu(HEADER + b"\x02" + THREAT[3:], UCS2, udhi=True),
-            ),
-            BLOCKED,
-        ),
+        (pdu(HEADER + b"\x01" + THREAT[:3], UCS2, udhi=True, following=SECOND_HALF), BLOCKED),
         (pdu(THREAT[:2], 8, following=pdu(THREAT[2:], 8)), BLOCKED),
         (pdu(THREAT, 8, field="message_payload"), BLOCKED),
         (pdu(b"hello", SimpleNamespace(schemeData=Default.SMSC_DEFAULT_ALPHABET)), (None, None)),
@@ -146,30 +128,23 @@ def custom(tag: int, value: object, short: bytes = b"") -> SimpleNamespace:
         (pdu("你好".encode("utf-16-be"), 8, following=custom(0x0424, THREAT)), BLOCKED),
     ],
 )
-def test_parameters_that_the_client_numbers_itself_are_judged(
-    first: Any, statuses: tuple[int | None, int | None]
-) -> None:
+def test_parameters_of_the_clients_own_are_judged(first: Any, statuses: tuple[int | None, int | None]) -> None:
     assert intercept(first) == statuses
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("setting", "answer"),
     [
-        b'{"action":"review","reason":"deadline","risk":0.7}',
-        b'{"action":"pass","reason":"scored","risk":0.01,"edits":{"cut":28000,"unread":10000}}',
+        ("JINGYIN_UNREAD", b'{"action":"review","reason":"deadline","risk":0.7}'),
+        ("JINGYIN_UNREAD", b'{"action":"pass","reason":"scored","risk":0.01,"edits":{"cut":28000,"unread":10000}}'),
+        ("JINGYIN_REVIEW", b'{"action":"review","reason":"scored","risk":0.7}'),
     ],
 )
-@pytest.mark.parametrize(("unread", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
-def test_what_was_not_read_in_full(monkeypatch: pytest.MonkeyPatch, answer: bytes, unread: str, statuses: Any) -> None:
-    monkeypatch.setenv("JINGYIN_UNREAD", unread)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answer))
-    assert intercept(pdu(THREAT, 8)) == statuses
-
-
-@pytest.mark.parametrize(("review", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
-def test_what_is_to_be_reviewed(monkeypatch: pytest.MonkeyPatch, review: str, statuses: Any) -> None:
-    monkeypatch.setenv("JINGYIN_REVIEW", review)
-    answer = b'{"action":"review","reason":"scored","risk":0.7}'
+@pytest.mark.parametrize(("value", "statuses"), [("refuse", (0x58, 503)), ("forward", (None, None))])
+def test_what_was_not_read_in_full_or_is_to_be_reviewed(
+    monkeypatch: pytest.MonkeyPatch, setting: str, answer: bytes, value: str, statuses: Any
+) -> None:
+    monkeypatch.setenv(setting, value)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answer))
     assert intercept(pdu(THREAT, 8)) == statuses
 

@@ -3,11 +3,9 @@ import encodings
 import re
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlencode
 
@@ -15,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.free_ports import free_ports
+from tests.serve.gateways.boxes import kannel, poll
 from tests.serve.gateways.dialects import udh
-from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scoring, counted
+from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scenario, Scoring, Test, as_test, counts, until
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways import kannel
+from jingyin.serve.gateways import kannel as filters
 from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import Http, VerdictClient
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
@@ -209,8 +208,12 @@ def play(
     hold: float = 0.05,
     rate: float = 0,
     begins_with_source: bool = False,
+    smsbox: int | None = None,
+    port: int = 0,
     **judging: Any,
 ) -> None:
+    """Run a scenario; `jingyin` and `smsbox` are ports of theirs, by default of fakes."""
+
     async def run() -> None:
         world = KannelWorld()
         world.smsbox, world.scoring = Smsbox(), Scoring()
@@ -219,12 +222,13 @@ def play(
         client = VerdictClient(http, **{"seconds": 20, **judging})
         joiner = Joiner(client, {}, hold=hold, remember=60)
         world.application = Smsbox()
+        box = await world.smsbox.start()
         world.filter = KannelFilter(
-            Http(f"http://127.0.0.1:{await world.smsbox.start()}"), joiner, Accounts(rate), client=client,
+            Http(f"http://127.0.0.1:{smsbox or box}"), joiner, Accounts(rate), client=client,
             application=Http(f"http://127.0.0.1:{await world.application.start()}/inbox"),
             begins_with_source=begins_with_source,
         )  # fmt: skip
-        world.port = await world.filter.listen("127.0.0.1", 0)
+        world.port = await world.filter.listen("127.0.0.1", port)
         try:
             async with asyncio.timeout(60):
                 await scenario(world)
@@ -238,22 +242,28 @@ def play(
     asyncio.run(run())
 
 
+def played(*, given: str = "", **options: Any) -> Callable[[Scenario], Test]:
+    """Make a test of a scenario, which gets the `world`; parameters named in `given` are options too."""
+
+    def run(scenario: Scenario, fixtures: dict[str, Any]) -> None:
+        play(scenario, **options, **{name: fixtures[name] for name in given.split()})
+
+    return lambda scenario: as_test(scenario, run, "world")
+
+
 def threat(coding: int) -> bytes:
     return quote(THREAT.encode("utf-16-be" if coding == 2 else "utf-8")).encode()
 
 
+@played()
 @pytest.mark.parametrize("coding", ["2", "%202", "+2", "2abc", "2.0", "4294967298"])
-def test_a_threat_is_blocked_however_its_coding_is_written(coding: str) -> None:
-    async def scenario(world: KannelWorld) -> None:
-        assert await world.get(b"text=" + threat(2) + b"&coding=" + coding.encode()) == 403
-        assert await world.get(f"text={quote(GREETING.encode('utf-16-be'))}&coding={coding}") == 202
-        assert world.smsbox.targets == [
-            f"/cgi-bin/sendsms?text={quote(GREETING.encode('utf-16-be'), safe='')}&coding=2"
-        ]
-
-    play(scenario)
+async def test_a_threat_is_blocked_however_its_coding_is_written(world: KannelWorld, coding: str) -> None:
+    assert await world.get(b"text=" + threat(2) + b"&coding=" + coding.encode()) == 403
+    assert await world.get(f"text={quote(GREETING.encode('utf-16-be'))}&coding={coding}") == 202
+    assert world.smsbox.targets == [f"/cgi-bin/sendsms?text={quote(GREETING.encode('utf-16-be'), safe='')}&coding=2"]
 
 
+@played()
 @pytest.mark.parametrize(
     "query",
     [
@@ -266,142 +276,106 @@ def test_a_threat_is_blocked_however_its_coding_is_written(coding: str) -> None:
         b"charset=WCHAR_T&coding=2&text=" + quote(THREAT.encode("utf-32-le")).encode(),
     ],
 )
-def test_what_kannel_might_read_as_another_text_is_answered_400(query: bytes) -> None:
-    async def scenario(world: KannelWorld) -> None:
+async def test_what_kannel_might_read_as_another_text_is_answered_400(world: KannelWorld, query: bytes) -> None:
+    with counts({("refuse", "unreadable"): 1}):
         assert await world.get(query) == 400
-        assert world.smsbox.targets == []
-
-    before = counted("refuse", "unreadable")
-    play(scenario)
-    assert counted("refuse", "unreadable") == before + 1
+    assert world.smsbox.targets == []
 
 
-def test_gbk_under_coding_1_and_a_wrong_utf_16_are_read() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        assert await world.get(b"coding=1&text=" + quote(THREAT.encode("gbk")).encode()) == 403
-        assert await world.get(b"coding=2&text=" + quote(THREAT.encode("utf-16-le")).encode()) == 403
-
-    play(scenario)
+@played()
+async def test_gbk_under_coding_1_and_a_wrong_utf_16_are_read(world: KannelWorld) -> None:
+    assert await world.get(b"coding=1&text=" + quote(THREAT.encode("gbk")).encode()) == 403
+    assert await world.get(b"coding=2&text=" + quote(THREAT.encode("utf-16-le")).encode()) == 403
 
 
-def test_a_damaged_header_is_read_as_text_too() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        assert await world.get(b"coding=2&udh=%03%00%62%53&text=" + quote("你".encode("utf-16-be")).encode()) == 202
-        assert [each["text"] for each in world.scoring.asked] == ["你", "\u0300打你"]
-
-    play(scenario)
+@played()
+async def test_a_damaged_header_is_read_as_text_too(world: KannelWorld) -> None:
+    assert await world.get(b"coding=2&udh=%03%00%62%53&text=" + quote("你".encode("utf-16-be")).encode()) == 202
+    assert [each["text"] for each in world.scoring.asked] == ["你", "\u0300打你"]
 
 
-def test_parts_that_an_application_cut_are_joined() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        one, two = (f"from=100&to=200&coding=2&udh={quote(udh(7, 2, n))}&text={quote(HALVES[n - 1])}" for n in (1, 2))
-        assert await world.get(one) == 202
-        assert await world.get(two) == 403
-        assert await asyncio.gather(world.get(one.replace("200", "201")), world.get(two.replace("200", "201"))) == [
-            403,
-            403,
-        ]
-
-    play(scenario)
+@played()
+async def test_parts_that_an_application_cut_are_joined(world: KannelWorld) -> None:
+    one, two = (f"from=100&to=200&coding=2&udh={quote(udh(7, 2, n))}&text={quote(HALVES[n - 1])}" for n in (1, 2))
+    assert await world.get(one) == 202
+    assert await world.get(two) == 403
+    to_another = [world.get(each.replace("200", "201")) for each in (one, two)]
+    assert await asyncio.gather(*to_another) == [403, 403]
 
 
-def test_who_sends_part_after_part_is_held_up_once() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        start = time.monotonic()
-        for number in range(1, 9):
-            assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 9, number))}&text=%65%e9") == 202
-        assert 0.4 <= time.monotonic() - start < 3  # 3.2 if each was
-
-    play(scenario, hold=0.4)
+@played(hold=0.4)
+async def test_who_sends_part_after_part_is_held_up_once(world: KannelWorld) -> None:
+    start = time.monotonic()
+    for number in range(1, 9):
+        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 9, number))}&text=%65%e9") == 202
+    assert 0.4 <= time.monotonic() - start < 3  # 3.2 if each was
 
 
-def test_a_part_that_smsbox_refuses_completes_nothing() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        world.smsbox.status = 403
-        await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}")
-        world.smsbox.status = 202
-        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == 202
-
-    play(scenario)
-
-
-def test_a_part_that_smsbox_took_without_an_answer_is_remembered() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        world.smsbox.status = 0
-        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}") == 502
-        assert len(world.smsbox.targets) == 1
-        world.smsbox.status = 202
-        assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == 403
-
-    play(scenario)
+@played()
+@pytest.mark.parametrize(("box", "first", "second"), [(403, 403, 202), (0, 502, 403)], ids=["refused", "unanswered"])
+async def test_a_part_that_smsbox_may_have_taken_is_remembered(
+    world: KannelWorld, box: int, first: int, second: int
+) -> None:
+    world.smsbox.status = box
+    assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 1))}&text={quote(HALVES[0])}") == first
+    assert len(world.smsbox.targets) == 1
+    world.smsbox.status = 202
+    assert await world.get(f"to=200&coding=2&udh={quote(udh(7, 2, 2))}&text={quote(HALVES[1])}") == second
 
 
-def test_messages_from_phones_go_to_the_application_and_never_out_again() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        async def received(text: str) -> bytes:
-            query = b"from=138&to=106&coding=2&udh=&text=" + quote(text.encode("utf-16-be")).encode()
-            return (await world.send(b"GET /received?" + query + b" HTTP/1.1\r\nHost: x\r\n\r\n")).split(b" ")[1]
+@played()
+async def test_messages_from_phones_go_to_the_application_and_never_out_again(world: KannelWorld) -> None:
+    async def received(text: str) -> bytes:
+        query = b"from=138&to=106&coding=2&udh=&text=" + quote(text.encode("utf-16-be")).encode()
+        return (await world.send(b"GET /received?" + query + b" HTTP/1.1\r\nHost: x\r\n\r\n")).split(b" ")[1]
 
-        assert (await received(THREAT), await received(GREETING)) == (b"403", b"202")
-        assert world.smsbox.targets == []
-        text = quote(GREETING.encode("utf-16-be"), safe="")
-        assert world.application.targets == [f"/inbox?from=138&to=106&coding=2&udh=&text={text}"]
-
-    play(scenario)
+    assert (await received(THREAT), await received(GREETING)) == (b"403", b"202")
+    assert world.smsbox.targets == []
+    text = quote(GREETING.encode("utf-16-be"), safe="")
+    assert world.application.targets == [f"/inbox?from=138&to=106&coding=2&udh=&text={text}"]
 
 
-def test_an_account_has_a_rate() -> None:
-    async def scenario(world: KannelWorld) -> None:
+@played(rate=0.001)
+async def test_an_account_has_a_rate(world: KannelWorld) -> None:
+    with counts({("refuse", "rate"): 1}):
         assert [await world.get(f"username={name}&to=1&text=a") for name in "aab"] == [202, 503, 202]
 
-    before = counted("refuse", "rate")
-    play(scenario, rate=0.001)
-    assert counted("refuse", "rate") == before + 1
+
+@played(begins_with_source=True)
+async def test_a_call_behind_a_load_balancer(world: KannelWorld) -> None:
+    call = b"GET /sendsms?to=1&text=a HTTP/1.1\r\nConnection: close\r\n\r\n"
+    assert b" 202 " in await world.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 13014\r\n" + call)
+    assert await world.send(call) == b""
 
 
-def test_a_call_behind_a_load_balancer() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        call = b"GET /sendsms?to=1&text=a HTTP/1.1\r\nConnection: close\r\n\r\n"
-        assert b" 202 " in await world.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 13014\r\n" + call)
-        assert await world.send(call) == b""
-
-    play(scenario, begins_with_source=True)
-
-
-def test_sender_and_receivers_come_with_each_question() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        query = urlencode({"from": "100", "to": "200 +86138000000000", "text": "弄"})
-        assert await world.get(query) == 202
-        assert {(each["sender"], each["receiver"]) for each in world.scoring.asked} == {
-            ("100", "200"),
-            ("100", "138000000000"),
-        }
-        assert await world.get("from=100&to=200&text=" + quote("完")) == 403
-
-    play(scenario)
+@played()
+async def test_sender_and_receivers_come_with_each_question(world: KannelWorld) -> None:
+    query = urlencode({"from": "100", "to": "200 +86138000000000", "text": "弄"})
+    assert await world.get(query) == 202
+    asked = {(each["sender"], each["receiver"]) for each in world.scoring.asked}
+    assert asked == {("100", "200"), ("100", "138000000000")}
+    assert await world.get("from=100&to=200&text=" + quote("完")) == 403
 
 
+@played(given="on_failure", jingyin=1)
 @pytest.mark.parametrize(("on_failure", "status"), [("pass", 202), ("block", 403)])
-def test_without_jingyin(on_failure: str, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    async def scenario(world: KannelWorld) -> None:
-        assert await world.get(b"password=secret&text=" + threat(0)) == status
-
-    play(scenario, jingyin=1, on_failure=on_failure)
+async def test_without_jingyin(
+    world: KannelWorld, on_failure: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert await world.get(b"password=secret&text=" + threat(0)) == status
     log = capfd.readouterr().err
     assert "jingyin_fails" in log
     assert "secret" not in log
     assert "%E6" not in log
 
 
-def test_a_dry_run_blocks_nothing() -> None:
-    async def scenario(world: KannelWorld) -> None:
+@played(dry_run=True)
+async def test_a_dry_run_blocks_nothing(world: KannelWorld) -> None:
+    with counts({("would_block", "scored"): 1}):
         assert await world.get(b"text=" + threat(0)) == 202
 
-    before = counted("would_block", "scored")
-    play(scenario, dry_run=True)
-    assert counted("would_block", "scored") == before + 1
 
-
+@played()
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
@@ -416,95 +390,63 @@ def test_a_dry_run_blocks_nothing() -> None:
         (b"GET /sendsms?text=" + threat(0) + b" HTTP/1.1\r\nContent-Length: 0", 403),
     ],
 )  # fmt: skip
-def test_other_requests(request_: bytes, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    async def scenario(world: KannelWorld) -> None:
-        answer = await world.send(request_ + b"\r\n\r\n")
-        assert int(answer.split(b" ")[1]) == status
-        assert world.smsbox.targets == []
-
-    play(scenario)
+async def test_other_requests(
+    world: KannelWorld, request_: bytes, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = await world.send(request_ + b"\r\n\r\n")
+    assert int(answer.split(b" ")[1]) == status
+    assert world.smsbox.targets == []
     assert "secret" not in capfd.readouterr().err
 
 
-def test_one_connection_carries_many_calls() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        call = b"GET /sendsms?text=%s HTTP/1.1\r\n\r\n"
-        last = b"GET /sendsms?text=%s HTTP/1.0\r\n\r\n"
-        answer = await world.send(
-            call % b"a" + call % threat(0) + b"HEAD" + (call % b"b")[3:] + last % b"c" + call % b"d"
-        )
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"202", b"403", b"202", b"202"]
-        assert answer.count(b"Accepted for") == 2  # the answer to HEAD has no body
-        assert [each.split("text=")[1][0] for each in world.smsbox.targets] == ["a", "b", "c"]
-
-    play(scenario)
+@played()
+async def test_one_connection_carries_many_calls(world: KannelWorld) -> None:
+    call = b"GET /sendsms?text=%s HTTP/1.1\r\n\r\n"
+    last = b"GET /sendsms?text=%s HTTP/1.0\r\n\r\n"
+    answer = await world.send(call % b"a" + call % threat(0) + b"HEAD" + (call % b"b")[3:] + last % b"c" + call % b"d")
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"202", b"403", b"202", b"202"]
+    assert answer.count(b"Accepted for") == 2  # the answer to HEAD has no body
+    assert [each.split("text=")[1][0] for each in world.smsbox.targets] == ["a", "b", "c"]
 
 
-def test_smsbox_that_is_down() -> None:
-    async def scenario(world: KannelWorld) -> None:
-        world.filter._smsbox = Http("http://127.0.0.1:1")
-        assert await world.get("text=a") == 502
-
-    play(scenario)
+@played()
+async def test_smsbox_that_is_down(world: KannelWorld) -> None:
+    world.filter._smsbox = Http("http://127.0.0.1:1")
+    assert await world.get("text=a") == 502
 
 
-def test_calls_that_came_are_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(world: KannelWorld) -> None:
-        calls = [asyncio.create_task(world.get("text=" + quote("慢" * 100))) for _ in range(5)]
-        while world.filter._busy < 5:
-            await asyncio.sleep(0.01)
-        idle = await asyncio.open_connection("127.0.0.1", world.port)
-        await world.filter.drain()
-        assert [await each for each in calls] == [202] * 5
-        assert await idle[0].read() == b""
-        idle[1].close()
-
-    play(scenario)
+@played()
+async def test_calls_that_came_are_answered_at_the_end(world: KannelWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [asyncio.create_task(world.get("text=" + quote("慢" * 100))) for _ in range(5)]
+    await until(lambda: world.filter._busy >= 5)
+    idle = await asyncio.open_connection("127.0.0.1", world.port)
+    await world.filter.drain()
+    assert [await each for each in calls] == [202] * 5
+    assert await idle[0].read() == b""
+    idle[1].close()
 
 
-def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kannel, "MAX_CONNECTIONS", 1)
-
-    async def scenario(world: KannelWorld) -> None:
-        first = await asyncio.open_connection("127.0.0.1", world.port)
-        while not world.filter._listener.tasks:
-            await asyncio.sleep(0.01)
-        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-        with suppress(ConnectionResetError):
-            assert await reader.read() == b""
-        writer.close()
-        first[1].close()
-
-    play(scenario)
+@played()
+async def test_connections_are_bounded(world: KannelWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.filter._listener, "_most", 1)
+    first = await asyncio.open_connection("127.0.0.1", world.port)
+    await until(lambda: world.filter._listener.tasks)
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    with suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()
+    first[1].close()
 
 
 # ---- Kannel itself
 
-_CONFIG = """
-group = core
-admin-port = {admin}
-admin-password = secret
-smsbox-port = {smsbox}
-log-file = "{folder}/bearerbox.log"
-box-allow-ip = 127.0.0.1
-
-group = smsc
+_FAKE = """
 smsc = fake
 smsc-id = fake
 port = {smsc}
 connect-allow-ip = 127.0.0.1
-
-group = smsbox
-bearerbox-host = 127.0.0.1
-sendsms-port = {sendsms}
-log-file = "{folder}/smsbox.log"
-http-request-retry = 0
-
-group = sendsms-user
-username = user
-password = secret
-max-messages = 10
-
+"""
+_SERVICE = """
 group = sms-service
 keyword = default
 catch-all = true
@@ -513,36 +455,11 @@ get-url = "http://127.0.0.1:{filter}/received?from=%p&to=%P&coding=%c&udh=%u&tex
 """
 
 
-def until(ready: Callable[[], Any], what: str) -> Any:
-    for _ in range(200):
-        try:
-            if found := ready():
-                return found
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"no {what} in 10 s")
-
-
 class Kannel:
-    """bearerbox and smsbox with a fake SMSC: `phone` sends and receives lines "from to type text"."""
+    """The phones of a fake SMSC: `phone` sends and receives lines "from to type text"."""
 
-    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
-        config = folder / "kannel.conf"
-        config.write_text(_CONFIG.format(folder=folder, **ports))
-        self.boxes = [self._start("bearerbox", config)]
-        self.phone = until(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
-        self.boxes.append(self._start("smsbox", config))
-        until(lambda: self._answers(ports["sendsms"]), "smsbox")
-        self.received = b""
-
-    def _start(self, box: str, config: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([box, "-v", "4", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def _answers(self, port: int) -> bool:
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(b"GET /cgi-bin/sendsms HTTP/1.1\r\n\r\n")
-            return connection.recv(100).startswith(b"HTTP/1.1 403")
+    def __init__(self, phone: socket.socket) -> None:
+        self.phone, self.received = phone, b""
 
     def delivered(self, seconds: float) -> list[tuple[bytes, bytes]]:
         """Return type and content of what phones received, up to `seconds` of silence."""
@@ -556,13 +473,6 @@ class Kannel:
         fields = [line.split(b" ", 1) for line in re.split(rb"\n100 200 ", taken)[1:]]  # a text may hold line breaks
         return [(each[0], unquote_to_bytes(each[-1].replace(b"+", b" ").removesuffix(b"\n"))) for each in fields]
 
-    def stop(self) -> None:
-        self.phone.close()
-        for box in reversed(self.boxes):
-            box.terminate()
-        for box in self.boxes:
-            box.wait(20)
-
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, int]:
@@ -573,9 +483,10 @@ def ports() -> dict[str, int]:
 def boxes(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> Iterator[Kannel]:
     if not (shutil.which("bearerbox") and shutil.which("smsbox")):
         pytest.skip("Kannel is not installed (Debian package kannel)")
-    started = Kannel(tmp_path_factory.mktemp("kannel"), ports)
-    yield started
-    started.stop()
+    with kannel(tmp_path_factory.mktemp("kannel"), _FAKE, _SERVICE, **ports):
+        phone = poll(lambda: socket.create_connection(("127.0.0.1", ports["smsc"])), "fake SMSC")
+        with closing(phone):
+            yield Kannel(phone)
 
 
 def through_kannel(
@@ -586,26 +497,16 @@ def through_kannel(
     Returns what the application received.
     """
 
-    async def run() -> list[str]:
-        scoring = Scoring()
-        client = VerdictClient(Http(f"http://127.0.0.1:{await scoring.start()}"), seconds=20)
-        smsbox = Http(f"http://127.0.0.1:{ports['sendsms']}")
-        world = KannelWorld()
-        application = Smsbox()
-        joiner = Joiner(client, {}, hold=0.05, remember=60)
-        received = Http(f"http://127.0.0.1:{await application.start()}/inbox")
-        world.filter = KannelFilter(smsbox, joiner, Accounts(), client=client, application=received)
-        world.port = await world.filter.listen("127.0.0.1", ports["filter"])
-        try:
-            await scenario(lambda query: world.get(b"username=user&password=secret&from=100&to=200&" + query), scoring)
-        finally:
-            await world.filter.drain()
-            client.close()
-            application.server.close()
-            await scoring.runner.cleanup()
-        return application.targets
+    worlds: list[KannelWorld] = []
 
-    return asyncio.run(asyncio.wait_for(run(), 60))
+    async def bound(world: KannelWorld) -> None:
+        worlds.append(world)
+        await scenario(
+            lambda query: world.get(b"username=user&password=secret&from=100&to=200&" + query), world.scoring
+        )
+
+    play(bound, smsbox=ports["sendsms"], port=ports["filter"])
+    return worlds[0].application.targets
 
 
 @pytest.mark.external
@@ -639,8 +540,7 @@ def test_a_message_from_a_phone_reaches_the_application_and_no_phone(boxes: Kann
     async def scenario(_: object, scoring: Scoring) -> None:
         for text in (THREAT, GREETING):
             boxes.phone.sendall(f"100 200 ucs2 {quote(text.encode('utf-16-be'))}\n".encode())
-        while len(scoring.asked) < 2:
-            await asyncio.sleep(0.05)
+        await until(lambda: len(scoring.asked) >= 2)
         await asyncio.sleep(0.3)
 
     (target,) = through_kannel(ports, scenario)

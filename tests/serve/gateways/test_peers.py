@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.serve.gateways.dialects import CMPP2, CMPP3, PHONE, SMPP, Dialect
-from tests.serve.gateways.fakes import GREETING, THREAT, World, play
+from tests.serve.gateways.fakes import GREETING, THREAT, World, played
 
 pytestmark = pytest.mark.external
 
@@ -65,38 +65,33 @@ asyncio.run(main())
 """
 
 
+@played(hold=5)
 @pytest.mark.parametrize(
     ("package", "dialect", "program"),
     [("cmppy", CMPP3, CMPPY), ("pycmpp", CMPP2, PYCMPP), ("smpplib", SMPP, SMPPLIB), ("smpp34", SMPP, SMPP34)],
 )
-def test_a_client(package: str, dialect: Dialect, program: str) -> None:
+async def test_a_client(world: World, package: str, dialect: Dialect, program: str) -> None:
     """A threat is refused, whole and in parts, and the rest goes on."""
     pytest.importorskip(package)
     texts, taken = [GREETING, THREAT, GREETING], [True, False, True]
     if package == "pycmpp":
         texts, taken = [*texts, "早" * 60 + THREAT + "早" * 60], [*taken, False, False]
-
-    async def scenario(world: World) -> None:
-        code = program.format(port=world.port, texts=texts, phone=PHONE)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        out, error = await asyncio.wait_for(process.communicate(), 40)
-        said = [line.endswith("True") for line in out.decode().splitlines() if line.startswith("said")]
-        assert said == taken, error.decode()
-        sent = b"".join(world.gateway.received)
-        assert sent.count(GREETING.encode("utf-16-be")) == 2
-        assert "死".encode("utf-16-be") not in sent
-        assert {each["sender"] for each in world.scoring.asked} & {"10690001", "1064899103013", ""}
-
-    play(scenario, dialect, hold=5)
+    code = program.format(port=world.port, texts=texts, phone=PHONE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, error = await asyncio.wait_for(process.communicate(), 40)
+    said = [line.endswith("True") for line in out.decode().splitlines() if line.startswith("said")]
+    assert said == taken, error.decode()
+    sent = b"".join(world.gateway.received)
+    assert sent.count(GREETING.encode("utf-16-be")) == 2
+    assert "死".encode("utf-16-be") not in sent
+    assert {each["sender"] for each in world.scoring.asked} & {"10690001", "1064899103013", ""}
 
 
 @pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed (Debian package tshark)")
 @pytest.mark.parametrize(("dialect", "port", "name"), [(CMPP3, 7890, "cmpp"), (SMPP, 2775, "smpp")])
-def test_tshark_reads_the_frames_of_a_dialect_and_the_refusals(
-    dialect: Dialect, port: int, name: str, tmp_path: Path
-) -> None:
+def test_tshark_reads_frames_and_refusals(dialect: Dialect, port: int, name: str, tmp_path: Path) -> None:
     codec = dialect.codec()
     codec.frame(dialect.login())
     submit = dialect.submit(GREETING, 2, to=(PHONE, "13800000001"))

@@ -15,9 +15,9 @@ from urllib.request import urlopen
 
 import pytest
 from tests.serve.free_ports import free_ports
+from tests.serve.gateways.boxes import kannel
 from tests.serve.gateways.dialects import RESPONSE, SMPP, Dialect
-from tests.serve.gateways.fakes import GREETING, SLOW, THREAT, Gateway, Peer, Scoring, World, play
-from tests.serve.gateways.test_kannel import until
+from tests.serve.gateways.fakes import GREETING, SLOW, THREAT, Gateway, Peer, Scoring, World, play, until
 from tests.serve.gateways.threats import ORDINARY, THREATS
 from tests.serve.http.http_fakes import InThread, Process
 
@@ -37,7 +37,6 @@ def command(name: str, gateway: int, jingyin: str) -> list[str]:
 @contextmanager
 def started(name: str, gateway: int, jingyin: str, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     process = subprocess.Popen([*command(name, gateway, jingyin), "--seconds", "20", *more], stderr=subprocess.PIPE)
-    assert process.stderr is not None
     try:
         yield process, json.loads(process.stderr.readline())["port"]
     finally:
@@ -60,8 +59,7 @@ def test_sigterm_loses_nothing(dialect: Dialect) -> None:
             peer.send(dialect.login())
             await peer.read()
             peer.send(*(dialect.submit("慢" * 5, i, to=(str(13800000000 + i),)) for i in range(2, 102)))
-            while len(gateway.submitted()) < 10:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(gateway.submitted()) >= 10)
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.05)
             peer.send(dialect.submit(GREETING, 200))
@@ -70,8 +68,7 @@ def test_sigterm_loses_nothing(dialect: Dialect) -> None:
                 assert code == dialect.command["submit"] | RESPONSE
                 answers[sequence] = status
                 if sequence == 200:
-                    while 101 not in gateway.submitted():
-                        await asyncio.sleep(0.01)
+                    await until(lambda: 101 in gateway.submitted())
                     gateway.writers[0].write(answer(dialect.submit("", 101)))
             peer.send(dialect.answer(data))
             assert await peer.read() == b""
@@ -136,7 +133,6 @@ def test_a_filter_waits_for_the_service_and_ends_when_told_to(name: str) -> None
     call = [*command(name, 1, f"--jingyin http://127.0.0.1:{port}"), "--on-failure", "block"]
     call += ["--metrics", f"127.0.0.1:{health}"]
     process = subprocess.Popen(call, stderr=subprocess.PIPE)
-    assert process.stderr is not None
     line = json.loads(process.stderr.readline())
     assert line["event"] == "waits_for_jingyin"
     assert f"no verdict at http://127.0.0.1:{port} (ConnectionRefusedError)" in line["error"]
@@ -159,9 +155,7 @@ def test_a_filter_that_forwards_without_a_verdict_starts_without_the_service(mon
     assert asyncio.run(run())
 
 
-def test_a_wrong_key_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text(f"gateway {'0' * 64}\n")
     with InThread(keys=keys) as closed:
@@ -214,15 +208,7 @@ def test_a_burst_of_different_threats_is_stopped_on_defaults() -> None:
 
 # ---- Kannel as ESME
 
-_KANNEL = """
-group = core
-admin-port = {admin}
-admin-password = secret
-smsbox-port = {smsbox}
-log-file = "{folder}/bearerbox.log"
-box-allow-ip = 127.0.0.1
-
-group = smsc
+_SMPP = """
 smsc = smpp
 smsc-id = carrier
 host = 127.0.0.1
@@ -233,46 +219,7 @@ smsc-password = secret
 system-type = ""
 enquire-link-interval = 1
 reconnect-delay = 1
-
-group = smsbox
-bearerbox-host = 127.0.0.1
-sendsms-port = {sendsms}
-log-file = "{folder}/smsbox.log"
-
-group = sendsms-user
-username = user
-password = secret
-max-messages = 10
-concatenation = true
 """
-
-
-@contextmanager
-def kannel(folder: Path, proxy_port: int) -> Iterator[str]:
-    """Run bearerbox and smsbox; yield the URL to send by."""
-    ports = dict(zip(("admin", "smsbox", "sendsms"), free_ports(3), strict=True))
-    config = folder / "kannel.conf"
-    config.write_text(_KANNEL.format(folder=folder, proxy=proxy_port, **ports))
-    base = f"http://127.0.0.1:{ports['sendsms']}/cgi-bin/sendsms?"
-    boxes = []
-    try:
-        for box, url in (("bearerbox", f"http://127.0.0.1:{ports['admin']}/status"), ("smsbox", base)):
-            call = [box, "-v", "4", str(config)]
-            boxes.append(subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            until(lambda url=url: _answers(url), box)
-        yield base + "username=user&password=secret&from=100&to=200&coding=2&"
-    finally:
-        for box in reversed(boxes):
-            box.terminate()
-            box.wait(20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        urlopen(url, timeout=5).close()
-    except OSError as error:
-        return hasattr(error, "code")
-    return True
 
 
 @pytest.mark.external
@@ -283,9 +230,12 @@ def test_kannel_as_esme(tmp_path: Path) -> None:
     texts = THREAT, GREETING, "早" * 100 + THREAT, "早" * 150  # of one, one, two and three parts
     submit, alive = SMPP.command["submit"], SMPP.command["alive"]
 
+    ports = dict(zip(("admin", "smsbox", "sendsms"), free_ports(3), strict=True))
+    user = {"username": "user", "password": "secret", "from": 100, "to": 200, "coding": 2, "charset": "UTF-8"}
+
     def send(url: str) -> None:
         for text in texts:
-            with urlopen(url + urlencode({"text": text, "charset": "UTF-8"}), timeout=20) as answer:
+            with urlopen(url + urlencode({**user, "text": text}), timeout=20) as answer:
                 assert answer.status == 202
 
     async def run(jingyin: int) -> None:
@@ -293,8 +243,8 @@ def test_kannel_as_esme(tmp_path: Path) -> None:
         with ExitStack() as running:
             process = started("smpp", await smsc.start(), f"--jingyin http://127.0.0.1:{jingyin}", "--hold", "2")
             _, port = running.enter_context(process)
-            # in a thread, for the SMSC must answer meanwhile
-            await asyncio.to_thread(lambda: send(running.enter_context(kannel(tmp_path, port))))
+            boxes = kannel(tmp_path, _SMPP, "concatenation = true\n", proxy=port, **ports)
+            await asyncio.to_thread(lambda: send(running.enter_context(boxes)))  # the SMSC must answer meanwhile
             async with asyncio.timeout(30):
                 while len(smsc.submitted()) < 4 or not any(SMPP.read(each)[0] == alive for each in smsc.received):
                     await asyncio.sleep(0.05)

@@ -5,10 +5,11 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from tests.serve.gateways.dialects import RESPONSE, SMPP, Dialect, tlv
-from tests.serve.gateways.fakes import GREETING, HALVES, SLOW, THREAT, Peer, World, counted, play, played
+from tests.serve.gateways.fakes import GREETING, HALVES, SLOW, THREAT, Peer, World, counts, play, played, until
 from tests.serve.http.http_fakes import InThread
 
 from jingyin.model.errors import ConfigError
@@ -35,43 +36,33 @@ def ended(by: str) -> float:
 # ---- what goes on
 
 
-def test_a_threat_is_refused_and_the_rest_goes_on_untouched(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(dialect.alive(2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4))
-        assert await peer.answers(3) == {2: 0, 3: 0, 4: dialect.blocked}
-        assert world.gateway.received == [dialect.login(), dialect.alive(2), dialect.submit(GREETING, 3)]
-
-    before = counted("block", "scored"), counted("pass", "scored")
-    play(scenario, dialect)
-    assert (counted("block", "scored"), counted("pass", "scored")) == (before[0] + 1, before[1] + 1)
+@played()
+async def test_a_threat_is_refused_and_the_rest_goes_on_untouched(world: World, peer: Peer, dialect: Dialect) -> None:
+    requests = [dialect.alive(2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4)]
+    with counts({("block", "scored"): 1, ("pass", "scored"): 1}):
+        assert await peer.ask(*requests) == {2: 0, 3: 0, 4: dialect.blocked}
+    assert world.gateway.received == [dialect.login(), *requests[:2]]
 
 
 @played(block_status=99)
-async def test_a_refusal_has_the_configured_status(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_a_refusal_has_the_configured_status(peer: Peer, dialect: Dialect) -> None:
     peer.send(dialect.submit(THREAT, 9))
     assert dialect.read(await peer.read()) == (dialect.command["submit"] | RESPONSE, 99, 9)
 
 
+@played(given="review dry_run")
 @pytest.mark.parametrize(("review", "dry_run"), [("refuse", False), ("refuse", True), ("forward", False)])
-def test_what_is_to_be_reviewed_is_refused_for_now_on_request(dialect: Dialect, review: str, dry_run: bool) -> None:
+async def test_what_is_to_be_reviewed_is_refused_for_now_on_request(
+    world: World, peer: Peer, dialect: Dialect, review: str, dry_run: bool
+) -> None:
     action = "review" if review == "forward" else "would_block" if dry_run else "refuse"
-
-    async def scenario(world: World) -> None:
-        world.scoring.answer = {"action": "review", "reason": "scored"}
-        peer = await world.bound()
-        peer.send(dialect.submit(GREETING, 9))
-        assert await peer.answers(1) == {9: dialect.busy if action == "refuse" else 0}
-
-    before = counted(action, "scored")
-    play(scenario, dialect, review=review, dry_run=dry_run)
-    assert counted(action, "scored") == before + 1
+    world.scoring.answer = {"action": "review", "reason": "scored"}
+    with counts({(action, "scored"): 1}):
+        assert await peer.ask(dialect.submit(GREETING, 9)) == {9: dialect.busy if action == "refuse" else 0}
 
 
 @played()
-async def test_sender_and_receivers_come_with_each_question(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_sender_and_receivers_come_with_each_question(world: World, peer: Peer, dialect: Dialect) -> None:
     to = ("8613800000001", "13800000002")
     peer.send(dialect.submit("弄", 2, to=to), dialect.submit("完", 3), dialect.submit("完", 4, to=to[1:]))
     assert await peer.answers(3) == {2: 0, 3: 0, 4: dialect.blocked}  # two plain messages to one phone
@@ -81,34 +72,30 @@ async def test_sender_and_receivers_come_with_each_question(world: World, dialec
 
 
 @played()
-async def test_what_is_flagged_for_one_destination_is_refused_for_all(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_what_is_flagged_for_one_destination_is_refused_for_all(peer: Peer, dialect: Dialect) -> None:
     peer.send(dialect.submit("弄", 2, to=("13800000002",)), dialect.submit("完", 3, to=("13800000001", "13800000002")))
     assert await peer.answers(2) == {2: 0, 3: dialect.blocked}
 
 
+@played(given="judge")
 @pytest.mark.parametrize("judge", ["submit", "deliver", "both"])
-def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_never(dialect: Dialect, judge: str) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        sent = [dialect.deliver(THREAT, 7), dialect.deliver(GREETING, 8), dialect.report(9)]
-        world.gateway.writers[0].write(b"".join(sent))
-        wanted = sent if judge == "submit" else sent[1:]
-        assert [await peer.read() for _ in wanted] in (wanted, wanted[::-1])  # a report need not wait
-        peer.send(*map(dialect.answer, wanted), dialect.submit(THREAT, 2))
-        assert await peer.answers(1) == {2: dialect.blocked if judge != "deliver" else 0}
-        answered = {dialect.read(each)[2]: dialect.read(each)[1] for each in world.gateway.received[1:]}
-        assert bool(answered[7]) == (judge != "submit")
-        assert answered[8] == answered[9] == 0
-
-    play(scenario, dialect, judge=judge)
+async def test_messages_from_phones_are_judged_where_the_settings_say_and_reports_never(
+    world: World, peer: Peer, dialect: Dialect, judge: str
+) -> None:
+    sent = [dialect.deliver(THREAT, 7), dialect.deliver(GREETING, 8), dialect.report(9)]
+    world.gateway.writers[0].write(b"".join(sent))
+    wanted = sent if judge == "submit" else sent[1:]
+    assert [await peer.read() for _ in wanted] in (wanted, wanted[::-1])  # a report need not wait
+    peer.send(*map(dialect.answer, wanted), dialect.submit(THREAT, 2))
+    assert await peer.answers(1) == {2: dialect.blocked if judge != "deliver" else 0}
+    answered = {dialect.read(each)[2]: dialect.read(each)[1] for each in world.gateway.received[1:]}
+    assert bool(answered[7]) == (judge != "submit")
+    assert answered[8] == answered[9] == 0
 
 
 @played()
-async def test_a_message_is_judged_by_its_way_and_not_by_its_command(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
-    peer.send(dialect.deliver(THREAT, 2))
-    assert await peer.answers(1) == {2: dialect.blocked}
+async def test_a_message_is_judged_by_its_way_not_its_command(world: World, peer: Peer, dialect: Dialect) -> None:
+    assert await peer.ask(dialect.deliver(THREAT, 2)) == {2: dialect.blocked}
     if dialect.name != "sgip":  # its reports are a command of their own
         peer.send(dialect.deliver(THREAT, 3, **({"esm": 4} if dialect.name == "smpp" else {"report": 1})))
         assert await peer.answers(1) == {3: dialect.blocked}
@@ -118,22 +105,20 @@ async def test_a_message_is_judged_by_its_way_and_not_by_its_command(world: Worl
 
 
 @played(judge="both")
-async def test_one_sequence_number_may_be_alive_in_both_directions(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_one_sequence_number_may_be_alive_in_both_directions(world: World, peer: Peer, dialect: Dialect) -> None:
     world.gateway.answer = lambda data: b""
-    peer.send(dialect.submit(GREETING, 7))
-    while len(world.gateway.received) < 2:
-        await asyncio.sleep(0.01)
-    world.gateway.writers[0].write(dialect.deliver(GREETING, 7))
-    assert await peer.read() == dialect.deliver(GREETING, 7)
-    peer.send(dialect.answer(dialect.deliver(GREETING, 7)))
-    world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 7)))
-    assert await peer.read() == dialect.answer(dialect.submit(GREETING, 7))
+    submitted, delivered = dialect.submit(GREETING, 7), dialect.deliver(GREETING, 7)
+    peer.send(submitted)
+    await until(lambda: len(world.gateway.received) >= 2)
+    world.gateway.writers[0].write(delivered)
+    assert await peer.read() == delivered
+    peer.send(dialect.answer(delivered))
+    world.gateway.writers[0].write(dialect.answer(submitted))
+    assert await peer.read() == dialect.answer(submitted)
 
 
 @played()
-async def test_other_frames_pass_byte_for_byte_both_ways(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_other_frames_pass_byte_for_byte_both_ways(world: World, peer: Peer, dialect: Dialect) -> None:
     strange = dialect.frame(0x7777, b"\xff\x00anything", 5)
     world.gateway.answer = lambda data: strange
     peer.send(strange)
@@ -142,13 +127,11 @@ async def test_other_frames_pass_byte_for_byte_both_ways(world: World, dialect: 
 
 
 @played()
-async def test_answers_come_in_any_order_and_are_passed_on(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_answers_come_in_any_order_and_are_passed_on(world: World, peer: Peer, dialect: Dialect) -> None:
     world.gateway.answer = lambda data: b""
     sent = [dialect.submit(GREETING, i) for i in range(2, 34)]
     peer.send(*sent)
-    while len(world.gateway.received) < 33:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(world.gateway.received) >= 33)
     for data in reversed(sent):
         world.gateway.writers[0].write(dialect.answer(data, 8 if data is sent[3] else 0))
     answers = await peer.answers(32)
@@ -158,8 +141,7 @@ async def test_answers_come_in_any_order_and_are_passed_on(world: World, dialect
 
 
 @played()
-async def test_a_frame_sent_again_is_answered_twice(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_a_frame_sent_again_is_answered_twice(peer: Peer, dialect: Dialect) -> None:
     peer.send(*[dialect.submit(GREETING + "慢" * 20, 2)] * 2, *[dialect.submit(THREAT + "慢" * 20, 3)] * 2)
     read = [dialect.read(await peer.read())[1:] for _ in range(4)]
     assert sorted(read) == sorted([(0, 2), (0, 2), (dialect.blocked, 3), (dialect.blocked, 3)])
@@ -167,17 +149,14 @@ async def test_a_frame_sent_again_is_answered_twice(world: World, dialect: Diale
 
 @played()
 @SLOW
-async def test_single_messages_keep_their_order(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_single_messages_keep_their_order(world: World, peer: Peer, dialect: Dialect) -> None:
     texts = ["慢" * (20 if i % 5 == 0 else 0) + "早" for i in range(40)]
-    peer.send(*(dialect.submit(text, i + 2) for i, text in enumerate(texts)))
-    await peer.answers(40)
+    await peer.ask(*(dialect.submit(text, i + 2) for i, text in enumerate(texts)))
     assert world.gateway.submitted() == list(range(2, 42))
 
 
 @played()
-async def test_a_frame_in_pieces(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_a_frame_in_pieces(peer: Peer, dialect: Dialect) -> None:
     for byte in dialect.submit(THREAT, 2):
         peer.send(bytes([byte]))
         await asyncio.sleep(0)
@@ -204,8 +183,7 @@ async def test_an_answer_to_another_command_is_no_login(world: World, dialect: D
     stranger = await world.connect()
     world.gateway.answer = lambda data: b""
     stranger.send(dialect.alive(3), dialect.login(3))
-    while len(world.gateway.received) < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(world.gateway.received) >= 2)
     world.gateway.writers[0].write(dialect.answer(dialect.alive(3)) + dialect.answer(dialect.login(3), 3))
     stranger.send(dialect.submit(GREETING, 4))
     await stranger.read()
@@ -214,8 +192,7 @@ async def test_an_answer_to_another_command_is_no_login(world: World, dialect: D
 
 
 @played()
-async def test_a_login_by_the_gateway_leaves_the_clients_own_as_it_is(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_a_login_by_the_gateway_leaves_the_clients_own(world: World, peer: Peer, dialect: Dialect) -> None:
     world.gateway.writers[0].write(dialect.login(9))
     assert await peer.read() == dialect.login(9)
     peer.send(dialect.answer(dialect.login(9), 1), dialect.submit(GREETING, 2))
@@ -238,33 +215,26 @@ def test_a_login_that_is_not_answered_ends_the_session(dialect: Dialect, monkeyp
     assert (ended("silent"), ended("slow")) == (before[0] + 1, before[1])
 
 
-def test_who_never_logs_in_is_sent_away(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+@played()
+async def test_who_never_logs_in_is_sent_away(world: World, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "LOGIN_SECONDS", 0.1)
-
-    async def scenario(world: World) -> None:
-        peer = await world.connect()
-        assert await peer.read() == b""
-        assert world.gateway.writers == []
-
-    play(scenario, dialect)
+    peer = await world.connect()
+    assert await peer.read() == b""
+    assert world.gateway.writers == []
 
 
+@played()
 @pytest.mark.parametrize("logs_in", [False, True])
 @SLOW
-def test_a_stranger_does_not_keep_a_connection(
-    dialect: Dialect, logs_in: bool, monkeypatch: pytest.MonkeyPatch
+async def test_a_stranger_does_not_keep_a_connection(
+    world: World, dialect: Dialect, logs_in: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "LOGIN_SECONDS", 0.1)
-
-    async def scenario(world: World) -> None:
-        login = dialect.command["login"]
-        world.gateway.answer = lambda data: dialect.answer(data, 3 if dialect.read(data)[0] == login else 0)
-        peer = await world.connect()
-        peer.send(dialect.login(2) if logs_in else dialect.alive(2))
-        assert await peer.answers(1) == {2: 3 if logs_in else 0}
-        assert await peer.read() == b""
-
-    play(scenario, dialect)
+    login = dialect.command["login"]
+    world.gateway.answer = lambda data: dialect.answer(data, 3 if dialect.read(data)[0] == login else 0)
+    peer = await world.connect()
+    assert await peer.ask(dialect.login(2) if logs_in else dialect.alive(2)) == {2: 3 if logs_in else 0}
+    assert await peer.read() == b""
 
 
 @pytest.mark.parametrize("status", [-1, 256, 1 << 32])
@@ -281,43 +251,36 @@ def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> No
         proxy.settings(dialect.codec, given, None)  # type: ignore[arg-type]
 
 
-def test_connections_are_bounded(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+@played()
+async def test_connections_are_bounded(world: World, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "MAX_SESSIONS", 2)
-
-    async def scenario(world: World) -> None:
-        peers = [await world.bound(), await world.bound()]
-        assert await (await world.connect()).read() == b""
-        peers[0].send(dialect.submit(GREETING, 2))
-        assert await peers[0].answers(1) == {2: 0}
-
-    play(scenario, dialect)
+    peers = [await world.bound(), await world.bound()]
+    assert await (await world.connect()).read() == b""
+    peers[0].send(dialect.submit(GREETING, 2))
+    assert await peers[0].answers(1) == {2: 0}
 
 
 # ---- without a verdict
 
 
+@played(given="on_failure", jingyin=1)
 @pytest.mark.parametrize("on_failure", ["pass", "block"])
-def test_without_jingyin(dialect: Dialect, on_failure: str, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_without_jingyin(
+    world: World, peer: Peer, dialect: Dialect, on_failure: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     status = dialect.blocked if on_failure == "block" else 0
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        world.client._answered = -1e9
-        peer.send(*(dialect.submit(THREAT, i) for i in range(2, 2 + MOST_FAILURES)))
-        assert set((await peer.answers(MOST_FAILURES)).values()) == {status}
+    world.client._answered = -1e9
+    with counts({(on_failure, "resting"): 1}):
+        failures = await peer.ask(*(dialect.submit(THREAT, i) for i in range(2, 2 + MOST_FAILURES)))
+        assert set(failures.values()) == {status}
         peer.send(dialect.submit(THREAT, 98), dialect.submit(THREAT, 99))  # one more is asked about, the next is not
         assert await peer.answers(2) == {98: status, 99: status}
-
-    before = counted(on_failure, "resting")
-    play(scenario, dialect, jingyin=1, on_failure=on_failure)
-    assert counted(on_failure, "resting") == before + 1
     assert capfd.readouterr().err.count("jingyin_fails") == 1
 
 
 @played(seconds=0.05)
 @SLOW
-async def test_what_a_sender_can_bring_about_makes_nobody_rest(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_what_a_sender_can_bring_about_makes_nobody_rest(peer: Peer, dialect: Dialect) -> None:
     for i in range(2, 40, 2):
         peer.send(dialect.submit("慢" * 60, i), dialect.submit(THREAT, i + 1))
         assert await peer.answers(2) == {i: 0, i + 1: dialect.blocked}
@@ -330,45 +293,30 @@ def test_a_service_that_comes_back_is_used_again(dialect: Dialect, capfd: pytest
 
         async def scenario(world: World) -> None:
             peer = await world.bound()
-            peer.send(dialect.submit(THREAT, 2))
-            assert await peer.answers(1) == {2: dialect.blocked}
+            assert await peer.ask(dialect.submit(THREAT, 2)) == {2: dialect.blocked}
             await asyncio.to_thread(first.__exit__)
-            peer.send(dialect.submit(THREAT, 3))
-            assert await peer.answers(1) == {3: 0}
+            assert await peer.ask(dialect.submit(THREAT, 3)) == {3: 0}
             with InThread(port=port):
-                peer.send(dialect.submit(THREAT, 4))
-                assert await peer.answers(1) == {4: dialect.blocked}
+                assert await peer.ask(dialect.submit(THREAT, 4)) == {4: dialect.blocked}
 
         play(scenario, dialect, jingyin=port)
     assert "jingyin_answers" in capfd.readouterr().err
 
 
-def test_a_dry_run_blocks_nothing_and_counts(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        sent = [dialect.submit(THREAT, 2), dialect.part(THREAT, 3, (1, 2, 1)), dialect.part(GREETING, 4, (1, 2, 2))]
-        peer.send(*sent)
-        assert await peer.answers(3) == {2: 0, 3: 0, 4: 0}
-        assert sorted(world.gateway.received[1:]) == sorted(sent)
-
-    before = counted("would_block", "scored"), counted("block", "scored")
-    play(scenario, dialect, dry_run=True)
-    assert (counted("would_block", "scored"), counted("block", "scored")) == (before[0] + 3, before[1])
+@played(dry_run=True)
+async def test_a_dry_run_blocks_nothing_and_counts(world: World, peer: Peer, dialect: Dialect) -> None:
+    sent = [dialect.submit(THREAT, 2), dialect.part(THREAT, 3, (1, 2, 1)), dialect.part(GREETING, 4, (1, 2, 2))]
+    with counts({("would_block", "scored"): 3, ("block", "scored"): 0}):
+        assert await peer.ask(*sent) == {2: 0, 3: 0, 4: 0}
+    assert sorted(world.gateway.received[1:]) == sorted(sent)
 
 
-def test_any_reason_is_counted(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        world.scoring.answer = {"action": "review", "reason": "sender"}
-        peer = await world.bound()
-        peer.send(dialect.submit(GREETING, 2))
-        assert await peer.answers(1) == {2: 0}
-        world.scoring.answer = {"action": "review", "reason": "死 13800000000"}
-        peer.send(dialect.submit(GREETING, 3))
-        assert await peer.answers(1) == {3: 0}
-
-    before = counted("review", "sender"), counted("pass", "ValueError")
-    play(scenario, dialect)
-    assert (counted("review", "sender"), counted("pass", "ValueError")) == (before[0] + 1, before[1] + 1)
+@played()
+async def test_any_reason_is_counted(world: World, peer: Peer, dialect: Dialect) -> None:
+    with counts({("review", "sender"): 1, ("pass", "ValueError"): 1}):
+        for sequence, reason in ((2, "sender"), (3, "死 13800000000")):
+            world.scoring.answer = {"action": "review", "reason": reason}
+            assert await peer.ask(dialect.submit(GREETING, sequence)) == {sequence: 0}
     labels = {value for metric in MESSAGES.collect() for sample in metric.samples for value in sample.labels.values()}
     assert all(label.isascii() for label in labels)
 
@@ -377,8 +325,7 @@ def test_any_reason_is_counted(dialect: Dialect) -> None:
 
 
 @played()
-async def test_the_end_of_a_session_follows_what_was_submitted_before_it(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_the_end_of_a_session_follows_what_was_submitted(world: World, peer: Peer, dialect: Dialect) -> None:
     peer.send(dialect.submit("慢" * 50, 2), dialect.submit(GREETING, 3), dialect.submit(THREAT, 4), dialect.close(5))
     assert await peer.answers(4) == {2: 0, 3: 0, 4: dialect.blocked, 5: 0}
     submit, close = dialect.command["submit"], dialect.command["close"]
@@ -386,10 +333,7 @@ async def test_the_end_of_a_session_follows_what_was_submitted_before_it(world: 
 
 
 @played(hold=60)
-async def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_it(
-    world: World, dialect: Dialect
-) -> None:
-    peer = await world.bound()
+async def test_the_gateways_end_is_answered_behind_messages(world: World, peer: Peer, dialect: Dialect) -> None:
     close = dialect.close(9)
     peer.send(dialect.submit("慢" * 50, 2), dialect.part("早", 3, (7, 2, 1)))
     (session,) = world.proxy._sessions
@@ -398,27 +342,21 @@ async def test_the_answer_to_the_gateways_end_follows_what_was_submitted_before_
     world.gateway.writers[0].write(close)
     assert await peer.read() == close
     peer.send(dialect.answer(close))
-    while len(world.gateway.received) < 4:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(world.gateway.received) >= 4)
     assert sorted(world.gateway.submitted()) == [2, 3]
     assert world.gateway.received[3] == dialect.answer(close)
 
 
 @played()
-async def test_a_client_that_goes_away_has_still_sent_its_messages(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_a_client_that_goes_away_has_still_sent_its_messages(world: World, peer: Peer, dialect: Dialect) -> None:
     peer.send(*(dialect.submit("慢" * 5, i) for i in range(2, 12)))
     peer.writer.close()
-    while not world.gateway.closed:
-        await asyncio.sleep(0.01)
+    await until(lambda: world.gateway.closed)
     assert world.gateway.submitted() == list(range(2, 12))
 
 
 @played()
-async def test_when_the_gateway_drops_each_message_is_answered_by_it_or_not_at_all(
-    world: World, dialect: Dialect
-) -> None:
-    peer = await world.bound()
+async def test_a_gateway_that_drops_answers_or_nobody_does(world: World, peer: Peer, dialect: Dialect) -> None:
     answer = world.gateway.answer
 
     def drop_after_five(data: bytes) -> bytes:
@@ -446,10 +384,7 @@ async def test_a_gateway_that_is_down_refuses_the_login(world: World, dialect: D
 
 @played()
 @SLOW
-async def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is_lost(
-    world: World, dialect: Dialect
-) -> None:
-    peer = await world.bound()
+async def test_a_drain_refuses_the_new_and_loses_nothing(world: World, peer: Peer, dialect: Dialect) -> None:
     answer = world.gateway.answer
     submit, close = dialect.command["submit"], dialect.command["close"]
     world.gateway.answer = lambda data: b"" if dialect.read(data)[0] == submit else answer(data)  # it answers late
@@ -463,8 +398,7 @@ async def test_messages_after_drain_are_refused_for_a_while_and_nothing_taken_is
     peer.send(dialect.submit(GREETING, 4), dialect.alive(5))
     assert await peer.answers(3) == {3: dialect.blocked, 4: dialect.busy, 5: 0}
     assert not draining.done()
-    while not world.gateway.submitted():
-        await asyncio.sleep(0.01)
+    await until(lambda: world.gateway.submitted())
     world.gateway.writers[0].write(dialect.answer(dialect.submit(GREETING, 2)))
     assert await peer.answers(1) == {2: 0}
     asked = await peer.read()
@@ -507,8 +441,7 @@ async def test_what_is_no_frame_at_all(world: World, dialect: Dialect) -> None:
 
 
 @played()
-async def test_half_a_frame_goes_nowhere(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_half_a_frame_goes_nowhere(world: World, peer: Peer, dialect: Dialect) -> None:
     peer.send(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3)[:-1])
     peer.writer.write_eof()
     assert await peer.answers(1) == {2: 0}
@@ -527,8 +460,7 @@ def test_a_slow_sender_is_read_until_its_time_is_up(dialect: Dialect, monkeypatc
             await asyncio.sleep(0.01)
             if peer.reader.at_eof():
                 break
-        other.send(dialect.alive(2))
-        assert await other.answers(1) == {2: 0}  # nobody else waits
+        assert await other.ask(dialect.alive(2)) == {2: 0}  # nobody else waits
         while await peer.read():
             pass
         assert world.gateway.submitted() == []
@@ -556,8 +488,7 @@ def test_a_frame_gets_its_time_even_after_a_wait_for_others(dialect: Dialect, mo
 
 
 @played(on_failure="pass")
-async def test_a_message_cut_short_is_refused_whatever_is_set(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_a_message_cut_short_is_refused_whatever_is_set(world: World, peer: Peer, dialect: Dialect) -> None:
     for i, cut in enumerate(range(4, len(dialect.submit(THREAT, 2)) - 24, 7)):
         whole = dialect.submit(THREAT, i + 2)
         data = whole[: len(dialect.frame(0)) + cut]
@@ -593,8 +524,7 @@ def test_a_peer_that_does_not_read_is_disconnected(
         data = dialect.frame(0x7777, bytes(8_000), 2) * 100
         for _ in range(40):
             busy.write(data)
-        while world.proxy._sessions:
-            await asyncio.sleep(0.01)
+        await until(lambda: not world.proxy._sessions)
         assert ended(side) == before + 1
         world.gateway.reads.set()
 
@@ -602,24 +532,18 @@ def test_a_peer_that_does_not_read_is_disconnected(
     assert "socket.send" not in capfd.readouterr().err
 
 
+@played()
 @SLOW
-def test_a_deluge_without_waiting_for_answers(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deluge_without_waiting(world: World, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "SESSION_BYTES", 20_000)
-    most = 0
-
-    async def scenario(world: World) -> None:
-        nonlocal most
-        peer = await world.bound()
-        peer.send(*(dialect.submit(GREETING + "慢", i) for i in range(2, 202)))
-        reading = asyncio.create_task(peer.answers(200))
-        while not reading.done():
-            most = max(most, world.settings.waiting_bytes)
-            await asyncio.sleep(0)
-        assert set((await reading).values()) == {0}
-        assert world.gateway.submitted() == list(range(2, 202))
-        assert world.settings.waiting_bytes == 0
-
-    play(scenario, dialect)
+    most, peer = 0, await world.bound()
+    reading = asyncio.create_task(peer.ask(*(dialect.submit(GREETING + "慢", i) for i in range(2, 202))))
+    while not reading.done():
+        most = max(most, world.settings.waiting_bytes)
+        await asyncio.sleep(0)
+    assert set((await reading).values()) == {0}
+    assert world.gateway.submitted() == list(range(2, 202))
+    assert world.settings.waiting_bytes == 0
     assert 10_000 < most < 25_000
 
 
@@ -629,15 +553,12 @@ async def test_a_flood_of_one_session_leaves_room_for_another(world: World, dial
     flooding, other = await world.bound(), await world.bound()
     flooding.send(*(dialect.submit("慢" * 40, i, to=(str(13900000000 + i),)) for i in range(2, 202)))
     await asyncio.sleep(0.02)
-    other.send(dialect.submit(THREAT, 2))
-    assert await other.answers(1) == {2: dialect.blocked}
+    assert await other.ask(dialect.submit(THREAT, 2)) == {2: dialect.blocked}
     assert len(world.gateway.submitted()) < 150  # of the flood's 200
 
 
 @pytest.mark.parametrize(("size", "count", "seconds"), [(10_000, 4, 0.1), (100, 100, 0.005)])
-def test_messages_that_take_long_to_read_hold_up_nobody_else(
-    size: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_readings_hold_up_nobody(size: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nonsense takes up to half a second; if that delayed the answers about others, they would pass unread."""
     read, slow_ones = parts.readings, 0
 
@@ -653,10 +574,8 @@ def test_messages_that_take_long_to_read_hold_up_nobody_else(
     async def scenario(world: World) -> None:
         flooding, other = await world.bound(), await world.bound()
         flooding.send(*(SMPP.submit(b"", i, tlvs=tlv(0x424, b"\x65\xe9" * (size // 2))) for i in range(2, count + 2)))
-        while not slow_ones:
-            await asyncio.sleep(0.01)
-        other.send(SMPP.submit(THREAT, 2))
-        assert await other.answers(1) == {2: SMPP.blocked}
+        await until(lambda: slow_ones)
+        assert await other.ask(SMPP.submit(THREAT, 2)) == {2: SMPP.blocked}
         assert slow_ones < count
 
     play(scenario, SMPP)
@@ -688,8 +607,7 @@ def test_a_peer_that_resets_its_connection_is_no_fault(dialect: Dialect, side: s
     async def scenario(world: World) -> None:
         peer: Peer = await world.bound()
         (peer.writer if side == "client" else world.gateway.writers[0]).transport.abort()
-        while ended(side) == before:
-            await asyncio.sleep(0.01)
+        await until(lambda: ended(side) != before)
 
     before, faults = ended(side), ended("fault")
     play(scenario, dialect)
@@ -697,8 +615,7 @@ def test_a_peer_that_resets_its_connection_is_no_fault(dialect: Dialect, side: s
 
 
 @played()
-async def test_nonsense_from_the_gateway_ends_the_session(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
+async def test_nonsense_from_the_gateway_ends_the_session(world: World, peer: Peer, dialect: Dialect) -> None:
     world.gateway.writers[0].write(bytes(16))
     assert await peer.read() == b""
 
@@ -706,62 +623,49 @@ async def test_nonsense_from_the_gateway_ends_the_session(world: World, dialect:
 # ---- not read in full
 
 
+@played()
 @pytest.mark.parametrize(
     ("action", "risk", "refused"),
     [("pass", 0.09, False), ("pass", 0.1, True), ("pass", None, True), ("review", 0.7, True)],
 )
-def test_what_was_not_read_in_full_and_is_risky_is_refused_for_now(
-    dialect: Dialect, action: str, risk: float | None, refused: bool
+async def test_what_was_not_read_in_full_and_is_risky_is_refused_for_now(
+    world: World, peer: Peer, dialect: Dialect, action: str, risk: float | None, refused: bool
 ) -> None:
-    async def scenario(world: World) -> None:
-        world.scoring.answer = {"action": action, "reason": "deadline", "risk": risk}
-        peer = await world.bound()
-        peer.send(
-            dialect.submit(GREETING, 3), *(dialect.part(half, 4 + i, (7, 2, 1 + i)) for i, half in enumerate(HALVES))
-        )
-        assert set((await peer.answers(3)).values()) == {dialect.busy if refused else 0}
-        assert len(world.gateway.submitted()) == (0 if refused else 3)
-
-    before = counted("refuse", "deadline")
-    play(scenario, dialect)
-    assert counted("refuse", "deadline") - before == 3 * refused
+    world.scoring.answer = {"action": action, "reason": "deadline", "risk": risk}
+    halves = (dialect.part(half, 4 + i, (7, 2, 1 + i)) for i, half in enumerate(HALVES))
+    with counts({("refuse", "deadline"): 3 * refused}):
+        answers = await peer.ask(dialect.submit(GREETING, 3), *halves)
+    assert set(answers.values()) == {dialect.busy if refused else 0}
+    assert len(world.gateway.submitted()) == (0 if refused else 3)
 
 
-def test_what_was_not_read_in_full_is_forwarded_by_setting_or_in_a_dry_run(dialect: Dialect) -> None:
+@pytest.mark.parametrize(("setting", "action"), [({"unread": "forward"}, "review"), ({"dry_run": True}, "would_block")])
+def test_what_was_not_read_in_full_may_be_forwarded(dialect: Dialect, setting: dict[str, Any], action: str) -> None:
     async def scenario(world: World) -> None:
         world.scoring.answer = {"action": "pass", "reason": "deadline", "risk": 0.5}
         peer = await world.bound()
-        peer.send(dialect.submit(GREETING, 3))
-        assert await peer.answers(1) == {3: 0}
+        with counts({(action, "deadline"): 1}):
+            assert await peer.ask(dialect.submit(GREETING, 3)) == {3: 0}
 
-    before = counted("review", "deadline"), counted("would_block", "deadline")
-    play(scenario, dialect, unread="forward")
-    play(scenario, dialect, dry_run=True)
-    assert (counted("review", "deadline"), counted("would_block", "deadline")) == (before[0] + 1, before[1] + 1)
+    play(scenario, dialect, **setting)
 
 
 @played(seconds=SECONDS_TO_WAIT)
-async def test_the_service_gets_a_deadline_of_two_thirds_of_the_wait(world: World, dialect: Dialect) -> None:
-    peer = await world.bound()
-    peer.send(dialect.submit(GREETING, 3))
-    await peer.answers(1)
+async def test_the_service_gets_two_thirds_of_the_wait(world: World, peer: Peer, dialect: Dialect) -> None:
+    await peer.ask(dialect.submit(GREETING, 3))
     assert [each["deadline_ms"] for each in world.scoring.asked] == [2_000]
 
 
 # ---- accounts
 
 
-def test_an_account_that_sends_more_than_its_rate_is_told_to_wait(dialect: Dialect) -> None:
-    async def scenario(world: World) -> None:
-        peer, other = await world.bound(), await world.bound("other1")
-        peer.send(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3))
-        assert await peer.answers(2) == {2: 0, 3: dialect.busy}
-        other.send(dialect.submit(GREETING, 2, to=("138", "139")))  # to more receivers than a second's worth
-        assert await other.answers(1) == {2: 0}
-
-    before = counted("refuse", "rate")
-    play(scenario, dialect, rate=0.001)
-    assert counted("refuse", "rate") == before + 1
+@played(rate=0.001)
+async def test_an_account_that_sends_more_than_its_rate_is_told_to_wait(world: World, dialect: Dialect) -> None:
+    peer, other = await world.bound(), await world.bound("other1")
+    with counts({("refuse", "rate"): 1}):
+        assert await peer.ask(dialect.submit(GREETING, 2), dialect.submit(GREETING, 3)) == {2: 0, 3: dialect.busy}
+        two = dialect.submit(GREETING, 2, to=("138", "139"))  # more receivers than a second's worth
+        assert await other.ask(two) == {2: 0}
 
 
 def test_the_refused_account_is_named_by_a_salted_hash(
@@ -771,8 +675,7 @@ def test_the_refused_account_is_named_by_a_salted_hash(
 
     async def scenario(world: World) -> None:
         peer = await world.bound("901234")
-        peer.send(*(dialect.submit(THREAT, sequence) for sequence in (2, 3)))
-        await peer.answers(2)
+        await peer.ask(*(dialect.submit(THREAT, sequence) for sequence in (2, 3)))
 
     name = Accounts(salt="salt").name("901234")
     labels = {"account": name, "action": "block"}

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.serve.gateways.fakes import HALVES
-from tests.serve.http.http_fakes import InThread, run
+from tests.serve.gateways.fakes import HALVES, Owner
+from tests.serve.http.http_fakes import InThread, serving
 
 from jingyin.serve.gateways.assembly import HeldPart
 from jingyin.serve.gateways.client import Http, Ruling, VerdictClient
@@ -19,11 +19,6 @@ from jingyin.serve.sms import Part, Segment
 BLOCK, PASS = Ruling("block", "scored"), Ruling("pass", "scored")
 
 
-class _Session:
-    def __init__(self) -> None:
-        self.places, self.reading = asyncio.Semaphore(), asyncio.Lock()
-
-
 class _Filter:
     """A filter's joiner, beside others that ask one service."""
 
@@ -34,7 +29,7 @@ class _Filter:
 
     def add(self, number: int, payload: bytes, total: int = 2, to: str = "13800138000") -> HeldPart:
         message = Message([Segment(payload)], 8, Part(7, total, number), "106900", [to])
-        return self.joiner.add(message, "submit", _Session(), "a", hold=True)
+        return self.joiner.add(message, "submit", Owner(), "a", hold=True)
 
 
 Scenario = Callable[[_Filter, _Filter], Awaitable[None]]
@@ -106,19 +101,18 @@ def test_without_the_service_a_part_is_judged_with_those_of_its_own_filter() -> 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def test_the_route_keeps_the_newest_and_says_what_it_lost() -> None:
-    async def ask(client: Any, _: object) -> list[object]:
-        def body(part: str, **more: object) -> dict[str, object]:
-            return {"keys": ["k"], "part": part, "seconds": 60} | more
+async def test_the_route_keeps_the_newest_and_says_what_it_lost() -> None:
+    async with serving() as (client, _):
 
-        answers = [await client.post("/v1/parts", json=body(str(i))) for i in range(PUSHED + 2)]
-        await client.post("/v1/parts", json=body("9", forget=True))
-        last = (await client.post("/v1/parts", json=body("x"))).json()["keys"][0]
+        async def push(part: str, **more: object) -> Any:
+            body = {"keys": ["k"], "part": part, "seconds": 60} | more
+            return (await client.post("/v1/parts", json=body)).json()["keys"]
+
+        answers = [await push(str(i)) for i in range(PUSHED + 2)]
+        assert answers[1] == [{"parts": ["0"], "lost": False}]
+        await push("9", forget=True)
+        last = {"parts": [str(i) for i in range(2, PUSHED + 2) if i != 9], "lost": True}
+        assert (await push("x"))[0] == last
         wrong = await client.post("/v1/parts", json={"keys": [], "part": "绝密", "seconds": 0})
-        return [answers[1].json()["keys"], last, wrong.status_code, wrong.json()["error"]]
-
-    second, last, status, error = run(ask)
-    assert second == [{"parts": ["0"], "lost": False}]
-    assert last == {"parts": [str(i) for i in range(2, PUSHED + 2) if i != 9], "lost": True}
-    assert status == 422
-    assert "绝密" not in str(error)
+        assert wrong.status_code == 422
+        assert "绝密" not in wrong.json()["error"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
-from tests.serve.gateways.fakes import GREETING, THREAT, World, counted, play, played
+from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, counts, played
 from tests.serve.gateways.golden import GOLDEN
 
 from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError, digits
@@ -76,15 +76,12 @@ def test_a_message_in_both_fields_is_read_in_both() -> None:
 def test_a_text_in_another_parameter_is_read_by_itself_and_behind_the_content() -> None:
     text = "今晚还钱".encode("utf-16-be")
     made = read(SMPP.submit(UCS2, 1, tlvs=tlv(0x1400, text) + tlv(0x1E, b"3fa85f64-5717\0") + tlv(0x1401, b"12345678")))
-    assert made
     assert made.texts == [Segment(UCS2), Segment(text), Segment(UCS2 + text)]
 
 
 def test_several_destinations() -> None:
     body = b"\0\x01\x01100\0\3\x01\x01\x01200\0\2friends\0\x01\0\0+300\0" + bytes(9) + b"\0"
-    made = read(SMPP.frame(0x21, body))
-    assert made
-    assert made.destinations == ["200", "friends", "+300"]
+    assert read(SMPP.frame(0x21, body)).destinations == ["200", "friends", "+300"]
 
 
 @pytest.mark.parametrize(
@@ -100,11 +97,14 @@ def test_several_destinations() -> None:
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20E, b"\3") + tlv(0x20F, b"\1")), Part(-1, 3, 1), Segment(UCS2)),
         (SMPP.submit(UCS2, 1, tlvs=tlv(0x20C, b"\1\2") + tlv(0x20E, b"\3")), None, Segment(UCS2)),
         (SMPP.submit(b"\xf0" + UCS2, 1, udhi=1), None, Segment(b"\xf0" + UCS2)),
+        *(  # elements of another length
+            (SMPP.submit(header + UCS2, 1, udhi=1), Part(0x2A, 2, 1), Segment(UCS2, header))
+            for header in (b"\7\0\5\x2a\2\1\x70\0", b"\x08\x08\6\0\x2a\2\1\x70\0")
+        ),
     ],
 )
 def test_a_part(data: bytes, part: Part | None, segment: Segment) -> None:
     made = read(data)
-    assert made
     assert (made.part, made.texts) == (part, [segment])
 
 
@@ -115,28 +115,17 @@ def test_a_part(data: bytes, part: Part | None, segment: Segment) -> None:
 )  # fmt: skip
 def test_a_header_that_was_not_announced_is_text_too(header: bytes, part: Part | None) -> None:
     made = read(SMPP.submit(header + UCS2, 1))
-    assert made
     assert (made.part, made.lone) == (part, part is not None)
     assert made.texts == [Segment(header + UCS2), Segment(UCS2, header)]
 
 
-@pytest.mark.parametrize("header", [b"\7\0\5\x2a\2\1\x70\0", b"\x08\x08\6\0\x2a\2\1\x70\0"])
-def test_an_element_of_another_length_is_one_all_the_same(header: bytes) -> None:
-    made = read(SMPP.submit(header + UCS2, 1, udhi=1))
-    assert made
-    assert (made.part, made.texts) == (Part(0x2A, 2, 1), [Segment(UCS2, header)])
-
-
 def test_the_name_of_a_callback_number_is_a_text() -> None:
     made = read(SMPP.submit("早", 1, tlvs=tlv(0x303, b"\x08" + UCS2 * 2)))
-    assert made
     assert Segment(UCS2 * 2) in made.texts
 
 
 def test_a_push_by_port_is_read_as_binary_data() -> None:
-    made = read(SMPP.submit(UCS2, 1, tlvs=tlv(0x20B, b"\x0b\x84")))
-    assert made
-    assert made.coding == 4
+    assert read(SMPP.submit(UCS2, 1, tlvs=tlv(0x20B, b"\x0b\x84"))).coding == 4
 
 
 @pytest.mark.parametrize("filler", ["F", "f", "w", "FFF", "p", "#"])
@@ -148,7 +137,6 @@ def test_a_number_with_filler_behind_it_is_the_same(filler: str) -> None:
 
 def test_a_damaged_header_is_read_as_text_too() -> None:
     made = read(SMPP.submit(b"\3\0\3\7" + UCS2, 1, udhi=1))
-    assert made
     assert made.part is None
     assert made.texts == [Segment(UCS2, b"\3\0\3\7"), Segment(b"\3\0\3\7" + UCS2)]
 
@@ -200,6 +188,7 @@ def test_no_other_error_whatever_comes(command: int, body: bytes) -> None:
 # ---- what a server that is less strict would deliver
 
 
+@played(SMPP, given="on_failure")
 @pytest.mark.parametrize(
     ("bad", "wanted"),
     [
@@ -211,21 +200,15 @@ def test_no_other_error_whatever_comes(command: int, body: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("on_failure", ["pass", "block"])
-def test_what_can_not_be_read_is_refused_whatever_is_set(bad: bytes, wanted: int, on_failure: str) -> None:
-    bad = len(bad).to_bytes(4) + bad[4:]
-
-    async def scenario(world: World) -> None:
-        peer = await world.bound()
-        peer.send(bad)
-        assert await peer.answers(1) == {2: wanted}
-        assert world.gateway.submitted() == []
-
-    play(scenario, SMPP, on_failure=on_failure)
+async def test_what_can_not_be_read_is_refused_whatever_is_set(
+    world: World, peer: Peer, bad: bytes, wanted: int, on_failure: str
+) -> None:
+    assert await peer.ask(len(bad).to_bytes(4) + bad[4:]) == {2: wanted}
+    assert world.gateway.submitted() == []
 
 
 @played(SMPP, coding=[(0, "gbk")])
-async def test_the_coding_that_the_smsc_means_by_0(world: World) -> None:
-    peer = await world.bound()
+async def test_the_coding_that_the_smsc_means_by_0(world: World, peer: Peer) -> None:
     peer.send(SMPP.submit(b"[{@}]", 2, coding=0), SMPP.submit(THREAT.encode("gbk"), 3, coding=0))
     assert await peer.answers(2) == {2: 0, 3: 0x45}
     assert world.scoring.asked[0]["text"] == "[{@}]"
@@ -236,15 +219,12 @@ async def test_the_coding_that_the_smsc_means_by_0(world: World) -> None:
     ("coding", "codec"),
     [(0, "gbk"), (8, "utf-16-le"), (8, "gbk"), (0x18, "utf-16-be"), (0xE0, "utf-16-be"), (15, "utf-16-be")],
 )
-async def test_a_wrong_or_rare_coding_hides_nothing(world: World, coding: int, codec: str) -> None:
-    peer = await world.bound()
-    peer.send(SMPP.submit(THREAT.encode(codec), 2, coding=coding))
-    assert await peer.answers(1) == {2: 0x45}
+async def test_a_wrong_or_rare_coding_hides_nothing(peer: Peer, coding: int, codec: str) -> None:
+    assert await peer.ask(SMPP.submit(THREAT.encode(codec), 2, coding=coding)) == {2: 0x45}
 
 
 @played(SMPP)
-async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_a_delivery(world: World) -> None:
-    peer = await world.bound()
+async def test_data_sm_and_submit_multi_are_judged(world: World, peer: Peer) -> None:
     multi = SMPP.submit(GREETING, 3, to=("200", "300"))
     peer.send(SMPP.data_sm(THREAT, 2), multi, SMPP.submit(THREAT, 4, to=("200", "300")))
     assert await peer.answers(3) == {2: 0x45, 3: 0, 4: 0x45}
@@ -254,8 +234,7 @@ async def test_data_sm_and_submit_multi_are_judged_and_data_sm_from_the_smsc_is_
 
 
 @played(SMPP)
-async def test_64_kilobytes(world: World) -> None:
-    peer = await world.bound()
+async def test_64_kilobytes(world: World, peer: Peer) -> None:
     filler = "早" * 32_700
     large = SMPP.submit(b"", 2, tlvs=tlv(0x424, filler.encode("utf-16-be")))
     peer.send(large, SMPP.submit(b"", 3, tlvs=tlv(0x424, (filler + "死").encode("utf-16-be"))))
@@ -263,18 +242,14 @@ async def test_64_kilobytes(world: World) -> None:
     assert world.gateway.received[1:] == [large]
 
 
+@played(SMPP, given="unread")
 @pytest.mark.parametrize(("unread", "action", "status"), [("refuse", "refuse", SMPP.busy), ("forward", "review", 0)])
-def test_a_message_that_was_not_read_in_full_is_never_forwarded_in_silence(
-    unread: str, action: str, status: int
+async def test_what_was_not_read_in_full_never_passes_in_silence(
+    world: World, peer: Peer, unread: str, action: str, status: int
 ) -> None:
-    async def scenario(world: World) -> None:
-        world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
-        peer, before = await world.bound(), counted(action, "unread")
-        peer.send(SMPP.submit(GREETING, 2))
-        assert await peer.answers(1) == {2: status}
-        assert counted(action, "unread") == before + 1
-
-    play(scenario, SMPP, unread=unread)
+    world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
+    with counts({(action, "unread"): 1}):
+        assert await peer.ask(SMPP.submit(GREETING, 2)) == {2: status}
 
 
 def test_a_frame_is_read_with_its_kind() -> None:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -102,23 +103,15 @@ def load(*_: object) -> tuple[FakeScorer, None]:
     return FakeScorer(Path(os.environ["NAME"]).read_text() if "NAME" in os.environ else "fake"), None
 
 
-Call = Callable[["httpx.AsyncClient", Service], Awaitable[Any]]
-
-
-def run(call: Call, load: Any = load, **flags: Any) -> Any:
-    """Run `call` with a client of an application in this process, and with the application's parts."""
+@asynccontextmanager
+async def serving(load: Any = load, **flags: Any) -> AsyncIterator[tuple["httpx.AsyncClient", Service]]:
+    """Run an application in this process; give a client of it, and its parts."""
     import httpx  # not in the processes that load this module, where it would take a fifth of the start
 
-    async def inside() -> Any:
-        app = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
-        ):
-            return await call(client, app.state.service)
-
-    return asyncio.run(inside())
+    app = create_app(load_settings(**{"deadline_ms": 3_000, **flags}), load)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        yield client, app.state.service
 
 
 class Client:
@@ -191,7 +184,6 @@ class Process(Client):
         self.log = ""
 
     def __enter__(self) -> "Process":
-        assert self.process.stderr is not None
         self.first = line = self.process.stderr.readline().decode()
         while line and '"event":"serving"' not in line:  # workers that are ready say so at any time
             line = self.process.stderr.readline().decode()
@@ -237,6 +229,12 @@ def receive(connection: socket.socket) -> bytes:
         body += (piece := connection.recv(65_536))
         assert piece
     return head + b"\r\n\r\n" + body
+
+
+def exchange(connection: socket.socket, request: bytes) -> bytes:
+    """Send a request; return its response."""
+    connection.sendall(request)
+    return receive(connection)
 
 
 def until(check: Callable[[], Any], seconds: float = 120) -> Any:

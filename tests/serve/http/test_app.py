@@ -7,21 +7,25 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.serve.http.http_fakes import SECRET, FakeScorer, load, run
+from tests.serve.http.http_fakes import SECRET, FakeScorer, load, serving
 
 from jingyin import Scorer
 from jingyin.serve.explain import Explanation
 from jingyin.serve.http import batcher, schema, service
 from jingyin.serve.http.app import create_app
 from jingyin.serve.http.batcher import INLINE_CHARACTERS
-from jingyin.serve.http.service import Service
 from jingyin.serve.settings import load_settings
 from jingyin.serve.sms import CODINGS
 
 
 def ask(body: Any, path: str = "/v1/score", **flags: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return run(lambda client, _: client.post(path, content=content), **flags)
+
+    async def post() -> httpx.Response:
+        async with serving(**flags) as (client, _):
+            return await client.post(path, content=content)
+
+    return asyncio.run(post())
 
 
 def b64(data: bytes) -> str:
@@ -44,10 +48,11 @@ def test_one_message() -> None:
     }  # fmt: skip
 
 
-def test_a_content_type_in_capitals_is_the_same() -> None:
-    for kind, status in (("Application/JSON; charset=UTF-8", 200), ("text/plain", 415)):
-        headers = {"content-type": kind}
-        assert run(lambda c, _: c.post("/v1/score", content=b'{"text": ""}', headers=headers)).status_code == status  # noqa: B023
+async def test_a_content_type_in_capitals_is_the_same() -> None:
+    async with serving() as (client, _):
+        for kind, status in (("Application/JSON; charset=UTF-8", 200), ("text/plain", 415)):
+            answer = await client.post("/v1/score", content=b'{"text": ""}', headers={"content-type": kind})
+            assert answer.status_code == status
 
 
 def test_several_messages_in_order() -> None:
@@ -106,10 +111,8 @@ def test_evidence_that_finds_no_place_is_null_and_the_verdicts_stay(monkeypatch:
     monkeypatch.setattr(service, "MAX_EXPLAINED", 1)
     response = ask({"texts": ["死", "好"], "explain": True})
     assert response.status_code == 200
-    assert [(each["action"], each["evidence"]) for each in response.json()["results"]] == [
-        ("block", None),
-        ("pass", None),
-    ]
+    found = [(each["action"], each["evidence"]) for each in response.json()["results"]]
+    assert found == [("block", None), ("pass", None)]
 
 
 def test_reasons_of_a_bundle_are_those_of_its_scorer(signed: Scorer) -> None:
@@ -135,21 +138,19 @@ def test_evidence_can_be_switched_off() -> None:
     assert answer["evidence"] is answer["reasons"][0]["spans"] is None
 
 
-def test_a_dry_run_passes_everything_and_says_what_it_would_have_done() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> tuple[list[Any], str]:
+async def test_a_dry_run_passes_everything_and_says_what_it_would_have_done() -> None:
+    async with serving(dry_run=True) as (client, service):
         results = (await client.post("/v1/score", json={"texts": ["死", "好"]})).json()["results"]
-        return [(each["action"], each["dry_run"], each["risk"]) for each in results], service.metrics.render().decode()
-
-    results, metrics = run(call, dry_run=True)
-    assert results == [("pass", "block", 0.75), ("pass", "pass", 0.25)]
+        metrics = service.metrics.render().decode()
+    found = [(each["action"], each["dry_run"], each["risk"]) for each in results]
+    assert found == [("pass", "block", 0.75), ("pass", "pass", 0.25)]
     assert 'jingyin_dry_run_total{action="block"} 1.0' in metrics
     assert 'jingyin_messages_total{action="block",stage="network"} 1.0' in metrics
 
 
 def test_payload_as_the_gateway_holds_it() -> None:
-    response = ask(
-        {"payload": b64("呼死你".encode("gbk") + b"\xff"), "coding": "gbk", "udh": b64(b"\x05\x00\x03\x07\x02\x01")}
-    )
+    payload, udh = b64("呼死你".encode("gbk") + b"\xff"), b64(b"\x05\x00\x03\x07\x02\x01")
+    response = ask({"payload": payload, "coding": "gbk", "udh": udh})
     assert response.json()["action"] == "block"
     assert response.json()["sms"] == {"partial": True, "undecodable": 1, "damaged": 0}
 
@@ -159,21 +160,15 @@ def test_a_data_coding_as_the_protocols_number_it() -> None:
         assert ask({"payload": b64("呼死你".encode(codec)), "data_coding": number}).json()["action"] == "block"
 
 
-def test_where_the_coding_gives_mojibake_the_riskiest_reading_counts() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> tuple[list[Any], str]:
-        payloads = [
-            "呼死你".encode("gbk"),
-            "呼死你".encode(),
-            "呼死你，打钱".encode("utf-16-be"),
-            b"hello",
-            b"\xff\xff\xff",
-        ]
+async def test_where_the_coding_gives_mojibake_the_riskiest_reading_counts() -> None:
+    async with serving() as (client, service):
+        threats = ["呼死你".encode("gbk"), "呼死你".encode(), "呼死你，打钱".encode("utf-16-be")]
+        payloads = [*threats, b"hello", b"\xff\xff\xff"]
         bodies = [{"payload": b64(payload), "data_coding": 0} for payload in payloads]
         answers = [(await client.post("/v1/score", json=body)).json() for body in bodies]
-        return [(each["action"], each["sms"]["undecodable"]) for each in answers], service.metrics.render().decode()
-
-    answers, metrics = run(call)
-    assert answers == [("block", 0), ("block", 0), ("block", 0), ("pass", 0), ("pass", 3)]
+        metrics = service.metrics.render().decode()
+    found = [(each["action"], each["sms"]["undecodable"]) for each in answers]
+    assert found == [("block", 0), ("block", 0), ("block", 0), ("pass", 0), ("pass", 3)]
     for action, count in (("block", 3), ("pass", 2)):  # each is one message, of the reading that decided
         assert f'jingyin_messages_total{{action="{action}",stage="network"}} {count}.0' in metrics
 
@@ -193,15 +188,13 @@ def test_parts_are_reassembled_across_a_cut_character() -> None:
     assert ask({"parts": parts, "coding": "ucs2"}).json()["action"] == "block"
 
 
-def test_a_header_names_the_request_unless_it_could_hold_a_message() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> list[str]:
+async def test_a_header_names_the_request_unless_it_could_hold_a_message() -> None:
+    async with serving() as (client, _):
         sent = [b"trace.7", SECRET.encode(), b"x" * 65]
         responses = [
             await client.post("/v1/score", json={"text": ""}, headers=[(b"x-request-id", each)]) for each in sent
         ]
-        return [response.headers["x-request-id"] for response in responses]
-
-    first, second, third = run(call)
+    first, second, third = [response.headers["x-request-id"] for response in responses]
     assert first == "trace.7"
     assert [second.split("-")[1], third.split("-")[1]] == ["1", "2"]
 
@@ -256,15 +249,13 @@ def test_bad_requests_get_a_precise_answer_without_their_text(body: Any, status:
     assert SECRET not in response.text
 
 
-def test_other_media_types_routes_and_methods() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> list[int]:
+async def test_other_media_types_routes_and_methods() -> None:
+    async with serving() as (client, _):
         form = await client.post("/v1/score", data={"text": "a"})
         missing, method = await client.get("/nothing"), await client.get("/v1/score")
         assert method.headers["allow"] == "POST"
         assert missing.json()["error"] == "there is no such route; see /openapi.json"
-        return [form.status_code, missing.status_code, method.status_code]
-
-    assert run(call) == [415, 404, 405]
+        assert [form.status_code, missing.status_code, method.status_code] == [415, 404, 405]
 
 
 # ---- deadline, errors, refusal
@@ -278,52 +269,46 @@ def test_other_media_types_routes_and_methods() -> None:
         ("慢" * 1_900, "block", "block", 0.25),
     ],
 )
-def test_at_the_deadline_the_best_reading_so_far_counts(text: str, on_deadline: str, action: str, risk: float) -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> tuple[dict[str, Any], float, str]:
+async def test_at_the_deadline_the_best_reading_counts(text: str, on_deadline: str, action: str, risk: float) -> None:
+    async with serving(on_deadline=on_deadline) as (client, service):
         start = asyncio.get_running_loop().time()
         answer = await client.post("/v1/score", json={"text": text, "deadline_ms": 150})
         taken = asyncio.get_running_loop().time() - start
-        return answer.json(), taken, service.metrics.render().decode()
-
-    body, taken, metrics = run(call, on_deadline=on_deadline)
+        body, metrics = answer.json(), service.metrics.render().decode()
     assert (body["action"], body["reason"], body["risk"]) == (action, "deadline", risk)
     assert 0.02 < taken < 1.5
     assert f'jingyin_unscored_total{{action="{action}",reason="deadline"}} 1.0' in metrics
 
 
-def test_a_message_is_counted_once_though_its_network_ends_after_the_deadline() -> None:
+async def test_a_message_is_counted_once_though_its_network_ends_after_the_deadline() -> None:
     class Late(FakeScorer):
         def scored(self, texts: Any, until: float) -> Any:
             time.sleep(0.1)
             return (self._scored(each.original, "network", final=True) for each in texts)
 
-    async def call(client: httpx.AsyncClient, service: Service) -> str:
+    async with serving(load=lambda: (Late(), None)) as (client, service):
         assert (await client.post("/v1/score", json={"text": "死", "deadline_ms": 20})).json()["reason"] == "deadline"
         await asyncio.sleep(0.2)
-        return service.metrics.render().decode()
-
-    metrics = run(call, load=lambda: (Late(), None))
+        metrics = service.metrics.render().decode()
     assert 'jingyin_unscored_total{action="review",reason="deadline"} 1.0' in metrics
     assert "jingyin_messages_total{" not in metrics
 
 
-def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_only_the_prefilter_has_read_and_found_risky_is_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batcher, "THREADS", 1)
     monkeypatch.setattr(batcher, "SLICE_SECONDS", 10)
-
-    async def call(client: httpx.AsyncClient, service: Service) -> list[Any]:
+    async with serving() as (client, _):
         busy = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 400}))
         await asyncio.sleep(0.05)
         texts = ("死", "死" + "好" * INLINE_CHARACTERS)  # the long one gets its first look too late
         answers = [await client.post("/v1/score", json={"text": text, "deadline_ms": 30}) for text in texts]
         await busy
-        return [(each["action"], each["reason"], each["stage"], each["risk"]) for each in (a.json() for a in answers)]
+    found = [(each["action"], each["reason"], each["stage"], each["risk"]) for each in (a.json() for a in answers)]
+    assert found == [("review", "deadline", "prefilter", 0.75), ("pass", "deadline", None, None)]
 
-    assert run(call) == [("review", "deadline", "prefilter", 0.75), ("pass", "deadline", None, None)]
 
-
-def test_a_costly_message_lets_others_pass() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> list[str]:
+async def test_a_costly_message_lets_others_pass() -> None:
+    async with serving() as (client, _):
         answered = []
 
         async def ask(text: str) -> None:
@@ -335,9 +320,7 @@ def test_a_costly_message_lets_others_pass() -> None:
         for text in "一二三":
             await ask(text)
         await costly
-        return answered
-
-    assert run(call) == ["一", "二", "三", "慢"]
+    assert answered == ["一", "二", "三", "慢"]
 
 
 def test_a_deadline_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,84 +336,65 @@ def test_one_bad_message_leaves_its_batch_alone(capfd: pytest.CaptureFixture[str
     assert SECRET not in log
 
 
-def test_beyond_its_share_of_the_queue_a_batch_is_refused_and_a_message_answered_by_its_first_look() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> tuple[httpx.Response, dict[str, Any], str]:
-        slow = asyncio.create_task(
-            client.post("/v1/score", json={"texts": ["慢" * 1_000, *["a"] * 5], "deadline_ms": 5_000})
-        )
+async def test_beyond_its_share_of_the_queue_a_batch_is_refused_and_a_message_answered_by_its_first_look() -> None:
+    async with serving(queue=11) as (client, service):
+        texts = ["慢" * 1_000, *["a"] * 5]
+        slow = asyncio.create_task(client.post("/v1/score", json={"texts": texts, "deadline_ms": 5_000}))
         await asyncio.sleep(0.05)
         refused = await client.post("/v1/score", json={"texts": ["a"] * 6})
-        looked = await client.post("/v1/score", json={"text": "死", "deadline_ms": 20})
+        looked = (await client.post("/v1/score", json={"text": "死", "deadline_ms": 20})).json()
         assert (await slow).status_code == 200
-        return refused, looked.json(), service.metrics.render().decode()
-
-    refused, looked, metrics = run(call, queue=11)
+        metrics = service.metrics.render().decode()
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"].startswith("more messages of yours wait than your share of the queue holds")
     assert (looked["action"], looked["reason"]) == ("review", "deadline")
     assert 'jingyin_refused_total{reason="queue"} 1.0' in metrics
 
 
-def test_a_costly_message_gives_way_to_others() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, Any, Any]:
+async def test_a_costly_message_gives_way_to_others() -> None:
+    async with serving() as (client, _):
         ask = {"text": "慢" * 400 + "死", "deadline_ms": 5_000, "sender": "a"}
         costly = asyncio.create_task(client.post("/v1/score", json=ask))
         await asyncio.sleep(0.005)
         other = await client.post("/v1/score", json={"text": "死", "sender": "b"})
-        return costly.done(), other.json(), (await costly).json()
-
-    first, other, costly = run(call)
+        first, other, costly = costly.done(), other.json(), (await costly).json()
     assert not first
     assert [(each["action"], each["reason"]) for each in (other, costly)] == [("block", "scored")] * 2
 
 
-def test_single_messages_go_before_batches_and_clients_take_turns() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> list[str]:
+async def test_single_messages_go_before_batches_and_clients_take_turns() -> None:
+    async with serving() as (_, service):
         done: list[str] = []
 
         async def read(name: str, texts: list[str], whose: str) -> None:
             await service.batcher.read(texts, asyncio.get_running_loop().time() + 5, whose)
             done.append(name)
 
-        tasks = [
-            asyncio.create_task(read(*given))
-            for given in (
-                ("batch", ["慢" * 5] * 20, "a"),
-                *[(f"a{i}", ["慢" * 5], "a") for i in range(8)],
-                ("b", ["慢" * 5], "b"),
-            )
-        ]
-        await asyncio.gather(*tasks)
-        return done
-
-    done = run(call)
+        singles = [(f"a{i}", ["慢" * 5], "a") for i in range(8)]
+        given = [("batch", ["慢" * 5] * 20, "a"), *singles, ("b", ["慢" * 5], "b")]
+        await asyncio.gather(*(asyncio.create_task(read(*each)) for each in given))
     assert done.index("b") < done.index("a7")
     assert done[-1] == "batch"
 
 
-def test_a_request_cancelled_while_it_waits_for_its_turn_holds_up_no_other() -> None:
-    async def turns() -> int:
-        gate = batcher.Gate()
-        waiting = [asyncio.create_task(gate.turn("a")) for _ in range(3 * batcher.TURNS)]
-        await asyncio.sleep(0)
-        for each in waiting[batcher.TURNS : batcher.TURNS + 2]:
-            each.cancel()
-        results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
-        return sum(result is None for result in results)
-
-    assert asyncio.run(turns()) == 3 * batcher.TURNS - 2
+async def test_a_request_cancelled_while_it_waits_for_its_turn_holds_up_no_other() -> None:
+    gate = batcher.Gate()
+    waiting = [asyncio.create_task(gate.turn("a")) for _ in range(3 * batcher.TURNS)]
+    await asyncio.sleep(0)
+    for each in waiting[batcher.TURNS : batcher.TURNS + 2]:
+        each.cancel()
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
+    assert sum(result is None for result in results) == 3 * batcher.TURNS - 2
 
 
-def test_what_cache_or_prefilter_decides_waits_for_nobody() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> tuple[bool, httpx.Response, str]:
+async def test_what_cache_or_prefilter_decides_waits_for_nobody() -> None:
+    async with serving() as (client, service):
         slow = asyncio.create_task(client.post("/v1/score", json={"text": "慢" * 300, "deadline_ms": 9_000}))
         await asyncio.sleep(0.05)
         quick = await client.post("/v1/score", json={"text": "快死"})
         waited = slow.done()
         await slow
-        return waited, quick, service.metrics.render().decode()
-
-    waited, quick, metrics = run(call)
+        metrics = service.metrics.render().decode()
     assert not waited
     assert quick.json()["action"] == "block"
     assert 'jingyin_messages_total{action="block",stage="network"} 1.0' in metrics
@@ -443,8 +407,8 @@ def test_a_message_that_fails_on_the_event_loop_is_answered_all_the_same() -> No
 # ---- operations
 
 
-def test_health_metrics_and_description() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> None:
+async def test_health_metrics_and_description() -> None:
+    async with serving() as (client, service):
         await client.post("/v1/score", json={"text": SECRET})
         await client.get(f"/{SECRET}")
         assert (await client.get("/healthz")).json() == {"live": True}
@@ -465,11 +429,10 @@ def test_health_metrics_and_description() -> None:
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.headers["connection"]) == (503, "close")
 
-    run(call)
 
-
-def test_the_description_names_every_route_and_every_field() -> None:
-    described = run(lambda client, _: client.get("/openapi.json")).json()
+async def test_the_description_names_every_route_and_every_field() -> None:
+    async with serving() as (client, _):
+        described = (await client.get("/openapi.json")).json()
     app = create_app(load_settings(cases={}), load)
     assert set(described["paths"]) == {route.path for route in app.routes} - {"/", "/admin/"}  # type: ignore[attr-defined]
     for name, model in (
@@ -480,21 +443,19 @@ def test_the_description_names_every_route_and_every_field() -> None:
     assert described["components"]["schemas"]["Coding"]["enum"] == list(CODINGS)
 
 
-def test_the_shadow_is_counted_and_never_answers() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> str:
+async def test_the_shadow_is_counted_and_never_answers() -> None:
+    async with serving(load=lambda: (FakeScorer("first"), FakeScorer("shadow", mark="钱"))) as (client, service):
         for text in ("死", "钱", "死钱"):
             assert (await client.post("/v1/score", json={"text": text})).json()["bundle"] == "first"
         await asyncio.sleep(0.1)
-        return service.metrics.render().decode()
-
-    metrics = run(call, load=lambda: (FakeScorer("first"), FakeScorer("shadow", mark="钱")))
+        metrics = service.metrics.render().decode()
     assert 'jingyin_shadow_total{deployed="block",shadow="pass"} 1.0' in metrics
     assert 'jingyin_shadow_total{deployed="pass",shadow="block"} 1.0' in metrics
     assert 'jingyin_bundle_info{id="shadow",role="shadow"} 1.0' in metrics
 
 
-def test_risky_messages_go_before_others_which_still_get_their_turns() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> list[str]:
+async def test_risky_messages_go_before_others_which_still_get_their_turns() -> None:
+    async with serving() as (_, service):
         done: list[str] = []
 
         async def read(text: str, sender: str) -> None:
@@ -507,15 +468,14 @@ def test_risky_messages_go_before_others_which_still_get_their_turns() -> None:
         await asyncio.sleep(0)
         risky = [asyncio.create_task(read("死" + "慢" * 3, f"r{i}")) for i in range(12)]
         await asyncio.gather(*busy, *others, *risky)
-        return [each for each in done if each != "忙"]
-
-    done = run(call)
+    done = [each for each in done if each != "忙"]
     assert done.index("好") <= 4 * 2  # one in OTHERS, of two threads
     assert done[:10].count("死") >= 6
 
 
-def test_messages_answered_without_a_thread_wait_no_longer() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
+async def test_messages_answered_without_a_thread_wait_no_longer() -> None:
+    async with serving() as (client, service):
+
         def waiting() -> int:
             lanes = (*service.batcher._lanes, service.batcher._extra, service.batcher._batches)
             return sum(len(heap) for lane in lanes for heap in (*lane._risky.values(), *lane._others.values()))
@@ -528,6 +488,4 @@ def test_messages_answered_without_a_thread_wait_no_longer() -> None:
         assert {each["reason"] for each in results} >= {"deadline"}
         left = waiting()
         await asyncio.gather(*tasks)
-        return [left > 6, waiting()]
-
-    assert run(call) == [False, 0]
+        assert [left > 6, waiting()] == [False, 0]

@@ -3,12 +3,11 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from tests.serve.http.http_fakes import run
-
-from jingyin.serve.http.service import Service
+from tests.serve.http.http_fakes import serving
 
 
 def line(name: str, key: str, *words: str) -> str:
@@ -28,34 +27,30 @@ async def ask(client: httpx.AsyncClient, key: str | None, route: str = "/v1/scor
     return (await client.request(method, route, json={"text": ""}, headers=headers)).status_code
 
 
-def test_a_key_is_wanted_and_for_a_reload_one_of_an_admin(path: Path) -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> list[int]:
+async def test_a_key_is_wanted_and_for_a_reload_one_of_an_admin(path: Path) -> None:
+    async with serving(keys=path) as (client, _):
         scored = [await ask(client, key) for key in (None, "no", "one", "two")]
-        return scored + [await ask(client, key, "/admin/reload") for key in (None, "one", "two")]
+        assert scored == [401, 401, 200, 200]
+        assert [await ask(client, key, "/admin/reload") for key in (None, "one", "two")] == [401, 403, 202]
 
-    assert run(call, keys=path) == [401, 401, 200, 200, 401, 403, 202]
 
-
-def test_no_spelling_of_a_path_is_a_way_around_the_keys(path: Path) -> None:
+async def test_no_spelling_of_a_path_is_a_way_around_the_keys(path: Path) -> None:
     names = ("/v1/score", *(f"/admin/{name}" for name in ("reload", "known", "overview", "senders", "trial")), "/other")
-
-    async def call(client: httpx.AsyncClient, _: Service) -> dict[tuple[str, str], int]:
+    async with serving(keys=path) as (client, _):
         routes = [name + end for name in names for end in ("%0A", "/", "%00", "/x%0A")]
-        return {(m, each): await ask(client, None, each, m) for each in routes for m in ("GET", "POST", "DELETE")}
-
-    assert set(run(call, keys=path).values()) == {401}
+        assert {await ask(client, None, each, m) for each in routes for m in ("GET", "POST", "DELETE")} == {401}
 
 
-def test_a_line_break_behind_a_path_makes_it_another(path: Path) -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> list[int]:
-        routes = ("/v1/score%0A", "/admin/reload%0A", "/admin/known%0A")
-        return [await ask(client, "two", route) for route in routes] + [await ask(client, None, "/readyz%0A", "GET")]
+async def test_a_line_break_behind_a_path_makes_it_another(path: Path) -> None:
+    async with serving(keys=path) as (client, _):
+        for route in ("/v1/score%0A", "/admin/reload%0A", "/admin/known%0A"):
+            assert await ask(client, "two", route) == 404
+        assert await ask(client, None, "/readyz%0A", "GET") == 401
 
-    assert run(call, keys=path) == [404, 404, 404, 401]
 
-
-def test_what_an_admin_does_is_logged_with_the_name_of_the_key(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run(lambda client, _: ask(client, "two", "/admin/reload"), keys=path)
+async def test_what_an_admin_does_is_logged_with_the_key(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with serving(keys=path) as (client, _):
+        await ask(client, "two", "/admin/reload")
     line = json.loads(capfd.readouterr().err)
     assert (line["event"], line["route"], line["key"], line["status"]) == ("admin", "/admin/reload", "ops", 202)
 
@@ -73,34 +68,34 @@ def test_what_an_admin_does_is_logged_with_the_name_of_the_key(path: Path, capfd
     ],
     ids=["another name", "another key", "emptied", "remarks only", "deleted", "malformed", "no text"],
 )
-def test_a_file_that_changes(
+async def test_a_file_that_changes(
     path: Path, content: str | bytes | None, event: str, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> list[int]:
+    async with serving(keys=path) as (client, service):
         first = await ask(client, "one")
         if content is None:
             path.unlink()
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        assert service.keys is not None
         service.keys._checked -= 10  # seconds
         then = await ask(client, "one")
         path.write_text(line("again", "one"))
         service.keys._checked -= 10
-        return [first, then, await ask(client, "one")]
-
-    assert run(call, keys=path) == [200, status, 200]
+        assert [first, then, await ask(client, "one")] == [200, status, 200]
     assert f'"event":"{event}"' in capfd.readouterr().err
 
 
-def test_on_a_public_address_metrics_want_a_key_and_probes_none(path: Path) -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> list[set[int]]:
-        probes = {await ask(client, None, route, "GET") for route in ("/", "/healthz", "/readyz", "/openapi.json")}
-        return [probes, *[{await ask(client, key, "/metrics", "GET")} for key in (None, "one")]]
-
-    assert run(call, keys=path, host="0.0.0.0") == [{200}, {401}, {200}]
-    assert run(call, keys=path) == [{200}, {200}, {200}]
-    assert run(call, host="0.0.0.0", allow_open=True) == [{200}, {200}, {200}]
+@pytest.mark.parametrize(
+    ("keyed", "flags", "without_a_key"),
+    [(True, {"host": "0.0.0.0"}, 401), (True, {}, 200), (False, {"host": "0.0.0.0", "allow_open": True}, 200)],
+)
+async def test_on_a_public_address_metrics_want_a_key_and_probes_none(
+    path: Path, keyed: bool, flags: dict[str, Any], without_a_key: int
+) -> None:
+    async with serving(keys=path if keyed else None, **flags) as (client, _):
+        for route in ("/", "/healthz", "/readyz", "/openapi.json"):
+            assert await ask(client, None, route, "GET") == 200
+        assert [await ask(client, key, "/metrics", "GET") for key in (None, "one")] == [without_a_key, 200]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +114,6 @@ def test_on_a_public_address_metrics_want_a_key_and_probes_none(path: Path) -> N
         ("/v1/score", {"host": "localhost:8080"}, 200),
     ],
 )
-def test_no_page_of_another_site_reaches_the_service(path: str, headers: dict[str, str], status: int) -> None:
-    response = run(lambda client, _: client.post(path, content=b'{"text": ""}', headers=headers))
-    assert response.status_code == status
+async def test_no_page_of_another_site_reaches_the_service(path: str, headers: dict[str, str], status: int) -> None:
+    async with serving() as (client, _):
+        assert (await client.post(path, content=b'{"text": ""}', headers=headers)).status_code == status

@@ -50,15 +50,12 @@ def test_what_is_no_json_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("_taken_over")
-def test_what_asyncio_logs_is_one_json_object_without_text(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_what_asyncio_logs_is_one_json_object_without_text(capfd: pytest.CaptureFixture[str]) -> None:
     def fail(text: str) -> None:
         raise RuntimeError(text)
 
-    async def call() -> None:
-        asyncio.get_running_loop().call_soon(fail, SECRET)
-        await asyncio.sleep(0)
-
-    asyncio.run(call())
+    asyncio.get_running_loop().call_soon(fail, SECRET)
+    await asyncio.sleep(0)
     written = capfd.readouterr().err
     line = json.loads(written)
     assert (line["event"], line["level"], line["logger"]) == ("server", "error", "asyncio")

@@ -10,7 +10,7 @@ from pathlib import Path
 from select import select
 
 import pytest
-from tests.serve.http.http_fakes import SECRET, FakeScorer, InThread, Process, post, read_all, receive
+from tests.serve.http.http_fakes import SECRET, FakeScorer, InThread, Process, exchange, post, read_all, receive
 
 from jingyin.model.bundle import default_path
 from jingyin.model.errors import ConfigError
@@ -73,8 +73,7 @@ def test_slow_clients_get_408_and_are_closed(monkeypatch: pytest.MonkeyPatch) ->
         for beginning in (head + b'{"text"', head[:30], b""):
             assert server.send(beginning).startswith(b"HTTP/1.1 408 ")
         with server.connect() as client:  # a second request is as slow
-            client.sendall(post({"text": "a"}))
-            receive(client)
+            exchange(client, post({"text": "a"}))
             client.sendall(head[:30])
             assert read_all(client).startswith(b"HTTP/1.1 408 ")
         metrics = server.send(METRICS)
@@ -126,10 +125,7 @@ LONG = b"X-Long: " + b"a" * 8_192 + b"\r\n"
 
 @pytest.mark.parametrize(
     "pieces",
-    [
-        [GET + b"X-Endless: ", *[b"a" * 1_024] * 9],
-        [b"GET /" + b"a" * 9_000],
-    ],
+    [[GET + b"X-Endless: ", *[b"a" * 1_024] * 9], [b"GET /" + b"a" * 9_000]],
     ids=["a header without end", "a URL without end"],
 )
 def test_headers_that_do_not_end_in_8_kib_get_431(pieces: list[bytes]) -> None:
@@ -148,8 +144,7 @@ def test_headers_without_end_after_an_early_answer_are_refused_too(tmp_path: Pat
     keys = tmp_path / "keys.txt"
     keys.write_text(f"gateway {'0' * 64}\n")
     with InThread(keys=keys) as server, server.connect() as client:
-        client.sendall(post({"text": "a"}))
-        assert receive(client).startswith(b"HTTP/1.1 401 ")
+        assert exchange(client, post({"text": "a"})).startswith(b"HTTP/1.1 401 ")
         client.sendall(GET)
         with pytest.raises(ConnectionError):
             client.sendall(LONG * 10_000)
@@ -162,10 +157,8 @@ def test_headers_of_8_kib_and_many_requests_at_once_are_fine() -> None:
         closing = GET + b"Connection: close\r\n\r\n"
         assert server.send(large * 20 + closing).count(b"HTTP/1.1 200 ") == 21
         with server.connect() as client:  # the body before it does not count
-            client.sendall(post({"text": "a" * 60_000}) + GET)
-            assert receive(client).startswith(b"HTTP/1.1 200 ")
-            client.sendall(b"\r\n")
-            assert receive(client).startswith(b"HTTP/1.1 200 ")
+            assert exchange(client, post({"text": "a" * 60_000}) + GET).startswith(b"HTTP/1.1 200 ")
+            assert exchange(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_nonsense_and_a_large_body() -> None:
@@ -188,8 +181,7 @@ def test_beyond_its_share_of_requests_a_client_gets_503_at_once_and_others_are_s
             client.sendall(post({"text": "慢" * 300}))
         time.sleep(0.1)
         third = opened.enter_context(server.connect())
-        third.sendall(post({"text": "a"}))
-        answer = receive(third)
+        answer = exchange(third, post({"text": "a"}))
         assert select(slow, [], [], 0)[0] == []  # those before it are not answered yet
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1" in answer
@@ -197,30 +189,25 @@ def test_beyond_its_share_of_requests_a_client_gets_503_at_once_and_others_are_s
         assert receive(third).startswith(b"HTTP/1.1 200 ")
         address = ("127.0.0.1", server.port)
         other = opened.enter_context(socket.create_connection(address, 10, source_address=("127.0.0.2", 0)))
-        other.sendall(post({"text": "快"}))
-        assert receive(other).startswith(b"HTTP/1.1 200 ")
+        assert exchange(other, post({"text": "快"})).startswith(b"HTTP/1.1 200 ")
         for client in slow:
             assert receive(client).startswith(b"HTTP/1.1 200 ")
-        third.sendall(post({"text": "a"}))
-        assert receive(third).startswith(b"HTTP/1.1 200 ")
+        assert exchange(third, post({"text": "a"})).startswith(b"HTTP/1.1 200 ")
 
 
 def test_connections_have_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 1)
     with InThread() as server, server.connect() as first:
-        first.sendall(post({"text": "a"}))
-        receive(first)
+        exchange(first, post({"text": "a"}))
         with server.connect() as second:
             assert read_all(second).startswith(b"HTTP/1.1 503 ")
-        first.sendall(METRICS)
-        assert b'jingyin_refused_total{reason="connections"} 1.0' in receive(first)
+        assert b'jingyin_refused_total{reason="connections"} 1.0' in exchange(first, METRICS)
 
 
 def test_an_answered_request_holds_no_place() -> None:
     with InThread(max_requests=1) as server, server.connect() as one, server.connect() as other:
         for client in (one, other) * 100:
-            client.sendall(post({"text": "a"}))
-            assert receive(client).startswith(b"HTTP/1.1 200 ")
+            assert exchange(client, post({"text": "a"})).startswith(b"HTTP/1.1 200 ")
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
@@ -256,8 +243,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     with InThread(uds=str(path)), socket.socket(socket.AF_UNIX) as client:
         assert oct(path.stat().st_mode & 0o777) == "0o660"
         client.connect(str(path))
-        client.sendall(post({"text": "死"}))
-        assert b'"block"' in receive(client)
+        assert b'"block"' in exchange(client, post({"text": "死"}))
         with pytest.raises(ConfigError, match=r"can't listen on .*: Address already in use"):
             bind(load_settings(uds=path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as of_another_kind:  # in use, though it can't be connected to
@@ -284,8 +270,7 @@ def test_tls(tmp_path: Path) -> None:
         InThread(tls_certificate=str(certificate), tls_key=str(key)) as server,
         context.wrap_socket(server.connect()) as client,
     ):
-        client.sendall(post({"text": "死"}))
-        assert b'"block"' in receive(client)
+        assert b'"block"' in exchange(client, post({"text": "死"}))
 
 
 def test_a_taken_address_is_one_sentence() -> None:

@@ -65,15 +65,16 @@ def test_who_can_connect(flags: dict[str, Any], public: bool) -> None:
     assert load_settings(**flags).is_public is public
 
 
-def test_an_unknown_name_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JINGYIN_SERVE_PROT", "1")
-    with pytest.raises(ConfigError, match="unknown settings in the environment: JINGYIN_SERVE_PROT"):
-        load_settings()
-
-
-def test_no_json_in_the_environment_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JINGYIN_SERVE_BURST", "risk=1")
-    with pytest.raises(ConfigError, match="are wrong: burst: Input should be a valid dictionary"):
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("PROT", "1", "unknown settings in the environment: JINGYIN_SERVE_PROT"),
+        ("BURST", "risk=1", "are wrong: burst: Input should be a valid dictionary"),
+    ],
+)
+def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str, error: str) -> None:
+    monkeypatch.setenv(f"JINGYIN_SERVE_{name}", value)
+    with pytest.raises(ConfigError, match=error):
         load_settings()
 
 

@@ -51,9 +51,7 @@ def name(tmp_path: Path) -> Path:
 
 
 @pytest.mark.exhaustive
-def test_one_set_of_metrics_dead_workers_are_replaced_and_leave_no_files_and_all_end_with_their_parent(
-    name: Path, tmp_path: Path
-) -> None:
+def test_dead_workers_are_replaced_and_all_end_with_their_parent(name: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     with Process({"NAME": str(name), "TMPDIR": str(tmp_path), "BROKEN": str(broken)}, workers=2) as server:
         before = workers(server)

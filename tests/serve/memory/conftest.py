@@ -1,7 +1,5 @@
-"""Runs the tests that are coroutines, and a Valkey (or Redis) of their own on a Unix socket."""
+"""A Valkey (or Redis) of a test's own on a Unix socket."""
 
-import asyncio
-import inspect
 import shutil
 import signal
 import subprocess
@@ -12,15 +10,6 @@ from pathlib import Path
 import pytest
 
 SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    given = inspect.signature(pyfuncitem.obj).parameters
-    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in given}))
-    return True
 
 
 class Valkey:

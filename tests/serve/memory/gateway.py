@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from jingyin.model.cascade import Decision
@@ -10,7 +11,7 @@ from jingyin.model.text import CleanString, clean
 from jingyin.serve.answer import Answer, Context, Origin
 from jingyin.serve.memory.memory import Memory
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.state import Local, State
+from jingyin.serve.memory.state import Local, Op, State
 from jingyin.serve.observe import Metrics
 from jingyin.serve.scorer import Scored
 from jingyin.serve.settings import Settings
@@ -22,6 +23,17 @@ def scored(text: str, risk: float, *, final: bool = True) -> Scored:
     action: Action = "block" if risk >= 0.9 else "review" if risk >= 0.5 else "pass"
     rest = dict.fromkeys(LABELS, (1 - risk) / 4) | {"debt_threat": risk}
     return Scored(clean(text), Decision("debt_threat", rest, risk, action, "network"), 0.0, False, final)
+
+
+class Slow:
+    """A state that answers after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.local = seconds, Local()
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        await asyncio.sleep(self.seconds)
+        return self.local.run_now(ops)
 
 
 class MemoryUser:

@@ -30,6 +30,13 @@ async def judge(gateway: MemoryUser, text: str, action: str, risk: float, **more
     return await gateway.memory.known.add(NewWording(action=action, **{field: text}, **more), "admin", risk)
 
 
+async def knowing(text: str, action: str, risk: float) -> MemoryUser:
+    """Return a gateway whose analyst has judged one wording."""
+    gateway = MemoryUser()
+    await judge(gateway, text, action, risk)
+    return gateway
+
+
 def test_what_differs_within_500_characters_differs_and_what_comes_later_does_not() -> None:
     beginning, rest = "今晚六点前不处理就通知你家里人" * 4, ["明天去公园看书" * 60, "后天回学校吃饭" * 60]
     first, second = (set(hashes(beginning + each, SALT)) for each in rest)
@@ -49,8 +56,7 @@ async def test_one_answer_settles_the_near_copies_of_a_threat() -> None:
 
 
 async def test_a_lawful_notice_of_the_same_words_is_none() -> None:
-    gateway = MemoryUser()
-    await judge(gateway, THREAT, "block", 0.97)
+    gateway = await knowing(THREAT, "block", 0.97)
     assert await gateway.reason(LAWFUL, 0.02) == "pass scored"
     assert await gateway.reason(LAWFUL, 0.4) == "pass scored"  # its log-odds are far below the threat's
     assert await gateway.reason(THREAT, 0.02) == "block known"  # word for word
@@ -60,27 +66,16 @@ async def test_a_lawful_notice_of_the_same_words_is_none() -> None:
 ESTATE = "【小区物业】您家本期物业费还没有交，请在25日前到服务中心交清，否则派人上门堵锁眼"
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (("25日", "28日"), "known"),
-        (("25日", "二十八日"), "known"),
-        (("25日", "5日"), "known"),
-        (("25日", "三号"), "known"),
-        (("锁眼", "锁眼，谢谢配合"), "known"),
-        (("锁眼", "锁眼，谢谢您配合"), "scored"),
-        (("请在", "请务必在"), "known"),
-        (("请在", "请您务必在"), "known"),
-        (("请在", "请您务必要在"), "scored"),
-        (("【小", "收到【小"), "known"),
-        (("【小", "有人收到【小"), "scored"),
-        (("派人上门堵锁眼", "将按合同计收滞纳金"), "scored"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), [
+    (("25日", "28日"), "known"), (("25日", "二十八日"), "known"), (("25日", "5日"), "known"),
+    (("25日", "三号"), "known"), (("锁眼", "锁眼，谢谢配合"), "known"), (("锁眼", "锁眼，谢谢您配合"), "scored"),
+    (("请在", "请务必在"), "known"), (("请在", "请您务必在"), "known"), (("请在", "请您务必要在"), "scored"),
+    (("【小", "收到【小"), "known"), (("【小", "有人收到【小"), "scored"),
+    (("派人上门堵锁眼", "将按合同计收滞纳金"), "scored"),
+])  # fmt: skip
 @pytest.mark.parametrize(("action", "other"), [("block", "pass"), ("review", "pass"), ("pass", "block")])
 async def test_an_analysts_word_beats_the_risk(change: tuple[str, str], reason: str, action: str, other: str) -> None:
-    gateway = MemoryUser()
-    await judge(gateway, ESTATE, action, 0.5)
+    gateway = await knowing(ESTATE, action, 0.5)
     copy = ESTATE.replace(*change)
     assert copy != ESTATE
     if action == "pass" and "谢谢配合" in copy:  # five characters behind a notice may be a threat
@@ -96,8 +91,7 @@ async def test_numerals_within_words_are_no_numbers() -> None:
 
 
 async def test_a_part_behind_numbers_is_cut_where_it_lies() -> None:
-    gateway = MemoryUser()
-    await judge(gateway, THREAT, "block", 0.97)
+    gateway = await knowing(THREAT, "block", 0.97)
     company = "😀二十八日上午三点聚餐定在老地方，大家记得准时，别忘了带伞12把。"
     (match,) = gateway.memory.known.index.find(clean(company + COPY + company).text)
     assert match.part == clean(COPY).text[clean(COPY).text.index("你在") :]
@@ -108,8 +102,7 @@ async def test_a_part_behind_numbers_is_cut_where_it_lies() -> None:
     [("处理", "触理"), ("联系人", "lxr"), ("逐一", "逐*一"), ("逐一通知", "竹以筒支"), ("逐一", "逐|一")],
 )
 async def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> None:
-    gateway = MemoryUser()
-    await judge(gateway, THREAT, "block", 0.97)
+    gateway = await knowing(THREAT, "block", 0.97)
     copy = COPY.replace(word, garbled)
     assert copy != COPY
     assert await gateway.reason(COPY, 0.02) == "pass scored"
@@ -118,9 +111,7 @@ async def test_a_garbled_copy_is_known_at_any_risk(word: str, garbled: str) -> N
 
 
 async def test_a_rare_character_stands_for_one_of_the_wording() -> None:
-    gateway = MemoryUser()
-    threat = "明天上门泼油漆等着瞧"
-    await judge(gateway, threat, "block", 0.97)
+    gateway = await knowing("明天上门泼油漆等着瞧", "block", 0.97)
     assert await gateway.reason("明天上门泼油桼等着瞧", 0.02) == "block known"
     assert await gateway.reason("明天上门泼油彩等着瞧", 0.02) == "pass scored"  # 彩 is in GB2312
     assert await gateway.reason("明龘上门泼油桼等着桼", 0.02) == "block known"  # two triples of eight are left
@@ -128,8 +119,7 @@ async def test_a_rare_character_stands_for_one_of_the_wording() -> None:
 
 
 async def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
-    gateway = MemoryUser()
-    await judge(gateway, THREAT, "block", 0.97)
+    gateway = await knowing(THREAT, "block", 0.97)
     around = "周末聚餐定在老地方大家记得准时"
     assert await gateway.reason(f"{around}{THREAT.replace('逐一', '逐龘')}", 0.02) == "block known"
     assert await gateway.reason(f"{around}到{THREAT.replace('逐一', '逐龘')}", 0.02) == "pass scored"
@@ -148,29 +138,25 @@ async def test_a_copy_with_rare_characters_may_have_15_others_around() -> None:
     ],
 )
 async def test_letters_and_marks_beside_other_words_are_not_garbling(text: str) -> None:
-    gateway = MemoryUser()
-    await judge(gateway, THREAT, "block", 0.97)
+    gateway = await knowing(THREAT, "block", 0.97)
     assert await gateway.reason(text, 0.02) == "pass scored"
 
 
 async def test_a_known_notice_that_was_garbled_does_not_pass() -> None:
-    gateway = MemoryUser()
-    await judge(gateway, NOTICE, "pass", 0.95)
+    gateway = await knowing(NOTICE, "pass", 0.95)
     assert await gateway.reason(NOTICE_COPY.replace("产生违约金", "铲龘违·约巾"), 0.95) == "block scored"
 
 
 async def test_company_that_lowers_the_risk_does_not_help() -> None:
-    gateway = MemoryUser()
+    gateway = await knowing(THREAT, "block", 0.97)
     gateway.risks = {"^王强|^李小红|^你在": 0.95}
-    await judge(gateway, THREAT, "block", 0.97)
     company = "周末聚餐定在老地方，大家记得准时，别忘了带伞。"
     assert await gateway.reason(company + COPY + company, 0.05) == "block known"
     assert await gateway.reason(company, 0.05) == "pass scored"
 
 
 async def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
-    gateway = MemoryUser()
-    await judge(gateway, NOTICE, "pass", 0.95)
+    gateway = await knowing(NOTICE, "pass", 0.95)
     assert await gateway.reason(NOTICE_COPY, 0.95) == "pass known"
     for threat in ("不给两百爆你通讯录", "不交就上你家"):
         assert await gateway.reason(NOTICE_COPY + threat, 0.95) == "block scored"
@@ -179,16 +165,14 @@ async def test_a_lawful_notice_is_passed_and_nothing_behind_it() -> None:
 
 
 async def test_what_stands_behind_the_500th_character_is_not_explained() -> None:
-    gateway = MemoryUser()
     notice = "".join(chr(0x4E00 + 7 * i) for i in range(600))
-    await judge(gateway, notice[:500], "pass", 0.95)
+    gateway = await knowing(notice[:500], "pass", 0.95)
     assert await gateway.reason(notice[:500], 0.95) == "pass known"
     assert await gateway.reason(notice[:500] + "不交就上你家", 0.95) == "block scored"
 
 
 async def test_a_template_leaves_room_in_its_slots() -> None:
-    gateway = MemoryUser()
-    await judge(gateway, "【百货】‹…›您好，您的订单‹number›已发货，预计‹datetime›送达，请保持电话畅通", "pass", 0.6)
+    gateway = await knowing("【百货】‹…›您好，您的订单‹number›已发货，预计‹datetime›送达，请保持电话畅通", "pass", 0.6)
     text = "【百货】王某您好，您的订单88123456已发货，预计5月3日送达，请保持电话畅通"
     assert await gateway.reason(text, 0.6) == "pass known"
     assert await gateway.reason(text.replace("王某", "不还钱就爆你通讯录"), 0.95) == "block scored"
@@ -287,9 +271,7 @@ def test_a_message_holds_itself_and_what_it_is_part_of(text: str, more: str) -> 
         assert match.share == 1.0
 
 
-async def test_an_index_that_takes_longer_to_build_does_not_replace_a_newer_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_slow_index_does_not_replace_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     secret, state = Secret(KEY, encrypts=False), Local()
     ours, theirs = Known(state, secret), Known(state, secret)
     await theirs.add(NewWording(action="block", text=THREAT), "admin", 0.9)

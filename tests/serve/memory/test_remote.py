@@ -199,9 +199,7 @@ async def test_workers_share_a_socket_and_its_end_is_noticed(tmp_path: Path) -> 
 
 
 @pytest.mark.external
-async def test_a_server_that_stops_hangs_or_is_full_delays_nobody(
-    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_that_hangs_or_is_full_delays_nobody(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jingyin.serve.memory.remote.RETRY_SECONDS", 0.05)
     events: list[str] = []
     server = ValkeyState(valkey.address)

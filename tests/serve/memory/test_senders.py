@@ -1,9 +1,7 @@
-import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.serve.memory.gateway import KEY, MemoryUser
+from tests.serve.memory.gateway import KEY, MemoryUser, Slow
 from tests.serve.memory.test_state import Clock
 
 from jingyin.serve.memory.remote import Guarded
@@ -139,7 +137,6 @@ async def test_an_admin_can_clear_a_sender() -> None:
     user = SampledUser()
     await user.send(THREAT, 0.6, sender="a")
     suspects = user.memory.suspects
-    assert suspects
     ((mark, left),) = (await user.state.run([Op("marks", "s:")]))[0]
     assert (mark, left) == (suspects.sender("gw", "a"), DAY)
     await user.state.run([Op("drop", mark)])
@@ -160,17 +157,6 @@ async def test_an_offenders_threat_in_pieces_is_blocked_as_without_memory_of_sen
     assert await gateway.reason("死", 0.95, sender="gang", receiver="x") == "block scored"
     assert await gateway.reason("先来甲", 0.1, sender="gang", receiver="y") == "review sender"
     assert await gateway.reason("再来乙", 0.1, sender="gang", receiver="y") == "block conversation"
-
-
-class Slow:
-    """A state that answers after so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.local = seconds, Local()
-
-    async def run(self, ops: Sequence[Op]) -> list[Any]:
-        await asyncio.sleep(self.seconds)
-        return self.local.run_now(ops)
 
 
 async def test_a_late_look_up_decides_as_the_setting_says() -> None:

@@ -11,14 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.serve.http.http_fakes import Process, run, until
+from tests.serve.http.http_fakes import Process, serving, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 from tests.serve.memory.conftest import Valkey
-from tests.serve.memory.gateway import MemoryUser
+from tests.serve.memory.gateway import MemoryUser, Slow
 from tests.serve.processes import children
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.http.service import Service
 from jingyin.serve.memory.memory import Memory, shared_state
 from jingyin.serve.memory.remote import Guarded
 from jingyin.serve.memory.secret import Secret
@@ -206,18 +205,9 @@ async def test_parts_are_never_kept_where_other_workers_do_not_see_them() -> Non
         await memory.share_part("", ["k"], "a", 60)
 
 
-class Slow:
-    """A state that answers too late."""
-
-    async def run(self, ops: Sequence[Op]) -> list[Any]:
-        await asyncio.sleep(0.03)
-        return Local().run_now(ops)
-
-
 async def test_a_late_step_is_named() -> None:
     events: list[tuple[str, str]] = []
-    gateway = MemoryUser(Guarded(Slow(), Local(), lambda *event: events.append(event)), senders={})
-    assert gateway.memory.suspects
+    gateway = MemoryUser(Guarded(Slow(0.03), Local(), lambda *event: events.append(event)), senders={})
     gateway.memory.suspects._chance = lambda: 0.0
     await gateway.send("你好", sender="a")
     await gateway.memory.close()
@@ -277,8 +267,9 @@ def test_sighup_reads_what_is_remembered_again(tmp_path: Path) -> None:
 # ---- the analyst
 
 
-def test_a_trial_says_why_and_changes_nothing() -> None:
-    async def call(client: httpx.AsyncClient, service: Service) -> None:
+async def test_a_trial_says_why_and_changes_nothing() -> None:
+    async with serving(senders={}) as (client, _):
+
         async def trial(**body: Any) -> dict[str, Any]:
             return (await client.post("/admin/trial", json=body)).json()  # type: ignore[no-any-return]
 
@@ -293,15 +284,13 @@ def test_a_trial_says_why_and_changes_nothing() -> None:
         assert await _status(client, "DELETE", f"/admin/senders/{first['sender_id']}") == 404  # no longer suspicious
         assert (await trial(text=MILD, sender="a"))["reason"] == "scored"
 
-    run(call, senders={})
-
 
 async def _status(client: httpx.AsyncClient, method: str, path: str, **more: Any) -> int:
     return (await client.request(method, path, **more)).status_code
 
 
-def test_wrong_calls_of_the_analyst() -> None:
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+async def test_wrong_calls_of_the_analyst() -> None:
+    async with serving() as (client, _):
         assert await _status(client, "POST", "/admin/known", json={"text": "x", "action": "drop"}) == 422
         assert await _status(client, "POST", "/admin/known", json={"text": "还钱", "action": "block"}) == 422
         assert await _status(client, "POST", "/admin/known", json={"action": "block"}) == 422
@@ -312,19 +301,16 @@ def test_wrong_calls_of_the_analyst() -> None:
         wrong = await client.post("/admin/known", json={"text": THREAT, "action": "block", "机密": 1})
         assert "机密" not in wrong.text
 
-    run(call)
-
 
 JSON = {"content-type": "application/json"}
 
 
-def test_all_of_it_needs_an_admin_key(tmp_path: Path) -> None:
+async def test_all_of_it_needs_an_admin_key(tmp_path: Path) -> None:
     from hashlib import sha256
 
     file = tmp_path / "keys"
     file.write_text(f"a {sha256(b'one').hexdigest()} admin\nb {sha256(b'two').hexdigest()}\n")
-
-    async def call(client: httpx.AsyncClient, _: Service) -> None:
+    async with serving(keys=file) as (client, _):
         routes = [
             ("GET", "/admin/known"), ("POST", "/admin/known"), ("DELETE", "/admin/known/x"), ("GET", "/admin/overview"),
             ("DELETE", "/admin/senders/x"), ("POST", "/admin/trial"),
@@ -338,8 +324,6 @@ def test_all_of_it_needs_an_admin_key(tmp_path: Path) -> None:
         await client.post("/admin/known", json=body, headers={"authorization": "Bearer one"})
         found = await client.get("/admin/known", headers={"authorization": "Bearer one"})
         assert found.json()["known"][0]["by"] == "a"
-
-    run(call, keys=file)
 
 
 @pytest.mark.exhaustive

@@ -4,6 +4,7 @@ from random import Random
 
 import pyarrow.parquet as pq
 import pytest
+from tests.json_lines import read, write
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import FLAGGED
@@ -50,9 +51,11 @@ def corpus(tmp_path):
     return recipe
 
 
-def write(path, rows):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+def built(corpus, more="", out="out"):
+    """Build with more in the recipe; return the rows of each split."""
+    corpus.write_text(corpus.read_text() + more)
+    build(corpus, corpus.parent / out)
+    return store.read(corpus.parent / out)
 
 
 def test_build_is_deterministic_and_passes_its_check(corpus, tmp_path):
@@ -74,28 +77,23 @@ def test_what_a_test_writer_wrote_is_test_only_with_all_that_is_grouped_with_it(
     mine = [row(sentence(Random(seed)), writer="w9") for seed in range(100, 120)]
     pair = [row(start + "吧", pair="q", writer="w9"), row(start + "哼", "debt_threat", pair="q", writer="w1")]
     write(tmp_path / "authored" / "b.jsonl", [*mine, *pair])
-    corpus.write_text(corpus.read_text() + "test_writers: [w9]\n")
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+    splits = built(corpus, "test_writers: [w9]\n")
     assert {split for split, rows in splits.items() for r in rows if r.writer in ("w1", "w9")} == {"test"}
     assert sum(r.writer in ("w1", "w9") for r in splits["test"]) == 22
     assert splits["train"]
 
 
 def test_labelled_messages_of_one_s_own_take_the_place_of_authored_ones_like_them(corpus, tmp_path):
-    build(corpus, tmp_path / "before")
-    before = store.read(tmp_path / "before")
+    before = built(corpus, out="before")
     templates = [row.template for split in store.SPLITS for row in before[split] if row.source == "authored"]
     like = [SLOT.sub("", template) + "嗯" for template in templates[::2]]
     long = "，".join(sentence(Random(seed)) for seed in range(200, 230))
     own = [{"text": text, "label": "pay_to_stop"} for text in [*like, long, long + "啊"]]
     write(tmp_path / "own.jsonl", own)
     splits = "{train: 0.7, validation: 0.1, calibration: 0.1, test: 0.1}"
-    corpus.write_text(
-        f"authored: {tmp_path}/authored\npublic: [{{kind: own, path: {tmp_path}/own.jsonl, splits: {splits}}}]\n"
-    )
-    build(corpus, tmp_path / "out")
-    after = store.read(tmp_path / "out")
+    own_only = f"public: [{{kind: own, path: {tmp_path}/own.jsonl, splits: {splits}}}]"
+    corpus.write_text(f"authored: {tmp_path}/authored\n{own_only}\n")
+    after = built(corpus)
     placed = {row.template: split for split in store.SPLITS for row in after[split] if row.source == "own"}
     assert placed.keys() == {each["text"] for each in own}
     assert list(placed.values()).count("train") > len(own) / 2
@@ -115,8 +113,7 @@ def test_near_copies_that_are_much_of_a_label_are_trained_on(corpus, tmp_path, s
         f"seed: {seed}\nauthored: {tmp_path}/authored\n"
         f"public: [{{kind: own, path: {tmp_path}/own.jsonl, splits: {splits}}}]\n"
     )
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+    splits = built(corpus)
     assert {row.template for row in splits["train"]} > {each["text"] for each in copies}
     assert any(row.source == "own" for row in splits["test"])
 
@@ -136,14 +133,12 @@ def test_a_recipe_wants_so_many_messages_of_each_kind_and_split_and_all_of_one_s
             found, others = ({row.template for row in rows[split] if row.source == source} for rows in (few, whole))
             assert found <= others
             assert len(found) == min(len(others), {"train": 50, "test": 0}.get(split, len(others)))
-        assert sum(row.source == "jsonl" and not row.evasion for row in few[split]) == sum(
-            row.source == "jsonl" and not row.evasion for row in whole[split]
-        )
+        own = [sum(row.source == "jsonl" and not row.evasion for row in rows[split]) for rows in (few, whole)]
+        assert own[0] == own[1]
 
 
-def test_rows(corpus, tmp_path):
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+def test_rows(corpus):
+    splits = built(corpus)
     rows = [r for found in splits.values() for r in found]
     assert len({r.template for r in rows}) == 500
     assert not any(SLOT.search(r.text) for r in rows)
@@ -168,15 +163,12 @@ def test_a_source_that_is_test_only_is_kept_out(corpus, tmp_path):
     write(tmp_path / "weibo.jsonl", [{"text": sentence(Random(i))} for i in range(500, 520)])
     more = f"{{kind: weibo, path: {tmp_path}/weibo.jsonl, splits: {{test: 1}}}}"
     corpus.write_text(corpus.read_text().replace("public: [", f"public: [{more}, "))
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+    splits = built(corpus)
     assert Counter(split for split, rows in splits.items() for r in rows if r.source == "weibo") == {"test": 20}
 
 
-def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_path):
-    corpus.write_text(corpus.read_text() + "framed: 0.5\n")
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+def test_framed_copies_are_of_training_messages_and_of_every_label(corpus):
+    splits = built(corpus, "framed: 0.5\n")
     framed = {r.template: r.label for r in splits["train"] if r.evasion == "framed"}
     authored = {r.template: r.label for r in splits["train"] if r.source == "authored"}
     assert 0.4 < len(framed) / len(authored) < 0.6
@@ -185,20 +177,16 @@ def test_framed_copies_are_of_training_messages_and_of_every_label(corpus, tmp_p
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
 
 
-def test_restyled_copies_are_of_all_training_messages_and_only_of_them(corpus, tmp_path):
-    corpus.write_text(corpus.read_text() + "restyled: 2\nevasion: {share: 0}\n")
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+def test_restyled_copies_are_of_all_training_messages_and_only_of_them(corpus):
+    splits = built(corpus, "restyled: 2\nevasion: {share: 0}\n")
     copies = Counter(r.template for r in splits["train"] if r.evasion == "restyled")
     sources = {r.template: r.source for r in splits["train"]}
     assert dict(copies) == {t: 2 if s == "authored" else 1 for t, s in sources.items()}
     assert not [r for split in store.SPLITS[1:] for r in splits[split] if r.evasion]
 
 
-def test_training_messages_stand_in_company_of_messages_of_the_training_split(corpus, tmp_path):
-    corpus.write_text(corpus.read_text() + "company: 2\nevasion: {share: 0}\n")
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+def test_training_messages_stand_in_company_of_messages_of_the_training_split(corpus):
+    splits = built(corpus, "company: 2\nevasion: {share: 0}\n")
     copies = [r for r in splits["train"] if r.evasion]
     plain = [r for r in splits["train"] if not r.evasion]
     assert not [r for split in ("validation", "test") for r in splits[split] if r.evasion]
@@ -216,10 +204,8 @@ def test_training_messages_stand_in_company_of_messages_of_the_training_split(co
     assert by_source["authored"] / messages["authored"] == pytest.approx(1.1, abs=0.35)
 
 
-def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus, tmp_path):
-    corpus.write_text(corpus.read_text() + "reported: 1\nevasion: {share: 0}\n")
-    build(corpus, tmp_path / "out")
-    train = store.read(tmp_path / "out")["train"]
+def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus):
+    train = built(corpus, "reported: 1\nevasion: {share: 0}\n")["train"]
     framed = [r for r in train if r.evasion]
     by_pair: dict[str, list[store.Row]] = {}
     for r in framed:
@@ -235,11 +221,9 @@ def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus
     assert all(r.label not in FLAGGED for r in framed if r.group not in threats)
 
 
-def test_an_authored_calibration_message_comes_once_more_in_company_of_its_own_split(corpus, tmp_path):
+def test_an_authored_calibration_message_comes_once_more_in_company_of_its_own_split(corpus):
     settings = "company: 2\nsplits: {train: 0.2, validation: 0.0, calibration: 0.8, test: 0.0}\n"
-    corpus.write_text(corpus.read_text() + settings)
-    build(corpus, tmp_path / "out")
-    rows = store.read(tmp_path / "out")["calibration"]
+    rows = built(corpus, settings)["calibration"]
     plain = {r.template: r for r in rows if not r.evasion}
     copies = [r for r in rows if r.evasion]
     assert len(copies) > 20
@@ -249,9 +233,7 @@ def test_an_authored_calibration_message_comes_once_more_in_company_of_its_own_s
 
 
 def test_signs_go_with_every_copy_and_the_card_counts_them(corpus, tmp_path, monkeypatch):
-    templates = [
-        json.loads(line)["text"] for line in (tmp_path / "authored" / "a.jsonl").read_text("utf-8").splitlines()
-    ]
+    templates = [each["text"] for each in read(tmp_path / "authored" / "a.jsonl")]
     lines = [{"row": signs.row_id(text), "signs": ["visit", "joke"]} for text in templates[:30]]
     write(tmp_path / "signs.jsonl", lines)
     monkeypatch.setattr(signs, "ANNOTATED", tmp_path / "signs.jsonl")
@@ -280,8 +262,7 @@ def test_the_key_of_a_corpus_changes_with_what_it_is_made_of(corpus, tmp_path, m
 
 
 def test_pairs_and_users_stay_on_one_side(corpus, tmp_path):
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+    splits = built(corpus)
     home = {r.template: split for split, rows in splits.items() for r in rows}
     for template, split in home.items():
         if template.endswith("吧"):
@@ -291,9 +272,8 @@ def test_pairs_and_users_stay_on_one_side(corpus, tmp_path):
         pairs[r.pair].add(r.template)
     assert all(not template.endswith(("吧", "哼")) for template in pairs.pop(""))  # and a user is no pair
     assert sorted(map(len, pairs.values())) == [2] * 20
-    lines = (tmp_path / "nus.jsonl").read_text(encoding="utf-8").splitlines()
     users = defaultdict(set)
-    for given in map(json.loads, lines):
+    for given in read(tmp_path / "nus.jsonl"):
         users[given["user"]].add(home[given["text"]])
     assert all(len(found) == 1 for found in users.values())
     assert len(set.union(*users.values())) > 1
@@ -375,15 +355,21 @@ def test_all_errors_of_a_recipe_at_once(tmp_path):
 def test_a_kind_that_comes_twice_is_refused(corpus, tmp_path):
     source = f"{{kind: jsonl, path: {tmp_path}/nus.jsonl, weight: WEIGHT}}"
     corpus.write_text(f"public: [{source.replace('WEIGHT', '1')}, {source.replace('WEIGHT', '3')}]\n")
-    with pytest.raises(
-        ConfigError, match="jsonl in more than one entry; weight and splits go by kind: put the messages into"
-    ):
+    wanted = "jsonl in more than one entry; weight and splits go by kind: put the messages into"
+    with pytest.raises(ConfigError, match=wanted):
         load_recipe(corpus)
 
 
-def test_a_recipe_with_missing_messages(tmp_path):
-    (tmp_path / "r.yaml").write_text(f"authored: {tmp_path}/typo.jsonl\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"typo\.jsonl does not exist; give the path of a file or folder"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("authored: typo.jsonl\n", r"typo\.jsonl does not exist; give the path of a file or folder"),
+        ("a: [", r"r\.yaml is no YAML \(\w+\)"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
         load_recipe(tmp_path / "r.yaml")
 
 
@@ -399,16 +385,8 @@ def test_a_folder_tells_the_fingerprint_of_its_corpus(corpus, tmp_path):
     assert build(corpus, tmp_path / "out") == store.fingerprint_of(tmp_path / "out")
 
 
-def test_a_recipe_that_is_no_yaml(tmp_path):
-    (tmp_path / "r.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match=r"r\.yaml is no YAML \(\w+\)"):
-        load_recipe(tmp_path / "r.yaml")
-
-
 def test_generated_innocents_are_ordinary_training_rows(corpus, tmp_path):
-    corpus.write_text(corpus.read_text() + "nonsense: 20\neveryday: 60\n")
-    build(corpus, tmp_path / "out")
-    splits = store.read(tmp_path / "out")
+    splits = built(corpus, "nonsense: 20\neveryday: 60\n")
     found = Counter((split, r.source, r.label) for split, rows in splits.items() for r in rows)
     assert found["train", "everyday", "ordinary"] == 60
     assert found["train", "nonsense", "ordinary"] == 20

@@ -1,10 +1,9 @@
 import gzip
 import json
-import sys
 
 import pytest
+from tests.command import run_command
 
-from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.train.corpus.public import PUBLIC, SOURCES, convert, read
 
@@ -89,11 +88,8 @@ def test_a_source_without_messages(tmp_path, spam):
         convert("sms800k", spam, tmp_path / "a.jsonl", only="Spam")
 
 
-def test_the_command(tmp_path, spam, monkeypatch, capsys):
+def test_the_command(tmp_path, spam, capsys):
     out = tmp_path / "spam.jsonl.gz"
-    call = ["jingyin", "corpus", "convert", "sms800k", str(spam), str(out), "--only", "spam"]
-    monkeypatch.setattr(sys, "argv", call)
-    with pytest.raises(SystemExit, match="0"):
-        main()
+    assert run_command("corpus", "convert", "sms800k", spam, out, "--only", "spam") == 0
     assert capsys.readouterr().out == f"{out}: 1 messages\n"
     assert len(lines(out)) == 1

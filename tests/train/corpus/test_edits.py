@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests import json_lines
 
 from jingyin.model.errors import InputError
 from jingyin.train.corpus import edits, public
@@ -24,9 +25,7 @@ def table(tmp_path, monkeypatch):
 
 
 def traffic(tmp_path: Path) -> Path:
-    path = tmp_path / "traffic.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (TEXT, "早啊")), encoding="utf-8")
-    return path
+    return json_lines.write(tmp_path / "traffic.jsonl", [{"text": text} for text in (TEXT, "早啊")])
 
 
 def test_a_message_and_the_threat_made_of_it_are_a_pair(tmp_path, table):

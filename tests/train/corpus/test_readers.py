@@ -3,6 +3,7 @@ import json
 import re
 
 import pytest
+from tests import json_lines
 
 from jingyin.model.errors import InputError
 from jingyin.train.corpus import build as building
@@ -108,9 +109,8 @@ def test_of_a_vetted_source_doubtful_rows_stay(tmp_path):
 
 
 def test_a_long_message_is_cut_at_the_last_end_of_a_sentence_within_400_characters(tmp_path):
-    path = tmp_path / "a.jsonl"
     rows = ["好" * 300 + "。" + "坏" * 150 + "。", "好" * 401, "好" * 399 + "。"]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows), encoding="utf-8")
+    path = json_lines.write(tmp_path / "a.jsonl", ({"text": text} for text in rows))
     assert [record.text for record in read("petitions", path)] == ["好" * 300 + "。", "好" * 400, rows[2]]
 
 

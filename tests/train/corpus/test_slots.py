@@ -12,15 +12,7 @@ from sklearn.model_selection import cross_val_score
 from jingyin.model.errors import InputError
 from jingyin.model.labels import FLAGGED
 from jingyin.train.corpus.rows import default_folders, load
-from jingyin.train.corpus.slots import (
-    SLOT,
-    SLOTS,
-    fill_digits,
-    fill_slots,
-    fill_tags,
-    fill_words,
-    slot_values,
-)
+from jingyin.train.corpus.slots import SLOT, SLOTS, fill_digits, fill_slots, fill_tags, fill_words, slot_values
 
 SEEDS = range(50)
 

@@ -1,13 +1,13 @@
 import json
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.command import run_command
+from tests.json_lines import read, write
 
-from jingyin.cli import main
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.evaluate import evaluate as evaluating
@@ -19,14 +19,9 @@ from jingyin.train.evaluate.systems import keywords, open_bundle, served
 HOSTILE = "曝光<script>alert(1)</script>{{7*7}}&\ud800\x00"
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def some_rows(data):
     """Return the toy rows, some of cases, writers and real traffic, with one hostile row and one fragment."""
-    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    rows = read(data)
     for row in rows:
         row["source"] = "authored"
     of_label = {label: [row for row in rows if row["label"] == label] for label in ("ordinary", "debt_threat")}
@@ -218,9 +213,7 @@ def test_the_command_passes_its_options_and_prints_the_summary(bundle, data, tmp
     monkeypatch.setattr("jingyin.train.evaluate.report.summary", lambda _: "| summary |")
     out = tmp_path / "out"
     words = ["evaluate", bundle, data, "--out", out, "--against", "old", "--traffic", "a", "--traffic", "b"]
-    monkeypatch.setattr(sys, "argv", ["jingyin", *map(str, words)])
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main()
+    assert run_command(*words) == 0
     assert given == {
         "args": (bundle, [data], out), "against": Path("old"), "traffic": [Path("a"), Path("b")], "training": None
     }  # fmt: skip
@@ -231,7 +224,7 @@ def test_the_command_passes_its_options_and_prints_the_summary(bundle, data, tmp
     "labels", [("ordinary", "lawful_collection", "debt_threat"), ("ordinary", "lawful_collection")]
 )
 def test_labels_without_rows_are_named_and_their_figures_left_out(labels, bundle, data, tmp_path, monkeypatch):
-    rows = [row for row in map(json.loads, data.read_text("utf-8").splitlines()) if row["label"] in labels]
+    rows = [row for row in read(data) if row["label"] in labels]
     file = write(tmp_path / "test.jsonl", rows)
     for name in ("NONSENSE", "EVERYDAY"):
         monkeypatch.setattr(evaluating, name, 5)
@@ -287,9 +280,7 @@ def test_a_training_split_that_is_not_there_is_refused(bundle, data, tmp_path):
         (("ordinary", "ordinary"), r"all rows of .*train\.jsonl are ordinary; name a training split with several"),
     ],
 )
-def test_a_training_split_that_teaches_no_baseline_is_refused_before_the_work(
-    labels, message, bundle, data, tmp_path, monkeypatch
-):
+def test_a_training_split_that_teaches_no_baseline_is_refused(labels, message, bundle, data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating.systems, "verdicts", lambda *_: pytest.fail("messages were scored"))
     training = write(tmp_path / "train.jsonl", [{"text": "好", "label": label} for label in labels])
     with pytest.raises(InputError, match=message):

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.json_lines import write
 
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
@@ -22,12 +23,6 @@ from jingyin.train.evaluate.samples import (
     texts_in,
     unseen_rows,
 )
-
-
-def write(path, rows):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def one_of_each(*changes):

@@ -1,7 +1,7 @@
-import json
 from dataclasses import replace
 
 import pytest
+from tests.json_lines import write
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.errors import BundleError
@@ -29,9 +29,7 @@ ANNOTATED = [
 @pytest.fixture
 def messages(tmp_path):
     rows = [{"text": text, "label": label, "signs": signs} for text, label, signs in ANNOTATED]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return read_messages([path])
+    return read_messages([write(tmp_path / "rows.jsonl", rows)])
 
 
 @pytest.fixture

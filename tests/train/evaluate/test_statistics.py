@@ -3,13 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jingyin.train.evaluate.statistics import (
-    paired_difference,
-    rate,
-    recall_at,
-    recalls_at,
-    threshold_at,
-)
+from jingyin.train.evaluate.statistics import paired_difference, rate, recall_at, recalls_at, threshold_at
 
 
 def test_golden_rate():

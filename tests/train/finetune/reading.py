@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -57,10 +55,3 @@ def leave_some_to_review(bundle: Path) -> None:
     block = manifest.block.model_copy(update={"risk": 0.9999})
     parts = manifest.model_copy(update={"block": block}).model_dump(mode="json")
     write_bundle(bundle, {name: part for name, part in parts.items() if name not in ("format_version", "id", "files")})
-
-
-def wait(until: Callable[[], object]) -> None:
-    limit = time.monotonic() + 120
-    while not until():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.2)

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from tests import json_lines
+from tests.command import run_command
 from tests.train.conftest import FILLER, PHRASES, few_checkpoints
 
 from jingyin import Scorer
-from jingyin.cli import main
 from jingyin.model.bundle import read_bundle, write_bundle
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.labels import BENIGN, FLAGGED
@@ -73,7 +74,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
         before, after = ("".join(rng.choices(FILLER, k=10)) for _ in range(2))
         text = "，".join([before, *(rng.choice(part) for part in PHRASES[label]), after])
         rows.append({"text": text, "label": label, "family": f"{label}_family", "voice": "plain"})
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    json_lines.write(folder / "rows.jsonl", rows)
     content = {"authored": str(folder / "rows.jsonl"), "draws": 1, "evasion": {"share": 0.3}}
     content["public"] = [{"kind": "nus", "path": "nowhere.jsonl"}]
     content["splits"] = {"train": 0.6, "validation": 0.1, "calibration": 0.2, "test": 0.1}
@@ -106,16 +107,14 @@ def finetuned(
 ) -> Path:
     """The run folder that `jingyin finetune` leaves."""
     out = tmp_path_factory.mktemp("finetuned") / "run"
-    command = ["finetune", str(data), "--out", str(out), "--bundle", str(incumbent), "--text-column", "sms"]
+    command = ["finetune", data, "--out", out, "--bundle", incumbent, "--text-column", "sms"]
     command += ["--label-column", "spam", "--label-map", "1=flagged", "--label-map", "0=not_flagged"]
-    command += ["--benign", str(traffic), "--benign-column", "body", "--benign-encoding", "gb18030"]
+    command += ["--benign", traffic, "--benign-column", "body", "--benign-encoding", "gb18030"]
     with few_checkpoints(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["jingyin", *command])
         patch.setattr(run, "default_replay", lambda: replay)
         patch.setattr(finetune_report, "decide", judged)
         patch.setitem(run.TRAINED, "model", {"epochs": 4, "learning_rate": 3e-3})  # a toy learns at a toy's rate
-        with pytest.raises(SystemExit, match=r"^3$"):  # two rows are left out
-            main()
+        assert run_command(*command) == 3  # two rows are left out
     return out
 
 
@@ -166,11 +165,11 @@ def test_the_run_tells_how_it_was_made(finetuned, incumbent):
     assert manifest.provenance["command"].startswith("jingyin finetune ")
     assert f"Bundle `{manifest.id}` against" in report
     assert "| own messages | threats flagged |" in report
-    rejected = [json.loads(line) for line in (finetuned / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
+    rejected = json_lines.read(finetuned / "rejected.jsonl")
     assert [each["fault"] for each in rejected] == ["unknown label '或许'", "no text"]
     assert (facts["rejected"], facts["promote"]) == (2, True)
     tasks = json.loads((finetuned / "disobeyed.json").read_text(encoding="utf-8"))
-    known = [json.loads(line) for line in (finetuned / "known.jsonl").read_text(encoding="utf-8").splitlines()]
+    known = json_lines.read(finetuned / "known.jsonl")
     assert len(tasks) == facts["disobeyed"]
     assert [each["text"] for each in known] == [each["data"]["text"] for each in tasks]
     labelled = dict(own_rows())
@@ -208,9 +207,8 @@ def test_a_finished_run_is_kept(finetuned, incumbent, data, traffic, replay):
     other = Columns("sms", "spam", {"1": "pay_to_stop", "0": "ordinary"})
     with pytest.raises(InputError, match=r"holds a run with other columns; name another output, or replace .* --fresh"):
         finetune([str(data)], finetuned, other, **given)
-    with pytest.raises(
-        InputError, match=r"^2 row\(s\) can't be used:\n1 row\(s\): unknown label '或许' \(first: .*: row"
-    ):
+    wanted = r"^2 row\(s\) can't be used:\n1 row\(s\): unknown label '或许' \(first: .*: row"
+    with pytest.raises(InputError, match=wanted):
         finetune([str(data)], finetuned, COLUMNS, **given, strict=True)
 
 
@@ -270,9 +268,8 @@ def test_one_message_of_the_traffic_may_be_blocked(train, test, allowed, tmp_pat
 
 def test_too_few(tmp_path, tiny_run):
     (tmp_path / "few.csv").write_text("text,label\n甲乙,flagged\n丙,\n", encoding="utf-8")
-    with pytest.raises(
-        InputError, match=r"^1 different message\(s\) can be used; wanted at least 20, .*\n1 row\(s\): no l"
-    ):
+    wanted = r"^1 different message\(s\) can be used; wanted at least 20, .*\n1 row\(s\): no l"
+    with pytest.raises(InputError, match=wanted):
         finetune([str(tmp_path / "few.csv")], tmp_path / "run", Columns(), bundle=tiny_run / "bundle")
 
 
@@ -343,7 +340,7 @@ def test_rows_in_any_proportion(threats, innocents, tiny_run, replay, tmp_path, 
         {"text": "，".join([rng.choice(one), "".join(rng.choices(FILLER, k=14)), rng.choice(other)]), "label": side}
         for side, one, other in kinds
     ]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    json_lines.write(tmp_path / "mine.jsonl", rows)
     monkeypatch.setattr(finetune_report, "decide", lambda *_: Promotion(False, "a", "b", {}, []))
     monkeypatch.setitem(run.TRAINED, "model", {"epochs": 4 if len(rows) < 1_000 else 0.05, "learning_rate": 3e-3})
     given = {"bundle": tiny_run / "bundle", "corpus": replay, "tell": lambda _: None}

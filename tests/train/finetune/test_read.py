@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from tests import json_lines
 
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.text import clean
@@ -37,9 +38,7 @@ def csv(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
 
 
 def jsonl(folder: Path, *rows: object) -> Path:
-    path = folder / "mine.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return json_lines.write(folder / "mine.jsonl", rows)
 
 
 def as_rows(found: list[Labelled]) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from tests.train.finetune.reading import Reader, wait
+from tests.serve.http.http_fakes import until
+from tests.train.finetune.reading import Reader
 
 from jingyin.model.bundle import read_bundle
 
@@ -45,7 +46,7 @@ def test_every_command_of_the_tutorial(reader: Reader) -> None:
         reader.paste(block, *([1] if block.startswith("jingyin promote") else []))
         for command, done in after.items():
             if command in block:
-                wait(done)
+                until(done)
     folder = reader.folder
     old, new = (read_bundle(folder / "bundles" / name).manifest.id for name in ("old", "new"))
     assert old != new

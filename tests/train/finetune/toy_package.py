@@ -3,12 +3,12 @@
 With its folder on PYTHONPATH every `jingyin` command, and every process it starts, takes these for the package's own.
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from random import Random
 
 import yaml
+from tests import json_lines
 from tests.train.conftest import FILLER, PHRASES
 
 import jingyin
@@ -66,9 +66,7 @@ def _write_messages(folder: Path) -> None:
         for number in range(count)
     ]
     for number, name in enumerate(FOLDERS):
-        (folder / name).mkdir()
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows[number :: len(FOLDERS)]]
-        (folder / name / "made_up.jsonl").write_text("".join(lines), encoding="utf-8")
+        json_lines.write(folder / name / "made_up.jsonl", rows[number :: len(FOLDERS)])
 
 
 def _message(label: str, rng: Random) -> str:

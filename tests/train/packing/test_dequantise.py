@@ -111,7 +111,6 @@ def test_a_graph_that_the_exporter_did_not_write(tiny_run, tmp_path, monkeypatch
     del graph.graph.node[:]
     onnx.save(graph, str(folder / "model.onnx"))
     monkeypatch.setattr(bundles, "read_bundle", lambda _: bundle)
-    with pytest.raises(
-        BundleError, match=r"is not of the form that the exporter writes \(ValueError\); start from a run"
-    ):
+    wanted = r"is not of the form that the exporter writes \(ValueError\); start from a run"
+    with pytest.raises(BundleError, match=wanted):
         classifier_of_bundle(str(folder))

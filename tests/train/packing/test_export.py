@@ -78,9 +78,8 @@ def test_folding_the_standardisation_changes_nothing():
 def test_a_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
     write = export.classifier_graph
     monkeypatch.setattr(export, "classifier_graph", lambda _: write(ExportedClassifier(network(1))))
-    with pytest.raises(
-        BundleError, match=r"the exported network differs from torch by \d\S*, wanted at most 0\.0001; try"
-    ):
+    wanted = r"the exported network differs from torch by \d\S*, wanted at most 0\.0001; try"
+    with pytest.raises(BundleError, match=wanted):
         export.export_fp32(network(0), tmp_path / "fp32.onnx", SAMPLES)
 
 

@@ -108,18 +108,10 @@ def test_share_of_unknown_characters():
     assert unknown_shares(known, code_points(["你再", "", "你龘", "😀"])).tolist() == [0, 0, 1 / 3, 1 / 2]
 
 
-@pytest.mark.parametrize(
-    ("share", "edits", "opaque"),
-    [
-        (0, {}, False),
-        (0, {"gaps": 1}, False),
-        (0, {"gaps": 1, "invisible": 1}, True),
-        (0, {"disguised": 2}, True),
-        (0, {"phone": 9, "link": 9, "traditional": 9}, False),
-        (0.1, {}, False),
-        (0.11, {}, True),
-    ],
-)
+@pytest.mark.parametrize(("share", "edits", "opaque"), [
+    (0, {}, False), (0, {"gaps": 1}, False), (0, {"gaps": 1, "invisible": 1}, True), (0, {"disguised": 2}, True),
+    (0, {"phone": 9, "link": 9, "traditional": 9}, False), (0.1, {}, False), (0.11, {}, True),
+])  # fmt: skip
 def test_what_the_prefilter_must_not_judge(share, edits, opaque):
     assert prefilter_abstains(share, edits) is opaque
 

@@ -21,8 +21,7 @@ from jingyin.train.pack.thresholds import (
 
 
 @pytest.mark.parametrize(
-    ("count", "rows", "wanted"),
-    [(0, 10, 0.2589), (0, 3000, 0.000998), (1, 100, 0.0466), (5, 5, 1.0), (0, 0, 1.0)],
+    ("count", "rows", "wanted"), [(0, 10, 0.2589), (0, 3000, 0.000998), (1, 100, 0.0466), (5, 5, 1.0), (0, 0, 1.0)]
 )
 def test_upper_bound_is_clopper_and_pearsons(count, rows, wanted):
     assert upper_bound(count, rows) == pytest.approx(wanted, rel=2e-3)

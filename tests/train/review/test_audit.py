@@ -1,7 +1,6 @@
 import gzip
 import json
 import re
-import sys
 from datetime import datetime
 from random import Random
 
@@ -9,22 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.command import run_command
+from tests.json_lines import read, write
 
-from jingyin.cli import main
 from jingyin.model.errors import InputError
 from jingyin.model.labels import LABELS
 from jingyin.train.audit import audit, rank_within_class, take_answers
 from jingyin.train.corpus.build import build
 from jingyin.train.evaluate.samples import pairs, read_messages, read_rows
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def answer(task, *labels, cancelled=False):
@@ -245,14 +236,12 @@ def test_answers_never_replace_the_data(named, tmp_path):
     assert read(path) == [{"text": "好", "label": "ordinary"}]
 
 
-def test_the_command_audits_and_takes_answers(data, tmp_path, monkeypatch, capsys):
+def test_the_command_audits_and_takes_answers(data, tmp_path, capsys):
     def run(*extra):
-        monkeypatch.setattr(sys, "argv", ["jingyin", "audit", str(data), "--out", str(tmp_path), *extra])
-        with pytest.raises(SystemExit, match=r"^0$"):
-            main()
+        assert run_command("audit", data, "--out", tmp_path, *extra) == 0
         return capsys.readouterr().out
 
     assert re.match(r"(contradiction: \d+ rows, )?suspect: \d+ rows\ntasks: ", run())
     tasks = json.loads((tmp_path / "tasks.json").read_text("utf-8"))
     (tmp_path / "export.json").write_text(json.dumps([answer(tasks[0], "ordinary")]), encoding="utf-8")
-    assert run("--answers", str(tmp_path / "export.json")).startswith("1 answers, ")
+    assert run("--answers", tmp_path / "export.json").startswith("1 answers, ")

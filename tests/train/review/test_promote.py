@@ -1,6 +1,5 @@
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tests.command import run_command
+from tests.json_lines import read, write
 
-from jingyin.cli import main
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.train import promote as promoting
 from jingyin.train.evaluate import evaluate as evaluating
@@ -159,12 +159,6 @@ def side(word="曝光"):
     return System("toy", score, 0.5, 0.9)
 
 
-def write_lines(path, rows):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def traffic(tmp_path, sources, flagged):
     """Return messages of which `sources` (name -> rows) are traffic; the first `flagged` of each source say 曝光."""
     rows = [{"text": f"{label}曝光曝光", "label": label} for label in ("debt_threat", "pay_to_stop", "other_threat")]
@@ -174,7 +168,7 @@ def traffic(tmp_path, sources, flagged):
             {"text": f"{source}{i}" + "曝光" * (i < flagged), "label": "ordinary", "source": source}
             for i in range(count)
         ]
-    return read_messages([write_lines(tmp_path / "rows.jsonl", rows)])
+    return read_messages([write(tmp_path / "rows.jsonl", rows)])
 
 
 @pytest.fixture
@@ -252,24 +246,22 @@ def test_plain_threats_reminders_and_nonsense(tmp_path):
 @pytest.fixture(scope="module")
 def judged_on(data, tmp_path_factory):
     """The toy rows, of which the first hundred are real traffic."""
-    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    rows = read(data)
     rows = [{**row, "source": "nus" if i < 100 else "authored"} for i, row in enumerate(rows)]
-    return write_lines(tmp_path_factory.mktemp("promote") / "corpus" / "test.jsonl", rows)
+    return write(tmp_path_factory.mktemp("promote") / "corpus" / "test.jsonl", rows)
 
 
-def test_a_bundle_that_misses_a_word_is_refused_and_the_decision_says_why(
-    bundle, make_bundle, judged_on, tmp_path, monkeypatch
-):
+def test_a_bundle_that_misses_a_word_is_refused(bundle, make_bundle, judged_on, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "NONSENSE", 50)
     monkeypatch.setattr(evaluating, "EVERYDAY", 50)
     monkeypatch.setattr(promoting, "CHANGED", 12)
     monkeypatch.setattr("jingyin.train.evaluate.systems.TIMED", 10)
-    rows = [json.loads(line) for line in judged_on.read_text("utf-8").splitlines()]
+    rows = read(judged_on)
     (tmp_path / "old").mkdir()
     pq.write_table(pa.Table.from_pylist(rows[100:110]), tmp_path / "old" / "calibration.parquet")
     known = hashlib.sha256((tmp_path / "old" / "calibration.parquet").read_bytes()).hexdigest()
     config = yaml.safe_load(default_config().read_text(encoding="utf-8"))
-    config |= {"data": [str(write_lines(tmp_path / "new" / "test.jsonl", rows))], "plain_threats": 0.0}
+    config |= {"data": [str(write(tmp_path / "new" / "test.jsonl", rows))], "plain_threats": 0.0}
     config |= {"latency_ratio": 50, "traffic": {"review": 0.02, "block": 0.02}}
     (tmp_path / "promote.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     made = {"data_sha256": {"calibration": "other"}, "calibrated": {"data_sha256": {"calibration": known}}}
@@ -293,14 +285,10 @@ def test_a_bundle_that_misses_a_word_is_refused_and_the_decision_says_why(
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
-def test_the_command_exits_by_the_decision_and_names_failures_first(
-    passed, code, bundle, tmp_path, monkeypatch, capsys
-):
+def test_the_command_exits_by_the_decision(passed, code, bundle, tmp_path, monkeypatch, capsys):
     checks = [Check("size", True, "1.0 MB against 1.0 MB"), Check("recall", passed, "1 of 2 against 2")]
     monkeypatch.setattr("jingyin.train.promote.promote", lambda *_: Promotion(passed, "new", "old", {}, checks))
-    monkeypatch.setattr(sys, "argv", ["jingyin", "promote", str(bundle), "--incumbent", str(bundle)])
-    with pytest.raises(SystemExit, match=f"^{code}$"):
-        main()
+    assert run_command("promote", bundle, "--incumbent", bundle) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == ("passed size: 1.0 MB against 1.0 MB" if passed else "FAILED recall: 1 of 2 against 2")
     assert lines[-1].startswith("promote;" if passed else "keep the incumbent;")

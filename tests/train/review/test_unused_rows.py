@@ -1,10 +1,10 @@
 import hashlib
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.json_lines import write
 
 from jingyin.model.bundle import Manifest
 from jingyin.model.errors import InputError
@@ -31,11 +31,7 @@ def manifest(anew: dict[str, str] | None = None, **hashes: str) -> Manifest:
 
 @pytest.fixture
 def data(tmp_path):
-    path = tmp_path / "corpus" / "test.jsonl"
-    path.parent.mkdir()
-    rows = [*ROWS[:-1], {**ROWS[-1], "template": "{name}听着"}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write(tmp_path / "corpus" / "test.jsonl", [*ROWS[:-1], {**ROWS[-1], "template": "{name}听着"}])
 
 
 def test_rows_whose_text_or_template_trained_a_bundle_are_left_out(data, tmp_path):
@@ -69,13 +65,10 @@ def test_the_splits_of_both_runs_count_for_a_bundle_that_was_calibrated_anew(dat
 
 
 def test_a_used_split_is_refused_beside_an_unused_file_of_the_same_name(data, tmp_path):
-    other = tmp_path / "other" / "test.jsonl"
-    other.parent.mkdir()
-    other.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    other = write(tmp_path / "other" / "test.jsonl", ROWS)
     made = manifest(train=hashlib.sha256(data.read_bytes()).hexdigest())
-    with pytest.raises(
-        InputError, match=r"corpus/test\.jsonl is the train split that bundle b1 was made with; name the"
-    ):
+    wanted = r"corpus/test\.jsonl is the train split that bundle b1 was made with; name the"
+    with pytest.raises(InputError, match=wanted):
         unused_rows(read_messages([data, other]), [data, other], [made])
 
 

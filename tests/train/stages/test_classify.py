@@ -28,9 +28,7 @@ from jingyin.train.stages import (
 )
 
 
-def test_a_bundle_teaches_what_the_network_that_it_was_made_of_teaches(
-    tiny_run: Path, corpus: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_teaches_what_its_network_teaches(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
     texts = read_split(corpus, "test").cleaned
     network, bundle = (teacher_probabilities([str(each)], texts, tmp_path) for each in (tiny_run, tiny_run / "bundle"))
     assert bundle.sum(1) == pytest.approx(1, abs=1e-5)
@@ -72,9 +70,7 @@ def test_metrics() -> None:
     assert wrong["flagged_ap"] < 1
 
 
-def test_a_corpus_without_signs_ends_before_training(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_signs_end_it_before_training(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "start_from", None)
     recipe = Classify(stage="classify", corpus="c", encoder="random", layers=1, epochs=1, signs=True)
     with pytest.raises(InputError, match="none of 253 training messages has signs that people read"):
