@@ -18,7 +18,6 @@ from tests.serve.gateways.dialects import udh
 from tests.serve.gateways.fakes import GREETING, HALVES, THREAT, Scenario, Scoring, Test, as_test, counts, until
 
 from jingyin.model.errors import InputError
-from jingyin.serve.gateways import kannel as filters
 from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.client import Http, VerdictClient
 from jingyin.serve.gateways.kannel import KannelFilter, read_query
