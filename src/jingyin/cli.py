@@ -123,7 +123,7 @@ def relabel(
     Repeat the command to resume it. --compare and --label-studio use a finished output without scoring it again. Exit
     code 3: finished with rejected rows.
     """
-    options = dict(locals())  # each has the name of an argument of relabel
+    options: dict[str, Any] = dict(locals())  # each has the name of an argument of relabel
     from jingyin.serve.archive import relabel as archive  # the extra `batch`
 
     as_json = options.pop("json")
@@ -165,7 +165,7 @@ def campaigns(
 
     Output of `jingyin relabel` is not scored again. Exit code 3: finished with rejected rows.
     """
-    options = dict(locals())  # each but two has the name of an argument of campaigns
+    options: dict[str, Any] = dict(locals())  # each but two has the name of an argument of campaigns
     from jingyin.serve.archive import campaigns as archive  # the extra `batch`
     from jingyin.serve.terminal import language_of
 
@@ -198,7 +198,7 @@ def mine(
 
     Repeat the command to resume it. Exit code 3: finished with rejected rows.
     """
-    options = dict(locals()) | {"decided": decided or []}  # each has the name of an argument of mine
+    options: dict[str, Any] = dict(locals()) | {"decided": decided or []}  # each has the name of an argument of mine
     from jingyin.serve.archive import mine as archive  # the extra `batch`
 
     as_json = options.pop("json")

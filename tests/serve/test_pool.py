@@ -45,6 +45,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as process:
         overdue = threading.Timer(START_SECONDS, process.kill)
         overdue.start()
+        assert process.stdout
         for line in process.stdout:
             assert line.decode().strip() in LABELS
             if len(workers := children(process.pid)) >= 2:

@@ -133,6 +133,7 @@ def standalone() -> Iterator[str]:
 
 def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
     begun = time.monotonic()
+    assert process.stderr
     for line in process.stderr:
         if words in line:
             return

@@ -21,7 +21,7 @@ from jingyin.train.evaluate.measures import RATES, Evaluation, Figures, Tables
 from jingyin.train.evaluate.report import write_report
 from jingyin.train.evaluate.samples import Samples, Seen
 from jingyin.train.evaluate.statistics import Bools, refuse_few
-from jingyin.train.evaluate.systems import Judged
+from jingyin.train.evaluate.systems import Judged, System
 
 CHANGED = 300
 """Most threats, and most innocents, that are disguised and attacked; 0.9 of 300 is known to within 4 points."""
@@ -147,6 +147,10 @@ def _changed(bundles: Sequence[Judged], messages: Samples, new: Bools, most: int
     return tables | {"senders": _each(bundles, lambda judged: measures.greedy(judged, messages, plain))}
 
 
+def _judge_one(system: System, text: str) -> object:
+    return system.judge([text])
+
+
 def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samples) -> dict[str, Figures]:
     """Return milliseconds a message, one at a time on one thread, and the megabytes of bundles."""
     ways: dict[tuple[str, str], Callable[[str], object]] = {}
@@ -154,7 +158,7 @@ def _cost(paths: Mapping[str, Path], baselines: Sequence[Judged], messages: Samp
         for name, path in paths.items():
             ways[name, row] = Scorer.load(path, prefilter=prefilter, cache_bytes=0).score  # as a new message
     for system in (judged.system for judged in baselines):
-        ways[system.name, "a message"] = lambda text, system=system: system.judge([text])
+        ways[system.name, "a message"] = partial(_judge_one, system)
     out: dict[str, Figures] = {name: {} for name, _ in ways}
     for (name, row), line in zip(ways, systems.milliseconds([*ways.values()], messages.texts), strict=True):
         figures = {"median": np.median(line), "mean": line.mean(), "95%": np.percentile(line, 95)}
