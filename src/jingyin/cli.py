@@ -12,7 +12,7 @@ from functools import partial
 from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
