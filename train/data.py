@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -26,8 +26,22 @@ Encode = Callable[[Sequence[CleanText]], list[list[int]]]
 
 Ranges = Sequence[tuple[int, int]]
 
-ReadSpans = Callable[[Sequence[CleanText], Sequence[Ranges]], list[NDArray[np.int64]]]
-"""Clean texts and ranges in them -> the ranges as spans of tokens, (ranges, 2) of each text."""
+
+class Part(NamedTuple):
+    """A clean text, or the part of a long one that a network reads at once.
+
+    `ids` are its tokens, `place` its range in the text; `windows` (n,) are the indices of the windows that it holds,
+    `spans` (n, 2) their tokens.
+    """
+
+    ids: list[int]
+    place: tuple[int, int]
+    windows: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+
+PartsOf = Callable[[Sequence[CleanText], Sequence[Ranges]], list[list[Part]]]
+"""Clean texts and the ranges of their windows -> the parts of each text."""
 
 ORDINARY, LAWFUL = map(LABELS.index, BENIGN)
 
@@ -141,19 +155,19 @@ def _read(path: Path, _changed: int) -> Rows:
         np.array([LABELS.index(label) for label in table["label"]], np.int64),
         np.array(table["weight"], np.float32) / np.float32(np.mean(table["weight"] or [1])),  # mean 1 in every split
         np.array([numbers.setdefault(template, len(numbers)) for template in table["template"]], np.int64),
-        _places(cleaned, table["start"], table["end"], table["beside"]),
+        _places(cleaned, table["start"], table["end"]),
         np.array([LABELS.index(label) if label else -1 for label in table["beside"]], np.int64),
         *(table[name] for name in ("family", "source", "case", "signs", "evasion", "pair")),
     )
 
 
-def _places(
-    cleaned: Sequence[CleanText], starts: Sequence[int], ends: Sequence[int], beside: Sequence[str]
-) -> NDArray[np.int64]:
+def _places(cleaned: Sequence[CleanText], starts: Sequence[int], ends: Sequence[int]) -> NDArray[np.int64]:
     """Return the ranges (n, 2) in clean texts of messages that stand at [start, end) of the original texts."""
     places = np.array([(0, len(each.text)) for each in cleaned], np.int64).reshape(-1, 2)
-    for i, (each, start, end, label) in enumerate(zip(cleaned, starts, ends, beside, strict=True)):
-        if label and (inside := [j for j, (first, last) in enumerate(each.offsets) if last > start and first < end]):
+    for i, (each, start, end) in enumerate(zip(cleaned, starts, ends, strict=True)):
+        if start == 0 and end >= len(each.original):
+            continue
+        if inside := [j for j, (first, last) in enumerate(each.offsets) if last > start and first < end]:
             places[i] = inside[0], inside[-1] + 1
     return places
 
@@ -166,8 +180,8 @@ def unlabelled(cleaned: list[CleanText]) -> Rows:
     """Return rows of weight 1 whose label, -1, means nothing."""
     count = len(cleaned)
     words = ([word] * count for word in ("", "unlabelled", "", UNKNOWN, "", ""))
-    nothing, zeros = np.full(count, -1), [0] * count
-    wholes = _places(cleaned, zeros, zeros, [""] * count)
+    nothing = np.full(count, -1)
+    wholes = _places(cleaned, [0] * count, [len(each.original) for each in cleaned])
     return Rows(cleaned, nothing, np.ones(count, np.float32), np.arange(count), wholes, nothing, *words)
 
 
@@ -183,26 +197,50 @@ def signs_of_rows(rows: Rows) -> NDArray[np.float32]:
     return np.stack([known[each] for each in rows.signs])
 
 
-def examples(rows: Rows, encode: Encode, target: NDArray[np.float32], read_spans: ReadSpans | None = None) -> Dataset:
-    """Return the training loop's input: `ids`, `target`, `weight`, `message` and `pair` of each row, whether `plain`.
-
-    With `read_spans` also `spans` of the windows, one after another, whether each is `inside`, a part of the message,
-    and the label `beside` that the others have.
-    """
-    plain = [evasion in ("", "restyled") for evasion in rows.evasions]  # nobody's punctuation is the right one
-    columns: dict[str, Any] = {
+def examples(rows: Rows, encode: Encode, target: NDArray[np.float32]) -> Dataset:
+    """Return the input of the training loop: for each row `ids`, `target`, `weight`, `message`, `pair` and `plain`."""
+    return Dataset.from_dict({
         "ids": encode(rows.cleaned), "target": list(target), "weight": rows.weights, "message": rows.messages,
-        "pair": rows.pairs, "plain": plain,
-    }  # fmt: skip
-    if read_spans:
-        ranges = [windows(each.text) for each in rows.cleaned]
-        spans, inside = read_spans(rows.cleaned, ranges), []
-        for i, (each, (first, last)) in enumerate(zip(ranges, rows.places.tolist(), strict=True)):
-            parts = (spans[i] != (0, len(columns["ids"][i]))).any(1)  # windows of a text that is cut may be the whole
-            spans[i] = spans[i][parts].ravel()
-            inside.append([a < last and b > first for (a, b), part in zip(each, parts, strict=True) if part])
-        columns |= {"spans": spans, "inside": inside, "beside": rows.beside}
-    return Dataset.from_dict(columns)
+        "pair": rows.pairs, "plain": _plain(rows),
+    })  # fmt: skip
+
+
+def examples_in_parts(rows: Rows, parts_of: PartsOf, target: NDArray[np.float32]) -> Dataset:
+    """Return the training loop's input with each part of a long text as a row of its own, a copy of its message.
+
+    Also `spans` of the part's windows, one after another, whether each is `inside`, a part of the message, and the
+    label `beside` that the others have. A part without a word of the message has that label; a part of a framed message
+    without a word of the frame is left out, because nothing in it says what the frame makes of the message.
+    """
+    ranges = [windows(each.text) for each in rows.cleaned]
+    taken, columns = [], {name: list[Any]() for name in ("ids", "target", "pair", "spans", "inside")}
+    places, beside = rows.places.tolist(), rows.beside.tolist()
+    lengths = np.array([len(each.text) for each in rows.cleaned])
+    framed = (rows.beside < 0) & (np.diff(rows.places)[:, 0] < lengths)
+    for i, parts in enumerate(parts_of(rows.cleaned, ranges)):
+        first, last = places[i]
+        for ids, (start, end), held, spans in parts:
+            if framed[i] and first <= start and end <= last:
+                continue
+            shown = start < last and end > first
+            taken.append(i)
+            columns["ids"].append(ids)
+            columns["target"].append(
+                target[i] if shown or beside[i] < 0 else np.eye(len(LABELS), dtype=np.float32)[beside[i]]
+            )
+            columns["pair"].append(rows.pairs[i] if start <= first and last <= end else "")
+            columns["spans"].append(spans.ravel())
+            columns["inside"].append([a < last and b > first for a, b in (ranges[i][j] for j in held.tolist())])
+    index = np.array(taken, np.int64)
+    return Dataset.from_dict({
+        **columns, "weight": rows.weights[index], "message": rows.messages[index], "beside": rows.beside[index],
+        "plain": np.array(_plain(rows), np.bool_)[index],
+    })  # fmt: skip
+
+
+def _plain(rows: Rows) -> list[bool]:
+    """Whether each row is shown as it stands: nobody's punctuation is the right one."""
+    return [evasion in ("", "restyled") for evasion in rows.evasions]
 
 
 _CLAUSE = re.compile(r"[^，。！？；,!?;\n]+[，。！？；,!?;\n]*")

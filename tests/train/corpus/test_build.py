@@ -221,6 +221,15 @@ def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus
     assert all(r.label not in FLAGGED for r in framed if r.group not in threats)
 
 
+def test_a_message_has_at_most_so_many_copies_and_those_in_frames_besides(corpus):
+    settings = "draws: 1\ncompany: 4\ndressed: 1\nreported: 1\nevasion: {share: 1}\n"
+    every = Counter(r.template for r in built(corpus, settings)["train"] if not r.pair.endswith(":frames"))
+    rows = built(corpus, "copies: 2\n")["train"]
+    copies = Counter(r.template for r in rows if not r.pair.endswith(":frames"))
+    assert {template: min(3, count) for template, count in every.items()} == copies
+    assert max(every.values()) > 3
+
+
 def test_an_authored_calibration_message_comes_once_more_in_company_of_its_own_split(corpus):
     settings = "company: 2\nsplits: {train: 0.2, validation: 0.0, calibration: 0.8, test: 0.0}\n"
     rows = built(corpus, settings)["calibration"]
