@@ -101,6 +101,9 @@ class Message(NamedTuple):
     kept: "Future[None] | None" = None
 
 
+_Query = Annotated[str, Field(pattern="^[^\\x00]*$")]  # PostgreSQL stores no NUL, and looks for none
+
+
 class Filter(BaseModel):
     """Which cases are listed, the query of GET /admin/cases: at most `limit`, beginning behind the case `after`.
 
@@ -110,12 +113,12 @@ class Filter(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     state: Annotated[str, Field(pattern="^(open|decided)$")] = "open"
-    reason: str | None = None
-    route: str | None = None
-    label: str | None = None
-    text: str | None = None
+    reason: _Query | None = None
+    route: _Query | None = None
+    label: _Query | None = None
+    text: _Query | None = None
     limit: Annotated[int, Field(ge=1, le=1_000)] = 50
-    after: str | None = None
+    after: _Query | None = None
 
 
 class Cases:
@@ -269,7 +272,7 @@ class Cases:
     def one(self, number: str) -> dict[str, Any]:
         """Return a case with its messages as `examples`; raises RefusedError without one."""
         with self.store.reading() as connection:
-            row = connection.execute(sa.select(CASES).where(CASES.c.id == number)).first()
+            row = connection.execute(sa.select(CASES).where(CASES.c.id == number.replace("\0", ""))).first()
             if row is None:
                 raise RefusedError(404, "there is no case with this id; it may have become too old")
             examples = self._examples(connection, [number]).get(number, [])

@@ -126,6 +126,7 @@ async def test_filters_pages_and_search() -> None:
             assert (await client.get(f"/admin/cases?{query}")).json()["cases"] == found
         assert (await client.get("/admin/cases?limit=0")).status_code == 422
         assert (await client.get("/admin/cases?after=none")).status_code == 404
+        assert (await client.get("/admin/cases?route=%00")).status_code == 422
 
 
 async def test_reports_open_and_raise_cases_and_one_reporter_counts_once() -> None:

@@ -133,6 +133,8 @@ def test_postgresql(postgres: Postgres) -> None:
         (winner,) = filter(None, threads.map(decide, (one, two), ("anna", "ben")))
     assert one.one(other["id"])["by"] == winner
     assert [row["label"] for row in two.export(0)] == ["debt_threat", "ordinary"]
+    with pytest.raises(RefusedError, match="no case with this id"):
+        one.one("\0")
     one.expire()
     for each in (one, two):
         each.store.close()
