@@ -23,6 +23,9 @@ EDITOR = "edits"
 
 EDITS = Path(str(files("jingyin.train").joinpath("rows/edits.jsonl")))
 
+THREATS = (*FLAGGED, "other_threat")
+"""Labels of the records that edits make."""
+
 _Range = Annotated[int, Field(ge=0)]
 
 
@@ -60,8 +63,8 @@ def _edits() -> dict[str, _Edit]:
     found: dict[str, _Edit] = {}
     errors: list[str] = []
     for where, edit in valid_rows(EDITS, _Edit, errors):
-        if edit.label not in FLAGGED:
-            errors.append(f"{where}: label {edit.label[:40]!r}; an edit makes one of {', '.join(FLAGGED)}")
+        if edit.label not in THREATS:
+            errors.append(f"{where}: label {edit.label[:40]!r}; an edit makes one of {', '.join(THREATS)}")
         found[edit.id] = edit
     if errors:
         raise InputError("the edits of real messages can't be used:\n" + "\n".join(errors))

@@ -89,8 +89,8 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
         ),
     )  # fmt: skip
     exits = cascade.prefiltered(rules, units, readings.abstains, readings.foreign)
-    # Traffic that is stopped has no part in any threshold: a tenth of it stands for all.
-    thin = traffic & (exits >= 0)
+    # Traffic that is stopped has no part in any threshold: a tenth of it stands for all. Signs need annotated rows.
+    thin = traffic & (exits >= 0) & ~(rows.annotated & rows.first)
     readings.read_all(np.flatnonzero(~thin | (np.cumsum(thin) % _THINNED == 0)).tolist())
     times = np.where(thin, float(_THINNED), 1.0)
     fusions = [_fusion(readings, depth, times) for depth in range(1, len(networks) + 1)]

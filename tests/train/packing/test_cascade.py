@@ -95,6 +95,16 @@ def test_rules_are_fitted_on_the_cascade_that_serves():
     assert np.allclose(again.probabilities[stopped], rules.prefilter.ordinary.probabilities)
 
 
+def test_networks_read_every_annotated_row_though_it_stands_for_traffic_that_is_stopped():
+    given = readings()
+    annotated = replace(given, rows=replace(given.rows, signs=["-"] * COUNT), outputs={})
+    _fit_rules(annotated, [NETWORK], recipe(0.2))
+    assert {message for _, message in annotated.outputs} == set(np.flatnonzero(annotated.rows.first))
+    unsigned = replace(given, outputs={})
+    _fit_rules(unsigned, [NETWORK], recipe(0.2))
+    assert len(unsigned.outputs) < COUNT
+
+
 def test_the_main_network_settles_what_only_blocked_messages_reach():
     given = readings()
     given.networks.append(SimpleNamespace(network=VERIFIER, read=given.networks[0].read))  # type: ignore[attr-defined]
