@@ -244,7 +244,8 @@ def _variants(
         copies = list(_copies(record, plain, recipe, others, rng))
         framed = [copy for copy in copies if copy[1].removeprefix("company:") in FRAMES]
         unframed = [copy for copy in copies if copy not in framed]
-        texts += rng.sample(unframed, min(recipe.copies, len(unframed))) + framed
+        most = recipe.copies if record.source == "authored" else recipe.copies / 2
+        texts += rng.sample(unframed, min(int(most + rng.random()), len(unframed))) + framed
     elif split == "calibration" and recipe.company and record.source == "authored":
         texts += _in_company(record, plain, 1, others, rng)
         texts += _in_frames(record, plain, recipe.reported, split, rng)

@@ -223,10 +223,12 @@ def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus
 
 def test_a_message_has_at_most_so_many_copies_and_those_in_frames_besides(corpus):
     settings = "draws: 1\ncompany: 4\ndressed: 1\nreported: 1\nevasion: {share: 1}\n"
-    every = Counter(r.template for r in built(corpus, settings)["train"] if not r.pair.endswith(":frames"))
-    rows = built(corpus, "copies: 2\n")["train"]
-    copies = Counter(r.template for r in rows if not r.pair.endswith(":frames"))
-    assert {template: min(3, count) for template, count in every.items()} == copies
+    every, some = (
+        Counter((r.template, r.source) for r in built(corpus, more)["train"] if not r.pair.endswith(":frames"))
+        for more in (settings, "copies: 2\n")
+    )
+    most = {"authored": 3, "nus": 2}
+    assert {key: min(most.get(key[1], 1), count) for key, count in every.items()} == some
     assert max(every.values()) > 3
 
 
