@@ -41,8 +41,7 @@ class LoadConnection(asyncio.Protocol):
             self._done(self, "too late" if b'"reason":"deadline"' in body else head[9:12].decode())
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.due:  # it waited for an answer
-            self._done(self, "lost")
+        self._done(self, "lost")
 
 
 class LoadRun:
@@ -103,8 +102,11 @@ class LoadRun:
             self._idle.pop().send(request, self._due.popleft() if self._rate else time.perf_counter())
 
     def _note(self, connection: LoadConnection, outcome: str) -> None:
-        self.times[outcome].append(time.perf_counter() - connection.due)
-        connection.due = 0.0
-        if outcome != "lost":
-            self._idle.append(connection)
-            self._send()
+        if connection.due:  # it waited for an answer
+            self.times[outcome].append(time.perf_counter() - connection.due)
+            connection.due = 0.0
+            if outcome != "lost":
+                self._idle.append(connection)
+                self._send()
+        elif outcome == "lost" and connection in self._idle:  # uvloop refuses to write to a closed transport
+            self._idle.remove(connection)
