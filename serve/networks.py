@@ -39,8 +39,9 @@ class NetworkReader:
         """Return the outputs (units, labels + signs) for the units `ranges` of a clean text, the whole first.
 
         A text of more tokens than the network reads at once is read in passes: those with a unit whose `worth` (units,)
-        is 0 or more, the highest first, as far as TOKENS allows, and in any case one. The whole's outputs are the mean
-        over passes, those of units beyond are NaN. `found`, outputs by pass of an earlier reading, is added to.
+        is 0 or more, the highest first, as far as TOKENS allows, or else the highest (all, if none has a unit). The
+        whole's outputs are the mean over passes, those of units beyond are NaN. `found`, outputs by pass of an earlier
+        reading, is added to.
         """
         found = {} if found is None else found
         most = self.network.max_tokens

@@ -53,7 +53,8 @@ class Rows:
     `messages` (n,) numbers the message that a row is a variant of: itself, a disguised or a framed copy; `signs` are as
     in corpus/rows.py, `evasions` say how a copy was made, "" for a message as it stands. `places` (n, 2) are the ranges
     of the messages themselves in the clean texts, `beside` (n,) the index of the label of the text next to them, -1
-    where a text is a message throughout. Rows with the same `pairs` id differ in little but their label; "" for none.
+    where there is none: a text is a message throughout, or what stands around it is a frame. Rows with the same `pairs`
+    id differ in little but their label; "" for none.
     """
 
     cleaned: list[CleanText]
@@ -209,25 +210,28 @@ def examples_in_parts(rows: Rows, parts_of: PartsOf, target: NDArray[np.float32]
     """Return the training loop's input with each part of a long text as a row of its own, a copy of its message.
 
     Also `spans` of the part's windows, one after another, whether each is `inside`, a part of the message, and the
-    label `beside` that the others have. A part without a word of the message has that label; a part of a framed message
-    without a word of the frame is left out, because nothing in it says what the frame makes of the message.
+    label `beside` that the others have. A part that shows half of the message, or nothing else, has its target, one
+    without a word of it the label `beside`, at most one of a text; what shows less of it is left out. So is a part of a
+    framed message without a word of the frame, because nothing in it says what the frame makes of the message. A long
+    message without company has its target in every part.
     """
     ranges = [windows(each.text) for each in rows.cleaned]
-    taken, columns = [], {name: list[Any]() for name in ("ids", "target", "pair", "spans", "inside")}
-    places, beside = rows.places.tolist(), rows.beside.tolist()
-    lengths = np.array([len(each.text) for each in rows.cleaned])
-    framed = (rows.beside < 0) & (np.diff(rows.places)[:, 0] < lengths)
+    taken, columns = list[int](), {name: list[Any]() for name in ("ids", "target", "pair", "spans", "inside")}
+    places, beside, of_company = rows.places.tolist(), rows.beside.tolist(), np.eye(len(LABELS), dtype=np.float32)
     for i, parts in enumerate(parts_of(rows.cleaned, ranges)):
-        first, last = places[i]
+        (first, last), text, company_shown = places[i], rows.cleaned[i].text, False
         for ids, (start, end), held, spans in parts:
-            if framed[i] and first <= start and end <= last:
+            common = min(end, last) - max(start, first)  # characters of the message; none if negative
+            around = text[start : max(start, min(first, end))] + text[min(end, max(last, start)) : end]
+            framed = beside[i] < 0 and last - first < len(text)
+            if framed and not any(map(str.isalnum, around)):
                 continue
-            shown = start < last and end > first
+            if beside[i] >= 0 and (company_shown if common <= 0 else 2 * common < min(last - first, end - start)):
+                continue
+            company_shown |= common <= 0
             taken.append(i)
             columns["ids"].append(ids)
-            columns["target"].append(
-                target[i] if shown or beside[i] < 0 else np.eye(len(LABELS), dtype=np.float32)[beside[i]]
-            )
+            columns["target"].append(target[i] if common > 0 or beside[i] < 0 else of_company[beside[i]])
             columns["pair"].append(rows.pairs[i] if start <= first and last <= end else "")
             columns["spans"].append(spans.ravel())
             columns["inside"].append([a < last and b > first for a, b in (ranges[i][j] for j in held.tolist())])

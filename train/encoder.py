@@ -256,9 +256,9 @@ def encoder_of(vocabulary: Vocabulary, max_tokens: int) -> Encode:
     return encode
 
 
-def parts_of_tokens(vocabulary: Vocabulary) -> PartsOf:
-    """Return a function that cuts clean texts into the parts that a network of a bundle reads at once."""
-    most = PASS_TOKENS[vocabulary.kind]
+def parts_of_tokens(vocabulary: Vocabulary, positions: int) -> PartsOf:
+    """Return a function that cuts clean texts into what a network with `positions` reads at once in a bundle."""
+    most = min(positions, PASS_TOKENS[vocabulary.kind])
 
     def parts_of(cleaned: Sequence[CleanText], ranges: Sequence[Ranges]) -> list[list[Part]]:
         found = vocabulary.tokenizer.encode_with_offsets([each.text for each in cleaned])

@@ -203,7 +203,8 @@ class _TrainingRun:
         progress, schedule = self.progress, self.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * _rate(progress.step, len(self.plan))
-        own_rows = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        index, count = self.accelerator.process_index, self.accelerator.num_processes
+        own_rows = rows[len(rows) * index // count : len(rows) * (index + 1) // count]  # neighbours are often a pair
         share = list(own_rows or rows[:1])  # a process without rows reads one of weight 0
         ids, mask = pad([self.ids[i] for i in share])
         device = self.accelerator.device

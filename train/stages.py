@@ -168,7 +168,8 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
             part.requires_grad_(False)
     initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if recipe.windows:
-        rows = examples_in_parts(train, parts_of_tokens(start.vocabulary), target)
+        positions = model.encoder.config.max_position_embeddings
+        rows = examples_in_parts(train, parts_of_tokens(start.vocabulary, positions), target)
     else:
         rows = examples(train, encode, target)
     if start.classifier is None:

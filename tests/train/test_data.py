@@ -66,7 +66,7 @@ def test_windows_know_whether_they_are_part_of_the_message(tmp_path):
     assert text[slice(*rows.places[0])] == "再不还钱就去你家。等着瞧吧你。"
     assert rows.beside.tolist() == [LABELS.index("lawful_collection"), -1]
     words = Vocabulary.of_lexicon(default_lexicon())
-    found = examples_in_parts(rows, parts_of_tokens(words), np.zeros((2, 5), np.float32))
+    found = examples_in_parts(rows, parts_of_tokens(words, 192), np.zeros((2, 5), np.float32))
     parts = [text[start:end] for start, end in windows(text)]
     assert [part for part, inside in zip(parts, found["inside"][0], strict=True) if not inside] == [
         part for part in parts if part in "【某行】账单已出。请按时还款。"
@@ -89,15 +89,16 @@ def test_a_long_text_is_cut_into_parts_each_with_the_label_of_what_it_shows(tmp_
     store.write({split: [behind, reported] for split in store.SPLITS}, {}, "", tmp_path / "out")
     rows = read_split(tmp_path / "out", "train")
     words = Vocabulary.of_lexicon(default_lexicon())
-    parts = parts_of_tokens(words)(rows.cleaned, [windows(each.text) for each in rows.cleaned])
+    parts = parts_of_tokens(words, 192)(rows.cleaned, [windows(each.text) for each in rows.cleaned])
     target = np.full((2, 5), 0.5, np.float32)
-    found = examples_in_parts(rows, parts_of_tokens(words), target)
+    found = examples_in_parts(rows, parts_of_tokens(words, 192), target)
     assert max(map(len, found["ids"])) <= PASS_TOKENS["lexicon"]
-    own = [[0.5] * 5 if part.place[1] > len(chat) else [1.0, 0, 0, 0, 0] for part in parts[0]]
-    assert found["target"][: len(own)] == own
-    assert sum(each == [0.5] * 5 for each in own) in (1, 2)
-    assert set(found["pair"][: len(own)]) == {"", "p"}
+    # One part with chat alone, and those with half of the threat.
+    own = [part for part in parts[0] if part.place[1] - len(chat) >= len(threat) / 2]
+    assert found["ids"][: 1 + len(own)] == [part.ids for part in (parts[0][0], *own)]
+    assert found["target"][: 1 + len(own)] == [[1.0, 0, 0, 0, 0], *[[0.5] * 5] * len(own)]
+    assert found["pair"][: 1 + len(own)] == ["", *("p" if part.place[0] <= len(chat) else "" for part in own)]
     # Parts within the reported threats say nothing of the frame.
     shown = [part for part in parts[1] if part.place[0] < len(frame)]
     assert 0 < len(shown) < len(parts[1])
-    assert found["ids"][len(own) :] == [part.ids for part in shown]
+    assert found["ids"][1 + len(own) :] == [part.ids for part in shown]

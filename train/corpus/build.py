@@ -70,7 +70,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 14
+CORPUS_VERSION = 15
 """Raised whenever the same recipe and files would make a different corpus."""
 
 
@@ -263,7 +263,7 @@ def _variants(
             template=placed.text if kind in FRAMES else record.text,
             evasion=evasion,
             weight=weight,
-            pair=f"{group}:frames" if kind in FRAMES else pair,
+            pair=f"{_hash(record.text)[:16]}:frames" if kind in FRAMES else pair,
             case=record.case,
             writer=record.writer,
             signs=at_least(record.signs) if kind else record.signs,

@@ -36,7 +36,7 @@ class Row:
     is that of a message of its source: each epoch shows one of a message's rows, with the whole weight; `pair` is the
     id of its minimal pair or ""; `case` the case it was written from or ""; `writer` its author; `signs` its signs, in
     the form of rows.py. The message itself stands in `text` from `start` to `end`, and the text next to it has the
-    label `beside`; "" means that all of the text is the message.
+    label `beside`; "" if there is none: all of the text is the message, or a frame around it.
     """
 
     text: str

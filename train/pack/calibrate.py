@@ -1,7 +1,8 @@
 """Fits the cascade on held-out rows: prefilter, fusion, how far networks read, thresholds, and threats missed.
 
-Every number comes from the int8 networks and the cascade that are served (model/cascade.py, serve/networks.py), windows
-included.
+Thresholds and rates come from the int8 networks and the cascade that are served (model/cascade.py, serve/networks.py),
+windows included; fusions, discount and bounds from readings in which every network chooses the passes of a long message
+by the prefilter.
 """
 
 from collections.abc import Sequence
@@ -249,11 +250,9 @@ def _thresholds(
     """
     traffic = is_traffic(rows)
     sources = list(compress(rows.sources, traffic))
-    lawful = np.full(int(rows.messages.max()) + 1, -1.0)
-    chosen = (rows.labels == LAWFUL) & rows.first & ~rows.own
-    np.maximum.at(lawful, rows.messages[chosen], risks[chosen])
+    lawful = risks[(rows.labels == LAWFUL) & rows.first & ~rows.own]
     review = thresholds.choose_threshold(risks[traffic], sources, recipe.review_rate, least[0])
-    lowest = max(review.risk, least[1], thresholds.highest_allowed(lawful[lawful >= 0], recipe.lawful_rate))
+    lowest = max(review.risk, least[1], thresholds.highest_allowed(lawful, recipe.lawful_rate))
     return review, thresholds.choose_threshold(risks[traffic], sources, recipe.block_rate, lowest)
 
 
