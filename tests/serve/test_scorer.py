@@ -56,20 +56,34 @@ FILLER = (
 ) * 600
 
 
-@pytest.mark.parametrize("length", [2_022, 3_000, 9_000])
-def test_a_threat_in_a_long_message_is_mostly_found(scorer: Scorer, length: int) -> None:
-    places = [int(length * share) for share in (0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)]
-    texts = {at: (FILLER[:at] + THREAT + FILLER)[:length] for at in places}
-    flagged = [at for at in places if scorer.score(texts[at]).action != "pass"]
-    assert len(flagged) >= 4  # chat around a threat makes networks doubt it (train/LOG.md)
-    at, text = flagged[-1], texts[flagged[-1]]
+@pytest.mark.parametrize(
+    ("at", "length"),
+    [
+        pytest.param(
+            1_000, 2_022,
+            marks=pytest.mark.xfail(strict=True, reason="b7e7eacd8394dc2f: a risk of .44, below review (train/LOG.md)"),
+        ),
+        (1_790, 3_000),
+        (4_000, 9_000),
+    ],
+)  # fmt: skip
+def test_a_threat_in_a_long_message_is_found(scorer: Scorer, at: int, length: int) -> None:
+    text = (FILLER[:at] + THREAT + FILLER)[:length]
     verdict = scorer.score(text)
+    assert verdict.action in ("review", "block")
     assert "unread" not in verdict.edits
     assert scorer.first_look(text).decision.action != "pass"
     assert next(scorer.score_many([text, FILLER[:length]])).risk == verdict.risk > 0.5
     spans = scorer.explain(text)
     assert [span.text for span in spans] == [text[span.start : span.end] for span in spans]
     assert any(at <= span.start < at + len(THREAT) for span in spans)
+
+
+@pytest.mark.parametrize("length", [2_022, 3_000, 9_000])
+def test_a_threat_is_found_at_most_places_of_a_long_message(scorer: Scorer, length: int) -> None:
+    places = [int(length * share) for share in (0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)]
+    texts = [(FILLER[:at] + THREAT + FILLER)[:length] for at in places]
+    assert sum(verdict.action != "pass" for verdict in scorer.score_many(texts)) >= 4
 
 
 @pytest.mark.parametrize("at", [9_900, 30_500])

@@ -192,7 +192,7 @@ class CorpusRecipe(FrozenModel):
     half as many. `reported` is the share of the authored threats that get a copy handed on to its victim and one that
     is reported, a pair; other messages get one in any frame, public ones a fifth as often.
     `copies` is the most of all these that an authored training message has, drawn by chance, a public one half as many;
-    those in frames come besides.
+    by default all are kept, and those in frames always.
     `nonsense` is how many lines of nonsense the training split gets as ordinary ones (everyday.py), `everyday` how many
     innocents made from frames (everyday.py); those like a held-out message are left out.
     `most_authored` and `most_public` are the most messages of a split, drawn by hash; the user's own (kinds own,

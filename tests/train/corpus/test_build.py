@@ -211,6 +211,9 @@ def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus
     for r in framed:
         assert (r.template, r.beside) == (r.text, "")  # a message of its own, with one label
         by_pair.setdefault(r.pair, []).append(r)
+    threats = {r.group for r in train if r.label in FLAGGED and not r.evasion}
+    assert {r.group for r in framed} > threats
+    assert all(r.label not in FLAGGED for r in framed if r.group not in threats)
     of_threats = [rows for rows in by_pair.values() if any(r.label in FLAGGED for r in rows)]
     # A message has a pair of its own, also where several share a group.
     assert len(of_threats) == len({r.template for r in train if r.label in FLAGGED and not r.evasion})
