@@ -162,7 +162,7 @@ async def test_an_offenders_threat_in_pieces_is_blocked_as_without_memory_of_sen
 async def test_a_late_look_up_decides_as_the_setting_says() -> None:
     for setting, reason in (("pass", "pass scored"), ("review", "review memory_timeout")):
         events = list[str]()
-        state = Guarded(Slow(0.02), Local(), lambda event, step: events.append(f"{event} {step}"))  # noqa: B023
+        state = Guarded(Slow(0.5), Local(), lambda event, step: events.append(f"{event} {step}"))  # noqa: B023
         gateway = MemoryUser(state, senders={}, on_memory_timeout=setting)
         assert await gateway.reason("你好", 0.1, sender="a") == reason
         assert await gateway.reason("你好", 0.01, sender="a") == "pass scored"
