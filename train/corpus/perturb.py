@@ -245,6 +245,8 @@ TRAINING = tuple(name for name, family in _FAMILIES.items() if not family.held_o
 # `jingyin evaluate` measures the effect of unseen affixes.
 
 _BOTH = 0.2  # of these messages have both a head and a tail
+_PADDED = 0.1  # have a few harmless phrases in their place
+_MOST_PHRASES = 6
 
 
 @cache
@@ -254,14 +256,22 @@ def entries(name: str) -> tuple[str, ...]:
 
 
 def affix(rng: Random) -> tuple[str, str]:
-    """Return a training head and a training tail, of which one may be empty; the same seed gives the same."""
+    """Return a training head and a training tail, of which one may be empty; the same seed gives the same.
+
+    One in ten is a few harmless phrases before and behind, more often few than many.
+    """
+    if rng.random() < _PADDED:
+        count = min(rng.randint(1, _MOST_PHRASES), rng.randint(1, _MOST_PHRASES))
+        before = rng.randint(0, count)
+        phrases = rng.choices(words("padding"), k=count)
+        return "".join(phrases[:before]), "".join(phrases[before:])
     head, tail = rng.choice(entries("heads")), rng.choice(entries("tails"))
     if rng.random() < _BOTH:
         return head, tail
     return (head, "") if rng.random() < 0.5 else ("", tail)
 
 
-# Quoted copies: a message as people may forward it, in quotation marks, redacted, or among harmless phrases.
+# Quoted copies: a message as people may forward it, in quotation marks or redacted.
 #
 # None of this changes a message's label, and all labels get the same. Without it a network learns that polite or quoted
 # text is harmless, since warnings quote and banks are polite: of 90 demands of an unseen writer 78 were found as they
@@ -269,24 +279,15 @@ def affix(rng: Random) -> tuple[str, str]:
 
 _QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
 _REDACTIONS = ("XX", "xx", "某某", "某", "***", "××", "○○", "____", "")
-_MOST_PHRASES = 6
 
 
 def quoted_copy(template: str, rng: Random) -> str:
-    """Return an authored message quoted, redacted or padded, with slots filled; the same seed gives the same."""
-    kind = rng.choice(("quoted", "redacted", "padded") if SLOT.search(template) else ("quoted", "padded"))
-    if kind == "redacted":
+    """Return an authored message in quotation marks or redacted, with slots filled; the same seed gives the same."""
+    if SLOT.search(template) and rng.random() < 0.5:
         mask = rng.choice(_REDACTIONS)
         return SLOT.sub(lambda slot: mask if rng.random() < 0.8 else fill_slots(slot[0], rng), template)
-    text = fill_slots(template, rng)
-    if kind == "quoted":
-        marks = rng.choice(_QUOTES)
-        return f"{marks[0]}{text}{marks[1]}"
-    # Harmless phrases before and after, more often few than many.
-    count = min(rng.randint(1, _MOST_PHRASES), rng.randint(1, _MOST_PHRASES))
-    before = rng.randint(0, count)
-    phrases = rng.choices(words("padding"), k=count)
-    return "".join((*phrases[:before], text, *phrases[before:]))
+    marks = rng.choice(_QUOTES)
+    return f"{marks[0]}{fill_slots(template, rng)}{marks[1]}"
 
 
 # Restyled copies: the same words in another writer's punctuation and notation.

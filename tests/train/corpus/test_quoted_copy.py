@@ -1,12 +1,10 @@
 import re
 from random import Random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.train.corpus.perturb import quoted_copy
-from jingyin.train.corpus.slots import words
 
 PLAIN, SLOTTED = "再不还就让你单位知道", "{name}欠{amount}，{deadline}前不还就让你单位知道"
 QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
@@ -14,23 +12,20 @@ QUOTES = ("“”", "「」", '""', "『』", "‘’", "''")
 
 def kinds(template: str) -> dict[str, set[str]]:
     """Quote a template with 400 seeds and sort the copies by kind."""
-    found: dict[str, set[str]] = {"quoted": set(), "redacted": set(), "padded": set()}
+    found: dict[str, set[str]] = {"quoted": set(), "redacted": set()}
     for seed in range(400):
         text = quoted_copy(template, Random(seed))
         if any(text.startswith(a) and text.endswith(b) for a, b in QUOTES):
             found["quoted"].add(text)
-        elif any(phrase in text for phrase in words("padding")):
-            found["padded"].add(text)
         else:
             found["redacted"].add(text)
     return found
 
 
-def test_a_message_without_slots_is_quoted_or_padded() -> None:
+def test_a_message_without_slots_is_quoted() -> None:
     found = kinds(PLAIN)
     assert found["redacted"] == set()
     assert found["quoted"] == {f"{a}{PLAIN}{b}" for a, b in QUOTES}
-    assert all(PLAIN in text for text in found["padded"])
 
 
 def test_slots_are_redacted_too_and_none_is_left() -> None:
@@ -40,11 +35,8 @@ def test_slots_are_redacted_too_and_none_is_left() -> None:
     assert not [text for texts in found.values() for text in texts if "{" in text]
 
 
-@pytest.mark.parametrize("template", [PLAIN, SLOTTED])
-def test_at_most_six_phrases_pad_a_message(template: str) -> None:
-    longest = max(map(len, words("padding")))
-    assert max(map(len, kinds(PLAIN)["padded"])) <= len(PLAIN) + 6 * longest
-    assert quoted_copy(template, Random(7)) == quoted_copy(template, Random(7))
+def test_the_same_seed_gives_the_same_copy() -> None:
+    assert quoted_copy(SLOTTED, Random(7)) == quoted_copy(SLOTTED, Random(7))
 
 
 @given(st.text("甲乙丙，。", min_size=1), st.integers())
