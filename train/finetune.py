@@ -257,7 +257,7 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int, corpus: Path) -> di
     return {
         "stage": "classify", "encoder": bundle, "network": name, "teachers": [bundle], "traffic": bundle,
         "max_tokens": max_tokens, **TRAINED[name], "epochs": epochs, "head_rate": 3.0, "label_smoothing": 0.005,
-        "distillation_weight": 0.7, "windows": 1.0, "sure": 0.5, "margin": 0.02, "way_back": "chosen", "bundle": False,
+        "distillation_weight": 0.7, "sure": 0.5, "margin": 0.02, "way_back": "chosen", "bundle": False,
     }  # fmt: skip
 
 

@@ -97,11 +97,7 @@ _LOG_STEPS = 20
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `tokens` a batch of all processes.
-
-    `windows` is the weight of the mean loss of a message's windows next to that of the whole, `pairs` that of
-    pair_loss.
-    """
+    """How long and how fast: `tokens` a batch of all processes. `pairs` is the weight of pair_loss."""
 
     epochs: float
     tokens: int
@@ -109,7 +105,6 @@ class Schedule:
     precision: str
     seed: int
     head_rate: float = 1.0
-    windows: float = 0.0
     pairs: float = 0.0
 
     @classmethod
@@ -129,10 +124,11 @@ def without_dropout(model: M) -> M:
 def fit(model: nn.Module, train: Dataset, out: Path, schedule: Schedule, loss: Loss) -> float:
     """Train `model` in place on the output of data.examples; returns the mean loss of the last epoch's steps.
 
-    Each epoch shows every message once, in one of its variants; one that weighs several times as much as the median is
-    shown as many times, at most MOST_TIMES, in several variants that share its weight. A checkpoint is written twenty
-    times a run to `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint,
-    with the result of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
+    Rows of data.examples_in_parts have windows, whose losses count as much as those of wholes. Each epoch shows every
+    message once, in one of its variants; one that weighs several times as much as the median is shown as many times, at
+    most MOST_TIMES, in several variants that share its weight. A checkpoint is written twenty times a run to
+    `out`/checkpoint and TensorBoard's events to `out`/events; a run resumes from an existing checkpoint, with the
+    result of an uninterrupted one. Processes (torchrun) share each batch. Raises InputError without rows.
     """
     if not len(train):
         raise InputError("no training rows; add some to the corpus")
@@ -166,7 +162,7 @@ class _TrainingRun:
         self.target = torch.tensor(np.array(train["target"][:], np.float32))
         self.weight = torch.tensor(np.array(train["weight"][:], np.float32))
         self.pairs: list[str] = train["pair"][:]
-        self.windows = _Windows.of(train) if schedule.windows else None
+        self.windows = _Windows.of(train) if "spans" in train.column_names else None
         messages, plain = np.array(train["message"][:]), np.array(train["plain"][:])
         usual = max(1e-6, float(self.weight.median()))
         times = np.clip(np.round(self.weight.numpy() / usual), 1, MOST_TIMES).astype(np.int64)
@@ -211,7 +207,7 @@ class _TrainingRun:
         target, weight = self.target[share].to(device), self.weight[share].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
             if self.windows:
-                spans, targets, weights = self.windows.padded(share, mask, self.target, schedule.windows)
+                spans, targets, weights = self.windows.padded(share, mask, self.target)
                 output = logits_of(self.model(ids.to(device), mask.to(device), spans=spans.to(device))).float()
                 losses = (self.loss_of(output, targets.to(device)) * weights.to(device)).sum(-1) * weight
                 output = output[:, 0]
@@ -262,10 +258,10 @@ class _Windows:
         spans = [np.array(each, np.int64).reshape(-1, 2) for each in train["spans"][:]]
         return cls(spans, train["inside"][:], train["beside"][:])
 
-    def padded(self, rows: Sequence[int], mask: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    def padded(self, rows: Sequence[int], mask: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return spans (batch, units, 2), targets (batch, units, labels) and weights (batch, units) of `rows`.
 
-        The whole, the first unit, has weight 1; the windows share `weight`.
+        The whole, the first unit, has weight 1; the windows share as much.
         """
         units = 1 + max(len(self.spans[row]) for row in rows)
         spans = torch.zeros(len(rows), units, 2, dtype=torch.long)
@@ -275,7 +271,7 @@ class _Windows:
         for i, row in enumerate(rows):
             if count := len(self.spans[row]):
                 spans[i, 1 : 1 + count] = torch.from_numpy(self.spans[row])
-                weights[i, 1 : 1 + count] = weight / count
+                weights[i, 1 : 1 + count] = 1 / count
                 if self.beside[row] >= 0:
                     outside = [1 + j for j, inside in enumerate(self.inside[row]) if not inside]
                     targets[i, outside] = torch.eye(target.shape[1])[self.beside[row]]

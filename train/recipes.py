@@ -123,10 +123,7 @@ class Classify(_Training, _TargetRates):
     """Share of the authored training messages of which the teachers label some clauses."""
     traffic: str | None = None
     """A bundle ("bundle" or a folder), whose prefilter decides which real messages to train on: those that it lets
-    through to networks, a tenth of the others, and windows of benign messages that it lets through. None: all of them,
-    and no windows."""
-    windows: float = Field(default=0.0, ge=0)
-    """Weight of the mean loss of a message's windows, read in their context, next to that of the whole."""
+    through to networks, and a tenth of the others. None: all of them."""
     pairs: float = Field(default=0.0, ge=0)
     """Weight of the loss of pairs (loop.pair_loss): minimal pairs, and threats handed on and reported."""
     margin: float = Field(default=0.0, ge=0)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 
 from jingyin.model.bundle import read_bundle
 from jingyin.model.cascade import FLAGGED_INDEX, risk_logit, softmax, with_risk
-from jingyin.model.labels import LABELS
-from jingyin.model.prefilter import code_points, prefilter_scores, units_of
-from jingyin.model.text import CleanString, CleanText, clean
+from jingyin.model.prefilter import code_points, prefilter_scores
+from jingyin.model.text import CleanText, clean
 from jingyin.serve.scorer import Scorer
 from jingyin.train.bundles import bundle_folder, is_bundle
 from jingyin.train.corpus.company import FRAMES
@@ -153,25 +151,17 @@ def run_classify(context: StageContext[Classify]) -> StageResult:
     encode = encoder_of(start.vocabulary, recipe.max_tokens)
     if recipe.bundle:  # refused now rather than after the training
         refuse_abstentions(start.vocabulary.tokenizer, read_split(corpus, "calibration"), recipe.passed[0])
-    extra = train.take(np.arange(0))
     if recipe.traffic:
-        bundle = run_of(recipe.traffic, context.out)
-        if not recipe.windows:  # else every message's windows are read in their context
-            extra = windows_read(bundle, train)
-        train = train.take(np.flatnonzero(_read_by(bundle, train, recipe.seed)))
+        train = train.take(np.flatnonzero(_read_by(run_of(recipe.traffic, context.out), train, recipe.seed)))
     train, target = taught(recipe, teachers, train, context.out / TEACHERS)
-    train, target = train.and_(extra), np.concatenate([target, one_hot(extra.labels, recipe.label_smoothing)])
     model = without_dropout(start.classifier or SmsClassifier.on(start.encoder))
     sign_head, model = model.sign_head, model.with_signs(None)  # trained anew below, or kept: the encoder moves little
     if recipe.frozen:
         for part in (model.encoder.embeddings, *model.encoder.encoder.layer[: recipe.frozen]):
             part.requires_grad_(False)
     initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    if recipe.windows:
-        positions = model.encoder.config.max_position_embeddings
-        rows = examples_in_parts(train, parts_of_tokens(start.vocabulary, positions), target)
-    else:
-        rows = examples(train, encode, target)
+    positions = model.encoder.config.max_position_embeddings
+    rows = examples_in_parts(train, parts_of_tokens(start.vocabulary, positions), target)
     if start.classifier is None:
         standardise(model, rows["ids"], recipe.seed)
     loss = fit(model, rows, out, Schedule.of(recipe), margin_loss(recipe.margin) if recipe.margin else cross_entropy)
@@ -233,29 +223,6 @@ def _read_by(bundle: str, rows: Rows, seed: int) -> NDArray[np.bool_]:
     passes = scores[0] >= loaded.manifest.prefilter.ordinary.threshold
     drawn = np.random.default_rng(seed).random(int(rows.messages.max()) + 1)[rows.messages] < _OTHERS
     return np.asarray(~rows.real | passes | drawn)
-
-
-def windows_read(bundle: str, rows: Rows) -> Rows:
-    """Return windows that a bundle's networks read of ordinary traffic and lawful notices, each as a message.
-
-    Whatever a window sounds like without its context, it is as benign as its message: in a cascade whose riskiest unit
-    decides, a benign message is one all of whose units are (multiple-instance learning, Dietterich et al. 1997).
-    Windows of authored ordinary messages are left out: a warning's quotation alone is a threat.
-    """
-    ordinary, lawful = (rows.labels == LABELS.index(label) for label in ("ordinary", "lawful_collection"))
-    chosen = rows.take(np.flatnonzero(rows.first & (rows.real & ordinary | lawful)))
-    loaded = read_bundle(bundle_folder(bundle))
-    texts = [message.text for message in chosen.cleaned]
-    units = units_of(loaded.prefilter_weights.astype(np.float32), texts, code_points(texts))
-    exits = loaded.manifest.prefilter
-    continues = (units.scores[0] >= exits.ordinary.threshold) & (units.scores[1] >= exits.lawful.threshold)
-    continues[units.starts] = False
-    chosen_units = np.flatnonzero(continues)
-    windows = chosen.take(units.owners[chosen_units])
-    window_texts = [texts[units.owners[unit]][slice(*units.ranges[unit])] for unit in chosen_units.tolist()]
-    cleaned = [clean(CleanString(text)) for text in window_texts]
-    alone = unlabelled(cleaned)
-    return replace(windows, cleaned=cleaned, messages=alone.messages, places=alone.places, beside=alone.beside)
 
 
 def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

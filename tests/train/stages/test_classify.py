@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.toy_bundle import MakeBundle
 
 from jingyin.model.cascade import FLAGGED_INDEX
 from jingyin.model.errors import ConfigError, InputError
@@ -24,7 +23,6 @@ from jingyin.train.stages import (
     taught,
     teacher_probabilities,
     way_back,
-    windows_read,
 )
 
 
@@ -147,17 +145,3 @@ def test_what_a_few_held_out_messages_say_by_chance_changes_no_weights() -> None
     many = rows(*[("own", "a", "pay_to_stop")] * 400, *[("own", "b", "ordinary")] * 3)
     assert way_back(model, before, [[2, 5, 3]] * 8, few) == 0.0
     assert way_back(model, before, [[2, 5, 3]] * 403, many) == 1.0
-
-
-def test_windows_of_benign_messages_that_networks_read_are_messages_of_their_own(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()  # its prefilter stops nothing
-    text = "明天早上我们一起去看书。晚上去公园吃饭。"
-    kinds = (
-        ("nus", "chat", "ordinary"), ("authored", "reminder", "lawful_collection"),
-        ("authored", "chat", "ordinary"), ("authored", "exposure", "debt_threat"), ("own", "x", "lawful_collection"),
-    )  # fmt: skip
-    given = replace(rows(*kinds), cleaned=[clean(text)] * len(kinds))
-    found = windows_read(str(bundle), given)
-    assert [each.text for each in found.cleaned] == ["明天早上我们一起去看书。", "晚上去公园吃饭。"] * 3
-    assert [LABELS[label] for label in found.labels] == ["ordinary"] * 2 + ["lawful_collection"] * 4
-    assert len(set(found.messages)) == len(found)
