@@ -178,8 +178,8 @@ class Missed(FrozenModel):
 class CascadeRules(FrozenModel):
     """The rules of the cascade: labels, exits of the prefilter, and networks in order.
 
-    `discount` is subtracted from a window's log-odds of risk before they are compared with the whole's. `provisional`
-    computes log-odds from the prefilter's scores alone, for a message that no network has read yet.
+    `discount` is subtracted from the log-odds of risk of windows and of long wholes before units are compared.
+    `provisional` computes log-odds from the prefilter's scores alone, for a message that no network has read yet.
     """
 
     labels: tuple[str, ...]

@@ -7,7 +7,8 @@ The units of a message are the whole and its windows of one and of two sentences
 it in the whole, but not in a window. The prefilter scores every unit. If one of them passes, networks read the message,
 once each, until its risk lies outside of a network's bounds; each reading gives the outputs of all units, which have
 read their context (model/spans.py). Of a long message a network reads only the parts with a unit that the network
-before found risky. The riskiest unit decides; from a window's log-odds `discount` is subtracted.
+before found risky. The riskiest unit decides; from the log-odds of a window, or of the whole of a long message, which
+is the mean of several readings, `discount` is subtracted.
 
 Networks err on different messages: each is sometimes sure of nonsense, but of different nonsense. So a unit gets one
 risk from all that have read it (fusion; train/LOG.md): the weighted sum of their log-odds, a product of experts (Hinton
@@ -106,8 +107,7 @@ def cascade(
     so far decide.
     """
     starts, count, width = units.starts, len(units.starts), len(rules.labels)
-    discounts = np.full(len(units.owners), rules.discount)
-    discounts[starts] = 0.0
+    discounts = np.where(units.diluted, rules.discount, 0.0)
     odds, level = np.full(len(units.owners), -np.inf), np.zeros(len(units.owners), np.int64)  # of units; networks read
     outputs: list[Floats] = []  # of each network (units, labels + signs)
     worth = np.asarray(units.scores.sum(0) - units.scores.sum(0).min(initial=0.0), np.float64)
@@ -162,7 +162,7 @@ def provisional_odds(rules: CascadeRules, units: Units, message: int) -> float:
     """Return the log-odds of a message's risk by the prefilter's scores alone."""
     start, end = int(units.starts[message]), units.end(message)
     risks = fused_logit(rules.provisional, units.scores[:, start:end], [], rules.flagged)
-    return float(max(risks[0], risks[1:].max(initial=-np.inf) - rules.discount))
+    return float((risks - rules.discount * units.diluted[start:end]).max())
 
 
 def log_odds(risk: float) -> float:

@@ -37,6 +37,8 @@ _BREAK = ord("\n")
 _UNKNOWN_SHARE = 0.1
 _DISGUISE_EDITS = 2
 _SHORTEST = 4  # characters of a window
+LONG = 100
+"""Characters from which networks read a message in several passes, about (spans.PASS_TOKENS)."""
 # A sentence of at most 40 characters; else up to the last comma or space of the first 40, or these 40.
 _SENTENCE = re.compile(r"[^。!?;]{0,40}[。!?;]+|[^。!?;]{1,40}$|[^。!?;]{0,39}[, ]|[^。!?;]{40}")
 
@@ -113,6 +115,13 @@ class Units(NamedTuple):
     owners: NDArray[np.int64]
     ranges: list[tuple[int, int]]
     scores: NDArray[np.float32]
+
+    @property
+    def diluted(self) -> NDArray[np.bool_]:
+        """Which units (u,) say less than a short whole: windows, and wholes of more than LONG characters."""
+        diluted = np.ones(len(self.owners), np.bool_)
+        diluted[self.starts] = [self.ranges[start][1] > LONG for start in self.starts.tolist()]
+        return diluted
 
     def end(self, message: int) -> int:
         """Return the index after a message's last unit."""

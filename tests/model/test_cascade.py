@@ -37,7 +37,7 @@ from jingyin.model.cascade import (
     with_risk,
 )
 from jingyin.model.labels import FLAGGED, LABELS, Reason
-from jingyin.model.prefilter import Units
+from jingyin.model.prefilter import LONG, Units
 
 LOGITS = arrays(np.float64, (3, 5), elements=st.floats(-30, 30))
 ODDS = arrays(np.float64, (3,), elements=st.floats(-30, 30))
@@ -225,10 +225,10 @@ class FakeReader:
         return outputs
 
 
-def units(scores: list[float], windows: int) -> Units:
+def units(scores: list[float], windows: int, length: int = LONG) -> Units:
     """Return one message of a whole and of windows, whose second scores are `scores`."""
     each = np.array(scores, np.float32)
-    ranges = [(0, 100), *((i, i + 1) for i in range(windows))]
+    ranges = [(0, length), *((i, i + 1) for i in range(windows))]
     return Units(np.array([0]), np.zeros(windows + 1, np.int64), ranges, np.stack([np.ones_like(each), each]))
 
 
@@ -244,6 +244,16 @@ def test_the_riskiest_unit_decides_and_windows_count_less():
     found = judged(FakeReader({0: 1.0, 1: 1.5, 2: 1.9}, 3))
     assert (found.units[0], found.odds[0]) == (0, pytest.approx(1.0, abs=1e-5))
     assert found.probabilities[0, FLAGGED_INDEX].sum() == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_the_whole_of_a_long_message_counts_no_more_than_a_window():
+    no = np.zeros(1, np.bool_)
+    for length, wanted in ((LONG, 1.0), (LONG + 1, 0.5)):
+        given = units([1.0, 1.0], 1, length)
+        reader = FakeReader({0: 1.0, 1: 1.5}, 2)
+        found = cascade(RULES, given, prefiltered(RULES, given, no, no), reader)
+        assert (found.units[0], found.odds[0]) == (int(length > LONG), pytest.approx(wanted, abs=1e-5))
+        assert provisional_odds(RULES, given, 0) == pytest.approx(-0.5 - (length > LONG) * RULES.discount)
 
 
 def test_networks_disagree_by_the_risks_that_they_give_to_the_deciding_unit():

@@ -27,7 +27,7 @@ OTHER = "other_threat"
 WEIGHTS = tuple(np.exp(np.arange(0, 2.1, 0.25)).round(2).tolist())
 """Candidate weights of OTHER when a label is chosen, none first."""
 DISCOUNTS = (0.5, 0.0, 0.25, 0.75, 1.0)
-"""Candidate discounts of a window against the whole, the usual first."""
+"""Candidate discounts of a window, or of a long whole, against a short whole; the usual first."""
 
 
 def fit_cascade(
@@ -97,11 +97,11 @@ def _fit_rules(readings: Readings, networks: Sequence[Network], recipe: Classify
     fusions = [_fusion(readings, depth, times) for depth in range(1, len(networks) + 1)]
     read = np.flatnonzero((exits < 0)[units.owners])  # units
     odds = [_odds(readings, fusion, read) for fusion in fusions]  # (read,) at each depth
-    owners, is_window = units.owners[read], ~np.isin(read, wholes)
+    owners, diluted = units.owners[read], units.diluted[read]
 
     def riskiest(depth: int, discount: float) -> NDArray[np.float64]:
         risks = np.full(len(rows), -np.inf)
-        np.maximum.at(risks, owners, odds[depth] - discount * is_window)
+        np.maximum.at(risks, owners, odds[depth] - discount * diluted)
         return risks
 
     # The first of equals.

@@ -48,7 +48,7 @@ def test_the_card_says_what_thresholds_are_worth(tmp_path):
     assert "Fusion was fitted on the same\nsplit, so these bounds and the calibration error are in-sample" in found
     assert "| 0.4000 | 1.0000% | 2.0000% | 85.0% |" in found  # the curve
     assert "| nus | 400 | 1 | 1 |" in found
-    assert "a window's log-odds less 1.25." in found
+    assert "log-odds of windows, and of wholes of more than 100 characters, less 1.25." in found
     assert "| in the corpus | 3 | 150 | 5.12% |" in found  # lost before the main network, of what all would flag
 
 
