@@ -253,9 +253,11 @@ def test_a_status_that_no_response_can_have(dialect: Dialect, status: int) -> No
 
 @played()
 async def test_connections_are_bounded(world: World, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "MAX_SESSIONS", 2)
+    monkeypatch.setattr(world.proxy._listener, "_most", 2)
     peers = [await world.bound(), await world.bound()]
+    before = ended("too_many")
     assert await (await world.connect()).read() == b""
+    assert ended("too_many") - before == 1
     peers[0].send(dialect.submit(GREETING, 2))
     assert await peers[0].answers(1) == {2: 0}
 
