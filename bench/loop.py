@@ -4,9 +4,9 @@
 
 TRAFFIC are ordinary messages of a source that the bundle never saw (.jsonl, .txt, .gz, .parquet); ROWS messages with
 text, label and case (JSON lines as train/rows/cases/*.jsonl, or test.parquet of a built corpus), whose cases it never
-saw either. The six cases of which the bundle flags nearest to half of the threats are the new situations. A third of
-the traffic, and half of the rows of these situations, are the stream from which messages are decided; a third of the
-traffic is the random share for thresholds; the rest is kept apart and counted.
+saw either. The six cases of which the bundle flags nearest to half of the threats are the new situations. A
+third of the traffic, at most 10,000 messages, and half of the rows of these situations are the stream from which
+messages are decided; as much traffic is the random share for thresholds; the rest is kept apart and counted.
 
 In a round 200 messages of the stream get their labels, as from analysts, and all decisions so far fine-tune the bundle,
 with the traffic and, for `mine`, the ordinary messages that it drew. `mine` chooses with the bundle of the round
@@ -33,7 +33,7 @@ from jingyin.train.finetune_data import Columns
 
 DECISIONS, SITUATIONS, FEWEST = 200, 6, 15
 """Decisions of a round; new situations, each with at least so many threats."""
-MOST_TRAFFIC = 30_000
+MOST_TRAFFIC = 10_000  # of the stream, and of the random share
 WAYS = ("mine", "random")
 
 MessageRow = Mapping[str, str]
@@ -53,9 +53,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     texts = list(dict.fromkeys(traffic.texts(options.traffic)))
     rng.shuffle(texts)
-    texts = texts[:MOST_TRAFFIC]
-    third = len(texts) // 3
-    seen, random_share, apart = texts[:third], texts[third : 2 * third], texts[2 * third :]
+    part = min(MOST_TRAFFIC, len(texts) // 3)
+    seen, random_share, apart = texts[:part], texts[part : 2 * part], texts[2 * part :]
     rows = [{**row, "text": fill_slots(row["text"], rng)} for path in options.rows for row in read(path) if row["case"]]
     names = half_missed(Scorer.load(options.bundle), rows)
     print(f"new situations: {', '.join(names)}", flush=True)

@@ -365,10 +365,13 @@ class VerdictClient:
         if action not in ("pass", "review", "block") or not _REASON.fullmatch(reason):
             raise ValueError("no verdict")
         ruling = Ruling({"block": self._block, "review": self._review}.get(action, action), reason)
-        if verdict.get("edits", {}).get("unread"):
+        edits, risk = verdict.get("edits", {}), verdict.get("risk", 0.0)  # null: not even the prefilter has read it
+        is_risky = risk is None or risk >= RISKY
+        if "unread" in edits:
             ruling = self.unread(ruling, "unread")
-        risk = verdict.get("risk", 0.0)  # null: not even the prefilter has read it
-        if reason == "deadline" and (action == "review" or risk is None or risk >= RISKY):
+        elif "cut" in edits and is_risky:  # networks read parts of such a text
+            ruling = self.unread(ruling, "long")
+        if reason == "deadline" and (action == "review" or is_risky):
             ruling = self.unread(ruling, reason)
         return ruling
 

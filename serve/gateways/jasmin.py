@@ -65,10 +65,11 @@ try:
         with urlopen(Request(url, json.dumps(asked).encode(), headers), timeout=seconds) as answer:
             verdict = json.load(answer)
             risk = verdict.get("risk", 0.0)  # as in client.py
-            late = verdict.get("reason") == "deadline"
-            late = late and (verdict["action"] == "review" or risk is None or risk >= 0.1)
+            risky = risk is None or risk >= 0.1
+            late = verdict.get("reason") == "deadline" and (verdict["action"] == "review" or risky)
+            edits = verdict.get("edits", {})
             found.append(verdict["action"])
-            if late or verdict.get("edits", {}).get("unread"):
+            if late or "unread" in edits or ("cut" in edits and risky):
                 found.append("unread")
     refused = "review" in found and os.environ.get("JINGYIN_REVIEW") == "refuse"
     refused = refused or ("unread" in found and os.environ.get("JINGYIN_UNREAD") != "forward")

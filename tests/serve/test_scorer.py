@@ -1,9 +1,11 @@
+import json
 import os
 import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from jingyin.model.cascade import Decision, decide
 from jingyin.model.labels import FLAGGED, Verdict
 from jingyin.model.text import clean
 from jingyin.serve.cache import Cache
+from jingyin.serve.gateways.client import RISKY
 from jingyin.serve.networks import TOKENS, NetworkReader
 from jingyin.serve.scorer import CHUNK
 
@@ -59,14 +62,10 @@ FILLER = (
 @pytest.mark.parametrize(
     ("at", "length"),
     [
-        pytest.param(
-            1_000, 2_022,
-            marks=pytest.mark.xfail(strict=True, reason="78461a93512017c2: a risk of .50, below review (train/LOG.md)"),
-        ),
         (1_790, 3_000),
         (4_000, 9_000),
     ],
-)  # fmt: skip
+)
 def test_a_threat_in_a_long_message_is_found(scorer: Scorer, at: int, length: int) -> None:
     text = (FILLER[:at] + THREAT + FILLER)[:length]
     verdict = scorer.score(text)
@@ -84,6 +83,16 @@ def test_a_threat_is_found_at_most_places_of_a_long_message(scorer: Scorer, leng
     places = [int(length * share) for share in (0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)]
     texts = [(FILLER[:at] + THREAT + FILLER)[:length] for at in places]
     assert sum(verdict.action != "pass" for verdict in scorer.score_many(texts)) >= 4
+
+
+@pytest.mark.exhaustive
+def test_most_plain_threats_in_the_middle_of_a_long_message_are_found(scorer: Scorer) -> None:
+    rows = map(json.loads, files("jingyin.train.evaluate").joinpath("plain_threats.jsonl").read_bytes().splitlines())
+    threats = [row["text"] for row in rows if row["label"] in FLAGGED]
+    verdicts = list(scorer.score_many([f"{FILLER[:1_000]}，{threat}。{FILLER}"[:2_022] for threat in threats]))
+    assert len(threats) == 250
+    assert sum(verdict.action != "pass" for verdict in verdicts) >= 200  # docs/gateway.md has the numbers
+    assert sum(verdict.risk >= RISKY for verdict in verdicts) >= 225  # filters refuse these
 
 
 @pytest.mark.parametrize("at", [9_900, 30_500])

@@ -137,6 +137,7 @@ def test_parameters_of_the_clients_own_are_judged(first: Any, statuses: tuple[in
     [
         ("JINGYIN_UNREAD", b'{"action":"review","reason":"deadline","risk":0.7}'),
         ("JINGYIN_UNREAD", b'{"action":"pass","reason":"scored","risk":0.01,"edits":{"cut":28000,"unread":10000}}'),
+        ("JINGYIN_UNREAD", b'{"action":"pass","reason":"scored","risk":0.1,"edits":{"cut":22}}'),
         ("JINGYIN_REVIEW", b'{"action":"review","reason":"scored","risk":0.7}'),
     ],
 )

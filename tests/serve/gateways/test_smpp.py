@@ -9,6 +9,7 @@ from tests.serve.gateways.dialects import PHONE, SMPP, SOURCE, sar, tlv, udh
 from tests.serve.gateways.fakes import GREETING, THREAT, Peer, World, counts, played
 from tests.serve.gateways.golden import GOLDEN
 
+from jingyin.serve.gateways.client import RISKY
 from jingyin.serve.gateways.codec import Frame, FrameError, FrameKind, Message, UnreadableError, digits
 from jingyin.serve.gateways.smpp import Smpp
 from jingyin.serve.sms import Part, Segment
@@ -247,9 +248,14 @@ async def test_64_kilobytes(world: World, peer: Peer) -> None:
 async def test_what_was_not_read_in_full_never_passes_in_silence(
     world: World, peer: Peer, unread: str, action: str, status: int
 ) -> None:
-    world.scoring.answer = {"action": "pass", "reason": "scored", "edits": {"cut": 28_000, "unread": 10_000}}
-    with counts({(action, "unread"): 1}):
+    verdict = {"action": "pass", "reason": "scored", "risk": 0.01, "edits": {"cut": 22}}
+    with counts({(action, "unread"): 1, (action, "long"): 1}):
+        world.scoring.answer = {**verdict, "edits": {"cut": 28_000, "unread": 10_000}}
         assert await peer.ask(SMPP.submit(GREETING, 2)) == {2: status}
+        world.scoring.answer = {**verdict, "risk": RISKY}
+        assert await peer.ask(SMPP.submit(GREETING, 3)) == {3: status}
+        world.scoring.answer = verdict
+        assert await peer.ask(SMPP.submit(GREETING, 4)) == {4: 0}
 
 
 def test_a_frame_is_read_with_its_kind() -> None:
