@@ -17,6 +17,7 @@ def test_folds(raw: str, wanted: str) -> None:
     assert raw.translate(FOLD) == wanted
 
 
+@pytest.mark.exhaustive
 @given(st.text(max_size=30))
 def test_folding_again_changes_nothing(raw: str) -> None:
     once = raw.translate(FOLD)

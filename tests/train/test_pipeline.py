@@ -120,6 +120,7 @@ class KilledError(BaseException):
     """Ends a run where it stands; not an Exception, so that nobody handles it."""
 
 
+@pytest.mark.exhaustive
 def test_going_on_after_a_break_gives_what_an_uninterrupted_run_gives(tiny_run, write_recipe, tmp_path, monkeypatch):
     save = loop._TrainingRun.save
 
@@ -185,6 +186,7 @@ def test_stages_hand_on_and_finished_ones_are_kept(write_recipe, corpus, tmp_pat
     assert said.shape[1] == 5
 
 
+@pytest.mark.exhaustive
 def test_run_folders_make_one_cascade(tiny_run, corpus, tmp_path):
     runs = dict.fromkeys(("tiny", "model", "verifier"), str(tiny_run))
     recipe = {"stage": "calibrate", "corpus": str(corpus), "networks": runs, "passed": [0.5, 0.3, 0.1]}

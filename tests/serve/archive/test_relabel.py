@@ -140,6 +140,7 @@ def test_two_processes_write_what_one_writes(archive: Path, tmp_path: Path, here
     assert one == two
 
 
+@pytest.mark.exhaustive
 def test_a_pool_that_breaks_at_any_step_says_how_to_go_on(signed: Scorer) -> None:
     with (
         pytest.raises(JingyinError, match=r"a scoring process was killed, .* it resumes"),
@@ -151,6 +152,7 @@ def test_a_pool_that_breaks_at_any_step_says_how_to_go_on(signed: Scorer) -> Non
 GUARDLESS = "import sys; from jingyin import relabel; relabel([sys.argv[1]], sys.argv[2], processes=2)"
 
 
+@pytest.mark.exhaustive
 def test_a_script_without_a_main_guard_is_told_so(archive: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(GUARDLESS)
@@ -173,6 +175,7 @@ def test_few_rows_start_no_process(archive: Path, tmp_path: Path, monkeypatch: p
     assert relabel([archive], tmp_path / "b.csv").rows == 150
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=3)
 @given(
     st.lists(st.fixed_dictionaries({"text": TEXTS | st.none() | st.integers()}, optional={"time": VALUES, "x": VALUES}),
@@ -472,6 +475,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive
 def test_an_early_interrupt_leaves_no_traceback(archive: Path, tmp_path: Path, signed_bundle: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)

@@ -140,6 +140,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
     assert contents(out) == contents(tmp_path / "whole.parquet")
 
 
+@pytest.mark.exhaustive
 def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
     """A limit on file size is as near to a full disk as a test gets without one."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"

@@ -20,6 +20,7 @@ from jingyin.serve.http.process import address, bind, listening
 from jingyin.serve.settings import load_settings
 
 
+@pytest.mark.exhaustive
 def test_sigterm_under_load_loses_no_request() -> None:
     def send(number: int) -> list[bytes]:
         """Send the next message, for the network, on each answer, until one says that the connection closes."""
@@ -66,6 +67,7 @@ def test_what_is_loaded_is_warm(tmp_path: Path) -> None:
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
+@pytest.mark.exhaustive
 def test_slow_clients_get_408_and_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "READ_SECONDS", 0.3)
     head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"

@@ -92,6 +92,7 @@ def test_dead_workers_are_replaced_and_all_end_with_their_parent(name: Path, tmp
     assert '"event":"worker_died","status":-9' in server.log
 
 
+@pytest.mark.exhaustive
 def test_a_reload_replaces_every_worker_under_load_or_none(name: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     with Process({"NAME": str(name), "BROKEN": str(broken)}, workers=2) as server, ThreadPoolExecutor(4) as threads:

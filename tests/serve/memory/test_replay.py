@@ -69,6 +69,7 @@ def test_a_service_that_is_not_there_is_one_sentence(url: str) -> None:
         ask(url, "GET", "/admin/known")
 
 
+@pytest.mark.exhaustive
 def test_known_wordings_from_the_command_line(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     labels = {"campaign": ["c1", "c1", "c2", "c3"], "label": ["debt_threat", "debt_threat", "ordinary", None]}

@@ -91,6 +91,7 @@ def check(machines: list[Machine]) -> None:
     until(lambda: all(each.score(NOTICE) == "block scored" for each in turns))
 
 
+@pytest.mark.exhaustive
 def test_workers_of_a_machine_remember_together_without_a_server(tmp_path: Path) -> None:
     with Machine(known=tmp_path / "known.json") as machine:
         check([machine])
@@ -122,6 +123,7 @@ def test_memory_survives_a_killed_worker_and_a_reload_and_wordings_a_restart(tmp
         assert machine.score(MILD, sender="gang") == "pass scored"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.external
 def test_no_sender_number_or_text_is_in_the_server(valkey: Valkey, secret: Path) -> None:
     canaries = ("13812345678", "13987654321", "laowang_88", "evil-site.com", "机密内容", "gateway-key")

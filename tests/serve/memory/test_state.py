@@ -26,6 +26,7 @@ def test_in_memory() -> None:
     check(Local().run_now([op for op, _ in EVERY]))
 
 
+@pytest.mark.exhaustive
 def test_of_many_marks_the_longest_are_listed_at_once() -> None:
     local = Local(clock=Clock())
     local.run_now([Op("mark", f"s:{i}", 20.0 * (i % 3), 10.0) for i in range(150_000)])

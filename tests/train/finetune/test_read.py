@@ -236,6 +236,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_told_by_kind(tmp_path):
     assert not any("长" in line or "再会" in line for line in lines)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_fifty_megabytes_in_one_cell(tmp_path, kind):
     text = "x" * (50 << 20)

@@ -63,6 +63,7 @@ def found_in(table):
     return {"all": table, "unseen cases": part, "company": part, "long messages": table.take(table.groups % 4 == 1)}
 
 
+@pytest.mark.exhaustive
 def test_a_bundle_equal_up_to_its_seed_passes_in_nine_of_ten_runs():
     tables = [simulated(seed) for seed in range(60)]
     apart = np.mean([(table.new != table.old)[table.threats].mean() for table in tables])
@@ -251,6 +252,7 @@ def judged_on(data, tmp_path_factory):
     return write(tmp_path_factory.mktemp("promote") / "corpus" / "test.jsonl", rows)
 
 
+@pytest.mark.exhaustive
 def test_a_bundle_that_misses_a_word_is_refused(bundle, make_bundle, judged_on, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "NONSENSE", 50)
     monkeypatch.setattr(evaluating, "EVERYDAY", 50)
