@@ -4,9 +4,9 @@
 
 TRAFFIC are ordinary messages of a source that the bundle never saw (.jsonl, .txt, .gz, .parquet); ROWS messages with
 text, label and case (JSON lines as train/rows/cases/*.jsonl, or test.parquet of a built corpus), whose cases it never
-saw either. The six cases of which the bundle flags nearest to half of the threats are the new situations. A
-third of the traffic, at most 10,000 messages, and half of the rows of these situations are the stream from which
-messages are decided; as much traffic is the random share for thresholds; the rest is kept apart and counted.
+saw either. The six cases of which the bundle flags nearest to half of the threats are the new situations. A third of
+the traffic, at most 10,000 messages, and half of the rows of these situations are the stream from which messages are
+decided; as much traffic is the random share for thresholds; the rest is kept apart and counted.
 
 In a round 200 messages of the stream get their labels, as from analysts, and all decisions so far fine-tune the bundle,
 with the traffic and, for `mine`, the ordinary messages that it drew. `mine` chooses with the bundle of the round
