@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -70,7 +70,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 16
+CORPUS_VERSION = 17
 """Raised whenever the same recipe and files would make a different corpus."""
 
 
@@ -239,18 +239,20 @@ def _variants(
     rng = Random(f"{recipe.seed}|{record.text}")
     draws = recipe.draws if split == "train" else 1
     plain = list(dict.fromkeys(_filled(record, rng) for _ in range(draws)))
-    texts: list[tuple[Placed, str]] = [(_whole(text), "") for text in plain]
-    if split == "train":
-        copies = list(_copies(record, plain, recipe, others, rng))
-        framed = [copy for copy in copies if copy[1].removeprefix("company:") in FRAMES]
-        unframed = [copy for copy in copies if copy not in framed]
-        most = recipe.copies if record.source == "authored" else recipe.copies / 2
-        texts += rng.sample(unframed, min(int(most + rng.random()), len(unframed))) + framed
-    elif split == "calibration" and recipe.company and record.source == "authored":
-        texts += _in_company(record, plain, 1, others, rng)
-        texts += _in_frames(record, plain, recipe.reported, split, rng)
     pair = record.group if record.source == "authored" or record.group.startswith("edited ") else ""
-    for placed, evasion in texts:
+    copies = [_Copy(_whole(text), "") for text in plain]
+    if split == "train":
+        most = recipe.copies if record.source == "authored" else recipe.copies / 2
+        found = list(_copies(record, plain, recipe, others, rng))
+        variants = [copy for copy in found if not copy.pair]
+        copies += rng.sample(variants, min(int(most + rng.random()), len(variants)))
+        copies += [copy for copy in found if copy.pair]
+        if pair and recipe.company:
+            copies += _twin_in_company(record, plain, pair, recipe.seed, others)
+    elif split == "calibration" and recipe.company and record.source == "authored":
+        copies += _in_company(record, plain, 1, others, rng)
+        copies += _in_frames(record, plain, recipe.reported, split, rng)
+    for placed, evasion, own_pair in copies:
         kind = evasion.removeprefix("company:") if evasion.startswith("company:") else ""
         yield Row(
             text=placed.text,
@@ -259,11 +261,10 @@ def _variants(
             voice=record.voice,
             source=record.source,
             group=group,
-            # A framed copy is a message of its own: an epoch shows both sides of its pair.
-            template=placed.text if kind in FRAMES else record.text,
+            template=placed.text if own_pair else record.text,
             evasion=evasion,
             weight=weight,
-            pair=f"{_hash(record.text)[:16]}:frames" if kind in FRAMES else pair,
+            pair=own_pair or pair,
             case=record.case,
             writer=record.writer,
             signs=at_least(record.signs) if kind else record.signs,
@@ -273,24 +274,35 @@ def _variants(
         )
 
 
+class _Copy(NamedTuple):
+    """A copy of a message, and how it was made; with a `pair` of its own it is a message of its own.
+
+    An epoch shows one copy of a message, but both sides of each pair.
+    """
+
+    placed: Placed
+    evasion: str
+    pair: str = ""
+
+
 def _copies(
     record: Record, plain: Sequence[str], recipe: CorpusRecipe, others: Neighbours, rng: Random
-) -> Iterator[tuple[Placed, str]]:
-    """Yield copies of a training message and their kinds: disguised, quoted, restyled, with affixes, in other text."""
+) -> Iterator[_Copy]:
+    """Yield copies of a training message: disguised, quoted, restyled, with affixes, in other text."""
     # By distinct text, so that the share of disguised rows is the same with slots and without.
     disguised = [_disguised(text, recipe.evasion, rng) for text in plain if rng.random() < recipe.evasion.share]
-    yield from [(_whole(text), family) for text, family in disguised]
+    yield from [_Copy(_whole(text), family) for text, family in disguised]
     if record.source == "authored" and rng.random() < recipe.framed:
-        yield _whole(quoted_copy(record.text, rng)), "framed"
+        yield _Copy(_whole(quoted_copy(record.text, rng)), "framed")
     copies = recipe.restyled if record.source == "authored" else recipe.restyled / 2
     in_styles = [restyled(_filled(record, rng, redact=True), rng) for _ in range(int(copies + rng.random()))]
-    yield from [(_whole(text), "restyled") for text in in_styles]
+    yield from [_Copy(_whole(text), "restyled") for text in in_styles]
     # A sender does several: some copies with a head or tail, or in company, are restyled or disguised too.
     texts = [*plain, *in_styles, *(text for text, _ in disguised)]
     if rng.random() < recipe.dressed:
         for text in rng.choices(texts, k=_AFFIXED):
             head, tail = affix(rng)
-            yield Placed(head + text + tail, len(head), len(head) + len(text)), "dressed"
+            yield _Copy(Placed(head + text + tail, len(head), len(head) + len(text)), "dressed")
     copies = recipe.company if record.source == "authored" else recipe.company / 2
     yield from _in_company(record, texts, int(copies + rng.random()), others, rng)
     share = recipe.reported if record.source in ("authored", "quoted") else recipe.reported / _FEWER_FRAMED
@@ -308,17 +320,22 @@ def _filled(record: Record, rng: Random, *, redact: bool = False) -> str:
     return fill_slots(anonymous(record.text, rng) if redact else record.text, rng)
 
 
-def _in_company(
-    record: Record, texts: Sequence[str], copies: int, others: Neighbours, rng: Random
-) -> Iterator[tuple[Placed, str]]:
+def _in_company(record: Record, texts: Sequence[str], copies: int, others: Neighbours, rng: Random) -> Iterator[_Copy]:
     for _ in range(copies):
         if found := company.training_company(rng.choice(texts), record.label, rng, others):
-            yield found[0], f"company:{found[1]}"
+            yield _Copy(found[0], f"company:{found[1]}")
 
 
-def _in_frames(
-    record: Record, texts: Sequence[str], share: float, split: str, rng: Random
-) -> Iterator[tuple[Placed, str]]:
+def _twin_in_company(record: Record, texts: Sequence[str], pair: str, seed: int, others: Neighbours) -> Iterator[_Copy]:
+    """Yield a side of a minimal pair among lawful notices, the same ones for both sides, drawn by the pair.
+
+    So the notices are no evidence for either side: innocents among them were flagged three times as often as alone.
+    """
+    if found := company.training_company(texts[0], record.label, Random(f"{seed}|{pair}"), others, ["lawful"]):
+        yield _Copy(found[0], "company:lawful", f"{pair}:company")
+
+
+def _in_frames(record: Record, texts: Sequence[str], share: float, split: str, rng: Random) -> Iterator[_Copy]:
     """Yield, of a `share` of messages, a threat handed on and the same one reported, or an innocent in any frame."""
     if rng.random() >= share:
         return
@@ -330,7 +347,7 @@ def _in_frames(
         kind = rng.choice(("innocent", "innocent", "report") if record.label == "lawful_collection" else FRAMES)
         frames = {kind: rng.choice(company.frames_of(split)[kind])[0]}
     for kind, frame in frames.items():
-        yield company.framed(text, frame, rng), f"company:{kind}"
+        yield _Copy(company.framed(text, frame, rng), f"company:{kind}", f"{_hash(record.text)[:16]}:frames")
 
 
 def _disguised(text: str, evasion: Evasion, rng: Random) -> tuple[str, str]:

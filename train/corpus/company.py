@@ -32,6 +32,9 @@ CHARACTERS = ("ads", "chat")
 FRAMES = ("report", "passed_on", "innocent")
 """Kinds of frames: they report a message to an uninvolved reader, hand it on to its victim, pass on an innocent one."""
 
+TRAINED = ("lawful", "ads", "chat", "service")
+"""Kinds of company in training."""
+
 HELD_OUT = ("weather", "delivery")
 """Kinds that, like their way of joining, occur in no training message."""
 
@@ -154,12 +157,18 @@ def label_beside(kind: str) -> str:
     return "" if kind in FRAMES else "lawful_collection" if kind == "lawful" else "ordinary"
 
 
-def training_company(text: str, label: str, rng: Random, neighbours: Neighbours) -> tuple[Placed, str] | None:
+def training_company(
+    text: str, label: str, rng: Random, neighbours: Neighbours, kinds: Sequence[str] = TRAINED
+) -> tuple[Placed, str] | None:
     """Return a training message in company of at most LONGEST characters, and the kind; None if none fits.
 
     A threat without money gets no lawful company: it would read like a debt threat.
     """
-    kind = rng.choice(["ads", "chat", "service"] if label == "other_threat" else ["lawful", "ads", "chat", "service"])
+    if label == "other_threat":
+        kinds = [kind for kind in kinds if kind != "lawful"]
+    if not kinds:
+        return None
+    kind = rng.choice(kinds)
     amount = rng.choice(_MOST_SENTENCES if kind in SENTENCES else _MOST_CHARACTERS)
     place = rng.choice(PLACES)
     for smaller in range(amount, 0, -max(1, amount // 3)):

@@ -187,7 +187,7 @@ def test_restyled_copies_are_of_all_training_messages_and_only_of_them(corpus):
 
 def test_training_messages_stand_in_company_of_messages_of_the_training_split(corpus):
     splits = built(corpus, "company: 2\nevasion: {share: 0}\n")
-    copies = [r for r in splits["train"] if r.evasion]
+    copies = [r for r in splits["train"] if r.evasion and not r.pair.endswith(":company")]
     plain = [r for r in splits["train"] if not r.evasion]
     assert not [r for split in ("validation", "test") for r in splits[split] if r.evasion]
     assert {r.evasion for r in copies} == {"company:lawful", "company:chat"}
@@ -202,6 +202,19 @@ def test_training_messages_stand_in_company_of_messages_of_the_training_split(co
     messages = Counter({r.template: r.source for r in plain}.values())
     assert by_source["nus"] / messages["nus"] == pytest.approx(2 / 3, abs=0.35)  # of ads and service there are none
     assert by_source["authored"] / messages["authored"] == pytest.approx(1.1, abs=0.35)
+
+
+def test_both_sides_of_a_minimal_pair_stand_among_the_same_lawful_notices(corpus):
+    train = built(corpus, "company: 2\nevasion: {share: 0}\n")["train"]
+    sides: dict[str, list[store.Row]] = defaultdict(list)
+    for r in train:
+        if r.pair.endswith(":company"):
+            assert (r.evasion, r.beside, r.template) == ("company:lawful", "lawful_collection", r.text)
+            sides[r.pair].append(r)
+    assert len(sides) == len({r.pair for r in train if r.pair and not r.evasion}) > 5
+    for one, other in sides.values():
+        assert one.text[: one.start] + one.text[one.end :] == other.text[: other.start] + other.text[other.end :]
+        assert {one.label, other.label} == {"lawful_collection", "debt_threat"}
 
 
 def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus):
@@ -227,7 +240,7 @@ def test_threats_are_handed_on_and_reported_as_pairs_and_innocents_framed(corpus
 def test_a_message_has_at_most_so_many_copies_and_those_in_frames_besides(corpus):
     settings = "draws: 1\ncompany: 4\ndressed: 1\nreported: 1\nevasion: {share: 1}\n"
     every, some = (
-        Counter((r.template, r.source) for r in built(corpus, more)["train"] if not r.pair.endswith(":frames"))
+        Counter((r.template, r.source) for r in built(corpus, more)["train"] if r.template != r.text or not r.evasion)
         for more in (settings, "copies: 2\n")
     )
     most = {"authored": 3, "nus": 2}
