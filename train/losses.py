@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jingyin.model.cascade import FLAGGED_INDEX, OTHER_INDEX
+from jingyin.model.labels import LABELS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs (..., labels) and targets (..., labels) -> losses (...)."""
@@ -16,6 +17,7 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return -(target * output.log_softmax(-1)).sum(-1)
 
 
+_OTHER_THREAT = LABELS.index("other_threat")
 _INNOCENT_MARGIN, _THREAT_MARGIN = -5.0, 2.0
 _SURE = 0.2  # a target further than this from both sides belongs to neither
 
@@ -24,13 +26,15 @@ def margin_loss(weight: float) -> Loss:
     """Return cross-entropy plus `weight` times a squared hinge on the log-odds of the risk (batch,).
 
     An innocent pays above -5, a threat below 2. Cross-entropy alone is content with an innocent at -2, where a filter
-    that may flag 1 message in 2,000 is not (train/LOG.md).
+    that may flag 1 message in 2,000 is not (train/LOG.md). Other threats pay nothing: they are not flagged, but closer
+    to extortion than to any innocent message.
     """
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         risk = log_odds_of(output)
         flagged = target[..., FLAGGED_INDEX].sum(-1)
-        innocent = (risk - _INNOCENT_MARGIN).clamp_min(0).square() * (flagged < _SURE)
+        benign = (flagged < _SURE) & (target[..., _OTHER_THREAT] < _SURE)
+        innocent = (risk - _INNOCENT_MARGIN).clamp_min(0).square() * benign
         threat = (_THREAT_MARGIN - risk).clamp_min(0).square() * (flagged > 1 - _SURE)
         return cross_entropy(output, target) + weight * (innocent + threat)
 

@@ -1,11 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jingyin.model.labels import LABELS
 from jingyin.train.loop import Schedule, _plan, _side_by_side, one_variant_each, pad, token_batches
-from jingyin.train.losses import pair_loss
+from jingyin.train.losses import cross_entropy, margin_loss, pair_loss
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=60), st.integers(0, 5))
@@ -81,6 +84,14 @@ def test_the_rows_of_a_pair_share_a_batch():
     together = sum(2 * pair in batch and 2 * pair + 1 in batch for batch in batches for pair in range(100))
     assert together >= 85  # a batch may end between the two
     assert all(padded[row] == max(lengths[row], lengths[row ^ 1]) for row in range(200))
+
+
+def test_an_innocent_pays_above_its_margin_a_threat_below_its_own_another_threat_nothing():
+    logits = torch.zeros(3, 5)  # of each three labels of five speak against the risk: log-odds of log 2/3
+    target = torch.eye(5)[[LABELS.index(label) for label in ("ordinary", "pay_to_stop", "other_threat")]]
+    paid = margin_loss(1.0)(logits, target) - cross_entropy(logits, target)
+    odds = math.log(2 / 3)
+    assert paid.tolist() == pytest.approx([(odds + 5) ** 2, (2 - odds) ** 2, 0.0], abs=1e-5)
 
 
 def test_pair_loss_is_the_softplus_of_what_lacks_to_the_margin():
