@@ -291,8 +291,9 @@ class Cases:
                      decided=time.time())  # fmt: skip
 
     def undo(self, case: dict[str, Any]) -> None:
-        """Open a decided case again; raises RefusedError if it has been changed since."""
-        self._change(case, state="open", decision=None, decided_label=None, known=None, decided_by=None, decided=None)
+        """Open a decided case again, as if a message had come; raises RefusedError if it has been changed since."""
+        nothing = dict.fromkeys(("decision", "decided_label", "known", "decided_by", "decided"))
+        self._change(case, state="open", last=time.time(), **nothing)  # with its old `last` it could be forgotten
 
     def export(self, since: float) -> Iterator[dict[str, Any]]:
         """Yield the decisions since a time as labelled rows, oldest first: the first message of each case."""

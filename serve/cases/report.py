@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
+import pyarrow as pa
+
 from jingyin.model.errors import InputError
 from jingyin.model.text import clean
 from jingyin.serve.analyst import AnswerError, ask
@@ -38,14 +40,23 @@ def report_files(
     sources = open_sources(find(inputs), ReadOptions(text=text_column, encoding=encoding))
     with ThreadPoolExecutor(THREADS) as threads:
         for _, block in blocks(sources):
-            rows = block.batch.to_pylist()
+            columns = [_values(block.batch, name) for name in FIELDS]
             bodies = [
-                {**{name: row[name] for name in FIELDS if row.get(name)}, "text": text}
-                for row, text in zip(rows, block.texts.to_pylist(), strict=True)
+                {**{name: value for name, value in zip(FIELDS, row, strict=True) if value}, "text": text}
+                for text, *row in zip(block.texts.to_pylist(), *columns, strict=True)
             ]
             sent = [_body(body, kind) for body in bodies if clean(str(body["text"])[:TEXT]).text]
             refusals = [*filter(None, threads.map(partial(_send, url), sent))]
             yield Reported(len(sent) - len(refusals), len(bodies) - len(sent) + len(block.rejects), refusals)
+
+
+def _values(rows: pa.RecordBatch, name: str) -> list[Any]:
+    """Return the values of a column, None without it; points in time as text, since Python has no year 10,000."""
+    if name not in rows.schema.names:
+        return [None] * len(rows)
+    column = rows[name]
+    values: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    return values
 
 
 def _send(url: str, body: dict[str, Any]) -> str:

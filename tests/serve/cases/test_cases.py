@@ -201,6 +201,16 @@ def test_bounds(tmp_path: Path) -> None:
     assert dropped == {"texts": 2, "old": 1, "cases": 1}
 
 
+def test_an_old_case_that_is_opened_again_stays_for_analysts(tmp_path: Path) -> None:
+    queue, dropped = cases(tmp_path, days=1)
+    queue.keep([message(THREAT, time=time.time() - 90_000)])
+    (case,) = queue.listed(Filter())
+    queue.decide(case, "innocent", "ordinary", None, "anna")
+    queue.undo(queue.one(case["id"]))
+    assert queue.expire() == 1
+    assert ([each["texts"] for each in queue.listed(Filter())], dropped) == ([[THREAT]], {"old": 0})
+
+
 def test_a_flood_of_different_messages_stays_within_the_bounds_and_is_counted(tmp_path: Path) -> None:
     queue, dropped = cases(tmp_path, cases=100)
     characters = [chr(0x4E00 + number) for number in range(7_200)]
@@ -311,7 +321,7 @@ async def test_what_finds_the_queue_full_is_counted(monkeypatch: pytest.MonkeyPa
         locked = sqlite3.connect(tmp_path / "cases.sqlite", isolation_level=None)
         locked.execute("BEGIN IMMEDIATE")
         await client.post("/v1/score", json={"text": DIFFERENT[2] + "死"})
-        while "jingyin_cases_away 1.0" not in service.metrics.render().decode():
+        while "jingyin_cases_away 1.0" not in service.metrics.render().decode() or service.cases._queue.qsize():
             await asyncio.sleep(0.02)
         for number in range(10):  # the writer holds the one before, 4 wait
             answer = await client.post("/v1/score", json={"text": f"{chr(0x4E00 + number) * 9}死"})

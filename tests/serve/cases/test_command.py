@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests import json_lines
 from tests.command import run_command
@@ -95,6 +97,15 @@ def test_a_row_that_the_service_refuses_costs_no_other(cases: Run, url: str, tmp
     assert THREAT not in err
     listed = json.loads(ask_service(url, "GET", "/admin/cases"))["cases"]
     assert good["text"] in [text for case in listed for text in case["texts"]]
+
+
+def test_times_that_python_does_not_know_cost_no_other_row(cases: Run, url: str, tmp_path: Path) -> None:
+    times = pa.array([2**50, 1_796_000_000_000, 2**62, None], pa.timestamp("ms", "Asia/Shanghai"))
+    texts = [f"{THREAT}，第{number}次" for number in "一二三四"]
+    pq.write_table(pa.table({"text": texts, "time": times, "score": [0.5] * 4}), tmp_path / "list.parquet")
+    code, out, err = cases("report", str(tmp_path / "list.parquet"), "--url", url)
+    assert (code, out) == (3, "2 reports sent, 0 rows without a text left out, 2 refused\n")
+    assert "time" in err
 
 
 def test_a_service_that_cannot_be_reached(cases: Run, tmp_path: Path) -> None:
