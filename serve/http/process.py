@@ -163,8 +163,12 @@ class Supervisor(Multiprocess):
         self._copied = self._copy()
         self.config.app = self._worker("reloaded")
         self.restart_all()
-        done = self.processes[0] is not old_workers[0]
-        log("reloaded" if done else "reload_failed", level="info" if done else "error")
+        replaced = len(set(self.processes) - set(old_workers))
+        done = replaced > 0
+        if done and replaced < len(old_workers):
+            log("reload_incomplete", level="error", replaced=replaced, workers=len(old_workers))
+        else:
+            log("reloaded" if done else "reload_failed", level="info" if done else "error")
         gone = previous[1] if done else self._copied
         if not done:
             self._settings, self._copied, self._load = previous

@@ -166,6 +166,20 @@ def test_while_no_worker_can_start_a_reload_changes_no_secret_and_a_death_ends_t
 
 
 @pytest.mark.exhaustive
+def test_a_reload_that_ends_half_way_is_an_error(name: Path, tmp_path: Path) -> None:
+    # Two workers start, and the first of the reload.
+    with Process({"NAME": str(name), "STARTS": str(tmp_path / "starts")}, workers=2) as server:
+        name.write_text("second")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: 'jingyin_reloads_total{outcome="failed"} 1.0' in metrics(server))
+        assert {*bundles(server)} == {"first", "second"}
+    events = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    found = [each for each in events if each["event"].startswith("reload")]
+    wanted = {"level": "error", "event": "reload_incomplete", "replaced": 1, "workers": 2}
+    assert [{key: each[key] for key in each if key != "time"} for each in found] == [wanted]
+
+
+@pytest.mark.exhaustive
 def test_a_server_that_is_told_to_stop_while_it_starts_has_not_failed() -> None:
     server = Process({"SLOW": "3"}, workers=2)
     until(lambda: len(workers(server)) == 2)
