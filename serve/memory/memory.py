@@ -8,6 +8,7 @@ harmless.
 """
 
 import asyncio
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from jingyin.serve.memory.remote import Guarded, Socket, ValkeyState, listening
 from jingyin.serve.memory.secret import Secret, read_secret
 from jingyin.serve.memory.senders import Suspects, contacts, has_contact
 from jingyin.serve.memory.state import Local, Op, State
-from jingyin.serve.observe import Metrics, log
+from jingyin.serve.observe import Metrics, error_site, log
 from jingyin.serve.settings import Settings
 
 _READING: dict[str, Callable[[Op], Op]] = {
@@ -56,6 +57,7 @@ class Memory:
         self._secret = secret
         self._on_timeout = settings.on_memory_timeout
         self._refreshing: asyncio.Task[None] | None = None
+        self._stale = False
         self._metrics = metrics
 
     async def judge(self, context: Context, answer: Answer, *, trial: bool = False) -> Answer:
@@ -80,38 +82,25 @@ class Memory:
         return await self._by_state(context, answer, own_action, risk, match, trial=trial)
 
     async def share_part(
-        self, key: str, names: Sequence[str], part: str | None, seconds: float
+        self, key: str, names: Sequence[str], part: str | None, seconds: int
     ) -> list[tuple[list[str], bool]]:
         """Keep `part`, if any, of a long message under `names` for the filters that ask by API key `key`.
+
+        It is kept for `seconds`, or up to a quarter longer.
 
         Returns for each name the parts kept under it, the oldest first, and whether some were forgotten early. Raises
         any error if the state can't be reached: a worker's own memory does not have the parts of the others.
         """
         hashes = [self._part_key(key, name) for name in names]
-        sealed = self._secret.seal(part) if part else b""
-        found = await self.known.state.run([Op("push", each, sealed, seconds) for each in hashes])
-        parts = [[text for each in reversed(kept) if (text := self._secret.open(each))] for kept, _ in found]
-        again = [  # encrypted, equal parts differ, and each copy of a part sent again would push out another
-            name
-            for name, (kept, _), texts in zip(hashes, found, parts, strict=True)
-            if part in texts and sealed not in kept
-        ]
-        if again:
-            await self.known.state.run([Op("pull", name, sealed) for name in again])
-        return [(texts, lost) for texts, (_, lost) in zip(parts, found, strict=True)]
+        # Equal parts must be equal when sealed: the state keeps one of them, where copies would push out other parts.
+        sealed = self._secret.seal(part, alike=True) if part else b""
+        found = await self.known.state.run([Op("push", each, sealed, _rounded(seconds)) for each in hashes])
+        return [([text for each in reversed(kept) if (text := self._secret.open(each))], lost) for kept, lost in found]
 
     async def forget_part(self, key: str, names: Sequence[str], part: str) -> None:
         """Forget a part kept under `names`; raises as `share_part` does."""
-        hashes = [self._part_key(key, name) for name in names]
-        found = await self.known.state.run([Op("push", each) for each in hashes])
-        ops = [
-            Op("pull", name, sealed)
-            for name, (kept, _) in zip(hashes, found, strict=True)
-            for sealed in kept
-            if self._secret.open(sealed) == part
-        ]
-        if ops:
-            await self.known.state.run(ops)
+        sealed = self._secret.seal(part, alike=True)
+        await self.known.state.run([Op("pull", self._part_key(key, name), sealed) for name in names])
 
     def _part_key(self, key: str, name: str) -> str:
         return "p:" + self._secret.hash(key, "part", name)
@@ -132,12 +121,20 @@ class Memory:
             await self.state.close()
 
     async def _refresh(self) -> None:
+        """Refresh known wordings; those of before stay while that fails, which is logged once."""
         try:
             await self.known.refresh()
             (evicted,) = await self._run([Op("evicted", "")], "evicted")
             self._metrics.state_evicted.set(evicted)
-        except Exception:  # known wordings stay known; Guarded sees and reports it even while no message asks
-            await self._run([Op("marked", "probe")], "known")
+        except Exception as error:
+            if not self._stale:
+                log("known_stale", level="warning", **error_site(error))
+            self._stale = True
+            await self._run([Op("marked", "probe")], "known")  # Guarded reports an outage even while no message asks
+        else:
+            if self._stale:
+                log("known_refreshed")
+            self._stale = False
 
     async def _run(self, ops: Sequence[Op], step: str) -> list[Any]:
         return await (self.state.run(ops, step) if isinstance(self.state, Guarded) else self.state.run(ops))
@@ -282,6 +279,12 @@ def shared_state(settings: Settings, folder: Path) -> Iterator[None]:
     share_secret(settings, folder)
     with listening(local, folder / _SOCKET):
         yield
+
+
+def _rounded(seconds: int) -> float:
+    """Return `seconds`, or up to a quarter more: the state has a queue for each lifetime, and clients choose these."""
+    step = 2.0 ** (seconds.bit_length() - 3)
+    return math.ceil(seconds / step) * step
 
 
 def share_secret(settings: Settings, folder: Path) -> None:

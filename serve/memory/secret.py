@@ -32,6 +32,7 @@ class Secret:
         number = int.from_bytes(blake2b(b"sketches", key=secret, digest_size=6).digest(), "big") | 1
         self.salt = np.uint64(number << 16)
         """The multiplier of near_copies.hashes."""
+        self._numbers = blake2b(b"numbers", key=secret, digest_size=_BYTES).digest()
         self._cipher: aead.AESGCM | None = None
         if encrypts:
             try:
@@ -45,12 +46,13 @@ class Secret:
         data = "\0".join(parts).encode("utf-8", "surrogatepass")
         return blake2b(data, key=self._hashing, digest_size=16).hexdigest()
 
-    def seal(self, text: str) -> bytes:
-        """Encrypt a text; no two results are equal."""
+    def seal(self, text: str, *, alike: bool = False) -> bytes:
+        """Encrypt a text; no two results are equal, except those of equal texts if both are `alike`."""
         data = text.encode("utf-8", "surrogatepass")
         if self._cipher is None:
             return data
-        nonce = os.urandom(12)
+        # A nonce that depends on the text by a key of its own, as in RFC 5297, is not used for another text.
+        nonce = blake2b(data, key=self._numbers, digest_size=12).digest() if alike else os.urandom(12)
         return nonce + self._cipher.encrypt(nonce, data, None)
 
     def open(self, sealed: bytes) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from jingyin.model.errors import ConfigError
+from jingyin.model.files import atomic_file
 
 SLOTS = 3
 """Values that `shift` keeps of a key."""
@@ -128,7 +129,7 @@ class Local:
     def expire(self, *, most: int = 1_000_000) -> None:
         """Forget up to `most` expired keys of each kind."""
         now = self._clock()
-        for keys in self._alike.values():
+        for keys in list(self._alike.values()):
             for _ in range(most):
                 if not keys or self._entries[first := next(iter(keys))].until > now:
                     break
@@ -156,7 +157,10 @@ class Local:
     def _forget(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
             self.used -= _size(entry.value)
-            del self._alike[key[:2], entry.lifetime][key]
+            alike = self._alike[key[:2], entry.lifetime]
+            del alike[key]
+            if not alike:  # callers choose lifetimes: there is no end of different ones
+                del self._alike[key[:2], entry.lifetime]
 
     def _tally(self, now: float, key: str, amount: int, seconds: float) -> float:
         bucket, share = divmod(now / seconds, 1)
@@ -253,11 +257,9 @@ class Local:
                 count = int(tables.get(name, {}).get(field, b"0")) + added
                 tables[name] = tables.get(name, {}) | {field: b"%d" % count}
             if self._file:
-                draft = self._file.with_name(f".{self._file.name}.writing")
-                draft.unlink(missing_ok=True)
-                draft.touch(mode=0o600)
-                draft.write_text(json.dumps({name: _encoded(each) for name, each in tables.items()}), encoding="ascii")
-                draft.replace(self._file)
+                with atomic_file(self._file) as file:
+                    os.fchmod(file.fileno(), 0o600)
+                    file.write(json.dumps({name: _encoded(each) for name, each in tables.items()}).encode())
                 self._stamp = _stamp(self._file)
             self._tables, self._added = tables, Counter()
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.serve.http.http_fakes import Process, serving, until
 from tests.serve.http.test_page import Browser, browser  # noqa: F401  a fixture
 from tests.serve.memory.conftest import Valkey
@@ -18,10 +20,11 @@ from tests.serve.memory.gateway import MemoryUser, Slow
 from tests.serve.processes import children
 
 from jingyin.model.errors import ConfigError
-from jingyin.serve.memory.memory import Memory, shared_state
+from jingyin.serve.memory.known import NewWording
+from jingyin.serve.memory.memory import Memory, _rounded, shared_state
 from jingyin.serve.memory.remote import Guarded
 from jingyin.serve.memory.secret import Secret
-from jingyin.serve.memory.state import Local, Op
+from jingyin.serve.memory.state import PUSHED, Local, Op
 from jingyin.serve.settings import load_settings
 
 THREAT = "不还钱就叫人弄死你全家，今天晚上八点以前把钱转到我的账户"
@@ -199,6 +202,50 @@ async def test_a_state_that_is_away_is_reported_before_a_message_needs_it() -> N
             await asyncio.sleep(0.01)
     await memory.close()
     assert events == [("away", "ConnectionRefusedError")]
+
+
+class Faulty(Local):
+    """A state whose known wordings can't be read while `fault` is set."""
+
+    fault: Exception | None = None
+
+    async def run(self, ops: Sequence[Op]) -> list[Any]:
+        if self.fault and any(op.name == "fields" for op in ops):
+            raise self.fault
+        return self.run_now(ops)
+
+
+async def test_known_wordings_that_can_not_be_refreshed_are_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
+    state = Faulty()
+    gateway = MemoryUser(state)
+    await gateway.memory.known.add(NewWording(action="block", text=THREAT), "admin", 0.9)
+    for state.fault in (ValueError(THREAT), ValueError(THREAT), None, None):
+        gateway.memory.tend()
+        assert gateway.memory._refreshing
+        await gateway.memory._refreshing
+        assert await gateway.reason(THREAT, 0.9) == "block known"
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["level"], line["event"], line.get("error")) for line in lines] == [
+        ("warning", "known_stale", "ValueError"), ("info", "known_refreshed", None)
+    ]  # fmt: skip
+
+
+async def test_a_part_sent_again_pushes_out_no_other() -> None:
+    for encrypts in (False, True):
+        gateway = MemoryUser(encrypts=encrypts)
+        parts = [f"part {number}" for number in range(PUSHED)]
+        for part in [*parts, parts[0]]:
+            await gateway.memory.share_part("gw", ["k"], part, 60)
+        assert await gateway.memory.share_part("gw", ["k", "l"], None, 60) == [(parts, False), ([], False)]
+        await gateway.memory.forget_part("gw", ["k", "l"], parts[1])
+        assert await gateway.memory.share_part("gw", ["k"], None, 60) == [([parts[0], *parts[2:]], False)]
+
+
+@given(st.integers(1, 604_800))
+def test_parts_are_kept_for_one_of_eighty_times(seconds: int) -> None:
+    rounded = _rounded(seconds)
+    assert seconds <= rounded <= 1.25 * seconds
+    assert rounded in {2.0**power * quarters for power in range(-2, 18) for quarters in range(4, 9)}
 
 
 async def test_parts_are_never_kept_where_other_workers_do_not_see_them() -> None:

@@ -1,3 +1,4 @@
+import os
 import time
 from pathlib import Path
 
@@ -116,3 +117,20 @@ def test_a_table_that_can_not_be_saved_is_unchanged(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="folder"):
             local.run_now([op])
     assert local.run_now([Op("fields", "known")]) == [[b"x"]]
+
+
+def test_lifetimes_that_nothing_has_any_more_take_no_memory() -> None:
+    clock = Clock()
+    local = Local(clock=clock)
+    for seconds in range(1, 200):
+        local.run_now([Op("push", f"p:{seconds}", b"x", float(seconds))])
+    clock.now += 200
+    local.expire()
+    assert (len(local), local._alike) == (0, {})
+
+
+def test_tables_are_on_the_disk_before_a_change_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local, synced = Local(file=tmp_path / "known.json"), []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    local.run_now([Op("put", "known", (b"a", b"1"))])
+    assert synced == [str(tmp_path / "_known.json.writing"), str(tmp_path)]
