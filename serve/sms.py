@@ -202,8 +202,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ENTITY = re.compile("&#(?:[xX]0*([0-9a-fA-F]{1,6})|0*([0-9]{1,7}));")
 _QUOTED = re.compile("(?:=[0-9a-fA-F]{2}(?:=\r?\n)?){6,}")  # as in a vCard
 # WBXML, the form of a WAP push: 03 begins a string that a NUL ends, 02 a character as a multi-byte integer.
-_TOKENS = re.compile(  # Chinese, or two strings in a row
-    rb"\x02\x80*[\x81\x82][\x80-\xff][\x00-\x7f]|\x03[^\x00]+\x00\x03"
+_TOKENS = re.compile(  # Chinese, or two strings in a row: from a piece's first 03, so that many take linear time
+    rb"\x02\x80*[\x81\x82][\x80-\xff][\x00-\x7f]|(?:\A|\x00)[^\x00\x03]*\x03[^\x00]+\x00\x03"
 )
 _BETWEEN = re.compile(rb"\0\0[^\0]{0,4}?\x03")  # strings of UTF-16, which each may begin at an odd byte
 _CHARACTER_TOKEN = re.compile(rb"\x02\x80*([\x80-\xff]{1,3}[\x00-\x7f])")

@@ -399,3 +399,9 @@ def test_ascii_and_random_bytes_seldom_get_a_chinese_reading() -> None:
 def test_a_little_chinese_among_much_ascii_is_read(coding: int, codec: str) -> None:
     text = ". " * 60 + "弄死你"
     assert text in [each.text for each in readings([Segment(text.encode(codec))], coding)]
+
+
+def test_a_payload_of_string_tokens_takes_linear_time() -> None:
+    begun = time.process_time()
+    readings([Segment(b"\x03" * 60_000)], 8)
+    assert time.process_time() - begun < 2
