@@ -35,7 +35,7 @@ one raises.
 import codecs
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
@@ -238,7 +238,7 @@ def _has_chinese(text: str) -> bool:
     return any(_NO_LETTERS.search(run.encode("utf-16-be")) for run in _RUN.findall(text))
 
 
-@cache
+@lru_cache(1 << 16)  # a sender could fill one without an end
 def _is_odd(character: str) -> bool:
     if character > "\uffff":
         return False

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import ClassVar, NamedTuple
 
 from jingyin.model.errors import InputError
-from jingyin.serve.sms import SEVERAL, Part, Segment, coding_of, read_header
+from jingyin.serve.sms import MAX_PAYLOAD, SEVERAL, Part, Segment, coding_of, read_header
 
 RESPONSE = 0x80000000
 """Added to a request's command, gives that of its response."""
@@ -240,7 +240,7 @@ def message(parsed: Parsed) -> Message:
     """Return a message; it is a part if a header of it says so to anybody, or other fields.
 
     A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if peers may take it for
-    different parts, or if a part is longer than any that fits into a short message.
+    different parts, or if a part is longer than any that fits into a short message, or a text than MAX_PAYLOAD.
     """
     texts, named = list(parsed.texts), []
     for payload, udh in parsed.texts:
@@ -255,7 +255,7 @@ def message(parsed: Parsed) -> Message:
     if len({(part.total, part.number) for part in parts}) > 1:
         raise UnreadableError
     part = parts[0] if parts and parts[0].total > 1 else None
-    if part and any(len(each.payload) > MAX_PART for each in texts):
+    if any(len(each.payload) > (MAX_PART if part else MAX_PAYLOAD) for each in texts):
         raise UnreadableError
     aliases = tuple({each.reference for each in parts if part} - {part and part.reference})
     lone = part is not None and not all(named)

@@ -71,11 +71,11 @@ try:
             found.append(verdict["action"])
             if late or "unread" in edits or ("cut" in edits and risky):
                 found.append("unread")
-    refused = "review" in found and os.environ.get("JINGYIN_REVIEW") == "refuse"
-    refused = refused or ("unread" in found and os.environ.get("JINGYIN_UNREAD") != "forward")
-    action = "block" if "block" in found else "refuse" if refused else "pass"
 except Exception:  # a filter must not lose messages by its own fault
-    action = "block" if "block" in found else action
+    found.append(action)
+refused = "review" in found and os.environ.get("JINGYIN_REVIEW") == "refuse"
+refused = refused or ("unread" in found and os.environ.get("JINGYIN_UNREAD") != "forward")
+action = "block" if "block" in found else "refuse" if refused else "pass"
 if action == "block" and not os.environ.get("JINGYIN_DRY_RUN"):
     smpp_status = 0x45  # ESME_RSUBMITFAIL
     http_status = 403

@@ -20,6 +20,7 @@ SHARE_SECONDS = 0.25
 """Longest wait for the parts of other filters; without an answer a part is judged with those of its own filter."""
 MAX_SECONDS = 7 * 86_400
 """Longest time for which the service keeps a part."""
+_QUESTIONS = 64  # at most, at once, of all sessions
 _MOST_KEYS = 64  # of a part that are shared; a client with more receivers has one filter
 
 NOT_SHARED = Counter("jingyin_gateway_parts_not_shared", "Parts that could not be shared.", registry=REGISTRY)
@@ -38,12 +39,13 @@ class SharedParts:
     def __init__(self, http: Http, seconds: float) -> None:
         self._http = http
         self._seconds = min(max(1, round(seconds)), MAX_SECONDS)
+        self._places = asyncio.Semaphore(_QUESTIONS)
 
     async def exchange(self, part: HeldPart, *, again: bool) -> Shared:
         """Hand over a part, unless `again`, and return those with its keys, itself perhaps among them; never raises."""
         keys = part.keys[:_MOST_KEYS]
         try:
-            answer = await self._ask(keys, None if again else _text(part))
+            answer = await self._ask(part, None if again else _text(part))
             parts = {key: [_message(text) for text in each["parts"]] for key, each in zip(keys, answer, strict=True)}
             return Shared(parts, [key for key, each in zip(keys, answer, strict=True) if each["lost"]])
         except Exception:  # whatever the error, the part must not be lost
@@ -53,15 +55,16 @@ class SharedParts:
     async def forget(self, part: HeldPart) -> None:
         """Take back a part that was refused; never raises."""
         try:
-            await self._ask(part.keys[:_MOST_KEYS], _text(part), forget=True)
+            await self._ask(part, _text(part), forget=True)
         except Exception:  # it expires
             NOT_SHARED.inc()
 
-    async def _ask(self, keys: list[PartKey], part: str | None, *, forget: bool = False) -> list[dict[str, Any]]:
-        named = [json.dumps(key) for key in keys]
-        body = json.dumps({"keys": named, "part": part, "seconds": self._seconds, "forget": forget}).encode()
-        async with asyncio.timeout(SHARE_SECONDS):
-            status, answer = await self._http.request("POST", "/v1/parts", body, again=True)
+    async def _ask(self, part: HeldPart, text: str | None, *, forget: bool = False) -> list[dict[str, Any]]:
+        named = [json.dumps(key) for key in part.keys[:_MOST_KEYS]]
+        body = json.dumps({"keys": named, "part": text, "seconds": self._seconds, "forget": forget}).encode()
+        async with part.owner.places, self._places:  # a flood of parts waits, and the parts of others don't fail
+            async with asyncio.timeout(SHARE_SECONDS):
+                status, answer = await self._http.request("POST", "/v1/parts", body, again=True)
         if status != 200:
             raise ValueError(status)
         found: list[dict[str, Any]] = json.loads(answer)["keys"]

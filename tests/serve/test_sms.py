@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jingyin.model.errors import InputError
+from jingyin.serve import sms
 from jingyin.serve.sms import (
     CODINGS,
     GAP,
@@ -405,3 +406,9 @@ def test_a_payload_of_string_tokens_takes_linear_time() -> None:
     begun = time.process_time()
     readings([Segment(b"\x03" * 60_000)], 8)
     assert time.process_time() - begun < 2
+
+
+def test_no_sender_fills_memory_with_characters() -> None:
+    for start in range(0x10000, 0x30000, 2_000):
+        readings([Segment("".join(map(chr, range(start, start + 2_000))).encode("utf-16-be"))], 8)
+    assert sms._is_odd.cache_info().currsize <= 1 << 16

@@ -109,6 +109,16 @@ def test_trouble_with_one_field_does_not_undo_the_verdict_on_the_other(monkeypat
     assert answers == []
 
 
+@pytest.mark.parametrize(("failure", "statuses"), [("pass", (0x58, 503)), ("block", BLOCKED)])
+def test_trouble_after_a_question_without_an_answer_in_time_refuses(
+    monkeypatch: pytest.MonkeyPatch, failure: str, statuses: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("JINGYIN_ON_FAILURE", failure)
+    answers = [b'{"action":"pass","reason":"deadline","risk":0.9}', b""]
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO(answers.pop(0)))
+    assert intercept(both("呼死你", "你好")) == statuses
+
+
 def custom(tag: int, value: object, short: bytes = b"") -> SimpleNamespace:
     made = pdu(short, 8)
     made.custom_tlvs = [(tag, None, "OctetString", value)]

@@ -273,6 +273,7 @@ async def test_a_threat_is_blocked_however_its_coding_is_written(world: KannelWo
         b"charset=UCS-4BE&coding=2&text=" + quote(THREAT.encode("utf-32-be")).encode(),
         b"charset=UTF-8//IGNORE&coding=2&text=" + threat(0),
         b"charset=WCHAR_T&coding=2&text=" + quote(THREAT.encode("utf-32-le")).encode(),
+        b"udh=%FF%70%FF" + b"%01" * 253 + b"&coding=2&charset=UTF-8&text=" + b"a" * 32_640,  # with its header too long
     ],
 )
 async def test_what_kannel_might_read_as_another_text_is_answered_400(world: KannelWorld, query: bytes) -> None:

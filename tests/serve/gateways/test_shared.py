@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tests.serve.gateways.fakes import HALVES, Owner
 from tests.serve.http.http_fakes import InThread, serving
 
 from jingyin.serve.gateways.assembly import HeldPart
-from jingyin.serve.gateways.client import Http, Ruling, VerdictClient
+from jingyin.serve.gateways.client import SESSION_QUESTIONS, Http, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.shared import NOT_SHARED, SharedParts
@@ -89,6 +90,31 @@ def test_a_refused_part_is_taken_back_and_other_receivers_have_their_own() -> No
         assert await one.add(2, "早".encode("utf-16-be")).answer == PASS
 
     play(scenario)
+
+
+async def test_a_flood_of_parts_asks_few_questions_at_once_and_fails_none() -> None:
+    asking, most = 0, 0
+
+    class Slow(Http):
+        async def request(self, *_: object, **__: object) -> tuple[int, bytes]:
+            nonlocal asking, most
+            asking += 1
+            most = max(most, asking)
+            await asyncio.sleep(0.001)
+            asking -= 1
+            return 200, b'{"keys":[{"parts":[],"lost":false}]}'
+
+    shared, before = SharedParts(Slow("http://127.0.0.1:1"), 60), NOT_SHARED._value.get()
+    one, other = (SimpleNamespace(places=asyncio.Semaphore(SESSION_QUESTIONS)) for _ in range(2))
+    message = Message([Segment(b"x")], 8, Part(7, 2, 1), "106900", ["13800138000"])
+    part = {"message": message, "number": 1, "keys": [("1", "2", 3, 4)], "kin": ("106900", 2)}
+    parts = [SimpleNamespace(owner=one, **part) for _ in range(300)]
+    flood = asyncio.gather(*(shared.exchange(each, again=False) for each in parts))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await shared.exchange(SimpleNamespace(owner=other, **part), again=False)  # type: ignore[arg-type]
+    assert not flood.done()  # another session did not wait for it
+    await flood
+    assert (most, NOT_SHARED._value.get() - before) == (SESSION_QUESTIONS + 1, 0)
 
 
 def test_without_the_service_a_part_is_judged_with_those_of_its_own_filter() -> None:

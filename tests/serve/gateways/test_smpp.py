@@ -155,6 +155,7 @@ def test_a_damaged_header_is_read_as_text_too() -> None:
         (SMPP.submit("你好", 1, tlvs=sar(1, 2, 1)[:-5] + tlv(0x20F, b"\0\1")), "parameters"),
         (SMPP.part("你好", 1, (7, 3, 2), tlvs=sar(1, 4, 3)), "unreadable"),
         (SMPP.part("你好", 1, (7, 2, 1), tlvs=tlv(0x424, udh(7, 2, 2) + UCS2)), "unreadable"),
+        (SMPP.submit(b"\x4e\x00" * 127, 2, tlvs=tlv(0x424, b"\x4e\x00" * 32_767)), "unreadable"),  # joined, too long
         (SMPP.frame(4), "unreadable"),
         (SMPP.frame(4, b"\0\x01\x01100"), "unreadable"),
         (SMPP.frame(0x103), "unreadable"),
