@@ -163,12 +163,10 @@ class Supervisor(Multiprocess):
         self._copied = self._copy()
         self.config.app = self._worker("reloaded")
         self.restart_all()
-        replaced = len(set(self.processes) - set(old_workers))
+        replaced, workers = len(set(self.processes) - set(old_workers)), len(old_workers)
         done = replaced > 0
-        if done and replaced < len(old_workers):
-            log("reload_incomplete", level="error", replaced=replaced, workers=len(old_workers))
-        else:
-            log("reloaded" if done else "reload_failed", level="info" if done else "error")
+        event = "reload_failed" if not done else "reload_incomplete" if replaced < workers else "reloaded"
+        log(event, level="info" if event == "reloaded" else "error", replaced=replaced, workers=workers)
         gone = previous[1] if done else self._copied
         if not done:
             self._settings, self._copied, self._load = previous
