@@ -266,9 +266,11 @@ def _classify(incumbent: Bundle, name: str, max_tokens: int, corpus: Path) -> di
 def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str, object]:
     """Return the recipe that makes the bundle, with at least the incumbent's rates and shares that networks read.
 
-    A quarter of the rates and half of the shares measured on real messages here replace them if higher; if authored
-    messages, which are harder, must stand in for traffic, the full values measured on these do. Own messages don't
-    count then: many are false alarms of the incumbent, which the new bundle is not to repeat.
+    A quarter of the rates and half of the shares measured on real messages here replace them if higher. Rates are as
+    observed: their bounds exceed any low target where messages are few, and the next bundles would inherit them. If
+    authored messages, which are harder, must stand in for traffic, the full values measured on these do, with bounds:
+    otherwise a threshold above them all would be set. Own messages don't count then: many are false alarms of the
+    incumbent, which the new bundle is not to repeat.
     """
     manifest, calibration = incumbent.manifest, read_split(corpus, "calibration")
     ordinary = calibration.take(np.flatnonzero(is_traffic(calibration)))
@@ -277,10 +279,10 @@ def _calibrate(incumbent: Bundle, old_scorer: Scorer, corpus: Path) -> dict[str,
         ordinary = ordinary.take(np.flatnonzero(np.array(ordinary.sources) == "authored"))
     judged = verdicts(old_scorer, [message.original for message in ordinary.cleaned])
     risks = np.array([verdict.risk for verdict in judged])
-    rates = [
-        min(0.999, max(threshold.target, rate_at(risks, ordinary.sources, threshold.risk) / (4 if real else 1)))
-        for threshold in (manifest.review, manifest.block)
-    ]
+    rates = []
+    for threshold in (manifest.review, manifest.block):
+        measured = rate_at(risks, ordinary.sources, threshold.risk, bounded=not real)
+        rates.append(min(0.999, max(threshold.target, measured / 4 if real else measured)))
     shares = read_shares(incumbent, ordinary, 0.5 if real else 1)
     provenance = cast(dict[str, Any], manifest.provenance)
     recipe = provenance.get("calibrated", provenance).get("recipe", {})

@@ -141,11 +141,14 @@ def choose_threshold(risks: Floats, sources: Sequence[str], target: float, least
     )  # fmt: skip
 
 
-def rate_at(risks: Floats, sources: Sequence[str], risk: float) -> float:
-    """Return the lowest target at which `choose_threshold` flags as many of benign `risks` (n,) as `risk` does."""
+def rate_at(risks: Floats, sources: Sequence[str], risk: float, *, bounded: bool) -> float:
+    """Return the share of benign `risks` (n,), every source counting alike, that a threshold of `risk` flags.
+
+    `bounded` gives the lowest target at which `choose_threshold` flags as many: no lower than the bound of that share.
+    """
     _, rates, bounds = _alarms(risks, sources)
     count = int((risks >= risk).sum())
-    return float(max(rates[count], bounds[count]))
+    return float(max(rates[count], bounds[count]) if bounded else rates[count])
 
 
 def _above(descending: Floats, rank: int) -> float:

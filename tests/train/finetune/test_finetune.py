@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -143,7 +144,23 @@ def test_own_false_alarms_license_no_others(finetuned, incumbent):
     texts = [row.text for row in rows if row.source == "authored" and row.label in BENIGN]
     risks = np.array([verdict.risk for verdict in Scorer.load(incumbent).score_many(texts)])
     recipe = yaml.safe_load((finetuned / "recipes" / "cascade.yaml").read_text(encoding="utf-8"))
-    assert recipe["review_rate"] == max(0.2, rate_at(risks, ["authored"] * len(texts), 0.5))
+    assert recipe["review_rate"] == max(0.2, rate_at(risks, ["authored"] * len(texts), 0.5, bounded=True))
+
+
+@pytest.mark.parametrize(("flagged", "rate"), [(0, 0.0004), (1, 0.0025 / 4)])
+def test_real_traffic_raises_a_target_by_what_is_observed_not_by_its_bound(
+    flagged, rate, incumbent, tmp_path, monkeypatch
+):
+    texts = [f"第{i}号车位周五能停吗" for i in range(400)]
+    rows = [Row(text, "ordinary", "other", "plain", "jsonl", f"{i}", text, "", 1.0) for i, text in enumerate(texts)]
+    store.write({split: rows for split in store.SPLITS}, {}, "real", tmp_path / "corpus")
+    risks = [0.9] * flagged + [0.0] * (400 - flagged)
+    monkeypatch.setattr(run, "verdicts", lambda *_: [SimpleNamespace(risk=risk) for risk in risks])
+    bundle = read_bundle(incumbent)
+    review = bundle.manifest.review.model_copy(update={"target": 0.0004})
+    bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"review": review}))
+    recipe = run._calibrate(bundle, Scorer.load(incumbent), tmp_path / "corpus")
+    assert recipe["review_rate"] == pytest.approx(rate)
 
 
 def test_near_duplicates_stay_on_one_side(finetuned):
