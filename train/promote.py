@@ -307,7 +307,8 @@ def unused_rows(messages: Samples, data: Sequence[Path], manifests: Sequence[Man
     near_splits = {hash_: path for path in near if (hash_ := file_sha256(path)) in used_hashes}
     used_texts = {text for path in near_splits.values() for text in samples.texts_in(path)}
     named_texts = zip(messages.texts, messages.templates, strict=True)
-    left = messages.take(np.array([i for i, names in enumerate(named_texts) if used_texts.isdisjoint(names)], np.int64))
+    unused = [i for i, names in enumerate(named_texts) if not any(samples.is_among(text, used_texts) for text in names)]
+    left = messages.take(np.array(unused, np.int64))
     refuse_empty_class([LABELS[label] for label in left.labels], data)
     reason = f"{len(messages) - len(left)} of {len(messages)} rows left out: bundles were made with them"
     for id_, used in by_bundle.items():

@@ -70,7 +70,7 @@ def build(config_path: Path, out: Path) -> str:
     return fingerprint
 
 
-CORPUS_VERSION = 17
+CORPUS_VERSION = 18
 """Raised whenever the same recipe and files would make a different corpus."""
 
 
@@ -101,31 +101,40 @@ def comparable_text(template: str) -> str:
     return clean(SLOT.sub("", template)).text
 
 
-def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[int]]:
+def group_records(records: Sequence[Record], similarity: float) -> tuple[list[Record], list[str]]:
     """Drop messages similar to own ones, and public ones similar to an earlier one; return the rest and their groups.
 
-    A group (a number) joins similar authored messages, the rows of a minimal pair, those of one case, or one user's
-    messages; or similar own messages (the user's, labelled). Public messages are dropped rather than grouped: greetings
-    would chain all users into one group. So are authored ones similar to own ones: groups of thousands of authored
-    messages might take all own ones out of training, and their label is the one that counts.
+    A group joins similar authored messages, the rows of a minimal pair, those of one case, or one user's messages; or
+    similar own messages (the user's, labelled). Its name is its first member's, also if that is dropped: an own message
+    like one side of a minimal pair must not move the other side to another split. Public messages are dropped rather
+    than grouped: greetings would chain all users into one group. So are authored ones similar to own ones: groups of
+    thousands of authored messages might take all own ones out of training, and their label is the one that counts.
     """
     texts = [comparable_text(record.text) for record in _track(records, "cleaning")]
     groups = Groups(len(records))
     dropped: set[int] = set()
+    replaced: set[int] = set()  # authored, and still what joins others
     with _CONSOLE.status("comparing"):
         for i, j, _ in similar_pairs(texts, similarity, dropped, groups):
             if (records[i].source in USERS) != (records[j].source in USERS):
-                dropped.add(j if records[i].source in USERS else i)
+                other = j if records[i].source in USERS else i
+                (replaced if records[other].source == "authored" else dropped).add(other)
             elif records[j].source in ("authored", *USERS):
                 groups.union((i, j))
             else:
                 dropped.add(j)
-    remaining = [i for i in range(len(records)) if i not in dropped]
     first_of_name: dict[str, int] = {}
-    for i in remaining:
-        for name in filter(None, (records[i].group, records[i].case and f"case {records[i].case}")):
-            groups.union((first_of_name.setdefault(name, i), i))
-    return [records[i] for i in remaining], [groups.find(i) for i in remaining]
+    for i, record in enumerate(records):
+        if i not in dropped:
+            for name in filter(None, (record.group, record.case and f"case {record.case}")):
+                groups.union((first_of_name.setdefault(name, i), i))
+    remaining = [i for i in range(len(records)) if i not in dropped and i not in replaced]
+    return [records[i] for i in remaining], [_group_name(records[groups.find(i)]) for i in remaining]
+
+
+def _group_name(first: Record) -> str:
+    """Return the name of the group whose first member is `first`."""
+    return (first.case if first.source == "authored" else first.group) or first.text
 
 
 def _public(sources: Sequence[Public]) -> Iterator[Record]:
@@ -145,7 +154,7 @@ def _public(sources: Sequence[Public]) -> Iterator[Record]:
                 yield edited.pop(record.group)
 
 
-def _rows_by_split(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> dict[str, list[Row]]:
+def _rows_by_split(records: Sequence[Record], groups: Sequence[str], recipe: CorpusRecipe) -> dict[str, list[Row]]:
     weights = {source.kind: source.weight for source in recipe.public}
     records, placed = _sampled(records, _placed(records, groups, recipe), recipe)
     of_split = {
@@ -168,7 +177,7 @@ def _rows_by_split(records: Sequence[Record], groups: Sequence[int], recipe: Cor
     return splits
 
 
-def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusRecipe) -> list[tuple[str, str]]:
+def _placed(records: Sequence[Record], groups: Sequence[str], recipe: CorpusRecipe) -> list[tuple[str, str]]:
     """Return the key of each record's group, 16 hex digits, and its split."""
     shares = {source.kind: source.splits or recipe.splits for source in recipe.public}
     of_case = {group for record, group in zip(records, groups, strict=True) if record.case}
@@ -183,11 +192,9 @@ def _placed(records: Sequence[Record], groups: Sequence[int], recipe: CorpusReci
     of_label = Counter(label for _, label in own.elements())
     held_out = 1 - next((shares[kind] for kind in USERS if kind in shares), recipe.splits).train
     learnt = {group for (group, label), count in own.items() if count > max(1, held_out * of_label[label])}
-    keys: dict[int, str] = {}
     placed = []
-    for record, group in zip(records, groups, strict=True):
-        first = record.case or record.text if record.source == "authored" else record.group or record.text
-        key = keys.setdefault(group, _hash(f"{recipe.seed}|{first}"))
+    for group in groups:
+        key = _hash(f"{recipe.seed}|{group}")
         of_source = recipe.splits if group in invented else shares.get(sources[group], recipe.splits)
         shared = recipe.case_splits if group in of_case else of_source
         split = "test" if group in unseen else "train" if group in learnt else _split(key, shared)

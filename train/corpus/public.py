@@ -228,7 +228,7 @@ def read(kind: str, path: Path) -> Iterator[Record]:
             raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
         if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
             continue
-        text = text if kind in USERS else _cut(text)
+        text = text if kind in USERS else cut(text)
         record = Record(
             text=source.fill(text, Random(text)),
             label=label,
@@ -257,7 +257,7 @@ def read_raw(kind: str, path: Path) -> Iterator[Raw]:
         raise InputError(f"{path} is not a {source.title} file ({error}); get it again, unpacked") from error
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """Return a message of up to _LONGEST characters unchanged, of a longer one the first sentences that fit."""
     if len(text) <= _LONGEST:
         return text

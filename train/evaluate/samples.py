@@ -19,7 +19,7 @@ from jingyin.model.files import file_sha256
 from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
-from jingyin.train.corpus.public import SOURCES
+from jingyin.train.corpus.public import SOURCES, cut
 from jingyin.train.corpus.rows import UNKNOWN, unknown_ids
 from jingyin.train.evaluate.statistics import Bools, Ints
 
@@ -191,13 +191,19 @@ def refuse_empty_class(labels: Sequence[str], paths: Sequence[Path]) -> None:
 
 
 def texts_in(training: Path) -> set[str]:
-    """Return the texts of a training split, and the templates that they were made from."""
+    """Return the texts of a training split, and the templates that they were made from, as `is_among` compares them."""
     names = ("text", "template")
-    return {str(row[name]) for row in read_rows(training, names) for name in names if row.get(name)}
+    raw = {str(row[name]) for row in read_rows(training, names) for name in names if row.get(name)}
+    return {clean(text).text for text in raw}
+
+
+def is_among(text: str, seen: Set[str]) -> bool:
+    """Return whether `texts_in` has found a text: as it is, or cut as a corpus cuts long messages."""
+    return any(clean(each).text in seen for each in {text, cut(" ".join(text.split()))})
 
 
 def read_traffic(paths: Sequence[Path], seen: Set[str], sources: Set[str]) -> dict[str, list[str]]:
-    """Return the distinct texts of each file of ordinary messages, without those that are `seen`.
+    """Return the distinct texts of each file of ordinary messages, without those that are among `seen`.
 
     They go by the file's name, or by its path if the name is that of an earlier file or one of `sources`. Raises
     InputError for a row without a text, and for a file without a text that is not seen.
@@ -207,7 +213,7 @@ def read_traffic(paths: Sequence[Path], seen: Set[str], sources: Set[str]) -> di
         rows = read_rows(path)
         if not all(isinstance(row.get("text"), str) for row in rows):
             raise InputError(f"{path}: a row has no text; every row of traffic needs 'text', a string")
-        texts = [text for text in dict.fromkeys(row["text"] for row in rows) if text not in seen]
+        texts = [text for text in dict.fromkeys(row["text"] for row in rows) if not is_among(text, seen)]
         if not texts:
             raise InputError(f"{path}: training has seen all of its messages; name traffic that it has not")
         name = path.name.partition(".")[0]

@@ -17,7 +17,7 @@ from jingyin.train.corpus.perturb import HELD_OUT, TRAINING
 from jingyin.train.corpus.rows import Record
 from jingyin.train.corpus.slots import SLOT
 from jingyin.train.corpus.stats import stats
-from jingyin.train.corpus.store import load_recipe
+from jingyin.train.corpus.store import Row, load_recipe
 
 HAN = "春夏秋冬风花雪月山水云天地人日星河海石木火土金草虫鱼鸟马牛羊米面茶酒衣书琴棋画诗歌灯门窗"
 
@@ -100,6 +100,23 @@ def test_labelled_messages_of_one_s_own_take_the_place_of_authored_ones_like_the
     assert placed[long] == placed[long + "啊"]
     left = [row.template for split in store.SPLITS for row in after[split] if row.source == "authored"]
     assert not set(templates[::2]) & set(left)
+
+
+def test_an_own_message_like_one_side_of_a_minimal_pair_moves_the_other_to_no_other_split(corpus, tmp_path):
+    def placed(splits: dict[str, list[Row]]) -> dict[str, tuple[str, str]]:
+        return {r.template: (split, r.group) for split, rows in splits.items() for r in rows if r.source == "authored"}
+
+    rng = Random(4)
+    firsts, seconds = ([sentence(rng) for _ in range(40)] for _ in range(2))
+    sides = [(firsts, "ordinary"), (seconds, "debt_threat")]
+    pairs = [row(text, label, pair=f"q{i}") for side, label in sides for i, text in enumerate(side)]
+    write(tmp_path / "authored" / "b.jsonl", pairs)
+    before = placed(built(corpus, out="before"))
+    write(tmp_path / "own.jsonl", [{"text": text, "label": "ordinary"} for text in firsts])
+    corpus.write_text(f"authored: {tmp_path}/authored\npublic: [{{kind: own, path: {tmp_path}/own.jsonl}}]\n")
+    after = placed(built(corpus))
+    assert after.keys() == before.keys() - set(firsts)
+    assert after == {template: before[template] for template in after}
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -62,7 +62,7 @@ def test_a_threat_made_of_a_message_goes_where_the_message_goes():
         Record(f"第{i}条消息讲的是{i * 37}号楼", "ordinary", "f", "public", "waimai", f"edited {i}") for i in range(60)
     ]
     threats = [replace(each, label="pay_to_stop", source="authored", writer=edits.EDITOR) for each in real]
-    records, groups = [*real, *threats], [*range(60), *range(60)]
+    records, groups = [*real, *threats], [*map(str, range(60)), *map(str, range(60))]
     shares = {"kind": "waimai", "path": str(Path(__file__)), "splits": {"train": 1.0}}
     recipe = CorpusRecipe.model_validate({"public": [shares]})
     assert {split for _, split in _placed(records, groups, recipe)} == {"train"}

@@ -106,6 +106,14 @@ def test_a_training_split_says_what_it_has(suffix, tmp_path):
     assert seen_in(tmp_path / "none.parquet") is None
 
 
+def test_traffic_that_a_corpus_has_cleaned_or_cut_is_seen(tmp_path):
+    raw = ["明天  十点\n到店", "卡号6222020200112233445已停用", "先到先得。" * 90, "没见过。" * 90]
+    trained = ["明天 十点 到店", "卡号6222020200998877665已停用", "先到先得。" * 80]
+    path = write(tmp_path / "train.jsonl", [{"text": text, "template": text} for text in trained])
+    traffic = write(tmp_path / "chat.jsonl", [{"text": text} for text in raw])
+    assert read_traffic([traffic], texts_in(path), set()) == {"chat": [raw[-1]]}
+
+
 def test_traffic_is_read_by_file_without_what_training_has_seen(tmp_path):
     with gzip.open(tmp_path / "chat.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in ("你好", "在吗", "你好", "见过"))

@@ -153,7 +153,7 @@ def test_real_traffic_raises_a_target_by_what_is_observed_not_by_its_bound(
 ):
     texts = [f"第{i}号车位周五能停吗" for i in range(400)]
     rows = [Row(text, "ordinary", "other", "plain", "jsonl", f"{i}", text, "", 1.0) for i, text in enumerate(texts)]
-    store.write({split: rows for split in store.SPLITS}, {}, "real", tmp_path / "corpus")
+    store.write(dict.fromkeys(store.SPLITS, rows), {}, "real", tmp_path / "corpus")
     risks = [0.9] * flagged + [0.0] * (400 - flagged)
     monkeypatch.setattr(run, "verdicts", lambda *_: [SimpleNamespace(risk=risk) for risk in risks])
     bundle = read_bundle(incumbent)

@@ -46,6 +46,12 @@ def test_rows_whose_text_or_template_trained_a_bundle_are_left_out(data, tmp_pat
     assert reason == "5 of 20 rows left out: bundles were made with them"
 
 
+def test_a_row_is_known_by_its_clean_text(data, tmp_path):
+    write_split(data.parent / "train.parquet", text=[f" {ROWS[0]['text']}\u200b"])
+    made = manifest(train=hashlib.sha256((data.parent / "train.parquet").read_bytes()).hexdigest())
+    assert unused_rows(read_messages([data]), [data], [made])[0].texts == [row["text"] for row in ROWS[1:]]
+
+
 def test_splits_that_no_bundle_was_made_with_take_nothing_out_and_what_is_missing_is_said(data):
     write_split(data.parent / "train.parquet", text=[row["text"] for row in ROWS])
     made = manifest(train="other", calibration=write_split(data.parent / "calibration.parquet", text=["没有"]))
