@@ -95,11 +95,19 @@ def _exceptions(words: SmsTokenizer, rows: Rows) -> tuple[NDArray[np.bool_], NDA
 def refuse_abstentions(tokenizer: SmsTokenizer | PieceTokenizer, rows: Rows, passed: float) -> None:
     """Raise InputError if the prefilter may not judge a larger share of ordinary `rows` than is `passed` on.
 
-    `tokenizer` is that of a network; where it reads pieces, the bundle has the default lexicon.
+    Also if none of the `rows` stands for traffic. `tokenizer` is that of a network; where it reads pieces, the bundle
+    has the default lexicon.
     """
     words = tokenizer if isinstance(tokenizer, SmsTokenizer) else SmsTokenizer.from_lexicon(default_lexicon())
     abstains, _ = _exceptions(words, rows)
     traffic = is_traffic(rows)
+    if not traffic.any():
+        benign = int(np.isin(rows.labels, (ORDINARY, LAWFUL)).sum())
+        raise InputError(
+            f"none of the {benign:,} ordinary and lawful calibration messages stands for traffic, because all were "
+            "picked (your own, cases, mined ones); thresholds need others: give the calibration split authored rows "
+            "or real traffic"
+        )
     if (share := float(abstains[traffic].mean())) > passed:
         raise InputError(
             f"the prefilter may not judge {share:.2%} of the {int(traffic.sum())} ordinary calibration messages, "

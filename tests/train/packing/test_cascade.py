@@ -69,6 +69,14 @@ def test_more_opaque_messages_than_the_first_network_is_to_read():
     refuse_abstentions(words, rows, 0.0)
 
 
+@pytest.mark.parametrize("source", ["own", "cases", "mined"])
+def test_a_calibration_split_of_picked_messages_alone_has_no_traffic(source):
+    rows = replace(readings().rows, sources=[source] * COUNT)
+    wanted = r"none of the 400 ordinary and lawful calibration messages stands for traffic, .*; thresholds need others"
+    with pytest.raises(InputError, match=wanted):
+        refuse_abstentions(SmsTokenizer.from_lexicon("好 1"), rows, 0.1)
+
+
 def test_foreign_messages_are_not_opaque():
     given = readings()
     given.foreign[:OPAQUE] = True
