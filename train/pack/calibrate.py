@@ -66,7 +66,7 @@ def fit_cascade(
         "provisional": rules.provisional,
         "passed": tuple(float((served.depth[traffic] > i).mean()) for i in range(len(networks))),
         "signs": fit_signs(readings, read_split(corpus, "validation")),
-        "label_weights": _label_weights(served.probabilities[~traffic], labels[~traffic]),
+        "label_weights": _label_weights(rows, served.probabilities),
         "calibration": Calibration(
             ece_before=thresholds.expected_calibration_error(cascade.softmax(last[has_last]), labels[has_last]),
             ece_after=thresholds.expected_calibration_error(served.probabilities, labels), rows=len(labels),
@@ -202,12 +202,14 @@ def _risks(served: cascade.Cascaded) -> NDArray[np.float64]:
     return np.asarray(served.probabilities[:, cascade.FLAGGED_INDEX].sum(1))
 
 
-def _label_weights(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return the weight of OTHER in the choice of a label: the best by mean recall over labels.
+def _label_weights(rows: Rows, probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Return the weight of OTHER in the choice of a label, given the rows' `probabilities` (n, labels).
 
-    `probabilities` (n, labels) are those of rows other than traffic, which holds next to none of that label. It is one
-    in fifty of authored rows, so the networks expect it seldom, though not where it is meant.
+    The best by mean recall over labels, without real traffic, which holds next to none of OTHER. It is one in fifty of
+    authored rows, so the networks expect it seldom, though not where it is meant.
     """
+    counted = ~(is_traffic(rows) & rows.real)  # authored rows count even where they stand for traffic
+    probabilities, labels = probabilities[counted], rows.labels[counted]
     if not (labels == LABELS.index(OTHER)).any():
         return {}
 

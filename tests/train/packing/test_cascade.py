@@ -131,11 +131,28 @@ def test_the_main_network_settles_what_only_blocked_messages_reach():
     assert (_risks(whole)[:ORDINARY][settled[:ORDINARY]] >= block.risk).all()
 
 
-def test_the_weight_of_other_threat_is_that_of_highest_mean_recall():
+@pytest.fixture
+def weighed(monkeypatch):
+    """Return rows whose other threats are found from a weight of 3.25 on; 4.48 costs an ordinary one."""
+    monkeypatch.setattr("jingyin.train.pack.readings.FEWEST_REAL", 2)
     labels = np.array([LABELS.index(label) for label in ("ordinary", "ordinary", "other_threat", "other_threat")])
     shares = np.zeros((4, len(LABELS)))
     shares[:, LABELS.index("ordinary")], shares[:, LABELS.index("other_threat")] = (0.9, 0.8, 0.6, 0.65), 0.2
-    assert _label_weights(shares, labels) == {"other_threat": 3.49}  # more than 3.25; 4.48 costs an ordinary one
+    return replace(unlabelled([clean("好")] * 4), labels=labels, sources=["authored"] * 4), shares
+
+
+def test_the_weight_of_other_threat_is_that_of_highest_mean_recall(weighed):
+    rows, shares = weighed
+    assert _label_weights(rows, shares) == {"other_threat": 3.49}
     shares[2:, LABELS.index("ordinary")] = 0.1
-    assert _label_weights(shares, labels) == {"other_threat": 1.0}
-    assert _label_weights(shares, np.zeros(4, np.int64)) == {}
+    assert _label_weights(rows, shares) == {"other_threat": 1.0}
+    assert _label_weights(replace(rows, labels=np.zeros(4, np.int64)), shares) == {}
+
+
+def test_real_traffic_alone_has_no_say_in_the_weight_of_other_threat(weighed):
+    rows, shares = weighed
+    shares[:2, LABELS.index("ordinary")] = 0.3  # any weight above 1.5 costs both innocents, 3.49 finds both threats
+    assert _label_weights(rows, shares) == {"other_threat": 1.0}
+    assert _label_weights(replace(rows, sources=["nus", "nus", "authored", "authored"]), shares) == {
+        "other_threat": 3.49
+    }
