@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
+from jingyin.model.errors import InputError
 from jingyin.model.prefilter import BUCKETS, code_points, divisor, features
 from jingyin.train.data import LAWFUL, ORDINARY, Rows
 
@@ -20,7 +21,7 @@ def prefilter_of(train: Rows, seed: int, initial: NDArray[np.floating[Any]] | No
     """Return weights (2, BUCKETS) trained on each message and two of its copies, starting from `initial` if given.
 
     The first separate the ordinary from all else, so that messages they stop are rightly called ordinary; the second,
-    trained on that rest alone, separate the lawful from threats.
+    trained on that rest alone, separate the lawful from threats. Raises InputError for `initial` without such a rest.
     """
     order = np.random.default_rng(seed).permutation(len(train))
     order[train.first] = -1
@@ -29,6 +30,11 @@ def prefilter_of(train: Rows, seed: int, initial: NDArray[np.floating[Any]] | No
     rank = np.arange(len(train)) - np.repeat(starts, np.diff(starts, append=len(train)))
     train = train.take(np.sort(ranked[rank <= _COPIES]))
     other = train.labels != ORDINARY
+    if initial is not None and not other.any():
+        raise InputError(
+            f"all {len(train):,} training messages are ordinary; the prefilter is tuned on lawful ones and threats "
+            "too: add some to the training split"
+        )
     rest = train.take(np.flatnonzero(other))
     weights = []
     for i, (rows, flagged) in enumerate(((train, other), (rest, rest.labels != LAWFUL))):
@@ -69,8 +75,11 @@ def tune_prefilter(
     """Return prefilter weights (BUCKETS,) changed to separate the `flagged` among clean `texts` too.
 
     Logistic regression with weights regularised towards `weights` instead of 0: features that `texts` lack keep theirs.
-    Each text counts `times` (n,), which may be a fraction; both sides have equal weight.
+    Each text counts `times` (n,), which may be a fraction; both sides have equal weight. If all texts are on one side,
+    `weights` stay as they are: nothing would keep the bias, which has no penalty, from growing.
     """
+    if flagged.all() or not flagged.any():
+        return np.asarray(weights, np.float16)
     matrix, tuned = _matrix(texts), weights.astype(np.float64)
     used = np.append(np.unique(matrix.indices), BUCKETS - 1)  # the bias is last
     matrix, initial = matrix[:, used[:-1]], tuned[used]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from tests.toy_bundle import set_exits
 
 from jingyin import Scorer
+from jingyin.model.errors import InputError
 from jingyin.model.prefilter import (
     BUCKETS,
     code_points,
@@ -16,7 +19,9 @@ from jingyin.model.prefilter import (
     unknown_shares,
     windows,
 )
-from jingyin.train.pack.prefilter import _matrix, train_prefilter, tune_prefilter
+from jingyin.model.text import clean
+from jingyin.train.data import unlabelled
+from jingyin.train.pack.prefilter import _matrix, prefilter_of, train_prefilter, tune_prefilter
 
 
 def scored(*scores: float) -> tuple[np.ndarray, list[str]]:
@@ -47,7 +52,16 @@ def test_the_prefilter_learns_what_is_flagged():
 
 @pytest.mark.parametrize("flagged", [True, False])
 def test_texts_of_one_side_alone_teach_nothing(flagged):
-    assert not train_prefilter(["明天见", "后天见"], np.array([flagged, flagged]), seed=1).any()
+    texts, side = ["明天见", "后天见"], np.array([flagged, flagged])
+    assert not train_prefilter(texts, side, seed=1).any()
+    known = np.random.default_rng(0).normal(size=BUCKETS).astype(np.float16)
+    assert np.array_equal(tune_prefilter(known, texts, side, np.ones(2)), known)
+
+
+def test_a_prefilter_is_not_tuned_on_ordinary_messages_alone():
+    rows = replace(unlabelled([clean("明天见"), clean("后天见")]), labels=np.zeros(2, np.int64))
+    with pytest.raises(InputError, match=r"all 2 training messages are ordinary; .* add some to the training split"):
+        prefilter_of(rows, 1, np.zeros((2, BUCKETS)))
 
 
 def test_what_is_tuned_keeps_what_was_known():
