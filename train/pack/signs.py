@@ -30,18 +30,20 @@ _CAREFUL = SignScale(slope=1.0, bias=0.0, threshold=0.9, precision=0.0, found=0)
 def fit_signs(readings: Readings, validation: Rows) -> dict[str, SignScale]:
     """Return the scale of each sign of the network that has signs; empty if none has.
 
-    Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split.
+    Fitted on the annotated messages of the calibration split, which have been read, and of the `validation` split;
+    careful without any.
     """
     position = next((i for i, reader in enumerate(readings.networks) if reader.network.file == SIGNED), None)
-    if position is None:
+    if position is None or len(read_whole(readings.networks[position], readings.rows.cleaned[0])) == len(LABELS):
         return {}
     chosen = np.flatnonzero(readings.rows.annotated & readings.rows.first)
-    outputs = [readings.outputs[position, int(i)][0] for i in chosen]
-    if all(len(output) == len(LABELS) for output in outputs):
-        return {}
     held_out = validation.take(np.flatnonzero(validation.annotated))
+    annotated = readings.rows.take(chosen).and_(held_out)
+    if not len(annotated):
+        return dict.fromkeys(SIGN_IDS, _CAREFUL)
+    outputs = [readings.outputs[position, int(i)][0] for i in chosen]
     outputs += [read_whole(readings.networks[position], cleaned) for cleaned in held_out.cleaned]
-    targets = signs_of_rows(readings.rows.take(chosen).and_(held_out))
+    targets = signs_of_rows(annotated)
     logits = np.array(outputs, np.float64)[:, len(LABELS) :]
     return {sign: _scale(logits[:, i], targets[:, i] > 0) for i, sign in enumerate(SIGN_IDS)}
 

@@ -102,9 +102,18 @@ def test_logits_are_those_of_the_network_that_has_signs(signed_bundle, bundle):
     assert sign_logits(bundle, read_bundle(bundle).manifest.networks, given) is None
 
 
-def test_a_network_without_signs_and_a_corpus_without_annotations_give_none():
+def test_a_network_without_signs_gives_none():
     given = rows(["joke", "-"])
     assert fit_signs(readings(given, reader({each.text: np.zeros(0) for each in given.cleaned})), given) == {}
-    unread = rows(["?", "joke,?"])
-    signed = reader({each.text: np.zeros(len(SIGN_IDS)) for each in unread.cleaned})
-    assert fit_signs(readings(unread, signed), unread) == {}
+
+
+def test_without_annotated_calibration_rows_those_of_the_validation_split_fit_the_scales():
+    given = rows(["?"] + ["joke"] * 10 + ["-"] * 10)
+    made: NDArray[np.float64] = np.zeros((len(given), len(SIGN_IDS)))
+    made[:, SIGN_IDS.index("joke")] = 5 - np.arange(len(given)) / 2
+    network = reader({each.text: row for each, row in zip(given.cleaned, made, strict=True)})
+    alone = fit_signs(readings(given.take(np.arange(1)), network), given.take(np.arange(1, len(given))))
+    assert list(alone) == list(SIGN_IDS)
+    assert (alone["joke"].found, alone["joke"].precision) == (10, 10 / 11)
+    unread = given.take(np.arange(1))
+    assert fit_signs(readings(unread, network), unread) == dict.fromkeys(SIGN_IDS, CAREFUL)
