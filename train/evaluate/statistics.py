@@ -20,6 +20,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 REPLICATES = 1000
+_DRAWN = 10_000_000  # groups drawn at a time, in 120 MB: all replicates of 100,000 groups would take 1.2 GB
 _SEED = 7
 
 
@@ -57,8 +58,12 @@ def rate(flags: Bools, groups: Ints | None = None) -> Rate:
     if groups is not None and 0 < count < rows and len(np.unique(groups)) < rows:
         numbers = np.unique(groups, return_inverse=True)[1]
         sizes, hits = np.bincount(numbers), np.bincount(numbers, flags)
-        drawn = np.random.default_rng(_SEED).integers(0, len(sizes), (REPLICATES, len(sizes)), np.int32)
-        around = np.percentile(hits[drawn].sum(1) / sizes[drawn].sum(1), (2.5, 97.5))
+        rng, shares = np.random.default_rng(_SEED), list[float]()
+        at_once = max(1, _DRAWN // len(sizes))
+        for start in range(0, REPLICATES, at_once):
+            drawn = rng.integers(0, len(sizes), (min(at_once, REPLICATES - start), len(sizes)), np.int32)
+            shares += (hits[drawn].sum(1) / sizes[drawn].sum(1)).tolist()
+        around = np.percentile(shares, (2.5, 97.5))
         low, high = min(low, float(around[0])), max(high, float(around[1]))
     return Rate(count, rows, count / rows, low, high)
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,6 +43,20 @@ def test_intervals_draw_whole_groups():
     assert rate(flags, np.arange(100)) == alone
     none = np.zeros(40, np.bool_)
     assert rate(none, np.arange(40) // 20) == rate(none)  # no draw tells more
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "low", "high"), [(30, 7, 0.0, 4 / 7), (60_000, 30_001, 0.2964898238718676, 0.306101122439626)]
+)
+def test_many_groups_are_drawn_in_parts(rows, count, low, high):
+    rng, groups = np.random.default_rng(count), np.arange(rows) % count
+    flags = rng.random(count)[groups] < 0.3
+    tracemalloc.start()
+    found = rate(flags, groups)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.low, found.high) == (low, high)  # as if all were drawn at once
+    assert peak < 2e8  # bytes
 
 
 def test_recall_at_a_rate_draws_groups_of_benign_and_of_flagged_rows():
