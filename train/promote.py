@@ -174,13 +174,13 @@ def requirements(
 def _at_most(name: str, actions: Sequence[Ints], limits: ActionRates, *, large_enough: bool = False) -> Iterator[Check]:
     """Check that no more than a share of innocents (n,) reaches an action.
 
-    With `large_enough` it also fails if there are too few innocents to show a rate above the share.
+    With `large_enough` it also fails if there are too few innocents to show a rate above the share; above 0 one does.
     """
     rows = len(actions[0])
     for level, (action, share) in enumerate(limits.model_dump().items(), 1):
         wanted = f"1 in {1 / share:,.0f}" if share else "none"
         check = _holds(f"{name}: {action}", [each >= level for each in actions], share, wanted)
-        if large_enough and rows * share < 1 - 1e-9:  # 49 * (1 / 49) is a little below 1
+        if large_enough and (rows * share < 1 - 1e-9 if share else not rows):  # 49 * (1 / 49) is a little below 1
             few = "so few messages can't show that rate, add real traffic to the data"
             check = Check(check.name, passed=False, reason=f"{check.reason}: {few}")
         yield check

@@ -227,6 +227,16 @@ def test_one_in_n_messages_can_be_shown_by_n(rows):
         assert all(check.passed for check in _at_most("traffic", actions, limits, large_enough=True))
 
 
+@pytest.mark.parametrize(("rows", "blocked", "before", "passed"), [
+    (3000, 0, 0, True), (1, 0, 0, True), (0, 0, 0, False), (3000, 8, 0, False), (3000, 8, 8, True),
+])  # fmt: skip
+def test_a_limit_of_none_is_kept_where_none_is_blocked(rows, blocked, before, passed):
+    actions = [2 * (np.arange(rows) < count) for count in (blocked, before)]
+    _, check = _at_most("traffic", actions, ActionRates(review=0.5, block=0), large_enough=True)
+    assert check.passed is passed
+    assert check.reason.startswith(f"{blocked} of {rows} messages against {before}, wanted none")
+
+
 @pytest.mark.usefixtures("few_lines")
 def test_plain_threats_reminders_and_nonsense(tmp_path):
     messages = traffic(tmp_path, {"nus": 3000}, 0)
