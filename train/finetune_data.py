@@ -19,7 +19,7 @@ from jingyin.serve.archive.readers import blocks, find, open_sources
 from jingyin.serve.archive.text_files import MALFORMED_CSV, TOO_LONG, WRONG_WIDTH
 from jingyin.serve.encodings import replaced
 from jingyin.serve.label_studio import read_choices
-from jingyin.train.corpus.public import CASES, MINED, OWN
+from jingyin.train.corpus.public import CASES, HIDDEN_LABEL, MINED, OWN, unknown_label
 from jingyin.train.corpus.rows import LONGEST
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.data import SIDES
@@ -110,10 +110,12 @@ def read_labelled(data: Sequence[str], columns: Columns, out: Path) -> tuple[lis
     """
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, list[Labelled]] = {}
-    for raw in _raws(data, columns, columns.label, out):
-        label = str(raw.label).strip()
-        label = columns.meanings.get(label, label)
-        if fault := _text_fault(raw) or _label_fault(raw.label, label):
+    raws = list(_raws(data, columns, columns.label, out))
+    given = Counter(str(raw.label).strip() for raw in raws)
+    for raw in raws:
+        old = str(raw.label).strip()
+        label = columns.meanings.get(old, old)
+        if fault := _text_fault(raw) or _label_fault(raw.label, label, given[old] > 1):
             rejects.append(UnusableRow(raw.where, *fault))
         elif not (text := clean(str(raw.text)).text):
             rejects.append(UnusableRow(raw.where, *_NO_TEXT))
@@ -203,12 +205,13 @@ def _text_fault(raw: _Raw, option: str = "--encoding") -> tuple[str, str] | None
     return None
 
 
-def _label_fault(found: object, label: str) -> tuple[str, str] | None:
+def _label_fault(found: object, label: str, recurs: bool) -> tuple[str, str] | None:
     if found is None or not label or found != found:  # NaN
         return "no label", "give it one, or drop it"
     if label not in KNOWN:
-        known, example = ", ".join(KNOWN), shlex.quote(f"{label[:40]}=LABEL")
-        return f"unknown label {label[:40]!r}", f"say what it means with --label-map {example}, one of {known}"
+        fault = unknown_label(label, recurs)
+        example = "OLD=LABEL" if fault == HIDDEN_LABEL else shlex.quote(f"{label}=LABEL")
+        return fault, f"say what it means with --label-map {example}, one of {', '.join(KNOWN)}"
     return None
 
 

@@ -33,6 +33,7 @@ Raw = dict[str, str]
 _DOUBTFUL = re.compile("欠费|欠款|还钱|催收|传票|起诉|通缉|拘捕|逮捕|涉嫌|弄死|砍死|打死|杀了|杀死|裸照|通讯录")
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")  # of JSON lines, which stand in for a source's own files
+_LONGEST_LABEL = 20  # characters of a label that is not a message
 _LONGEST = 400  # characters of a message; six SMS parts hold that many
 _SENTENCE_END = re.compile("[。！？!?；;…]")
 
@@ -56,11 +57,17 @@ def _json_lines(path: Path) -> Iterator[Raw]:
 
 def _csv_rows(path: Path) -> Iterator[Raw]:
     """CSV with a header line that names at least `text`, in any case."""
-    lines = (line.removeprefix("\ufeff") for line in _text_lines(path))
-    for number, row in enumerate(csv.DictReader(lines), 2):
+    rows = csv.DictReader(line.removeprefix("\ufeff") for line in _text_lines(path))
+    for row in rows:
         raw = {key.strip().lower(): value for key, value in row.items() if key and isinstance(value, str)}
+        where, names = f"{path}:{rows.line_num}", rows.fieldnames or ()
         if "text" not in raw:
-            raise InputError(f"{path}:{number}: no column 'text'; name the columns in the first line")
+            raise InputError(f"{where}: no column 'text'; name the columns in the first line")
+        if extra := row.get(None):
+            raise InputError(
+                f"{where}: {len(names) + len(extra)} cells, the first line has {len(names)}; put texts with commas or "
+                "line breaks in quotes"
+            )
         yield raw
 
 
@@ -220,12 +227,13 @@ def read(kind: str, path: Path) -> Iterator[Record]:
     Behind a message of which rows/edits.jsonl makes a threat follows that threat. Messages for which the source's label
     is doubtful are left out. Raises InputError with the file, for an unknown label also with the number of the message.
     """
-    source = KINDS[kind]
-    for number, raw in enumerate(read_raw(kind, path), 1):
+    source, raws = KINDS[kind], read_raw(kind, path)
+    for number, raw in enumerate(raws, 1):
         text = " ".join(raw["text"].split()).encode("utf-8", "ignore").decode("utf-8")
         label, where = source.label or raw.get("label", ""), f"{path}:{number}"
         if label not in LABELS:
-            raise InputError(f"{where}: unknown label {label[:40]!r}; every row needs one of {', '.join(LABELS)}")
+            unknown = unknown_label(label, any(later.get("label") == label for later in raws))
+            raise InputError(f"{where}: {unknown}; every row needs one of {', '.join(LABELS)}")
         if not text or (source.label and not source.vetted and _DOUBTFUL.search(text)):
             continue
         text = text if kind in USERS else cut(text)
@@ -239,6 +247,15 @@ def read(kind: str, path: Path) -> Iterator[Record]:
             where=where,
         )
         yield from edited(record, raw["text"], fingerprint(raw["text"])) if source.label else (record,)
+
+
+HIDDEN_LABEL = "unknown label (not shown, because it may be a message)"
+
+
+def unknown_label(label: str, recurs: bool) -> str:
+    """Say that a label is unknown, quoting it only if it is short and `recurs`: columns may be swapped."""
+    quotable = not label or (recurs and len(label) <= _LONGEST_LABEL)
+    return f"unknown label {label!r}" if quotable else HIDDEN_LABEL
 
 
 def read_raw(kind: str, path: Path) -> Iterator[Raw]:

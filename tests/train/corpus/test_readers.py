@@ -117,7 +117,8 @@ def test_a_long_message_is_cut_at_the_last_end_of_a_sentence_within_400_characte
 @pytest.mark.parametrize(
     ("kind", "name", "content", "fault"),
     [
-        ("jsonl", "a.jsonl", b'{"text": "x", "label": "spam"}\n', r"a\.jsonl:1: unknown label 'spam'"),
+        ("jsonl", "a.jsonl", b'{"text": "x", "label": "spam"}\n' * 2, r"a\.jsonl:1: unknown label 'spam'; every row"),
+        ("jsonl", "a.jsonl", b'{"text": "x"}\n', r"a\.jsonl:1: unknown label ''; every row needs one of ordinary"),
         ("jsonl", "a.jsonl", b"{\n", r"a\.jsonl:1: not JSON"),
         ("jsonl", "a.jsonl", b'{"txt": 1}\n', r"a\.jsonl:1: no 'text'"),
         ("jsonl", "a.jsonl", "短".encode("gbk"), "is not UTF-8"),
@@ -133,6 +134,23 @@ def test_bad_files(tmp_path, kind, name, content, fault):
     path.write_bytes(content)
     with pytest.raises(InputError, match=fault):
         list(read(kind, path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        (["转三百,不然打爆,pay_to_stop"], "{}:2: 3 cells, the first line has 2; put texts with commas or line breaks"),
+        (['"明天\n吃面",ordinary', "转三百,不然打爆,,"], "{}:4: 4 cells, the first line has 2; put texts with commas"),
+        (["ordinary,不然打爆"], "{}:1: unknown label (not shown, because it may be a message); every row needs one of"),
+        (["ordinary," + "不然打爆" * 6] * 2, "{}:1: unknown label (not shown, because it may be a message); every row"),
+    ],
+)
+def test_no_error_quotes_a_cell_that_may_be_a_message(tmp_path, rows, fault):
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(("text,label", *rows)), encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(fault.format(path))) as caught:
+        list(read("csv", path))
+    assert "打爆" not in str(caught.value)
 
 
 def test_missing_file(tmp_path):

@@ -21,6 +21,7 @@ from jingyin.train import finetune as run
 from jingyin.train import finetune_report
 from jingyin.train.corpus import store
 from jingyin.train.corpus.build import build
+from jingyin.train.corpus.public import HIDDEN_LABEL
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.corpus.store import Row
 from jingyin.train.data import read_split
@@ -183,7 +184,7 @@ def test_the_run_tells_how_it_was_made(finetuned, incumbent):
     assert f"Bundle `{manifest.id}` against" in report
     assert "| own messages | threats flagged |" in report
     rejected = json_lines.read(finetuned / "rejected.jsonl")
-    assert [each["fault"] for each in rejected] == ["unknown label '或许'", "no text"]
+    assert [each["fault"] for each in rejected] == [HIDDEN_LABEL, "no text"]
     assert (facts["rejected"], facts["promote"]) == (2, True)
     tasks = json.loads((finetuned / "disobeyed.json").read_text(encoding="utf-8"))
     known = json_lines.read(finetuned / "known.jsonl")
@@ -224,7 +225,7 @@ def test_a_finished_run_is_kept(finetuned, incumbent, data, traffic, replay):
     other = Columns("sms", "spam", {"1": "pay_to_stop", "0": "ordinary"})
     with pytest.raises(InputError, match=r"holds a run with other columns; name another output, or replace .* --fresh"):
         finetune([str(data)], finetuned, other, **given)
-    wanted = r"^2 row\(s\) can't be used:\n1 row\(s\): unknown label '或许' \(first: .*: row"
+    wanted = r"^2 row\(s\) can't be used:\n1 row\(s\): unknown label \(not shown, .*\) \(first: .*: row"
     with pytest.raises(InputError, match=wanted):
         finetune([str(data)], finetuned, COLUMNS, **given, strict=True)
 

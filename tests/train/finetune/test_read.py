@@ -11,6 +11,7 @@ from tests import json_lines
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.text import clean
 from jingyin.serve.archive.text_files import TOO_LONG
+from jingyin.train.corpus.public import HIDDEN_LABEL
 from jingyin.train.finetune_data import (
     Columns,
     Labelled,
@@ -113,7 +114,7 @@ def test_answers_are_judged_one_by_one_as_rows_are(tmp_path):
     found, rejects = read_labelled([str(path)], columns, OUT)
     assert as_rows(found) == [("转三百", "pay_to_stop"), ("吃面", "flagged")]
     assert [(each.where.removeprefix(f"{path}: task "), each.fault) for each in rejects] == [
-        ("3", "unknown label '再看看'"), ("6", "half a character"), ("7", "no text"),
+        ("3", HIDDEN_LABEL), ("6", "half a character"), ("7", "no text"),
         ("4", "a message with several labels"), ("5", "debt_threat, but the same message is ordinary elsewhere"),
     ]  # fmt: skip
     assert as_rows(read(export(tmp_path, ("转三百", "pay_to_stop")), text="sms")) == [("转三百", "pay_to_stop")]
@@ -184,7 +185,7 @@ def test_mined_messages_are_no_traffic(tmp_path):
 
 
 def test_the_map_that_a_reject_names_is_quoted_for_a_shell(tmp_path):
-    _, (reject,) = read_labelled([str(csv(tmp_path, "吃面,no crime"))], Columns(), OUT)
+    _, (reject, _) = read_labelled([str(csv(tmp_path, "吃面,no crime", "见面,no crime"))], Columns(), OUT)
     assert reject.remedy.startswith("say what it means with --label-map 'no crime=LABEL', one of ordinary, ")
 
 
@@ -230,7 +231,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_told_by_kind(tmp_path):
         "ordinary, lawful_collection, debt_threat, pay_to_stop, other_threat, flagged, not_flagged"
     )
     assert [line.split(" (first")[0] for line in lines[1:]] == [
-        "1 row(s): no text", "1 row(s): unknown label 'extortion'", "1 row(s): no label",
+        "1 row(s): no text", f"1 row(s): {HIDDEN_LABEL}", "1 row(s): no label",
         "1 row(s): a text of more than 1,000 characters",
     ]  # fmt: skip
     assert not any("长" in line or "再会" in line for line in lines)
@@ -354,10 +355,21 @@ def test_what_is_wrong_with_traffic_names_the_options_of_traffic(tmp_path, encod
 
 
 def test_the_wrong_column_of_labels_is_told_in_a_dozen_lines(tmp_path):
-    path = csv(tmp_path, *(f"第{i}条,{i}" for i in range(500)))
+    path = csv(tmp_path, *(f"第{i}条,{i % 250}" for i in range(500)))
     *lines, last = summary(read_labelled([str(path)], Columns(), OUT)[1])
     assert len(lines) == 12
-    assert last == "488 row(s): 488 other faults; check that the right columns are named"
+    assert last == "476 row(s): 238 other faults; check that the right columns are named"
+
+
+@pytest.mark.parametrize("labels", [["转三百", "不转打爆"], ["不转就打爆" * 5] * 2])
+def test_labels_that_may_be_messages_are_not_quoted(tmp_path, labels):
+    path = csv(tmp_path, *(f"{number},{label}" for number, label in enumerate(labels)))
+    (line,) = summary(read_labelled([str(path)], Columns(), OUT)[1])
+    assert line.startswith(
+        f"2 row(s): unknown label (not shown, because it may be a message) (first: {path}: row 1); say what it means "
+        "with --label-map OLD=LABEL, one of ordinary, "
+    )
+    assert "打爆" not in line
 
 
 def test_space_around_a_label_does_not_count(tmp_path):
