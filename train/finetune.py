@@ -65,7 +65,6 @@ COMPANY = 1.0
 GENERATED = {"everyday": 400, "nonsense": 200}
 """Generated innocents among them, in the proportion of the default bundle's corpus."""
 
-MOST_TRAFFIC = 20_000
 OWN_SHARE, MOST_WEIGHT = 0.25, 8.0
 """Own messages get this share of the training weight, but each at most this multiple of another message's."""
 
@@ -210,9 +209,9 @@ def _corpus_recipe(
         ordinary = ({"text": text, "label": LABELS[0], "family": "traffic"} for text in traffic)
         write_rows(out / "traffic.jsonl", ordinary)
         splits = {"train": 0.5, "validation": 0.02, "calibration": 0.24, "test": 0.24}
-        mine.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "limit": MOST_TRAFFIC, "splits": splits})
+        mine.append({"kind": TRAFFIC, "path": str(out / "traffic.jsonl"), "splits": splits})
     if decided < len(rows):  # after the traffic, of which near-copies of theirs must stay
-        mine.append({"kind": MINED, "limit": MOST_TRAFFIC, "splits": {"train": 1.0}})
+        mine.append({"kind": MINED, "limit": finetune_data.MOST_TRAFFIC, "splits": {"train": 1.0}})
     for source in (source for source in mine if source["kind"] != TRAFFIC):
         source["path"] = str(out / f"{source['kind']}.jsonl")
         write_rows(out / f"{source['kind']}.jsonl", (

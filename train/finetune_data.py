@@ -8,6 +8,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from jingyin.serve.archive.readers import blocks, find, open_sources
 from jingyin.serve.archive.text_files import MALFORMED_CSV, TOO_LONG, WRONG_WIDTH
 from jingyin.serve.encodings import replaced
 from jingyin.serve.label_studio import read_choices
-from jingyin.train.corpus.public import CASES, HIDDEN_LABEL, MINED, OWN, unknown_label
+from jingyin.train.corpus.public import CASES, HIDDEN_LABEL, MINED, OWN, fingerprint, unknown_label
 from jingyin.train.corpus.rows import LONGEST
 from jingyin.train.corpus.similar import SIMILAR, similar_pairs
 from jingyin.train.data import SIDES
@@ -27,6 +28,9 @@ from jingyin.train.data import SIDES
 KNOWN = (*LABELS, *SIDES)
 FEWEST = 20
 """Fewest different messages from which to learn and to hold some out."""
+
+MOST_TRAFFIC = 20_000
+"""Most different messages of the user's traffic, and of those that `jingyin mine` drew."""
 
 _SEVERAL = "a message with several labels"
 _REMEDIES = {
@@ -149,30 +153,37 @@ def count_once(rows: Sequence[Labelled]) -> list[Labelled]:
 def read_unlabelled(
     data: Sequence[str], columns: Columns, out: Path, threats: Set[str] = frozenset()
 ) -> tuple[list[str], list[UnusableRow]]:
-    """Return the texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`.
+    """Return texts of traffic files, each clean text once, and the rejected rows; raises as `read_labelled`.
 
     `threats` are clean texts that are labelled as threats: traffic of such a text is rejected, and so are messages that
-    `jingyin mine` wrote: thresholds are set on traffic, and need a random share of it.
+    `jingyin mine` wrote: thresholds are set on traffic, and need a random share of it. Of more than MOST_TRAFFIC texts
+    a sample by hash is kept: it changes little when a file does.
     """
     rejects: list[UnusableRow] = []
     by_clean_text: dict[str, str] = {}
     try:
-        raws = list(_raws(data, columns, None, out))
+        for raw in _raws(data, columns, None, out):
+            if fault := _text_fault(raw, "--benign-encoding"):
+                rejects.append(UnusableRow(raw.where, *fault))
+            elif not (text := clean(str(raw.text)).text):
+                rejects.append(UnusableRow(raw.where, *_NO_TEXT))
+            elif raw.picked or raw.source == MINED:
+                rejects.append(UnusableRow(raw.where, *_PICKED))
+            elif text in threats:
+                rejects.append(UnusableRow(raw.where, "traffic that is labelled as a threat elsewhere", _NOT_BENIGN))
+            else:
+                by_clean_text.setdefault(text, str(raw.text))
+                if len(by_clean_text) >= 2 * MOST_TRAFFIC:  # a file may have millions
+                    by_clean_text = _sample(by_clean_text)
     except (ConfigError, InputError) as error:  # readers name the options of labelled files
         told = str(error).replace("--text-column", "--benign-column").replace("--encoding", "--benign-encoding")
         raise type(error)(told) from None
-    for raw in raws:
-        if fault := _text_fault(raw, "--benign-encoding"):
-            rejects.append(UnusableRow(raw.where, *fault))
-        elif not (text := clean(str(raw.text)).text):
-            rejects.append(UnusableRow(raw.where, *_NO_TEXT))
-        elif raw.picked or raw.source == MINED:
-            rejects.append(UnusableRow(raw.where, *_PICKED))
-        elif text in threats:
-            rejects.append(UnusableRow(raw.where, "traffic that is labelled as a threat elsewhere", _NOT_BENIGN))
-        else:
-            by_clean_text.setdefault(text, str(raw.text))
-    return list(by_clean_text.values()), rejects
+    return list(_sample(by_clean_text).values()), rejects
+
+
+def _sample(by_clean_text: Mapping[str, str]) -> dict[str, str]:
+    kept = frozenset(nsmallest(MOST_TRAFFIC, by_clean_text, key=fingerprint))
+    return {text: original for text, original in by_clean_text.items() if text in kept}
 
 
 def summary(rejects: Sequence[UnusableRow]) -> Iterator[str]:

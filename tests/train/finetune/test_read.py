@@ -11,7 +11,8 @@ from tests import json_lines
 from jingyin.model.errors import ConfigError, InputError
 from jingyin.model.text import clean
 from jingyin.serve.archive.text_files import TOO_LONG
-from jingyin.train.corpus.public import HIDDEN_LABEL
+from jingyin.train import finetune_data
+from jingyin.train.corpus.public import HIDDEN_LABEL, fingerprint
 from jingyin.train.finetune_data import (
     Columns,
     Labelled,
@@ -330,6 +331,19 @@ def test_traffic_needs_no_labels(tmp_path):
         ["吃面", "见面"], [UnusableRow(f"{path}: row 2", "no text", "give it one, or drop it")],
     )  # fmt: skip
     assert read_unlabelled([], Columns(), OUT) == ([], [])
+
+
+def test_of_much_traffic_a_sample_by_hash_is_kept(tmp_path, monkeypatch):
+    texts = [f"第{chr(0x4E00 + i)}号车位周五能停吗" for i in range(600)]
+    path = jsonl(tmp_path, *({"text": text} for text in texts * 2))
+    sizes: list[int] = []
+    sample = finetune_data._sample
+    monkeypatch.setattr(finetune_data, "_sample", lambda texts: sizes.append(len(texts)) or sample(texts))
+    monkeypatch.setattr(finetune_data, "MOST_TRAFFIC", 50)
+    kept = sorted(texts, key=lambda text: fingerprint(clean(text).text))[:50]
+    assert read_unlabelled([str(path)], Columns(), OUT) == ([text for text in texts if text in kept], [])
+    assert max(sizes) == 100  # never more at a time
+    assert len(sizes) > 10
 
 
 def test_traffic_that_is_labelled_as_a_threat_is_left_out(tmp_path):
