@@ -67,11 +67,14 @@ def _regression(columns: Floats, flagged: NDArray[np.bool_], counted: Floats) ->
 
 
 def share_threshold(values: Floats, share: float) -> float:
-    """Return a finite value that a `share` of `values` (n,) reaches; infinite ones reach it even if they are more."""
+    """Return a finite value that a `share` of `values` (n,) reaches.
+
+    Positive infinities reach it even if they are more. All finite ones do if negative infinities leave fewer.
+    """
     finite = values[np.isfinite(values)]
-    # np.quantile can't interpolate between infinities: a value just above all others replaces them.
+    # np.quantile can't interpolate between infinities: a value just above all others replaces them, or the lowest one.
     top = np.nextafter(finite.max(initial=-np.inf), np.inf)
-    return float(np.quantile(np.minimum(values, top), 1 - share))
+    return float(np.quantile(np.clip(values, finite.min(initial=top), top), 1 - share))
 
 
 def missed_of(missed: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> Missed:

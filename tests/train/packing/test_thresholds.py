@@ -205,6 +205,13 @@ def test_infinite_values_reach_a_finite_threshold():
     assert np.isfinite(share_threshold(np.full(5, np.inf), 0.5))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.105, 0.2, 1.0])
+def test_all_finite_values_reach_a_threshold_where_negative_infinities_leave_fewer(share):
+    values = np.concatenate([np.full(90, -np.inf), np.arange(10) / 8])  # as of messages without Chinese
+    assert share_threshold(values, share) == 0.0
+    assert np.isfinite(share_threshold(np.full(5, -np.inf), share))
+
+
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40), st.floats(0, 1))
 def test_a_threshold_of_finite_values_is_their_quantile_to_the_bit(values, share):
     for kind in (np.float32, np.float64):
