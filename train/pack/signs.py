@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from jingyin.model.bundle import Network, SignScale
@@ -69,9 +70,10 @@ def _scale(logits: NDArray[np.float64], has_sign: NDArray[np.bool_]) -> SignScal
     if has_sign.sum() < _FEWEST or has_sign.all():
         return _CAREFUL
     model = LogisticRegression(C=1.0).fit(logits[:, None], has_sign)
-    scale = _CAREFUL.model_copy(
-        update={"slope": max(0.0, float(model.coef_[0, 0])), "bias": float(model.intercept_[0])}
-    )
+    slope, bias = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope <= 0:  # the logit says nothing: what remains is how many messages show the sign
+        slope, bias = 0.0, float(logit(has_sign.mean()))
+    scale = _CAREFUL.model_copy(update={"slope": slope, "bias": bias})
     confidence = sign_confidence(scale, logits)
     order = np.argsort(-confidence, kind="stable")
     precision = has_sign[order].cumsum() / np.arange(1, len(order) + 1)

@@ -82,6 +82,7 @@ def test_equal_logits_are_not_parted_by_a_threshold():
 def test_logits_that_say_nothing_give_no_reason_below_the_careful_threshold():
     scale = fitted("visit", [float(i) for i in range(20)], [True] * 6 + [False] * 14)["visit"]
     assert (scale.slope, scale.threshold, scale.precision, scale.found) == (0.0, 0.9, 0.0, 0)
+    assert sign_confidence(scale, [-9.0, 0.0, 9.0]) == pytest.approx(0.3)  # 6 of 20 show it
 
 
 @pytest.mark.parametrize("there", [[True] * 4 + [False] * 16, [True] * 20])
