@@ -8,6 +8,7 @@ where reading began, so the output of a resumed run is byte for byte that of an 
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -128,17 +129,25 @@ def blocks(sources: Sequence[InputFile], source: int = 0, row: int = 0) -> Itera
             raise _broken(sources[number].path, error) from None
 
 
+_MESSAGE = re.compile(r"[0-9]{5}|[，。！？、：；…【]")
+
+
 def _check_columns(source: InputFile, how: ReadOptions) -> None:
     path, names = source.path, [name for name in source.names if name != RESCUED]
     if len(set(names)) < len(names):
-        raise InputError(f"{path} has columns of the same name: {', '.join(names)}; rename them")
+        raise InputError(f"{path} has columns of the same name: {_shown(names)}; rename them")
     if how.text not in names:
-        raise ConfigError(f"{path} has no column {how.text!r}; it has: {', '.join(names)}; name one of them with "
+        raise ConfigError(f"{path} has no column {how.text!r}; it has: {_shown(names)}; name one of them with "
                           "--text-column")  # fmt: skip
     if not is_text(kind := source.schema.field(how.text).type):
         raise ConfigError(f"column {how.text!r} of {path} is {kind}, wanted strings; name another with --text-column")
     if how.id is not None and how.id not in names:
-        raise ConfigError(f"{path} has no column {how.id!r} for --id-column; it has: {', '.join(names)}")
+        raise ConfigError(f"{path} has no column {how.id!r} for --id-column; it has: {_shown(names)}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    """List names of columns; without a line of names those of a CSV are its first row, a message and its numbers."""
+    return ", ".join("(not shown)" if len(name) > 20 or _MESSAGE.search(name) else name for name in names)
 
 
 def _broken(path: Path, error: Exception) -> InputError:

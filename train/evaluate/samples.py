@@ -19,7 +19,7 @@ from jingyin.model.files import file_sha256
 from jingyin.model.labels import BENIGN, LABELS
 from jingyin.model.signs import SIGN_IDS
 from jingyin.model.text import clean
-from jingyin.train.corpus.public import SOURCES, cut
+from jingyin.train.corpus.public import SOURCES, cut, unknown_label
 from jingyin.train.corpus.rows import UNKNOWN, unknown_ids
 from jingyin.train.evaluate.statistics import Bools, Ints
 
@@ -170,7 +170,7 @@ def refuse_unlabelled(row: RawRow, where: str, *, open_too: bool = False) -> Non
     if (label := row.get("label")) is None and not open_too:
         raise InputError(f"{where}: no label; every row needs 'label', one of {', '.join(LABELS)}")
     if label is not None and label not in LABELS:
-        raise InputError(f"{where}: unknown label {str(label)[:40]!r}; known: {', '.join(LABELS)}")
+        raise InputError(f"{where}: {unknown_label(str(label), recurs=True)}; known: {', '.join(LABELS)}")
 
 
 def _refuse_signs(row: RawRow, where: str) -> None:

@@ -364,6 +364,15 @@ def test_wrong_options_and_forms(
 # Files
 
 
+def test_a_first_row_without_names_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(
+        "13800001111,再不还钱就上门！,ok,这一行没有列名所以这里其实是一条消息的全文\n1,a,b,c\n"
+    )
+    wanted = r"has no column 'text'; it has: \(not shown\), \(not shown\), ok, \(not shown\); name one"
+    with pytest.raises(ConfigError, match=wanted):
+        read(tmp_path / "in.csv")
+
+
 def test_missing_column_lists_those_there(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows(3)), tmp_path / "in.parquet")
     with pytest.raises(ConfigError, match="has no column 'sms'; it has: id, text, old, family; name one"):
