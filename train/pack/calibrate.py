@@ -68,8 +68,10 @@ def fit_cascade(
         "signs": fit_signs(readings, read_split(corpus, "validation")),
         "label_weights": _label_weights(rows, served.probabilities),
         "calibration": Calibration(
+            # Both on the rows that the last network has read: of traffic that is stopped, that is a tenth.
             ece_before=thresholds.expected_calibration_error(cascade.softmax(last[has_last]), labels[has_last]),
-            ece_after=thresholds.expected_calibration_error(served.probabilities, labels), rows=len(labels),
+            ece_after=thresholds.expected_calibration_error(served.probabilities[has_last], labels[has_last]),
+            rows=int(has_last.sum()),
         ),
     }  # fmt: skip
 
