@@ -10,9 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from itertools import islice, product
 from math import prod
-from typing import Protocol
 
-from jingyin.serve.gateways.client import Ruling
+from jingyin.serve.gateways.client import SESSION_QUESTIONS, Ruling
 from jingyin.serve.gateways.codec import Message
 from jingyin.serve.sms import MAX_PAYLOAD, PUSH_PORT, Segment
 
@@ -32,11 +31,15 @@ Payer = tuple[str, str, bool]  # account, direction, and whether the parts have 
 Pieces = tuple[tuple["HeldPart", Segment], ...]
 
 
-class Owner(Protocol):
-    """A session; `places` bound its questions, see client.SESSION_QUESTIONS, and `reading` its messages being read."""
+@dataclass(eq=False)
+class Owner:
+    """A session, or a user: `places` bound the questions, and `reading` the messages being read.
 
-    places: asyncio.Semaphore
-    reading: asyncio.Lock
+    Its parts keep it for as long as they are kept themselves, so it holds nothing else of the session.
+    """
+
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSION_QUESTIONS))
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(eq=False, slots=True)

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from encodings import aliases, normalize_encoding
 from http import HTTPStatus
 from typing import NamedTuple
@@ -20,8 +19,8 @@ from weakref import WeakValueDictionary
 
 from jingyin.model.errors import InputError
 from jingyin.serve.gateways.accounts import Accounts
-from jingyin.serve.gateways.assembly import HeldPart
-from jingyin.serve.gateways.client import SESSION_QUESTIONS, Http, Ruling, VerdictClient, log
+from jingyin.serve.gateways.assembly import HeldPart, Owner
+from jingyin.serve.gateways.client import Http, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import FrameError, Message, Parsed, message
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.program import HelpFormatter, Listener, accounts, add_options, joiner, run
@@ -130,14 +129,6 @@ def _convert(text: bytes, charset: str, coding: int) -> bytes:
         ) from None
 
 
-@dataclass(eq=False)
-class _User:
-    """The owner of a user's messages: users take turns."""
-
-    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSION_QUESTIONS))
-    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class KannelFilter:
     """Accepts applications' connections, and judges and forwards their calls."""
 
@@ -152,7 +143,7 @@ class KannelFilter:
         self._smsbox, self._application, self._joiner = smsbox, application, joiner
         self._accounts, self._client, self._begins_with_source = accounts, client, begins_with_source
         self._paths = frozenset(paths)
-        self._users: WeakValueDictionary[str, _User] = WeakValueDictionary()  # those with open calls
+        self._users: WeakValueDictionary[str, Owner] = WeakValueDictionary()  # those with open calls or kept parts
         self._listener = Listener(MAX_CONNECTIONS)
         self._busy = 0
         self._draining = False
@@ -247,7 +238,7 @@ class KannelFilter:
     async def _judge(self, call: SendsmsCall, direction: str) -> tuple[Ruling, HeldPart | None]:
         if direction == "submit" and not self._accounts.admit(call.account, len(call.message.destinations)):
             return self._client.delay("rate"), None
-        user = self._users.setdefault(f"{direction} {call.account}", _User())
+        user = self._users.setdefault(f"{direction} {call.account}", Owner())
         if not call.message.part:
             return await self._joiner.judge(call.message, user), None
         part = self._joiner.add(call.message, direction, user, call.account, hold=True)

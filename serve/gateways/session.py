@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jingyin.serve.gateways.accounts import Accounts
-from jingyin.serve.gateways.assembly import HeldPart
-from jingyin.serve.gateways.client import ENDED, SESSION_QUESTIONS, Ruling, VerdictClient, log
+from jingyin.serve.gateways.assembly import HeldPart, Owner
+from jingyin.serve.gateways.client import ENDED, Ruling, VerdictClient, log
 from jingyin.serve.gateways.codec import RESPONSE, Codec, Frame, FrameError, FrameKind, Message, UnreadableError
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.source import read_source
@@ -173,7 +173,7 @@ class _Flow:
 
     async def settle(self) -> None:
         """Wait until every accepted message has been forwarded or refused."""
-        self._settings.joiner.flush(self._session)
+        self._settings.joiner.flush(self._session.owner)
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -224,7 +224,7 @@ class _Flow:
             task = self._last = asyncio.create_task(self._judge(frame, message, self._last))
         else:
             hold = not self._one_at_a_time
-            part = settings.joiner.add(message, frame.kind.value, session, session.account, hold=hold)
+            part = settings.joiner.add(message, frame.kind.value, session.owner, session.account, hold=hold)
             self._source.unanswered[frame.sequence][-1] = part
             task = asyncio.create_task(self._finish_part(frame, part))
         self._tasks.add(task)
@@ -241,7 +241,7 @@ class _Flow:
         self._progress.set()
 
     async def _judge(self, frame: Frame, message: Message, before: asyncio.Task[None] | None) -> None:
-        answer = await self._settings.joiner.judge(message, self._session)
+        answer = await self._settings.joiner.judge(message, self._session.owner)
         if before is not None and not before.done():
             await asyncio.wait((before,))
         self._finish(frame, answer)
@@ -275,7 +275,7 @@ class Session:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: ProxySettings) -> None:
         self.settings, self.codec = settings, settings.codec()
-        self.places, self.reading = asyncio.Semaphore(SESSION_QUESTIONS), asyncio.Lock()
+        self.owner = Owner()
         self.bound = self.draining = self.closing = False
         self._reader, self._client = reader, _Peer(reader, writer, self.codec)
         self._gateway: _Peer | None = None

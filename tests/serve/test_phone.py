@@ -6,9 +6,10 @@ from random import Random
 
 import pytest
 from tests.serve.gateways.dialects import ALL, SMPP, Dialect
-from tests.serve.gateways.fakes import Judge, Owner, Peer, World, played
+from tests.serve.gateways.fakes import Judge, Peer, World, played
 from tests.serve.phone import FACTS, DroppedError, Shown, header, joined, show
 
+from jingyin.serve.gateways.assembly import Owner
 from jingyin.serve.gateways.codec import UnreadableError
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.smpp import Smpp

@@ -168,13 +168,6 @@ class Judge:
         return client.Ruling("block", reason)
 
 
-class Owner:
-    """Stands for a session that parts come from."""
-
-    def __init__(self) -> None:
-        self.places, self.reading = asyncio.Semaphore(), asyncio.Lock()
-
-
 class World:
     """A proxy between a gateway and as many clients as are asked for."""
 

@@ -1,7 +1,9 @@
 """Long messages: their parts are judged together, whatever carries them and however they come."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,6 @@ from tests.serve.gateways.fakes import (
     SLOW,
     THREAT,
     Judge,
-    Owner,
     Peer,
     Scenario,
     Test,
@@ -25,7 +26,7 @@ from tests.serve.gateways.fakes import (
     until,
 )
 
-from jingyin.serve.gateways.assembly import HeldPart
+from jingyin.serve.gateways.assembly import HeldPart, Owner
 from jingyin.serve.gateways.client import FORGOTTEN, HELD
 from jingyin.serve.gateways.codec import Message
 from jingyin.serve.gateways.parts import Joiner
@@ -433,6 +434,19 @@ async def test_parts_are_forgotten_after_their_time(joiner: Joiner, judge: Judge
     await asyncio.sleep(0.06)
     await add(joiner, part(8, 2, 2)).answer
     assert (joiner._bytes.total(), len(joiner._boxes)) == (1_702, 1)
+
+
+@played(SMPP, hold=0)
+async def test_a_kept_part_does_not_keep_its_session(world: World) -> None:
+    """A session takes some 12 KB, and the part is charged for 1.7 KB."""
+    peer = await world.bound()
+    session = weakref.ref(*world.proxy._sessions)
+    assert await peer.ask(SMPP.part(PLAIN, 2, (7, 2, 1))) == {2: 0}
+    peer.writer.close()
+    await until(lambda: not world.proxy._listener.tasks)
+    gc.collect()
+    assert session() is None
+    assert world.joiner._kept
 
 
 @joining(hold=60, most=14_000)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.serve.gateways.fakes import HALVES, Owner
+from tests.serve.gateways.fakes import HALVES
 from tests.serve.http.http_fakes import InThread, serving
 
-from jingyin.serve.gateways.assembly import HeldPart
+from jingyin.serve.gateways.assembly import HeldPart, Owner
 from jingyin.serve.gateways.client import SESSION_QUESTIONS, Http, Ruling, VerdictClient
 from jingyin.serve.gateways.codec import Message
 from jingyin.serve.gateways.parts import Joiner
