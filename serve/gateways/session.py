@@ -217,8 +217,8 @@ class _Flow:
             return self._finish(frame, settings.client.refusal("unreadable"), status=error.status)
         if message is None:
             return self._sink.write(frame.data)
-        from_client = self is session.flows[0]
-        if from_client and not settings.accounts.admit(session.account, len(message.destinations)):
+        is_submit = frame.kind is FrameKind.SUBMIT  # --rate bounds what a client sends, not what its phones do
+        if is_submit and not settings.accounts.admit(session.account, len(message.destinations)):
             return self._finish(frame, settings.client.delay("rate"))
         if message.part is None:
             task = self._last = asyncio.create_task(self._judge(frame, message, self._last))

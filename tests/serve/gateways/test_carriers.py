@@ -319,17 +319,31 @@ async def test_codings_and_what_deviates_from_them(peer: Peer, dialect: Dialect,
 # ---- SGIP's gateway connects to the client too
 
 
-@played(SGIP, given="judge")
-@pytest.mark.parametrize(("judge", "judged"), [("submit", False), ("deliver", True)])
-async def test_the_gateways_own_connections_are_passed_on(world: World, judge: str, judged: bool) -> None:
+async def calling_back(world: World) -> tuple[Peer, Gateway]:
+    """Return a gateway that has connected to the back port, and the client that it is connected to."""
     sp = Gateway(SGIP)
     back = replace(world.settings, gateway=("127.0.0.1", await sp.start()), back=True)
     port = await world.proxy.listen("127.0.0.1", 0, back)
     gateway = Peer(SGIP, *await asyncio.open_connection("127.0.0.1", port))
     world.peers.append(gateway)
+    return gateway, sp
+
+
+@played(SGIP, given="judge")
+@pytest.mark.parametrize(("judge", "judged"), [("submit", False), ("deliver", True)])
+async def test_the_gateways_own_connections_are_passed_on(world: World, judge: str, judged: bool) -> None:
+    gateway, sp = await calling_back(world)
     sent = [SGIP.login(1), SGIP.report(2), SGIP.deliver(THREAT, 3), SGIP.deliver(GREETING, 4), SGIP.close(5)]
     assert await gateway.ask(*sent) == {1: 0, 2: 0, 3: 108 if judged else 0, 4: 0, 5: 0}
     assert sp.received == [each for each in sent if not (judged and each is sent[2])]
+    sp.stop()
+
+
+@played(SGIP, judge="both", rate=0.001)
+async def test_a_rate_bounds_no_messages_from_phones(world: World, peer: Peer) -> None:
+    gateway, sp = await calling_back(world)
+    assert await gateway.ask(SGIP.login(1), *(SGIP.deliver(GREETING, i) for i in (2, 3))) == {1: 0, 2: 0, 3: 0}
+    assert await peer.ask(*(SGIP.submit(GREETING, i) for i in (2, 3))) == {2: 0, 3: SGIP.busy}
     sp.stop()
 
 
