@@ -114,7 +114,8 @@ class _HttpConnection(asyncio.Protocol):
     async def request(self, data: bytes) -> tuple[int, bytes]:
         """Return status and body. Raises ConnectionError, or ValueError if the answer is not HTTP."""
         self._answer = asyncio.get_running_loop().create_future()
-        self._body, self._parser = b"", httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self)
+        self._ends_with_connection = False
         if self.transport.is_closing():
             raise ConnectionResetError
         self.transport.write(data)
@@ -136,7 +137,20 @@ class _HttpConnection(asyncio.Protocol):
             self._fail(ValueError("no HTTP"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self._answer and self._ends_with_connection:
+            self.on_message_complete()
         self._fail(ConnectionResetError())
+
+    def on_message_begin(self) -> None:
+        self._body, self._has_end = b"", False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        is_chunked = name == b"transfer-encoding" and value.lower().endswith(b"chunked")
+        self._has_end |= name == b"content-length" or is_chunked
+
+    def on_headers_complete(self) -> None:
+        self._ends_with_connection = not self._has_end  # RFC 9112, 6.3
 
     def on_body(self, body: bytes) -> None:
         self._body += body
@@ -144,7 +158,8 @@ class _HttpConnection(asyncio.Protocol):
             self._fail(ValueError("too long"))
 
     def on_message_complete(self) -> None:
-        if self._answer and not self._answer.done():
+        is_interim = self._parser.get_status_code() < 200  # the answer follows
+        if self._answer and not self._answer.done() and not is_interim:
             if not self._parser.should_keep_alive():
                 self.transport.close()
             self._answer.set_result((self._parser.get_status_code(), self._body))
