@@ -57,7 +57,7 @@ class Joiner:
     """Judges the messages of all sessions, and keeps long ones that may get more parts; for the event loop only."""
 
     def __init__(
-        self, client: VerdictClient, codings: Codings, *, hold: float, remember: float, most: int = MAX_BYTES,
+        self, client: VerdictClient, codings: Codings, *, hold: float, remember: float, most: float = MAX_BYTES,
         shared: SharedParts | None = None,
     ) -> None:  # fmt: skip
         """`shared` are the parts of other filters, None without any."""

@@ -94,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--dry-run", action="store_true", help="judge and count, block nothing")
     parser.add_argument("--hold", type=_number, default=0.5, help="longest wait for the other parts, in seconds")
     parser.add_argument("--remember", type=_number, default=PHONE_SECONDS, help="seconds to keep forwarded parts")
-    parser.add_argument("--part-memory", type=int, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
+    parser.add_argument("--part-memory", type=_number, default=MAX_BYTES >> 20, help="MiB for parts of long messages")
     parser.add_argument("--share-parts", action="store_true", help="share parts with the other filters of the service")
     parser.add_argument(
         "--coding", type=_coding, action="append", default=[], metavar="NUMBER=NAME",
@@ -111,7 +111,7 @@ def joiner(options: argparse.Namespace, client: VerdictClient, codings: Mapping[
     """Return the joiner that the options ask for; `codings` are those of the protocol."""
     return Joiner(
         client, {**codings, **dict(options.coding)},
-        hold=options.hold, remember=options.remember, most=options.part_memory << 20,
+        hold=options.hold, remember=options.remember, most=options.part_memory * (1 << 20),
         shared=SharedParts(client.http, options.remember) if options.share_parts else None,
     )  # fmt: skip
 

@@ -176,6 +176,7 @@ def test_a_wrong_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
         (["--smsc", "host:1", "--block-status", "0x58"], "--block-status 88 accepts a message, or asks for it again"),
         (["--smsc", "host:1", "--hold", "-1"], "at least 0 is wanted, got -1"),
         (["--smsc", "host:1", "--remember", "-1"], "at least 0 is wanted, got -1"),
+        (["--smsc", "host:1", "--part-memory", "-1"], "at least 0 is wanted, got -1"),
         (["--smsc", "host:1", "--seconds", "0"], "more than 0 and at most 60 seconds are wanted"),
         (["--smsc", "host:2775", "--port", "70000"], "can't listen on 127.0.0.1:70000"),
     ],
