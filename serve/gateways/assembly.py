@@ -8,7 +8,7 @@ when their last part came.
 
 import asyncio
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import chain, islice, product
 from math import prod
 
 from jingyin.serve.gateways.client import SESSION_QUESTIONS, Ruling
@@ -24,7 +24,7 @@ _SAME = 16
 _SAME_SECONDS = 86_400.0
 _CONTEXT = 100
 """Bytes of a neighbour that are context enough; a shorter one has its own neighbour joined too."""
-_OVERHEAD, _PER_RECEIVER = 1_200, 500  # bytes of a part besides its payload, as tracemalloc measures them
+_OVERHEAD, _PER_RECEIVER, _PER_TEXT = 1_200, 500, 200  # bytes besides texts and addresses, as tracemalloc measures them
 
 PartKey = tuple[str, str, int | str]
 Payer = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
@@ -67,7 +67,11 @@ class HeldPart:
     @property
     def size(self) -> int:
         """Return the bytes that it uses."""
-        return _OVERHEAD + _PER_RECEIVER * len(self.keys) + sum(len(each.payload) for each in self.message.texts)
+        message = self.message
+        return (
+            _OVERHEAD + _PER_RECEIVER * len(self.keys) + _PER_TEXT * (len(message.texts) - 1)
+            + sum(map(len, (*chain(*message.texts), *message.destinations, message.source, self.payer[0])))
+        )  # fmt: skip
 
     def of_other(self, message: Message, key: PartKey, now: float) -> "HeldPart":
         """Return a part that another filter received, perhaps of one message with this one; it is not judged here."""

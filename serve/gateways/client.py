@@ -364,7 +364,7 @@ class VerdictClient:
         deadline = max(1, round(self._deadline * 1000))
         question: dict[str, object] = {"text": text, "reasons": False, "deadline_ms": deadline}
         if sender or receiver:
-            question |= {"sender": sender[:256], "receiver": receiver[:256]}
+            question |= {"sender": sender, "receiver": receiver}
         body = json.dumps(question, ensure_ascii=False).encode(errors="replace")
         until = time.monotonic() + self._deadline
         while True:

@@ -27,6 +27,9 @@ So are those of binary data: some gateways read all that is not UCS-2 as GBK.
 MAX_PART = 512
 """Bytes of a part; a phone gets at most 140, and a few large ones must not push others out of memory."""
 
+MAX_ADDRESS = 256
+"""Characters of an address, as in the service; a part is kept with its addresses, which the protocols bound at 65."""
+
 
 class FrameError(InputError):
     """A frame with an impossible length, after which no other frame can be found."""
@@ -240,8 +243,11 @@ def message(parsed: Parsed) -> Message:
     """Return a message; it is a part if a header of it says so to anybody, or other fields.
 
     A damaged header may be text to a peer, so it is read as such too. Raises UnreadableError if peers may take it for
-    different parts, or if a part is longer than any that fits into a short message, or a text than MAX_PAYLOAD.
+    different parts, or if a part is longer than any that fits into a short message, a text than MAX_PAYLOAD, or an
+    address than MAX_ADDRESS.
     """
+    if max(map(len, (parsed.source, *parsed.destinations))) > MAX_ADDRESS:
+        raise UnreadableError
     texts, named = list(parsed.texts), []
     for payload, udh in parsed.texts:
         parts, damaged = read_header(udh)

@@ -21,7 +21,7 @@ from jingyin.model.errors import InputError
 from jingyin.serve.gateways.accounts import Accounts
 from jingyin.serve.gateways.assembly import HeldPart, Owner
 from jingyin.serve.gateways.client import Http, Ruling, VerdictClient, log
-from jingyin.serve.gateways.codec import FrameError, Message, Parsed, message
+from jingyin.serve.gateways.codec import MAX_ADDRESS, FrameError, Message, Parsed, message
 from jingyin.serve.gateways.parts import Joiner
 from jingyin.serve.gateways.program import HelpFormatter, Listener, accounts, add_options, joiner, run
 from jingyin.serve.gateways.source import read_source
@@ -87,7 +87,7 @@ def read_query(query: bytes) -> SendsmsCall:
     parsed = Parsed(texts, ("utf8", 4, 8)[coding], source, receivers or [""], scheduled=scheduled)
     fields |= {b"text": payload, b"coding": b"%d" % coding}
     quoted = (f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields.items())
-    account = fields.get(b"username") or fields.get(b"user", b"")
+    account = (fields.get(b"username") or fields.get(b"user", b""))[:MAX_ADDRESS]  # parts are kept with it
     return SendsmsCall(message(parsed), "&".join(quoted), account.decode("latin-1"))
 
 

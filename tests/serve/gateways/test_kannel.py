@@ -86,7 +86,8 @@ def test_the_text_and_how_it_is_passed_on(query: str | bytes, coding: int, text:
     [
         "text%00=a", "text=a%00b", "coding%00=2&text=a", "x=%00", "text=a&coding=3", "text=a&coding=-2",
         "text=a&coding=99999999999999999999", "text=%ff", "text=%ff&charset=utf-8", "text=a&coding=2",
-        "text=a&udh=%05%00", "text=%D8%3D&charset=UTF-16BE&coding=2", "charset=UTF-8&coding=2&text=" + "a" * 33_000,
+        "text=a&udh=%05%00", "text=a&from=" + "1" * 257, "text=a&to=2+" + "1" * 257,
+        "text=%D8%3D&charset=UTF-16BE&coding=2", "charset=UTF-8&coding=2&text=" + "a" * 33_000,
         *[f"text=aaaa&charset={charset}&coding=2"
           for charset in ("UCS-4BE", "UTF-8//IGNORE", "CN-GB", "WCHAR_T", "hex", "no")],
     ],
@@ -94,6 +95,10 @@ def test_the_text_and_how_it_is_passed_on(query: str | bytes, coding: int, text:
 def test_what_has_two_readings_or_none_is_refused(query: str) -> None:
     with pytest.raises(InputError, match=r"wanted|leave it out|must be|send|does not have"):
         read_query(query.encode())
+
+
+def test_names_of_accounts_are_cut() -> None:
+    assert read_query(b"text=a&username=" + b"u" * 60_000).account == "u" * 256
 
 
 @pytest.mark.parametrize("charset", ["no-such-{}", "punycode", "utf-8{} "])

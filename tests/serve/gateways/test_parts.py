@@ -430,10 +430,10 @@ def part(reference: int, total: int, number: int, payload: bytes = PLAIN) -> Mes
 @joining(hold=0.01, remember=0.05)
 async def test_parts_are_forgotten_after_their_time(joiner: Joiner, judge: Judge) -> None:
     await add(joiner, part(7, 2, 1), hold=True).answer
-    assert joiner._bytes.total() == 1_702
+    assert joiner._bytes.total() == 1_709
     await asyncio.sleep(0.06)
     await add(joiner, part(8, 2, 2)).answer
-    assert (joiner._bytes.total(), len(joiner._boxes)) == (1_702, 1)
+    assert (joiner._bytes.total(), len(joiner._boxes)) == (1_709, 1)
 
 
 @played(SMPP, hold=0)
@@ -447,6 +447,14 @@ async def test_a_kept_part_does_not_keep_its_session(world: World) -> None:
     gc.collect()
     assert session() is None
     assert world.joiner._kept
+
+
+@joining()
+async def test_all_that_is_kept_of_a_part_is_charged(joiner: Joiner, judge: Judge) -> None:
+    texts = [Segment(b"a" * 100, b"b" * 100), Segment(b"c")]
+    message = part(7, 2, 1)._replace(texts=texts, source="1" * 100, destinations=["2" * 100])
+    await add(joiner, message).answer
+    assert joiner._bytes.total() == 1_700 + 200 + 200 + 1 + 200 + len("a")
 
 
 @joining(hold=60, most=14_000)

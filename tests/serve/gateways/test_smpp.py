@@ -1,6 +1,7 @@
 """What the codec reads of SMPP, and what it refuses."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,6 +43,13 @@ def status(data: bytes) -> str:
 )
 def test_a_message(data: bytes) -> None:
     assert read(data) == Message([Segment(UCS2)], 8, None, SOURCE, [PHONE])
+
+
+@pytest.mark.parametrize("fields", [{"source": "1" * 257}, {"to": ("1" * 257,)}, {"to": (PHONE, "1" * 257)}])
+def test_an_address_that_no_protocol_has_is_refused(fields: dict[str, Any]) -> None:
+    """Parts are kept with their addresses, and one may have 100 KB of them."""
+    assert status(SMPP.submit("你好", 1, **fields)) == "unreadable"
+    assert read(SMPP.submit("你好", 1, source="1" * 256, to=("1" * 256,)))
 
 
 def test_parts_to_a_distribution_list_are_refused() -> None:
