@@ -7,8 +7,9 @@ when their last part came.
 """
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice, product
+from itertools import chain, islice, product, takewhile
 from math import prod
 
 from jingyin.serve.gateways.client import SESSION_QUESTIONS, Ruling
@@ -24,7 +25,7 @@ _SAME = 16
 _SAME_SECONDS = 86_400.0
 _CONTEXT = 100
 """Bytes of a neighbour that are context enough; a shorter one has its own neighbour joined too."""
-_OVERHEAD, _PER_RECEIVER, _PER_TEXT = 1_200, 500, 200  # bytes besides texts and addresses, as tracemalloc measures them
+_OVERHEAD, _PER_RECEIVER, _PER_TEXT = 1_200, 1_000, 200  # bytes besides texts and addresses, by tracemalloc
 
 PartKey = tuple[str, str, int | str]
 Payer = tuple[str, str, bool]  # account, direction, and whether the parts have a time of delivery
@@ -59,7 +60,6 @@ class HeldPart:
     answer: asyncio.Future[Ruling]
     since: float
     timer: asyncio.TimerHandle | None = None
-    complete: bool = False  # for all of its destinations
     asking: bool = False  # for parts of other filters
     due: bool = False  # to be judged as soon as they are known
     elsewhere: bool = False  # received by another filter
@@ -93,30 +93,54 @@ class Box:
     """The parts with one reference that one destination has received or is about to receive.
 
     Boxes of equal `mark` hold the same parts: those of a message to many are looked at once.
+
+    A part must not cost time for each of the others: thousands fit, of one source or of as many.
     """
 
     mark: int = 0
     parts: dict[int, list[HeldPart]] = field(default_factory=dict)  # by number, the oldest first
+    kin: dict[tuple[tuple[str, int], int], list[HeldPart]] = field(default_factory=dict)  # by kin and number
+    waiting: list[HeldPart] = field(default_factory=list)
+    run: int = 0  # there is a part of each number up to this one
+    _ran: dict[int, float] = field(default_factory=dict)  # when this was last so
 
-    def all(self) -> list[HeldPart]:
-        """Return all parts."""
-        return [part for same in self.parts.values() for part in same]
+    def since(self, time: float) -> Iterator[HeldPart]:
+        """Return the parts that came at this time or later."""
+        return (part for same in self.parts.values() for part in takewhile(lambda each: each.since >= time, same[::-1]))
 
-    def holds_all(self, total: int) -> bool:
-        """Return whether there is a part of each number up to `total`."""
-        return len(self.parts) >= total and all(number in self.parts for number in range(1, total + 1))
+    def was_complete(self, part: HeldPart) -> bool:
+        """Return whether there has been a part of each number up to this one's total, since it came."""
+        total = part.kin[1]
+        return self.run >= total or any(run >= total and last >= part.since for run, last in self._ran.items())
 
     def put(self, part: HeldPart) -> None:
-        """Add a part."""
+        """Add a part, which waits if it is this filter's own."""
         self.mark = hash((self.mark, id(part), True))
         self.parts.setdefault(part.number, []).append(part)
+        self.kin.setdefault((part.kin, part.number), []).append(part)
+        if not part.elsewhere:
+            self.waiting.append(part)
+        while self.run + 1 in self.parts:
+            self.run += 1
+        if self.run > 1:
+            self._ran[self.run] = part.since
 
     def remove(self, part: HeldPart) -> None:
         """Take a part out."""
         self.mark = hash((self.mark, id(part), False))
         self.parts[part.number].remove(part)
+        self.kin[part.kin, part.number].remove(part)
+        if not self.kin[part.kin, part.number]:
+            del self.kin[part.kin, part.number]
         if not self.parts[part.number]:
             del self.parts[part.number]
+            self.run = min(self.run, part.number - 1)
+        self.release(part)
+
+    def release(self, part: HeldPart) -> None:
+        """Note that a part no longer waits."""
+        if part in self.waiting:
+            self.waiting.remove(part)
 
 
 def header(udh: bytes, total: int, number: int) -> bytes:
@@ -127,7 +151,7 @@ def header(udh: bytes, total: int, number: int) -> bytes:
 
 def is_crowded(box: Box, part: HeldPart, now: float) -> bool:
     """Return whether not all parts with this one's number, or not all of its neighbours, could be tried."""
-    kin = [each for each in box.parts.get(part.number, ()) if each.kin == part.kin and each.since > now - _SAME_SECONDS]
+    kin = [each for each in box.kin.get((part.kin, part.number), ()) if each.since > now - _SAME_SECONDS]
     sides = _sides(_kin(box, part), part)
     count = len(part.message.texts) * prod(len(each) for side in sides for each in side)
     return len(kin) >= _SAME or (count > _NEIGHBOURS and any(len(side) > 1 for side in sides))
@@ -138,7 +162,8 @@ def assemblies(box: Box, part: HeldPart) -> tuple[Pieces, ...]:
     found: dict[Pieces, None] = {}
     if part.message.lone:
         found |= {((part, text),): None for text in part.message.texts}
-    for numbered, most in ((_kin(box, part), _NEIGHBOURS), (box.parts, STRANGERS)):
+    strangers = {number: same[-STRANGERS:] for number, same in box.parts.items()}
+    for numbered, most in ((_kin(box, part), _NEIGHBOURS), (strangers, STRANGERS)):
         newest = [same[-1] for _, same in sorted({**numbered, part.number: [part]}.items())]
         for i in range(max(len(each.message.texts) for each in newest)):  # a peer takes the same of all
             found[
@@ -159,8 +184,8 @@ def assemblies(box: Box, part: HeldPart) -> tuple[Pieces, ...]:
 
 def _kin(box: Box, part: HeldPart) -> dict[int, list[HeldPart]]:
     """Return a box's parts of this one's source and total, the last _SAME of each number."""
-    own = {number: [each for each in same if each.kin == part.kin] for number, same in box.parts.items()}
-    return {number: same[-_SAME:] for number, same in own.items() if same and number <= part.kin[1]}
+    numbers = range(1, part.kin[1] + 1)
+    return {number: same[-_SAME:] for number in numbers if (same := box.kin.get((part.kin, number)))}
 
 
 def _sides(

@@ -107,9 +107,9 @@ class Joiner:
         if any(is_crowded(box, part, now) for box in boxes):
             part.answer.set_result(self._client.refusal("repeated_part"))
             return part
-        gone = (each for box in boxes for each in box.all() if each not in self._waiting and not each.elsewhere)
+        recent = (each for box in boxes for each in box.since(now - _SAME_MESSAGE))
         # If parts of this message were forwarded, its sender waits for each answer: holding would gain nothing.
-        hold = hold and all(each.since < now - _SAME_MESSAGE for each in gone)
+        hold = hold and all(each in self._waiting or each.elsewhere for each in recent)
         self._waiting[part] = None
         HELD.inc()
         self._keep(part)
@@ -120,16 +120,11 @@ class Joiner:
         return part
 
     def _keep(self, part: HeldPart) -> None:
-        """Put a part into its boxes, and see which messages are complete with it."""
+        """Put a part into its boxes."""
         for key in part.keys:
             self._boxes.setdefault(key, Box()).put(part)
         self._bytes[part.payer] += part.size
         self._kept.setdefault(part.payer, OrderedDict())[part] = None
-        boxes = self._boxes_of(part)
-        kept = [each for box in boxes for each in box.all()]
-        if any(box.holds_all(total) for box in boxes for total in {each.kin[1] for each in kept}):
-            for each in dict.fromkeys(kept):
-                each.complete = each.complete or all(box.holds_all(each.kin[1]) for box in self._boxes_of(each))
         self._make_room()
 
     def _wait(self, part: HeldPart, *, hold: bool) -> None:
@@ -138,9 +133,10 @@ class Joiner:
             self._release(part)
             return
         part.timer = asyncio.get_running_loop().call_later(self.hold, self._time_out, part)
-        for other in self._together(part):
-            if other.complete:
-                self._release(other)
+        for box in self._boxes_of(part):
+            for other in [each for each in box.waiting if each.kin[1] <= box.run]:
+                if self._is_complete(other):
+                    self._release(other)
 
     async def _share(self, part: HeldPart, then: Callable[[HeldPart], None], *, again: bool = False) -> None:
         """Hand a part to the other filters, unless `again`, and keep theirs that may be of one message with it."""
@@ -151,7 +147,9 @@ class Joiner:
         for key, messages in answer.parts.items():
             for message in messages:
                 other, box = part.of_other(message, key, now), self._boxes.get(key, Box())
-                if not (any(other.same_as(each) for each in box.all()) or is_crowded(box, other, now)):
+                if not (
+                    any(map(other.same_as, box.kin.get((other.kin, other.number), ()))) or is_crowded(box, other, now)
+                ):
                     self._keep(other)
         self._lost |= dict.fromkeys(answer.lost)
         part.asking = False
@@ -198,20 +196,25 @@ class Joiner:
         while (size := self._bytes.total()) > self._most:
             oldest = next(iter(self._kept[max(self._bytes, key=self._bytes.__getitem__)]))
             self._release(oldest)
+            if not self._is_complete(oldest):
+                self._lost |= dict.fromkeys(oldest.keys)
             self.forget(oldest)
             FORGOTTEN.inc()
-            if not oldest.complete:
-                self._lost |= dict.fromkeys(oldest.keys)
         while len(self._lost) > _MAX_LOST:
             self._lost.popitem(last=False)
         PART_BYTES.set(size)
 
     def _together(self, part: HeldPart) -> list[HeldPart]:
         """Return the waiting parts that may be of one message with this one, which is among them."""
-        return list({each: None for box in self._boxes_of(part) for each in box.all() if each in self._waiting})
+        return list(dict.fromkeys(each for box in self._boxes_of(part) for each in box.waiting))
+
+    def _is_complete(self, part: HeldPart) -> bool:
+        """Return whether its message has been complete, for all of its destinations, while it was kept."""
+        boxes = self._boxes_of(part)
+        return bool(boxes) and all(box.was_complete(part) for box in boxes)
 
     def _time_out(self, part: HeldPart) -> None:
-        if self._others and not part.complete:
+        if self._others and not self._is_complete(part):
             self._spawn(self._share(part, self._release_all, again=True))
         else:
             self._release_all(part)
@@ -234,8 +237,9 @@ class Joiner:
         receivers: dict[int, tuple[Box, list[str]]] = {}
         for key in part.keys:
             box = self._boxes.get(key) or Box()
+            box.release(part)
             receivers.setdefault(box.mark, (box, []))[1].append(key[1])
-        doubted = not part.complete and any(key in self._lost for key in part.keys)
+        doubted = any(key in self._lost for key in part.keys) and not self._is_complete(part)
         to = [(assemblies(box, part), tuple(dict.fromkeys(numbers))) for box, numbers in receivers.values()]
         self._spawn(self._settle(part, to, doubted=doubted))
 
