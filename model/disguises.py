@@ -141,28 +141,18 @@ def _spelling_at(text: str, start: int, end: int) -> Edit | None:
     """Return the reading of the letters text[start:end] with the characters next to them, if they are a spelling."""
     if not _STARTS.match(text, start) or not _ENDS_HERE.match(text, end):
         return None
+    beside = text[max(0, start - 2) : start].strip()[-1:] + text[end : end + 2].strip()[:1]  # a space may be between
     for before, after, reading in _SPELLINGS[text[start:end]]:
         fits = text.endswith(before, 0, start) and text.startswith(after, end)
-        if fits and (before or after or _is_beside_han(text, start, end)):
+        if fits and (before or after or _HAN.search(beside)):
             return start - len(before), end + len(after), reading
     return None
 
 
-def _is_beside_han(text: str, start: int, end: int) -> bool:
-    """Whether a Han character is right before or after text[start:end], with or without a space between."""
-    return bool(_HAN.search(text[max(0, start - 2) : start].strip()[-1:] + text[end : end + 2].strip()[:1]))
-
-
 # ---- step 8: to Mandarin
 
-
-def _dialect() -> tuple[dict[str, str], set[str]]:
-    """Return word -> word in Mandarin, and the words that also exist in Mandarin, whose lines end with a tilde."""
-    lines = list(_lines("dialect"))
-    return {word: mandarin for word, mandarin, *_ in lines}, {line[0] for line in lines if len(line) > 2}
-
-
-_DIALECT, _SHARED = _dialect()
+_DIALECT = {word: mandarin for word, mandarin, *_ in _lines("dialect")}
+_SHARED = {line[0] for line in _lines("dialect") if len(line) > 2}  # words of Mandarin too: a tilde ends their lines
 _LONGEST_FIRST = sorted(_DIALECT, key=lambda each: (-len(each), each))
 _DIALECT_ONLY = re.compile("|".join(each for each in _LONGEST_FIRST if each not in _SHARED))
 _DIALECT_WORD = re.compile("|".join(_LONGEST_FIRST))

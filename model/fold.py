@@ -12,14 +12,8 @@ from importlib.resources import files
 _ZHU = "著"
 # Simplified Chinese has it too, in 著名; elsewhere it is the traditional 着 (看著).
 _AS_ZHE = re.compile(f"(?<![显昭卓原名编专论译遗巨土合拙]){_ZHU}(?![名作述称书者录译])")
-
-
-def _simplified() -> dict[str, str]:
-    table = files("jingyin.model").joinpath("tables/simplified.txt").read_text(encoding="utf-8")
-    return {line[0]: line[1] for line in table.splitlines() if line[0] != _ZHU}
-
-
-_SIMPLIFIED = _simplified()
+_TABLE = files("jingyin.model").joinpath("tables/simplified.txt").read_text(encoding="utf-8")
+_SIMPLIFIED = {line[0]: line[1] for line in _TABLE.splitlines() if line[0] != _ZHU}
 
 
 def _in_gb2312(text: str) -> bool:

@@ -19,15 +19,9 @@ def _table(name: str) -> str:
 
 
 _COMMON = frozenset(_table("foreign").split())  # frequent in messages of their language, and not pinyin syllables
-
-
-def _pinyin() -> re.Pattern[str]:
-    syllables = sorted({line.split(" ")[0] for line in _table("sounds").splitlines()}, key=len, reverse=True)
-    # Longest first, without backtracking: linear in the length of a word.
-    return re.compile(f"(?>{'|'.join(syllables)})++|[^aeiouy]+")  # initials have no vowel
-
-
-_PINYIN = _pinyin()
+_SYLLABLES = sorted({line.split(" ")[0] for line in _table("sounds").splitlines()}, key=len, reverse=True)
+# Longest first, without backtracking: linear in the length of a word.
+_PINYIN = re.compile(f"(?>{'|'.join(_SYLLABLES)})++|[^aeiouy]+")  # initials have no vowel
 
 
 def is_foreign(text: str) -> bool:

@@ -26,17 +26,9 @@ _TRIPLE = np.dtype("<u8")
 _NUMERALS = "零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟"
 _DIGITS = r"\d" + "".join(c for kind, c in PLACEHOLDERS.items() if kind not in ("link", "email"))
 _NUMBER = re.compile(f"[{_DIGITS}{_NUMERALS}]{{2,}}|[{_DIGITS}]|[{_NUMERALS}](?=[年月日号天周点时分小元块个人次遍])")
-
-
-def _first_alike() -> NDArray[np.uint16]:
-    """Return for each unit of UTF-16 the first one that sounds like it, itself if none does."""
-    sounds = np.arange(1 << 16, dtype="<u2")
-    for characters in ALIKE:
-        sounds[list(map(ord, characters))] = ord(characters[0])
-    return sounds
-
-
-_SOUNDS = _first_alike()
+# For each unit of UTF-16 the first one that sounds like it, itself if none does.
+_SOUNDS = np.arange(1 << 16, dtype="<u2")
+_SOUNDS[list(map(ord, "".join(ALIKE)))] = [ord(characters[0]) for characters in ALIKE for _ in characters]
 
 
 def units(text: str) -> NDArray[np.uint16]:

@@ -18,11 +18,12 @@ takes longer than everything else before the networks.
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jingyin.model.near_copies import ALIKE
 
 BUCKETS = 1 << 19
 """Length of the weight vector; the last entry is the bias."""
@@ -41,18 +42,9 @@ LONG = 100
 """Characters from which networks read a message in several passes, about (spans.PASS_TOKENS)."""
 # A sentence of at most 40 characters; else up to the last comma or space of the first 40, or these 40.
 _SENTENCE = re.compile(r"[^。!?;]{0,40}[。!?;]+|[^。!?;]{1,40}$|[^。!?;]{0,39}[, ]|[^。!?;]{40}")
-
-
-def _sounds() -> NDArray[np.int64]:
-    """Return for each code point the number of its syllable, above all code points, or itself if it has none."""
-    sounds = np.arange(sys.maxunicode + 1)
-    table = files("jingyin.model").joinpath("tables/sounds.txt").read_text(encoding="utf-8")
-    for number, line in enumerate(table.splitlines(), sys.maxunicode + 1):
-        sounds[[ord(character) for character in line.split(" ")[1]]] = number
-    return sounds
-
-
-_SOUNDS = _sounds()
+# For each code point the number of its syllable, above all code points, or itself if it has none.
+_SOUNDS = np.arange(sys.maxunicode + 1)
+_SOUNDS[list(map(ord, "".join(ALIKE)))] = [i for i, all_of in enumerate(ALIKE, sys.maxunicode + 1) for _ in all_of]
 
 
 class Codes(NamedTuple):

@@ -93,7 +93,24 @@ class CleanText:
         """
         if isinstance(self.original, CleanString):
             return [(i, i + 1) for i in range(len(self.text))]
-        return _trace(self.original)
+        # Run the steps again, this time following every character back to `original`.
+        order = _shown(self.original)
+        pieces = [self.original[i].translate(FOLD) for i in order]
+        folded = _shortened([character for piece in pieces for character in piece])
+        offsets = list(_shortened([(i, i + 1) for i, piece in zip(order, pieces, strict=True) for _ in piece]))
+
+        def follow(changes: list[Edit]) -> None:
+            moved: list[tuple[int, int]] = []
+            at = 0
+            for start, end, replacement in changes:
+                moved += offsets[at:start]
+                if replacement:
+                    moved += [range_of(offsets, start, end)] * len(replacement)
+                at = end
+            offsets[:] = moved + offsets[at:]
+
+        follow(list(mask(_run("".join(folded), {}, follow), {})))
+        return offsets
 
 
 def clean(text: str) -> CleanText:
@@ -204,27 +221,6 @@ def range_of(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[
     """Return the range in the original of characters [start, end) of a text with these offsets."""
     first, last = offsets[start], offsets[end - 1]
     return min(first[0], last[0]), max(first[1], last[1])  # the other way round in text from right to left
-
-
-def _trace(original: str) -> list[tuple[int, int]]:
-    """Run the steps again, this time following every character back to `original`."""
-    order = _shown(original)
-    pieces = [original[i].translate(FOLD) for i in order]
-    folded = _shortened([character for piece in pieces for character in piece])
-    offsets = list(_shortened([(i, i + 1) for i, piece in zip(order, pieces, strict=True) for _ in piece]))
-
-    def follow(changes: list[Edit]) -> None:
-        moved: list[tuple[int, int]] = []
-        at = 0
-        for start, end, replacement in changes:
-            moved += offsets[at:start]
-            if replacement:
-                moved += [range_of(offsets, start, end)] * len(replacement)
-            at = end
-        offsets[:] = moved + offsets[at:]
-
-    follow(list(mask(_run("".join(folded), {}, follow), {})))
-    return offsets
 
 
 # ---- the order of characters

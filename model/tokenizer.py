@@ -149,13 +149,9 @@ class PieceTokenizer(_Wrapper):
     def encode_with_offsets(self, texts: Sequence[CleanString]) -> list[Encoded]:
         """Return the tokens of each clean text with their places; all of a placeholder's have its place."""
         found = self.backend.encode_batch([spell(text) for text in texts], add_special_tokens=False)
-        return [
-            Encoded([START, *each.ids, END], [(0, 0), *_as_typed(text, each.offsets), (0, 0)])
-            for text, each in zip(texts, found, strict=True)
-        ]
-
-
-def _as_typed(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the ranges in `text` of ranges in `spell(text)`."""
-    places = [i for i, character in enumerate(text) for _ in MEANINGS.get(character, character)]
-    return [(places[start], places[end - 1] + 1) for start, end in offsets]  # no token is empty
+        encoded = []
+        for text, each in zip(texts, found, strict=True):
+            places = [i for i, character in enumerate(text) for _ in MEANINGS.get(character, character)]
+            offsets = [(places[start], places[end - 1] + 1) for start, end in each.offsets]  # no token is empty
+            encoded.append(Encoded([START, *each.ids, END], [(0, 0), *offsets, (0, 0)]))
+        return encoded
