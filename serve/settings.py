@@ -176,14 +176,10 @@ class Settings(BaseSettings):
     @property
     def is_public(self) -> bool:
         """Whether other machines can connect."""
-        return not self.uds and not _is_loopback(self.host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        try:
+            return not self.uds and not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:  # noqa: ANN401  fields of Settings
@@ -192,18 +188,15 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:  # noqa
     names = [name[len(PREFIX) :] for name in os.environ if name.startswith(PREFIX)]
     if unknown := sorted(name for name in names if name.lower() not in Settings.model_fields):
         raise ConfigError(f"unknown settings in the environment: {', '.join(PREFIX + name for name in unknown)}")
+    in_file: dict[str, Any] = {}
+    if config is not None:
+        try:
+            config.open("rb").close()  # the source ignores a missing file
+            in_file = YamlConfigSettingsSource(Settings, config, yaml_file_encoding="utf-8")()
+        except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+            fault = f"{config} can't be read as YAML names with values ({type(error).__name__})"
+            raise ConfigError(f"{fault}; see configs/serve.yaml") from None
     try:
-        return Settings(**{**_from_file(config), **EnvSettingsSource(Settings)(), **given})
+        return Settings(**{**in_file, **EnvSettingsSource(Settings)(), **given})
     except ValidationError as error:
         raise ConfigError(f"the settings of `jingyin serve` are wrong: {faults_of(error)}") from None
-
-
-def _from_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        path.open("rb").close()  # the source ignores a missing file
-        return YamlConfigSettingsSource(Settings, path, yaml_file_encoding="utf-8")()
-    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        kind = type(error).__name__
-        raise ConfigError(f"{path} can't be read as YAML names with values ({kind}); see configs/serve.yaml") from None

@@ -43,18 +43,14 @@ def signatures(texts: Sequence[str]) -> NDArray[np.uint16]:
     for i, text in enumerate(texts):
         size += len(text) + 1
         if size >= _CHARACTERS or i + 1 == len(texts):
-            signed[start : i + 1] = _sign(texts[start : i + 1])
+            codes = code_points(texts[start : i + 1])
+            points = codes.points.astype(np.uint64)
+            pairs = _mixed(points[:-1] << np.uint64(32) | points[1:])
+            smallest = [np.minimum.reduceat(pairs * multiplier, codes.starts) for multiplier in _MULTIPLIERS]
+            # The high bits of the smallest hash are nearly zero and the low ones weak: mixed again, any 16 are good.
+            signed[start : i + 1] = _mixed(np.stack(smallest, axis=1)) >> np.uint64(48)
             start, size = i + 1, 0
     return signed
-
-
-def _sign(texts: Sequence[str]) -> NDArray[np.uint16]:
-    codes = code_points(texts)
-    points = codes.points.astype(np.uint64)
-    pairs = _mixed(points[:-1] << np.uint64(32) | points[1:])
-    smallest = [np.minimum.reduceat(pairs * multiplier, codes.starts) for multiplier in _MULTIPLIERS]
-    # The high bits of the smallest hash are nearly zero and the low ones weak: once mixed again, any 16 are good.
-    return (_mixed(np.stack(smallest, axis=1)) >> np.uint64(48)).astype(np.uint16)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -107,21 +103,18 @@ def _components(signed: NDArray[np.uint16]) -> NDArray[np.int32]:
     """Return the smallest index in each text's component (n,)."""
     parent = np.arange(len(signed), dtype=np.int32)
     for band in range(BANDS):
-        for one, other in _candidates(band_keys(signed, band)):
+        keys = band_keys(signed, band)
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        same = keys[order[1:]] == keys[order[:-1]]
+        later = np.flatnonzero(same) + 1
+        starts = np.flatnonzero(np.concatenate([[True], ~same]))
+        first = starts[np.searchsorted(starts, later, side="right") - 1]
+        # Of texts with equal keys each is paired with the first of its bucket, and with the one before it.
+        for one, other in ((order[later], order[first]), (order[later], order[later - 1])):
             apart = np.flatnonzero(_roots(parent, one) != _roots(parent, other))
             near = apart[similarity(signed, one[apart], other[apart]) >= ALIKE]
             _union(parent, one[near], other[near])
     return _roots(parent, np.arange(len(signed), dtype=np.int32))
-
-
-def _candidates(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """Return pairs of texts with equal keys: each with the first of its bucket, and with the one before it."""
-    order = np.argsort(keys, kind="stable").astype(np.int32)
-    same = keys[order[1:]] == keys[order[:-1]]
-    later = np.flatnonzero(same) + 1
-    starts = np.flatnonzero(np.concatenate([[True], ~same]))
-    first = starts[np.searchsorted(starts, later, side="right") - 1]
-    return [(order[later], order[first]), (order[later], order[later - 1])]
 
 
 def _roots(parent: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int32]:

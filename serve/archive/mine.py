@@ -199,7 +199,10 @@ def _chosen(
     odds, bounds = _odds(risks), _odds(np.array([bundle.manifest.review.risk, bundle.manifest.block.risk]))
     apart, is_read = table["disagreement"].to_numpy(), table["jingyin_read"].to_numpy()
     scores = {"riskiest": risks, "threshold": -np.abs(odds[:, None] - bounds).min(1), "disagreement": apart}
-    ranked = {rule: _best(score, is_read, keep) for rule, score in scores.items()}
+    ranked: dict[str, list[int]] = {}
+    for rule, score in scores.items():
+        order = np.argsort(-score, kind="stable")  # the first of equals first
+        ranked[rule] = order[is_read[order]][: POOL * keep].tolist()
     ranked["disagreement"] = [i for i in ranked["disagreement"] if apart[i]]  # one network alone never disagrees
     low = np.flatnonzero((risks < ORDINARY_RISK) & is_drawn(keys, share))
     low = low[np.argsort(keys[low], kind="stable")][: _DRAWN * ordinary]  # the keys are hashes: the least are random
@@ -224,13 +227,6 @@ def _chosen(
 def _odds(risks: NDArray[np.float64]) -> NDArray[np.float64]:
     clipped = np.clip(risks, 1e-12, 1 - 1e-12)
     return np.asarray(np.log(clipped / (1 - clipped)))
-
-
-def _best(scores: NDArray[np.float64], wanted: NDArray[np.bool_], keep: int) -> list[int]:
-    """Return the indices of the highest scores (n,) that are `wanted` (n,), the first of equals first."""
-    order = np.argsort(-scores, kind="stable")
-    ranking: list[int] = order[wanted[order]][: POOL * keep].tolist()
-    return ranking
 
 
 def take_turns(

@@ -135,7 +135,9 @@ class Shards:
                 sink.write(item.rows)
                 added = (len(block.numbers), int((block.replaced > 0).sum()), item.reused, item.stale)
                 counts = {kind: counts[kind] + more for kind, more in zip(counts, added, strict=True)}
-                bar.show(earlier_rows + counts["rows"], share := self._share(item))
+                start, end = self._starts[item.source : item.source + 2]
+                share = (start + block.share * (end - start)) / self._starts[-1]
+                bar.show(earlier_rows + counts["rows"], share)
                 rows_read += len(block.numbers) + len(block.rejects)
                 if rows_read >= limit:
                     break
@@ -143,10 +145,6 @@ class Shards:
         shard = Shard(path.name, path.stat().st_size, item.source, block.next, share, counts, dict(rejects))
         write_json(self._marker(number, "json"), asdict(shard))
         self.done.append(shard)
-
-    def _share(self, item: ScoredBlock) -> float:
-        start, end = self._starts[item.source : item.source + 2]
-        return (start + item.block.share * (end - start)) / self._starts[-1]
 
     def _marker(self, number: int, kind: str) -> Path:
         return self._out / f"_part-{number:05d}.{kind}"

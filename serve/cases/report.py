@@ -45,8 +45,8 @@ def report_files(
                 {**{name: value for name, value in zip(FIELDS, row, strict=True) if value}, "text": text}
                 for text, *row in zip(block.texts.to_pylist(), *columns, strict=True)
             ]
-            sent = [_body(body, kind) for body in bodies if clean(str(body["text"])[:TEXT]).text]
-            refusals = [*filter(None, threads.map(partial(_send, url), sent))]
+            sent = [body for body in bodies if clean(str(body["text"])[:TEXT]).text]
+            refusals = [*filter(None, threads.map(partial(_send, url, kind), sent))]
             yield Reported(len(sent) - len(refusals), len(bodies) - len(sent) + len(block.rejects), refusals)
 
 
@@ -59,17 +59,13 @@ def _values(rows: pa.RecordBatch, name: str) -> list[Any]:
     return values
 
 
-def _send(url: str, body: dict[str, Any]) -> str:
-    """Send a report; return why the service can't read it, or ""."""
+def _send(url: str, kind: str, body: dict[str, Any]) -> str:
+    """Send a report, of this kind if it names none; return why the service can't read it, or ""."""
+    plain = {name: value if name == "time" and isinstance(value, float) else str(value) for name, value in body.items()}
     try:
-        ask(url, "POST", "/v1/report", body)
+        ask(url, "POST", "/v1/report", {"kind": kind, **plain})
     except AnswerError as error:
         if error.code != 422:
             raise
         return str(error)
     return ""
-
-
-def _body(body: dict[str, Any], kind: str) -> dict[str, Any]:
-    plain = {name: value if name == "time" and isinstance(value, float) else str(value) for name, value in body.items()}
-    return {"kind": kind, **plain}

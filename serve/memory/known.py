@@ -169,17 +169,12 @@ class Index:
         return sorted(matches, key=lambda match: -match.share)
 
 
-def _kind_of_units() -> NDArray[np.uint8]:
-    kinds = np.full(1 << 16, ord("."), np.uint8)
-    kinds[[ord(each) for each in f"{ascii_lowercase}#$*+<=>@\\^_`{{|}}"]] = ord("g")
-    kinds[ord(PLACEHOLDERS["number"])] = ord("d")
-    kinds[0x3400:0xA000] = ord("r")
-    common = {*"".join(ALIKE), *(each for each in set(default_lexicon()) if "\u3400" <= each < "\ua000")}
-    kinds[[ord(each) for each in common]] = ord(".")
-    return kinds
-
-
-_KINDS = _kind_of_units()
+_KINDS = np.full(1 << 16, ord("."), np.uint8)
+_KINDS[[ord(each) for each in f"{ascii_lowercase}#$*+<=>@\\^_`{{|}}"]] = ord("g")
+_KINDS[ord(PLACEHOLDERS["number"])] = ord("d")
+_KINDS[0x3400:0xA000] = ord("r")
+_COMMON = {*"".join(ALIKE), *(each for each in set(default_lexicon()) if "\u3400" <= each < "\ua000")}
+_KINDS[[ord(each) for each in _COMMON]] = ord(".")
 
 
 def _kinds(text: str) -> NDArray[np.uint8]:
@@ -251,7 +246,14 @@ class Known:
 
     async def add(self, new: NewWording, by: str, risk: float) -> str:
         """Keep a wording of this risk, judged by the key `by`; return its id. Raises InputError if it is too short."""
-        pieces = _pieces(new)
+        if (new.text is None) == (new.template is None):
+            raise InputError("wanted one of text and template")
+        # The fixed parts of the wording, as clean text.
+        if new.text is not None:
+            pieces: list[str] = [clean(new.text[:CHARACTERS]).text]
+        else:
+            spelled = _SLOT.sub(lambda match: PLACEHOLDERS.get(match[1], "\n"), (new.template or "").translate(FOLD))
+            pieces = [CleanString(piece) for piece in spelled.split("\n") if piece]
         triples, sounds = (
             frozenset(chain.from_iterable(hashes(each, self._secret.salt, sounds=sounds) for each in pieces))
             for sounds in (False, True)
@@ -316,13 +318,3 @@ class Known:
 def _read(number: str, content: str) -> Wording:
     action, note, by, since, until, odds, triples, *sounds = json.loads(content)
     return Wording(number, action, note, by, since, until, odds, frozenset(triples), frozenset(*sounds))
-
-
-def _pieces(new: NewWording) -> list[str]:
-    """Return the fixed parts of a wording as clean text."""
-    if (new.text is None) == (new.template is None):
-        raise InputError("wanted one of text and template")
-    if new.text is not None:
-        return [clean(new.text[:CHARACTERS]).text]
-    spelled = _SLOT.sub(lambda match: PLACEHOLDERS.get(match[1], "\n"), (new.template or "").translate(FOLD))
-    return [CleanString(piece) for piece in spelled.split("\n") if piece]

@@ -245,8 +245,18 @@ class Local:
 
     def _reread(self) -> None:
         """Read the tables from the file if it has changed; raises ConfigError if that fails."""
-        if self._file and self._file.exists() and (stamp := _stamp(self._file)) != self._stamp:
-            self._tables, self._stamp = _read_tables(self._file), stamp
+        if not self._file or not self._file.exists() or (stamp := _stamp(self._file)) == self._stamp:
+            return
+        try:
+            self._tables = {
+                name: {field.encode(): base64.b64decode(value) for field, value in table.items()}
+                for name, table in json.loads(self._file.read_text(encoding="ascii")).items()
+            }
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"{self._file} can't be read as known wordings ({type(error).__name__}); restore or remove it"
+            ) from None
+        self._stamp = stamp
 
     def _change(self, key: str, change: Callable[[Table], Table]) -> None:
         """Change a table, and the file; no table changes if it can't be written."""
@@ -289,16 +299,3 @@ def _locked(file: Path) -> Iterator[None]:
 
 def _encoded(table: Table) -> dict[str, str]:
     return {field.decode(): base64.b64encode(value).decode() for field, value in table.items()}
-
-
-def _read_tables(file: Path) -> Tables:
-    try:
-        tables = json.loads(file.read_text(encoding="ascii"))
-        return {
-            name: {field.encode(): base64.b64decode(value) for field, value in table.items()}
-            for name, table in tables.items()
-        }
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{file} can't be read as known wordings ({type(error).__name__}); restore or remove it"
-        ) from None
