@@ -166,7 +166,7 @@ async def test_a_late_look_up_decides_as_the_setting_says() -> None:
         gateway = MemoryUser(state, senders={}, on_memory_timeout=setting)
         assert await gateway.reason("你好", 0.1, sender="a") == reason
         assert await gateway.reason("你好", 0.01, sender="a") == "pass scored"
-        assert events[:2] == ["late look_up"] * 2
+        assert events.count("late look_up") == 2  # reports of what was read come late beside them, in any order
         await state.close()
 
 
